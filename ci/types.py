@@ -1,0 +1,18 @@
+"""Check the types of the package as a user has it: installed plainly, looked at from outside the repository."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", folder, ROOT]
+        subprocess.run([sys.executable, *map(str, pip)], check=True)
+        command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "kinet_trt"]
+        sys.exit(subprocess.run(command, cwd=folder, env={**os.environ, "MYPYPATH": folder}, check=False).returncode)

@@ -1,0 +1,108 @@
+"""``kinet.pt``: a network's configuration and weights, and what its model card will say."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from kinet_trt.export.models import KiNet, NetworkConfig, build
+
+from kinet_trt.detections import CLASSES
+from kinet_trt.errors import KinetError
+from kinet_trt.files import write_atomic
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What training fixes besides the weights.
+
+    Attributes
+    ----------
+    classes
+        Class names in the order of the maps.
+    mpp
+        Scale of the training fields, um/px.
+    mean, std
+        Of RGB, 0 to 1, by which pixels are normalised: ``(pixel / 255 - mean) / std``.
+    threshold
+        Least peak, chosen on validation fields.
+    nms_radius
+        Half the NMS window, px.
+    data
+        Where the training fields came from, in words.
+    metrics
+        Validation figures at that threshold, by name.
+    """
+
+    classes: tuple[str, ...] = CLASSES
+    mpp: float = 0.34
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+    threshold: float = 0.4
+    nms_radius: int = 5
+    data: str = "none: random weights"
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network in evaluation mode, its traits, and what a resumed training needs (empty when it cannot resume)."""
+
+    network: KiNet
+    traits: Traits
+    resume: dict[str, Any] = field(default_factory=dict)
+
+
+def save(path: Path, network: KiNet, traits: Traits, resume: dict[str, Any] | None = None) -> None:
+    """Write a checkpoint, atomically."""
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "schema": SCHEMA,
+            "network": asdict(network.config),
+            "weights": {name: value.detach().cpu() for name, value in network.state_dict().items()},
+            "traits": asdict(traits),
+            "resume": resume or {},
+        },
+        buffer,
+    )
+    write_atomic(path, buffer.getvalue())
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint; nothing but tensors and plain values is unpickled.
+
+    Raises
+    ------
+    KinetError
+        If the file is missing, damaged, of a newer version, or not one of ours.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise KinetError(f"{path}: no such checkpoint") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise KinetError(f"{path}: not a readable checkpoint ({reason})") from error
+    if not isinstance(content, dict) or "schema" not in content:
+        raise KinetError(f"{path}: not a kinet-trt checkpoint: expected one that `kinet-trt train` wrote")
+    if content["schema"] > SCHEMA:
+        raise KinetError(
+            f"{path}: checkpoint version {content['schema']}, this kinet-trt reads up to {SCHEMA}: upgrade kinet-trt"
+        )
+    try:
+        network = build(NetworkConfig(**content["network"]))
+        network.load_state_dict(content["weights"])
+        raw = content["traits"]
+        sequences = ("classes", "mean", "std")
+        raw.update({name: tuple(raw[name]) for name in sequences})
+        traits = Traits(**raw)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise KinetError(f"{path}: the checkpoint does not fit its own description ({error})") from error
+    return Checkpoint(network.eval(), traits, content["resume"])

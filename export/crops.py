@@ -1,0 +1,243 @@
+"""Training crops: a field, a random view of it, what is known in that view, and a random stain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from kinet_trt.export.proximity import proximity_maps
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kinet_trt import simulate
+from kinet_trt.detections import CLASSES
+from kinet_trt.fields import LabelledField
+
+NON_TUMOR = CLASSES.index("non_tumor")
+SIMULATED_FIELDS = 200
+ROI_REACH = 40.0
+"""px about a labelled nucleus that are taken as its kind of region, where nobody drew regions."""
+
+# Ruifrok and Johnston 2001: optical densities of haematoxylin and DAB, and what is left.
+_STAINS = np.array([[0.650, 0.704, 0.286], [0.268, 0.570, 0.776], [0.0, 0.0, 0.0]], np.float64)
+_STAINS[2] = np.cross(_STAINS[0], _STAINS[1])
+_STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
+_UNMIX = np.linalg.inv(_STAINS)
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """How crops are drawn.
+
+    Attributes
+    ----------
+    size
+        Side of a crop, px.
+    per_image
+        Crops in a row that come from one image (the paper: four).
+    distance, alpha
+        Of the proximity maps (Eq. 1), px and no unit.
+    stain
+        Whether stains, blur, noise and brightness vary (else only rotation, shift and mirror, as in the paper).
+    scale
+        Largest factor by which a crop is enlarged or shrunk; 1 is never.
+    simulated
+        Share of crops from the simulator, whose non-tumour nuclei are all known.
+    empty
+        Share of crops that show no tissue at all and so must give no nucleus.
+    """
+
+    size: int = 208
+    per_image: int = 4
+    distance: float = 15.0
+    alpha: float = 3.0
+    stain: bool = False
+    scale: float = 1.0
+    simulated: float = 0.0
+    empty: float = 0.0
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One training example.
+
+    Attributes
+    ----------
+    pixels
+        RGB, uint8 [size, size, 3].
+    maps, known
+        Target and where it is known, float32 [classes, size, size].
+    tumor, region
+        Tumour region and where that is known, float32 [1, size, size].
+    """
+
+    pixels: NDArray[np.uint8]
+    maps: NDArray[np.float32]
+    known: NDArray[np.float32]
+    tumor: NDArray[np.float32]
+    region: NDArray[np.float32]
+
+
+class Crops(Dataset[tuple[Tensor, ...]]):
+    """An endless, seeded list of crops: item i is the same whoever asks and whenever, so a resumed run repeats it.
+
+    Parameters
+    ----------
+    fields
+        Where crops come from.
+    weights
+        How often each field is drawn, any scale.
+    plan, seed, length
+        How crops are drawn, which list of them, and how many there are.
+    """
+
+    def __init__(
+        self, fields: Sequence[LabelledField], weights: Sequence[float], plan: CropPlan, seed: int, length: int
+    ) -> None:
+        self.fields = list(fields)
+        self.share = np.asarray(weights, np.float64) / np.sum(weights)
+        self.plan, self.seed, self.length = plan, seed, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        crop = self.draw(index)
+        return tuple(torch.from_numpy(a) for a in (crop.pixels, crop.maps, crop.known, crop.tumor, crop.region))
+
+    def draw(self, index: int) -> Crop:
+        """Return crop ``index``."""
+        rng = np.random.default_rng([self.seed, index, 0])
+        kind = rng.random()
+        if kind < self.plan.empty:
+            return _empty_crop(rng, self.plan)
+        if kind < self.plan.empty + self.plan.simulated:
+            chosen = _simulated_field(int(rng.integers(SIMULATED_FIELDS)), int(self.plan.size * 1.5))
+        else:
+            image = np.random.default_rng([self.seed, index // self.plan.per_image, 1])
+            chosen = self.fields[image.choice(len(self.fields), p=self.share)]
+        return _crop(rng, chosen, self.plan)
+
+
+@lru_cache(maxsize=SIMULATED_FIELDS)
+def _simulated_field(number: int, side: int) -> LabelledField:
+    """Return one of a fixed set of simulated fields; drawing one takes longer than a training crop may."""
+    rng = np.random.default_rng(number)
+    pixels, truth = simulate.field(
+        number,
+        side,
+        side,
+        positive_fraction=float(rng.uniform(0.05, 0.6)),
+        tumor_share=float(rng.uniform(0.2, 0.8)),
+        counterstain=float(rng.uniform(0.6, 1.3)),
+        dab=float(rng.uniform(0.6, 1.3)),
+    )
+    return LabelledField.simulated(pixels, truth.x, truth.y, truth.cls)
+
+
+def _empty_crop(rng: np.random.Generator, plan: CropPlan) -> Crop:
+    """Glass, a flat colour, a gradient or pure noise."""
+    size = plan.size
+    base = rng.uniform(0, 255, 3) if rng.random() < 0.7 else np.full(3, rng.uniform(0, 255))
+    ramp = np.linspace(-1, 1, size)
+    slope = rng.normal(0, 25, (2, 3)) * (rng.random() < 0.5)
+    pixels = base + ramp[:, None, None] * slope[0] + ramp[None, :, None] * slope[1]
+    noise = rng.normal(0, 1, (size, size, 3)).astype(np.float32)
+    if rng.random() < 0.5:
+        noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.5, 2.0)))
+    pixels = pixels + noise * rng.uniform(0, 12)
+    nothing = np.zeros((len(CLASSES), size, size), np.float32)
+    return Crop(
+        np.clip(np.rint(pixels), 0, 255).astype(np.uint8), nothing, np.ones_like(nothing), nothing[:1], nothing[:1]
+    )
+
+
+def _crop(rng: np.random.Generator, source: LabelledField, plan: CropPlan) -> Crop:
+    pixels = source.pixels()
+    height, width = pixels.shape[:2]
+    size = plan.size
+
+    # One affine map takes field px to crop px: shift to a random centre, mirror, rotate, scale.
+    factor = np.exp(rng.uniform(-1, 1) * np.log(plan.scale))
+    angle = rng.uniform(0, 2 * np.pi) if plan.scale > 1 else np.pi / 2 * rng.integers(4)
+    mirror = np.diag([rng.choice([-1.0, 1.0]), 1.0])
+    cos, sin = np.cos(angle), np.sin(angle)
+    linear = factor * np.array([[cos, -sin], [sin, cos]]) @ mirror
+    margin = min(size / 2 / factor, height / 2, width / 2)
+    centre = np.array([rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)]) - 0.5
+    affine = np.column_stack([linear, (size - 1) / 2 - linear @ centre])
+
+    view = cv2.warpAffine(pixels, affine, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    inside = cv2.warpAffine(
+        source.counted_mask().astype(np.uint8), affine, (size, size), flags=cv2.INTER_NEAREST, borderValue=(0,)
+    ).astype(np.float32)
+    x, y = affine @ np.vstack([source.x, source.y, np.ones_like(source.x)])
+    near = (x > -ROI_REACH) & (x < size + ROI_REACH) & (y > -ROI_REACH) & (y < size + ROI_REACH)
+    x, y, cls = x[near], y[near], source.cls[near]
+
+    maps, nearest = proximity_maps(x, y, cls, size, size, len(CLASSES), plan.alpha, plan.distance)
+    known = np.repeat(inside[None], len(CLASSES), axis=0)
+    for s, name in enumerate(CLASSES):
+        if name not in source.labelled or name in source.partial:
+            # Where somebody marked a nucleus of another class there is none of this one; elsewhere nobody looked.
+            known[s] *= (nearest <= plan.distance) | (maps[s] > 0)
+    tumor, region = _weak_region(x, y, cls, inside, source.counted is not None)
+    rgb = np.asarray(view, np.uint8)
+    return Crop(vary_stain(rng, rgb) if plan.stain else rgb, maps, known, tumor, region)
+
+
+def _weak_region(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    cls: NDArray[np.uint8],
+    inside: NDArray[np.float32],
+    drawn: bool,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the tumour region and where it is known: a drawn region is tumour; else what labelled nuclei stand in."""
+    size = inside.shape[0]
+    if drawn:
+        return inside[None].copy(), inside[None].copy()
+    near = [np.zeros((size, size), np.uint8) for _ in range(2)]
+    for px, py, s in zip(x, y, cls, strict=True):
+        cv2.circle(near[int(s == NON_TUMOR)], (round(px), round(py)), int(ROI_REACH / 2), (1,), -1)
+    tumor, other = (a.astype(np.float32) * inside for a in near)
+    known = np.abs(tumor - other)  # where both kinds stand close together the region is anyone's guess
+    return (tumor * known)[None], known[None]
+
+
+def vary_stain(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Stain, light and focus as another laboratory would have them.
+
+    Haematoxylin and DAB are unmixed by optical density (Beer-Lambert; Ruifrok and Johnston 2001), each made stronger or
+    weaker, and mixed with slightly turned stain vectors; then brightness, white balance, blur, noise and JPEG.
+
+    Parameters
+    ----------
+    pixels
+        RGB, uint8 [H, W, 3].
+    """
+    density = -np.log((pixels.astype(np.float32) + 1) / 256)
+    stains = density.reshape(-1, 3) @ _UNMIX.astype(np.float32)
+    gain = np.exp(rng.normal(0, [0.22, 0.18, 0.10])).astype(np.float32)
+    shift = rng.normal(0, 0.02, 3).astype(np.float32)
+    turned = _STAINS + rng.normal(0, 0.03, (3, 3))
+    density = (stains * gain + shift) @ turned.astype(np.float32)
+    light = np.exp(rng.normal(0, 0.05) + rng.normal(0, 0.02, 3)).astype(np.float32)
+    varied = (np.exp(-density) * (256 * light) - 1).reshape(pixels.shape)
+    if rng.random() < 0.35:
+        varied = np.asarray(cv2.GaussianBlur(varied, (0, 0), rng.uniform(0.4, 1.3)), np.float32)
+    elif rng.random() < 0.2:
+        soft = np.asarray(cv2.GaussianBlur(varied, (0, 0), 1.5), np.float32)
+        varied = varied + rng.uniform(0.2, 0.8) * (varied - soft)
+    if rng.random() < 0.35:
+        varied = varied + rng.normal(0, rng.uniform(1, 6), varied.shape).astype(np.float32)
+    out: NDArray[np.uint8] = np.clip(np.rint(varied), 0, 255).astype(np.uint8)
+    if rng.random() < 0.2:
+        _, packed = cv2.imencode(".jpg", out, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 95))])
+        out = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
+    return out

@@ -1,0 +1,71 @@
+"""The paper's losses, Eq. 2 to 5, with weights for what nobody labelled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def nucleus_loss(prediction: Tensor, target: Tensor, known: Tensor, lam: float = 5.0, floor: float = 0.0) -> Tensor:
+    """Eq. 2, one value an image: ``1/2 sum (y + lambda mean(y)) (y_hat - y)^2`` over known pixels.
+
+    Parameters
+    ----------
+    prediction, target
+        float [N, classes, H, W].
+    known
+        1 where a class is labelled and 0 where nobody looked for it, float [N, classes, H, W]. With all ones this is
+        the paper's sum; the mean of y is taken over known pixels.
+    lam
+        Weight lambda of the pixels far from nuclei (no unit).
+    floor
+        Least mean(y): with the paper's 0 a picture without nuclei has no loss at all.
+
+    Returns
+    -------
+    Tensor
+        float [N].
+    """
+    area = known.sum((2, 3), keepdim=True).clamp_min(1)
+    mean = (target * known).sum((2, 3), keepdim=True) / area
+    mean = mean.clamp_min(floor)
+    weight = (target + lam * mean) * known
+    return 0.5 * (weight * (prediction - target) ** 2).sum((1, 2, 3))
+
+
+def correlation_penalty(hidden: Tensor) -> Tensor:
+    """Second term of Eq. 3 without eta, one value an image: dot products of all pairs of channels.
+
+    Parameters
+    ----------
+    hidden
+        float [N, classes, H, W]; the paper penalises the last layer, so the proximity maps.
+    """
+    flat = hidden.flatten(2)
+    gram = flat @ flat.transpose(1, 2)
+    return torch.triu(gram, diagonal=1).sum((1, 2))
+
+
+def roi_loss(logits: Tensor, tumor: Tensor, known: Tensor) -> Tensor:
+    """Eq. 4, one value an image: cross-entropy summed over annotated pixels only.
+
+    Parameters
+    ----------
+    logits
+        float [N, 2, H, W] (softmax: non-tumour, tumour) or [N, 1, H, W] (sigmoid).
+    tumor
+        1 in tumour and 0 elsewhere, float [N, 1, H, W].
+    known
+        1 where the region was annotated, float [N, 1, H, W].
+    """
+    if logits.shape[1] == 1:
+        entropy = F.binary_cross_entropy_with_logits(logits, tumor, reduction="none")
+    else:
+        entropy = F.cross_entropy(logits, tumor[:, 0].long(), reduction="none")[:, None]
+    return (entropy * known).sum((1, 2, 3))
+
+
+def joint_loss(nucleus: Tensor, roi: Tensor, has_nuclei: Tensor, gamma: float = 25.0) -> Tensor:
+    """Eq. 5: the mean over images of ``gamma I(y not empty) L_NI + L_ROI``; all arguments float [N]."""
+    return (gamma * has_nuclei * nucleus + roi).mean()

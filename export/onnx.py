@@ -1,0 +1,328 @@
+"""Checkpoint to ONNX: folded, simplified, checked, with a model card; and the check against PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import torch
+from kinet_trt.calibration.agreement import Agreement, compare
+from kinet_trt.export.checkpoint import Checkpoint, Traits
+from kinet_trt.export.models import MULTIPLE, KiNet, reach, widen_upsamplers
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from kinet_trt.detections import Detections
+from kinet_trt.errors import KinetError
+from kinet_trt.model_card import ModelCard, onnx_hash, with_card
+from kinet_trt.peaks.reference import find_peaks
+
+OPSET = 18
+TILE = 1024
+LICENCE = "Weights: research use only; see data for the terms of the sources."
+
+
+class Deployed(nn.Module):
+    """The network as it is deployed: camera pixels in, maps out.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode.
+    traits
+        For the normalisation, which stays a node of its own: folding it into the first convolution would be exact only
+        if the padding had the mean colour.
+    roi
+        Whether the tumour probability is an output too.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: KiNet, traits: Traits, roi: bool) -> None:
+        super().__init__()
+        self.network, self.roi = network, roi
+        # pixel * scale + shift: one multiplication and one addition a value.
+        std = torch.tensor(traits.std)
+        self.register_buffer("scale", 1 / (255 * std).view(3, 1, 1))
+        self.register_buffer("shift", (-torch.tensor(traits.mean) / std).view(3, 1, 1))
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
+        """uint8 [N, H, W, 3] to maps float32 [N, classes, H, W], and [N, 1, H, W] with ``roi``."""
+        image = frame.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        maps, logits = self.network(image, roi=self.roi)
+        return (maps,) if logits is None else (maps, self.network.tumor_probability(logits))
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What export changed.
+
+    Attributes
+    ----------
+    max_error
+        Largest difference of a map value.
+    agreement
+        Of the detections at the card's threshold, all images together.
+    images
+        How many were compared.
+    """
+
+    max_error: float
+    agreement: Agreement
+    images: int
+
+
+def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool, roi: bool) -> tuple[bytes, ModelCard]:
+    """Turn a checkpoint into a serialised ONNX model with its card.
+
+    H and W are free in multiples of 16, N is free. Batch norms are folded, no layer has a stride above its kernel, the
+    graph has been through onnxsim, and its opset is 18.
+
+    Parameters
+    ----------
+    checkpoint
+        What to export.
+    name
+        Of the model, for the card.
+    precision
+        ``"fp32"`` or ``"fp16"``: what the network computes in, in every runtime (pixels and maps stay outside of it).
+    half_weights
+        Store the weights in half precision and compute in FP32: half the size.
+    roi
+        Whether the tumour-region map is an output.
+
+    Raises
+    ------
+    KinetError
+        If the precision is unknown, or the region map is asked for of a network without it.
+    """
+    if precision not in ("fp32", "fp16"):
+        raise KinetError(f"precision: expected fp32 or fp16, found {precision!r}; int8 is made by `kinet-trt build`")
+    network, traits = copy.deepcopy(checkpoint.network), checkpoint.traits
+    if roi and not network.config.roi:
+        raise KinetError("--roi: this network was trained without the tumour-region branch: leave the option out")
+    halo = -(-(reach(network) + traits.nms_radius) // MULTIPLE) * MULTIPLE
+    graph = _traced(Deployed(_densified(widen_upsamplers(network)), traits, roi).eval())
+    graph = _simplified(graph)
+    if precision == "fp16":
+        _compute_in_half(graph)
+    elif half_weights:
+        _store_in_half(graph)
+    onnx.checker.check_model(graph, full_check=True)
+    del graph.metadata_props[:]
+    model = graph.SerializeToString(deterministic=True)
+    config = network.config
+    card = ModelCard(
+        name=name,
+        classes=traits.classes,
+        mpp=traits.mpp,
+        mean=traits.mean,
+        std=traits.std,
+        multiple=MULTIPLE,
+        tile=TILE,
+        halo=halo,
+        threshold=traits.threshold,
+        nms_radius=traits.nms_radius,
+        precision=precision,
+        weights_precision="fp16" if half_weights or precision == "fp16" else "fp32",
+        roi=roi,
+        weights_sha256=_weights_hash(checkpoint.network),
+        model_sha256=onnx_hash(model),
+        network=f"{config.architecture}, width {config.width}, {config.activation}",
+        data=traits.data,
+        licence=LICENCE,
+        metrics=traits.metrics,
+    )
+    return with_card(model, card), card
+
+
+def record_parity(model: bytes, card: ModelCard, parity: Parity) -> tuple[bytes, ModelCard]:
+    """Return the model with what was measured written into its card."""
+    agreement = parity.agreement
+    measured = {
+        "images": parity.images,
+        "max_error": float(f"{parity.max_error:.3g}"),
+        "same": agreement.same,
+        "only_pytorch": agreement.only_first,
+        "only_onnx": agreement.only_second,
+        "identical": agreement.identical,
+    }
+    card = replace(card, parity=measured)
+    return with_card(model, card), card
+
+
+def parity(
+    checkpoint: Checkpoint,
+    card: ModelCard,
+    maps_of: Sequence[NDArray[np.float32]],
+    frames: Sequence[NDArray[np.uint8]],
+) -> Parity:
+    """Hold a compiled model's maps to PyTorch in FP32.
+
+    Parameters
+    ----------
+    checkpoint, card
+        The network, and the card of what was made of it.
+    maps_of
+        The compiled model's maps of each frame, float32 [classes, H, W].
+    frames
+        RGB, uint8 [H, W, 3], H and W multiples of 16.
+    """
+    deployed = Deployed(checkpoint.network, checkpoint.traits, roi=False).eval()
+    worst, total = 0.0, Agreement(0, 0, 0)
+    for maps, frame in zip(maps_of, frames, strict=True):
+        with torch.inference_mode():
+            expected = deployed(torch.from_numpy(frame[None]))[0][0].numpy()
+        worst = max(worst, float(np.abs(maps - expected).max()))
+        first, second = (_peaks(m, card) for m in (expected, maps))
+        total += compare(first, second)
+    return Parity(worst, total, len(frames))
+
+
+def _peaks(maps: NDArray[np.float32], card: ModelCard) -> Detections:
+    return find_peaks(maps, card.threshold, card.nms_radius, card.classes)
+
+
+def _traced(deployed: Deployed) -> onnx.ModelProto:
+    rows, columns = (torch.export.Dim(name, min=2, max=512) for name in ("rows", "columns"))
+    shapes = {0: torch.export.Dim("batch", min=1, max=1024), 1: MULTIPLE * rows, 2: MULTIPLE * columns}
+    example = torch.zeros(2, 5 * MULTIPLE, 7 * MULTIPLE, 3, dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            deployed,
+            (example,),
+            input_names=["frame"],
+            output_names=["maps", "roi"] if deployed.roi else ["maps"],
+            dynamic_shapes=(shapes,),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model_proto
+    found = next(entry.version for entry in graph.opset_import if entry.domain == "")
+    if found != OPSET:
+        raise KinetError(
+            f"export: expected ONNX opset {OPSET}, the exporter gave {found}: pip install 'kinet-trt[train]'"
+        )
+    return graph
+
+
+def _simplified(graph: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxsim
+
+    with _quiet():
+        simplified, good = onnxsim.simplify(graph)
+    if not good:
+        raise KinetError(
+            "export: onnxsim changed the network's results: report this with the checkpoint's configuration"
+        )
+    return simplified  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' running commentary off the terminal; what matters is asserted afterwards."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
+
+
+def _densified(network: KiNet) -> KiNet:
+    """Write grouped convolutions as dense ones with zeros between the groups: engines run the dense ones faster."""
+    for module in network.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.Conv2d) and child.groups > 1:
+                setattr(module, name, _dense(child))
+    return network
+
+
+def _dense(old: nn.Conv2d) -> nn.Conv2d:
+    kernel, padding = old.kernel_size[0], int(old.padding[0])
+    new = nn.Conv2d(old.in_channels, old.out_channels, kernel, padding=padding)
+    inputs, outputs = old.in_channels // old.groups, old.out_channels // old.groups
+    with torch.no_grad():
+        new.weight.zero_()
+        for group in range(old.groups):
+            rows = slice(group * outputs, (group + 1) * outputs)
+            new.weight[rows, group * inputs : (group + 1) * inputs] = old.weight[rows]
+        assert old.bias is not None
+        assert new.bias is not None
+        new.bias.copy_(old.bias)
+    return new
+
+
+def _weights_hash(network: KiNet) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+_LAYERS = ("Conv", "ConvTranspose")
+
+
+def _layer_weights(graph: onnx.ModelProto) -> set[str]:
+    """Names of the initialisers that convolutions use."""
+    return {name for node in graph.graph.node if node.op_type in _LAYERS for name in node.input[1:]}
+
+
+def _halved(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    values = numpy_helper.to_array(tensor)
+    largest = float(np.abs(values).max(initial=0))
+    if not largest < float(np.finfo(np.float16).max):
+        raise KinetError(f"export: a weight of {largest:.3g} does not fit into half precision: export in fp32")
+    return numpy_helper.from_array(values.astype(np.float16), tensor.name)
+
+
+def _store_in_half(graph: onnx.ModelProto) -> None:
+    """Store the convolutions' weights in half precision, each behind a Cast that runtimes fold when they compile."""
+    layers = _layer_weights(graph)
+    casts = []
+    for tensor in graph.graph.initializer:
+        if tensor.name in layers and tensor.data_type == TensorProto.FLOAT:
+            name = tensor.name
+            tensor.CopyFrom(_halved(tensor))
+            tensor.name = f"{name}.half"
+            casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}.cast", to=TensorProto.FLOAT))
+    for position, cast in enumerate(casts):
+        graph.graph.node.insert(position, cast)
+
+
+def _compute_in_half(graph: onnx.ModelProto) -> None:
+    """Let the network compute in half precision: cast after the normalisation and before the outputs."""
+    body = graph.graph
+    layers = _layer_weights(graph)
+    for tensor in body.initializer:
+        if tensor.name in layers:
+            tensor.CopyFrom(_halved(tensor))
+    image = next(node.input[0] for node in body.node if node.op_type in _LAYERS)
+    outputs = {value.name for value in body.output}
+    names = {image: f"{image}.half", **{name: f"{name}.half" for name in outputs}}
+    first = next(i for i, node in enumerate(body.node) if image in node.input)
+    for node in list(body.node)[first:]:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    body.node.insert(first, helper.make_node("Cast", [image], [names[image]], "to_half", to=TensorProto.FLOAT16))
+    body.node.extend(
+        helper.make_node("Cast", [names[name]], [name], f"{name}.cast", to=TensorProto.FLOAT)
+        for name in sorted(outputs)
+    )
+    del body.value_info[:]

@@ -1,0 +1,448 @@
+"""Training: the paper's regime, and ours."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from kinet_trt.export import checkpoint
+from kinet_trt.export.crops import CropPlan, Crops
+from kinet_trt.export.losses import correlation_penalty, joint_loss, nucleus_loss, roi_loss
+from kinet_trt.export.models import MULTIPLE, KiNet, NetworkConfig, build
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from kinet_trt.detections import CLASSES, Detections
+from kinet_trt.errors import KinetError
+from kinet_trt.fields import LabelledField
+from kinet_trt.frame import Frame, fit
+from kinet_trt.metrics import Score, match, weighted_f1
+from kinet_trt.peaks.reference import find_peaks
+
+log = logging.getLogger(__name__)
+
+THRESHOLDS = tuple(round(0.15 + 0.025 * i, 3) for i in range(25))
+MPP = 0.34
+"""Scale of the training fields, um/px: nominal, no source states its own."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training regime; the defaults are the paper's (section IV-B).
+
+    Attributes
+    ----------
+    crops
+        How crops are drawn. The paper's are 200 px; 208 is the next multiple of 16.
+    batch
+        Crops in a batch: 4 images with 4 crops each.
+    iterations, patience
+        Longest run, and iterations without a better validation figure after which it stops.
+    every
+        Iterations between validations.
+    lam, eta, eta_after, gamma
+        Of Eq. 2, 3 and 5; the penalty of Eq. 3 begins after ``eta_after`` iterations.
+    floor
+        Least mean of a map in Eq. 2: with the paper's 0 a crop without nuclei teaches nothing.
+    mean_loss
+        Divide the sums by the number of pixels, so that the learning rate does not depend on the crop's size.
+    optimizer, lr, momentum, weight_decay
+        ``"sgd"`` (Nesterov) at a constant rate, or ``"adamw"`` with warm-up and cosine decay.
+    average
+        Decay of the running average of the weights that is validated and saved; 0: the weights themselves.
+    """
+
+    crops: CropPlan = field(default_factory=CropPlan)
+    batch: int = 16
+    iterations: int = 100_000
+    patience: int = 20_000
+    every: int = 1_000
+    lam: float = 5.0
+    eta: float = 1e-6
+    eta_after: int = 10_000
+    gamma: float = 25.0
+    floor: float = 0.0
+    mean_loss: bool = False
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-6
+    average: float = 0.0
+
+
+PAPER = Recipe()
+BEST = Recipe(
+    crops=CropPlan(per_image=1, distance=10.0, stain=True, scale=1.25, simulated=0.10, empty=0.03),
+    batch=8,
+    iterations=12_000,
+    patience=12_000,
+    every=500,
+    eta=0.0,
+    floor=0.03,
+    mean_loss=True,
+    optimizer="adamw",
+    lr=2e-3,
+    weight_decay=1e-4,
+    average=0.998,
+)
+RECIPES: Mapping[str, Recipe] = {"paper": PAPER, "best": BEST}
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How the network does on the validation fields.
+
+    Attributes
+    ----------
+    threshold
+        The threshold with the best figure.
+    figure
+        Mean over sources of the mean of detection and classification F1.
+    by_source
+        Detection F1 and weighted classification F1 of each source.
+    """
+
+    threshold: float
+    figure: float
+    by_source: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a training run reports after each iteration; ``validation`` only where there was one."""
+
+    iteration: int
+    iterations: int
+    loss: float
+    validation: Validation | None = None
+
+
+def source_weights(fields: Sequence[LabelledField], factors: Mapping[str, float]) -> list[float]:
+    """Return how often each field is drawn.
+
+    A source counts by the square root of its nuclei, three times when it labels every class, times the factor given
+    for it; within a source, fields count equally.
+
+    Raises
+    ------
+    KinetError
+        If a factor names an unknown source.
+    """
+    sources = {f.source for f in fields}
+    if unknown := set(factors) - sources:
+        raise KinetError(f"no source named {sorted(unknown)}; known: {sorted(sources)}")
+    weight = {}
+    for source in sources:
+        own = [f for f in fields if f.source == source]
+        nuclei = sum(len(f.x) for f in own) + 1
+        complete = all(set(f.labelled) == set(CLASSES) for f in own)
+        weight[source] = factors.get(source, 1.0) * np.sqrt(nuclei) * (3 if complete else 1) / len(own)
+    return [weight[f.source] for f in fields]
+
+
+def split(fields: Sequence[LabelledField]) -> tuple[list[LabelledField], list[LabelledField]]:
+    """Split fields into training and validation ones.
+
+    By their ``split``. A source of one field gives the right fifth of it to validation; where no field is for
+    validation then, every fifth one is.
+
+    Raises
+    ------
+    KinetError
+        If nothing is left to train on.
+    """
+    train, val = [], []
+    for f in fields:
+        alone = sum(g.source == f.source for g in fields) == 1
+        if f.split == "val":
+            val.append(f)
+        elif alone and len(fields) > 1:
+            cut = int(f.pixels().shape[1] * 0.8)
+            train.append(f.part(0, cut))
+            val.append(f.part(cut, f.pixels().shape[1]))
+        else:
+            train.append(f)
+    if not val:
+        train, val = (
+            [f for i, f in enumerate(fields) if i % 5 != 4 or len(fields) < 2],
+            list(fields[4::5]) or [fields[0]],
+        )
+    if not train:
+        raise KinetError("no fields to train on: every one is marked as a validation field")
+    return train, val
+
+
+def train(
+    fields: Sequence[LabelledField],
+    out: Path,
+    config: NetworkConfig,
+    recipe: Recipe = PAPER,
+    *,
+    factors: Mapping[str, float] | None = None,
+    start: KiNet | None = None,
+    seed: int = 0,
+    data: str = "",
+    workers: int = 1,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> checkpoint.Traits:
+    """Train a network and write its best checkpoint to ``out``, the newest beside it as ``NAME.last.pt``.
+
+    A run that was interrupted goes on from ``NAME.last.pt``. A table of the validations stands in ``NAME.csv``.
+
+    Parameters
+    ----------
+    fields
+        Labelled fields; :func:`split` decides which validate.
+    out
+        The checkpoint to write.
+    config, recipe
+        The network and the regime.
+    factors
+        Factors on how often a source is drawn, by name.
+    start
+        A network to begin with, instead of random weights.
+    seed
+        Of weights, crops and dropout.
+    data
+        Where the fields came from, for the model card.
+    workers
+        Processes that prepare crops.
+    report
+        Called after each iteration.
+
+    Raises
+    ------
+    KinetError
+        If the loss is no longer finite, or a checkpoint to resume from is of another network.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(seed)
+    training, validating = split(fields)
+    network = (start or build(config)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(network).eval()
+    optimizer = _optimizer(network, recipe)
+    traits = _traits(training, data)
+
+    last, first, best = out.with_suffix(".last.pt"), 0, -1.0
+    best_at = 0
+    if last.exists():
+        first, best, best_at = _resume(last, network, average, optimizer)
+        log.info("going on from iteration %d of %s", first, last)
+    crops = Crops(
+        training, source_weights(training, factors or {}), recipe.crops, seed, recipe.iterations * recipe.batch
+    )
+    loader = DataLoader(
+        torch.utils.data.Subset(crops, range(first * recipe.batch, len(crops))),
+        batch_size=recipe.batch,
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+        prefetch_factor=4 if workers else None,
+    )
+    for iteration, examples in enumerate(loader, start=first + 1):
+        torch.manual_seed(seed * 1_000_003 + iteration)  # so that a resumed run drops the same channels
+        loss = _step(network, optimizer, recipe, iteration, [t.to(device) for t in examples], traits)
+        if not np.isfinite(loss):
+            raise KinetError(
+                f"training diverged at iteration {iteration}: the loss is {loss}. Expected it to stay finite with "
+                f"lambda {recipe.lam:g} and lr {recipe.lr:g}: lower lr by 10, or lambda (the paper saw the same at 50)"
+            )
+        _follow(average, network, min(recipe.average, iteration / (iteration + 10)))
+        validation = None
+        if iteration % recipe.every == 0 or iteration == recipe.iterations:
+            validation = validate(average, traits, validating)
+            traits = replace(traits, threshold=validation.threshold, metrics=_metrics(validation))
+            if validation.figure > best:
+                best, best_at = validation.figure, iteration
+                checkpoint.save(out, average, traits)
+            state = {"iteration": iteration, "best": best, "best_at": best_at, "network": network.state_dict()}
+            checkpoint.save(last, average, traits, {**state, "optimizer": optimizer.state_dict()})
+            _log_row(out.with_suffix(".csv"), iteration, loss, validation)
+        report(Progress(iteration, recipe.iterations, loss, validation))
+        if iteration - best_at >= recipe.patience:
+            log.info("no gain for %d iterations: stopping", recipe.patience)
+            break
+    return checkpoint.load(out).traits
+
+
+def predict(network: KiNet, traits: checkpoint.Traits, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the maps of one RGB image, uint8 [H, W, 3], as float32 [classes, H', W'], H' and W' padded."""
+    fitted = fit(Frame(pixels), traits.mpp, MULTIPLE)
+    device = next(network.parameters()).device
+    image = normalise(torch.from_numpy(fitted.pixels[None]).to(device), traits)
+    with torch.inference_mode():
+        maps, _ = network(image)
+    return maps[0].float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def normalise(pixels: Tensor, traits: checkpoint.Traits) -> Tensor:
+    """Turn uint8 [N, H, W, 3] into the network's input, float32 [N, 3, H, W]."""
+    mean = torch.tensor(traits.mean, device=pixels.device)
+    std = torch.tensor(traits.std, device=pixels.device)
+    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+def validate(network: KiNet, traits: checkpoint.Traits, fields: Sequence[LabelledField]) -> Validation:
+    """Find the threshold with the best mean F1 over sources, and the figures there."""
+    found = []
+    for f in fields:
+        maps = predict(network, traits, f.pixels())
+        height, width = f.pixels().shape[:2]
+        peaks = find_peaks(maps, THRESHOLDS[0], traits.nms_radius)
+        found.append(peaks.where((peaks.x < width) & (peaks.y < height)))
+    best = Validation(THRESHOLDS[0], -1.0, {})
+    for threshold in THRESHOLDS:
+        by_source = {
+            source: _source_f1([(d, f) for d, f in zip(found, fields, strict=True) if f.source == source], threshold)
+            for source in sorted({f.source for f in fields})
+        }
+        figure = float(np.mean([np.mean(pair) for pair in by_source.values()]))
+        if figure > best.figure:
+            best = Validation(threshold, figure, by_source)
+    return best
+
+
+def _source_f1(pairs: Sequence[tuple[Detections, LabelledField]], threshold: float) -> tuple[float, float]:
+    """Return detection F1 and weighted classification F1 of one source's fields; unlabelled classes do not count."""
+    total, per_class = Score(0, 0, 0), [Score(0, 0, 0)] * len(CLASSES)
+    for detections, f in pairs:
+        labelled = [CLASSES.index(name) for name in f.labelled]
+        mask = f.counted_mask()
+        y, x = np.rint(detections.y).astype(int), np.rint(detections.x).astype(int)
+        d = detections.where((detections.score >= threshold) & np.isin(detections.cls, labelled) & mask[y, x])
+        total += Score(len(match(d.x, d.y, f.x, f.y)[0]), len(d), len(f.x))
+        for s in range(len(CLASSES)):
+            p, t = d.cls == s, f.cls == s
+            paired = len(match(d.x[p], d.y[p], f.x[t], f.y[t])[0])
+            per_class[s] += Score(paired, int(p.sum()), int(t.sum()))
+    return total.f1, weighted_f1(per_class)
+
+
+def _metrics(validation: Validation) -> dict[str, float]:
+    named = {"figure": validation.figure}
+    for source, (detection, classification) in validation.by_source.items():
+        named[f"{source}.detection_f1"] = detection
+        named[f"{source}.classification_f1"] = classification
+    return {name: round(value, 4) for name, value in named.items()}
+
+
+def _step(
+    network: KiNet,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    iteration: int,
+    examples: Sequence[Tensor],
+    traits: checkpoint.Traits,
+) -> float:
+    """Do one iteration and return its loss."""
+    pixels, maps, known, tumor, region = examples
+    for group in optimizer.param_groups:
+        group["lr"] = _rate(recipe, iteration)
+    network.train()
+    image = normalise(pixels, traits).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=_has_bfloat16(image.device)):
+        predicted, logits = network(image, roi=network.config.roi)
+    predicted = predicted.float()
+    nucleus = nucleus_loss(predicted, maps, known, recipe.lam, recipe.floor)
+    if recipe.eta and iteration > recipe.eta_after:
+        nucleus = nucleus + recipe.eta * correlation_penalty(predicted)
+    roi = torch.zeros_like(nucleus) if logits is None else roi_loss(logits.float(), tumor, region)
+    if recipe.mean_loss:
+        area = pixels.shape[1] * pixels.shape[2]
+        nucleus, roi = nucleus / area, roi / area
+    has_nuclei = (known.amax((1, 2, 3)) > 0).float()
+    loss = joint_loss(nucleus, roi, has_nuclei, recipe.gamma)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if recipe.optimizer == "adamw":
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _optimizer(network: KiNet, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        network.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+    )
+
+
+def _rate(recipe: Recipe, iteration: int) -> float:
+    if recipe.optimizer == "sgd":
+        return recipe.lr
+    warm = min(1.0, iteration / 200)
+    return recipe.lr * warm * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * iteration / recipe.iterations))))
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether mixed precision pays: any GPU here, and CPUs with BF16 arithmetic."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
+
+
+def _follow(average: KiNet, network: KiNet, decay: float) -> None:
+    with torch.no_grad():
+        for a, b in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+            if a.dtype.is_floating_point:
+                a.lerp_(b, 1 - decay)
+            else:
+                a.copy_(b)
+
+
+def _traits(training: Sequence[LabelledField], data: str) -> checkpoint.Traits:
+    """Normalise by the mean and deviation of the training pixels."""
+    samples = np.concatenate([f.pixels()[::7, ::7].reshape(-1, 3) for f in training]).astype(np.float64) / 255
+    mean, std = samples.mean(axis=0), np.maximum(samples.std(axis=0), 0.02)
+    sources: dict[str, int] = {}
+    for f in training:
+        sources[f.source or "unnamed"] = sources.get(f.source or "unnamed", 0) + 1
+    listed = ", ".join(f"{source} ({n} fields)" for source, n in sorted(sources.items()))
+    return checkpoint.Traits(
+        mpp=MPP,
+        mean=_triple(mean),
+        std=_triple(std),
+        data=f"{data} {listed}".strip(),
+    )
+
+
+def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = (round(float(value), 4) for value in values)
+    return red, green, blue
+
+
+def _resume(last: Path, network: KiNet, average: KiNet, optimizer: torch.optim.Optimizer) -> tuple[int, float, int]:
+    saved = checkpoint.load(last)
+    if asdict(saved.network.config) != asdict(network.config):
+        raise KinetError(f"{last} is of another network ({saved.network.config}): remove it, or choose another -o")
+    state: dict[str, Any] = saved.resume
+    network.load_state_dict(state["network"])
+    average.load_state_dict(saved.network.state_dict())
+    optimizer.load_state_dict(state["optimizer"])
+    return state["iteration"], state["best"], state["best_at"]
+
+
+def _log_row(path: Path, iteration: int, loss: float, validation: Validation) -> None:
+    figures = _metrics(validation)
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        if new:
+            table.writerow(["time", "iteration", "loss", "threshold", *figures])
+        row = [time.strftime("%Y-%m-%d %H:%M:%S"), iteration, f"{loss:.5g}", validation.threshold, *figures.values()]
+        table.writerow(row)
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)

@@ -1,0 +1,116 @@
+"""What the commands ``train`` and ``export`` do, from files to files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from kinet_trt.export import checkpoint as checkpoints
+from kinet_trt.export import onnx, training
+from kinet_trt.export.models import Activation, Architecture, NetworkConfig
+from numpy.typing import NDArray
+
+from kinet_trt import simulate
+from kinet_trt.count import find_images
+from kinet_trt.engines.openvino import OpenVinoEngine
+from kinet_trt.errors import KinetError
+from kinet_trt.fields import read_fields
+from kinet_trt.files import write_atomic
+from kinet_trt.frame import Frame, fit
+from kinet_trt.images import read_image
+from kinet_trt.model_card import ModelCard
+
+PARITY_FIELDS = 4
+PARITY_SIDE = 512
+"""How many fields, and how many px of their upper left corner, export holds to PyTorch."""
+
+
+def train_fields(
+    folder: Path,
+    out: Path,
+    *,
+    recipe: str,
+    architecture: str,
+    width: int,
+    activation: str,
+    roi: bool,
+    iterations: int | None,
+    factors: Mapping[str, str],
+    partial: Sequence[tuple[str, str]],
+    start: Path | None,
+    seed: int,
+    quick: bool,
+    report: Callable[[training.Progress], None],
+) -> checkpoints.Traits:
+    """Train on a folder of fields; the options are those of ``kinet-trt train``.
+
+    Raises
+    ------
+    KinetError
+        If an option makes no sense, the fields cannot be read, or the training diverges.
+    """
+    if recipe not in training.RECIPES:
+        raise KinetError(f"--recipe: expected {' or '.join(training.RECIPES)}, found {recipe!r}")
+    regime = training.RECIPES[recipe]
+    if quick:
+        regime = replace(regime, iterations=60, every=60, batch=4)
+    if iterations:
+        regime = replace(regime, iterations=iterations, every=min(regime.every, iterations))
+    fields = read_fields(folder)
+    for source, cls in partial:
+        fields = [replace(f, partial=(*f.partial, cls)) if f.source == source else f for f in fields]
+    try:
+        weights = {source: float(factor) for source, factor in factors.items()}
+    except ValueError:
+        raise KinetError(f"--weight: expected SOURCE=NUMBER, found {dict(factors)}") from None
+    begin = checkpoints.load(start).network if start else None
+    config = begin.config if begin else _config(architecture, width, activation, roi)
+    return training.train(
+        fields, out, config, regime, factors=weights, start=begin, seed=seed, data=folder.name + ":", report=report
+    )
+
+
+def _config(architecture: str, width: int, activation: str, roi: bool) -> NetworkConfig:
+    for option, value, kind in (
+        ("--architecture", architecture, Architecture),
+        ("--activation", activation, Activation),
+    ):
+        if value not in get_args(kind):
+            raise KinetError(f"{option}: expected {' or '.join(get_args(kind))}, found {value!r}")
+    try:
+        return NetworkConfig(architecture, width, activation, roi)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise KinetError(str(error)) from None
+
+
+def export_checkpoint(
+    source: Path, out: Path, precision: str, half_weights: bool, roi: bool, images: Path | None
+) -> tuple[ModelCard, onnx.Parity]:
+    """Export a checkpoint to ``out`` and hold it to PyTorch on images or simulated fields.
+
+    Raises
+    ------
+    KinetError
+        If the checkpoint or the images cannot be read, or an option makes no sense.
+    """
+    loaded = checkpoints.load(source)
+    frames = _parity_frames(images, loaded.traits.mpp)
+    model, card = onnx.export(loaded, out.stem, precision, half_weights, roi)
+    engine = OpenVinoEngine(card, model, "fp32")
+    maps = [engine.run(frame[None])[0].copy() for frame in frames]
+    parity = onnx.parity(loaded, card, maps, frames)
+    model, card = onnx.record_parity(model, card, parity)
+    write_atomic(out, model)
+    return card, parity
+
+
+def _parity_frames(images: Path | None, mpp: float) -> list[NDArray[np.uint8]]:
+    if images is None:
+        pictures = [simulate.field(seed, PARITY_SIDE, PARITY_SIDE)[0] for seed in range(PARITY_FIELDS)]
+    else:
+        files = find_images([images])[:PARITY_FIELDS]
+        pictures = [read_image(path).pixels[:PARITY_SIDE, :PARITY_SIDE] for path in files]
+    return [fit(Frame(pixels), mpp, 16).pixels for pixels in pictures]

@@ -1,0 +1,6 @@
+"""``python -m kinet_trt`` is ``kinet-trt``."""
+
+from kinet_trt.cli import main
+
+if __name__ == "__main__":
+    main()

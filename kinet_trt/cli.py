@@ -1,0 +1,266 @@
+"""The command line: one command is a few lines over the library."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kinet_trt.errors import KinetError, MissingExtraError
+
+if TYPE_CHECKING:
+    from kinet_trt.count import Counted
+    from kinet_trt.ki67 import Bands
+
+NOTICE = "For Research Use Only. Not for use in diagnostic procedures."
+
+app = typer.Typer(
+    name="kinet-trt",
+    help=f"Count nuclei in Ki67-stained tissue. {NOTICE}",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[Path | None, typer.Option("--model", "-m", help="A .onnx model; left out: the small one inside.")]
+Precision = Annotated[str, typer.Option(help="What to compute in: auto, fp32, bf16, fp16.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; left out: all.")]
+
+
+def main() -> None:
+    """Run the command line; a user's error is one message and exit status 1."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    try:
+        app()
+    except KinetError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
+        sys.exit(130)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kinet-trt {package_version('kinet-trt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is done.")] = False,
+) -> None:
+    del version
+    if verbose:
+        logging.getLogger("kinet_trt").setLevel(logging.INFO)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("demo"),
+    model: Model = None,
+    precision: Precision = "auto",
+) -> None:
+    """Count a simulated field with exact truth, and a real one."""
+    from kinet_trt import demo as fields
+    from kinet_trt.counter import Counter
+    from kinet_trt.ki67 import NET
+
+    counter = Counter(model, precision=precision)
+    typer.echo(f"{counter.engine.card.name} on {counter.engine.runtime}, {counter.engine.precision}")
+    for shown in (fields.simulated(counter, out), fields.real(counter, out)):
+        if shown is None:
+            typer.echo("\nThe real field needs scikit-image: pip install 'kinet-trt[demo]'")
+            continue
+        typer.echo(f"\n{shown.title}")
+        for name, n in shown.detections.counts().items():
+            known = f"   (truth {shown.truth[name]})" if shown.truth else ""
+            typer.echo(f"  {name:<10} {n:5d}{known}")
+        if shown.truth and shown.score:
+            from kinet_trt.ki67 import Ki67
+
+            typer.echo(f"  {shown.ki67.sentences(NET)[0]}")
+            truth = Ki67.of(shown.truth)
+            assert truth.index is not None
+            typer.echo(f"  The true index is {100 * truth.index:.1f}%.", nl=False)
+            score = shown.score
+            typer.echo(
+                f" {score.paired} of {score.true} nuclei found ({score.recall:.1%}), "
+                f"{score.detected - score.paired} invented; detection F1 {score.f1:.3f}."
+            )
+        typer.echo(f"  Overlay: {shown.overlay}")
+    typer.echo(f"\n{NOTICE}")
+
+
+@app.command()
+def count(
+    images: Annotated[list[Path], typer.Argument(help="Images, folders or globs.", metavar="IMAGE|FOLDER...")],
+    model: Model = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="um/px of the images; left out: the file's tag or the model's.")
+    ] = None,
+    threshold: Annotated[str | None, typer.Option(help="Least peak height; or relative:XI, the paper's rule.")] = None,
+    precision: Precision = "auto",
+    threads: Threads = None,
+    bands: Annotated[str, typer.Option(help="Grade bands: net or none.")] = "net",
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - is standard output.")
+    ] = None,
+    csv_file: Annotated[
+        str | None, typer.Option("--csv", metavar="FILE", help="Write CSV; - is standard output.")
+    ] = None,
+    geojson: Annotated[Path | None, typer.Option(metavar="DIR", help="Write STEM.geojson for QuPath.")] = None,
+    overlay: Annotated[Path | None, typer.Option(metavar="DIR", help="Write STEM_overlay.png.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files in --geojson and --overlay folders.")] = False,
+) -> None:
+    """Count the nuclei of images."""
+    from kinet_trt.count import Outputs, count_image, find_images, output_names, table, to_json
+    from kinet_trt.counter import Counter, Threshold
+
+    grades = _bands(bands)
+    if json_file == "-" and csv_file == "-":
+        raise typer.BadParameter("--json - and --csv -: only one of them can go to standard output")
+    if mpp is not None and not 0.01 <= mpp <= 100:
+        raise typer.BadParameter(f"--mpp: expected um/px from 0.01 to 100, found {mpp}")
+    found = find_images(images)
+    outputs = Outputs(geojson, overlay, output_names(found))
+    if not force and (existing := outputs.existing()):
+        raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): --force replaces them")
+    counter = Counter(
+        model, threshold=Threshold.parse(threshold) if threshold else None, precision=precision, threads=threads
+    )
+
+    counted: list[Counted] = []
+    errors: list[tuple[Path, str]] = []
+    from kinet_trt.terminal import show_counted, track
+
+    for image in track(found, "Counting"):
+        try:
+            one = count_image(counter, image, mpp)
+        except KinetError as error:
+            errors.append((image, str(error)))
+            continue
+        outputs.write(one)
+        counted.append(one)
+    if "-" not in (json_file, csv_file) and counted:
+        show_counted(counted, counter, grades)
+    if json_file:
+        _write(json_file, to_json(counter, counted, errors))
+    if csv_file:
+        _write(csv_file, table(counted))
+    for image, message in errors:
+        typer.echo(f"Error: {image}: {message}", err=True)
+    if errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    fields: Annotated[Path, typer.Argument(help="A folder of labelled fields.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint to write.")],
+    recipe: Annotated[str, typer.Option(help="paper: the paper's regime; best: ours.")] = "paper",
+    architecture: Annotated[str, typer.Option(help="paper or release.")] = "paper",
+    width: Annotated[int, typer.Option(help="Channels at full resolution.")] = 32,
+    activation: Annotated[str, typer.Option(help="elu or relu.")] = "elu",
+    roi: Annotated[bool, typer.Option(help="Train the tumour-region branch too.")] = True,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE=F", help="Draw a source F times as often.")
+    ] = None,
+    partial: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE=CLASS", help="A source that marks only some nuclei of a class.")
+    ] = None,
+    start: Annotated[Path | None, typer.Option("--from", help="Checkpoint to begin with.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and crops.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="About a minute: to see that everything works.")] = False,
+) -> None:
+    """Train a network on labelled fields; an interrupted run goes on where it was."""
+    _need("train", "train", "torch")
+    from kinet_trt.export.workshop import train_fields
+    from kinet_trt.terminal import training_bar
+
+    with training_bar() as report:
+        traits = train_fields(
+            fields,
+            out,
+            recipe=recipe,
+            architecture=architecture,
+            width=width,
+            activation=activation,
+            roi=roi,
+            iterations=iterations,
+            factors=dict(_pairs("--weight", weight)),
+            partial=_pairs("--partial", partial),
+            start=start,
+            seed=seed,
+            quick=quick,
+            report=report,
+        )
+    typer.echo(f"{out}: threshold {traits.threshold:g}")
+    for name, value in traits.metrics.items():
+        typer.echo(f"  {name:<32} {value:.3f}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of kinet-trt train.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
+    precision: Annotated[str, typer.Option(help="fp32 or fp16: what it computes in, everywhere.")] = "fp32",
+    half_weights: Annotated[
+        bool, typer.Option("--half-weights", help="Store FP16, compute FP32: half the size.")
+    ] = False,
+    roi: Annotated[bool, typer.Option("--roi", help="Give the tumour-region map too.")] = False,
+    images: Annotated[Path | None, typer.Option(help="Images for the check; left out: simulated fields.")] = None,
+) -> None:
+    """Turn a checkpoint into an ONNX model with a model card, and hold it to PyTorch."""
+    _need("export", "train", "torch")
+    from kinet_trt.export.workshop import export_checkpoint
+
+    card, parity = export_checkpoint(checkpoint, out, precision, half_weights, roi, images)
+    same = parity.agreement
+    typer.echo(f"{out}: {card.network}, {card.precision}, {out.stat().st_size / 1e6:.1f} MB")
+    typer.echo(
+        f"Against PyTorch on {parity.images} fields: max error {parity.max_error:.2g}; "
+        f"{same.same} detections the same, {same.only_first} only in PyTorch, {same.only_second} only in ONNX."
+    )
+
+
+def _need(command: str, extra: str, module: str) -> None:
+    """Raise unless an extra's package can be imported."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise MissingExtraError(f"kinet-trt {command}", extra, module)
+
+
+def _pairs(option: str, values: list[str] | None) -> list[tuple[str, str]]:
+    """Split ``NAME=VALUE`` options."""
+    pairs = [value.partition("=")[::2] for value in values or []]
+    if wrong := [name for name, value in pairs if not name or not value]:
+        raise typer.BadParameter(f"{option}: expected NAME=VALUE, found {wrong[0]!r}")
+    return pairs
+
+
+def _bands(name: str) -> Bands | None:
+    from kinet_trt.ki67 import NET
+
+    if name not in ("net", "none"):
+        raise typer.BadParameter(f"--bands: expected net or none, found {name!r}")
+    return NET if name == "net" else None
+
+
+def _write(target: str, content: str) -> None:
+    from kinet_trt.files import write_atomic
+
+    if target == "-":
+        sys.stdout.write(content)
+    else:
+        write_atomic(Path(target), content)

@@ -1,0 +1,211 @@
+"""Counting image files: what ``kinet-trt count`` does, without the terminal."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections import Counter as Tally
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kinet_trt.counter import Counter
+from kinet_trt.detections import Detections, to_csv
+from kinet_trt.errors import ImageError, KinetError
+from kinet_trt.fields import MASK_SUFFIX
+from kinet_trt.files import write_atomic
+from kinet_trt.frame import Frame
+from kinet_trt.images import SUFFIXES, read_image
+from kinet_trt.ki67 import Ki67
+from kinet_trt.overlay import draw, to_png
+
+SCHEMA = 1
+"""Version of the JSON; within a version keys are only ever added."""
+OVERLAY_SUFFIX = "_overlay.png"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One counted image.
+
+    Attributes
+    ----------
+    image
+        The file.
+    frame
+        What it holds, with the um/px that was used.
+    mpp_source
+        Where the um/px came from: ``"option"``, ``"file"`` or ``"model"``.
+    detections
+        Its nuclei.
+    """
+
+    image: Path
+    frame: Frame
+    mpp_source: str
+    detections: Detections
+
+    @property
+    def mpp(self) -> float:
+        """um/px that was used."""
+        assert self.frame.mpp is not None
+        return self.frame.mpp
+
+    @property
+    def ki67(self) -> Ki67:
+        """The index of this field."""
+        return Ki67.of(self.detections.counts())
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the image files that paths, folders (not their subfolders) and globs name, each once, in order.
+
+    Masks (``*_counted.png``) and overlays (``*_overlay.png``) in folders are not images to count.
+
+    Raises
+    ------
+    KinetError
+        If a folder or a glob holds no image.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = [p for p in sorted(path.iterdir()) if _is_field(p)]
+            if not inside:
+                raise KinetError(f"{path}: no images in this folder: expected {', '.join(SUFFIXES)}")
+            found += inside
+        elif not path.exists() and glob.has_magic(str(path)):
+            inside = [p for p in sorted(map(Path, glob.glob(str(path), recursive=True))) if p.is_file()]
+            if not inside:
+                raise KinetError(f"{path}: no file fits this pattern")
+            found += inside
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def _is_field(path: Path) -> bool:
+    return (
+        path.suffix.lower() in SUFFIXES
+        and not path.name.startswith(".")
+        and not path.name.endswith((MASK_SUFFIX, OVERLAY_SUFFIX))
+        and path.is_file()
+    )
+
+
+def count_image(counter: Counter, image: Path, mpp: float | None) -> Counted:
+    """Count one image file at ``mpp`` um/px, else at the file's resolution tag, else at the model's.
+
+    Raises
+    ------
+    KinetError
+        If the file cannot be read or counted.
+    """
+    frame = read_image(image)
+    known = {"option": mpp, "file": frame.mpp, "model": counter.engine.card.mpp}
+    source = next(name for name, value in known.items() if value is not None)
+    frame = Frame(frame.pixels, known[source], frame.time, frame.stage)
+    try:
+        return Counted(image, frame, source, counter(frame))
+    except MemoryError:
+        raise ImageError(f"not enough memory for {frame.width} x {frame.height} px: count a region of it") from None
+
+
+def output_names(images: Sequence[Path]) -> dict[Path, str]:
+    """Return a name for what is written for each image: its stem, with the suffix or a number where two would clash."""
+    stems, names = Tally(image.stem.lower() for image in images), dict[Path, str]()
+    taken: set[str] = set()
+    for image in images:
+        base = image.stem if stems[image.stem.lower()] == 1 else image.name
+        name, number = base, 2
+        while name.lower() in taken:
+            name, number = f"{base}-{number}", number + 1
+        taken.add(name.lower())
+        names[image] = name
+    return names
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a picture and a GeoJSON go for each image.
+
+    Attributes
+    ----------
+    geojson, overlay
+        Folders; None: not wanted.
+    names
+        From :func:`output_names`.
+    """
+
+    geojson: Path | None
+    overlay: Path | None
+    names: dict[Path, str]
+
+    def existing(self) -> list[Path]:
+        """Return the files that are there already."""
+        return [path for image in self.names for path in self._paths(image) if path.exists()]
+
+    def write(self, counted: Counted) -> None:
+        """Write what is wanted of one image."""
+        if self.geojson:
+            write_atomic(self._geojson(counted.image), counted.detections.geojson())
+        if self.overlay:
+            picture = draw(counted.frame, counted.detections, counted.mpp)
+            write_atomic(self._overlay(counted.image), to_png(picture))
+
+    def _paths(self, image: Path) -> Iterable[Path]:
+        if self.geojson:
+            yield self._geojson(image)
+        if self.overlay:
+            yield self._overlay(image)
+
+    def _geojson(self, image: Path) -> Path:
+        assert self.geojson
+        return self.geojson / f"{self.names[image]}.geojson"
+
+    def _overlay(self, image: Path) -> Path:
+        assert self.overlay
+        return self.overlay / f"{self.names[image]}{OVERLAY_SUFFIX}"
+
+
+def to_json(counter: Counter, counted: Sequence[Counted], errors: Sequence[tuple[Path, str]]) -> str:
+    """Return the JSON of a run, schema 1."""
+    engine = counter.engine
+    document = {
+        "schema": SCHEMA,
+        "model": {
+            "name": engine.card.name,
+            "sha256": engine.card.model_sha256,
+            "classes": list(engine.card.classes),
+            "mpp": engine.card.mpp,
+            "network": engine.card.network,
+            "runtime": engine.runtime,
+            "notice": engine.card.notice,
+        },
+        "fields": [_record(counter, one) for one in counted],
+        "errors": [{"image": str(image), "message": message} for image, message in errors],
+    }
+    return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def _record(counter: Counter, one: Counted) -> dict[str, Any]:
+    threshold = counter.threshold
+    return {
+        "image": str(one.image),
+        "width": one.frame.width,
+        "height": one.frame.height,
+        "mpp": one.mpp,
+        "mpp_source": one.mpp_source,
+        "threshold": str(threshold) if threshold.relative else threshold.value,
+        "precision": counter.engine.precision,
+        "counts": one.detections.counts(),
+        "ki67_index": one.ki67.index,
+        "interval": list(one.ki67.interval) if one.ki67.interval else None,
+        "detections": one.detections.records(),
+    }
+
+
+def table(counted: Sequence[Counted]) -> str:
+    """Return the CSV of a run: one row a nucleus."""
+    return to_csv((str(one.image), one.detections) for one in counted)

@@ -1,0 +1,113 @@
+"""Detections: the nuclei of one frame, and the files they are written to."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CLASSES = ("positive", "negative", "non_tumor")
+"""The nucleus classes in the order of a standard KiNet's maps; a model card may say otherwise."""
+
+QUPATH_NAMES: Mapping[str, str] = {"positive": "Positive", "negative": "Negative", "non_tumor": "Other"}
+COLOURS: Mapping[str, tuple[int, int, int]] = {
+    "positive": (230, 40, 40),
+    "negative": (40, 90, 230),
+    "non_tumor": (40, 170, 60),
+}
+"""RGB colours by class, the same in overlays and GeoJSON."""
+OTHER_COLOUR = (150, 150, 150)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Nuclei in raster order.
+
+    Attributes
+    ----------
+    x, y
+        Centres, float32 [n], px of the frame that came in: x right, y down, pixel centres at integers.
+    cls
+        Index in ``classes``, uint8 [n].
+    score
+        Height of the proximity map at the centre, float32 [n]; about 1 for a certain nucleus.
+    classes
+        Class names.
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[np.float32]
+    cls: NDArray[np.uint8]
+    score: NDArray[np.float32]
+    classes: tuple[str, ...] = CLASSES
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.x), len(self.y), len(self.cls), len(self.score)}
+        if len(lengths) != 1:
+            raise ValueError(f"x, y, cls and score: expected one length, found {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @classmethod
+    def empty(cls, classes: tuple[str, ...] = CLASSES) -> Detections:
+        """Return no nuclei."""
+        none = np.empty(0, np.float32)
+        return cls(none, none, np.empty(0, np.uint8), none, classes)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of nuclei of each class, zeros included."""
+        numbers = np.bincount(self.cls, minlength=len(self.classes))
+        return {name: int(n) for name, n in zip(self.classes, numbers, strict=True)}
+
+    def where(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Detections:
+        """Return the nuclei that a mask or an index array selects, in that order."""
+        return Detections(self.x[keep], self.y[keep], self.cls[keep], self.score[keep], self.classes)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one ``{"x", "y", "class", "score"}`` a nucleus; px to 2 and scores to 4 decimals."""
+        return [
+            {"x": round(float(x), 2), "y": round(float(y), 2), "class": self.classes[c], "score": round(float(s), 4)}
+            for x, y, c, s in zip(self.x, self.y, self.cls, self.score, strict=True)
+        ]
+
+    def geojson(self) -> str:
+        """Return a GeoJSON FeatureCollection of point annotations that QuPath opens with its own classes.
+
+        QuPath measures from the corner of the first pixel, so half a px is added to the centres.
+        """
+        features = [
+            {
+                "type": "Feature",
+                "geometry": {
+                    "type": "Point",
+                    "coordinates": [round(record["x"] + 0.5, 2), round(record["y"] + 0.5, 2)],
+                },
+                "properties": {
+                    "objectType": "annotation",
+                    "classification": {
+                        "name": QUPATH_NAMES.get(record["class"], record["class"]),
+                        "color": list(COLOURS.get(record["class"], OTHER_COLOUR)),
+                    },
+                    "measurements": {"score": record["score"]},
+                },
+            }
+            for record in self.records()
+        ]
+        return json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False)
+
+
+def to_csv(named: Iterable[tuple[str, Detections]]) -> str:
+    """Return one CSV table ``image,x,y,class,score`` of the nuclei of several images."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image", "x", "y", "class", "score"])
+    for image, detections in named:
+        table.writerows([image, *record.values()] for record in detections.records())
+    return text.getvalue()

@@ -1,0 +1,83 @@
+"""One file for each accelerator behind one small protocol: a compiled model that turns frames into proximity maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.errors import EngineError
+from kinet_trt.model_card import ModelCard, read_card
+
+
+class Engine(Protocol):
+    """An open model.
+
+    Attributes
+    ----------
+    card
+        What the model says of itself.
+    precision
+        What it computes in here: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``.
+    runtime
+        Name, version and device of what runs it, in words.
+    """
+
+    card: ModelCard
+    precision: str
+    runtime: str
+
+    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the proximity maps of a batch, float32 [N, classes, H, W].
+
+        The array is the engine's own buffer where that saves a copy: it holds until the same thread's next run.
+        Several threads may run one engine at a time.
+
+        Parameters
+        ----------
+        frames
+            RGB, uint8 [N, H, W, 3] at the model's um/px; H and W multiples of ``card.multiple``.
+
+        Raises
+        ------
+        EngineError
+            If the frames do not fit, before anything runs.
+        """
+
+
+def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
+    """Raise an EngineError unless the frames are uint8 [N, H, W, 3] with H and W multiples of the model's alignment."""
+    m = card.multiple
+    fits = frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3 and min(frames.shape) > 0
+    if not fits or frames.shape[1] % m or frames.shape[2] % m:
+        raise EngineError(
+            f"frames: expected RGB, uint8 [N, H, W, 3] with H and W multiples of {m} px, found {frames.dtype} "
+            f"{list(frames.shape)}: kinet_trt.frame.fit pads a frame"
+        )
+
+
+def open_engine(path: Path, precision: str = "auto", threads: int | None = None) -> Engine:
+    """Open a model with the engine that its suffix asks for.
+
+    Parameters
+    ----------
+    path
+        A ``.onnx`` file.
+    precision
+        ``"auto"``, or what to compute in.
+    threads
+        CPU threads; None: as many as there are cores.
+
+    Raises
+    ------
+    KinetError
+        If the file is no model of ours, is damaged, or cannot run here.
+    """
+    if path.suffix.lower() != ".onnx":
+        raise EngineError(f"{path}: expected a model file ending in .onnx, found {path.suffix or 'no suffix'}")
+    card, model = read_card(path)
+    from kinet_trt.engines.openvino import OpenVinoEngine  # imports OpenVINO, which takes its time
+
+    return OpenVinoEngine(card, model, precision, threads)

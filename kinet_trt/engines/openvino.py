@@ -1,0 +1,152 @@
+"""The CPU engine: OpenVINO, with its precision always set by us."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from kinet_trt import simulate
+from kinet_trt.engines import check_frames
+from kinet_trt.errors import EngineError
+from kinet_trt.model_card import ModelCard
+from kinet_trt.peaks.reference import find_peaks
+
+log = logging.getLogger(__name__)
+
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+PROBE_SIDE = 256
+"""Side, px, of the simulated field on which a smaller precision is held to FP32."""
+LARGEST_ERROR = 0.05
+"""Mean error of the maps, in units of their deviation, above which a smaller precision counts as wrong. Honest BF16
+has about 0.01; the wrong transposed convolution of OpenVINO 2026.4 on AMX eight times as much."""
+LARGEST_DRIFT = 0.05
+"""Change of the probe's number of nuclei above which a smaller precision counts as wrong; two are always allowed."""
+
+
+class OpenVinoEngine:
+    """An ONNX model on the CPU; see :class:`kinet_trt.engines.Engine`.
+
+    OpenVINO computes in BF16 by default where it can. Here ``"auto"`` takes BF16 only on CPUs with AMX, where it is
+    several times faster, and only after a probe field gave the same picture as FP32; everywhere else FP32.
+
+    Parameters
+    ----------
+    card, model
+        The card and the bytes of an ONNX file, checked against each other (:func:`kinet_trt.model_card.read_card`).
+    precision
+        ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+    threads
+        CPU threads; None: OpenVINO decides.
+    cache
+        Folder in which compiled models are kept; None: compile anew, which takes a tenth of a second.
+
+    Raises
+    ------
+    EngineError
+        If OpenVINO cannot read the model, or the precision is not to be had on this CPU.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        model: bytes,
+        precision: str = "auto",
+        threads: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        self.card = card
+        if precision not in ("auto", *HINTS):
+            raise EngineError(f"precision: expected auto, {', '.join(HINTS)}, found {precision!r}")
+        if threads is not None and threads < 1:
+            raise EngineError(f"threads: expected 1 or more, found {threads}")
+        self._threads, self._cache = threads, cache
+        self._core = ov.Core()
+        self._local = threading.local()
+        try:
+            self._network = self._core.read_model(io.BytesIO(model))
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot read the model: {_first_line(error)}") from error
+        self.precision = self._choose(precision)
+        self.runtime = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
+
+    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the proximity maps of a batch; see :meth:`kinet_trt.engines.Engine.run`."""
+        check_frames(frames, self.card)
+        if not hasattr(self._local, "request"):
+            self._local.request = self._compiled.create_infer_request()
+        return _infer(self._local.request, frames)
+
+    def _choose(self, asked: str) -> str:
+        """Compile, and return what it is compiled for."""
+        if asked == "auto":
+            precision = "bf16" if _has_amx() else "fp32"
+        else:
+            precision = asked
+            needed = {"bf16": "BF16", "fp16": "FP16"}.get(asked)
+            offered = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            if needed and needed not in offered:
+                raise EngineError(f"precision {asked}: this CPU offers {', '.join(offered)}: use --precision fp32")
+        self._compiled = self._compile(precision)
+        if precision == "fp32":
+            return precision
+        if problem := self._problem():
+            if asked != "auto":
+                raise EngineError(f"precision {asked}: wrong on this CPU ({problem}): use --precision fp32")
+            log.warning("BF16 is wrong on this CPU (%s): counting in FP32", problem)
+            self._compiled = self._compile("fp32")
+            return "fp32"
+        return precision
+
+    def _compile(self, precision: str) -> Any:
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+        if self._threads:
+            config["INFERENCE_NUM_THREADS"] = self._threads
+        if self._cache:
+            config["CACHE_DIR"] = str(self._cache)
+        try:
+            return self._core.compile_model(self._network, "CPU", config)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot compile the model: {_first_line(error)}") from error
+
+    def _problem(self) -> str:
+        """Return in words how the compiled precision differs from FP32 on a simulated field; empty if it is right."""
+        pixels, _ = simulate.field(1, PROBE_SIDE, PROBE_SIDE)
+        expected, found = (
+            _infer(compiled.create_infer_request(), pixels[None])[0].copy()
+            for compiled in (self._compile("fp32"), self._compiled)
+        )
+        error = float(np.abs(found - expected).mean() / max(float(expected.std()), 1e-6))
+        if not error <= LARGEST_ERROR:
+            return f"maps off by {error:.2f} of their deviation"
+        card = self.card
+        n, m = (len(find_peaks(maps, card.threshold, card.nms_radius, card.classes)) for maps in (expected, found))
+        if abs(n - m) > max(2, LARGEST_DRIFT * n):
+            return f"{m} nuclei instead of {n} in a simulated field"
+        return ""
+
+
+def _infer(request: Any, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    results = request.infer({0: np.ascontiguousarray(frames)}, share_inputs=True, share_outputs=True)
+    return np.asarray(results[0], np.float32)
+
+
+def _has_amx() -> bool:
+    """Whether the CPU multiplies BF16 matrices in hardware. Only Linux says so; elsewhere FP32 is the safe answer."""
+    if not sys.platform.startswith("linux") or not os.access("/proc/cpuinfo", os.R_OK):
+        return False
+    return " amx_bf16" in Path("/proc/cpuinfo").read_text()
+
+
+def _first_line(error: Exception) -> str:
+    """OpenVINO's messages hold a traceback of its own; the last line says what is wrong."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

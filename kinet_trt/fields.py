@@ -1,0 +1,173 @@
+"""Fields with known nuclei: what training learns from and evaluation is held to."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.detections import CLASSES
+from kinet_trt.errors import KinetError
+from kinet_trt.images import SUFFIXES, read_image
+
+MASK_SUFFIX = "_counted.png"
+
+
+@dataclass(frozen=True)
+class LabelledField:
+    """One image file and the nuclei that somebody marked in it.
+
+    Attributes
+    ----------
+    image
+        The image file.
+    x, y
+        Nucleus centres, float32 [n], px of the image, pixel centres at integers.
+    cls
+        Index in :data:`CLASSES`, uint8 [n].
+    labelled
+        The classes that this field's source marks. Of the others an absence means "not labelled", not "none there".
+    counted
+        File with the region in which nuclei were marked (white); None: everywhere.
+    partial
+        Classes of which only some kinds were marked: their marks teach, their absence does not.
+    source, split
+        Where it comes from; ``"train"``, ``"val"`` or ``""``.
+    """
+
+    image: Path
+    x: NDArray[np.float32]
+    y: NDArray[np.float32]
+    cls: NDArray[np.uint8]
+    labelled: tuple[str, ...] = CLASSES
+    counted: Path | None = None
+    source: str = ""
+    split: str = ""
+    partial: tuple[str, ...] = ()
+    _cache: dict[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def simulated(
+        cls, pixels: NDArray[np.uint8], x: NDArray[np.float32], y: NDArray[np.float32], kinds: NDArray[np.uint8]
+    ) -> LabelledField:
+        """Return a field that is in memory only, with every class labelled."""
+        return cls(Path("simulated"), x, y, kinds, source="simulated", _cache={"pixels": pixels})
+
+    def part(self, left: int, right: int) -> LabelledField:
+        """Return the columns ``left`` to ``right`` (exclusive, px) as a field in memory."""
+        inside = (self.x >= left - 0.5) & (self.x < right - 0.5)
+        cut = {"pixels": np.ascontiguousarray(self.pixels()[:, left:right])}
+        if self.counted is not None:
+            cut["mask"] = np.ascontiguousarray(self.counted_mask()[:, left:right]).view(np.uint8)
+        x = self.x[inside] - np.float32(left)
+        return replace(self, x=x, y=self.y[inside], cls=self.cls[inside], _cache=cut)
+
+    @property
+    def name(self) -> str:
+        """The image's name without folder and suffix."""
+        return self.image.stem
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """Return the image, RGB uint8 [H, W, 3]; read once."""
+        if "pixels" not in self._cache:
+            self._cache["pixels"] = read_image(self.image).pixels
+        return self._cache["pixels"]
+
+    def counted_mask(self) -> NDArray[np.bool_]:
+        """Return where nuclei were marked, bool [H, W]."""
+        height, width = self.pixels().shape[:2]
+        if self.counted is None:
+            return np.ones((height, width), bool)
+        if "mask" in self._cache:
+            return self._cache["mask"].view(bool)
+        mask = cv2.imdecode(np.fromfile(self.counted, np.uint8), cv2.IMREAD_GRAYSCALE)
+        if mask is None or mask.shape != (height, width):
+            raise KinetError(
+                f"{self.counted}: expected a mask of {width} x {height} px like its image; export it again"
+            )
+        self._cache["mask"] = (np.asarray(mask) > 127).view(np.uint8)
+        return self._cache["mask"].view(bool)
+
+
+def read_fields(folder: Path) -> list[LabelledField]:
+    """Read a folder of fields.
+
+    Either the folder (or its parent) has an ``index.csv`` with the columns ``image, points`` and optionally
+    ``counted_mask, source, split, classes`` (paths relative to the index), or it has images with ``.csv`` files of the
+    same name (``x,y,class``). ``*_counted.png`` is a mask, never a field.
+
+    Raises
+    ------
+    KinetError
+        If nothing is found, or a file of points cannot be understood.
+    """
+    index = next((path / "index.csv" for path in (folder, folder.parent) if (path / "index.csv").is_file()), None)
+    fields = list(_from_index(index, folder) if index else _from_pairs(folder))
+    if not fields:
+        raise KinetError(
+            f"{folder}: no fields found: expected an index.csv, or images ({', '.join(SUFFIXES)}) with .csv files of "
+            "the same name and the columns x,y,class"
+        )
+    return fields
+
+
+def _from_index(index: Path, folder: Path) -> Iterator[LabelledField]:
+    with index.open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            if not row.get("image") or not row.get("points"):
+                raise KinetError(f"{index}: expected the columns image and points in every row, found {dict(row)}")
+            image = index.parent / row["image"]
+            if folder != index.parent and image.parent != folder:
+                continue
+            labelled = tuple(name for name in (row.get("classes") or "").split("+") if name) or CLASSES
+            if unknown := set(labelled) - set(CLASSES):
+                raise KinetError(f"{index}: unknown class {sorted(unknown)} of {row['image']}; known are {CLASSES}")
+            counted = index.parent / row["counted_mask"] if row.get("counted_mask") else None
+            x, y, cls = read_points(index.parent / row["points"])
+            yield LabelledField(
+                image, x, y, cls, labelled, counted, source=row.get("source") or "", split=row.get("split") or ""
+            )
+
+
+def _from_pairs(folder: Path) -> Iterator[LabelledField]:
+    if not folder.is_dir():
+        raise KinetError(f"{folder}: expected a folder of fields, found {'a file' if folder.exists() else 'nothing'}")
+    for image in sorted(folder.iterdir()):
+        points = image.with_suffix(".csv")
+        if image.suffix.lower() in SUFFIXES and not image.name.endswith(MASK_SUFFIX) and points.is_file():
+            x, y, cls = read_points(points)
+            occurring = tuple(CLASSES[i] for i in np.unique(cls)) or CLASSES
+            counted = image.with_name(image.stem + MASK_SUFFIX)
+            yield LabelledField(image, x, y, cls, occurring, counted if counted.is_file() else None)
+
+
+def read_points(
+    path: Path,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
+    """Read ``x,y,class`` rows: x and y float32 [n], px; class uint8 [n], index in :data:`CLASSES`."""
+    xs: list[float] = []
+    ys: list[float] = []
+    classes: list[int] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            for number, row in enumerate(csv.DictReader(lines), start=2):
+                try:
+                    x, y, cls = float(row["x"]), float(row["y"]), CLASSES.index(row["class"])
+                except (KeyError, TypeError, ValueError):
+                    raise KinetError(
+                        f"{path}, line {number}: expected x,y,class with class one of "
+                        f"{', '.join(CLASSES)}; found {dict(row)}"
+                    ) from None
+                if not (np.isfinite(x) and np.isfinite(y)):
+                    raise KinetError(f"{path}, line {number}: x and y must be finite, found {x}, {y}")
+                xs.append(x)
+                ys.append(y)
+                classes.append(cls)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise KinetError(f"{path}: points cannot be read: {error}") from error
+    return np.asarray(xs, np.float32), np.asarray(ys, np.float32), np.asarray(classes, np.uint8)

@@ -1,0 +1,146 @@
+"""Frame: the pixels that came in and what is known of them; and how a frame is fitted to a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.errors import ImageError
+
+MIN_SIDE = 32
+"""Shorter side in model px below which a picture shows no tissue worth counting."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One brightfield image.
+
+    Attributes
+    ----------
+    pixels
+        RGB, uint8 [height, width, 3].
+    mpp
+        Size of a pixel, um/px; None when it is not known.
+    time
+        When it was taken, s since the epoch; None when it is not known.
+    stage
+        Stage position x, y, um; None when it is not known.
+
+    Raises
+    ------
+    ImageError
+        If the pixels are not uint8 RGB, or mpp is not a positive number.
+    """
+
+    pixels: NDArray[np.uint8]
+    mpp: float | None = None
+    time: float | None = None
+    stage: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        pixels = self.pixels
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ImageError(
+                f"a frame is RGB pixels, uint8 [height, width, 3]; found {pixels.dtype} {list(pixels.shape)}: "
+                "convert it (grey: np.repeat(grey[..., None], 3, axis=2))"
+            )
+        if self.mpp is not None and not (np.isfinite(self.mpp) and self.mpp > 0):
+            raise ImageError(f"um/px: expected a positive number, found {self.mpp}")
+
+    @property
+    def height(self) -> int:
+        """Height, px."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Width, px."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether R = G = B at every pixel: without colour there is no stain to tell classes by."""
+        return _is_grey(self.pixels[::16, ::16]) and _is_grey(self.pixels)
+
+
+def _is_grey(pixels: NDArray[np.uint8]) -> bool:
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    return bool((red == green).all() and (green == blue).all())
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A frame at the model's scale, padded.
+
+    Attributes
+    ----------
+    pixels
+        RGB, uint8 [H, W, 3], H and W multiples of the model's alignment.
+    height, width
+        Size before the padding, model px; the padding lies at the bottom and the right.
+    scale_y, scale_x
+        Model px per frame px.
+    """
+
+    pixels: NDArray[np.uint8]
+    height: int
+    width: int
+    scale_y: float
+    scale_x: float
+
+    def to_frame(
+        self, x: NDArray[np.float32], y: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Turn model coordinates into frame coordinates; pixel centres are integers in both."""
+        if self.scale_x == 1.0 and self.scale_y == 1.0:
+            return x, y
+        frame_x = (x.astype(np.float64) + 0.5) / self.scale_x - 0.5
+        frame_y = (y.astype(np.float64) + 0.5) / self.scale_y - 0.5
+        return frame_x.astype(np.float32), frame_y.astype(np.float32)
+
+
+def fit(frame: Frame, mpp: float, multiple: int) -> Fitted:
+    """Scale a frame to ``mpp`` and pad it to multiples of ``multiple``.
+
+    Half-pixel bilinear when enlarging, area averages when shrinking; padding repeats the last row and column.
+
+    Parameters
+    ----------
+    frame
+        A frame whose um/px is known, or None for "already at the model's".
+    mpp
+        The model's scale, um/px.
+    multiple
+        Alignment of height and width, px.
+
+    Raises
+    ------
+    ImageError
+        If the shorter side has fewer than 32 px at the model's scale.
+    """
+    scale = 1.0 if frame.mpp is None else frame.mpp / mpp
+    height, width = round(frame.height * scale), round(frame.width * scale)
+    if min(height, width) < MIN_SIDE:
+        raise ImageError(
+            f"too small: {frame.width} x {frame.height} px at {frame.mpp or mpp:g} um/px is {width} x {height} px at "
+            f"the model's {mpp:g} um/px; the shorter side must have at least {MIN_SIDE}: check the um/px (--mpp)"
+        )
+    pixels = frame.pixels
+    if (height, width) != pixels.shape[:2]:
+        shrinking = height * width < pixels.shape[0] * pixels.shape[1]
+        resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+        pixels = resized.astype(np.uint8, copy=False)
+    bottom, right = -height % multiple, -width % multiple
+    if bottom or right:
+        padded = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        pixels = padded.astype(np.uint8, copy=False)
+    return Fitted(
+        pixels=np.ascontiguousarray(pixels),
+        height=height,
+        width=width,
+        scale_y=height / frame.height,
+        scale_x=width / frame.width,
+    )

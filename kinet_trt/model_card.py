@@ -1,0 +1,307 @@
+"""ModelCard: what a compiled model says of itself, and the check that its bytes are the ones the card was written for.
+
+In an ONNX file the card is JSON in the metadata, beside its own sha256. It is read here without the ``onnx`` package,
+by walking the outermost level of the protobuf, and the model's hash is checked before any native parser sees the bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from kinet_trt.detections import CLASSES
+from kinet_trt.errors import CardError
+
+VERSION = 1
+CARD_KEY = "kinet_trt.card"
+CARD_HASH_KEY = "kinet_trt.card.sha256"
+NOTICE = "For Research Use Only. Not for use in diagnostic procedures."
+
+_METADATA_FIELD = 14  # ModelProto.metadata_props
+_LARGEST_SIDE = 1 << 16
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What must be known to count with a model.
+
+    Attributes
+    ----------
+    name
+        Of the model.
+    classes
+        Nucleus classes in the order of the maps.
+    mpp
+        Scale at which it was trained, um/px.
+    mean, std
+        Normalisation ``(pixel / 255 - mean) / std`` by channel; it is done inside the graph.
+    colour_order
+        Of the input's channels: ``"RGB"``.
+    multiple
+        Height and width are multiples of this many px.
+    tile, halo
+        Core of a tile and the px about it that must be seen with it. The halo is at least the network's reach plus the
+        NMS radius, so that tiled detections equal whole ones.
+    threshold
+        Least height of a peak, chosen on validation fields.
+    nms_radius
+        Half the NMS window, px.
+    precision
+        What the file computes in, ``"fp32"``, ``"fp16"`` or ``"int8"``.
+    weights_precision
+        What its weights are stored in.
+    roi
+        Whether it also gives the tumour-region map.
+    runtime, runtime_version, gpu
+        Of a compiled engine; empty for an ONNX file, which any runtime compiles.
+    weights_sha256, calibration_sha256, model_sha256
+        Of the weights, of the calibration images and of the model (ONNX: without its metadata; engine: whole).
+    network
+        Architecture, width and activation, in words.
+    data, licence
+        What it was trained on and under what terms it may be used.
+    parity
+        What export measured against PyTorch.
+    metrics
+        Validation figures at the threshold.
+    notice
+        What it is for.
+    version
+        Of the card's layout.
+    """
+
+    name: str
+    mpp: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    threshold: float
+    classes: tuple[str, ...] = CLASSES
+    colour_order: str = "RGB"
+    multiple: int = 16
+    tile: int = 1024
+    halo: int = 144
+    nms_radius: int = 5
+    precision: str = "fp32"
+    weights_precision: str = "fp32"
+    roi: bool = False
+    runtime: str = ""
+    runtime_version: str = ""
+    gpu: str = ""
+    weights_sha256: str = ""
+    calibration_sha256: str = ""
+    model_sha256: str = ""
+    network: str = ""
+    data: str = ""
+    licence: str = ""
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    notice: str = NOTICE
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        _expect(bool(self.classes) and len(set(self.classes)) == len(self.classes), "classes", "distinct names", self)
+        _expect(all(isinstance(name, str) and name for name in self.classes), "classes", "distinct names", self)
+        _expect(_number(self.mpp) and 0.01 <= self.mpp <= 100, "mpp", "um/px from 0.01 to 100", self)
+        _expect(len(self.mean) == 3 and all(map(_number, self.mean)), "mean", "three numbers", self)
+        _expect(
+            len(self.std) == 3 and all(_number(s) and s > 0 for s in self.std), "std", "three positive numbers", self
+        )
+        _expect(_number(self.threshold), "threshold", "a finite number", self)
+        _expect(self.colour_order == "RGB", "colour_order", "'RGB'", self)
+        _expect(_size(self.multiple), "multiple", "a positive number of px", self)
+        for name in ("tile", "halo"):
+            value = getattr(self, name)
+            aligned = _size(value) and value % self.multiple == 0
+            _expect(aligned, name, f"a positive multiple of {self.multiple} px", self)
+        _expect(_size(self.nms_radius) and self.nms_radius <= 64, "nms_radius", "1 to 64 px", self)
+        for name in ("name", "precision", "model_sha256", "network", "data", "licence", "notice"):
+            _expect(isinstance(getattr(self, name), str), name, "text", self)
+
+    def to_json(self) -> str:
+        """Return the card as JSON, keys sorted."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelCard:
+        """Read and validate a card.
+
+        Raises
+        ------
+        CardError
+            If it is of a newer version, incomplete, or holds a value that makes no sense.
+        """
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise CardError(f"the model card is damaged ({error}): export the model again") from None
+        version = raw.get("version") if isinstance(raw, dict) else None
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise CardError(f"the model card is damaged: expected a version number, found {version!r}")
+        if version > VERSION:
+            raise CardError(
+                f"the model card is of version {version}, this kinet-trt reads up to version {VERSION}: "
+                "upgrade kinet-trt"
+            )
+        known = {f.name for f in fields(cls)}
+        for name in ("classes", "mean", "std"):
+            if isinstance(raw.get(name), list):
+                raw[name] = tuple(raw[name])
+        try:
+            return cls(**{name: value for name, value in raw.items() if name in known})
+        except TypeError as error:
+            raise CardError(f"the model card is incomplete or damaged ({error}): export the model again") from None
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_SIDE
+
+
+def _expect(holds: bool, name: str, expected: str, card: ModelCard) -> None:
+    if not holds:
+        raise CardError(f"the model card's {name}: expected {expected}, found {getattr(card, name)!r}")
+
+
+# --- the card inside an ONNX file -------------------------------------------------------------------------------------
+
+
+def onnx_hash(model: bytes) -> str:
+    """Return the sha256 of a serialised ONNX model without its metadata, in hexadecimal.
+
+    Raises
+    ------
+    CardError
+        If the bytes are not a protobuf message.
+    """
+    digest = hashlib.sha256()
+    for number, start, _, end in _walk(model):
+        if number != _METADATA_FIELD:
+            digest.update(model[start:end])
+    return digest.hexdigest()
+
+
+def with_card(model: bytes, card: ModelCard) -> bytes:
+    """Return a serialised ONNX model that carries this card instead of the one it may have had."""
+    text = card.to_json()
+    entries = {CARD_KEY: text, CARD_HASH_KEY: hashlib.sha256(text.encode()).hexdigest()}
+    kept = []
+    for number, start, value, end in _walk(model):
+        if number != _METADATA_FIELD or _entry(model[value:end])[0] not in entries:
+            kept.append(model[start:end])
+    return b"".join(kept) + b"".join(
+        _field(14, _field(1, k.encode()) + _field(2, v.encode())) for k, v in entries.items()
+    )
+
+
+def read_onnx_card(model: bytes) -> ModelCard:
+    """Read the card of a serialised ONNX model and check that model and card are whole.
+
+    Raises
+    ------
+    CardError
+        If there is no card, if it is damaged or newer than this version, or if the model's bytes are not those it
+        was written for.
+    """
+    found = dict(_entry(model[value:end]) for number, _, value, end in _walk(model) if number == _METADATA_FIELD)
+    if CARD_KEY not in found:
+        raise CardError(
+            "no model card: expected an ONNX file that `kinet-trt export` wrote. Without a card nothing is known of "
+            "its um/px, classes or threshold: export it again from its checkpoint"
+        )
+    text = found[CARD_KEY]
+    if hashlib.sha256(text.encode()).hexdigest() != found.get(CARD_HASH_KEY):
+        raise CardError("the model card is damaged: its checksum does not fit. Copy or export the model again")
+    card = ModelCard.from_json(text)
+    actual = onnx_hash(model)
+    if actual != card.model_sha256:
+        raise CardError(
+            f"the model is damaged: its card was written for sha256 {card.model_sha256[:12] or 'none'}, the file has "
+            f"{actual[:12]}. Copy or export it again"
+        )
+    return card
+
+
+def read_card(path: Path) -> tuple[ModelCard, bytes]:
+    """Read an ONNX file: its checked card, and its bytes.
+
+    Raises
+    ------
+    CardError
+        As :func:`read_onnx_card`, or if the file cannot be read.
+    """
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise CardError(f"{path}: the model cannot be read: {error.strerror or error}") from error
+    try:
+        return read_onnx_card(model), model
+    except CardError as error:
+        raise CardError(f"{path}: {error}") from None
+
+
+def _walk(message: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (field number, start, start of its value, end) of each field of a protobuf message.
+
+    The wire format: https://protobuf.dev/programming-guides/encoding
+    """
+    position = 0
+    while position < len(message):
+        start = position
+        tag, position = _varint(message, position)
+        number, wire = tag >> 3, tag & 7
+        if wire == 2:
+            length, position = _varint(message, position)
+            end = position + length
+        elif wire == 0:
+            _, end = _varint(message, position)
+        elif wire in (1, 5):
+            end = position + (8 if wire == 1 else 4)
+        else:
+            raise CardError("not an ONNX file, or a damaged one: copy or export it again")
+        if end > len(message) or number == 0:
+            raise CardError("not an ONNX file, or one that is cut short: copy or export it again")
+        yield number, start, position, end
+        position = end
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            break
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise CardError("not an ONNX file, or a damaged one: copy or export it again")
+
+
+def _entry(message: bytes) -> tuple[str, str]:
+    """Return key and value of a StringStringEntryProto."""
+    parts = {number: message[value:end] for number, _, value, end in _walk(message)}
+    try:
+        return parts.get(1, b"").decode(), parts.get(2, b"").decode()
+    except UnicodeDecodeError:
+        raise CardError("the model's metadata is damaged: copy or export it again") from None
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """Return a length-delimited protobuf field."""
+    return _encode(number << 3 | 2) + _encode(len(value)) + value
+
+
+def _encode(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])

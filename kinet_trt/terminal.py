@@ -1,0 +1,101 @@
+"""What the command line shows: tables and progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from kinet_trt.ki67 import Bands, Ki67
+from kinet_trt.model_card import NOTICE
+
+if TYPE_CHECKING:
+    from kinet_trt.count import Counted
+    from kinet_trt.counter import Counter
+
+T = TypeVar("T")
+
+
+def _bar() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def track(items: Sequence[T], what: str) -> Iterator[T]:
+    """Yield the items; with more than one, a progress bar with the time left goes to standard error."""
+    if len(items) < 2:
+        yield from items
+        return
+    with _bar() as bar:
+        task = bar.add_task(what, total=len(items), note="")
+        for item in items:
+            bar.update(task, note=str(item))
+            yield item
+            bar.advance(task)
+
+
+@contextmanager
+def training_bar() -> Iterator[Callable[[Any], None]]:
+    """Give a function that shows a training run's progress: loss, and F1 where there was a validation."""
+    with _bar() as bar:
+        task = bar.add_task("Training", total=None, note="")
+        last = ""
+
+        def report(progress: Any) -> None:
+            nonlocal last
+            validation = progress.validation
+            if validation is not None:
+                last = ", ".join(f"{s} {d:.3f}/{c:.3f}" for s, (d, c) in validation.by_source.items())
+                bar.console.print(
+                    f"{progress.iteration}: loss {progress.loss:.4g}; threshold {validation.threshold:g}; "
+                    f"detection/classification F1 {last}",
+                    highlight=False,
+                )
+            bar.update(task, completed=progress.iteration, total=progress.iterations, note=f"loss {progress.loss:.4g}")
+
+        yield report
+
+
+def show_counted(counted: Sequence[Counted], counter: Counter, bands: Bands | None) -> None:
+    """Print a table of counted images, and what is to be said of their index together."""
+    engine = counter.engine
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("image", overflow="fold")
+    for name in ("um/px", *(name.replace("_", "-") for name in engine.card.classes), "Ki67 % (95%)"):
+        table.add_column(name, justify="right", no_wrap=True)
+    totals = dict.fromkeys(engine.card.classes, 0)
+    for one in counted:
+        counts = one.detections.counts()
+        totals = {name: totals[name] + n for name, n in counts.items()}
+        table.add_row(one.image.name, f"{one.mpp:.4g} ({one.mpp_source})", *_figures(counts))
+    if len(counted) > 1:
+        table.add_row("together", "", *_figures(totals))
+    console.print(table)
+    for sentence in Ki67.of(totals).sentences(bands):
+        console.print(sentence, soft_wrap=True)
+    how = f"{engine.card.name} on {engine.runtime}, {engine.precision}, threshold {counter.threshold}."
+    console.print(how, style="dim", soft_wrap=True)
+    console.print(NOTICE, soft_wrap=True)
+
+
+def _figures(counts: dict[str, int]) -> list[str]:
+    ki67 = Ki67.of(counts)
+    figures = [str(n) for n in counts.values()]
+    if ki67.index is None or ki67.interval is None:
+        return [*figures, "-"]
+    low, high = ki67.interval
+    return [*figures, f"{100 * ki67.index:.1f} ({100 * low:.1f} - {100 * high:.1f})"]

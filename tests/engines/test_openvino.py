@@ -1,0 +1,103 @@
+"""The CPU engine, on the shipped model."""
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kinet_trt import simulate
+from kinet_trt.counter import DEFAULT_MODEL
+from kinet_trt.engines import open_engine, openvino
+from kinet_trt.errors import EngineError
+from kinet_trt.model_card import read_card
+from kinet_trt.peaks.reference import find_peaks
+
+MODEL = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return open_engine(MODEL, "fp32")
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return simulate.field(9, 256, 192)[0]
+
+
+def test_maps_have_the_size_of_the_frame(engine, frame):
+    maps = engine.run(frame[None])
+    assert maps.shape == (1, 3, 192, 256)
+    assert maps.dtype == np.float32
+
+
+def test_a_batch_is_its_frames(engine, frame):
+    flipped = frame[::-1].copy()
+    alone = [engine.run(f[None])[0].copy() for f in (frame, flipped)]
+    both = engine.run(np.stack([frame, flipped]))
+    assert np.allclose(both, alone, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 64, 64, 3), np.float32),
+        np.zeros((64, 64, 3), np.uint8),
+        np.zeros((1, 60, 64, 3), np.uint8),
+        np.zeros((1, 64, 64, 1), np.uint8),
+        np.zeros((0, 64, 64, 3), np.uint8),
+    ],
+)
+def test_frames_that_do_not_fit_are_refused_before_anything_runs(engine, wrong):
+    with pytest.raises(EngineError, match="expected RGB"):
+        engine.run(wrong)
+
+
+def test_precisions_find_the_same_nuclei(engine, frame):
+    card = engine.card
+    expected = find_peaks(engine.run(frame[None])[0], card.threshold, card.nms_radius)
+    core = openvino.ov.Core()
+    for precision, capability in (("bf16", "BF16"), ("fp16", "FP16")):
+        if capability not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            continue
+        other = open_engine(MODEL, precision)
+        assert other.precision == precision
+        found = find_peaks(other.run(frame[None])[0], card.threshold, card.nms_radius)
+        assert abs(len(found) - len(expected)) <= 2
+
+
+def test_auto_is_bf16_only_with_amx(monkeypatch):
+    monkeypatch.setattr(openvino, "_has_amx", lambda: False)
+    assert open_engine(MODEL).precision == "fp32"
+
+
+def test_a_wrong_bf16_falls_back_to_fp32_and_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(openvino, "_has_amx", lambda: True)
+    monkeypatch.setattr(openvino, "LARGEST_ERROR", 0.0)
+    assert open_engine(MODEL).precision == "fp32"
+    if "BF16" in openvino.ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert "BF16 is wrong" in caplog.text
+
+
+def test_a_precision_that_the_cpu_lacks_is_refused(monkeypatch):
+    card, model = read_card(MODEL)
+    monkeypatch.setattr(openvino.ov.Core, "get_property", lambda *_: ["FP32"])
+    with pytest.raises(EngineError, match="offers FP32"):
+        openvino.OpenVinoEngine(card, model, "bf16")
+
+
+def test_unknown_words_are_refused():
+    for arguments in (("fp64",), ("fp32", 0)):
+        with pytest.raises(EngineError, match="expected"):
+            open_engine(MODEL, *arguments)
+    with pytest.raises(EngineError, match=r"\.onnx"):
+        open_engine(Path("model.pt"))
+
+
+def test_compiled_models_can_be_kept(tmp_path, frame):
+    card, model = read_card(MODEL)
+    first = openvino.OpenVinoEngine(card, model, "fp32", cache=tmp_path).run(frame[None]).copy()
+    assert any(tmp_path.iterdir())
+    again = openvino.OpenVinoEngine(card, model, "fp32", cache=tmp_path).run(frame[None])
+    assert np.array_equal(first, again)

@@ -1,0 +1,376 @@
+"""Export: the graph is what was promised, and gives what PyTorch gives."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+ov = pytest.importorskip("openvino")
+
+from kinet_trt.calibration.agreement import Agreement  # noqa: E402
+from kinet_trt.export import onnx as exporter  # noqa: E402
+from kinet_trt.export.checkpoint import Checkpoint, Traits  # noqa: E402
+from kinet_trt.export.models import NetworkConfig, build  # noqa: E402
+from torch import nn  # noqa: E402
+
+from kinet_trt.engines.openvino import OpenVinoEngine  # noqa: E402
+from kinet_trt.errors import KinetError  # noqa: E402
+from kinet_trt.model_card import ModelCard, onnx_hash, read_onnx_card  # noqa: E402
+from kinet_trt.simulate import field  # noqa: E402
+
+torch.set_num_threads(1)
+ARCHITECTURES = ("release", "paper")
+TRAITS = Traits(
+    mean=(0.7, 0.6, 0.65), std=(0.2, 0.25, 0.15), threshold=0.3, nms_radius=4, data="simulated", metrics={"figure": 0.5}
+)
+Make = Callable[..., tuple[bytes, ModelCard]]
+
+
+def checkpoint_of(architecture: str, **options: Any) -> Checkpoint:
+    """Random weights, and batch norms whose folding shows."""
+    torch.manual_seed(1)
+    net = build(NetworkConfig(architecture, 4, **options)).eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+    return Checkpoint(net, TRAITS)
+
+
+class Workbench:
+    """One architecture, traced once; the variants are made of that graph, since tracing takes most of the time."""
+
+    def __init__(self, architecture: str) -> None:
+        self.architecture = architecture
+        self.checkpoint = checkpoint_of(architecture)
+        self.patch = pytest.MonkeyPatch()
+        self.reach = exporter.reach(self.checkpoint.network)
+        self.patch.setattr(exporter, "reach", lambda _: self.reach)
+        self.made: dict[tuple[str, bool], tuple[bytes, ModelCard]] = {}
+        self.graph: Any = None
+        simplified, traced = exporter._simplified, exporter._traced
+
+        def once(deployed: Any) -> Any:
+            if self.graph is None:
+                self.graph = simplified(traced(deployed))
+            return copy.deepcopy(self.graph)
+
+        self.patch.setattr(exporter, "_traced", once)
+        self.patch.setattr(exporter, "_simplified", lambda graph: graph)
+
+    def make(self, precision: str = "fp32", half_weights: bool = False) -> tuple[bytes, ModelCard]:
+        key = precision, half_weights
+        if key not in self.made:
+            own = Checkpoint(copy.deepcopy(self.checkpoint.network), TRAITS)
+            self.made[key] = exporter.export(own, "tiny", precision, half_weights, roi=True)
+        return self.made[key]
+
+    def expected(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        net = self.checkpoint.network
+        image = (frames.astype(np.float32) / 255 - np.float32(TRAITS.mean)) / np.float32(TRAITS.std)
+        with torch.inference_mode():
+            maps, logits = net(torch.from_numpy(image.transpose(0, 3, 1, 2)), roi=True)
+            return maps.numpy(), net.tumor_probability(logits).numpy()
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def bench(request: pytest.FixtureRequest) -> Iterator[Workbench]:
+    workbench = Workbench(request.param)
+    yield workbench
+    workbench.patch.undo()
+
+
+def frames(n: int, height: int, width: int, seed: int = 3) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (n, height, width, 3), np.uint8)
+
+
+def run(model: bytes, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    """Run all outputs in FP32 on the CPU."""
+    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = ov.Core().compile_model(model, "CPU", config)
+    found = compiled.create_infer_request().infer({0: pixels})
+    return [np.array(found[i]) for i in range(len(compiled.outputs))]
+
+
+def nodes(model: bytes) -> list[Any]:
+    return list(onnx.load_from_string(model).graph.node)
+
+
+def attributes(node: Any) -> dict[str, Any]:
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def test_graph_is_opset_18_folded_and_without_gaps_in_upsampling(bench: Workbench) -> None:
+    graph = onnx.load_from_string(bench.make()[0])
+    assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 18)]
+    kinds = [node.op_type for node in graph.graph.node]
+    assert "BatchNormalization" not in kinds
+    assert "Dropout" not in kinds
+    assert not graph.functions
+    upsamplers = [attributes(node) for node in graph.graph.node if node.op_type == "ConvTranspose"]
+    assert len(upsamplers) == (12 if bench.architecture == "release" else 11)
+    for a in upsamplers:
+        assert all(s <= k for s, k in zip(a["strides"], a["kernel_shape"], strict=True)), a
+    assert all(attributes(node).get("group", 1) == 1 for node in graph.graph.node if node.op_type == "Conv")
+
+
+def test_inputs_and_outputs_are_named_and_free_in_batch_and_size(bench: Workbench) -> None:
+    graph = onnx.load_from_string(bench.make()[0]).graph
+    (frame,) = graph.input
+    assert (frame.name, frame.type.tensor_type.elem_type) == ("frame", onnx.TensorProto.UINT8)
+    shape = frame.type.tensor_type.shape.dim
+    assert shape[3].dim_value == 3
+    assert not any(shape[i].dim_value for i in range(3))
+    assert [value.name for value in graph.output] == ["maps", "roi"]
+    assert all(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for value in graph.output)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 96), (2, 112, 48), (3, 32, 32), (1, 80, 240)])
+def test_every_size_and_batch_gives_what_pytorch_gives(bench: Workbench, shape: tuple[int, int, int]) -> None:
+    pixels = frames(*shape)
+    maps, roi = run(bench.make()[0], pixels)
+    expected, region = bench.expected(pixels)
+    assert maps.shape == (shape[0], 3, *shape[1:])
+    assert roi.shape == (shape[0], 1, *shape[1:])
+    assert np.abs(maps - expected).max() < 1e-4
+    assert np.abs(roi - region).max() < 1e-4
+    assert roi.min() >= 0
+    assert roi.max() <= 1
+    assert roi.std() > 0
+
+
+def test_the_engine_opens_it_and_agrees(bench: Workbench, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(bench.make()[0])
+    engine = OpenVinoEngine(path, "fp32", threads=1)
+    pixels = frames(2, 64, 48)
+    assert np.abs(engine.run(pixels) - bench.expected(pixels)[0]).max() < 1e-4
+    assert engine.card == bench.make()[1]
+
+
+def test_the_card_is_whole_and_true(bench: Workbench) -> None:
+    model, card = bench.make()
+    assert read_onnx_card(model) == card
+    assert card.model_sha256 == onnx_hash(model)
+    assert (card.mean, card.std, card.threshold, card.nms_radius) == (TRAITS.mean, TRAITS.std, 0.3, 4)
+    assert (card.precision, card.weights_precision, card.roi, card.multiple) == ("fp32", "fp32", True, 16)
+    assert card.halo >= bench.reach + TRAITS.nms_radius
+    assert card.halo - 16 < bench.reach + TRAITS.nms_radius
+    assert card.network == f"{bench.architecture}, width 4, elu"
+    assert card.metrics == {"figure": 0.5}
+    assert "research use only" in card.licence.lower()
+    assert len(card.weights_sha256) == 64
+
+
+def test_a_changed_byte_of_the_weights_is_noticed(bench: Workbench) -> None:
+    model = bytearray(bench.make()[0])
+    model[len(model) // 2] ^= 1
+    with pytest.raises(KinetError, match="damaged"):
+        read_onnx_card(bytes(model))
+
+
+def test_half_weights_are_half_the_size_and_nearly_the_same_maps(bench: Workbench) -> None:
+    (whole, _), (half, card) = bench.make(), bench.make("fp32", half_weights=True)
+    assert read_onnx_card(half) == card
+    assert (card.precision, card.weights_precision) == ("fp32", "fp16")
+    stored = [t.data_type for t in onnx.load_from_string(half).graph.initializer if len(t.dims) == 4]
+    assert stored
+    assert set(stored) == {onnx.TensorProto.FLOAT16}
+    weights = sum(4 * int(np.prod(t.dims)) for t in onnx.load_from_string(whole).graph.initializer)
+    assert len(half) < len(whole) - 0.4 * weights
+    pixels = frames(1, 64, 80)
+    maps, roi = run(half, pixels)
+    expected, region = bench.expected(pixels)
+    assert np.abs(maps - expected).max() < 0.01 * max(1.0, float(np.abs(expected).max()))
+    assert np.abs(roi - region).max() < 0.01
+
+
+def test_half_weights_are_folded_when_they_are_compiled(bench: Workbench) -> None:
+    compiled = ov.Core().compile_model(
+        bench.make("fp32", half_weights=True)[0], "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    plain = ov.Core().compile_model(bench.make()[0], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def conversions(model: Any) -> int:
+        return sum(op.get_rt_info()["layerType"].astype(str) == "Convert" for op in model.get_runtime_model().get_ops())
+
+    assert conversions(compiled) == conversions(plain)
+
+
+def test_fp16_is_valid_and_close(bench: Workbench) -> None:
+    model, card = bench.make("fp16")
+    graph = onnx.load_from_string(model)
+    onnx.checker.check_model(graph, full_check=True)
+    assert read_onnx_card(model) == card
+    assert (card.precision, card.weights_precision) == ("fp16", "fp16")
+    assert all(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for value in graph.graph.output)
+    pixels = frames(2, 64, 80)
+    maps, roi = run(model, pixels)
+    expected, region = bench.expected(pixels)
+    assert np.abs(maps - expected).max() < 0.02 * max(1.0, float(np.abs(expected).max()))
+    assert np.abs(roi - region).max() < 0.02
+
+
+def test_fp16_computes_in_half_in_a_runtime_that_takes_the_graph_at_its_word(bench: Workbench) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    session = runtime.InferenceSession(bench.make("fp16")[0], options, providers=["CPUExecutionProvider"])
+    pixels = frames(1, 48, 64)
+    maps, roi = session.run(None, {"frame": pixels})
+    expected, region = bench.expected(pixels)
+    assert maps.dtype == np.float32
+    error = float(np.abs(maps - expected).max())
+    assert 1e-5 < error < 0.05 * max(1.0, float(np.abs(expected).max()))
+    assert np.abs(roi - region).max() < 0.05
+
+
+def test_export_is_the_same_bytes_twice(bench: Workbench) -> None:
+    first = bench.make("fp32", half_weights=True)
+    bench.made.clear()
+    assert bench.make("fp32", half_weights=True) == first
+
+
+def test_export_leaves_the_checkpoint_as_it_was(bench: Workbench) -> None:
+    own = checkpoint_of(bench.architecture)
+    before = {name: value.clone() for name, value in own.network.state_dict().items()}
+    exporter.export(own, "tiny", "fp32", False, roi=True)
+    after = own.network.state_dict()
+    assert {name: value.shape for name, value in before.items()} == {name: value.shape for name, value in after.items()}
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_hash_of_the_weights_is_that_of_the_checkpoint(bench: Workbench) -> None:
+    digest = hashlib.sha256()
+    for name, value in sorted(bench.checkpoint.network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    assert bench.make()[1].weights_sha256 == digest.hexdigest()
+
+
+def test_a_weight_too_large_for_half_precision_is_one_error(bench: Workbench) -> None:
+    graph = copy.deepcopy(bench.graph) if bench.graph else onnx.load_from_string(bench.make()[0])
+    layer = next(node for node in graph.graph.node if node.op_type == "Conv")
+    tensor = next(t for t in graph.graph.initializer if t.name == layer.input[1])
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values.flat[0] = 1e6
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    for change in (exporter._store_in_half, exporter._compute_in_half):
+        with pytest.raises(KinetError, match=r"1e\+06 does not fit into half precision: export in fp32"):
+            change(copy.deepcopy(graph))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_weight_that_is_no_number_is_one_error(bad: float) -> None:
+    tensor = onnx.numpy_helper.from_array(np.array([1.0, bad], np.float32), "w")
+    with pytest.raises(KinetError, match="half precision"):
+        exporter._halved(tensor)
+
+
+def test_the_region_of_a_network_without_it_is_one_error() -> None:
+    with pytest.raises(KinetError, match="without the tumour-region branch"):
+        exporter.export(checkpoint_of("paper", roi=False), "tiny", "fp32", False, roi=True)
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16", "", "FP32"])
+def test_an_unknown_precision_is_one_error(precision: str) -> None:
+    with pytest.raises(KinetError, match="expected fp32 or fp16"):
+        exporter.export(checkpoint_of("paper"), "tiny", precision, False, roi=False)
+
+
+def test_normalisation_is_what_training_did() -> None:
+    from kinet_trt.export.training import normalise
+
+    class Echo(nn.Module):
+        def forward(self, image: Any, roi: bool) -> tuple[Any, None]:
+            return image, None
+
+    pixels = torch.from_numpy(frames(2, 8, 9))
+    (found,) = exporter.Deployed(Echo(), TRAITS, roi=False)(pixels)
+    torch.testing.assert_close(found, normalise(pixels, TRAITS), atol=1e-5, rtol=0)
+
+
+# --- parity -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fields() -> list[NDArray[np.uint8]]:
+    return [field(seed, 64, 96)[0] for seed in (1, 2)]
+
+
+def card_of(threshold: float = 0.3) -> ModelCard:
+    return ModelCard("tiny", TRAITS.mpp, TRAITS.mean, TRAITS.std, threshold, nms_radius=4, data="x")
+
+
+def pytorch_maps(own: Checkpoint, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        return exporter.Deployed(own.network, TRAITS, roi=False).eval()(torch.from_numpy(pixels[None]))[0][0].numpy()
+
+
+def test_parity_of_the_same_maps_is_perfect(fields: list[NDArray[np.uint8]]) -> None:
+    own = checkpoint_of("paper")
+    maps = [pytorch_maps(own, pixels) for pixels in fields]
+    low = float(np.quantile(maps[0].max(axis=0), 0.5))
+    measured = exporter.parity(own, card_of(low), maps, fields)
+    assert (measured.max_error, measured.images) == (0.0, 2)
+    assert measured.agreement.identical
+    assert measured.agreement.same > 0
+
+
+def test_parity_reports_the_largest_error_and_the_nuclei_that_moved(fields: list[NDArray[np.uint8]]) -> None:
+    own = checkpoint_of("paper")
+    maps = [pytorch_maps(own, pixels) for pixels in fields]
+    high = float(max(m.max() for m in maps)) + 1
+    changed = [maps[0], maps[1].copy()]
+    changed[1][2, 30, 40] = high + 1
+    measured = exporter.parity(own, card_of(high), changed, fields)
+    assert measured.max_error == pytest.approx(high + 1 - maps[1][2, 30, 40], rel=1e-5)
+    assert measured.agreement == Agreement(0, 0, 1)
+
+
+def test_parity_does_not_call_maps_without_numbers_equal(fields: list[NDArray[np.uint8]]) -> None:
+    own = checkpoint_of("paper")
+    maps = [np.full_like(pytorch_maps(own, pixels), np.nan) for pixels in fields]
+    assert exporter.parity(own, card_of(1e6), maps, fields).max_error != 0
+
+
+def test_parity_of_a_graph_is_recorded_in_its_card(bench: Workbench, fields: list[NDArray[np.uint8]]) -> None:
+    model, card = bench.make()
+    maps = [run(model, pixels[None])[0][0] for pixels in fields]
+    measured = exporter.parity(bench.checkpoint, card, maps, fields)
+    assert measured.max_error < 1e-4
+    noted, new = exporter.record_parity(model, card, measured)
+    assert read_onnx_card(noted) == new
+    assert new.model_sha256 == card.model_sha256
+    assert new.parity["images"] == 2
+    assert new.parity["max_error"] == pytest.approx(measured.max_error, rel=0.01)
+    assert new.parity["identical"] == measured.agreement.identical
+    assert new.parity["same"] == measured.agreement.same
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_export_without_the_region_has_one_output(architecture: str) -> None:
+    own = checkpoint_of(architecture)
+    model, card = exporter.export(own, "tiny", "fp32", False, roi=False)
+    assert [value.name for value in onnx.load_from_string(model).graph.output] == ["maps"]
+    assert not card.roi
+    pixels = frames(1, 48, 64)
+    assert (
+        np.abs(
+            run(model, pixels)[0]
+            - exporter.Deployed(own.network, TRAITS, False)(torch.from_numpy(pixels))[0].detach().numpy()
+        ).max()
+        < 1e-4
+    )

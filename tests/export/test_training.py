@@ -1,0 +1,386 @@
+"""Training: it learns, it resumes to the same weights, it says why it stopped, and it judges fairly."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch")
+
+from kinet_trt.export import checkpoint  # noqa: E402
+from kinet_trt.export.checkpoint import Traits  # noqa: E402
+from kinet_trt.export.models import NetworkConfig, build  # noqa: E402
+from kinet_trt.export.training import (  # noqa: E402
+    BEST,
+    PAPER,
+    RECIPES,
+    THRESHOLDS,
+    Progress,
+    Recipe,
+    normalise,
+    predict,
+    source_weights,
+    split,
+    train,
+    validate,
+)
+from torch import Tensor, nn  # noqa: E402
+
+from kinet_trt.errors import KinetError  # noqa: E402
+from kinet_trt.fields import LabelledField  # noqa: E402
+from kinet_trt.simulate import field as simulated_field  # noqa: E402
+
+torch.set_num_threads(1)
+CONFIG = NetworkConfig("paper", 4)
+TINY = replace(BEST, iterations=6, every=3, batch=2, crops=replace(BEST.crops, size=64, simulated=0.0))
+
+
+def simulated(seed: int = 1, width: int = 200, height: int = 160, **options: Any) -> LabelledField:
+    pixels, truth = simulated_field(seed, width, height)
+    return replace(LabelledField.simulated(pixels, truth.x, truth.y, truth.cls), **options)
+
+
+def blank(n: int = 3, source: str = "a", width: int = 200, **options: Any) -> LabelledField:
+    """A white field with n nuclei in a row."""
+    x = np.linspace(10, width - 10, n).astype(np.float32)
+    cls = (np.arange(n) % 3).astype(np.uint8)
+    pixels = np.full((64, width, 3), 250, np.uint8)
+    return LabelledField(
+        Path(source), x, np.full(n, 32, np.float32), cls, source=source, _cache={"pixels": pixels}, **options
+    )
+
+
+def run(fields: list[LabelledField], out: Path, recipe: Recipe = TINY, **options: Any) -> list[Progress]:
+    seen: list[Progress] = []
+    train(fields, out, options.pop("config", CONFIG), recipe, workers=0, report=seen.append, **options)
+    return seen
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    return dict(checkpoint.load(path).network.state_dict())
+
+
+class Stop(Exception):  # noqa: N818
+    pass
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_goes_down_on_one_field(tmp_path: Path) -> None:
+    crops = replace(TINY.crops, stain=False, scale=1.0, empty=0.0)
+    recipe = replace(TINY, iterations=50, every=50, batch=4, lr=0.02, crops=crops)
+    losses = [p.loss for p in run([simulated()], tmp_path / "k.pt", recipe)]
+    assert len(losses) == 50
+    assert np.mean(losses[-8:]) < 0.75 * np.mean(losses[:8])
+
+
+@pytest.mark.parametrize("config", [CONFIG, NetworkConfig("release", 2), NetworkConfig("paper", 2, "relu", roi=False)])
+def test_a_run_leaves_a_checkpoint_the_newest_one_and_a_table(tmp_path: Path, config: NetworkConfig) -> None:
+    seen = run([simulated()], tmp_path / "k.pt", config=config, data="made up:")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["k.csv", "k.last.pt", "k.pt"]
+    assert [p.iteration for p in seen] == [1, 2, 3, 4, 5, 6]
+    assert [p.validation is not None for p in seen] == [False, False, True, False, False, True]
+    loaded = checkpoint.load(tmp_path / "k.pt")
+    assert loaded.network.config == config
+    assert loaded.traits.data == "made up: simulated (1 fields)"
+    best = max((p.validation for p in seen if p.validation), key=lambda v: v.figure)
+    assert loaded.traits.threshold == best.threshold
+    assert loaded.traits.metrics["figure"] == pytest.approx(best.figure, abs=1e-4)
+    with (tmp_path / "k.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["iteration"] for row in rows] == ["3", "6"]
+    assert float(rows[0]["figure"]) == pytest.approx(seen[2].validation.figure, abs=1e-4)
+
+
+def test_normalisation_is_that_of_the_training_fields(tmp_path: Path) -> None:
+    one = simulated()
+    run([one], tmp_path / "k.pt")
+    traits = checkpoint.load(tmp_path / "k.pt").traits
+    values = one.pixels().reshape(-1, 3) / 255
+    np.testing.assert_allclose(traits.mean, values.mean(axis=0), atol=0.03)
+    np.testing.assert_allclose(traits.std, values.std(axis=0), atol=0.03)
+    image = normalise(torch.from_numpy(one.pixels()[None].copy()), traits)
+    assert image.shape == (1, 3, 160, 200)
+    assert image.mean((0, 2, 3)).abs().max() < 0.2
+    expected = (one.pixels()[5, 7, 2] / 255 - traits.mean[2]) / traits.std[2]
+    assert image[0, 2, 5, 7].item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("recipe", [TINY, replace(TINY, optimizer="sgd", lr=1e-3, average=0.0)])
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, recipe: Recipe) -> None:
+    whole, cut = tmp_path / "whole.pt", tmp_path / "cut.pt"
+    run([simulated()], whole, recipe)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.iteration == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train([simulated()], cut, CONFIG, recipe, workers=0, report=interrupt)
+    seen = run([simulated()], cut, recipe)
+    assert [p.iteration for p in seen] == [4, 5, 6]
+    for name in ("{}.pt", "{}.last.pt"):
+        expected, found = (weights(tmp_path / name.format(stem)) for stem in ("whole", "cut"))
+        for key in expected:
+            torch.testing.assert_close(found[key], expected[key], atol=1e-6, rtol=0, msg=lambda m, k=key: f"{k}: {m}")
+    state, other = (checkpoint.load(tmp_path / f"{stem}.last.pt").resume["network"] for stem in ("whole", "cut"))
+    assert all(torch.allclose(state[key].float(), other[key].float(), atol=1e-6) for key in state)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Path) -> None:
+    for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
+        run([simulated()], tmp_path / f"{name}.pt", seed=seed)
+    a, b, c = (weights(tmp_path / f"{name}.last.pt") for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a["stem.0.weight"], c["stem.0.weight"])
+
+
+def test_workers_do_not_change_what_is_learnt(tmp_path: Path) -> None:
+    run([simulated()], tmp_path / "a.pt")
+    train([simulated()], tmp_path / "b.pt", CONFIG, TINY, workers=1)
+    a, b = weights(tmp_path / "a.last.pt"), weights(tmp_path / "b.last.pt")
+    assert all(torch.allclose(a[key].float(), b[key].float(), atol=1e-6) for key in a)
+
+
+def test_divergence_names_lambda_and_learning_rate(tmp_path: Path) -> None:
+    recipe = replace(TINY, optimizer="sgd", lr=1e9, mean_loss=False, iterations=20, every=20)
+    with pytest.raises(KinetError, match=r"diverged at iteration \d+.*lambda 5 and lr 1e\+09"):
+        run([simulated()], tmp_path / "k.pt", recipe)
+    assert not (tmp_path / "k.pt").exists()
+
+
+def test_a_diverged_run_can_be_repeated_with_a_lower_rate_as_its_message_says(tmp_path: Path) -> None:
+    recipe = replace(TINY, optimizer="sgd", lr=1e9, mean_loss=False, iterations=20, every=1)
+    with pytest.raises(KinetError, match="diverged"):
+        run([simulated()], tmp_path / "k.pt", recipe)
+    run([simulated()], tmp_path / "k.pt", replace(recipe, lr=1e-7, iterations=8))
+
+
+def test_a_run_without_gain_stops_after_its_patience(tmp_path: Path) -> None:
+    recipe = replace(TINY, optimizer="sgd", lr=0.0, iterations=40, every=2, patience=4, average=0.0, weight_decay=0.0)
+    blind = blank(0, "simulated")
+    seen = run([blind], tmp_path / "k.pt", recipe)
+    assert seen[-1].iteration == 6  # best at 2
+
+
+def test_going_on_with_another_network_is_one_error(tmp_path: Path) -> None:
+    run([simulated()], tmp_path / "k.pt")
+    with pytest.raises(KinetError, match=r"k\.last\.pt is of another network"):
+        run([simulated()], tmp_path / "k.pt", config=NetworkConfig("paper", 6))
+
+
+def test_going_on_with_another_optimizer_is_one_error(tmp_path: Path) -> None:
+    run([simulated()], tmp_path / "k.pt", replace(TINY, iterations=3))
+    with pytest.raises(KinetError, match=r"k\.last\.pt"):
+        run([simulated()], tmp_path / "k.pt", replace(TINY, optimizer="sgd", lr=1e-4))
+
+
+def test_going_on_from_a_checkpoint_that_cannot_resume_is_one_error(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "k.last.pt", build(CONFIG), Traits())
+    with pytest.raises(KinetError, match=r"k\.last\.pt"):
+        run([simulated()], tmp_path / "k.pt")
+
+
+def test_going_on_keeps_the_normalisation_that_the_weights_were_trained_with(tmp_path: Path) -> None:
+    run([simulated()], tmp_path / "k.pt", replace(TINY, iterations=3))
+    before = checkpoint.load(tmp_path / "k.last.pt").traits
+    dark = simulated()
+    dark = replace(dark, _cache={"pixels": dark.pixels() // 2})
+    try:
+        run([simulated(), dark], tmp_path / "k.pt", TINY)
+    except KinetError:
+        return  # to refuse is as good
+    after = checkpoint.load(tmp_path / "k.last.pt").traits
+    assert (after.mean, after.std) == (before.mean, before.std)
+
+
+def test_training_starts_from_a_given_network(tmp_path: Path) -> None:
+    start = build(CONFIG)
+    with torch.no_grad():
+        start.stem[0].weight.fill_(0.5)
+    run([simulated()], tmp_path / "k.pt", replace(TINY, lr=0.0), start=start)
+    assert weights(tmp_path / "k.pt")["stem.0.weight"].allclose(torch.tensor(0.5), atol=1e-3)
+
+
+def test_the_papers_recipe_is_the_papers() -> None:
+    assert RECIPES == {"paper": PAPER, "best": BEST}
+    assert (PAPER.lr, PAPER.momentum, PAPER.weight_decay, PAPER.optimizer) == (0.01, 0.9, 1e-6, "sgd")
+    assert (PAPER.iterations, PAPER.patience, PAPER.batch) == (100_000, 20_000, 4 * PAPER.crops.per_image)
+    assert (PAPER.lam, PAPER.eta, PAPER.eta_after, PAPER.gamma) == (5, 1e-6, 10_000, 25)
+    assert (PAPER.crops.alpha, PAPER.crops.distance, PAPER.floor, PAPER.mean_loss) == (3, 15, 0, False)
+
+
+# --- fields -----------------------------------------------------------------------------------------------------------
+
+
+def test_split_follows_the_fields_own_word() -> None:
+    fields = [blank(source="a", split="train"), blank(source="a", split="val"), blank(source="a")]
+    training, validating = split(fields)
+    assert validating == [fields[1]]
+    assert training == [fields[0], fields[2]]
+
+
+def test_split_cuts_the_right_fifth_off_a_source_of_one_field() -> None:
+    fields = [blank(source="a"), blank(source="a", split="val"), blank(21, source="lone")]
+    training, validating = split(fields)
+    left, right = training[1], validating[-1]
+    assert (left.source, right.source) == ("lone", "lone")
+    assert left.pixels().shape[1] == 160
+    assert right.pixels().shape[1] == 40
+    assert len(left.x) + len(right.x) == 21
+    assert left.x.max() < 159.5
+    assert right.x.min() >= -0.5
+    assert right.x.max() == fields[2].x.max() - 160
+
+
+def test_split_without_validation_fields_takes_every_fifth() -> None:
+    fields = [blank(source="a") for _ in range(11)]
+    training, validating = split(fields)
+    assert [next(i for i, f in enumerate(fields) if f is v) for v in validating] == [4, 9]
+    assert len(training) == 9
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
+def test_split_never_validates_on_a_training_field_where_there_are_several(n: int) -> None:
+    fields = [blank(source="a") for _ in range(n)]
+    training, validating = split(fields)
+    assert training
+    assert validating
+    assert not {id(f.pixels()) for f in training} & {id(f.pixels()) for f in validating}
+
+
+def test_split_of_one_field_uses_it_for_both_and_of_validation_fields_only_is_an_error() -> None:
+    one = blank()
+    training, validating = split([one])
+    assert training
+    assert validating
+    with pytest.raises(KinetError, match="every one is marked as a validation field"):
+        split([blank(split="val"), blank(split="val")])
+
+
+@pytest.mark.parametrize("width", [100, 150])
+def test_a_narrow_field_alone_in_its_source_can_still_be_validated(width: int) -> None:
+    _, validating = split([blank(source="a"), blank(source="b", width=width)])
+    validate(build(NetworkConfig("paper", 2)).eval(), Traits(), validating)
+
+
+def test_sources_count_by_the_root_of_their_nuclei_and_three_times_when_complete() -> None:
+    two = ("positive", "negative")
+    fields = [
+        blank(7, "full"),
+        blank(8, "full"),
+        blank(24, "some", labelled=two),
+        blank(24, "some", labelled=("positive",)),
+    ]
+    found = source_weights(fields, {"some": 2.0})
+    np.testing.assert_allclose(found, [3 * 4 / 2] * 2 + [2 * 7 / 2] * 2)
+    np.testing.assert_allclose(source_weights(fields[:2], {}), [6, 6])
+
+
+def test_a_factor_for_an_unknown_source_lists_the_known_ones() -> None:
+    with pytest.raises(KinetError, match=r"no source named \['nobody'\]; known: \['a', 'b'\]"):
+        source_weights([blank(source="b"), blank(source="a")], {"a": 1, "nobody": 2})
+
+
+# --- validation -------------------------------------------------------------------------------------------------------
+
+
+class Oracle(nn.Module):
+    """Gives the maps that are drawn into it, one picture after the other."""
+
+    def __init__(self, *pictures: NDArray[np.float32]) -> None:
+        super().__init__()
+        self.pictures = list(pictures)
+        self.anchor = nn.Parameter(torch.zeros(1))
+
+    def forward(self, image: Tensor, roi: bool = False) -> tuple[Tensor, None]:
+        maps = torch.zeros(1, 3, *image.shape[2:])
+        drawn = torch.from_numpy(self.pictures.pop(0))
+        maps[0, :, : drawn.shape[1], : drawn.shape[2]] = drawn
+        return maps, None
+
+
+def peaks(*nuclei: tuple[float, float, int, float], height: int = 64, width: int = 200) -> NDArray[np.float32]:
+    maps = np.zeros((3, height, width), np.float32)
+    for x, y, s, score in nuclei:
+        maps[s, round(y), round(x)] = score
+    return maps
+
+
+def truth_of(f: LabelledField, score: float = 0.6) -> list[tuple[float, float, int, float]]:
+    return [(x, y, s, score) for x, y, s in zip(f.x, f.y, f.cls, strict=True)]
+
+
+def judge(f: LabelledField, *extra: tuple[float, float, int, float], score: float = 0.6) -> Any:
+    return validate(Oracle(peaks(*truth_of(f, score), *extra)), Traits(), [f])
+
+
+def test_validation_finds_the_threshold_between_nuclei_and_noise() -> None:
+    found = judge(blank(6), (30, 10, 0, 0.32), (60, 5, 1, 0.35), (100, 60, 2, 0.2))
+    assert found.figure == 1
+    assert found.by_source == {"a": (1.0, 1.0)}
+    assert 0.35 < found.threshold <= 0.6
+    assert found.threshold in THRESHOLDS
+
+
+def test_validation_counts_misses_and_false_finds() -> None:
+    f = blank(6)
+    missed = validate(Oracle(peaks(*truth_of(f)[:3])), Traits(), [f])
+    assert missed.by_source["a"][0] == pytest.approx(2 * 3 / (3 + 6))
+    assert judge(f, (30, 5, 0, 0.7), (60, 60, 1, 0.7)).by_source["a"][0] == pytest.approx(2 * 6 / (8 + 6))
+
+
+def test_a_wrong_class_costs_classification_only() -> None:
+    f = blank(3)
+    wrong = [(x, y, 0, s) for x, y, _, s in truth_of(f)]
+    detection, classification = validate(Oracle(peaks(*wrong)), Traits(), [f]).by_source["a"]
+    assert detection == 1
+    assert classification == pytest.approx((2 * 1 / (3 + 1)) / 3)
+
+
+def test_finds_outside_the_counted_region_and_in_the_padding_do_not_count() -> None:
+    f = blank(6)
+    mask = np.ones((64, 200), bool)
+    mask[40:] = False
+    f = replace(f, counted=Path("m.png"), _cache={"pixels": f.pixels(), "mask": mask.view(np.uint8)})
+    assert judge(f, (30, 50, 0, 0.9), (60, 60, 1, 0.9)).figure == 1
+    padded = peaks(*truth_of(f), (204, 20, 0, 0.9), width=208)
+    assert validate(Oracle(padded), Traits(), [f]).figure == 1
+
+
+def test_finds_of_a_class_that_the_source_does_not_label_do_not_count() -> None:
+    f = blank(6)
+    two = f.cls < 2
+    f = replace(f, x=f.x[two], y=f.y[two], cls=f.cls[two], labelled=("positive", "negative"))
+    assert judge(f, (30, 5, 2, 0.9), (60, 60, 2, 0.9)).figure == 1
+
+
+def test_marks_of_a_class_that_the_source_does_not_label_do_not_count() -> None:
+    f = replace(blank(6), labelled=("positive", "negative"))
+    assert judge(f).figure == 1
+
+
+def test_the_figure_is_the_mean_over_sources_whatever_their_size() -> None:
+    good, bad = blank(9, "good"), blank(3, "bad")
+    found = validate(Oracle(*(peaks(*truth_of(good)), peaks())), Traits(), [good, bad])
+    assert found.by_source == {"bad": (0.0, 0.0), "good": (1.0, 1.0)}
+    assert found.figure == 0.5
+
+
+def test_prediction_pads_to_sixteen_and_leaves_training_state_alone() -> None:
+    net = build(CONFIG).eval()
+    maps = predict(net, Traits(), np.full((70, 90, 3), 200, np.uint8))
+    assert (maps.shape, maps.dtype) == ((3, 80, 96), np.float32)
+
+
+def test_pixels_that_may_not_be_written_are_no_cause_for_a_warning() -> None:
+    pixels = np.full((64, 96, 3), 200, np.uint8)
+    pixels.flags.writeable = False  # as Pillow gives them
+    assert predict(build(CONFIG).eval(), Traits(), pixels).shape == (3, 64, 96)

@@ -1,0 +1,306 @@
+"""The command line, in this process except where a process of its own is the point."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from kinet_trt import cli, simulate
+from kinet_trt.counter import DEFAULT_MODEL
+from kinet_trt.model_card import CARD_HASH_KEY, CARD_KEY, read_card, with_card
+
+MODEL = Path(cli.__file__).parent / "models" / DEFAULT_MODEL
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Give a function that runs the command line and returns exit status, standard output and standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["kinet-trt", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return stop.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def field():
+    return simulate.field(3, 320, 256)
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ok, data = cv2.imencode(path.suffix, pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+    assert ok
+    path.write_bytes(data.tobytes())
+    return path
+
+
+def test_count_writes_everything_it_is_asked_for(run, tmp_path, field):
+    pixels, truth = field
+    image = save(tmp_path / "in" / "a field.png", pixels)
+    code, out, err = run(
+        "count", image, "--json", tmp_path / "o.json", "--csv", tmp_path / "o.csv", "--geojson", tmp_path / "g",
+        "--overlay", tmp_path / "v",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "a field.png" in out
+    assert "Research Use Only" in out
+
+    document = json.loads((tmp_path / "o.json").read_text())
+    assert document["schema"] == 1
+    assert document["errors"] == []
+    assert document["model"]["name"] == "kinet-edge"
+    [one] = document["fields"]
+    assert set(one) == {
+        "image", "width", "height", "mpp", "mpp_source", "threshold", "precision", "counts", "ki67_index", "interval",
+        "detections",
+    }  # fmt: skip
+    assert (one["image"], one["width"], one["height"]) == (str(image), 320, 256)
+    assert (one["mpp"], one["mpp_source"]) == (0.34, "model")
+    counts, found = one["counts"], one["detections"]
+    assert set(counts) == {"positive", "negative", "non_tumor"}
+    assert abs(len(found) - len(truth)) < 0.15 * len(truth)
+    tumor = counts["positive"] + counts["negative"]
+    assert one["ki67_index"] == counts["positive"] / tumor
+    assert one["interval"][0] < one["ki67_index"] < one["interval"][1]
+    assert [d["y"] for d in found] == sorted(d["y"] for d in found)
+
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "o.csv").read_text())))
+    assert [(float(r["x"]), float(r["y"]), r["class"]) for r in rows] == [(d["x"], d["y"], d["class"]) for d in found]
+    assert {r["image"] for r in rows} == {str(image)}
+
+    features = json.loads((tmp_path / "g" / "a field.geojson").read_text())["features"]
+    assert [f["geometry"]["coordinates"] for f in features] == [[d["x"] + 0.5, d["y"] + 0.5] for d in found]
+    names = {"positive": "Positive", "negative": "Negative", "non_tumor": "Other"}
+    assert [f["properties"]["classification"]["name"] for f in features] == [names[d["class"]] for d in found]
+
+    overlay = cv2.imread(str(tmp_path / "v" / "a field_overlay.png"))
+    assert overlay.shape == (256, 320, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["g", "in", "o.csv", "o.json", "v"]
+
+
+def test_json_on_standard_output_is_alone_there(run, tmp_path, field):
+    image = save(tmp_path / "a.png", field[0])
+    code, out, _ = run("count", image, image, "--json", "-")
+    assert code == 0
+    assert len(json.loads(out)["fields"]) == 1
+
+
+def test_a_bad_file_costs_no_other_and_is_told_at_the_end(run, tmp_path, field):
+    folder = tmp_path / "in"
+    good = save(folder / "good.png", field[0])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.png").write_text("this is not a picture")
+    (folder / "cut.png").write_bytes(good.read_bytes()[:-2000])
+    save(folder / "one.png", field[0][:1, :1])
+    save(folder / "strip.png", np.full((20, 30_000, 3), 240, np.uint8))
+    save(folder / "good_counted.png", field[0])
+    code, out, err = run("count", folder, "--json", tmp_path / "o.json")
+    assert code == 1
+    assert "good.png" in out
+    document = json.loads((tmp_path / "o.json").read_text())
+    assert [Path(f["image"]).name for f in document["fields"]] == ["good.png"]
+    bad = {Path(e["image"]).name: e["message"] for e in document["errors"]}
+    assert sorted(bad) == ["cut.png", "empty.png", "one.png", "strip.png", "text.png"]
+    assert len(err.strip().splitlines()) == len(bad)
+    for name, message in bad.items():
+        assert name in err
+        assert message in err
+
+
+@pytest.mark.parametrize("colour", [0, 128, 240, 255])
+def test_an_empty_field_counts_nothing_and_has_no_index(run, tmp_path, colour):
+    image = save(tmp_path / "a.png", np.full((200, 200, 3), colour, np.uint8))
+    code, out, _ = run("count", image, "--json", "-")
+    [one] = json.loads(out)["fields"]
+    assert code == 0
+    assert one["detections"] == []
+    assert one["ki67_index"] is None
+    assert one["interval"] is None
+
+
+def test_um_per_px_comes_from_the_option_then_the_file_then_the_model(run, tmp_path, field):
+    from PIL import Image
+
+    path = tmp_path / "a.tif"
+    Image.fromarray(field[0]).save(path, dpi=(25400 / 0.25, 25400 / 0.25))
+    _, out, _ = run("count", path, "--json", "-")
+    [one] = json.loads(out)["fields"]
+    assert one["mpp_source"] == "file"
+    assert one["mpp"] == pytest.approx(0.25, rel=1e-3)
+    _, out, _ = run("count", path, "--mpp", 0.4, "--json", "-")
+    assert json.loads(out)["fields"][0]["mpp"] == 0.4
+    assert json.loads(out)["fields"][0]["mpp_source"] == "option"
+
+
+def test_the_same_field_at_another_scale_gives_about_the_same_nuclei(run, tmp_path):
+    counts = []
+    for mpp in (0.34, 0.25, 0.5):
+        pixels, _ = simulate.Slide(5, mpp=mpp).region(0, 0, round(400 * 0.34 / mpp), round(400 * 0.34 / mpp))
+        image = save(tmp_path / f"{mpp}.png", pixels)
+        _, out, _ = run("count", image, "--mpp", mpp, "--json", "-")
+        counts.append(len(json.loads(out)["fields"][0]["detections"]))
+    assert max(counts) < 1.15 * min(counts)
+
+
+def test_sixteen_bit_grey_and_transparent_files_are_read(run, tmp_path, field, caplog):
+    pixels = field[0]
+    save(tmp_path / "deep.tif", pixels.astype(np.uint16) * 257)
+    save(tmp_path / "plain.png", pixels)
+    rgba = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+    cv2.imwrite(str(tmp_path / "alpha.png"), cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
+    save(tmp_path / "grey.png", pixels[..., 1])
+    code, out, _ = run("count", tmp_path, "--json", "-")
+    found = {Path(f["image"]).stem: f["detections"] for f in json.loads(out)["fields"]}
+    assert code == 0
+    assert found["deep"] == found["plain"] == found["alpha"]
+    assert found["grey"] == []
+    assert "grey" in caplog.text
+
+
+def test_derived_names_are_not_overwritten_without_force(run, tmp_path, field):
+    image = save(tmp_path / "a.png", field[0])
+    assert run("count", image, "--geojson", tmp_path)[0] == 0
+    before = (tmp_path / "a.geojson").read_bytes()
+    code, _, err = run("count", image, "--geojson", tmp_path, "--threshold", 0.9)
+    assert code == 1
+    assert "--force" in err
+    assert (tmp_path / "a.geojson").read_bytes() == before
+    assert run("count", image, "--geojson", tmp_path, "--threshold", 0.9, "--force")[0] == 0
+    assert (tmp_path / "a.geojson").read_bytes() != before
+
+
+def test_images_of_one_stem_get_files_of_their_own(run, tmp_path, field):
+    save(tmp_path / "a" / "x.png", field[0])
+    save(tmp_path / "a" / "x.tif", field[0])
+    save(tmp_path / "b" / "x.png", field[0])
+    assert run("count", tmp_path / "a", tmp_path / "b", "--geojson", tmp_path / "g")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "g").iterdir()) == ["x.png-2.geojson", "x.png.geojson", "x.tif.geojson"]
+
+
+def test_globs_are_expanded_here_because_windows_does_not(run, tmp_path, field):
+    save(tmp_path / "a1.png", field[0])
+    save(tmp_path / "a2.png", field[0])
+    save(tmp_path / "b.png", field[0])
+    _, out, _ = run("count", tmp_path / "a*.png", "--json", "-")
+    assert [Path(f["image"]).name for f in json.loads(out)["fields"]] == ["a1.png", "a2.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["count", "missing.png"], 1),
+        (["count", "nothing*.png"], 1),
+        (["count", "."], 1),
+        (["count", "--json", "-", "--csv", "-", "x.png"], 2),
+        (["count", "x.png", "--mpp", "-3"], 2),
+        (["count", "x.png", "--mpp", "nan"], 2),
+        (["count", "x.png", "--bands", "g7"], 2),
+        (["count", "x.png", "--threshold", "high"], 1),
+        (["count", "x.png", "--threshold", "relative:7"], 1),
+        (["count", "x.png", "--precision", "fp64"], 1),
+        (["count"], 2),
+        (["count", "x.png", "-m", "missing.onnx"], 1),
+        (["count", "x.png", "-m", "model.pt"], 1),
+        (["export", "missing.pt", "-o", "x.onnx"], 1),
+        (["train", "nowhere", "-o", "x.pt"], 1),
+    ],
+)
+def test_mistakes_get_one_message_and_leave_nothing(run, tmp_path, monkeypatch, arguments, code):
+    monkeypatch.chdir(tmp_path)
+    found, out, err = run(*arguments)
+    assert found == code
+    assert err.strip()
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_that_are_not_whole_are_refused(run, tmp_path, field):
+    image = save(tmp_path / "a.png", field[0])
+    card, model = read_card(MODEL)
+    rng = np.random.default_rng(0)
+    cases = {
+        "cut": model[: len(model) // 2],
+        "empty": b"",
+        "text": b"not a model at all",
+        "no-card": model.replace(CARD_KEY.encode(), b"x" * len(CARD_KEY)),
+        "no-hash": model.replace(CARD_HASH_KEY.encode(), b"x" * len(CARD_HASH_KEY)),
+        "threshold": with_card(model, replace(card, threshold=0.9)).replace(b'"threshold": 0.9', b'"threshold": 0.1'),
+    }
+    for position in rng.integers(0, len(model), 20):
+        flipped = bytearray(model)
+        flipped[position] ^= 1 << int(rng.integers(8))
+        cases[f"flip-{position}"] = bytes(flipped)
+    for name, content in cases.items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(content)
+        code, out, err = run("count", image, "-m", path, "--json", tmp_path / "o.json")
+        assert code == 1, name
+        assert out == "", name
+        assert len(err.strip().splitlines()) == 1, name
+        assert not (tmp_path / "o.json").exists(), name
+
+
+def test_a_newer_card_is_told_apart_from_a_damaged_one(run, tmp_path, field):
+    import hashlib
+
+    card, model = read_card(MODEL)
+    text = card.to_json()
+    newer = text.replace('"version": 1', '"version": 2')
+    model = model.replace(text.encode(), newer.encode())
+    old, new = (hashlib.sha256(t.encode()).hexdigest().encode() for t in (text, newer))
+    path = tmp_path / "newer.onnx"
+    path.write_bytes(model.replace(old, new))
+    code, _, err = run("count", save(tmp_path / "a.png", field[0]), "-m", path)
+    assert code == 1
+    assert "version 2" in err
+    assert "upgrade" in err
+
+
+def test_the_demo_tells_how_far_off_it_is(run, tmp_path):
+    code, out, _ = run("demo", "--out", tmp_path)
+    assert code == 0
+    assert "truth" in out
+    assert "detection F1" in out
+    assert "Research Use Only" in out
+    assert {p.name for p in tmp_path.iterdir()} >= {"simulated.png", "simulated_overlay.png"}
+
+
+def test_help_is_quick_and_needs_nothing_heavy():
+    listing = "import sys, kinet_trt.cli; print(*sorted(m for m in sys.modules if '.' not in m))"
+    loaded = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"cv2", "numpy", "openvino", "torch", "onnx", "PIL"} & set(loaded)
+    fastest = min(_seconds([sys.executable, "-m", "kinet_trt", "--help"]) for _ in range(3))
+    assert fastest < 0.5
+
+
+def _seconds(command):
+    start = time.perf_counter()
+    subprocess.run(command, capture_output=True, check=True)
+    return time.perf_counter() - start
+
+
+def test_counting_needs_neither_torch_nor_onnx_nor_scipy(tmp_path, field):
+    image = save(tmp_path / "a.png", field[0])
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'scipy', 'skimage'): sys.modules[name] = None\n"
+        f"sys.argv = ['kinet-trt', 'count', {str(image)!r}, '--json', '-']\n"
+        "from kinet_trt.cli import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["fields"]

@@ -1,0 +1,121 @@
+"""The counter: whole frames, tiles, scales, threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kinet_trt import Counter, Frame, ImageError, KinetError, Threshold, read_image, simulate
+from kinet_trt.fields import read_fields
+from kinet_trt.metrics import match
+
+
+@pytest.fixture(scope="module")
+def counter():
+    return Counter(precision="fp32", threads=2)
+
+
+def tiled(counter, tile):
+    """Give a counter over the same engine that cuts images into small tiles."""
+    small = object.__new__(Counter)
+    small.threshold = counter.threshold
+    small.engine = object.__new__(type(counter.engine))
+    small.engine.__dict__.update(counter.engine.__dict__)
+    small.engine.card = replace(counter.engine.card, tile=tile)
+    return small
+
+
+def same(a, b):
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("x", "y", "cls"))
+
+
+def test_a_simulated_field_is_counted_well(counter):
+    pixels, truth = simulate.field(11)
+    found = counter(pixels)
+    pairs = len(match(found.x, found.y, truth.x, truth.y)[0])
+    assert 2 * pairs / (len(found) + len(truth)) > 0.9
+    assert found.counts() == {name: int((found.cls == i).sum()) for i, name in enumerate(found.classes)}
+
+
+@pytest.mark.parametrize("size", [(1000, 700), (777, 531)])
+def test_tiled_detections_equal_whole_ones(counter, size):
+    pixels, _ = simulate.field(2, *size)
+    whole = counter(pixels)
+    assert len(whole) > 200
+    for tile in (64, 256, 400):
+        assert same(tiled(counter, tile)(pixels), whole), tile
+
+
+def test_tiled_detections_equal_whole_ones_on_real_fields(counter, shared_data):
+    fields = read_fields(shared_data)
+    for name in ("pnet_train_1", "gl_C_05", "nz_1"):
+        pixels = next(f for f in fields if f.name == name).pixels()
+        whole = counter(pixels)
+        assert len(whole) > 50
+        assert same(tiled(counter, 256)(pixels), whole), name
+
+
+def test_tiles_follow_a_relative_threshold_too(counter):
+    pixels, _ = simulate.field(4, 700, 500)
+    pixels[:, :300] = 240
+    relative = tiled(counter, 128)
+    relative.threshold = Threshold(0.5, relative=True)
+    whole = tiled(counter, 1024)
+    whole.threshold = relative.threshold
+    assert same(relative(pixels), whole(pixels))
+
+
+def test_at_another_scale_tiles_agree_within_a_thousandth(counter):
+    pixels, _ = simulate.Slide(8, mpp=0.25).region(0, 0, 1400, 1000)
+    whole, cut = counter(pixels, mpp=0.25), tiled(counter, 256)(pixels, mpp=0.25)
+    assert abs(len(whole) - len(cut)) <= 0.001 * len(whole)
+
+
+def test_centres_come_in_px_of_the_frame_that_came_in(counter):
+    for mpp in (0.2, 0.5):
+        pixels, truth = simulate.Slide(6, mpp=mpp).region(0, 0, 500, 400)
+        found = counter(Frame(pixels, mpp))
+        detected, true, _ = match(found.x, found.y, truth.x, truth.y, radius=4 * 0.34 / mpp)
+        assert len(detected) > 0.8 * len(truth)
+        # A shift of half a px would be a mistake of coordinates; the network itself has no direction.
+        assert abs(np.median(found.x[detected] - truth.x[true])) < 0.3 * 0.34 / mpp
+        assert abs(np.median(found.y[detected] - truth.y[true])) < 0.3 * 0.34 / mpp
+
+
+def test_threads_share_a_counter(counter):
+    frames = [simulate.field(seed, 200 + 16 * seed, 200)[0] for seed in range(4)]
+    alone = [counter(frame) for frame in frames]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            assert all(same(a, b) for a, b in zip(alone, pool.map(counter, frames), strict=True))
+
+
+def test_the_threshold_is_the_cards_unless_given(counter):
+    pixels, _ = simulate.field(1, 256, 256)
+    assert counter.threshold.value == counter.engine.card.threshold
+    strict = Counter(threshold=0.7, precision="fp32")(pixels)
+    usual = counter(pixels)
+    assert 0 < len(strict) < len(usual)
+    assert strict.score.min() >= 0.7
+
+
+def test_what_is_no_frame_is_refused(counter):
+    for wrong in (np.zeros((64, 64)), np.zeros((64, 64, 4), np.uint8), np.zeros((0, 0, 3), np.uint8)):
+        with pytest.raises(ImageError):
+            counter(wrong)
+    with pytest.raises(KinetError):
+        counter(np.zeros((100, 100, 3), np.uint8), mpp=float("nan"))
+
+
+def test_the_shipped_model_meets_its_bar_on_validation_fields(counter, shared_data):
+    """Detection on the fields that training never saw, at the card's threshold."""
+    paired = detected = true = 0
+    for f in read_fields(shared_data):
+        if f.split != "val" or f.source not in ("bcdata", "glioma"):
+            continue
+        found = counter(read_image(f.image))
+        found = found.where(found.cls < 2)
+        paired += len(match(found.x, found.y, f.x, f.y)[0])
+        detected, true = detected + len(found), true + len(f.x)
+    assert 2 * paired / (detected + true) > 0.82

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from kinet_trt.detections import CLASSES
+from kinet_trt.errors import KinetError
+from kinet_trt.fields import LabelledField, read_fields, read_points
+
+POINTS = "x,y,class\n1.5,2,positive\n10,20.25,non_tumor\n"
+
+
+def write_image(path, seed=0, size=(24, 32)):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
+    return pixels
+
+
+def write_mask(path, mask):
+    path.write_bytes(cv2.imencode(".png", mask.astype(np.uint8) * 255)[1].tobytes())
+
+
+# --- points -----------------------------------------------------------------------------------------------------------
+
+
+def test_points_are_read_with_types_and_class_indices(tmp_path):
+    (tmp_path / "a.csv").write_text(POINTS)
+    x, y, cls = read_points(tmp_path / "a.csv")
+    assert (x.dtype, y.dtype, cls.dtype) == (np.float32, np.float32, np.uint8)
+    assert (x.tolist(), y.tolist(), cls.tolist()) == ([1.5, 10], [2, 20.25], [0, 2])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + POINTS.encode(),  # Excel
+        POINTS.replace("\n", "\r\n").encode(),
+        POINTS.rstrip("\n").encode(),
+        b"class,score,y,x\npositive,0.9,2,1.5\nnon_tumor,1,20.25,10\n",
+        b'"x","y","class"\n"1.5","2","positive"\n"10","20.25","non_tumor"\n',
+        b"x,y,class\n1.5,2,positive\n\n10,20.25,non_tumor\n\n",
+    ],
+)
+def test_points_as_programs_write_them(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content)
+    x, y, cls = read_points(tmp_path / "a.csv")
+    assert (x.tolist(), y.tolist(), cls.tolist()) == ([1.5, 10], [2, 20.25], [0, 2])
+
+
+def test_a_header_alone_is_a_field_without_nuclei(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y,class\n")
+    assert [len(part) for part in read_points(tmp_path / "a.csv")] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "row", ["1,2,tumour", "1,2,", "1,2", "one,2,positive", "1,,positive", ",,", "1;2;positive", "1,2,Positive"]
+)
+def test_a_bad_row_is_shown_with_its_file_and_line(tmp_path, row):
+    (tmp_path / "a.csv").write_text(f"x,y,class\n5,5,positive\n{row}\n")
+    with pytest.raises(KinetError, match=r"a\.csv, line 3: expected x,y,class with class one of positive, negative"):
+        read_points(tmp_path / "a.csv")
+
+
+def test_the_line_of_a_bad_row_is_the_one_an_editor_shows(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y,class\n\n5,5,positive\n\n1,2,tumour\n")
+    with pytest.raises(KinetError, match="line 5:"):
+        read_points(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("row", ["nan,2,positive", "1,inf,positive", "-inf,1,positive", "1e300,1,positive"])
+def test_coordinates_must_be_finite_float32(tmp_path, row):
+    (tmp_path / "a.csv").write_text(f"x,y,class\n{row}\n")
+    with pytest.raises(KinetError, match=r"line 2: x and y must be finite"):
+        read_points(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("header", ["a,b,c", "x;y;class", "1.5,2,positive"])
+def test_another_header_is_refused(tmp_path, header):
+    (tmp_path / "a.csv").write_text(f"{header}\n1,2,positive\n")
+    with pytest.raises(KinetError, match="expected x,y,class"):
+        read_points(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("content", ["", "1.5,2,positive\n", "x,y\n"])
+def test_a_file_without_the_header_is_not_a_field_without_nuclei(tmp_path, content):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(KinetError, match=r"a\.csv"):
+        read_points(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    "content", [b"x,y,class\n1,2,\xff\xfe\n", b"x,y,class\n1,2," + b"p" * 200_000, POINTS.encode("utf-16")]
+)
+def test_points_that_are_no_text_are_a_kinet_error(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(KinetError, match=r"a\.csv"):
+        read_points(tmp_path / "a.csv")
+
+
+def test_missing_points_are_a_kinet_error(tmp_path):
+    with pytest.raises(KinetError, match=r"missing\.csv: points cannot be read"):
+        read_points(tmp_path / "missing.csv")
+
+
+# --- folders of pairs -------------------------------------------------------------------------------------------------
+
+
+def test_pairs_are_images_with_points_of_the_same_name(tmp_path):
+    b, a = write_image(tmp_path / "b.png", 1), write_image(tmp_path / "a.PNG", 2)
+    write_image(tmp_path / "unlabelled.png")
+    for name in ("a", "b", "no image"):
+        (tmp_path / f"{name}.csv").write_text(POINTS)
+    (tmp_path / "notes.txt").write_text("x")
+    fields = read_fields(tmp_path)
+    assert [field.name for field in fields] == ["a", "b"]
+    np.testing.assert_array_equal(fields[0].pixels(), a)
+    np.testing.assert_array_equal(fields[1].pixels(), b)
+    assert fields[0].x.tolist() == [1.5, 10]
+    assert fields[0].labelled == ("positive", "non_tumor")  # only what occurs is known to have been marked
+    assert fields[0].counted is None
+    assert fields[0].counted_mask().all()
+    assert fields[0].counted_mask().shape == (24, 32)
+
+
+def test_a_mask_is_never_a_field(tmp_path):
+    write_image(tmp_path / "a.png")
+    mask = np.zeros((24, 32), bool)
+    mask[5:10, 3:30] = True
+    write_mask(tmp_path / "a_counted.png", mask)
+    (tmp_path / "a.csv").write_text(POINTS)
+    (tmp_path / "a_counted.csv").write_text(POINTS)
+    (field,) = read_fields(tmp_path)
+    assert field.counted == tmp_path / "a_counted.png"
+    np.testing.assert_array_equal(field.counted_mask(), mask)
+    assert field.counted_mask().dtype == bool
+
+
+def test_a_pair_without_nuclei_has_every_class_labelled(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text("x,y,class\n")
+    assert read_fields(tmp_path)[0].labelled == CLASSES
+
+
+@pytest.mark.parametrize("what", ["nothing", "empty", "file"])
+def test_a_folder_without_fields_says_what_was_expected(tmp_path, what):
+    path = tmp_path / what
+    if what == "empty":
+        path.mkdir()
+    elif what == "file":
+        path.write_text("x")
+    with pytest.raises(KinetError, match="expected a") as raised:
+        read_fields(path)
+    assert str(path) in str(raised.value)
+
+
+# --- index.csv --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def indexed(tmp_path):
+    write_image(tmp_path / "bc" / "one.png", 1)
+    write_image(tmp_path / "net" / "two.png", 2)
+    (tmp_path / "points").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "points" / f"{name}.csv").write_text(POINTS)
+    write_mask(tmp_path / "net" / "two_counted.png", np.eye(24, 32))
+    (tmp_path / "index.csv").write_text(
+        "image,points,counted_mask,source,split,classes\n"
+        "bc/one.png,points/one.csv,,SHIDC,train,positive+negative\n"
+        "net/two.png,points/two.csv,net/two_counted.png,,val,\n"
+    )
+    return tmp_path
+
+
+def test_the_index_says_what_is_what(indexed):
+    one, two = read_fields(indexed)
+    assert (one.image, two.image) == (indexed / "bc" / "one.png", indexed / "net" / "two.png")
+    assert (one.source, one.split, two.source, two.split) == ("SHIDC", "train", "", "val")
+    assert (one.labelled, two.labelled) == (("positive", "negative"), CLASSES)
+    assert one.counted is None
+    np.testing.assert_array_equal(two.counted_mask(), np.eye(24, 32, dtype=bool))
+    assert one.cls.tolist() == [0, 2]
+
+
+def test_a_folder_below_an_index_has_its_own_fields_only(indexed):
+    assert [field.name for field in read_fields(indexed / "net")] == ["two"]
+
+
+def test_the_optional_columns_are_optional(indexed):
+    (indexed / "index.csv").write_text("points,image\npoints/one.csv,bc/one.png\n")
+    (field,) = read_fields(indexed)
+    assert (field.labelled, field.counted, field.source, field.split) == (CLASSES, None, "", "")
+
+
+def test_an_index_that_excel_saved_with_a_bom_is_read(indexed):
+    index = indexed / "index.csv"
+    index.write_bytes(b"\xef\xbb\xbf" + index.read_bytes().replace(b"\n", b"\r\n"))
+    assert [field.name for field in read_fields(indexed)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("file,points\na.png,a.csv\n", "expected the columns image and points"),
+        ("image,points\nbc/one.png,\n", "expected the columns image and points"),
+        ("image,points\nbc/one.png\n", "expected the columns image and points"),
+        (
+            "image,points,classes\nbc/one.png,points/one.csv,positive+tumour\n",
+            r"unknown class \['tumour'\] of bc/one\.png",
+        ),
+        ("image,points\nbc/one.png,points/none.csv\n", r"none\.csv: points cannot be read"),
+        ("image,points\n", "no fields found"),
+        ("", "no fields found"),
+    ],
+)
+def test_a_bad_index_is_refused(indexed, content, says):
+    (indexed / "index.csv").write_text(content)
+    with pytest.raises(KinetError, match=says):
+        read_fields(indexed)
+
+
+@pytest.mark.parametrize("content", [b"image,points\n\xff\xfe,a.csv\n", b"image,points\n" + b"a" * 200_000 + b",b\n"])
+def test_an_index_that_is_no_text_is_a_kinet_error(indexed, content):
+    (indexed / "index.csv").write_bytes(content)
+    with pytest.raises(KinetError, match=r"index\.csv"):
+        read_fields(indexed)
+
+
+def test_pairs_are_found_even_when_the_folder_above_has_an_index_of_other_fields(indexed):
+    write_image(indexed / "mine" / "three.png")
+    (indexed / "mine" / "three.csv").write_text(POINTS)
+    assert [field.name for field in read_fields(indexed / "mine")] == ["three"]
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "a.csv").write_text(POINTS)
+    (field,) = read_fields(tmp_path)
+    with pytest.raises(KinetError, match=r"a\.png"):
+        field.pixels()
+
+
+@pytest.mark.parametrize("mask", [None, b"", b"no image", "of another size"])
+def test_a_mask_that_cannot_be_used_is_a_kinet_error_that_names_it(indexed, mask):
+    path = indexed / "net" / "two_counted.png"
+    if mask is None:
+        path.unlink()
+    elif mask == "of another size":
+        write_mask(path, np.ones((24, 31)))
+    else:
+        path.write_bytes(mask)
+    with pytest.raises(KinetError, match=r"two_counted\.png"):
+        read_fields(indexed)[1].counted_mask()
+
+
+# --- fields in memory -------------------------------------------------------------------------------------------------
+
+
+def test_a_part_has_the_nuclei_whose_pixel_it_holds(indexed):
+    field = read_fields(indexed)[1]
+    field = LabelledField(
+        field.image,
+        np.asarray([9.49, 9.5, 15, 19.49, 19.5], np.float32),
+        np.asarray([1, 2, 3, 4, 5], np.float32),
+        np.asarray([0, 1, 2, 0, 1], np.uint8),
+        counted=field.counted,
+        source="s",
+        split="val",
+    )
+    part = field.part(10, 20)
+    np.testing.assert_array_equal(part.pixels(), field.pixels()[:, 10:20])
+    np.testing.assert_array_equal(part.counted_mask(), field.counted_mask()[:, 10:20])
+    assert part.x.tolist() == pytest.approx([-0.5, 5, 9.49], abs=1e-5)
+    assert part.y.tolist() == [2, 3, 4]
+    assert part.cls.tolist() == [1, 2, 0]
+    assert (part.source, part.split, part.labelled) == ("s", "val", CLASSES)
+
+
+def test_parts_share_out_every_nucleus_once(indexed):
+    field = read_fields(indexed)[0]
+    halves = [field.part(0, 10), field.part(10, 32)]
+    assert sum(len(half.x) for half in halves) == len(field.x)
+    assert halves[1].counted_mask().shape == (24, 22)
+
+
+def test_a_simulated_field_needs_no_file():
+    pixels = np.zeros((8, 9, 3), np.uint8)
+    one = np.ones(1, np.float32)
+    field = LabelledField.simulated(pixels, one, one, np.zeros(1, np.uint8))
+    assert field.pixels() is pixels
+    assert field.counted_mask().shape == (8, 9)
+    assert (field.labelled, field.name) == (CLASSES, "simulated")
+
+
+def test_pixels_are_read_once(indexed):
+    field = read_fields(indexed)[0]
+    assert field.pixels() is field.pixels()

@@ -1,0 +1,513 @@
+"""Real files of every kind a microscope, a camera program or a colleague sends."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import unicodedata
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from kinet_trt.errors import ImageError
+from kinet_trt.images import SUFFIXES, read_image
+
+HEIGHT, WIDTH = 40, 60
+
+
+def smooth(seed=0):
+    noise = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)
+
+
+RGB = smooth()
+GREY = RGB[..., 0]
+
+
+def encoded(pixels, kind, mode=None, **options):
+    file = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels, mode)
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def encoded_deep(rgb16, suffix):
+    bgr = rgb16 if rgb16.ndim == 2 else rgb16[..., [2, 1, 0, 3][: rgb16.shape[2]]]
+    return cv2.imencode(suffix, bgr)[1].tobytes()
+
+
+def tiff(pixels, tags=(), *, order="<", planes=False):
+    """Write a bare TIFF of one strip (or one a plane), by hand: tags are (number, type, count, value bytes)."""
+    height, width, channels = pixels.shape
+    data = (pixels.transpose(2, 0, 1) if planes else pixels).astype(pixels.dtype.newbyteorder(order)).tobytes()
+    strips = channels if planes else 1
+    size = len(data) // strips
+
+    def short(*values):
+        return struct.pack(f"{order}{len(values)}H", *values)
+
+    def long(*values):
+        return struct.pack(f"{order}{len(values)}I", *values)
+
+    entries = [
+        (256, 3, 1, short(width)),
+        (257, 3, 1, short(height)),
+        (258, 3, channels, short(*[8 * pixels.itemsize] * channels)),
+        (259, 3, 1, short(1)),
+        (262, 3, 1, short(2 if channels >= 3 else 1)),
+        (273, 4, strips, long(*[8 + i * size for i in range(strips)])),
+        (277, 3, 1, short(channels)),
+        (278, 3, 1, short(height)),
+        (279, 4, strips, long(*[size] * strips)),
+        (284, 3, 1, short(2 if planes else 1)),
+        *tags,
+    ]
+    entries.sort()
+    directory = 8 + len(data)
+    extra_at = directory + 2 + 12 * len(entries) + 4
+    table, extra = short(len(entries)), b""
+    for number, kind, count, value in entries:
+        if len(value) > 4:
+            field, extra = long(extra_at + len(extra)), extra + value + b"\0" * (len(value) % 2)
+        else:
+            field = value.ljust(4, b"\0")
+        table += struct.pack(f"{order}HHI", number, kind, count) + field
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + long(directory) + data + table + long(0) + extra
+
+
+def text_tag(number, text):
+    value = text.encode() + b"\0"
+    return (number, 2, len(value), value)
+
+
+def resolution_tags(per_unit, unit, per_unit_y=None):
+    def rational(value):
+        return struct.pack("<2I", round(value * 1000), 1000)
+
+    return [
+        (282, 5, 1, rational(per_unit)),
+        (283, 5, 1, rational(per_unit if per_unit_y is None else per_unit_y)),
+        (296, 3, 1, struct.pack("<H", unit)),
+    ]
+
+
+@pytest.fixture
+def read(tmp_path):
+    def write_and_read(data, name="field.png"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return read_image(path)
+
+    return write_and_read
+
+
+# --- 8 bit ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PNG", {}),
+        ("PNG", {"compress_level": 0}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("TIFF", {"compression": "packbits"}),
+    ],
+)
+def test_lossless_rgb_is_read_as_it_was_written(read, kind, options):
+    frame = read(encoded(RGB, kind, **options))
+    np.testing.assert_array_equal(frame.pixels, RGB)
+    assert frame.pixels.dtype == np.uint8
+    assert frame.pixels.flags.c_contiguous
+    assert frame.mpp is None
+
+
+@pytest.mark.parametrize("options", [{"quality": 95, "subsampling": 0}, {"quality": 95, "progressive": True}])
+def test_jpeg_is_read_in_rgb_order(read, options):
+    pixels = read(encoded(RGB, "JPEG", **options)).pixels
+    assert np.abs(pixels.astype(int) - RGB).mean() < 5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
+def test_grey_becomes_three_equal_channels(read, kind):
+    frame = read(encoded(GREY, kind))
+    assert frame.is_grey
+    assert np.abs(frame.pixels[..., 0].astype(int) - GREY).max() <= (20 if kind == "JPEG" else 0)
+
+
+def test_one_bit_is_black_and_white(read):
+    bits = Image.fromarray(GREY).convert("1")
+    np.testing.assert_array_equal(read(encoded(bits, "PNG")).pixels[..., 0], np.asarray(bits) * np.uint8(255))
+
+
+def test_a_palette_is_looked_up(read):
+    indexed = Image.fromarray(RGB).quantize(64)
+    for kind in ("PNG", "BMP", "TIFF"):
+        np.testing.assert_array_equal(read(encoded(indexed, kind)).pixels, np.asarray(indexed.convert("RGB")))
+
+
+def with_alpha(pixels, alpha):
+    return np.dstack([pixels, np.broadcast_to(alpha, pixels.shape[:2]).astype(pixels.dtype)])
+
+
+def test_transparent_pixels_become_glass(read):
+    for kind in ("PNG", "TIFF"):
+        np.testing.assert_array_equal(read(encoded(with_alpha(RGB, 255), kind)).pixels, RGB)
+        assert (read(encoded(with_alpha(RGB, 0), kind)).pixels == 255).all()
+    half = read(encoded(with_alpha(np.zeros_like(RGB), 128), "PNG")).pixels
+    assert np.abs(half.astype(int) - 127).max() <= 1
+    grey = Image.merge("LA", [Image.fromarray(GREY), Image.new("L", (WIDTH, HEIGHT), 0)])
+    assert (read(encoded(grey, "PNG")).pixels == 255).all()
+
+
+def test_a_transparent_palette_entry_or_colour_becomes_glass(read):
+    indexed = Image.new("P", (WIDTH, HEIGHT), 1)
+    indexed.putpalette([10, 20, 30, 200, 0, 0])
+    indexed.paste(0, (0, 0, 30, HEIGHT))
+    pixels = read(encoded(indexed, "PNG", transparency=1)).pixels
+    assert pixels[0, 0].tolist() == [10, 20, 30]
+    assert pixels[0, -1].tolist() == [255] * 3
+    plain = np.full((HEIGHT, WIDTH, 3), (1, 2, 3), np.uint8)
+    assert (read(encoded(plain, "PNG", transparency=(1, 2, 3))).pixels == 255).all()
+
+
+def test_a_cmyk_jpeg_is_converted(read):
+    frame = read(encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=98))
+    assert np.abs(frame.pixels.astype(int) - RGB).mean() < 6
+
+
+def test_of_several_pages_the_first_counts(read):
+    pages = [Image.fromarray(smooth(seed)) for seed in (1, 2)]
+    np.testing.assert_array_equal(read(encoded(RGB, "TIFF", save_all=True, append_images=pages)).pixels, RGB)
+
+
+def test_the_suffix_does_not_matter_the_content_does(read):
+    for name in ("a.jpg", "a.TIF", "a"):
+        np.testing.assert_array_equal(read(encoded(RGB, "PNG"), name).pixels, RGB)
+
+
+# --- 16 bit -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_deep_colour_is_scaled_from_the_bits_that_the_camera_used(read, suffix, bits):
+    top = 2**bits - 1
+    deep = np.rint(RGB / 255 * top).astype(np.uint16)
+    assert deep.max() == top
+    np.testing.assert_array_equal(read(encoded_deep(deep, suffix)).pixels, RGB)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_grey_and_8_bit_values_in_16(read, suffix):
+    frame = read(encoded_deep(GREY.astype(np.uint16) * 257, suffix))
+    np.testing.assert_array_equal(frame.pixels, np.repeat(GREY[..., None], 3, axis=2))
+    np.testing.assert_array_equal(read(encoded_deep(RGB.astype(np.uint16), suffix)).pixels, RGB)
+    assert (read(encoded_deep(np.zeros((HEIGHT, WIDTH, 3), np.uint16), suffix)).pixels == 0).all()
+
+
+def test_16_bit_transparency_becomes_glass(read):
+    deep = RGB.astype(np.uint16) * 257
+    np.testing.assert_array_equal(read(encoded_deep(with_alpha(deep, 65535), ".png")).pixels, RGB)
+    assert (read(encoded_deep(with_alpha(deep, 0), ".png")).pixels == 255).all()
+
+
+def test_an_opaque_alpha_of_16_bits_does_not_darken_a_12_bit_picture(read):
+    deep = np.rint(RGB / 255 * 4095).astype(np.uint16)
+    np.testing.assert_array_equal(read(encoded_deep(with_alpha(deep, 65535), ".png")).pixels, RGB)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("scale", [1, 257])
+def test_tiff_of_either_byte_order(read, order, scale):
+    pixels = RGB.astype(np.uint16) * 257 if scale == 257 else RGB
+    np.testing.assert_array_equal(read(tiff(pixels, order=order), "a.tif").pixels, RGB)
+
+
+def test_8_bit_tiff_stored_plane_by_plane(read):
+    np.testing.assert_array_equal(read(tiff(RGB, planes=True), "a.tif").pixels, RGB)
+
+
+def test_16_bit_tiff_stored_plane_by_plane_is_read_right_or_refused(read):
+    # tifffile writes [3, height, width] like this
+    try:
+        pixels = read(tiff(RGB.astype(np.uint16) * 257, planes=True), "a.tif").pixels
+    except ImageError:
+        return
+    np.testing.assert_array_equal(pixels, RGB)
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+def test_a_fourth_tiff_channel_that_is_not_said_to_be_alpha_is_not_taken_for_it(read, scale):
+    # ExtraSamples 0: unspecified
+    pixels = with_alpha(RGB, 0) if scale == 1 else with_alpha(RGB.astype(np.uint16) * 257, 0)
+    tags = [(338, 3, 1, struct.pack("<H", 0))]
+    np.testing.assert_array_equal(read(tiff(pixels, tags), "a.tif").pixels, RGB)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_other_pixel_types_are_refused(read, dtype):
+    with pytest.raises(ImageError, match=r"expected 8 or 16 bit"):
+        read(encoded(Image.fromarray(GREY.astype(dtype)), "TIFF"), "a.tif")
+
+
+def test_a_float_rgb_tiff_is_refused(read):
+    tags = [(339, 3, 3, struct.pack("<3H", 3, 3, 3))]
+    with pytest.raises(ImageError):
+        read(tiff(RGB.astype(np.float32), tags), "a.tif")
+
+
+def test_lab_is_refused_because_it_is_not_brightfield_rgb(read):
+    with pytest.raises(ImageError, match="pixel type 'LAB'"):
+        read(encoded(Image.new("LAB", (WIDTH, HEIGHT)), "TIFF"), "a.tif")
+
+
+# --- orientation: pixels as stored ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_an_exif_rotation_is_not_applied(read, kind, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    plain, turned = read(encoded(RGB, kind)), read(encoded(RGB, kind, exif=exif))
+    np.testing.assert_array_equal(turned.pixels, plain.pixels)
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+@pytest.mark.parametrize("orientation", [2, 3, 6, 8])
+def test_a_tiff_orientation_is_not_applied(read, orientation, scale):
+    # QuPath and ImageJ show the pixels as stored; coordinates must agree with them.
+    pixels = RGB.astype(np.uint16) * 257 if scale == 257 else RGB
+    frame = read(tiff(pixels, [(274, 3, 1, struct.pack("<H", orientation))]), "a.tif")
+    np.testing.assert_array_equal(frame.pixels, RGB)
+
+
+# --- um/px ------------------------------------------------------------------------------------------------------------
+
+
+def test_png_phys_gives_um_per_px(read):
+    assert read(encoded(RGB, "PNG", dpi=(25400 / 0.25,) * 2)).mpp == pytest.approx(0.25, rel=1e-4)
+
+
+def test_jpeg_density_gives_um_per_px(read):
+    data = bytearray(encoded(RGB, "JPEG", dpi=(300, 300)))
+    jfif = data.index(b"JFIF\0")
+    data[jfif + 7 : jfif + 12] = struct.pack(">BHH", 2, 20_000, 20_000)  # dots per cm
+    assert read(bytes(data), "a.jpg").mpp == pytest.approx(0.5, rel=1e-3)
+    data[jfif + 7 : jfif + 12] = struct.pack(">BHH", 1, 50_800, 50_800)  # dots per inch
+    assert read(bytes(data), "a.jpg").mpp == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(("unit", "um"), [(2, 25_400), (3, 10_000)])
+@pytest.mark.parametrize("scale", [1, 257])
+def test_tiff_resolution_gives_um_per_px(read, unit, um, scale):
+    pixels = RGB.astype(np.uint16) * 257 if scale == 257 else RGB
+    assert read(tiff(pixels, resolution_tags(um / 0.25, unit)), "a.tif").mpp == pytest.approx(0.25, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PNG", {"dpi": (72, 72)}),
+        ("JPEG", {"dpi": (300, 300)}),
+        ("TIFF", {"dpi": (96, 96)}),
+        ("BMP", {"dpi": (72, 72)}),
+    ],
+)
+def test_a_printers_resolution_is_ignored(read, kind, options):
+    assert read(encoded(RGB, kind, **options)).mpp is None
+
+
+@pytest.mark.parametrize("um", [0.04, 5.1, 1000])
+def test_an_implausible_resolution_is_ignored(read, um):
+    assert read(tiff(RGB, resolution_tags(25_400 / um, 2)), "a.tif").mpp is None
+
+
+def test_pixels_that_are_not_square_have_no_um_per_px(read, caplog):
+    assert read(tiff(RGB, resolution_tags(40_000, 3, 30_000)), "a.tif").mpp is None
+    assert "not square" in caplog.text
+    assert read(tiff(RGB, resolution_tags(40_000, 3, 39_900)), "a.tif").mpp == pytest.approx(0.25, rel=0.01)
+
+
+@pytest.mark.parametrize("per_unit", [(0, 1), (0, 0), (1, 0), (0xFFFFFFFF, 1), (1, 0xFFFFFFFF)])
+def test_a_resolution_of_nonsense_is_ignored(read, per_unit):
+    tags = [(number, 5, 1, struct.pack("<2I", *per_unit)) for number in (282, 283)]
+    for unit in (1, 2, 3, 9):
+        frame = read(tiff(RGB, [*tags, (296, 3, 1, struct.pack("<H", unit))]), "a.tif")
+        assert frame.mpp is None
+        np.testing.assert_array_equal(frame.pixels, RGB)
+    imagej = text_tag(270, "ImageJ=1.54f\nunit=micron\n")
+    assert read(tiff(RGB, [*tags, imagej]), "a.tif").mpp is None
+
+
+@pytest.mark.parametrize("unit", ["micron", "um", "\\u00B5m"])
+def test_imagej_writes_px_per_micron(read, unit):
+    tags = [text_tag(270, f"ImageJ=1.54f\nunit={unit}\nspacing=1\n"), *resolution_tags(4, 1)]
+    assert read(tiff(RGB, tags), "a.tif").mpp == pytest.approx(0.25)
+
+
+def test_imagej_without_a_scale_has_no_um_per_px(read):
+    tags = [text_tag(270, "ImageJ=1.54f\nunit=pixel\n"), *resolution_tags(1, 1)]
+    assert read(tiff(RGB, tags), "a.tif").mpp is None
+
+
+def test_aperio_writes_mpp(read):
+    description = "Aperio Image Library v12\n1000x1000 (256x256)|AppMag = 20|MPP = 0.4990|Left = 3.5"
+    assert read(tiff(RGB, [text_tag(270, description), *resolution_tags(72, 2)]), "a.tif").mpp == pytest.approx(0.499)
+
+
+def ome(x, y, unit=None):
+    units = "" if unit is None else f' PhysicalSizeXUnit="{unit}" PhysicalSizeYUnit="{unit}"'
+    return f'<?xml version="1.0" encoding="UTF-8"?><OME><Image><Pixels PhysicalSizeX="{x}" PhysicalSizeY="{y}"{units}/></Image></OME>'
+
+
+@pytest.mark.parametrize("unit", [None, "um", "&#181;m", "&#xB5;m", "µm"])
+def test_ome_writes_a_physical_size(read, unit):
+    # "µm" in UTF-8 is what Bio-Formats and tifffile write.
+    assert read(tiff(RGB, [text_tag(270, ome(0.25, 0.25, unit))]), "a.tif").mpp == pytest.approx(0.25)
+    assert read(tiff(RGB, [text_tag(270, ome("2.5E-1", "2.5E-1", unit))]), "a.tif").mpp == pytest.approx(0.25)
+
+
+def test_ome_in_another_unit_is_not_taken_for_um(read):
+    assert read(tiff(RGB, [text_tag(270, ome(0.25, 0.25, "mm"))]), "a.tif").mpp is None
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "Aperio|MPP = .",
+        "Aperio|MPP = 0.4.9",
+        ome("e", "e"),
+        ome("", ""),
+        ome("1e999", "1e999"),
+        "MPP",
+        "<OME",
+        "ImageJ=",
+    ],
+)
+def test_a_damaged_description_does_not_make_the_pixels_unreadable(read, description):
+    frame = read(tiff(RGB, [text_tag(270, description)]), "a.tif")
+    assert frame.mpp is None
+    np.testing.assert_array_equal(frame.pixels, RGB)
+
+
+# --- files that are no images -----------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_and_a_folder_are_image_errors(tmp_path):
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_image(tmp_path / "missing.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_image(tmp_path / "folder.png")
+
+
+def test_an_empty_file_says_so(read):
+    with pytest.raises(ImageError, match="empty"):
+        read(b"")
+
+
+@pytest.mark.parametrize(
+    "data", [b"x", b"not an image\n" * 100, b"\0" * 1000, b"\x89PNG\r\n\x1a\n", b"II*\0", b"\xff\xd8\xff"]
+)
+def test_other_content_is_not_an_image(read, data):
+    with pytest.raises(ImageError):
+        read(data)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "PDF", "PPM", "ICO"])
+def test_formats_that_were_not_promised_are_refused_whatever_the_suffix(read, kind):
+    # An EPS is a program: Pillow would start Ghostscript on it.
+    with pytest.raises(ImageError, match="expected PNG, JPEG, TIFF or BMP"):
+        read(encoded(RGB, kind), "field.png")
+
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def test_a_picture_that_is_too_large_says_so_before_it_is_decoded(read):
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    with pytest.raises(ImageError, match="too large"):
+        read(data)
+
+
+@pytest.mark.parametrize(
+    "name", ["schnitt µ äöü.png", "切片.png", 'a\'b "c".png', unicodedata.normalize("NFD", "é.png")]
+)
+def test_any_file_name_will_do(read, name):
+    if os.name == "nt":
+        name = name.replace('"', "")
+    np.testing.assert_array_equal(read(encoded_deep(RGB.astype(np.uint16) * 257, ".png"), name).pixels, RGB)
+    np.testing.assert_array_equal(read(encoded(RGB, "PNG"), name).pixels, RGB)
+
+
+def test_the_path_may_be_text(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(RGB, "PNG"))
+    np.testing.assert_array_equal(read_image(str(tmp_path / "a.png")).pixels, RGB)
+
+
+def test_suffixes_are_lower_case():
+    assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in SUFFIXES)
+
+
+WHOLE = {
+    "rgb.png": encoded(RGB, "PNG"),
+    "deep.png": encoded_deep(RGB.astype(np.uint16) * 257, ".png"),
+    "base.jpg": encoded(RGB, "JPEG", quality=90),
+    "progressive.jpg": encoded(RGB, "JPEG", quality=90, progressive=True),
+    "raw.tif": encoded(RGB, "TIFF"),
+    "lzw.tif": encoded(RGB, "TIFF", compression="tiff_lzw"),
+    "deflate.tif": encoded(RGB, "TIFF", compression="tiff_adobe_deflate"),
+    "jpeg.tif": encoded(RGB, "TIFF", compression="jpeg"),
+    "deep.tif": encoded_deep(RGB.astype(np.uint16) * 257, ".tif"),
+    "directory-last.tif": tiff(RGB),
+    "deep-directory-last.tif": tiff(RGB.astype(np.uint16) * 257),
+    "rgb.bmp": encoded(RGB, "BMP"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_file_cut_short_is_an_image_error_or_intact_but_never_garbage(read, name):
+    data = WHOLE[name]
+    whole = read(data, name).pixels
+    lengths = {
+        *range(1, 40),
+        *range(len(data) - 25, len(data)),
+        *np.linspace(40, len(data) - 26, 40).astype(int).tolist(),
+    }
+    for length in sorted(lengths):
+        try:
+            pixels = read(data[:length], name).pixels
+        except ImageError:
+            continue
+        np.testing.assert_array_equal(pixels, whole, err_msg=f"{length} of {len(data)} bytes")
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(name=st.sampled_from(sorted(WHOLE)), data=st.data())
+def test_flipped_bytes_give_a_frame_or_an_image_error(tmp_path_factory, name, data):
+    damaged = bytearray(WHOLE[name])
+    for _ in range(data.draw(st.integers(1, 3))):
+        # headers and directories lie at either end
+        place = data.draw(st.integers(-300, 300))
+        damaged[place % len(damaged)] ^= data.draw(st.integers(1, 255))
+    path = tmp_path_factory.getbasetemp() / f"damaged-{name}"
+    path.write_bytes(damaged)
+    try:
+        frame = read_image(path)
+    except ImageError:
+        return
+    assert frame.pixels.dtype == np.uint8
+    assert frame.pixels.shape[2] == 3
