@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,10 +86,11 @@ def load(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise KinetError(f"{path}: no such checkpoint") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    # torch's readers raise many kinds of errors on damaged files; all of them mean the same to the user.
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise KinetError(f"{path}: not a readable checkpoint ({reason})") from error
-    if not isinstance(content, dict) or "schema" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise KinetError(f"{path}: not a kinet-trt checkpoint: expected one that `kinet-trt train` wrote")
     if content["schema"] > SCHEMA:
         raise KinetError(
@@ -99,10 +99,8 @@ def load(path: Path) -> Checkpoint:
     try:
         network = build(NetworkConfig(**content["network"]))
         network.load_state_dict(content["weights"])
-        raw = content["traits"]
-        sequences = ("classes", "mean", "std")
-        raw.update({name: tuple(raw[name]) for name in sequences})
-        traits = Traits(**raw)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        traits = content["traits"]
+        traits = Traits(**{**traits, **{name: tuple(traits[name]) for name in ("classes", "mean", "std")}})
+        return Checkpoint(network.eval(), traits, dict(content["resume"]))
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise KinetError(f"{path}: the checkpoint does not fit its own description ({error})") from error
-    return Checkpoint(network.eval(), traits, content["resume"])

@@ -20,7 +20,7 @@ from kinet_trt.fields import LabelledField
 
 NON_TUMOR = CLASSES.index("non_tumor")
 SIMULATED_FIELDS = 200
-ROI_REACH = 40.0
+ROI_REACH = 20
 """px about a labelled nucleus that are taken as its kind of region, where nobody drew regions."""
 
 # Ruifrok and Johnston 2001: optical densities of haematoxylin and DAB, and what is left.
@@ -177,7 +177,8 @@ def _crop(rng: np.random.Generator, source: LabelledField, plan: CropPlan) -> Cr
         source.counted_mask().astype(np.uint8), affine, (size, size), flags=cv2.INTER_NEAREST, borderValue=(0,)
     ).astype(np.float32)
     x, y = affine @ np.vstack([source.x, source.y, np.ones_like(source.x)])
-    near = (x > -ROI_REACH) & (x < size + ROI_REACH) & (y > -ROI_REACH) & (y < size + ROI_REACH)
+    reach = max(ROI_REACH, plan.distance) + 1
+    near = (x > -reach) & (x < size + reach) & (y > -reach) & (y < size + reach)
     x, y, cls = x[near], y[near], source.cls[near]
 
     maps, nearest = proximity_maps(x, y, cls, size, size, len(CLASSES), plan.alpha, plan.distance)
@@ -204,7 +205,7 @@ def _weak_region(
         return inside[None].copy(), inside[None].copy()
     near = [np.zeros((size, size), np.uint8) for _ in range(2)]
     for px, py, s in zip(x, y, cls, strict=True):
-        cv2.circle(near[int(s == NON_TUMOR)], (round(px), round(py)), int(ROI_REACH / 2), (1,), -1)
+        cv2.circle(near[int(s == NON_TUMOR)], (round(px), round(py)), ROI_REACH, (1,), -1)
     tumor, other = (a.astype(np.float32) * inside for a in near)
     known = np.abs(tumor - other)  # where both kinds stand close together the region is anyone's guess
     return (tumor * known)[None], known[None]

@@ -63,6 +63,8 @@ class NetworkConfig:
             raise ValueError(f"activation: expected one of {get_args(Activation)}, found {self.activation!r}")
         if self.width < 2 or self.width % 2:
             raise ValueError(f"width: expected an even number of channels from 2 on, found {self.width}")
+        if self.classes < 1:
+            raise ValueError(f"classes: expected 1 or more, found {self.classes}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected a rate in [0, 1), found {self.dropout}")
 
@@ -394,7 +396,8 @@ def widen_upsamplers(network: KiNet) -> KiNet:
 def _widened(old: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
     stride, kernel = old.stride[0], old.kernel_size[0]
     padding = (stride - 2) // 2
-    new = nn.ConvTranspose2d(old.in_channels, old.out_channels, stride, stride=stride, padding=padding)
+    biased = old.bias is not None
+    new = nn.ConvTranspose2d(old.in_channels, old.out_channels, stride, stride=stride, padding=padding, bias=biased)
     offset = padding - int(old.padding[0])
     with torch.no_grad():
         new.weight.zero_()

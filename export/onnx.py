@@ -169,6 +169,11 @@ def parity(
 ) -> Parity:
     """Hold a compiled model's maps to PyTorch in FP32.
 
+    Raises
+    ------
+    KinetError
+        If a map is not finite.
+
     Parameters
     ----------
     checkpoint, card
@@ -182,8 +187,11 @@ def parity(
     worst, total = 0.0, Agreement(0, 0, 0)
     for maps, frame in zip(maps_of, frames, strict=True):
         with torch.inference_mode():
-            expected = deployed(torch.from_numpy(frame[None]))[0][0].numpy()
-        worst = max(worst, float(np.abs(maps - expected).max()))
+            expected = deployed(torch.tensor(frame[None]))[0][0].numpy()
+        error = float(np.abs(maps - expected).max())
+        if not np.isfinite(error):
+            raise KinetError("export: the model gives maps that are no numbers: it is of no use in this precision")
+        worst = max(worst, error)
         first, second = (_peaks(m, card) for m in (expected, maps))
         total += compare(first, second)
     return Parity(worst, total, len(frames))

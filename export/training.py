@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from kinet_trt.detections import CLASSES, Detections
 from kinet_trt.errors import KinetError
 from kinet_trt.fields import LabelledField
-from kinet_trt.frame import Frame, fit
+from kinet_trt.frame import MIN_SIDE, Frame, fit
 from kinet_trt.metrics import Score, match, weighted_f1
 from kinet_trt.peaks.reference import find_peaks
 
@@ -153,8 +153,8 @@ def source_weights(fields: Sequence[LabelledField], factors: Mapping[str, float]
 def split(fields: Sequence[LabelledField]) -> tuple[list[LabelledField], list[LabelledField]]:
     """Split fields into training and validation ones.
 
-    By their ``split``. A source of one field gives the right fifth of it to validation; where no field is for
-    validation then, every fifth one is.
+    By their ``split``. A source of one field gives the right fifth of it to validation, if that is wide enough to be
+    counted; where no field is for validation then, every fifth one is, or the last. A single narrow field serves both.
 
     Raises
     ------
@@ -166,17 +166,16 @@ def split(fields: Sequence[LabelledField]) -> tuple[list[LabelledField], list[La
         alone = sum(g.source == f.source for g in fields) == 1
         if f.split == "val":
             val.append(f)
-        elif alone and len(fields) > 1:
-            cut = int(f.pixels().shape[1] * 0.8)
-            train.append(f.part(0, cut))
-            val.append(f.part(cut, f.pixels().shape[1]))
+            continue
+        width = f.pixels().shape[1] if alone else 0
+        if width // 5 >= MIN_SIDE:
+            train.append(f.part(0, width - width // 5))
+            val.append(f.part(width - width // 5, width))
         else:
             train.append(f)
     if not val:
-        train, val = (
-            [f for i, f in enumerate(fields) if i % 5 != 4 or len(fields) < 2],
-            list(fields[4::5]) or [fields[0]],
-        )
+        val = list(fields[4::5]) or [fields[-1]]
+        train = [f for f in fields if f not in val] or val
     if not train:
         raise KinetError("no fields to train on: every one is marked as a validation field")
     return train, val
@@ -236,8 +235,8 @@ def train(
     last, first, best = out.with_suffix(".last.pt"), 0, -1.0
     best_at = 0
     if last.exists():
-        first, best, best_at = _resume(last, network, average, optimizer)
-        log.info("going on from iteration %d of %s", first, last)
+        first, best, best_at, traits = _resume(last, network, average, optimizer, recipe)
+        log.warning("going on from iteration %d of %s; remove that file to begin anew", first, last)
     crops = Crops(
         training, source_weights(training, factors or {}), recipe.crops, seed, recipe.iterations * recipe.batch
     )
@@ -245,27 +244,37 @@ def train(
         torch.utils.data.Subset(crops, range(first * recipe.batch, len(crops))),
         batch_size=recipe.batch,
         num_workers=workers,
+        # A fork would inherit the locks of OpenCV's and torch's threads, and could wait for them for ever.
+        multiprocessing_context="spawn" if workers else None,
         worker_init_fn=_one_thread,
         prefetch_factor=4 if workers else None,
     )
     for iteration, examples in enumerate(loader, start=first + 1):
         torch.manual_seed(seed * 1_000_003 + iteration)  # so that a resumed run drops the same channels
+        due = iteration % recipe.every == 0 or iteration == recipe.iterations
         loss = _step(network, optimizer, recipe, iteration, [t.to(device) for t in examples], traits)
-        if not np.isfinite(loss):
+        if not np.isfinite(loss) or (due and not _is_finite(network)):
             raise KinetError(
                 f"training diverged at iteration {iteration}: the loss is {loss}. Expected it to stay finite with "
                 f"lambda {recipe.lam:g} and lr {recipe.lr:g}: lower lr by 10, or lambda (the paper saw the same at 50)"
             )
         _follow(average, network, min(recipe.average, iteration / (iteration + 10)))
         validation = None
-        if iteration % recipe.every == 0 or iteration == recipe.iterations:
+        if due:
             validation = validate(average, traits, validating)
             traits = replace(traits, threshold=validation.threshold, metrics=_metrics(validation))
             if validation.figure > best:
                 best, best_at = validation.figure, iteration
                 checkpoint.save(out, average, traits)
-            state = {"iteration": iteration, "best": best, "best_at": best_at, "network": network.state_dict()}
-            checkpoint.save(last, average, traits, {**state, "optimizer": optimizer.state_dict()})
+            state = {
+                "iteration": iteration,
+                "best": best,
+                "best_at": best_at,
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "recipe": recipe.optimizer,
+            }
+            checkpoint.save(last, average, traits, state)
             _log_row(out.with_suffix(".csv"), iteration, loss, validation)
         report(Progress(iteration, recipe.iterations, loss, validation))
         if iteration - best_at >= recipe.patience:
@@ -278,7 +287,7 @@ def predict(network: KiNet, traits: checkpoint.Traits, pixels: NDArray[np.uint8]
     """Return the maps of one RGB image, uint8 [H, W, 3], as float32 [classes, H', W'], H' and W' padded."""
     fitted = fit(Frame(pixels), traits.mpp, MULTIPLE)
     device = next(network.parameters()).device
-    image = normalise(torch.from_numpy(fitted.pixels[None]).to(device), traits)
+    image = normalise(torch.tensor(fitted.pixels[None], device=device), traits)
     with torch.inference_mode():
         maps, _ = network(image)
     return maps[0].float().cpu().numpy()  # type: ignore[no-any-return]
@@ -316,13 +325,15 @@ def _source_f1(pairs: Sequence[tuple[Detections, LabelledField]], threshold: flo
     total, per_class = Score(0, 0, 0), [Score(0, 0, 0)] * len(CLASSES)
     for detections, f in pairs:
         labelled = [CLASSES.index(name) for name in f.labelled]
+        asked = np.isin(f.cls, labelled)
+        true_x, true_y, true_cls = f.x[asked], f.y[asked], f.cls[asked]
         mask = f.counted_mask()
         y, x = np.rint(detections.y).astype(int), np.rint(detections.x).astype(int)
         d = detections.where((detections.score >= threshold) & np.isin(detections.cls, labelled) & mask[y, x])
-        total += Score(len(match(d.x, d.y, f.x, f.y)[0]), len(d), len(f.x))
+        total += Score(len(match(d.x, d.y, true_x, true_y)[0]), len(d), len(true_x))
         for s in range(len(CLASSES)):
-            p, t = d.cls == s, f.cls == s
-            paired = len(match(d.x[p], d.y[p], f.x[t], f.y[t])[0])
+            p, t = d.cls == s, true_cls == s
+            paired = len(match(d.x[p], d.y[p], true_x[t], true_y[t])[0])
             per_class[s] += Score(paired, int(p.sum()), int(t.sum()))
     return total.f1, weighted_f1(per_class)
 
@@ -370,6 +381,8 @@ def _step(
 
 
 def _optimizer(network: KiNet, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimizer not in ("sgd", "adamw"):
+        raise ValueError(f"optimizer: expected sgd or adamw, found {recipe.optimizer!r}")
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(network.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
     return torch.optim.SGD(
@@ -421,15 +434,27 @@ def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _resume(last: Path, network: KiNet, average: KiNet, optimizer: torch.optim.Optimizer) -> tuple[int, float, int]:
+def _resume(
+    last: Path, network: KiNet, average: KiNet, optimizer: torch.optim.Optimizer, recipe: Recipe
+) -> tuple[int, float, int, checkpoint.Traits]:
+    """Take up a run where it was; the normalisation is the one that its weights were trained with."""
     saved = checkpoint.load(last)
     if asdict(saved.network.config) != asdict(network.config):
         raise KinetError(f"{last} is of another network ({saved.network.config}): remove it, or choose another -o")
     state: dict[str, Any] = saved.resume
+    if state.get("recipe") != recipe.optimizer:
+        raise KinetError(
+            f"{last} cannot be gone on from with {recipe.optimizer}: it holds "
+            f"{state.get('recipe') or 'no training state'}: remove it, or choose another -o"
+        )
     network.load_state_dict(state["network"])
     average.load_state_dict(saved.network.state_dict())
     optimizer.load_state_dict(state["optimizer"])
-    return state["iteration"], state["best"], state["best_at"]
+    return state["iteration"], state["best"], state["best_at"], saved.traits
+
+
+def _is_finite(network: KiNet) -> bool:
+    return all(bool(value.isfinite().all()) for value in network.state_dict().values())
 
 
 def _log_row(path: Path, iteration: int, loss: float, validation: Validation) -> None:

@@ -20,6 +20,7 @@ from kinet_trt.tiles import tiles
 log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "kinet-edge.onnx"
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Threshold:
     relative: bool = False
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.value) or (self.relative and not 0 <= self.value <= 1):
+        largest = 1.0 if self.relative else _LARGEST
+        if not (0 if self.relative else -largest) <= self.value <= largest:
             raise KinetError(
                 f"threshold: expected a finite number, or relative:XI with XI from 0 to 1, found {self.value:g}"
             )
@@ -46,24 +48,26 @@ class Threshold:
     @classmethod
     def parse(cls, text: str) -> Threshold:
         """Read ``"0.4"`` or ``"relative:0.5"``."""
-        kind, _, number = text.rpartition(":")
+        kind, colon, number = text.rpartition(":")
         try:
             value = float(number)
         except ValueError:
             kind, value = "?", 0.0
-        if kind not in ("", "relative"):
+        if kind != ("relative" if colon else ""):
             raise KinetError(f"threshold: expected a number like 0.4, or relative:0.5, found {text!r}")
         return cls(value, kind == "relative")
 
     def __str__(self) -> str:
-        return f"relative:{self.value:g}" if self.relative else f"{self.value:g}"
+        short = f"{self.value:g}"
+        text = short if float(short) == self.value else repr(self.value)
+        return f"relative:{text}" if self.relative else text
 
     def of(self, largest: float) -> float:
         """Return the absolute threshold for a frame whose largest value is ``largest``."""
         if not self.relative:
             return self.value
         # Where nothing rises above zero there is no nucleus: half of nothing would accept everything.
-        return self.value * largest if largest > 0 else float(np.finfo(np.float32).max)
+        return min(self.value * min(largest, _LARGEST), _LARGEST) if largest > 0 else _LARGEST
 
 
 class Counter:

@@ -72,9 +72,11 @@ class Detections:
 
     def records(self) -> list[dict[str, Any]]:
         """Return one ``{"x", "y", "class", "score"}`` a nucleus; px to 2 and scores to 4 decimals."""
+        # JSON has no infinity: a map that overflowed in half precision is as high as half precision goes.
+        score = np.clip(self.score, -65504, 65504)
         return [
             {"x": round(float(x), 2), "y": round(float(y), 2), "class": self.classes[c], "score": round(float(s), 4)}
-            for x, y, c, s in zip(self.x, self.y, self.cls, self.score, strict=True)
+            for x, y, c, s in zip(self.x, self.y, self.cls, score, strict=True)
         ]
 
     def geojson(self) -> str:

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.detections import CLASSES
-from kinet_trt.errors import KinetError
+from kinet_trt.errors import ImageError, KinetError
 from kinet_trt.images import SUFFIXES, read_image
 
 MASK_SUFFIX = "_counted.png"
@@ -75,7 +74,10 @@ class LabelledField:
     def pixels(self) -> NDArray[np.uint8]:
         """Return the image, RGB uint8 [H, W, 3]; read once."""
         if "pixels" not in self._cache:
-            self._cache["pixels"] = read_image(self.image).pixels
+            try:
+                self._cache["pixels"] = read_image(self.image).pixels
+            except ImageError as error:
+                raise ImageError(f"{self.image}: {error}") from None
         return self._cache["pixels"]
 
     def counted_mask(self) -> NDArray[np.bool_]:
@@ -85,12 +87,16 @@ class LabelledField:
             return np.ones((height, width), bool)
         if "mask" in self._cache:
             return self._cache["mask"].view(bool)
-        mask = cv2.imdecode(np.fromfile(self.counted, np.uint8), cv2.IMREAD_GRAYSCALE)
-        if mask is None or mask.shape != (height, width):
+        try:
+            mask = read_image(self.counted).pixels[..., 0]
+        except ImageError as error:
+            raise KinetError(f"{self.counted}: the mask of {self.image.name}: {error}") from None
+        if mask.shape != (height, width):
             raise KinetError(
-                f"{self.counted}: expected a mask of {width} x {height} px like its image; export it again"
+                f"{self.counted}: expected a mask of {width} x {height} px like its image, found {mask.shape[1]} x "
+                f"{mask.shape[0]}: export it again"
             )
-        self._cache["mask"] = (np.asarray(mask) > 127).view(np.uint8)
+        self._cache["mask"] = (mask > 127).view(np.uint8)
         return self._cache["mask"].view(bool)
 
 
@@ -106,8 +112,8 @@ def read_fields(folder: Path) -> list[LabelledField]:
     KinetError
         If nothing is found, or a file of points cannot be understood.
     """
-    index = next((path / "index.csv" for path in (folder, folder.parent) if (path / "index.csv").is_file()), None)
-    fields = list(_from_index(index, folder) if index else _from_pairs(folder))
+    indices = [path / "index.csv" for path in (folder, folder.parent) if (path / "index.csv").is_file()]
+    fields = [f for index in indices[:1] for f in _from_index(index, folder)] or list(_from_pairs(folder))
     if not fields:
         raise KinetError(
             f"{folder}: no fields found: expected an index.csv, or images ({', '.join(SUFFIXES)}) with .csv files of "
@@ -117,21 +123,20 @@ def read_fields(folder: Path) -> list[LabelledField]:
 
 
 def _from_index(index: Path, folder: Path) -> Iterator[LabelledField]:
-    with index.open(newline="", encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            if not row.get("image") or not row.get("points"):
-                raise KinetError(f"{index}: expected the columns image and points in every row, found {dict(row)}")
-            image = index.parent / row["image"]
-            if folder != index.parent and image.parent != folder:
-                continue
-            labelled = tuple(name for name in (row.get("classes") or "").split("+") if name) or CLASSES
-            if unknown := set(labelled) - set(CLASSES):
-                raise KinetError(f"{index}: unknown class {sorted(unknown)} of {row['image']}; known are {CLASSES}")
-            counted = index.parent / row["counted_mask"] if row.get("counted_mask") else None
-            x, y, cls = read_points(index.parent / row["points"])
-            yield LabelledField(
-                image, x, y, cls, labelled, counted, source=row.get("source") or "", split=row.get("split") or ""
-            )
+    for number, row in _rows(index, ("image", "points")):
+        if not row["image"] or not row["points"]:
+            raise KinetError(f"{index}, line {number}: expected an image and its points, found {row}")
+        image = index.parent / row["image"]
+        if folder != index.parent and image.parent != folder:
+            continue
+        labelled = tuple(name for name in (row.get("classes") or "").split("+") if name) or CLASSES
+        if unknown := set(labelled) - set(CLASSES):
+            raise KinetError(f"{index}, line {number}: unknown class {sorted(unknown)}; known are {', '.join(CLASSES)}")
+        counted = index.parent / row["counted_mask"] if row.get("counted_mask") else None
+        x, y, cls = read_points(index.parent / row["points"])
+        yield LabelledField(
+            image, x, y, cls, labelled, counted, source=row.get("source") or "", split=row.get("split") or ""
+        )
 
 
 def _from_pairs(folder: Path) -> Iterator[LabelledField]:
@@ -150,24 +155,37 @@ def read_points(
     path: Path,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
     """Read ``x,y,class`` rows: x and y float32 [n], px; class uint8 [n], index in :data:`CLASSES`."""
-    xs: list[float] = []
-    ys: list[float] = []
+    xs: list[np.float32] = []
+    ys: list[np.float32] = []
     classes: list[int] = []
+    for number, row in _rows(path, ("x", "y", "class")):
+        try:
+            with np.errstate(over="ignore"):
+                x, y = np.float32(row["x"]), np.float32(row["y"])
+            cls = CLASSES.index(row["class"])
+        except (TypeError, ValueError):
+            raise KinetError(
+                f"{path}, line {number}: expected x,y,class with class one of {', '.join(CLASSES)}; found {row}"
+            ) from None
+        if not (np.isfinite(x) and np.isfinite(y)):
+            raise KinetError(f"{path}, line {number}: x and y must be finite, found {row['x']}, {row['y']}")
+        xs.append(x)
+        ys.append(y)
+        classes.append(cls)
+    return np.asarray(xs, np.float32), np.asarray(ys, np.float32), np.asarray(classes, np.uint8)
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield line number and row of a CSV file that must have these columns."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
-            for number, row in enumerate(csv.DictReader(lines), start=2):
-                try:
-                    x, y, cls = float(row["x"]), float(row["y"]), CLASSES.index(row["class"])
-                except (KeyError, TypeError, ValueError):
-                    raise KinetError(
-                        f"{path}, line {number}: expected x,y,class with class one of "
-                        f"{', '.join(CLASSES)}; found {dict(row)}"
-                    ) from None
-                if not (np.isfinite(x) and np.isfinite(y)):
-                    raise KinetError(f"{path}, line {number}: x and y must be finite, found {x}, {y}")
-                xs.append(x)
-                ys.append(y)
-                classes.append(cls)
+            reader = csv.DictReader(lines)
+            if missing := set(columns) - set(reader.fieldnames or ()):
+                raise KinetError(
+                    f"{path}: expected a header with the columns {','.join(columns)}; not found: "
+                    f"{', '.join(sorted(missing))}"
+                )
+            for row in reader:
+                yield reader.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise KinetError(f"{path}: points cannot be read: {error}") from error
-    return np.asarray(xs, np.float32), np.asarray(ys, np.float32), np.asarray(classes, np.uint8)
+        raise KinetError(f"{path}: cannot be read as CSV: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from kinet_trt.errors import KinetError
@@ -17,34 +17,33 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     path
         Where it goes; missing folders are made.
     content
-        Bytes, or text that is written as UTF-8 with plain newlines.
+        Bytes, or text that is written as UTF-8 with plain newlines (bytes of an odd file name come out as they were).
+
+    Notes
+    -----
+    What exists and is no file (a pipe, a device) is written to, not replaced; of a link, the target is replaced.
 
     Raises
     ------
     KinetError
         If it cannot be written; an old file is then as it was.
     """
-    data = content.encode() if isinstance(content, str) else content
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".kinet-", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise KinetError(f"{path}: cannot be written: {error.strerror or error}") from error
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.chmod(0o666 & ~_umask())  # mkstemp makes private files
-        part.replace(path)
-    except OSError as error:
-        raise KinetError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+        data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+        place = path.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists() and not place.is_file() and not place.is_dir():
+            place.write_bytes(data)
+            return
+        part = place.with_name(f".kinet-{secrets.token_hex(8)}.part")
+        try:
+            # Not tempfile: its files are private whatever the umask says.
+            with part.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(place)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        raise KinetError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error

@@ -12,6 +12,8 @@ from kinet_trt.errors import ImageError
 
 MIN_SIDE = 32
 """Shorter side in model px below which a picture shows no tissue worth counting."""
+MAX_SIDE, MAX_PIXELS = 1 << 20, 1 << 29
+"""Longest side and area in model px; more is a slide, or a wrong um/px."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,15 @@ def fit(frame: Frame, mpp: float, multiple: int) -> Fitted:
     Raises
     ------
     ImageError
-        If the shorter side has fewer than 32 px at the model's scale.
+        If the shorter side has fewer than 32 px at the model's scale, or the whole is larger than memory should hold.
     """
     scale = 1.0 if frame.mpp is None else frame.mpp / mpp
+    if max(frame.height, frame.width) * scale > MAX_SIDE or frame.height * frame.width * scale**2 > MAX_PIXELS:
+        raise ImageError(
+            f"too large: {frame.width} x {frame.height} px at {frame.mpp or mpp:g} um/px is more than "
+            f"{MAX_PIXELS / 1e6:.0f} megapixels at the model's {mpp:g} um/px: check the um/px (--mpp), or count "
+            "a region"
+        )
     height, width = round(frame.height * scale), round(frame.width * scale)
     if min(height, width) < MIN_SIDE:
         raise ImageError(

@@ -6,9 +6,11 @@ Pixels are taken as stored: an EXIF rotation is not applied, so coordinates agre
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import cv2
@@ -21,10 +23,22 @@ from kinet_trt.frame import Frame
 
 log = logging.getLogger(__name__)
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 PLAUSIBLE_MPP = (0.05, 5.0)
 """um/px of a microscope. 72 or 300 dpi (353 and 85 um/px) are a printer's resolution, not a tissue's."""
 
+_ORIENTATION, _PLANAR, _EXTRA_SAMPLES = 274, 284, 338  # TIFF tags
+# Both decoders turn a TIFF by its orientation tag; this turns it back to the pixels as stored.
+_UNDO: Mapping[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, -1),
+}
 _MODES_8_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 
@@ -52,38 +66,48 @@ def read_image(path: Path | str) -> Frame:
     path = Path(path)
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not data:
         raise ImageError("the file is empty (0 bytes): copy or export it again")
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images and odd metadata; what matters here is whether the pixels decode.
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 mpp = _tag_mpp(image)
+                undo = _UNDO.get(_tiff_tag(image, _ORIENTATION, 1), np.asarray)
                 deep = _bits(image, data) > 8
+                alpha = image.format != "TIFF" or _tiff_tag(image, _EXTRA_SAMPLES, 0) in (1, 2)
+                if deep and _tiff_tag(image, _PLANAR, 1) == 2:
+                    raise ImageError("16-bit TIFF stored plane by plane: save it with interleaved channels")
                 image.load()
-                pixels = _decode_deep(data) if deep else _decode(image)
+                pixels = np.ascontiguousarray(undo(_decode_deep(data, alpha) if deep else _decode(image)))
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError("not an image: expected PNG, JPEG, TIFF or BMP, found other or damaged content") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"too large to read as one image ({error}): export a region of it") from None
+    except MemoryError:
+        raise ImageError("not enough memory to read it: export a region of it") from None
     # Pillow's decoders raise many kinds of errors on damaged files; all of them mean the same to the user.
     except Exception as error:
         raise ImageError(f"the file is damaged or cut short ({error}): copy or export it again") from error
     return Frame(pixels, mpp=mpp)
 
 
+def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
+    """Return the (first) number of a TIFF tag; other formats have none."""
+    if image.format != "TIFF":
+        return default
+    value = image.tag_v2.get(tag, default)  # type: ignore[attr-defined]
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
 def _bits(image: Image.Image, data: bytes) -> int:
     """Return the bits of one channel value."""
-    if image.format == "PNG":
-        return data[24]
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(258, (8,)))  # type: ignore[attr-defined, no-any-return]
-    return 8
+    return data[24] if image.format == "PNG" else _tiff_tag(image, 258, 8)
 
 
 def _decode(image: Image.Image) -> NDArray[np.uint8]:
@@ -96,20 +120,27 @@ def _decode(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 
-def _decode_deep(data: bytes) -> NDArray[np.uint8]:
+def _decode_deep(data: bytes, has_alpha: bool) -> NDArray[np.uint8]:
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is None or raw.dtype not in (np.uint8, np.uint16):
         found = "nothing" if raw is None else str(raw.dtype)
         raise ImageError(f"pixel type: expected 8 or 16 bit integers, found {found}: convert the file")
-    largest = int(raw.max())
-    bits = next(b for b in (8, 10, 12, 14, 16) if largest < 2**b)
-    values = raw.astype(np.float32) / (2**bits - 1)
-    if values.ndim == 2:
-        values = values[..., None]
-    if values.shape[2] in (2, 4):
-        values = values[..., :-1] * values[..., -1:] + (1 - values[..., -1:])
-    rgb = np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values[..., ::-1]
+    if raw.ndim == 2:
+        raw = raw[..., None]
+    colours = 1 if raw.shape[2] < 3 else 3
+    values = _unit(np.asarray(raw[..., :colours]))
+    if has_alpha and raw.shape[2] > colours:
+        alpha = _unit(np.asarray(raw[..., colours:]))
+        values = values * alpha + (1 - alpha)
+    rgb = np.repeat(values, 3, axis=2) if colours == 1 else values[..., ::-1]
     return np.asarray(np.rint(rgb * 255), np.uint8)
+
+
+def _unit(values: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Scale integers to 0 to 1 by the smallest of 8, 10, 12, 14 or 16 bits that holds the largest."""
+    largest = int(values.max())
+    bits = next(b for b in (8, 10, 12, 14, 16) if largest < 2**b)
+    return values.astype(np.float32) / np.float32(2**bits - 1)
 
 
 def _tag_mpp(image: Image.Image) -> float | None:
@@ -129,10 +160,8 @@ def _tag_mpp(image: Image.Image) -> float | None:
 
 
 def _resolution_mpp(image: Image.Image) -> tuple[float, float] | None:
-    dpi = image.info.get("dpi")
-    if dpi is None or min(dpi) <= 0:
-        return None
-    return 25400 / float(dpi[0]), 25400 / float(dpi[1])
+    dpi = [_positive(value) for value in image.info.get("dpi", ())]
+    return (25400 / dpi[0], 25400 / dpi[1]) if len(dpi) == 2 and dpi[0] and dpi[1] else None
 
 
 def _description_mpp(image: Image.Image) -> tuple[float, float] | None:
@@ -140,15 +169,27 @@ def _description_mpp(image: Image.Image) -> tuple[float, float] | None:
     if image.format != "TIFF":
         return None
     tags = image.tag_v2  # type: ignore[attr-defined]
-    text = str(tags.get(270, ""))
-    if text.startswith("ImageJ=") and re.search(r"^unit=(micron|um|µm|\\u00B5m)\s*$", text, re.MULTILINE):
-        x, y = float(tags.get(282, 0)), float(tags.get(283, 0))
-        return (1 / x, 1 / y) if x > 0 and y > 0 else None
-    if found := re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", text):
-        return float(found[1]), float(found[1])
-    if "<OME" in text:
-        sizes = [re.search(rf'PhysicalSize{axis}="([0-9.eE+-]+)"', text) for axis in "XY"]
+    # Pillow reads the text as Latin-1; OME's is UTF-8.
+    text = str(tags.get(270, "")).encode("latin-1", "replace").decode("utf-8", "replace")
+    x = y = None
+    if text.startswith("ImageJ="):
+        if re.search(r"^unit=(micron|um|µm|\\u00B5m|�m)\s*$", text, re.MULTILINE):
+            per_um = [_positive(tags.get(tag)) for tag in (282, 283)]
+            x, y = (1 / value if value else None for value in per_um)
+    elif found := re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", text):
+        x = y = _positive(found[1])
+    elif "<OME" in text:
         unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', text)
-        if sizes[0] and sizes[1] and (unit is None or unit[1] in ("µm", "um", "&#181;m", "&#xB5;m")):
-            return float(sizes[0][1]), float(sizes[1][1])
-    return None
+        if unit is None or unit[1] in ("µm", "um", "&#181;m", "&#xB5;m", "&#xb5;m"):
+            sizes = [re.search(rf'PhysicalSize{axis}="([^"]+)"', text) for axis in "XY"]
+            x, y = (_positive(size[1]) if size else None for size in sizes)
+    return (x, y) if x and y else None
+
+
+def _positive(value: object) -> float | None:
+    """Return a tag's value as a float; None when it is no positive finite number."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return number if 0 < number < float("inf") else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -22,6 +21,11 @@ CARD_KEY = "kinet_trt.card"
 CARD_HASH_KEY = "kinet_trt.card.sha256"
 NOTICE = "For Research Use Only. Not for use in diagnostic procedures."
 
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+_TEXTS = (
+    *("name", "weights_precision", "runtime", "runtime_version", "gpu", "network", "data", "licence", "notice"),
+    *("weights_sha256", "calibration_sha256", "model_sha256"),
+)
 _METADATA_FIELD = 14  # ModelProto.metadata_props
 _LARGEST_SIDE = 1 << 16
 
@@ -104,8 +108,8 @@ class ModelCard:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        _expect(bool(self.classes) and len(set(self.classes)) == len(self.classes), "classes", "distinct names", self)
-        _expect(all(isinstance(name, str) and name for name in self.classes), "classes", "distinct names", self)
+        named = isinstance(self.classes, tuple) and all(isinstance(name, str) and name for name in self.classes)
+        _expect(named and len(set(self.classes)) == len(self.classes) > 0, "classes", "distinct names", self)
         _expect(_number(self.mpp) and 0.01 <= self.mpp <= 100, "mpp", "um/px from 0.01 to 100", self)
         _expect(len(self.mean) == 3 and all(map(_number, self.mean)), "mean", "three numbers", self)
         _expect(
@@ -119,8 +123,12 @@ class ModelCard:
             aligned = _size(value) and value % self.multiple == 0
             _expect(aligned, name, f"a positive multiple of {self.multiple} px", self)
         _expect(_size(self.nms_radius) and self.nms_radius <= 64, "nms_radius", "1 to 64 px", self)
-        for name in ("name", "precision", "model_sha256", "network", "data", "licence", "notice"):
+        _expect(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", self)
+        for name in _TEXTS:
             _expect(isinstance(getattr(self, name), str), name, "text", self)
+        _expect(isinstance(self.roi, bool), "roi", "true or false", self)
+        for name in ("parity", "metrics"):
+            _expect(isinstance(getattr(self, name), Mapping), name, "figures by name", self)
 
     def to_json(self) -> str:
         """Return the card as JSON, keys sorted."""
@@ -136,7 +144,7 @@ class ModelCard:
             If it is of a newer version, incomplete, or holds a value that makes no sense.
         """
         try:
-            raw = json.loads(text)
+            raw = json.loads(text, parse_constant=_finite)
         except (ValueError, RecursionError) as error:
             raise CardError(f"the model card is damaged ({error}): export the model again") from None
         version = raw.get("version") if isinstance(raw, dict) else None
@@ -158,7 +166,11 @@ class ModelCard:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _finite(text: str) -> float:
+    raise ValueError(f"{text} is no number")
 
 
 def _size(value: object) -> bool:

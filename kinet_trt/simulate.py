@@ -21,11 +21,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kinet_trt.detections import CLASSES
+
 __all__ = ["CLASSES", "NOMINAL_MPP", "Slide", "Truth", "field"]
 
 _Reals = NDArray[np.floating[Any]]
 
-CLASSES: tuple[str, ...] = ("positive", "negative", "non_tumor")
+
 NOMINAL_MPP = 0.34
 """um of one world unit: at this um/px a unit is a pixel."""
 

@@ -131,7 +131,7 @@ def test_all_three_files_tell_of_the_same_nuclei(rows):
     features = json.loads(found.geojson())["features"]
     table = list(csv.DictReader(io.StringIO(to_csv([("i", found)]))))
     assert len(records) == len(features) == len(table) == len(rows) == sum(found.counts().values())
-    for record, feature, line, (x, y, c, _) in zip(records, features, table, rows):
+    for record, feature, line, (x, y, c, _) in zip(records, features, table, rows, strict=True):
         assert (record["x"], record["y"]) == pytest.approx((x, y), abs=0.0051)
         assert feature["geometry"]["coordinates"] == pytest.approx([x + 0.5, y + 0.5], abs=0.0101)
         assert (float(line["x"]), float(line["y"])) == (record["x"], record["y"])

@@ -79,7 +79,7 @@ def test_coordinates_must_be_finite_float32(tmp_path, row):
 @pytest.mark.parametrize("header", ["a,b,c", "x;y;class", "1.5,2,positive"])
 def test_another_header_is_refused(tmp_path, header):
     (tmp_path / "a.csv").write_text(f"{header}\n1,2,positive\n")
-    with pytest.raises(KinetError, match="expected x,y,class"):
+    with pytest.raises(KinetError, match="columns x,y,class"):
         read_points(tmp_path / "a.csv")
 
 
@@ -100,7 +100,7 @@ def test_points_that_are_no_text_are_a_kinet_error(tmp_path, content):
 
 
 def test_missing_points_are_a_kinet_error(tmp_path):
-    with pytest.raises(KinetError, match=r"missing\.csv: points cannot be read"):
+    with pytest.raises(KinetError, match=r"missing\.csv: cannot be read"):
         read_points(tmp_path / "missing.csv")
 
 
@@ -203,16 +203,16 @@ def test_an_index_that_excel_saved_with_a_bom_is_read(indexed):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("file,points\na.png,a.csv\n", "expected the columns image and points"),
-        ("image,points\nbc/one.png,\n", "expected the columns image and points"),
-        ("image,points\nbc/one.png\n", "expected the columns image and points"),
+        ("file,points\na.png,a.csv\n", "columns image,points"),
+        ("image,points\nbc/one.png,\n", "line 2: expected an image and its points"),
+        ("image,points\nbc/one.png\n", "line 2: expected an image and its points"),
         (
             "image,points,classes\nbc/one.png,points/one.csv,positive+tumour\n",
-            r"unknown class \['tumour'\] of bc/one\.png",
+            r"line 2: unknown class \['tumour'\]",
         ),
-        ("image,points\nbc/one.png,points/none.csv\n", r"none\.csv: points cannot be read"),
+        ("image,points\nbc/one.png,points/none.csv\n", r"none\.csv: cannot be read"),
         ("image,points\n", "no fields found"),
-        ("", "no fields found"),
+        ("", "columns image,points"),
     ],
 )
 def test_a_bad_index_is_refused(indexed, content, says):

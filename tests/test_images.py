@@ -368,7 +368,8 @@ def test_aperio_writes_mpp(read):
 
 def ome(x, y, unit=None):
     units = "" if unit is None else f' PhysicalSizeXUnit="{unit}" PhysicalSizeYUnit="{unit}"'
-    return f'<?xml version="1.0" encoding="UTF-8"?><OME><Image><Pixels PhysicalSizeX="{x}" PhysicalSizeY="{y}"{units}/></Image></OME>'
+    declaration = '<?xml version="1.0" encoding="UTF-8"?>'
+    return f'{declaration}<OME><Image><Pixels PhysicalSizeX="{x}" PhysicalSizeY="{y}"{units}/></Image></OME>'
 
 
 @pytest.mark.parametrize("unit", [None, "um", "&#181;m", "&#xB5;m", "µm"])

@@ -44,7 +44,7 @@ def test_one_pair_more_is_worth_any_distance():
     # Greedy pairing takes 0-0 and leaves the others without a partner.
     (x, y), (true_x, true_y) = points((0, 0), (10, 0)), points((0, 0), (-10, 0))
     i, j, distance = match(x, y, true_x, true_y, 10.0)
-    assert sorted(zip(i.tolist(), j.tolist())) == [(0, 1), (1, 0)]
+    assert sorted(zip(i.tolist(), j.tolist(), strict=True)) == [(0, 1), (1, 0)]
     assert distance.sum() == 20
 
 

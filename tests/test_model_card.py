@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -138,7 +139,7 @@ NAN, INF = float("nan"), float("inf")
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_by_name(name, value):
-    with pytest.raises(CardError, match=f"{name}|incomplete or damaged"):
+    with pytest.raises(CardError, match=f"{name}|damaged"):
         ModelCard.from_json(json.dumps(as_dict(**{name: value})))
 
 
@@ -192,10 +193,8 @@ JSON = st.recursive(
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(changes=st.dictionaries(st.sampled_from([f.name for f in dataclasses.fields(ModelCard)]), JSON, max_size=3))
 def test_any_json_value_gives_a_card_or_a_card_error(changes):
-    try:
+    with contextlib.suppress(CardError):
         ModelCard.from_json(json.dumps(as_dict(**changes)))
-    except CardError:
-        pass
 
 
 # --- the card in an ONNX file -----------------------------------------------------------------------------------------
@@ -333,10 +332,8 @@ def test_random_bytes_are_only_ever_a_card_error(data):
         assert found == CARD
         assert onnx_hash(message) == CARD.model_sha256
     for function in (onnx_hash, lambda message: with_card(message, CARD)):
-        try:
+        with contextlib.suppress(CardError):
             function(data)
-        except CardError:
-            pass
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -345,10 +342,8 @@ def test_several_damaged_places_are_noticed(data):
     damaged = bytearray(MODEL)
     for _ in range(data.draw(st.integers(2, 5))):
         damaged[data.draw(st.integers(0, len(MODEL) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(CardError):
         assert read_onnx_card(bytes(damaged)) == CARD
-    except CardError:
-        pass
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

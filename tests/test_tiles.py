@@ -63,7 +63,8 @@ def test_own_keeps_the_core_in_image_coordinates_and_drops_the_halo():
     tile = Tile(32, 64, 48, 80, 16, 80, 32, 96)
     found = found_at((15, 20), (16, 16), (47, 47), (48, 20), (20, 48), (20, 15))
     own = tile.own(found)
-    assert list(zip(own.x.tolist(), own.y.tolist())) == [(48, 32), (79, 63)]  # first and last pixel of the core
+    # first and last pixel of the core
+    assert (own.x.tolist(), own.y.tolist()) == ([48, 79], [32, 63])
     assert own.cls.tolist() == found.cls[1:3].tolist()
     assert own.score.tolist() == found.score[1:3].tolist()
     assert own.classes == found.classes

@@ -62,7 +62,9 @@ def find_peaks(
     # Outside the picture OpenCV puts the lowest finite value: no pixel above the threshold yields to it.
     ceiling = cv2.dilate(highest, window)
     # The comparison is with the threshold as float32, the type of the maps and of the fused model's input.
-    y, x = np.nonzero((highest == ceiling) & (highest >= np.float32(threshold)) & (highest != -np.inf))
+    with np.errstate(over="ignore"):
+        least = np.float32(threshold)
+    y, x = np.nonzero((highest == ceiling) & (highest >= least) & (highest != -np.inf))
     first = _first_of_ties(highest, y, x, radius)
     y, x = y[first], x[first]
     score = highest[y, x]

@@ -142,6 +142,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Pat
     assert not torch.equal(a["stem.0.weight"], c["stem.0.weight"])
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_what_is_learnt(tmp_path: Path) -> None:
     run([simulated()], tmp_path / "a.pt")
     train([simulated()], tmp_path / "b.pt", CONFIG, TINY, workers=1)

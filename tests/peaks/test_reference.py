@@ -34,7 +34,9 @@ def brute_force(maps, threshold, radius):
 
 
 def as_tuples(found):
-    return [(int(x), int(y), int(c), float(s)) for x, y, c, s in zip(found.x, found.y, found.cls, found.score)]
+    return [
+        (int(x), int(y), int(c), float(s)) for x, y, c, s in zip(found.x, found.y, found.cls, found.score, strict=True)
+    ]
 
 
 def one_class(rows):
@@ -87,7 +89,7 @@ def test_detections_come_in_raster_order_and_the_maps_stay_as_they_were(maps, ra
     before = maps.copy()
     found = find_peaks(maps, 0.0, radius, CLASSES[: len(maps)])
     np.testing.assert_array_equal(maps, before)
-    keys = list(zip(found.y, found.x))
+    keys = list(zip(found.y, found.x, strict=True))
     assert keys == sorted(set(keys))
 
 
