@@ -62,7 +62,7 @@ class CropPlan:
     empty: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Crop:
     """One training example.
 
@@ -164,7 +164,7 @@ def _crop(rng: np.random.Generator, source: LabelledField, plan: CropPlan) -> Cr
 
     # One affine map takes field px to crop px: shift to a random centre, mirror, rotate, scale.
     factor = np.exp(rng.uniform(-1, 1) * np.log(plan.scale))
-    angle = rng.uniform(0, 2 * np.pi) if plan.scale > 1 else np.pi / 2 * rng.integers(4)
+    angle = rng.uniform(0, 2 * np.pi)
     mirror = np.diag([rng.choice([-1.0, 1.0]), 1.0])
     cos, sin = np.cos(angle), np.sin(angle)
     linear = factor * np.array([[cos, -sin], [sin, cos]]) @ mirror

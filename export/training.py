@@ -254,6 +254,8 @@ def train(
         due = iteration % recipe.every == 0 or iteration == recipe.iterations
         loss = _step(network, optimizer, recipe, iteration, [t.to(device) for t in examples], traits)
         if not np.isfinite(loss) or (due and not _is_finite(network)):
+            if last.exists():  # its weights are on the way there: the next try must not begin with them
+                last.replace(out.with_suffix(".diverged.pt"))
             raise KinetError(
                 f"training diverged at iteration {iteration}: the loss is {loss}. Expected it to stay finite with "
                 f"lambda {recipe.lam:g} and lr {recipe.lr:g}: lower lr by 10, or lambda (the paper saw the same at 50)"

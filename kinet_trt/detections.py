@@ -25,7 +25,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
 OTHER_COLOUR = (150, 150, 150)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """Nuclei in raster order.
 

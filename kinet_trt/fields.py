@@ -17,7 +17,7 @@ from kinet_trt.images import SUFFIXES, read_image
 MASK_SUFFIX = "_counted.png"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelledField:
     """One image file and the nuclei that somebody marked in it.
 

@@ -16,7 +16,7 @@ MAX_SIDE, MAX_PIXELS = 1 << 20, 1 << 29
 """Longest side and area in model px; more is a slide, or a wrong um/px."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One brightfield image.
 
@@ -73,7 +73,7 @@ def _is_grey(pixels: NDArray[np.uint8]) -> bool:
     return bool((red == green).all() and (green == blue).all())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fitted:
     """A frame at the model's scale, padded.
 
