@@ -160,7 +160,10 @@ def _tag_mpp(image: Image.Image) -> float | None:
 
 
 def _resolution_mpp(image: Image.Image) -> tuple[float, float] | None:
-    dpi = [_positive(value) for value in image.info.get("dpi", ())]
+    density = image.info.get("dpi", ())
+    if not density and image.info.get("jfif_unit") == 2:  # per cm; Pillow before 12 leaves it there
+        density = [2.54 * value for value in image.info["jfif_density"]]
+    dpi = [_positive(value) for value in density]
     return (25400 / dpi[0], 25400 / dpi[1]) if len(dpi) == 2 and dpi[0] and dpi[1] else None
 
 
