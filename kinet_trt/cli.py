@@ -144,12 +144,11 @@ def count(
 
     for image in track(found, "Counting"):
         try:
-            one = count_image(counter, image, mpp)
+            one, frame = count_image(counter, image, mpp)
+            counted.append(one)
+            outputs.write(one, frame)
         except KinetError as error:
             errors.append((image, str(error)))
-            continue
-        outputs.write(one)
-        counted.append(one)
     if "-" not in (json_file, csv_file) and counted:
         show_counted(counted, counter, grades)
     if json_file:

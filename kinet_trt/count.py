@@ -27,30 +27,28 @@ OVERLAY_SUFFIX = "_overlay.png"
 
 @dataclass(frozen=True)
 class Counted:
-    """One counted image.
+    """One counted image, without its pixels: a folder may hold thousands.
 
     Attributes
     ----------
     image
         The file.
-    frame
-        What it holds, with the um/px that was used.
+    width, height
+        Its size, px.
+    mpp
+        um/px that was used.
     mpp_source
-        Where the um/px came from: ``"option"``, ``"file"`` or ``"model"``.
+        Where that came from: ``"option"``, ``"file"`` or ``"model"``.
     detections
         Its nuclei.
     """
 
     image: Path
-    frame: Frame
+    width: int
+    height: int
+    mpp: float
     mpp_source: str
     detections: Detections
-
-    @property
-    def mpp(self) -> float:
-        """um/px that was used."""
-        assert self.frame.mpp is not None
-        return self.frame.mpp
 
     @property
     def ki67(self) -> Ki67:
@@ -94,8 +92,13 @@ def _is_field(path: Path) -> bool:
     )
 
 
-def count_image(counter: Counter, image: Path, mpp: float | None) -> Counted:
+def count_image(counter: Counter, image: Path, mpp: float | None) -> tuple[Counted, Frame]:
     """Count one image file at ``mpp`` um/px, else at the file's resolution tag, else at the model's.
+
+    Returns
+    -------
+    counted, frame
+        What was found, and what it was found in.
 
     Raises
     ------
@@ -104,10 +107,10 @@ def count_image(counter: Counter, image: Path, mpp: float | None) -> Counted:
     """
     frame = read_image(image)
     known = {"option": mpp, "file": frame.mpp, "model": counter.engine.card.mpp}
-    source = next(name for name, value in known.items() if value is not None)
-    frame = Frame(frame.pixels, known[source], frame.time, frame.stage)
+    source, used = next((name, value) for name, value in known.items() if value is not None)
     try:
-        return Counted(image, frame, source, counter(frame))
+        found = counter(frame, used)
+        return Counted(image, frame.width, frame.height, used, source, found), frame
     except MemoryError:
         raise ImageError(f"not enough memory for {frame.width} x {frame.height} px: count a region of it") from None
 
@@ -146,12 +149,12 @@ class Outputs:
         """Return the files that are there already."""
         return [path for image in self.names for path in self._paths(image) if path.exists()]
 
-    def write(self, counted: Counted) -> None:
+    def write(self, counted: Counted, frame: Frame) -> None:
         """Write what is wanted of one image."""
         if self.geojson:
             write_atomic(self._geojson(counted.image), counted.detections.geojson())
         if self.overlay:
-            picture = draw(counted.frame, counted.detections, counted.mpp)
+            picture = draw(frame, counted.detections, counted.mpp)
             write_atomic(self._overlay(counted.image), to_png(picture))
 
     def _paths(self, image: Path) -> Iterable[Path]:
@@ -193,8 +196,8 @@ def _record(counter: Counter, one: Counted) -> dict[str, Any]:
     threshold = counter.threshold
     return {
         "image": str(one.image),
-        "width": one.frame.width,
-        "height": one.frame.height,
+        "width": one.width,
+        "height": one.height,
         "mpp": one.mpp,
         "mpp_source": one.mpp_source,
         "threshold": str(threshold) if threshold.relative else threshold.value,

@@ -304,3 +304,16 @@ def test_counting_needs_neither_torch_nor_onnx_nor_scipy(tmp_path, field):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["fields"]
+
+
+def test_an_overlay_that_cannot_be_written_costs_no_other_output(run, tmp_path, field):
+    save(tmp_path / "in" / "a.png", field[0])
+    save(tmp_path / "in" / "b.png", field[0])
+    (tmp_path / "v" / "a_overlay.png").mkdir(parents=True)
+    code, _, err = run("count", tmp_path / "in", "--overlay", tmp_path / "v", "--json", tmp_path / "o.json", "--force")
+    assert code == 1
+    assert "a_overlay.png" in err
+    document = json.loads((tmp_path / "o.json").read_text())
+    assert len(document["fields"]) == 2
+    assert [Path(e["image"]).name for e in document["errors"]] == ["a.png"]
+    assert (tmp_path / "v" / "b_overlay.png").is_file()
