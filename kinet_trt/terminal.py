@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 
 def _bar() -> Progress:
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -72,7 +72,8 @@ def training_bar() -> Iterator[Callable[[Any], None]]:
 def show_counted(counted: Sequence[Counted], counter: Counter, bands: Bands | None) -> None:
     """Print a table of counted images, and what is to be said of their index together."""
     engine = counter.engine
-    console = Console(highlight=False)
+    # File names are text: nothing in them is markup or an emoji.
+    console = Console(highlight=False, markup=False, emoji=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("image", overflow="fold")
     for name in ("um/px", *(name.replace("_", "-") for name in engine.card.classes), "Ki67 % (95%)"):

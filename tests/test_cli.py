@@ -191,6 +191,15 @@ def test_images_of_one_stem_get_files_of_their_own(run, tmp_path, field):
     assert sorted(p.name for p in (tmp_path / "g").iterdir()) == ["x.png-2.geojson", "x.png.geojson", "x.tif.geojson"]
 
 
+@pytest.mark.parametrize("name", ["[bold] [oops.png", ":smile: [0].png", "ÄÖ 細胞.png", "a" * 200 + ".png"])
+def test_file_names_are_text_whatever_they_hold(run, tmp_path, field, name):
+    save(tmp_path / "in" / "x.png", field[0]).rename(tmp_path / "in" / name)
+    code, out, err = run("count", tmp_path / "in", "--overlay", tmp_path, "--json", tmp_path / "o.json")
+    assert (code, err) == (0, "")
+    assert name[:8] in out.replace("\n", "")
+    assert json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["fields"][0]["image"].endswith(name)
+
+
 def test_globs_are_expanded_here_because_windows_does_not(run, tmp_path, field):
     save(tmp_path / "a1.png", field[0])
     save(tmp_path / "a2.png", field[0])
