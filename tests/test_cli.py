@@ -196,7 +196,7 @@ def test_file_names_are_text_whatever_they_hold(run, tmp_path, field, name):
     save(tmp_path / "in" / "x.png", field[0]).rename(tmp_path / "in" / name)
     code, out, err = run("count", tmp_path / "in", "--overlay", tmp_path, "--json", tmp_path / "o.json")
     assert (code, err) == (0, "")
-    assert name[:8] in out.replace("\n", "")
+    assert name[:6] in out
     assert json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["fields"][0]["image"].endswith(name)
 
 
