@@ -11,7 +11,7 @@ Two architectures stand side by side because the paper and the authors' later re
     identity shortcut is the up-sampled map.
 
 Every batch norm is an ordinary one (running statistics in evaluation), so that it folds into its convolution. The
-release evaluated with batch statistics instead; its checkpoints need the care that ``import-weights`` describes.
+release evaluated with batch statistics instead; its checkpoints give other numbers when they are folded so.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
         If the precision is unknown, or the region map is asked for of a network without it.
     """
     if precision not in ("fp32", "fp16"):
-        raise KinetError(f"precision: expected fp32 or fp16, found {precision!r}; int8 is made by `kinet-trt build`")
+        raise KinetError(f"precision: expected fp32 or fp16, found {precision!r}")
     network, traits = copy.deepcopy(checkpoint.network), checkpoint.traits
     if roi and not network.config.roi:
         raise KinetError("--roi: this network was trained without the tumour-region branch: leave the option out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -234,8 +235,13 @@ def train(
 
     last, first, best = out.with_suffix(".last.pt"), 0, -1.0
     best_at = 0
+    fingerprint = _fingerprint(training, recipe, seed)
     if last.exists():
-        first, best, best_at, traits = _resume(last, network, average, optimizer, recipe)
+        first, best, best_at, traits = _resume(last, network, average, optimizer, fingerprint)
+        if first >= recipe.iterations:
+            raise KinetError(
+                f"{out} is finished after {first} iterations: ask for more of them, or remove {last} to begin anew"
+            )
         log.warning("going on from iteration %d of %s; remove that file to begin anew", first, last)
     crops = Crops(
         training, source_weights(training, factors or {}), recipe.crops, seed, recipe.iterations * recipe.batch
@@ -274,7 +280,7 @@ def train(
                 "best_at": best_at,
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "recipe": recipe.optimizer,
+                "fingerprint": fingerprint,
             }
             checkpoint.save(last, average, traits, state)
             _log_row(out.with_suffix(".csv"), iteration, loss, validation)
@@ -343,6 +349,7 @@ def _source_f1(pairs: Sequence[tuple[Detections, LabelledField]], threshold: flo
 def _metrics(validation: Validation) -> dict[str, float]:
     named = {"figure": validation.figure}
     for source, (detection, classification) in validation.by_source.items():
+        source = source or "fields"
         named[f"{source}.detection_f1"] = detection
         named[f"{source}.classification_f1"] = classification
     return {name: round(value, 4) for name, value in named.items()}
@@ -437,22 +444,28 @@ def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _resume(
-    last: Path, network: KiNet, average: KiNet, optimizer: torch.optim.Optimizer, recipe: Recipe
+    last: Path, network: KiNet, average: KiNet, optimizer: torch.optim.Optimizer, fingerprint: str
 ) -> tuple[int, float, int, checkpoint.Traits]:
     """Take up a run where it was; the normalisation is the one that its weights were trained with."""
     saved = checkpoint.load(last)
     if asdict(saved.network.config) != asdict(network.config):
         raise KinetError(f"{last} is of another network ({saved.network.config}): remove it, or choose another -o")
     state: dict[str, Any] = saved.resume
-    if state.get("recipe") != recipe.optimizer:
+    if state.get("fingerprint") != fingerprint:
         raise KinetError(
-            f"{last} cannot be gone on from with {recipe.optimizer}: it holds "
-            f"{state.get('recipe') or 'no training state'}: remove it, or choose another -o"
+            f"{last} is of another run (recipe, seed or fields differ): remove it to begin anew, or choose another -o"
         )
     network.load_state_dict(state["network"])
     average.load_state_dict(saved.network.state_dict())
     optimizer.load_state_dict(state["optimizer"])
     return state["iteration"], state["best"], state["best_at"], saved.traits
+
+
+def _fingerprint(training: Sequence[LabelledField], recipe: Recipe, seed: int) -> str:
+    """Return what must be the same for a run to go on; its length may change, and how often it is looked at."""
+    same = replace(recipe, iterations=0, patience=0, every=0)
+    fields = [(f.source, f.name, len(f.x), f.labelled, f.partial) for f in training]
+    return hashlib.sha256(repr((same, seed, fields)).encode()).hexdigest()
 
 
 def _is_finite(network: KiNet) -> bool:

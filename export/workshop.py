@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 from kinet_trt.export import checkpoint as checkpoints
-from kinet_trt.export import onnx, training
+from kinet_trt.export import training
 from kinet_trt.export.models import Activation, Architecture, NetworkConfig
 from numpy.typing import NDArray
 
 from kinet_trt import simulate
 from kinet_trt.count import find_images
+from kinet_trt.detections import CLASSES
 from kinet_trt.engines.openvino import OpenVinoEngine
-from kinet_trt.errors import KinetError
+from kinet_trt.errors import ImageError, KinetError
 from kinet_trt.fields import read_fields
 from kinet_trt.files import write_atomic
 from kinet_trt.frame import Frame, fit
 from kinet_trt.images import read_image
 from kinet_trt.model_card import ModelCard
+
+if TYPE_CHECKING:
+    from kinet_trt.export.onnx import Parity
 
 PARITY_FIELDS = 4
 PARITY_SIDE = 512
@@ -33,10 +37,11 @@ def train_fields(
     out: Path,
     *,
     recipe: str,
-    architecture: str,
+    architecture: Architecture,
     width: int,
-    activation: str,
+    activation: Activation,
     roi: bool,
+    dropout: float,
     iterations: int | None,
     factors: Mapping[str, str],
     partial: Sequence[tuple[str, str]],
@@ -52,8 +57,6 @@ def train_fields(
     KinetError
         If an option makes no sense, the fields cannot be read, or the training diverges.
     """
-    if recipe not in training.RECIPES:
-        raise KinetError(f"--recipe: expected {' or '.join(training.RECIPES)}, found {recipe!r}")
     regime = training.RECIPES[recipe]
     if quick:
         regime = replace(regime, iterations=60, every=60, batch=4)
@@ -61,34 +64,34 @@ def train_fields(
         regime = replace(regime, iterations=iterations, every=min(regime.every, iterations))
     fields = read_fields(folder)
     for source, cls in partial:
+        if cls not in CLASSES or all(f.source != source for f in fields):
+            known = sorted({f.source for f in fields})
+            raise KinetError(f"--partial: expected one of {known} and one of {CLASSES}, found {source}={cls}")
         fields = [replace(f, partial=(*f.partial, cls)) if f.source == source else f for f in fields]
-    try:
-        weights = {source: float(factor) for source, factor in factors.items()}
-    except ValueError:
-        raise KinetError(f"--weight: expected SOURCE=NUMBER, found {dict(factors)}") from None
+    weights = {source: _factor(text) for source, text in factors.items()}
     begin = checkpoints.load(start).network if start else None
-    config = begin.config if begin else _config(architecture, width, activation, roi)
+    try:
+        config = begin.config if begin else NetworkConfig(architecture, width, activation, roi, dropout=dropout)
+    except ValueError as error:
+        raise KinetError(str(error)) from None
     return training.train(
         fields, out, config, regime, factors=weights, start=begin, seed=seed, data=folder.name + ":", report=report
     )
 
 
-def _config(architecture: str, width: int, activation: str, roi: bool) -> NetworkConfig:
-    for option, value, kind in (
-        ("--architecture", architecture, Architecture),
-        ("--activation", activation, Activation),
-    ):
-        if value not in get_args(kind):
-            raise KinetError(f"{option}: expected {' or '.join(get_args(kind))}, found {value!r}")
+def _factor(text: str) -> float:
     try:
-        return NetworkConfig(architecture, width, activation, roi)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise KinetError(str(error)) from None
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < float("inf"):
+        raise KinetError(f"--weight: expected SOURCE=NUMBER with a positive number, found {text!r}")
+    return factor
 
 
 def export_checkpoint(
     source: Path, out: Path, precision: str, half_weights: bool, roi: bool, images: Path | None
-) -> tuple[ModelCard, onnx.Parity]:
+) -> tuple[ModelCard, Parity]:
     """Export a checkpoint to ``out`` and hold it to PyTorch on images or simulated fields.
 
     Raises
@@ -96,6 +99,8 @@ def export_checkpoint(
     KinetError
         If the checkpoint or the images cannot be read, or an option makes no sense.
     """
+    from kinet_trt.export import onnx  # training gets by without the onnx package
+
     loaded = checkpoints.load(source)
     frames = _parity_frames(images, loaded.traits.mpp)
     model, card = onnx.export(loaded, out.stem, precision, half_weights, roi)
@@ -112,5 +117,12 @@ def _parity_frames(images: Path | None, mpp: float) -> list[NDArray[np.uint8]]:
         pictures = [simulate.field(seed, PARITY_SIDE, PARITY_SIDE)[0] for seed in range(PARITY_FIELDS)]
     else:
         files = find_images([images])[:PARITY_FIELDS]
-        pictures = [read_image(path).pixels[:PARITY_SIDE, :PARITY_SIDE] for path in files]
+        pictures = [_read(path)[:PARITY_SIDE, :PARITY_SIDE] for path in files]
     return [fit(Frame(pixels), mpp, 16).pixels for pixels in pictures]
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    try:
+        return read_image(path).pixels
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None

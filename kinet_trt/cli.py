@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,7 +16,6 @@ from kinet_trt.errors import KinetError, MissingExtraError
 
 if TYPE_CHECKING:
     from kinet_trt.count import Counted
-    from kinet_trt.ki67 import Bands
 
 NOTICE = "For Research Use Only. Not for use in diagnostic procedures."
 
@@ -28,21 +29,22 @@ app = typer.Typer(
 )
 
 Model = Annotated[Path | None, typer.Option("--model", "-m", help="A .onnx model; left out: the small one inside.")]
-Precision = Annotated[str, typer.Option(help="What to compute in: auto, fp32, bf16, fp16.")]
+Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="What to compute in.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; left out: all.")]
 
 
 def main() -> None:
     """Run the command line; a user's error is one message and exit status 1."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        # A file name that the terminal has no letters for (Windows' code pages) must not end the run.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except KinetError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted.", err=True)
-        sys.exit(130)
 
 
 def _print_version(wanted: bool) -> None:
@@ -72,7 +74,7 @@ def demo(
     """Count a simulated field with exact truth, and a real one."""
     from kinet_trt import demo as fields
     from kinet_trt.counter import Counter
-    from kinet_trt.ki67 import NET
+    from kinet_trt.ki67 import Ki67
 
     counter = Counter(model, precision=precision)
     typer.echo(f"{counter.engine.card.name} on {counter.engine.runtime}, {counter.engine.precision}")
@@ -84,10 +86,8 @@ def demo(
         for name, n in shown.detections.counts().items():
             known = f"   (truth {shown.truth[name]})" if shown.truth else ""
             typer.echo(f"  {name:<10} {n:5d}{known}")
+        typer.echo(f"  {shown.ki67.sentences()[0]}")
         if shown.truth and shown.score:
-            from kinet_trt.ki67 import Ki67
-
-            typer.echo(f"  {shown.ki67.sentences(NET)[0]}")
             truth = Ki67.of(shown.truth)
             assert truth.index is not None
             typer.echo(f"  The true index is {100 * truth.index:.1f}%.", nl=False)
@@ -110,7 +110,7 @@ def count(
     threshold: Annotated[str | None, typer.Option(help="Least peak height; or relative:XI, the paper's rule.")] = None,
     precision: Precision = "auto",
     threads: Threads = None,
-    bands: Annotated[str, typer.Option(help="Grade bands: net or none.")] = "net",
+    bands: Annotated[Literal["net", "none"], typer.Option(help="Grade ranges: of NET, or none.")] = "net",
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - is standard output.")
     ] = None,
@@ -124,24 +124,24 @@ def count(
     """Count the nuclei of images."""
     from kinet_trt.count import Outputs, count_image, find_images, output_names, table, to_json
     from kinet_trt.counter import Counter, Threshold
+    from kinet_trt.ki67 import NET
+    from kinet_trt.terminal import show_counted, track
 
-    grades = _bands(bands)
-    if json_file == "-" and csv_file == "-":
-        raise typer.BadParameter("--json - and --csv -: only one of them can go to standard output")
     if mpp is not None and not 0.01 <= mpp <= 100:
         raise typer.BadParameter(f"--mpp: expected um/px from 0.01 to 100, found {mpp}")
+    try:
+        least = Threshold.parse(threshold) if threshold else None
+    except KinetError as error:
+        raise typer.BadParameter(str(error)) from None
     found = find_images(images)
+    _check_targets({"--json": json_file, "--csv": csv_file}, found)
     outputs = Outputs(geojson, overlay, output_names(found))
     if not force and (existing := outputs.existing()):
         raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): --force replaces them")
-    counter = Counter(
-        model, threshold=Threshold.parse(threshold) if threshold else None, precision=precision, threads=threads
-    )
+    counter = Counter(model, threshold=least, precision=precision, threads=threads)
 
     counted: list[Counted] = []
     errors: list[tuple[Path, str]] = []
-    from kinet_trt.terminal import show_counted, track
-
     for image in track(found, "Counting"):
         try:
             one, frame = count_image(counter, image, mpp)
@@ -150,14 +150,17 @@ def count(
         except KinetError as error:
             errors.append((image, str(error)))
     if "-" not in (json_file, csv_file) and counted:
-        show_counted(counted, counter, grades)
-    if json_file:
-        _write(json_file, to_json(counter, counted, errors))
-    if csv_file:
-        _write(csv_file, table(counted))
-    for image, message in errors:
-        typer.echo(f"Error: {image}: {message}", err=True)
-    if errors:
+        show_counted(counted, counter, NET if bands == "net" else None)
+    messages = [f"{image}: {message}" for image, message in errors]
+    for target, content in ((json_file, to_json(counter, counted, errors)), (csv_file, table(counted))):
+        try:
+            if target:
+                _write(target, content)
+        except KinetError as error:
+            messages.append(str(error))
+    for message in messages:
+        typer.echo(f"Error: {message}", err=True)
+    if messages:
         raise typer.Exit(1)
 
 
@@ -165,11 +168,12 @@ def count(
 def train(
     fields: Annotated[Path, typer.Argument(help="A folder of labelled fields.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint to write.")],
-    recipe: Annotated[str, typer.Option(help="paper: the paper's regime; best: ours.")] = "paper",
-    architecture: Annotated[str, typer.Option(help="paper or release.")] = "paper",
+    recipe: Annotated[Literal["paper", "best"], typer.Option(help="The paper's regime, or ours.")] = "paper",
+    architecture: Annotated[Literal["paper", "release"], typer.Option(help="The paper's or the release's.")] = "paper",
     width: Annotated[int, typer.Option(help="Channels at full resolution.")] = 32,
-    activation: Annotated[str, typer.Option(help="elu or relu.")] = "elu",
+    activation: Annotated[Literal["elu", "relu"], typer.Option(help="After each convolution.")] = "elu",
     roi: Annotated[bool, typer.Option(help="Train the tumour-region branch too.")] = True,
+    dropout: Annotated[float, typer.Option(min=0, max=0.95, help="Channel dropout rate.")] = 0.5,
     iterations: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     weight: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE=F", help="Draw a source F times as often.")
@@ -177,8 +181,8 @@ def train(
     partial: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE=CLASS", help="A source that marks only some nuclei of a class.")
     ] = None,
-    start: Annotated[Path | None, typer.Option("--from", help="Checkpoint to begin with.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and crops.")] = 0,
+    start: Annotated[Path | None, typer.Option("--from", help="Checkpoint to begin with: its network counts.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and crops.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="About a minute: to see that everything works.")] = False,
 ) -> None:
     """Train a network on labelled fields; an interrupted run goes on where it was."""
@@ -195,6 +199,7 @@ def train(
             width=width,
             activation=activation,
             roi=roi,
+            dropout=dropout,
             iterations=iterations,
             factors=dict(_pairs("--weight", weight)),
             partial=_pairs("--partial", partial),
@@ -212,7 +217,7 @@ def train(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of kinet-trt train.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
-    precision: Annotated[str, typer.Option(help="fp32 or fp16: what it computes in, everywhere.")] = "fp32",
+    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="What it computes in, everywhere.")] = "fp32",
     half_weights: Annotated[
         bool, typer.Option("--half-weights", help="Store FP16, compute FP32: half the size.")
     ] = False,
@@ -220,7 +225,7 @@ def export(
     images: Annotated[Path | None, typer.Option(help="Images for the check; left out: simulated fields.")] = None,
 ) -> None:
     """Turn a checkpoint into an ONNX model with a model card, and hold it to PyTorch."""
-    _need("export", "train", "torch")
+    _need("export", "train", "torch", "onnx", "onnxscript", "onnxsim")
     from kinet_trt.export.workshop import export_checkpoint
 
     card, parity = export_checkpoint(checkpoint, out, precision, half_weights, roi, images)
@@ -232,12 +237,13 @@ def export(
     )
 
 
-def _need(command: str, extra: str, module: str) -> None:
-    """Raise unless an extra's package can be imported."""
+def _need(command: str, extra: str, *modules: str) -> None:
+    """Raise unless an extra's packages can be imported."""
     from importlib.util import find_spec
 
-    if find_spec(module) is None:
-        raise MissingExtraError(f"kinet-trt {command}", extra, module)
+    for module in modules:
+        if module not in sys.modules and find_spec(module) is None:
+            raise MissingExtraError(f"kinet-trt {command}", extra, module)
 
 
 def _pairs(option: str, values: list[str] | None) -> list[tuple[str, str]]:
@@ -248,18 +254,26 @@ def _pairs(option: str, values: list[str] | None) -> list[tuple[str, str]]:
     return pairs
 
 
-def _bands(name: str) -> Bands | None:
-    from kinet_trt.ki67 import NET
-
-    if name not in ("net", "none"):
-        raise typer.BadParameter(f"--bands: expected net or none, found {name!r}")
-    return NET if name == "net" else None
+def _check_targets(targets: dict[str, str | None], images: list[Path]) -> None:
+    """Raise if what is to be written would replace an image or one another, or can be no file: before the work."""
+    taken = {os.path.abspath(image): str(image) for image in images}
+    for option, target in targets.items():
+        if not target:
+            continue
+        place = target if target == "-" else os.path.abspath(target)
+        if place in taken:
+            raise typer.BadParameter(f"{option} {target}: that is {taken[place]} already")
+        if target != "-" and os.path.isdir(target):
+            raise KinetError(f"{target}: cannot be written: it is a folder, expected a file name")
+        taken[place] = f"the file of {option}"
 
 
 def _write(target: str, content: str) -> None:
     from kinet_trt.files import write_atomic
 
     if target == "-":
-        sys.stdout.write(content)
+        # Bytes: a text stream would turn line ends and refuse names that it has no letters for.
+        sys.stdout.buffer.write(content.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
     else:
         write_atomic(Path(target), content)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import cv2
 
 from kinet_trt.counter import Counter
 from kinet_trt.detections import Detections, to_csv
@@ -59,7 +62,7 @@ class Counted:
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """Return the image files that paths, folders (not their subfolders) and globs name, each once, in order.
 
-    Masks (``*_counted.png``) and overlays (``*_overlay.png``) in folders are not images to count.
+    Masks (``*_counted.png``) and overlays (``*_overlay.png``) that a folder or a glob holds are not images to count.
 
     Raises
     ------
@@ -68,19 +71,23 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            inside = [p for p in sorted(path.iterdir()) if _is_field(p)]
+        # os.path, because pathlib raises where it may not look; what cannot be read is told when it is read.
+        if os.path.isdir(path):
+            try:
+                inside = [p for p in sorted(path.iterdir()) if _is_field(p)]
+            except OSError as error:
+                raise KinetError(f"{path}: the folder cannot be read: {error.strerror}") from error
             if not inside:
                 raise KinetError(f"{path}: no images in this folder: expected {', '.join(SUFFIXES)}")
             found += inside
-        elif not path.exists() and glob.has_magic(str(path)):
-            inside = [p for p in sorted(map(Path, glob.glob(str(path), recursive=True))) if p.is_file()]
+        elif not os.path.lexists(path) and glob.has_magic(str(path)):
+            inside = [p for p in sorted(map(Path, glob.glob(str(path), recursive=True))) if _is_field(p)]
             if not inside:
-                raise KinetError(f"{path}: no file fits this pattern")
+                raise KinetError(f"{path}: no image fits this pattern")
             found += inside
         else:
             found.append(path)
-    return list(dict.fromkeys(found))
+    return list({os.path.abspath(path): path for path in reversed(found)}.values())[::-1]
 
 
 def _is_field(path: Path) -> bool:
@@ -88,7 +95,7 @@ def _is_field(path: Path) -> bool:
         path.suffix.lower() in SUFFIXES
         and not path.name.startswith(".")
         and not path.name.endswith((MASK_SUFFIX, OVERLAY_SUFFIX))
-        and path.is_file()
+        and not os.path.isdir(path)
     )
 
 
@@ -147,15 +154,24 @@ class Outputs:
 
     def existing(self) -> list[Path]:
         """Return the files that are there already."""
-        return [path for image in self.names for path in self._paths(image) if path.exists()]
+        return [path for image in self.names for path in self._paths(image) if os.path.lexists(path)]
 
     def write(self, counted: Counted, frame: Frame) -> None:
-        """Write what is wanted of one image."""
+        """Write what is wanted of one image.
+
+        Raises
+        ------
+        KinetError
+            If it cannot be written, or there is no memory for the picture.
+        """
         if self.geojson:
             write_atomic(self._geojson(counted.image), counted.detections.geojson())
         if self.overlay:
-            picture = draw(frame, counted.detections, counted.mpp)
-            write_atomic(self._overlay(counted.image), to_png(picture))
+            try:
+                picture = to_png(draw(frame, counted.detections, counted.mpp))
+            except (MemoryError, cv2.error) as error:
+                raise KinetError(f"the overlay cannot be drawn: {error}") from error
+            write_atomic(self._overlay(counted.image), picture)
 
     def _paths(self, image: Path) -> Iterable[Path]:
         if self.geojson:
@@ -189,7 +205,8 @@ def to_json(counter: Counter, counted: Sequence[Counted], errors: Sequence[tuple
         "fields": [_record(counter, one) for one in counted],
         "errors": [{"image": str(image), "message": message} for image, message in errors],
     }
-    return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    # ASCII, so that any terminal and any file name survives it.
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def _record(counter: Counter, one: Counted) -> dict[str, Any]:

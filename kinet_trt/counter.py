@@ -81,7 +81,7 @@ class Counter:
         A model file; None: the small one that comes with the package.
     threshold
         Instead of the model card's.
-    precision, threads
+    precision, threads, cache
         See :func:`kinet_trt.engines.open_engine`.
 
     Attributes
@@ -112,12 +112,13 @@ class Counter:
         threshold: Threshold | float | None = None,
         precision: str = "auto",
         threads: int | None = None,
+        cache: Path | None = None,
     ) -> None:
         if model is None:
             with resources.as_file(resources.files("kinet_trt.models") / DEFAULT_MODEL) as path:
-                self.engine: Engine = open_engine(path, precision, threads)
+                self.engine: Engine = open_engine(path, precision, threads, cache)
         else:
-            self.engine = open_engine(Path(model), precision, threads)
+            self.engine = open_engine(Path(model), precision, threads, cache)
         if threshold is None:
             threshold = self.engine.card.threshold
         self.threshold = threshold if isinstance(threshold, Threshold) else Threshold(float(threshold))
@@ -151,7 +152,7 @@ class Counter:
             raise ImageError("an empty frame: expected at least one pixel")
         fitted = fit(frame, card.mpp, card.multiple)
         if frame.is_grey:
-            log.warning("the picture is grey: without colour there is no stain to tell nuclei by, so none are counted")
+            log.warning("the picture has no colour: there is no stain to tell nuclei by, so none are counted")
             return Detections.empty(card.classes)
         found = self._find(fitted)
         x, y = fitted.to_frame(found.x, found.y)

@@ -70,8 +70,8 @@ def real(counter: Counter, folder: Path) -> Shown | None:
     found = counter(frame)
     picture, overlay = _write(folder, "real", frame, found, counter.engine.card.mpp)
     title = (
-        "Real H-DAB field from scikit-image (colon, FHL2: a stain of the cytoplasm that the model was not trained for; "
-        "the index means nothing here)"
+        "Real H-DAB field from scikit-image (colon, FHL2: a stain of the cytoplasm that the model was not trained for, "
+        "so the index means nothing)"
     )
     return Shown(title, picture, overlay, found)
 

@@ -24,5 +24,5 @@ class MissingExtraError(KinetError):
 
     def __init__(self, command: str, extra: str, missing: str) -> None:
         super().__init__(
-            f"{command} needs the package {missing!r}, which is not installed: pip install 'kinet-trt[{extra}]'"
+            f'{command} needs the package {missing!r}, which is not installed: pip install "kinet-trt[{extra}]"'
         )

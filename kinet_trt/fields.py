@@ -105,7 +105,8 @@ def read_fields(folder: Path) -> list[LabelledField]:
 
     Either the folder (or its parent) has an ``index.csv`` with the columns ``image, points`` and optionally
     ``counted_mask, source, split, classes`` (paths relative to the index), or it has images with ``.csv`` files of the
-    same name (``x,y,class``). ``*_counted.png`` is a mask, never a field.
+    same name (``x,y,class``; the classes that occur anywhere in the folder count as labelled).
+    ``*_counted.png`` is a mask, never a field.
 
     Raises
     ------
@@ -142,13 +143,20 @@ def _from_index(index: Path, folder: Path) -> Iterator[LabelledField]:
 def _from_pairs(folder: Path) -> Iterator[LabelledField]:
     if not folder.is_dir():
         raise KinetError(f"{folder}: expected a folder of fields, found {'a file' if folder.exists() else 'nothing'}")
-    for image in sorted(folder.iterdir()):
-        points = image.with_suffix(".csv")
-        if image.suffix.lower() in SUFFIXES and not image.name.endswith(MASK_SUFFIX) and points.is_file():
-            x, y, cls = read_points(points)
-            occurring = tuple(CLASSES[i] for i in np.unique(cls)) or CLASSES
-            counted = image.with_name(image.stem + MASK_SUFFIX)
-            yield LabelledField(image, x, y, cls, occurring, counted if counted.is_file() else None)
+    images = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES
+        and not path.name.endswith(MASK_SUFFIX)
+        and path.with_suffix(".csv").is_file()
+    ]
+    points = [read_points(image.with_suffix(".csv")) for image in images]
+    # Nobody says which classes were looked for: those that occur anywhere in the folder.
+    occurring = {int(i) for _, _, cls in points for i in np.unique(cls)}
+    labelled = tuple(name for i, name in enumerate(CLASSES) if i in occurring) or CLASSES
+    for image, (x, y, cls) in zip(images, points, strict=True):
+        counted = image.with_name(image.stem + MASK_SUFFIX)
+        yield LabelledField(image, x, y, cls, labelled, counted if counted.is_file() else None)
 
 
 def read_points(

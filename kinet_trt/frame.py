@@ -12,6 +12,8 @@ from kinet_trt.errors import ImageError
 
 MIN_SIDE = 32
 """Shorter side in model px below which a picture shows no tissue worth counting."""
+GREY_SPREAD = 8
+"""Difference of R, G and B (of 255) that noise and JPEG leave in a grey picture; the palest stain has more."""
 MAX_SIDE, MAX_PIXELS = 1 << 20, 1 << 29
 """Longest side and area in model px; more is a slide, or a wrong um/px."""
 
@@ -64,13 +66,12 @@ class Frame:
 
     @property
     def is_grey(self) -> bool:
-        """Whether R = G = B at every pixel: without colour there is no stain to tell classes by."""
+        """Whether R, G and B are the same but for noise at every pixel: there is then no stain to tell classes by."""
         return _is_grey(self.pixels[::16, ::16]) and _is_grey(self.pixels)
 
 
 def _is_grey(pixels: NDArray[np.uint8]) -> bool:
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
-    return bool((red == green).all() and (green == blue).all())
+    return bool((pixels.max(axis=2) - pixels.min(axis=2)).max(initial=0) <= GREY_SPREAD)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import stat
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -65,6 +66,8 @@ def read_image(path: Path | str) -> Frame:
     """
     path = Path(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ImageError("not a file: expected an image file, found a folder, a pipe or a device")
         data = path.read_bytes()
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error

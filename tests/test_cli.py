@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -168,7 +169,7 @@ def test_sixteen_bit_grey_and_transparent_files_are_read(run, tmp_path, field, c
     assert code == 0
     assert found["deep"] == found["plain"] == found["alpha"]
     assert found["grey"] == []
-    assert "grey" in caplog.text
+    assert "no colour" in caplog.text
 
 
 def test_derived_names_are_not_overwritten_without_force(run, tmp_path, field):
@@ -200,6 +201,72 @@ def test_file_names_are_text_whatever_they_hold(run, tmp_path, field, name):
     assert json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))["fields"][0]["image"].endswith(name)
 
 
+def test_names_that_the_terminal_has_no_letters_for_do_not_end_the_run(tmp_path, field):
+    save(tmp_path / "細胞.png", field[0])
+    odd = tmp_path / os.fsdecode(b"odd\xff.png")
+    (tmp_path / "細胞.png").rename(odd) if sys.platform == "linux" else None
+    save(tmp_path / "細胞.png", field[0])
+    command = [sys.executable, "-m", "kinet_trt", "count", str(tmp_path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    for extra in (["--json", "-"], ["--csv", "-"], []):
+        done = subprocess.run([*command, *extra], capture_output=True, env=environment, check=False)
+        assert (done.returncode, done.stderr) == (0, b""), extra
+        if extra[:1] == ["--json"]:
+            names = {Path(f["image"]).name for f in json.loads(done.stdout)["fields"]}
+            assert names == {path.name for path in tmp_path.iterdir()}
+
+
+def test_masks_and_overlays_are_no_images_in_a_glob_either(run, tmp_path, field):
+    for name in ("a.png", "a_overlay.png", "a_counted.png"):
+        save(tmp_path / name, field[0])
+    (tmp_path / "a.csv").write_text("x,y,class\n")
+    _, out, _ = run("count", tmp_path / "a*", "--json", "-")
+    assert [Path(f["image"]).name for f in json.loads(out)["fields"]] == ["a.png"]
+
+
+def test_a_file_is_counted_once_however_it_is_spelled(run, tmp_path, monkeypatch, field):
+    save(tmp_path / "in" / "a.png", field[0])
+    monkeypatch.chdir(tmp_path)
+    _, out, _ = run("count", "in/a.png", "in", "./in/../in/a.png", tmp_path / "in" / "a.png", "--json", "-")
+    assert len(json.loads(out)["fields"]) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipes_folders_and_broken_links_in_a_folder_are_told_or_left_out(run, tmp_path, field):
+    save(tmp_path / "good.png", field[0])
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "broken.png").symlink_to("nowhere.png")
+    code, out, _ = run("count", tmp_path, "--json", "-")
+    document = json.loads(out)
+    assert code == 1
+    assert [Path(f["image"]).name for f in document["fields"]] == ["good.png"]
+    assert sorted(Path(e["image"]).name for e in document["errors"]) == ["broken.png", "pipe.png"]
+
+
+def test_one_output_that_cannot_be_written_costs_no_other(run, tmp_path, field):
+    image = save(tmp_path / "a.png", field[0])
+    code, _, err = run("count", image, "--json", image / "o.json", "--csv", tmp_path / "o.csv")
+    assert code == 1
+    assert "o.json" in err
+    assert (tmp_path / "o.csv").is_file()
+
+
+@pytest.mark.parametrize("missing", ["torch", "onnx", "onnxsim", "onnxscript"])
+def test_a_missing_extra_is_one_line_with_the_pip_command(run, tmp_path, monkeypatch, missing):
+    import importlib.util
+
+    real = importlib.util.find_spec
+    for name in [name for name in sys.modules if name.split(".")[0] == missing]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else real(name, *rest))
+    code, _, err = run("export", tmp_path / "x.pt", "-o", tmp_path / "x.onnx")
+    assert code == 1
+    assert len(err.strip().splitlines()) == 1
+    assert f"'{missing}'" in err
+    assert 'pip install "kinet-trt[train]"' in err
+
+
 def test_globs_are_expanded_here_because_windows_does_not(run, tmp_path, field):
     save(tmp_path / "a1.png", field[0])
     save(tmp_path / "a2.png", field[0])
@@ -218,14 +285,20 @@ def test_globs_are_expanded_here_because_windows_does_not(run, tmp_path, field):
         (["count", "x.png", "--mpp", "-3"], 2),
         (["count", "x.png", "--mpp", "nan"], 2),
         (["count", "x.png", "--bands", "g7"], 2),
-        (["count", "x.png", "--threshold", "high"], 1),
-        (["count", "x.png", "--threshold", "relative:7"], 1),
-        (["count", "x.png", "--precision", "fp64"], 1),
+        (["count", "x.png", "--threshold", "high"], 2),
+        (["count", "x.png", "--threshold", "relative:7"], 2),
+        (["count", "x.png", "--precision", "fp64"], 2),
         (["count"], 2),
         (["count", "x.png", "-m", "missing.onnx"], 1),
         (["count", "x.png", "-m", "model.pt"], 1),
         (["export", "missing.pt", "-o", "x.onnx"], 1),
+        (["count", "a" * 300 + ".png"], 1),
+        (["count", "x.png", "--json", "y", "--csv", "./y"], 2),
+        (["count", "x.png", "--json", "x.png"], 2),
+        (["count", "x.png", "--csv", "."], 1),
         (["train", "nowhere", "-o", "x.pt"], 1),
+        (["train", "nowhere", "-o", "x.pt", "--seed", "-1"], 2),
+        (["train", "nowhere", "-o", "x.pt", "--recipe", "mine"], 2),
     ],
 )
 def test_mistakes_get_one_message_and_leave_nothing(run, tmp_path, monkeypatch, arguments, code):

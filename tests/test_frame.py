@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinet_trt.errors import ImageError
-from kinet_trt.frame import MIN_SIDE, Frame, fit
+from kinet_trt.frame import GREY_SPREAD, MIN_SIDE, Frame, fit
 
 
 def noise(height, width, seed=0):
@@ -74,9 +74,11 @@ def test_grey_is_r_g_b_equal_everywhere():
 
 @pytest.mark.parametrize("channel", [0, 1, 2])
 @pytest.mark.parametrize(("y", "x"), [(0, 0), (7, 9), (49, 69)])
-def test_one_coloured_pixel_is_colour(channel, y, x):
-    pixels = np.repeat(noise(50, 70)[..., :1], 3, axis=2)
-    pixels[y, x, channel] ^= 1
+def test_one_coloured_pixel_is_colour_and_noise_is_not(channel, y, x):
+    pixels = np.full((50, 70, 3), 100, np.uint8)
+    pixels[y, x, channel] += GREY_SPREAD
+    assert Frame(pixels).is_grey
+    pixels[y, x, channel] += 1
     assert not Frame(pixels).is_grey
 
 

@@ -409,7 +409,7 @@ def test_a_missing_file_and_a_folder_are_image_errors(tmp_path):
     with pytest.raises(ImageError, match="cannot be read"):
         read_image(tmp_path / "missing.png")
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(ImageError, match="cannot be read"):
+    with pytest.raises(ImageError, match="found a folder"):
         read_image(tmp_path / "folder.png")
 
 

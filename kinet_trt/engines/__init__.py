@@ -58,7 +58,7 @@ def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
         )
 
 
-def open_engine(path: Path, precision: str = "auto", threads: int | None = None) -> Engine:
+def open_engine(path: Path, precision: str = "auto", threads: int | None = None, cache: Path | None = None) -> Engine:
     """Open a model with the engine that its suffix asks for.
 
     Parameters
@@ -69,6 +69,8 @@ def open_engine(path: Path, precision: str = "auto", threads: int | None = None)
         ``"auto"``, or what to compute in.
     threads
         CPU threads; None: as many as there are cores.
+    cache
+        Folder in which compiled models are kept for the next time; None: nowhere.
 
     Raises
     ------
@@ -80,4 +82,4 @@ def open_engine(path: Path, precision: str = "auto", threads: int | None = None)
     card, model = read_card(path)
     from kinet_trt.engines.openvino import OpenVinoEngine  # imports OpenVINO, which takes its time
 
-    return OpenVinoEngine(card, model, precision, threads)
+    return OpenVinoEngine(card, model, precision, threads, cache)

@@ -47,7 +47,7 @@ class OpenVinoEngine:
     threads
         CPU threads; None: OpenVINO decides.
     cache
-        Folder in which compiled models are kept; None: compile anew, which takes a tenth of a second.
+        Folder in which compiled models are kept; None: compile anew, which takes a tenth of a second for kinet-edge.
 
     Raises
     ------
@@ -119,7 +119,8 @@ class OpenVinoEngine:
 
     def _problem(self) -> str:
         """Return in words how the compiled precision differs from FP32 on a simulated field; empty if it is right."""
-        pixels, _ = simulate.field(1, PROBE_SIDE, PROBE_SIDE)
+        side = -(-PROBE_SIDE // self.card.multiple) * self.card.multiple
+        pixels, _ = simulate.field(1, side, side)
         expected, found = (
             _infer(compiled.create_infer_request(), pixels[None])[0].copy()
             for compiled in (self._compile("fp32"), self._compiled)
@@ -135,7 +136,10 @@ class OpenVinoEngine:
 
 
 def _infer(request: Any, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    results = request.infer({0: np.ascontiguousarray(frames)}, share_inputs=True, share_outputs=True)
+    try:
+        results = request.infer({0: np.ascontiguousarray(frames)}, share_inputs=True, share_outputs=True)
+    except RuntimeError as error:
+        raise EngineError(f"OpenVINO failed on a frame {list(frames.shape)}: {_first_line(error)}") from error
     return np.asarray(results[0], np.float32)
 
 
