@@ -80,20 +80,19 @@ def demo(
     typer.echo(f"{counter.engine.card.name} on {counter.engine.runtime}, {counter.engine.precision}")
     for shown in (fields.simulated(counter, out), fields.real(counter, out)):
         if shown is None:
-            typer.echo("\nThe real field needs scikit-image: pip install 'kinet-trt[demo]'")
+            typer.echo('\nThe real field needs scikit-image: pip install "kinet-trt[demo]"')
             continue
         typer.echo(f"\n{shown.title}")
         for name, n in shown.detections.counts().items():
             known = f"   (truth {shown.truth[name]})" if shown.truth else ""
             typer.echo(f"  {name:<10} {n:5d}{known}")
         typer.echo(f"  {shown.ki67.sentences()[0]}")
-        if shown.truth and shown.score:
-            truth = Ki67.of(shown.truth)
-            assert truth.index is not None
-            typer.echo(f"  The true index is {100 * truth.index:.1f}%.", nl=False)
-            score = shown.score
+        if shown.truth:
+            index = Ki67.of(shown.truth).index or 0.0
+            typer.echo(f"  The true index is {100 * index:.1f}%.")
+        if score := shown.score:
             typer.echo(
-                f" {score.paired} of {score.true} nuclei found ({score.recall:.1%}), "
+                f"  {score.paired} of {score.true} nuclei found ({score.recall:.1%}), "
                 f"{score.detected - score.paired} invented; detection F1 {score.f1:.3f}."
             )
         typer.echo(f"  Overlay: {shown.overlay}")

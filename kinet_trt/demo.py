@@ -8,6 +8,7 @@ from pathlib import Path
 from kinet_trt import simulate
 from kinet_trt.counter import Counter
 from kinet_trt.detections import Detections
+from kinet_trt.errors import MissingExtraError
 from kinet_trt.files import write_atomic
 from kinet_trt.frame import Frame
 from kinet_trt.ki67 import Ki67
@@ -32,7 +33,7 @@ class Shown:
     truth
         Counts by class; None: unknown.
     score
-        Detections against the truth; None: unknown.
+        Detections against the truth; None: unknown, or the extra ``eval`` is not installed.
     """
 
     title: str
@@ -54,10 +55,13 @@ def simulated(counter: Counter, folder: Path) -> Shown:
     frame = Frame(pixels, simulate.NOMINAL_MPP)
     found = counter(frame)
     numbers = {name: int((truth.cls == i).sum()) for i, name in enumerate(simulate.CLASSES)}
-    paired = len(match(found.x, found.y, truth.x, truth.y)[0])
+    try:
+        score = Score(len(match(found.x, found.y, truth.x, truth.y)[0]), len(found), len(truth))
+    except MissingExtraError:
+        score = None  # the counts can be held to the truth all the same
     picture, overlay = _write(folder, "simulated", frame, found, simulate.NOMINAL_MPP)
     title = "Simulated Ki67 field (the truth is exact)"
-    return Shown(title, picture, overlay, found, numbers, Score(paired, len(found), len(truth)))
+    return Shown(title, picture, overlay, found, numbers, score)
 
 
 def real(counter: Counter, folder: Path) -> Shown | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kinet_trt.errors import MissingExtraError
+
 MATCH_RADIUS = 16.0
 """Gold-standard radius r of the paper, px at the model's scale."""
 
@@ -35,8 +37,16 @@ def match(
         Indices of the paired detections and annotations, int [pairs].
     distance
         Their distances, px [pairs].
+
+    Raises
+    ------
+    MissingExtraError
+        If the extra ``eval`` is not installed.
     """
-    from lap import lapjv  # heavy only where it is needed
+    try:
+        from lap import lapjv  # an extra, and heavy only where it is needed
+    except ImportError:
+        raise MissingExtraError("Matching nuclei with annotations", "eval", "lapx") from None
 
     none = np.empty(0, np.intp)
     if len(x) == 0 or len(true_x) == 0:

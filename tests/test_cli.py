@@ -361,6 +361,15 @@ def test_the_demo_tells_how_far_off_it_is(run, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} >= {"simulated.png", "simulated_overlay.png"}
 
 
+def test_the_demo_runs_without_its_extras_too(run, tmp_path, monkeypatch):
+    for name in ("lap", "skimage", "skimage.data"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, out, _ = run("demo", "--out", tmp_path)
+    assert code == 0
+    assert "The true index is" in out
+    assert "kinet-trt[demo]" in out
+
+
 def test_help_is_quick_and_needs_nothing_heavy():
     listing = "import sys, kinet_trt.cli; print(*sorted(m for m in sys.modules if '.' not in m))"
     loaded = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True).stdout.split()
@@ -379,7 +388,7 @@ def test_counting_needs_neither_torch_nor_onnx_nor_scipy(tmp_path, field):
     image = save(tmp_path / "a.png", field[0])
     program = (
         "import sys\n"
-        "for name in ('torch', 'onnx', 'scipy', 'skimage'): sys.modules[name] = None\n"
+        "for name in ('torch', 'onnx', 'scipy', 'skimage', 'lap'): sys.modules[name] = None\n"
         f"sys.argv = ['kinet-trt', 'count', {str(image)!r}, '--json', '-']\n"
         "from kinet_trt.cli import main\nmain()"
     )

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kinet_trt.errors import MissingExtraError
 from kinet_trt.metrics import MATCH_RADIUS, Score, match, weighted_f1
 
 
@@ -97,3 +99,10 @@ def test_weighted_f1_weighs_by_annotations():
     assert weighted_f1([Score(1, 1, 1), Score(0, 0, 3)]) == pytest.approx(0.25)
     assert weighted_f1([Score(0, 9, 0), Score(2, 2, 2)]) == 1.0  # a class nobody marked has no weight
     assert weighted_f1([]) == weighted_f1([Score(0, 3, 0)]) == 0
+
+
+def test_a_missing_lapx_is_one_line_with_the_pip_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lap", None)
+    one = np.zeros(1, np.float32)
+    with pytest.raises(MissingExtraError, match=r"kinet-trt\[eval\]"):
+        match(one, one, one, one)
