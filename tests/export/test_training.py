@@ -151,14 +151,14 @@ def test_workers_do_not_change_what_is_learnt(tmp_path: Path) -> None:
 
 
 def test_divergence_names_lambda_and_learning_rate(tmp_path: Path) -> None:
-    recipe = replace(TINY, optimizer="sgd", lr=1e9, mean_loss=False, iterations=20, every=20)
+    recipe = replace(TINY, optimizer="sgd", lr=1e9, mean_loss=False, clip=0.0, iterations=20, every=20)
     with pytest.raises(KinetError, match=r"diverged at iteration \d+.*lambda 5 and lr 1e\+09"):
         run([simulated()], tmp_path / "k.pt", recipe)
     assert not (tmp_path / "k.pt").exists()
 
 
 def test_a_diverged_run_can_be_repeated_with_a_lower_rate_as_its_message_says(tmp_path: Path) -> None:
-    recipe = replace(TINY, optimizer="sgd", lr=1e9, mean_loss=False, iterations=20, every=1)
+    recipe = replace(TINY, optimizer="sgd", lr=1e9, mean_loss=False, clip=0.0, iterations=20, every=1)
     with pytest.raises(KinetError, match="diverged"):
         run([simulated()], tmp_path / "k.pt", recipe)
     run([simulated()], tmp_path / "k.pt", replace(recipe, lr=1e-7, iterations=8))
@@ -215,7 +215,7 @@ def test_the_papers_recipe_is_the_papers() -> None:
     assert (PAPER.lr, PAPER.momentum, PAPER.weight_decay, PAPER.optimizer) == (0.01, 0.9, 1e-6, "sgd")
     assert (PAPER.iterations, PAPER.patience, PAPER.batch) == (100_000, 20_000, 4 * PAPER.crops.per_image)
     assert (PAPER.lam, PAPER.eta, PAPER.eta_after, PAPER.gamma) == (5, 1e-6, 10_000, 25)
-    assert (PAPER.crops.alpha, PAPER.crops.distance, PAPER.floor, PAPER.mean_loss) == (3, 15, 0, False)
+    assert (PAPER.crops.alpha, PAPER.crops.distance, PAPER.floor) == (3, 15, 0)
 
 
 # --- fields -----------------------------------------------------------------------------------------------------------
