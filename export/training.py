@@ -25,9 +25,10 @@ from torch.utils.data import DataLoader
 
 from kinet_trt.detections import CLASSES, Detections
 from kinet_trt.errors import KinetError
+from kinet_trt.evaluate import comparable
 from kinet_trt.fields import LabelledField
 from kinet_trt.frame import MIN_SIDE, Frame, fit
-from kinet_trt.metrics import Score, match, weighted_f1
+from kinet_trt.metrics import Comparison, compare
 from kinet_trt.peaks.reference import find_peaks
 
 log = logging.getLogger(__name__)
@@ -334,20 +335,10 @@ def validate(network: KiNet, traits: checkpoint.Traits, fields: Sequence[Labelle
 
 def _source_f1(pairs: Sequence[tuple[Detections, LabelledField]], threshold: float) -> tuple[float, float]:
     """Return detection F1 and weighted classification F1 of one source's fields; unlabelled classes do not count."""
-    total, per_class = Score(0, 0, 0), [Score(0, 0, 0)] * len(CLASSES)
-    for detections, f in pairs:
-        labelled = [CLASSES.index(name) for name in f.labelled]
-        asked = np.isin(f.cls, labelled)
-        true_x, true_y, true_cls = f.x[asked], f.y[asked], f.cls[asked]
-        mask = f.counted_mask()
-        y, x = np.rint(detections.y).astype(int), np.rint(detections.x).astype(int)
-        d = detections.where((detections.score >= threshold) & np.isin(detections.cls, labelled) & mask[y, x])
-        total += Score(len(match(d.x, d.y, true_x, true_y)[0]), len(d), len(true_x))
-        for s in range(len(CLASSES)):
-            p, t = d.cls == s, true_cls == s
-            paired = len(match(d.x[p], d.y[p], true_x[t], true_y[t])[0])
-            per_class[s] += Score(paired, int(p.sum()), int(t.sum()))
-    return total.f1, weighted_f1(per_class)
+    total = Comparison.nothing(len(CLASSES))
+    for found, f in pairs:
+        total += compare(*comparable(found.where(found.score >= threshold), f), len(CLASSES))
+    return total.detection.f1, total.weighted[2]
 
 
 def _metrics(validation: Validation) -> dict[str, float]:

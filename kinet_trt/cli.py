@@ -16,6 +16,7 @@ from kinet_trt.errors import KinetError, MissingExtraError
 
 if TYPE_CHECKING:
     from kinet_trt.count import Counted
+    from kinet_trt.counter import Threshold
 
 NOTICE = "For Research Use Only. Not for use in diagnostic procedures."
 
@@ -30,6 +31,11 @@ app = typer.Typer(
 
 Model = Annotated[Path | None, typer.Option("--model", "-m", help="A .onnx model; left out: the small one inside.")]
 Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="What to compute in.")]
+Mpp = Annotated[float | None, typer.Option(help="um/px of the images; left out: the file's tag or the model's.")]
+ThresholdText = Annotated[
+    str | None, typer.Option("--threshold", help="Least peak height; or relative:XI (the paper).")
+]
+JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - is standard output.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; left out: all.")]
 
 
@@ -106,13 +112,11 @@ def count(
     mpp: Annotated[
         float | None, typer.Option(help="um/px of the images; left out: the file's tag or the model's.")
     ] = None,
-    threshold: Annotated[str | None, typer.Option(help="Least peak height; or relative:XI, the paper's rule.")] = None,
+    threshold: ThresholdText = None,
     precision: Precision = "auto",
     threads: Threads = None,
     bands: Annotated[Literal["net", "none"], typer.Option(help="Grade ranges: of NET, or none.")] = "net",
-    json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - is standard output.")
-    ] = None,
+    json_file: JsonFile = None,
     csv_file: Annotated[
         str | None, typer.Option("--csv", metavar="FILE", help="Write CSV; - is standard output.")
     ] = None,
@@ -122,16 +126,12 @@ def count(
 ) -> None:
     """Count the nuclei of images."""
     from kinet_trt.count import Outputs, count_image, find_images, output_names, table, to_json
-    from kinet_trt.counter import Counter, Threshold
+    from kinet_trt.counter import Counter
     from kinet_trt.ki67 import NET
     from kinet_trt.terminal import show_counted, track
 
-    if mpp is not None and not 0.01 <= mpp <= 100:
-        raise typer.BadParameter(f"--mpp: expected um/px from 0.01 to 100, found {mpp}")
-    try:
-        least = Threshold.parse(threshold) if threshold else None
-    except KinetError as error:
-        raise typer.BadParameter(str(error)) from None
+    _check_mpp(mpp)
+    least = _threshold(threshold)
     found = find_images(images)
     _check_targets({"--json": json_file, "--csv": csv_file}, found)
     outputs = Outputs(geojson, overlay, output_names(found))
@@ -161,6 +161,60 @@ def count(
         typer.echo(f"Error: {message}", err=True)
     if messages:
         raise typer.Exit(1)
+
+
+@app.command("eval")
+def evaluate(
+    fields: Annotated[Path, typer.Argument(help="A folder of labelled fields.")],
+    model: Model = None,
+    classes: Annotated[str | None, typer.Option(help="Classes that are labelled, like positive,negative.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only the fields of this split, like val.")] = None,
+    mpp: Mpp = None,
+    threshold: ThresholdText = None,
+    precision: Precision = "auto",
+    threads: Threads = None,
+    json_file: JsonFile = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the precision-recall curve.")] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw misses and inventions of each field.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files in the --overlay folder.")] = False,
+) -> None:
+    """Hold a model to labelled fields, by the paper's metrics."""
+    _need("eval", "eval", "lap", *(["matplotlib"] if plot else []))
+    from kinet_trt.count import Outputs, output_names
+    from kinet_trt.counter import Counter
+    from kinet_trt.evaluate import Evaluation, curve_png, evaluate_field, picture, to_json
+    from kinet_trt.fields import label, read_fields
+    from kinet_trt.files import write_atomic
+    from kinet_trt.overlay import to_png
+    from kinet_trt.terminal import show_evaluation, track
+
+    _check_mpp(mpp)
+    least = _threshold(threshold)
+    chosen = [f for f in read_fields(fields) if split in (None, f.split)]
+    if not chosen:
+        raise KinetError(f"{fields}: no fields of the split {split!r}")
+    if classes:
+        chosen = label(chosen, classes.split(","))
+    outputs = Outputs(None, overlay, output_names([f.image for f in chosen]))
+    _check_targets({"--json": json_file, "--plot": str(plot) if plot else None}, [f.image for f in chosen])
+    if not force and (existing := outputs.existing()):
+        raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): --force replaces them")
+    counter = Counter(model, threshold=least, precision=precision, threads=threads)
+    done = []
+    for f in track(chosen, "Evaluating"):
+        one = evaluate_field(counter, f, mpp)
+        done.append(one)
+        if overlay:
+            write_atomic(outputs.overlay_of(f.image), to_png(picture(one, one.mpp / counter.engine.card.mpp)))
+    evaluation = Evaluation(tuple(done))
+    if json_file != "-":
+        show_evaluation(evaluation, counter)
+    if plot:
+        write_atomic(plot, curve_png(evaluation, counter.engine.card.name))
+    if json_file:
+        _write(json_file, to_json(counter, evaluation))
 
 
 @app.command()
@@ -251,6 +305,20 @@ def _pairs(option: str, values: list[str] | None) -> list[tuple[str, str]]:
     if wrong := [name for name, value in pairs if not name or not value]:
         raise typer.BadParameter(f"{option}: expected NAME=VALUE, found {wrong[0]!r}")
     return pairs
+
+
+def _check_mpp(mpp: float | None) -> None:
+    if mpp is not None and not 0.01 <= mpp <= 100:
+        raise typer.BadParameter(f"--mpp: expected um/px from 0.01 to 100, found {mpp}")
+
+
+def _threshold(text: str | None) -> Threshold | None:
+    from kinet_trt.counter import Threshold
+
+    try:
+        return Threshold.parse(text) if text else None
+    except KinetError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _check_targets(targets: dict[str, str | None], images: list[Path]) -> None:

@@ -171,19 +171,20 @@ class Outputs:
                 picture = to_png(draw(frame, counted.detections, counted.mpp))
             except (MemoryError, cv2.error) as error:
                 raise KinetError(f"the overlay cannot be drawn: {error}") from error
-            write_atomic(self._overlay(counted.image), picture)
+            write_atomic(self.overlay_of(counted.image), picture)
 
     def _paths(self, image: Path) -> Iterable[Path]:
         if self.geojson:
             yield self._geojson(image)
         if self.overlay:
-            yield self._overlay(image)
+            yield self.overlay_of(image)
 
     def _geojson(self, image: Path) -> Path:
         assert self.geojson
         return self.geojson / f"{self.names[image]}.geojson"
 
-    def _overlay(self, image: Path) -> Path:
+    def overlay_of(self, image: Path) -> Path:
+        """Return where the picture of an image goes."""
         assert self.overlay
         return self.overlay / f"{self.names[image]}{OVERLAY_SUFFIX}"
 

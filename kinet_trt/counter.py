@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass
 from importlib import resources
@@ -122,6 +123,12 @@ class Counter:
         if threshold is None:
             threshold = self.engine.card.threshold
         self.threshold = threshold if isinstance(threshold, Threshold) else Threshold(float(threshold))
+
+    def with_threshold(self, threshold: Threshold) -> Counter:
+        """Return a counter with another threshold over the same engine."""
+        other = copy.copy(self)
+        other.threshold = threshold
+        return other
 
     def __call__(self, frame: Frame | NDArray[np.uint8], mpp: float | None = None) -> Detections:
         """Count one frame.

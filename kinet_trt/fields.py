@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.detections import CLASSES
 from kinet_trt.errors import ImageError, KinetError
+from kinet_trt.frame import Frame
 from kinet_trt.images import SUFFIXES, read_image
 
 MASK_SUFFIX = "_counted.png"
@@ -48,45 +49,49 @@ class LabelledField:
     source: str = ""
     split: str = ""
     partial: tuple[str, ...] = ()
-    _cache: dict[str, NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
+    _masks: list[NDArray[np.bool_]] = field(default_factory=list, repr=False)
+    _frames: list[Frame] = field(default_factory=list, repr=False)
 
     @classmethod
     def simulated(
         cls, pixels: NDArray[np.uint8], x: NDArray[np.float32], y: NDArray[np.float32], kinds: NDArray[np.uint8]
     ) -> LabelledField:
         """Return a field that is in memory only, with every class labelled."""
-        return cls(Path("simulated"), x, y, kinds, source="simulated", _cache={"pixels": pixels})
+        return cls(Path("simulated"), x, y, kinds, source="simulated", _frames=[Frame(pixels)])
 
     def part(self, left: int, right: int) -> LabelledField:
         """Return the columns ``left`` to ``right`` (exclusive, px) as a field in memory."""
         inside = (self.x >= left - 0.5) & (self.x < right - 0.5)
-        cut = {"pixels": np.ascontiguousarray(self.pixels()[:, left:right])}
-        if self.counted is not None:
-            cut["mask"] = np.ascontiguousarray(self.counted_mask()[:, left:right]).view(np.uint8)
+        frame = Frame(np.ascontiguousarray(self.pixels()[:, left:right]), self.frame().mpp)
+        masks = [] if self.counted is None else [np.ascontiguousarray(self.counted_mask()[:, left:right])]
         x = self.x[inside] - np.float32(left)
-        return replace(self, x=x, y=self.y[inside], cls=self.cls[inside], _cache=cut)
+        return replace(self, x=x, y=self.y[inside], cls=self.cls[inside], _frames=[frame], _masks=masks)
 
     @property
     def name(self) -> str:
         """The image's name without folder and suffix."""
         return self.image.stem
 
-    def pixels(self) -> NDArray[np.uint8]:
-        """Return the image, RGB uint8 [H, W, 3]; read once."""
-        if "pixels" not in self._cache:
+    def frame(self) -> Frame:
+        """Return the image; read once."""
+        if not self._frames:
             try:
-                self._cache["pixels"] = read_image(self.image).pixels
+                self._frames.append(read_image(self.image))
             except ImageError as error:
                 raise ImageError(f"{self.image}: {error}") from None
-        return self._cache["pixels"]
+        return self._frames[0]
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """Return the image's pixels, RGB uint8 [H, W, 3]."""
+        return self.frame().pixels
 
     def counted_mask(self) -> NDArray[np.bool_]:
-        """Return where nuclei were marked, bool [H, W]."""
+        """Return where nuclei were marked, bool [H, W]; read once."""
         height, width = self.pixels().shape[:2]
         if self.counted is None:
             return np.ones((height, width), bool)
-        if "mask" in self._cache:
-            return self._cache["mask"].view(bool)
+        if self._masks:
+            return self._masks[0]
         try:
             mask = read_image(self.counted).pixels[..., 0]
         except ImageError as error:
@@ -96,8 +101,8 @@ class LabelledField:
                 f"{self.counted}: expected a mask of {width} x {height} px like its image, found {mask.shape[1]} x "
                 f"{mask.shape[0]}: export it again"
             )
-        self._cache["mask"] = (mask > 127).view(np.uint8)
-        return self._cache["mask"].view(bool)
+        self._masks.append(mask > 127)
+        return self._masks[0]
 
 
 def read_fields(folder: Path) -> list[LabelledField]:
@@ -121,6 +126,19 @@ def read_fields(folder: Path) -> list[LabelledField]:
             "the same name and the columns x,y,class"
         )
     return fields
+
+
+def label(fields: Sequence[LabelledField], classes: Sequence[str]) -> list[LabelledField]:
+    """Return fields of which these classes count as labelled, whatever their source says.
+
+    Raises
+    ------
+    KinetError
+        If a class is unknown.
+    """
+    if unknown := set(classes) - set(CLASSES):
+        raise KinetError(f"unknown class {sorted(unknown)}; known are {', '.join(CLASSES)}")
+    return [replace(f, labelled=tuple(name for name in CLASSES if name in classes)) for f in fields]
 
 
 def _from_index(index: Path, folder: Path) -> Iterator[LabelledField]:

@@ -104,7 +104,80 @@ class Score:
         return 2 * self.paired / (self.detected + self.true) if self.detected + self.true else 0.0
 
 
-def weighted_f1(per_class: list[Score]) -> float:
-    """Return the mean F1 over classes, weighted by each class's share of the annotations (paper, IV-C)."""
-    total = sum(score.true for score in per_class)
-    return sum(score.f1 * score.true for score in per_class) / total if total else 0.0
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Detections held to annotations, of one field or of several together.
+
+    Attributes
+    ----------
+    detection
+        All classes together.
+    per_class
+        Each class's detections with the same class's annotations.
+    distance
+        Of the pairs of ``detection``, px at the model's scale, float64 [pairs].
+    """
+
+    detection: Score
+    per_class: tuple[Score, ...]
+    distance: NDArray[np.float64]
+
+    @classmethod
+    def nothing(cls, classes: int) -> Comparison:
+        """Return the comparison of no fields."""
+        return cls(Score(0, 0, 0), (Score(0, 0, 0),) * classes, np.empty(0))
+
+    def __add__(self, other: Comparison) -> Comparison:
+        per_class = tuple(a + b for a, b in zip(self.per_class, other.per_class, strict=True))
+        distance = np.concatenate([self.distance, other.distance])
+        return Comparison(self.detection + other.detection, per_class, distance)
+
+    @property
+    def weighted(self) -> tuple[float, float, float]:
+        """Precision, recall and F1, each the mean over classes weighted by their share of the annotations."""
+        true = np.array([score.true for score in self.per_class], float)
+        if true.sum() == 0:
+            return 0.0, 0.0, 0.0
+        figures = np.array([(score.precision, score.recall, score.f1) for score in self.per_class])
+        precision, recall, f1 = (true / true.sum()) @ figures
+        return float(precision), float(recall), float(f1)
+
+
+def compare(
+    found: tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.integer]],
+    true: tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.integer]],
+    classes: int,
+    radius: float = MATCH_RADIUS,
+) -> Comparison:
+    """Hold detections to annotations, all together and class by class.
+
+    Parameters
+    ----------
+    found, true
+        x and y, px, and class index of each nucleus.
+    classes
+        Number of classes.
+    radius
+        Largest distance of a pair, px.
+    """
+    (x, y, cls), (true_x, true_y, true_cls) = found, true
+    _, _, distance = match(x, y, true_x, true_y, radius)
+    per_class = []
+    for c in range(classes):
+        p, t = cls == c, true_cls == c
+        pairs = len(match(x[p], y[p], true_x[t], true_y[t], radius)[0])
+        per_class.append(Score(pairs, int(p.sum()), int(t.sum())))
+    return Comparison(Score(len(distance), len(x), len(true_x)), tuple(per_class), distance)
+
+
+def area(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
+    """Return the area under a precision-recall curve: trapezoids over the recall reached, nothing beyond it.
+
+    Parameters
+    ----------
+    recall, precision
+        Points of the curve in any order, float64 [n].
+    """
+    order = np.lexsort((-precision, recall))
+    r, p = recall[order], precision[order]
+    return float((np.diff(r) * (p[1:] + p[:-1]) / 2).sum())

@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from kinet_trt.detections import CLASSES
 from kinet_trt.ki67 import Bands, Ki67
 from kinet_trt.model_card import NOTICE
 
 if TYPE_CHECKING:
     from kinet_trt.count import Counted
     from kinet_trt.counter import Counter
+    from kinet_trt.evaluate import Evaluation
 
 T = TypeVar("T")
 
@@ -90,6 +92,52 @@ def show_counted(counted: Sequence[Counted], counter: Counter, bands: Bands | No
         console.print(sentence, soft_wrap=True)
     how = f"{engine.card.name} on {engine.runtime}, {engine.precision}, threshold {counter.threshold}."
     console.print(how, style="dim", soft_wrap=True)
+    console.print(NOTICE, soft_wrap=True)
+
+
+def show_evaluation(evaluation: Evaluation, counter: Counter) -> None:
+    """Print the paper's metrics: by source and together, by class, and the index."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    pooled = evaluation.at_threshold
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in ("fields", "nuclei", "P", "R", "F1", "px off", "class F1", "labelled"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for source, one in [*evaluation.by_source().items(), ("together", pooled)]:
+        own = [f for f in evaluation.fields if f.field.source == source] or evaluation.fields
+        labelled = {name for f in own for name in f.field.labelled}
+        score, d = one.detection, one.distance
+        distance = f"{d.mean():.2f} +- {d.std():.2f}" if len(d) else "-"
+        figures = (f"{value:.3f}" for value in (score.precision, score.recall, score.f1))
+        initials = " ".join({"positive": "+", "negative": "-", "non_tumor": "o"}[n] for n in CLASSES if n in labelled)
+        table.add_row(
+            source or "fields", str(len(own)), str(score.true), *figures, distance, f"{one.weighted[2]:.3f}", initials
+        )
+    console.print(table)
+    console.print(
+        "labelled: + positive, - negative, o non-tumour; detections of classes that are not labelled do not count."
+    )
+    for name, score in zip(CLASSES, pooled.per_class, strict=True):
+        console.print(
+            f"{name:<10} precision {score.precision:.3f}, recall {score.recall:.3f}, F1 {score.f1:.3f} "
+            f"({score.true} nuclei)",
+            soft_wrap=True,
+        )
+    precision, recall, f1 = pooled.weighted
+    console.print(
+        f"weighted   precision {precision:.3f}, recall {recall:.3f}, F1 {f1:.3f}; AUC {evaluation.auc:.3f}",
+        soft_wrap=True,
+    )
+    errors = evaluation.index_errors
+    if errors:
+        near = sum(e <= 0.10 for e in errors)
+        console.print(
+            f"Ki67 index off by {100 * sum(errors) / len(errors):.1f} points on average; "
+            f"within 10 points on {near} of {len(errors)} fields.",
+            soft_wrap=True,
+        )
+    engine = counter.engine
+    console.print(f"{engine.card.name} on {engine.runtime}, {engine.precision}, threshold {counter.threshold}.")
     console.print(NOTICE, soft_wrap=True)
 
 

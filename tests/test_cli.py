@@ -408,3 +408,35 @@ def test_an_overlay_that_cannot_be_written_costs_no_other_output(run, tmp_path, 
     assert len(document["fields"]) == 2
     assert [Path(e["image"]).name for e in document["errors"]] == ["a.png"]
     assert (tmp_path / "v" / "b_overlay.png").is_file()
+
+
+def test_eval_reads_a_folder_of_fields_and_tells_how_good_the_model_is(run, tmp_path):
+    pytest.importorskip("lap")
+    for seed in (1, 2):
+        pixels, truth = simulate.field(seed, 256, 256)
+        save(tmp_path / "in" / f"{seed}.png", pixels)
+        rows = [f"{x},{y},{simulate.CLASSES[c]}" for x, y, c in zip(truth.x, truth.y, truth.cls, strict=True)]
+        (tmp_path / "in" / f"{seed}.csv").write_text("x,y,class\n" + "\n".join(rows))
+    code, out, err = run(
+        "eval",
+        tmp_path / "in",
+        "--json",
+        tmp_path / "e.json",
+        "--overlay",
+        tmp_path / "v",
+        "--plot",
+        tmp_path / "p.png",
+    )
+    assert (code, err) == (0, "")
+    assert "AUC" in out
+    document = json.loads((tmp_path / "e.json").read_text())
+    assert document["detection"]["f1"] > 0.9
+    assert len(document["fields"]) == 2
+    assert sorted(p.name for p in (tmp_path / "v").iterdir()) == ["1_overlay.png", "2_overlay.png"]
+    assert (tmp_path / "p.png").stat().st_size > 5000
+    code, out, _ = run("eval", tmp_path / "in", "--json", "-", "--classes", "positive,negative")
+    assert code == 0
+    assert json.loads(out)["fields"][0]["labelled"] == ["positive", "negative"]
+    assert run("eval", tmp_path / "in", "--classes", "tumour")[0] == 1
+    assert run("eval", tmp_path / "in", "--split", "test")[0] == 1
+    assert run("eval", tmp_path / "nowhere")[0] == 1

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinet_trt.errors import MissingExtraError
-from kinet_trt.metrics import MATCH_RADIUS, Score, match, weighted_f1
+from kinet_trt.metrics import MATCH_RADIUS, Comparison, Score, area, compare, match
 
 
 def points(*pairs):
@@ -95,10 +95,14 @@ def test_score_of_nothing_is_zero(score):
     assert score.precision == score.recall == score.f1 == 0
 
 
-def test_weighted_f1_weighs_by_annotations():
-    assert weighted_f1([Score(1, 1, 1), Score(0, 0, 3)]) == pytest.approx(0.25)
-    assert weighted_f1([Score(0, 9, 0), Score(2, 2, 2)]) == 1.0  # a class nobody marked has no weight
-    assert weighted_f1([]) == weighted_f1([Score(0, 3, 0)]) == 0
+def test_classes_are_weighed_by_their_share_of_the_annotations():
+    def weighted(*scores):
+        return Comparison(Score(0, 0, 0), scores, np.empty(0)).weighted
+
+    assert weighted(Score(1, 1, 1), Score(0, 0, 3))[2] == pytest.approx(0.25)
+    assert weighted(Score(1, 2, 1), Score(1, 1, 3))[:2] == pytest.approx((0.25 * 0.5 + 0.75, 0.25 + 0.75 / 3))
+    assert weighted(Score(0, 9, 0), Score(2, 2, 2))[2] == 1.0  # a class nobody marked has no weight
+    assert weighted() == weighted(Score(0, 3, 0)) == (0, 0, 0)
 
 
 def test_a_missing_lapx_is_one_line_with_the_pip_command(monkeypatch):
@@ -106,3 +110,21 @@ def test_a_missing_lapx_is_one_line_with_the_pip_command(monkeypatch):
     one = np.zeros(1, np.float32)
     with pytest.raises(MissingExtraError, match=r"kinet-trt\[eval\]"):
         match(one, one, one, one)
+
+
+def test_compare_pairs_all_together_and_class_by_class():
+    found = (*points((0, 0), (50, 0), (100, 0)), np.array([0, 1, 1], np.uint8))
+    true = (*points((3, 4), (50, 0), (200, 0)), np.array([0, 0, 2], np.uint8))
+    got = compare(found, true, 3)
+    assert got.detection == Score(2, 3, 3)
+    assert got.per_class == (Score(1, 1, 2), Score(0, 2, 0), Score(0, 0, 1))
+    assert sorted(got.distance) == [0, 5]
+    twice = got + got
+    assert twice.detection == Score(4, 6, 6)
+    assert len(twice.distance) == 4
+
+
+def test_the_area_is_of_trapezoids_over_the_recall_reached():
+    assert area(np.array([0.2, 0.6, 0.4]), np.array([1.0, 0.5, 0.8])) == pytest.approx(0.2 * 0.9 + 0.2 * 0.65)
+    assert area(np.array([0.7]), np.array([0.9])) == 0
+    assert area(np.zeros(0), np.zeros(0)) == 0

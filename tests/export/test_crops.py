@@ -17,6 +17,7 @@ from kinet_trt.export.crops import Crop, CropPlan, Crops, vary_stain  # noqa: E4
 
 from kinet_trt.detections import CLASSES  # noqa: E402
 from kinet_trt.fields import LabelledField  # noqa: E402
+from kinet_trt.frame import Frame  # noqa: E402
 from kinet_trt.simulate import field as simulated_field  # noqa: E402
 
 torch.set_num_threads(1)
@@ -31,12 +32,12 @@ def dotted(height: int = SIDE, width: int = SIDE, **options: Any) -> LabelledFie
     v, u = np.mgrid[:height, :width]
     dark = sum(np.exp(-((u - x) ** 2 + (v - y) ** 2) / (2 * 4.0**2)) for x, y in SPOTS)
     pixels = np.repeat(np.rint(240 - 200 * np.minimum(dark, 1))[..., None], 3, axis=2).astype(np.uint8)
-    return LabelledField(Path("dots"), SPOTS[:, 0], SPOTS[:, 1], KINDS, _cache={"pixels": pixels}, **options)
+    return LabelledField(Path("dots"), SPOTS[:, 0], SPOTS[:, 1], KINDS, _frames=[Frame(pixels)], **options)
 
 
 def masked(mask: NDArray[np.bool_]) -> LabelledField:
     whole = dotted()
-    return replace(whole, counted=Path("mask.png"), _cache={"pixels": whole.pixels(), "mask": mask.view(np.uint8)})
+    return replace(whole, counted=Path("mask.png"), _frames=[Frame(whole.pixels())], _masks=[mask])
 
 
 def draw(source: LabelledField | list[LabelledField], plan: CropPlan, n: int = 12, seed: int = 1) -> list[Crop]:
@@ -157,7 +158,7 @@ def test_nothing_is_known_outside_the_counted_region() -> None:
     mask[:, : SIDE // 2] = True
     paint = dotted().pixels().copy()
     paint[~mask] = (255, 0, 0)
-    source = replace(masked(mask), _cache={"pixels": paint, "mask": mask.view(np.uint8)})
+    source = replace(masked(mask), _frames=[Frame(paint)], _masks=[mask])
     shares = []
     for crop in draw(source, CropPlan(size=128), 16):
         red = (crop.pixels[..., 0].astype(int) - crop.pixels[..., 1]) > 128

@@ -34,6 +34,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from kinet_trt.errors import KinetError  # noqa: E402
 from kinet_trt.fields import LabelledField  # noqa: E402
+from kinet_trt.frame import Frame  # noqa: E402
 from kinet_trt.simulate import field as simulated_field  # noqa: E402
 
 torch.set_num_threads(1)
@@ -52,7 +53,7 @@ def blank(n: int = 3, source: str = "a", width: int = 200, **options: Any) -> La
     cls = (np.arange(n) % 3).astype(np.uint8)
     pixels = np.full((64, width, 3), 250, np.uint8)
     return LabelledField(
-        Path(source), x, np.full(n, 32, np.float32), cls, source=source, _cache={"pixels": pixels}, **options
+        Path(source), x, np.full(n, 32, np.float32), cls, source=source, _frames=[Frame(pixels)], **options
     )
 
 
@@ -193,7 +194,7 @@ def test_going_on_keeps_the_normalisation_that_the_weights_were_trained_with(tmp
     run([simulated()], tmp_path / "k.pt", replace(TINY, iterations=3))
     before = checkpoint.load(tmp_path / "k.last.pt").traits
     dark = simulated()
-    dark = replace(dark, _cache={"pixels": dark.pixels() // 2})
+    dark = replace(dark, _frames=[Frame(dark.pixels() // 2)])
     try:
         run([simulated(), dark], tmp_path / "k.pt", TINY)
     except KinetError:
@@ -350,7 +351,7 @@ def test_finds_outside_the_counted_region_and_in_the_padding_do_not_count() -> N
     f = blank(6)
     mask = np.ones((64, 200), bool)
     mask[40:] = False
-    f = replace(f, counted=Path("m.png"), _cache={"pixels": f.pixels(), "mask": mask.view(np.uint8)})
+    f = replace(f, counted=Path("m.png"), _frames=[Frame(f.pixels())], _masks=[mask])
     assert judge(f, (30, 50, 0, 0.9), (60, 60, 1, 0.9)).figure == 1
     padded = peaks(*truth_of(f), (204, 20, 0, 0.9), width=208)
     assert validate(Oracle(padded), Traits(), [f]).figure == 1
