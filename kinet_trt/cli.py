@@ -295,7 +295,8 @@ def _need(command: str, extra: str, *modules: str) -> None:
     from importlib.util import find_spec
 
     for module in modules:
-        if module not in sys.modules and find_spec(module) is None:
+        absent = sys.modules[module] is None if module in sys.modules else find_spec(module) is None
+        if absent:
             raise MissingExtraError(f"kinet-trt {command}", extra, module)
 
 
