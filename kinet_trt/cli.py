@@ -31,6 +31,7 @@ app = typer.Typer(
 
 Model = Annotated[Path | None, typer.Option("--model", "-m", help="A .onnx model; left out: the small one inside.")]
 Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="What to compute in.")]
+Runtime = Annotated[Literal["auto", "openvino", "onnxruntime"], typer.Option(help="What runs the model.")]
 Mpp = Annotated[float | None, typer.Option(help="um/px of the images; left out: the file's tag or the model's.")]
 ThresholdText = Annotated[
     str | None, typer.Option("--threshold", help="Least peak height; or relative:XI (the paper).")
@@ -114,6 +115,7 @@ def count(
     ] = None,
     threshold: ThresholdText = None,
     precision: Precision = "auto",
+    runtime: Runtime = "auto",
     threads: Threads = None,
     bands: Annotated[Literal["net", "none"], typer.Option(help="Grade ranges: of NET, or none.")] = "net",
     json_file: JsonFile = None,
@@ -137,7 +139,7 @@ def count(
     outputs = Outputs(geojson, overlay, output_names(found))
     if not force and (existing := outputs.existing()):
         raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): --force replaces them")
-    counter = Counter(model, threshold=least, precision=precision, threads=threads)
+    counter = Counter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
 
     counted: list[Counted] = []
     errors: list[tuple[Path, str]] = []
@@ -172,6 +174,7 @@ def evaluate(
     mpp: Mpp = None,
     threshold: ThresholdText = None,
     precision: Precision = "auto",
+    runtime: Runtime = "auto",
     threads: Threads = None,
     json_file: JsonFile = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the precision-recall curve.")] = None,
@@ -201,7 +204,7 @@ def evaluate(
     _check_targets({"--json": json_file, "--plot": str(plot) if plot else None}, [f.image for f in chosen])
     if not force and (existing := outputs.existing()):
         raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): --force replaces them")
-    counter = Counter(model, threshold=least, precision=precision, threads=threads)
+    counter = Counter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
     done = []
     for f in track(chosen, "Evaluating"):
         one = evaluate_field(counter, f, mpp)

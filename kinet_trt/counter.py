@@ -82,7 +82,7 @@ class Counter:
         A model file; None: the small one that comes with the package.
     threshold
         Instead of the model card's.
-    precision, threads, cache
+    precision, threads, cache, runtime
         See :func:`kinet_trt.engines.open_engine`.
 
     Attributes
@@ -114,12 +114,13 @@ class Counter:
         precision: str = "auto",
         threads: int | None = None,
         cache: Path | None = None,
+        runtime: str = "auto",
     ) -> None:
         if model is None:
             with resources.as_file(resources.files("kinet_trt.models") / DEFAULT_MODEL) as path:
-                self.engine: Engine = open_engine(path, precision, threads, cache)
+                self.engine: Engine = open_engine(path, precision, threads, cache, runtime)
         else:
-            self.engine = open_engine(Path(model), precision, threads, cache)
+            self.engine = open_engine(Path(model), precision, threads, cache, runtime)
         if threshold is None:
             threshold = self.engine.card.threshold
         self.threshold = threshold if isinstance(threshold, Threshold) else Threshold(float(threshold))

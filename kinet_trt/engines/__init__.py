@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.errors import EngineError
+from kinet_trt.errors import EngineError, MissingExtraError
 from kinet_trt.model_card import ModelCard, read_card
+
+RUNTIMES = ("openvino", "onnxruntime")
+"""What runs a ``.onnx`` file."""
 
 
 class Engine(Protocol):
@@ -58,7 +62,13 @@ def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
         )
 
 
-def open_engine(path: Path, precision: str = "auto", threads: int | None = None, cache: Path | None = None) -> Engine:
+def open_engine(
+    path: Path,
+    precision: str = "auto",
+    threads: int | None = None,
+    cache: Path | None = None,
+    runtime: str = "auto",
+) -> Engine:
     """Open a model with the engine that its suffix asks for.
 
     Parameters
@@ -70,7 +80,9 @@ def open_engine(path: Path, precision: str = "auto", threads: int | None = None,
     threads
         CPU threads; None: as many as there are cores.
     cache
-        Folder in which compiled models are kept for the next time; None: nowhere.
+        Folder in which OpenVINO keeps compiled models for the next time; None: nowhere.
+    runtime
+        ``"openvino"``, ``"onnxruntime"``, or ``"auto"``: OpenVINO where it is installed, else ONNX Runtime.
 
     Raises
     ------
@@ -79,7 +91,16 @@ def open_engine(path: Path, precision: str = "auto", threads: int | None = None,
     """
     if path.suffix.lower() != ".onnx":
         raise EngineError(f"{path}: expected a model file ending in .onnx, found {path.suffix or 'no suffix'}")
+    if runtime not in ("auto", *RUNTIMES):
+        raise EngineError(f"runtime: expected auto, {' or '.join(RUNTIMES)}, found {runtime!r}")
     card, model = read_card(path)
-    from kinet_trt.engines.openvino import OpenVinoEngine  # imports OpenVINO, which takes its time
+    # Imported here: either takes its time, and only one is needed.
+    if runtime == "openvino" or (runtime == "auto" and find_spec("openvino")):
+        from kinet_trt.engines.openvino import OpenVinoEngine
 
-    return OpenVinoEngine(card, model, precision, threads, cache)
+        return OpenVinoEngine(card, model, precision, threads, cache)
+    if not find_spec("onnxruntime"):
+        raise MissingExtraError("This engine", "onnxruntime", "onnxruntime")
+    from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(card, model, precision, threads)

@@ -1,0 +1,62 @@
+"""The portable CPU engine: ONNX Runtime in FP32, for machines that OpenVINO does not serve."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from kinet_trt.engines import check_frames
+from kinet_trt.errors import EngineError
+from kinet_trt.model_card import ModelCard
+
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeEngine:
+    """An ONNX model on the CPU; see :class:`kinet_trt.engines.Engine`.
+
+    Parameters
+    ----------
+    card, model
+        The card and the bytes of an ONNX file, checked against each other (:func:`kinet_trt.model_card.read_card`).
+    precision
+        ``"auto"`` or ``"fp32"``: it computes in FP32 (a model that says so itself: in FP16).
+    threads
+        CPU threads; None: ONNX Runtime decides.
+
+    Raises
+    ------
+    EngineError
+        If ONNX Runtime cannot read the model, or another precision is asked for.
+    """
+
+    def __init__(self, card: ModelCard, model: bytes, precision: str = "auto", threads: int | None = None) -> None:
+        if precision not in ("auto", "fp32"):
+            raise EngineError(
+                f"precision {precision}: ONNX Runtime computes in fp32 here: use OpenVINO, or leave it out"
+            )
+        if threads is not None and threads < 1:
+            raise EngineError(f"threads: expected 1 or more, found {threads}")
+        self.card = card
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = threads or 0
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        # What it raises derives from Exception alone, in a module of its own that moves between versions.
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime cannot read the model: {error}") from error
+        self._input = self._session.get_inputs()[0].name
+        self._maps = self._session.get_outputs()[0].name
+        self.precision = "fp32"
+        self.runtime = f"ONNX Runtime {ort.__version__} on CPU"
+
+    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the proximity maps of a batch; see :meth:`kinet_trt.engines.Engine.run`."""
+        check_frames(frames, self.card)
+        try:
+            (maps,) = self._session.run([self._maps], {self._input: np.ascontiguousarray(frames)})
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime failed on a frame {list(frames.shape)}: {error}") from error
+        return np.asarray(maps, np.float32)

@@ -1,0 +1,72 @@
+"""The portable engine: the same nuclei as OpenVINO in FP32."""
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime")
+
+from kinet_trt import Counter, simulate
+from kinet_trt.counter import DEFAULT_MODEL
+from kinet_trt.engines import open_engine
+from kinet_trt.errors import EngineError
+from kinet_trt.fields import read_fields
+
+MODEL = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
+
+
+@pytest.fixture(scope="module")
+def counters():
+    return [Counter(precision="fp32", runtime=runtime) for runtime in ("openvino", "onnxruntime")]
+
+
+def same(a, b):
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("x", "y", "cls"))
+
+
+def test_both_say_what_they_are(counters):
+    assert [c.engine.runtime.split()[0] for c in counters] == ["OpenVINO", "ONNX"]
+    assert [c.engine.precision for c in counters] == ["fp32", "fp32"]
+
+
+def test_simulated_fields_give_the_same_nuclei(counters):
+    for seed in range(3):
+        pixels, truth = simulate.field(seed, 400, 300)
+        a, b = (counter(pixels) for counter in counters)
+        assert len(a) > 0.8 * len(truth)
+        assert same(a, b), seed
+
+
+def test_real_fields_give_the_same_nuclei(counters, shared_data):
+    fields = [f for f in read_fields(shared_data) if f.source != "immunoratio"]
+    for f in fields[:: max(1, len(fields) // 20)][:20]:
+        a, b = (counter(f.pixels()) for counter in counters)
+        assert same(a, b), f.name
+
+
+def test_a_batch_is_its_frames():
+    engine = open_engine(MODEL, runtime="onnxruntime", threads=1)
+    frames = np.stack([simulate.field(seed, 64, 48)[0] for seed in (1, 2)])
+    assert np.allclose(engine.run(frames), [engine.run(f[None])[0] for f in frames], atol=1e-5)
+    with pytest.raises(EngineError, match="expected RGB"):
+        engine.run(frames[:, :40])
+
+
+def test_what_it_cannot_do_is_refused():
+    for options in ({"precision": "bf16"}, {"threads": 0}):
+        with pytest.raises(EngineError, match=r"fp32|threads"):
+            open_engine(MODEL, runtime="onnxruntime", **options)
+    with pytest.raises(EngineError, match="runtime: expected"):
+        open_engine(MODEL, runtime="tpu")
+
+
+def test_it_serves_where_openvino_is_not_installed(monkeypatch):
+    import kinet_trt.engines as engines
+
+    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "openvino" else object())
+    assert open_engine(MODEL).runtime.startswith("ONNX Runtime")
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(Exception, match=r"kinet-trt\[onnxruntime\]"):
+        open_engine(MODEL)
