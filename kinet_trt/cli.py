@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import sys
@@ -218,6 +219,44 @@ def evaluate(
         write_atomic(plot, curve_png(evaluation, counter.engine.card.name))
     if json_file:
         _write(json_file, to_json(counter, evaluation))
+
+
+@app.command()
+def bench(
+    models: Annotated[
+        list[Path] | None, typer.Option("--model", "-m", help="Models; left out: the one inside.")
+    ] = None,
+    precisions: Annotated[list[str] | None, typer.Option("--precision", help="May be given several times.")] = None,
+    runtime: Runtime = "auto",
+    threads: Threads = None,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Of the frame, px.")] = "608x608",
+    rounds: Annotated[int, typer.Option(min=3, help="How often each is timed.")] = 20,
+    yardsticks: Annotated[bool, typer.Option(help="Compare with eager PyTorch (extra train).")] = True,
+    json_file: JsonFile = None,
+) -> None:
+    """Time the stages of a count, in turn with what they are compared to."""
+    from kinet_trt.bench import Setting, Yardsticks, frame_of, measure
+    from kinet_trt.terminal import show_bench, steps
+
+    try:
+        width, height = (int(side) for side in size.lower().split("x"))
+    except ValueError:
+        raise typer.BadParameter(f"--size: expected WxH like 608x608, found {size!r}") from None
+    frame = frame_of(width, height)
+    chosen: list[Path | None] = [*models] if models else [None]
+    settings = [Setting(model, p, runtime, threads) for model in chosen for p in precisions or ["auto"]]
+    compare: Yardsticks | None = None
+    if yardsticks:
+        _need("bench", "train", "torch", "skimage")
+        from kinet_trt.export.yardsticks import eager_pytorch
+
+        compare = eager_pytorch
+    with steps("Timing") as report:
+        document = measure(settings, frame, rounds, compare, report)
+    if json_file != "-":
+        show_bench(document["rows"])
+    if json_file:
+        _write(json_file, json.dumps(document, indent=1) + "\n")
 
 
 @app.command()

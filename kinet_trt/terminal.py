@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kinet_trt.evaluate import Evaluation
 
 T = TypeVar("T")
+WIDE = 118
+"""Columns of the benchmark's table, which a narrower terminal wraps."""
 
 
 def _bar() -> Progress:
@@ -47,6 +49,14 @@ def track(items: Sequence[T], what: str) -> Iterator[T]:
             bar.update(task, note=str(item))
             yield item
             bar.advance(task)
+
+
+@contextmanager
+def steps(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that shows how many steps of how many are done."""
+    with _bar() as bar:
+        task = bar.add_task(what, total=None, note="")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager
@@ -139,6 +149,25 @@ def show_evaluation(evaluation: Evaluation, counter: Counter) -> None:
     engine = counter.engine
     console.print(f"{engine.card.name} on {engine.runtime}, {engine.precision}, threshold {counter.threshold}.")
     console.print(NOTICE, soft_wrap=True)
+
+
+def show_bench(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the figures of :func:`kinet_trt.bench.row`; ms are medians."""
+    console = Console(highlight=False, markup=False, emoji=False, width=max(Console().width, WIDE))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for name in ("", "", "prep", "net", "peaks", "ms", "p99", "x publ", "x eager", "cold s", "MiB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        parts = [f"{stage}_ms" for stage in ("prepare", "network", "peaks")]
+        stages = [f"{row[part]['p50']:.1f}" if part in row else "" for part in parts]
+        ratios = [f"{row[s]:.1f}" if (s := f"speedup_over_{name}") in row else "" for name in ("published", "eager")]
+        cold = f"{row['cold_start_s']:.2f}" if row.get("cold_start_s") else ""
+        memory = f"{row['peak_memory_mib']:.0f}" if row.get("peak_memory_mib") else ""
+        whole = [f"{row['whole_ms'][p]:.0f}" for p in ("p50", "p99")]
+        runtime = row["runtime"].split()[0]
+        table.add_row(row["model"], runtime, row["precision"], *stages, *whole, *ratios, cold, memory)
+    console.print(table)
 
 
 def _figures(counts: dict[str, int]) -> list[str]:

@@ -435,3 +435,15 @@ def test_eval_reads_a_folder_of_fields_and_tells_how_good_the_model_is(run, tmp_
     assert run("eval", tmp_path / "in", "--classes", "tumour")[0] == 1
     assert run("eval", tmp_path / "in", "--split", "test")[0] == 1
     assert run("eval", tmp_path / "nowhere")[0] == 1
+
+
+def test_bench_shows_a_row_for_each_precision(run, tmp_path):
+    arguments = ("bench", "--size", "64x64", "--rounds", 3, "--no-yardsticks", "--json", tmp_path / "b.json")
+    code, out, err = run(*arguments, "--precision", "fp32", "--precision", "auto")
+    assert (code, err) == (0, "")
+    assert out.count("kinet-edge") == 2
+    document = json.loads((tmp_path / "b.json").read_text())
+    assert document["size"] == [64, 64]
+    assert [row["precision"] for row in document["rows"]][0] == "fp32"
+    assert run("bench", "--size", "big")[0] == 2
+    assert run("bench", "--precision", "fp64", "--no-yardsticks")[0] == 1

@@ -1,0 +1,48 @@
+"""Time kinet-edge and the release's network on this CPU: benchmarks/results/cpu.json, the README's table of speeds.
+
+The release's network has random weights (no checkpoint is at hand), and a threshold that leaves few peaks: only time
+matters. Run `python benchmarks/cpu.py` with nothing else on the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from kinet_trt.export.checkpoint import Checkpoint, Traits
+from kinet_trt.export.models import NetworkConfig, build
+from kinet_trt.export.onnx import export
+from kinet_trt.export.yardsticks import eager_pytorch
+
+from kinet_trt.bench import Setting, frame_of, measure
+from kinet_trt.counter import Counter
+from kinet_trt.files import write_atomic
+from kinet_trt.terminal import show_bench, steps
+
+SIDE, ROUNDS = 608, 15
+RESULT = Path(__file__).resolve().parent / "results" / "cpu.json"
+
+
+def release_onnx(folder: Path) -> Path:
+    """Write the release's network at width 32, nucleus branch only."""
+    torch.manual_seed(0)
+    network = build(NetworkConfig("release", 32, "elu", roi=False)).eval()
+    model, _ = export(Checkpoint(network, replace(Traits(), threshold=50.0)), "release-32", "fp32", False, False)
+    path = folder / "release-32.onnx"
+    path.write_bytes(model)
+    return path
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        models = (None, release_onnx(Path(folder)))
+        fast = Counter().engine.precision  # bf16 where this CPU has AMX
+        settings = [Setting(model, precision) for model in models for precision in dict.fromkeys((fast, "fp32"))]
+        with steps("Timing") as report:
+            document = measure(settings, frame_of(SIDE, SIDE), ROUNDS, eager_pytorch, report)
+    show_bench(document["rows"])
+    write_atomic(RESULT, json.dumps(document, indent=1) + "\n")
+    print(RESULT)

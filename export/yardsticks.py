@@ -1,0 +1,80 @@
+"""What our engines are compared to: a network in eager PyTorch, as its authors leave it to a user."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.models import KiNet, NetworkConfig, build
+from kinet_trt.export.training import normalise
+from skimage.feature import peak_local_max
+
+from kinet_trt.bench import Contestant
+from kinet_trt.errors import KinetError
+from kinet_trt.frame import Frame, fit
+from kinet_trt.model_card import ModelCard
+from kinet_trt.peaks.reference import find_peaks
+
+
+def eager_pytorch(cards: Sequence[ModelCard], frame: Frame) -> dict[str, list[Contestant]]:
+    """Return what each model is compared to: the published pipeline, and its own network in eager PyTorch."""
+    networks = {card.network: card for card in cards}
+    own = {network: eager(card, frame) for network, card in networks.items()}
+    return {"published": [published(frame)] * len(cards), "eager": [own[card.network] for card in cards]}
+
+
+def published(frame: Frame) -> Contestant:
+    """Return the published pipeline: the release's network at width 32 in FP32, then ``peak_local_max``.
+
+    Random weights: only time matters.
+    """
+    network = _network(NetworkConfig("release", 32, "elu", roi=False))
+    traits = Traits()
+
+    def run() -> Mapping[str, float]:
+        start = time.perf_counter()
+        pixels = torch.tensor(fit(frame, traits.mpp, 16).pixels[None])
+        with torch.inference_mode():
+            maps = network(normalise(pixels, traits))[0][0].numpy()
+        highest = maps.max(axis=0)
+        highest[highest < 0.5 * highest.max()] = 0
+        centres = peak_local_max(highest, min_distance=5)  # type: ignore[no-untyped-call]
+        maps[:, centres[:, 0], centres[:, 1]].argmax(axis=0)
+        return {"whole": time.perf_counter() - start}
+
+    return Contestant("published pipeline", f"PyTorch {torch.__version__} eager", "fp32", run)
+
+
+def eager(card: ModelCard, frame: Frame) -> Contestant:
+    """Return a model card's network in eager PyTorch in FP32, then our peaks; random weights, as only time matters.
+
+    Raises
+    ------
+    KinetError
+        If the card does not name a network of ours.
+    """
+    try:
+        architecture, width, activation = (part.strip() for part in card.network.split(","))
+        config = NetworkConfig(architecture, int(width.removeprefix("width ")), activation, roi=False)  # type: ignore[arg-type]
+    except ValueError:
+        raise KinetError(f"bench: {card.name}: its card names no network of ours ({card.network!r})") from None
+    network = _network(config)
+    traits = Traits(mpp=card.mpp, mean=card.mean, std=card.std)
+
+    def run() -> Mapping[str, float]:
+        start = time.perf_counter()
+        pixels = torch.tensor(fit(frame, card.mpp, card.multiple).pixels[None])
+        with torch.inference_mode():
+            maps = network(normalise(pixels, traits))[0][0].numpy()
+        # Above any random map: the true number of peaks is small, so that of a random one must not cost more.
+        find_peaks(maps, float(maps.max()), card.nms_radius, card.classes)
+        return {"whole": time.perf_counter() - start}
+
+    return Contestant(card.network, f"PyTorch {torch.__version__} eager", "fp32", run)
+
+
+def _network(config: NetworkConfig) -> KiNet:
+    torch.manual_seed(0)
+    return build(config).eval()

@@ -1,0 +1,279 @@
+"""What is fast here: the stages of a count, timed in turn with what they are compared to."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt import simulate
+from kinet_trt.counter import Counter
+from kinet_trt.errors import KinetError
+from kinet_trt.frame import Frame, fit
+from kinet_trt.model_card import ModelCard
+from kinet_trt.peaks.reference import find_peaks
+
+SCHEMA = 1
+STAGES = ("prepare", "network", "peaks", "whole")
+PACKAGES = ("kinet-trt", "numpy", "opencv-python-headless", "openvino", "onnxruntime", "torch", "scikit-image")
+
+Run = Callable[[], Mapping[str, float]]
+"""One timed run: seconds by stage, ``"whole"`` among them."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Something that counts a frame.
+
+    Attributes
+    ----------
+    name, runtime, precision
+        What it is.
+    run
+        Counts once and says how long it took.
+    """
+
+    name: str
+    runtime: str
+    precision: str
+    run: Run
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model and how it is opened; see :class:`kinet_trt.counter.Counter`."""
+
+    model: Path | None
+    precision: str = "auto"
+    runtime: str = "auto"
+    threads: int | None = None
+
+    def open(self) -> Counter:
+        """Return a counter."""
+        return Counter(self.model, precision=self.precision, runtime=self.runtime, threads=self.threads)
+
+
+Yardsticks = Callable[[Sequence[ModelCard], Frame], Mapping[str, Sequence[Contestant]]]
+"""Gives, by name, one contestant for each model to compare it to."""
+
+
+def measure(
+    settings: Sequence[Setting],
+    frame: Frame,
+    rounds: int,
+    yardsticks: Yardsticks | None = None,
+    report: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Time models, and what they are compared to, in turn.
+
+    Parameters
+    ----------
+    settings
+        What is timed.
+    frame
+        What is counted.
+    rounds
+        How often each is.
+    yardsticks
+        What to compare with; None: nothing.
+    report
+        Called after each run with the runs done and to do.
+
+    Returns
+    -------
+    dict
+        For JSON, schema 1: the machine, and a row for each contestant.
+    """
+    counters = [setting.open() for setting in settings]
+    ours = [contestant(counter, frame) for counter in counters]
+    others = yardsticks([counter.engine.card for counter in counters], frame) if yardsticks else {}
+    everyone = list({id(one): one for one in [*ours, *(one for group in others.values() for one in group)]}.values())
+    times = dict(zip(map(id, everyone), interleave(everyone, rounds, report), strict=True))
+    rows = []
+    for i, (setting, one) in enumerate(zip(settings, ours, strict=True)):
+        compared = {name: float(np.median(times[id(group[i])][:, -1])) for name, group in others.items()}
+        rows.append(row(one, times[id(one)], cold_start(setting, frame.width, frame.height), compared))
+    rows += [row(one, times[id(one)], {}, {}) for one in everyone[len(ours) :]]
+    return {
+        "schema": SCHEMA,
+        "size": [frame.width, frame.height],
+        "rounds": rounds,
+        "machine": machine(),
+        "rows": rows,
+    }
+
+
+def contestant(counter: Counter, frame: Frame) -> Contestant:
+    """Return a counter as a contestant: prepare, network, peaks.
+
+    Raises
+    ------
+    KinetError
+        If the frame is larger than one tile: tiles would be timed, not the engine.
+    """
+    engine, card = counter.engine, counter.engine.card
+    if max(frame.width, frame.height) > card.tile:
+        raise KinetError(
+            f"bench: expected a frame of at most {card.tile} px a side, found {frame.width} x {frame.height}"
+        )
+
+    def run() -> Mapping[str, float]:
+        start = time.perf_counter()
+        fitted = fit(frame, card.mpp, card.multiple)
+        prepared = time.perf_counter()
+        maps = engine.run(fitted.pixels[None])[0]
+        ran = time.perf_counter()
+        find_peaks(maps, card.threshold, card.nms_radius, card.classes)
+        end = time.perf_counter()
+        return {"prepare": prepared - start, "network": ran - prepared, "peaks": end - ran, "whole": end - start}
+
+    return Contestant(card.name, engine.runtime, engine.precision, run)
+
+
+def interleave(
+    contestants: Sequence[Contestant], rounds: int, report: Callable[[int, int], None]
+) -> list[NDArray[np.float64]]:
+    """Run all contestants in turn, so that a slow spell of the machine meets them all.
+
+    Parameters
+    ----------
+    contestants
+        What is timed.
+    rounds
+        How often each is; one more at the start does not count.
+    report
+        Called after each run with the runs done and to do.
+
+    Returns
+    -------
+    list
+        For each contestant its times, s, float64 [rounds, stages]; NaN for stages it does not have.
+    """
+    times: list[list[list[float]]] = [[] for _ in contestants]
+    total, done = (rounds + 1) * len(contestants), 0
+    for number in range(rounds + 1):
+        for own, one in zip(times, contestants, strict=True):
+            took = one.run()
+            if number:
+                own.append([took.get(stage, float("nan")) for stage in STAGES])
+            done += 1
+            report(done, total)
+    return [np.array(own) for own in times]
+
+
+def frame_of(width: int, height: int) -> Frame:
+    """Return the simulated field that is counted."""
+    return Frame(simulate.field(1, width, height)[0], simulate.NOMINAL_MPP)
+
+
+_COLD = """
+import json, sys, time
+start = time.perf_counter()
+from pathlib import Path
+from kinet_trt.bench import Setting, frame_of
+model, precision, runtime, threads, width, height = sys.argv[1:]
+drawing = time.perf_counter()
+frame = frame_of(int(width), int(height))
+drawn = time.perf_counter()
+counter = Setting(Path(model) if model else None, precision, runtime, int(threads) if threads else None).open()
+counter(frame)
+seconds = time.perf_counter() - start - (drawn - drawing)
+status = Path("/proc/self/status")
+peak = None
+if status.is_file():  # getrusage would give the parent's peak, which an exec inherits
+    peak = next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+print(json.dumps({"seconds": seconds, "peak_memory_mib": peak}))
+"""
+
+
+def cold_start(setting: Setting, width: int, height: int) -> dict[str, float | None]:
+    """Open a model and count once in a process of its own.
+
+    Returns
+    -------
+    dict
+        ``seconds`` from the start of the imports to the nuclei, the drawing of the field left out, and
+        ``peak_memory_mib`` (None where the system does not tell).
+
+    Raises
+    ------
+    KinetError
+        If the process fails.
+    """
+    threads = str(setting.threads or "")
+    arguments = [str(setting.model or ""), setting.precision, setting.runtime, threads, str(width), str(height)]
+    done = subprocess.run([sys.executable, "-c", _COLD, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise KinetError(f"bench: a new process could not count: {done.stderr.strip().splitlines()[-1:]}")
+    found: dict[str, float | None] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def row(
+    one: Contestant, times: NDArray[np.float64], cold: Mapping[str, float | None], yardsticks: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return one contestant's figures.
+
+    Parameters
+    ----------
+    one, times
+        From :func:`interleave`.
+    cold
+        From :func:`cold_start`; empty if it was not measured.
+    yardsticks
+        Median seconds of what it is compared to, by name: ``published`` gives ``speedup_over_published``.
+    """
+    whole = times[:, STAGES.index("whole")]
+    stages = {
+        f"{stage}_ms": {f"p{q}": round(1000 * float(np.percentile(column, q)), 3) for q in (50, 90, 99)}
+        for stage, column in zip(STAGES, times.T, strict=True)
+        if not np.isnan(column).any()
+    }
+    median = float(np.median(whole))
+    return {
+        "model": one.name,
+        "runtime": one.runtime,
+        "precision": one.precision,
+        **stages,
+        "frames_per_second": round(1 / median, 2),
+        **({"cold_start_s": cold["seconds"], "peak_memory_mib": cold["peak_memory_mib"]} if cold else {}),
+        **{f"speedup_over_{name}": round(seconds / median, 2) for name, seconds in yardsticks.items()},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures were measured on."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return platform.processor()
+    lines = info.read_text().splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return " ".join([name, *(f for f in ("avx2", "avx512f", "avx512_vnni", "amx_bf16", "amx_int8") if f in flags)])
