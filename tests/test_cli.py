@@ -444,6 +444,6 @@ def test_bench_shows_a_row_for_each_precision(run, tmp_path):
     assert out.count("kinet-edge") == 2
     document = json.loads((tmp_path / "b.json").read_text())
     assert document["size"] == [64, 64]
-    assert [row["precision"] for row in document["rows"]][0] == "fp32"
+    assert document["rows"][0]["precision"] == "fp32"
     assert run("bench", "--size", "big")[0] == 2
     assert run("bench", "--precision", "fp64", "--no-yardsticks")[0] == 1
