@@ -100,6 +100,12 @@ def show_counted(counted: Sequence[Counted], counter: Counter, bands: Bands | No
     console.print(table)
     for sentence in Ki67.of(totals).sentences(bands):
         console.print(sentence, soft_wrap=True)
+    if unknown := sum(one.mpp_source == "model" for one in counted):
+        console.print(
+            f"The um/px of {unknown} of {len(counted)} images is not known: the model's {engine.card.mpp:g} was taken; "
+            "--mpp sets it.",
+            soft_wrap=True,
+        )
     how = f"{engine.card.name} on {engine.runtime}, {engine.precision}, threshold {counter.threshold}."
     console.print(how, style="dim", soft_wrap=True)
     console.print(NOTICE, soft_wrap=True)
