@@ -11,11 +11,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export import checkpoint  # noqa: E402
-from kinet_trt.export.checkpoint import Traits  # noqa: E402
-from kinet_trt.export.models import KiNet, NetworkConfig, build  # noqa: E402
+from kinet_trt.export import checkpoint
+from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.models import KiNet, NetworkConfig, build
 
-from kinet_trt.errors import KinetError  # noqa: E402
+from kinet_trt.errors import KinetError
 
 TRAITS = Traits(
     mpp=0.5,

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.crops import Crop, CropPlan, Crops, vary_stain  # noqa: E402
+from kinet_trt.export.crops import Crop, CropPlan, Crops, vary_stain
 
-from kinet_trt.detections import CLASSES  # noqa: E402
-from kinet_trt.fields import LabelledField  # noqa: E402
-from kinet_trt.frame import Frame  # noqa: E402
-from kinet_trt.simulate import field as simulated_field  # noqa: E402
+from kinet_trt.detections import CLASSES
+from kinet_trt.fields import LabelledField
+from kinet_trt.frame import Frame
+from kinet_trt.simulate import field as simulated_field
 
 torch.set_num_threads(1)
 SIDE = 300

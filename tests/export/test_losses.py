@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.losses import correlation_penalty, joint_loss, nucleus_loss, roi_loss  # noqa: E402
-from torch import Tensor  # noqa: E402
+from kinet_trt.export.losses import correlation_penalty, joint_loss, nucleus_loss, roi_loss
+from torch import Tensor
 
 
 def ones(*shape: int) -> Tensor:

@@ -9,9 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.models import KiNet, NetworkConfig, build, fit, reach, widen_upsamplers  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from kinet_trt.export.models import KiNet, NetworkConfig, build, fit, reach, widen_upsamplers
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 ARCHITECTURES = ("paper", "release")
 torch.set_num_threads(1)

@@ -16,16 +16,16 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 ov = pytest.importorskip("openvino")
 
-from kinet_trt.calibration.agreement import Agreement  # noqa: E402
-from kinet_trt.export import onnx as exporter  # noqa: E402
-from kinet_trt.export.checkpoint import Checkpoint, Traits  # noqa: E402
-from kinet_trt.export.models import NetworkConfig, build  # noqa: E402
-from torch import nn  # noqa: E402
+from kinet_trt.calibration.agreement import Agreement
+from kinet_trt.export import onnx as exporter
+from kinet_trt.export.checkpoint import Checkpoint, Traits
+from kinet_trt.export.models import NetworkConfig, build
+from torch import nn
 
-from kinet_trt.engines.openvino import OpenVinoEngine  # noqa: E402
-from kinet_trt.errors import KinetError  # noqa: E402
-from kinet_trt.model_card import ModelCard, onnx_hash, read_onnx_card  # noqa: E402
-from kinet_trt.simulate import field  # noqa: E402
+from kinet_trt.engines.openvino import OpenVinoEngine
+from kinet_trt.errors import KinetError
+from kinet_trt.model_card import ModelCard, onnx_hash, read_onnx_card
+from kinet_trt.simulate import field
 
 torch.set_num_threads(1)
 ARCHITECTURES = ("release", "paper")

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export import checkpoint  # noqa: E402
-from kinet_trt.export.checkpoint import Traits  # noqa: E402
-from kinet_trt.export.models import NetworkConfig, build  # noqa: E402
-from kinet_trt.export.training import (  # noqa: E402
+from kinet_trt.export import checkpoint
+from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.models import NetworkConfig, build
+from kinet_trt.export.training import (
     BEST,
     PAPER,
     RECIPES,
@@ -30,12 +30,12 @@ from kinet_trt.export.training import (  # noqa: E402
     train,
     validate,
 )
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor, nn
 
-from kinet_trt.errors import KinetError  # noqa: E402
-from kinet_trt.fields import LabelledField  # noqa: E402
-from kinet_trt.frame import Frame  # noqa: E402
-from kinet_trt.simulate import field as simulated_field  # noqa: E402
+from kinet_trt.errors import KinetError
+from kinet_trt.fields import LabelledField
+from kinet_trt.frame import Frame
+from kinet_trt.simulate import field as simulated_field
 
 torch.set_num_threads(1)
 CONFIG = NetworkConfig("paper", 4)
