@@ -15,7 +15,8 @@ from kinet_trt.ki67 import Ki67
 from kinet_trt.metrics import Score, match
 from kinet_trt.overlay import draw, to_png
 
-SEED = 7
+SEED = 1_007
+"""Training drew simulated fields from seeds below 200: this one it never saw."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def simulated(counter: Counter, folder: Path) -> Shown:
     except MissingExtraError:
         score = None  # the counts can be held to the truth all the same
     picture, overlay = _write(folder, "simulated", frame, found, simulate.NOMINAL_MPP)
-    title = "Simulated Ki67 field (the truth is exact)"
+    title = "Simulated Ki67 field (the truth is exact; the model learnt from other fields of this simulator too)"
     return Shown(title, picture, overlay, found, numbers, score)
 
 

@@ -410,7 +410,7 @@ def test_an_overlay_that_cannot_be_written_costs_no_other_output(run, tmp_path, 
 
 def test_eval_reads_a_folder_of_fields_and_tells_how_good_the_model_is(run, tmp_path):
     pytest.importorskip("lap")
-    for seed in (1, 2):
+    for seed in (1_001, 1_002):
         pixels, truth = simulate.field(seed, 256, 256)
         save(tmp_path / "in" / f"{seed}.png", pixels)
         rows = [f"{x},{y},{simulate.CLASSES[c]}" for x, y, c in zip(truth.x, truth.y, truth.cls, strict=True)]
@@ -430,7 +430,7 @@ def test_eval_reads_a_folder_of_fields_and_tells_how_good_the_model_is(run, tmp_
     document = json.loads((tmp_path / "e.json").read_text())
     assert document["detection"]["f1"] > 0.9
     assert len(document["fields"]) == 2
-    assert sorted(p.name for p in (tmp_path / "v").iterdir()) == ["1_overlay.png", "2_overlay.png"]
+    assert sorted(p.name for p in (tmp_path / "v").iterdir()) == ["1001_overlay.png", "1002_overlay.png"]
     assert (tmp_path / "p.png").stat().st_size > 5000
     code, out, _ = run("eval", tmp_path / "in", "--json", "-", "--classes", "positive,negative")
     assert code == 0

@@ -21,7 +21,7 @@ def counter():
 
 @pytest.fixture(scope="module")
 def field():
-    pixels, truth = simulate.field(21, 400, 300)
+    pixels, truth = simulate.field(1_021, 400, 300)
     return LabelledField.simulated(pixels, truth.x, truth.y, truth.cls)
 
 
