@@ -169,11 +169,6 @@ def parity(
 ) -> Parity:
     """Hold a compiled model's maps to PyTorch in FP32.
 
-    Raises
-    ------
-    KinetError
-        If a map is not finite.
-
     Parameters
     ----------
     checkpoint, card
@@ -182,6 +177,11 @@ def parity(
         The compiled model's maps of each frame, float32 [classes, H, W].
     frames
         RGB, uint8 [H, W, 3], H and W multiples of 16.
+
+    Raises
+    ------
+    KinetError
+        If a map is not finite.
     """
     deployed = Deployed(checkpoint.network, checkpoint.traits, roi=False).eval()
     worst, total = 0.0, Agreement(0, 0, 0)

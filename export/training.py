@@ -240,7 +240,8 @@ def train(
 
     last, first, best = out.with_suffix(".last.pt"), 0, -1.0
     best_at = 0
-    fingerprint = _fingerprint(training, recipe, seed)
+    weights = source_weights(training, factors or {})
+    fingerprint = _fingerprint(training, weights, recipe, seed)
     if last.exists():
         first, best, best_at, traits = _resume(last, network, average, optimizer, fingerprint)
         if first >= recipe.iterations:
@@ -248,9 +249,7 @@ def train(
                 f"{out} is finished after {first} iterations: ask for more of them, or remove {last} to begin anew"
             )
         log.warning("going on from iteration %d of %s; remove that file to begin anew", first, last)
-    crops = Crops(
-        training, source_weights(training, factors or {}), recipe.crops, seed, recipe.iterations * recipe.batch
-    )
+    crops = Crops(training, weights, recipe.crops, seed, recipe.iterations * recipe.batch)
     loader = DataLoader(
         torch.utils.data.Subset(crops, range(first * recipe.batch, len(crops))),
         batch_size=recipe.batch,
@@ -448,7 +447,8 @@ def _resume(
     state: dict[str, Any] = saved.resume
     if state.get("fingerprint") != fingerprint:
         raise KinetError(
-            f"{last} is of another run (recipe, seed or fields differ): remove it to begin anew, or choose another -o"
+            f"{last} is of another run (recipe, seed, fields or weights differ): remove it to begin anew, or choose "
+            "another -o"
         )
     network.load_state_dict(state["network"])
     average.load_state_dict(saved.network.state_dict())
@@ -456,10 +456,13 @@ def _resume(
     return state["iteration"], state["best"], state["best_at"], saved.traits
 
 
-def _fingerprint(training: Sequence[LabelledField], recipe: Recipe, seed: int) -> str:
+def _fingerprint(training: Sequence[LabelledField], weights: Sequence[float], recipe: Recipe, seed: int) -> str:
     """Return what must be the same for a run to go on; its length may change, and how often it is looked at."""
     same = replace(recipe, iterations=0, patience=0, every=0)
-    fields = [(f.source, f.name, len(f.x), f.labelled, f.partial) for f in training]
+    fields = [
+        (f.source, f.name, len(f.x), f.labelled, f.partial, float(weight))
+        for f, weight in zip(training, weights, strict=True)
+    ]
     return hashlib.sha256(repr((same, seed, fields)).encode()).hexdigest()
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from kinet_trt.images import read_image as read_image
     from kinet_trt.ki67 import Ki67 as Ki67
 
+NOTICE = "For Research Use Only. Not for use in diagnostic procedures."
+"""Stands wherever a result does."""
+
 _HOMES = {
     "Counter": "counter",
     "Detections": "detections",
@@ -25,7 +28,7 @@ _HOMES = {
     "Threshold": "counter",
     "read_image": "images",
 }
-__all__ = sorted(_HOMES)
+__all__ = ["NOTICE", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> object:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kinet_trt import NOTICE
 from kinet_trt.errors import KinetError, MissingExtraError
 
 if TYPE_CHECKING:
     from kinet_trt.count import Counted
     from kinet_trt.counter import Threshold
-
-NOTICE = "For Research Use Only. Not for use in diagnostic procedures."
 
 app = typer.Typer(
     name="kinet-trt",
@@ -111,9 +110,7 @@ def demo(
 def count(
     images: Annotated[list[Path], typer.Argument(help="Images, folders or globs.", metavar="IMAGE|FOLDER...")],
     model: Model = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="um/px of the images; left out: the file's tag or the model's.")
-    ] = None,
+    mpp: Mpp = None,
     threshold: ThresholdText = None,
     precision: Precision = "auto",
     runtime: Runtime = "auto",
@@ -154,10 +151,9 @@ def count(
     if "-" not in (json_file, csv_file) and counted:
         show_counted(counted, counter, NET if bands == "net" else None)
     messages = [f"{image}: {message}" for image, message in errors]
-    for target, content in ((json_file, to_json(counter, counted, errors)), (csv_file, table(counted))):
+    for target in filter(None, (json_file, csv_file)):
         try:
-            if target:
-                _write(target, content)
+            _write(target, to_json(counter, counted, errors) if target == json_file else table(counted))
         except KinetError as error:
             messages.append(str(error))
     for message in messages:

@@ -174,10 +174,11 @@ class Counter:
         for tile in tiles(height, width, card.tile, card.halo, card.multiple):
             window = fitted.pixels[tile.window_top : tile.window_bottom, tile.window_left : tile.window_right]
             maps = self.engine.run(window[None])[0]
-            inside = maps[:, : fitted.height - tile.window_top, : fitted.width - tile.window_left]
             # A relative threshold needs the largest value of the whole frame. Up to here it can only be smaller, and
             # so is the threshold: nothing is lost, and what is too low goes at the end.
-            largest = max(largest, float(np.fmax.reduce(inside, axis=None, initial=-np.inf)))
+            if self.threshold.relative:
+                inside = maps[:, : fitted.height - tile.window_top, : fitted.width - tile.window_left]
+                largest = max(largest, float(np.fmax.reduce(inside, axis=None, initial=-np.inf)))
             found = find_peaks(maps, self.threshold.of(largest), card.nms_radius, card.classes)
             parts.append(tile.own(found))
         found = Detections(

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from kinet_trt import NOTICE
 from kinet_trt.detections import CLASSES
 from kinet_trt.errors import CardError
 
 VERSION = 1
 CARD_KEY = "kinet_trt.card"
 CARD_HASH_KEY = "kinet_trt.card.sha256"
-NOTICE = "For Research Use Only. Not for use in diagnostic procedures."
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 _TEXTS = (

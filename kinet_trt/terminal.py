@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from kinet_trt import NOTICE
 from kinet_trt.detections import CLASSES
 from kinet_trt.ki67 import Bands, Ki67
-from kinet_trt.model_card import NOTICE
 
 if TYPE_CHECKING:
     from kinet_trt.count import Counted

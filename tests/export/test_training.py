@@ -386,3 +386,10 @@ def test_pixels_that_may_not_be_written_are_no_cause_for_a_warning() -> None:
     pixels = np.full((64, 96, 3), 200, np.uint8)
     pixels.flags.writeable = False  # as Pillow gives them
     assert predict(build(CONFIG).eval(), Traits(), pixels).shape == (3, 64, 96)
+
+
+def test_a_run_does_not_go_on_with_other_weights(tmp_path: Path) -> None:
+    fields = [simulated(), blank(source="other")]
+    run(fields, tmp_path / "k.pt", replace(TINY, iterations=3), factors={"other": 2.0})
+    with pytest.raises(KinetError, match="another run"):
+        run(fields, tmp_path / "k.pt", factors={"other": 3.0})
