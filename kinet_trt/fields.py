@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.detections import CLASSES
-from kinet_trt.errors import ImageError, KinetError
+from kinet_trt.errors import ImageError, KinetError, shown
 from kinet_trt.frame import Frame
 from kinet_trt.images import SUFFIXES, read_image
 
@@ -137,20 +137,22 @@ def label(fields: Sequence[LabelledField], classes: Sequence[str]) -> list[Label
         If a class is unknown.
     """
     if unknown := set(classes) - set(CLASSES):
-        raise KinetError(f"unknown class {sorted(unknown)}; known are {', '.join(CLASSES)}")
+        raise KinetError(f"unknown class {shown(sorted(unknown))}; known are {', '.join(CLASSES)}")
     return [replace(f, labelled=tuple(name for name in CLASSES if name in classes)) for f in fields]
 
 
 def _from_index(index: Path, folder: Path) -> Iterator[LabelledField]:
     for number, row in _rows(index, ("image", "points")):
         if not row["image"] or not row["points"]:
-            raise KinetError(f"{index}, line {number}: expected an image and its points, found {row}")
+            raise KinetError(f"{index}, line {number}: expected an image and its points, found {shown(row)}")
         image = index.parent / row["image"]
         if folder != index.parent and image.parent != folder:
             continue
         labelled = tuple(name for name in (row.get("classes") or "").split("+") if name) or CLASSES
         if unknown := set(labelled) - set(CLASSES):
-            raise KinetError(f"{index}, line {number}: unknown class {sorted(unknown)}; known are {', '.join(CLASSES)}")
+            raise KinetError(
+                f"{index}, line {number}: unknown class {shown(sorted(unknown))}; known are {', '.join(CLASSES)}"
+            )
         counted = index.parent / row["counted_mask"] if row.get("counted_mask") else None
         x, y, cls = read_points(index.parent / row["points"])
         yield LabelledField(
@@ -191,10 +193,12 @@ def read_points(
             cls = CLASSES.index(row["class"])
         except (TypeError, ValueError):
             raise KinetError(
-                f"{path}, line {number}: expected x,y,class with class one of {', '.join(CLASSES)}; found {row}"
+                f"{path}, line {number}: expected x,y,class with class one of {', '.join(CLASSES)}; found {shown(row)}"
             ) from None
         if not (np.isfinite(x) and np.isfinite(y)):
-            raise KinetError(f"{path}, line {number}: x and y must be finite, found {row['x']}, {row['y']}")
+            raise KinetError(
+                f"{path}, line {number}: x and y must be finite, found {shown(row['x'])}, {shown(row['y'])}"
+            )
         xs.append(x)
         ys.append(y)
         classes.append(cls)
@@ -213,5 +217,5 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str,
                 )
             for row in reader:
                 yield reader.line_num, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise KinetError(f"{path}: cannot be read as CSV: {error}") from error

@@ -15,7 +15,7 @@ from typing import Any
 
 from kinet_trt import NOTICE
 from kinet_trt.detections import CLASSES
-from kinet_trt.errors import CardError
+from kinet_trt.errors import CardError, shown
 
 VERSION = 1
 CARD_KEY = "kinet_trt.card"
@@ -149,7 +149,7 @@ class ModelCard:
             raise CardError(f"the model card is damaged ({error}): export the model again") from None
         version = raw.get("version") if isinstance(raw, dict) else None
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            raise CardError(f"the model card is damaged: expected a version number, found {version!r}")
+            raise CardError(f"the model card is damaged: expected a version number, found {shown(version)}")
         if version > VERSION:
             raise CardError(
                 f"the model card is of version {version}, this kinet-trt reads up to version {VERSION}: "
@@ -179,7 +179,7 @@ def _size(value: object) -> bool:
 
 def _expect(holds: bool, name: str, expected: str, card: ModelCard) -> None:
     if not holds:
-        raise CardError(f"the model card's {name}: expected {expected}, found {getattr(card, name)!r}")
+        raise CardError(f"the model card's {name}: expected {expected}, found {shown(getattr(card, name))}")
 
 
 # --- the card inside an ONNX file -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,31 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
+
+FUZZ_SEED = "KINET_FUZZ_SEED"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the seed of the long fuzzing, once for all workers."""
+    os.environ.setdefault(
+        f"{FUZZ_SEED}_LONG", os.environ.get(FUZZ_SEED) or str(random.SystemRandom().randrange(1 << 32))
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Print the seeds."""
+    short, long = _fuzz_seeds()
+    return f"fuzz seeds: {short} for a hundred cases, {long} for ten thousand; {FUZZ_SEED}=N sets both"
+
+
+def _fuzz_seeds() -> tuple[int, int]:
+    return int(os.environ.get(FUZZ_SEED, "2019")), int(os.environ[f"{FUZZ_SEED}_LONG"])
+
+
+@pytest.fixture(scope="session")
+def fuzz_seeds() -> tuple[int, int]:
+    """Give the seeds of short and long fuzzing: the short one is always the same, so that CI does not roll dice."""
+    return _fuzz_seeds()
 
 
 def skip(reason: str) -> None:
