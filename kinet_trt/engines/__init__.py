@@ -62,6 +62,17 @@ def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
         )
 
 
+def check_maps(maps: NDArray[np.floating], frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.float32]:
+    """Return a batch's maps as float32, or raise an EngineError where they are not what the model's card promises."""
+    expected = (frames.shape[0], len(card.classes), *frames.shape[1:3])
+    if maps.shape != expected:
+        raise EngineError(
+            f"the model gives maps {list(maps.shape)}, its card ({', '.join(card.classes)}) promises {list(expected)}: "
+            "export it again"
+        )
+    return maps.astype(np.float32, copy=False)
+
+
 def open_engine(
     path: Path,
     precision: str = "auto",

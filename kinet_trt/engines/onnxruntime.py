@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from kinet_trt.engines import check_frames
+from kinet_trt.engines import check_frames, check_maps
 from kinet_trt.errors import EngineError
 from kinet_trt.model_card import ModelCard
 
@@ -59,4 +59,4 @@ class OnnxRuntimeEngine:
             (maps,) = self._session.run([self._maps], {self._input: np.ascontiguousarray(frames)})
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed on a frame {list(frames.shape)}: {error}") from error
-        return np.asarray(maps, np.float32)
+        return check_maps(maps, frames, self.card)
