@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from kinet_trt import simulate
 from kinet_trt.counter import Counter
 from kinet_trt.errors import KinetError
+from kinet_trt.fields import LabelledField
 from kinet_trt.frame import Frame, fit
 from kinet_trt.model_card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
@@ -170,6 +172,65 @@ def interleave(
             done += 1
             report(done, total)
     return [np.array(own) for own in times]
+
+
+def accuracy(
+    settings: Sequence[Setting], fields: Sequence[LabelledField], report: Callable[[int, int], None] = lambda *_: None
+) -> list[dict[str, float]]:
+    """Return ``detection_f1`` and ``classification_f1`` of each setting, all fields pooled; needs the extra ``eval``.
+
+    Parameters
+    ----------
+    settings
+        What is evaluated.
+    fields
+        What was annotated.
+    report
+        Called after each field with the fields done and to do, all settings together.
+    """
+    from kinet_trt.evaluate import Evaluation, evaluate_field
+
+    reached = []
+    for number, setting in enumerate(settings):
+        counter, done = setting.open(), []
+        for field in fields:
+            done.append(evaluate_field(counter, field))
+            report(number * len(fields) + len(done), len(settings) * len(fields))
+        pooled = Evaluation(tuple(done)).at_threshold
+        reached.append({"detection_f1": pooled.detection.f1, "classification_f1": pooled.weighted[2]})
+    return reached
+
+
+def plot_png(rows: Sequence[Mapping[str, Any]], size: Sequence[int]) -> bytes:
+    """Draw each row's F1 over its median latency as a PNG; needs matplotlib (extra ``eval``).
+
+    Parameters
+    ----------
+    rows
+        From :func:`measure`, those with the figures of :func:`accuracy`.
+    size
+        Width and height of the frame that was timed, px.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4), layout="tight")
+    axes = figure.add_subplot()
+    measured = [row for row in rows if "detection_f1" in row]
+    latency = [row["whole_ms"]["p50"] for row in measured]
+    for name, marker in (("detection", "o"), ("classification", "s")):
+        axes.plot(latency, [row[f"{name}_f1"] for row in measured], marker, label=f"{name} F1")
+    for row, x in zip(measured, latency, strict=True):
+        label = f"{row['model']}\n{row['runtime'].split()[0]} {row['precision']}"
+        axes.annotate(label, (x, row["detection_f1"]), (0, 7), textcoords="offset points", ha="center", fontsize=7)
+    axes.set(xscale="log", xlabel=f"ms for {size[0]} x {size[1]} px, median", ylabel="F1")
+    for formatted in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatted("{x:g}")
+    axes.margins(0.25)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
 
 
 def frame_of(width: int, height: int) -> Frame:

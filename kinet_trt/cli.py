@@ -184,6 +184,7 @@ def evaluate(
     _need("eval", "eval", "lap", *(["matplotlib"] if plot else []))
     from kinet_trt.count import Outputs, output_names
     from kinet_trt.counter import Counter
+    from kinet_trt.detections import CLASSES
     from kinet_trt.evaluate import Evaluation, curve_png, evaluate_field, picture, to_json
     from kinet_trt.fields import label, read_fields
     from kinet_trt.files import write_atomic
@@ -197,6 +198,13 @@ def evaluate(
         raise KinetError(f"{fields}: no fields of the split {split!r}")
     if classes:
         chosen = label(chosen, classes.split(","))
+    elif guessed := [f for f in chosen if f.guessed]:
+        taken = ", ".join(sorted({name for f in guessed for name in f.labelled}, key=CLASSES.index))
+        typer.echo(
+            f"Nobody says which classes are labelled in {len(guessed)} of {len(chosen)} fields: taken are those that "
+            f"occur, {taken}. Detections of others do not count; --classes says it.",
+            err=json_file == "-",
+        )
     outputs = Outputs(None, overlay, output_names([f.image for f in chosen]))
     _check_targets({"--json": json_file, "--plot": str(plot) if plot else None}, [f.image for f in chosen])
     if not force and (existing := outputs.existing()):
@@ -219,6 +227,7 @@ def evaluate(
 
 @app.command()
 def bench(
+    fields: Annotated[Path | None, typer.Argument(help="Labelled fields: measure accuracy too.")] = None,
     models: Annotated[
         list[Path] | None, typer.Option("--model", "-m", help="Models; left out: the one inside.")
     ] = None,
@@ -228,12 +237,23 @@ def bench(
     size: Annotated[str, typer.Option(metavar="WxH", help="Of the frame, px.")] = "608x608",
     rounds: Annotated[int, typer.Option(min=3, help="How often each is timed.")] = 20,
     yardsticks: Annotated[bool, typer.Option(help="Compare with eager PyTorch (extra train).")] = True,
+    split: Annotated[str | None, typer.Option(help="With FIELDS: only those of this split, like val.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="With FIELDS: draw latency and accuracy.")] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Time the stages of a count, in turn with what they are compared to."""
-    from kinet_trt.bench import Setting, Yardsticks, frame_of, measure
+    from kinet_trt.bench import Setting, Yardsticks, accuracy, frame_of, measure, plot_png
+    from kinet_trt.fields import read_fields
+    from kinet_trt.files import write_atomic
     from kinet_trt.terminal import show_bench, steps
 
+    if (plot or split) and not fields:
+        raise typer.BadParameter("--plot and --split: expected FIELDS too, a folder of labelled fields")
+    if fields:
+        _need("bench", "eval", "lap", *(["matplotlib"] if plot else []))
+        labelled = [f for f in read_fields(fields) if split in (None, f.split)]
+        if not labelled:
+            raise KinetError(f"{fields}: no fields of the split {split!r}")
     try:
         width, height = (int(side) for side in size.lower().split("x"))
     except ValueError:
@@ -249,6 +269,12 @@ def bench(
         compare = eager_pytorch
     with steps("Timing") as report:
         document = measure(settings, frame, rounds, compare, report)
+    if fields:
+        with steps("Evaluating") as report:
+            for row, reached in zip(document["rows"], accuracy(settings, labelled, report), strict=False):
+                row.update(reached)
+    if plot:
+        write_atomic(plot, plot_png(document["rows"], document["size"]))
     if json_file != "-":
         show_bench(document["rows"])
     if json_file:

@@ -36,6 +36,8 @@ class LabelledField:
         File with the region in which nuclei were marked (white); None: everywhere.
     partial
         Classes of which only some kinds were marked: their marks teach, their absence does not.
+    guessed
+        Whether ``labelled`` is only what occurs, because nobody says which classes were looked for.
     source, split
         Where it comes from; ``"train"``, ``"val"`` or ``""``.
     """
@@ -49,6 +51,7 @@ class LabelledField:
     source: str = ""
     split: str = ""
     partial: tuple[str, ...] = ()
+    guessed: bool = False
     _masks: list[NDArray[np.bool_]] = field(default_factory=list, repr=False)
     _frames: list[Frame] = field(default_factory=list, repr=False)
 
@@ -110,8 +113,8 @@ def read_fields(folder: Path) -> list[LabelledField]:
 
     Either the folder (or its parent) has an ``index.csv`` with the columns ``image, points`` and optionally
     ``counted_mask, source, split, classes`` (paths relative to the index), or it has images with ``.csv`` files of the
-    same name (``x,y,class``; the classes that occur anywhere in the folder count as labelled).
-    ``*_counted.png`` is a mask, never a field.
+    same name (``x,y,class``). Where no index says which classes a source labels, those that occur in its fields count
+    as labelled, and the fields as ``guessed``. ``*_counted.png`` is a mask, never a field.
 
     Raises
     ------
@@ -119,7 +122,7 @@ def read_fields(folder: Path) -> list[LabelledField]:
         If nothing is found, or a file of points cannot be understood.
     """
     indices = [path / "index.csv" for path in (folder, folder.parent) if (path / "index.csv").is_file()]
-    fields = [f for index in indices[:1] for f in _from_index(index, folder)] or list(_from_pairs(folder))
+    fields = _guessed([f for index in indices[:1] for f in _from_index(index, folder)] or list(_from_pairs(folder)))
     if not fields:
         raise KinetError(
             f"{folder}: no fields found: expected an index.csv, or images ({', '.join(SUFFIXES)}) with .csv files of "
@@ -138,7 +141,20 @@ def label(fields: Sequence[LabelledField], classes: Sequence[str]) -> list[Label
     """
     if unknown := set(classes) - set(CLASSES):
         raise KinetError(f"unknown class {shown(sorted(unknown))}; known are {', '.join(CLASSES)}")
-    return [replace(f, labelled=tuple(name for name in CLASSES if name in classes)) for f in fields]
+    return [replace(f, labelled=tuple(name for name in CLASSES if name in classes), guessed=False) for f in fields]
+
+
+def _guessed(fields: Sequence[LabelledField]) -> list[LabelledField]:
+    """Return the fields with what occurs in any field of the same source as labelled, where that was not said."""
+    occurring: dict[str, set[int]] = {}
+    for f in fields:
+        occurring.setdefault(f.source, set()).update(f.cls.tolist())
+    return [
+        replace(f, labelled=tuple(name for i, name in enumerate(CLASSES) if i in occurring[f.source]) or CLASSES)
+        if f.guessed
+        else f
+        for f in fields
+    ]
 
 
 def _from_index(index: Path, folder: Path) -> Iterator[LabelledField]:
@@ -148,7 +164,7 @@ def _from_index(index: Path, folder: Path) -> Iterator[LabelledField]:
         image = index.parent / row["image"]
         if folder != index.parent and image.parent != folder:
             continue
-        labelled = tuple(name for name in (row.get("classes") or "").split("+") if name) or CLASSES
+        labelled = tuple(name for name in (row.get("classes") or "").split("+") if name)
         if unknown := set(labelled) - set(CLASSES):
             raise KinetError(
                 f"{index}, line {number}: unknown class {shown(sorted(unknown))}; known are {', '.join(CLASSES)}"
@@ -156,7 +172,15 @@ def _from_index(index: Path, folder: Path) -> Iterator[LabelledField]:
         counted = index.parent / row["counted_mask"] if row.get("counted_mask") else None
         x, y, cls = read_points(index.parent / row["points"])
         yield LabelledField(
-            image, x, y, cls, labelled, counted, source=row.get("source") or "", split=row.get("split") or ""
+            image,
+            x,
+            y,
+            cls,
+            labelled or CLASSES,
+            counted,
+            source=row.get("source") or "",
+            split=row.get("split") or "",
+            guessed=not labelled,
         )
 
 
@@ -170,13 +194,10 @@ def _from_pairs(folder: Path) -> Iterator[LabelledField]:
         and not path.name.endswith(MASK_SUFFIX)
         and path.with_suffix(".csv").is_file()
     ]
-    points = [read_points(image.with_suffix(".csv")) for image in images]
-    # Nobody says which classes were looked for: those that occur anywhere in the folder.
-    occurring = {int(i) for _, _, cls in points for i in np.unique(cls)}
-    labelled = tuple(name for i, name in enumerate(CLASSES) if i in occurring) or CLASSES
-    for image, (x, y, cls) in zip(images, points, strict=True):
+    for image in images:
+        x, y, cls = read_points(image.with_suffix(".csv"))
         counted = image.with_name(image.stem + MASK_SUFFIX)
-        yield LabelledField(image, x, y, cls, labelled, counted if counted.is_file() else None)
+        yield LabelledField(image, x, y, cls, counted=counted if counted.is_file() else None, guessed=True)
 
 
 def read_points(

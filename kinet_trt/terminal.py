@@ -162,7 +162,9 @@ def show_bench(rows: Sequence[dict[str, Any]]) -> None:
     console = Console(highlight=False, markup=False, emoji=False, width=max(Console().width, WIDE))
     table = Table(box=None, pad_edge=False)
     table.add_column("model", no_wrap=True)
-    for name in ("", "", "prep", "net", "peaks", "ms", "p99", "x publ", "x eager", "cold s", "MiB"):
+    accurate = any("detection_f1" in row for row in rows)
+    columns = ("", "", "prep", "net", "peaks", "ms", "p99", "x publ", "x eager", "cold s", "MiB")
+    for name in (*columns, *(("F1", "class F1") if accurate else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         parts = [f"{stage}_ms" for stage in ("prepare", "network", "peaks")]
@@ -172,7 +174,8 @@ def show_bench(rows: Sequence[dict[str, Any]]) -> None:
         memory = f"{row['peak_memory_mib']:.0f}" if row.get("peak_memory_mib") else ""
         whole = [f"{row['whole_ms'][p]:.0f}" for p in ("p50", "p99")]
         runtime = row["runtime"].split()[0]
-        table.add_row(row["model"], runtime, row["precision"], *stages, *whole, *ratios, cold, memory)
+        f1 = [f"{row[n]:.3f}" if n in row else "" for n in ("detection_f1", "classification_f1")] if accurate else []
+        table.add_row(row["model"], runtime, row["precision"], *stages, *whole, *ratios, cold, memory, *f1)
     console.print(table)
 
 

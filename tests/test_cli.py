@@ -427,17 +427,33 @@ def test_eval_reads_a_folder_of_fields_and_tells_how_good_the_model_is(run, tmp_
     )
     assert (code, err) == (0, "")
     assert "AUC" in out
+    assert "Nobody says which classes are labelled in 2 of 2 fields" in out
     document = json.loads((tmp_path / "e.json").read_text())
     assert document["detection"]["f1"] > 0.9
     assert len(document["fields"]) == 2
     assert sorted(p.name for p in (tmp_path / "v").iterdir()) == ["1001_overlay.png", "1002_overlay.png"]
     assert (tmp_path / "p.png").stat().st_size > 5000
-    code, out, _ = run("eval", tmp_path / "in", "--json", "-", "--classes", "positive,negative")
-    assert code == 0
+    code, out, err = run("eval", tmp_path / "in", "--json", "-", "--classes", "positive,negative")
+    assert (code, err) == (0, "")
     assert json.loads(out)["fields"][0]["labelled"] == ["positive", "negative"]
     assert run("eval", tmp_path / "in", "--classes", "tumour")[0] == 1
     assert run("eval", tmp_path / "in", "--split", "test")[0] == 1
     assert run("eval", tmp_path / "nowhere")[0] == 1
+
+
+def test_bench_of_labelled_fields_draws_latency_and_accuracy(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    pixels, truth = simulate.field(1_001, 160, 160)
+    save(tmp_path / "in" / "a.png", pixels)
+    rows = [f"{x},{y},{simulate.CLASSES[c]}" for x, y, c in zip(truth.x, truth.y, truth.cls, strict=True)]
+    (tmp_path / "in" / "a.csv").write_text("x,y,class\n" + "\n".join(rows))
+    options = ("--size", "64x64", "--rounds", 3, "--no-yardsticks", "--precision", "fp32")
+    code, out, _ = run("bench", tmp_path / "in", *options, "--plot", tmp_path / "p.png", "--json", tmp_path / "b.json")
+    assert code == 0
+    assert "class F1" in out
+    (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert min(row["detection_f1"], row["classification_f1"]) > 0.8
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_bench_shows_a_row_for_each_precision(run, tmp_path):
@@ -449,4 +465,5 @@ def test_bench_shows_a_row_for_each_precision(run, tmp_path):
     assert document["size"] == [64, 64]
     assert document["rows"][0]["precision"] == "fp32"
     assert run("bench", "--size", "big")[0] == 2
+    assert run("bench", "--plot", tmp_path / "p.png")[0] == 2
     assert run("bench", "--precision", "fp64", "--no-yardsticks")[0] == 1

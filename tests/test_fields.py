@@ -6,7 +6,7 @@ import pytest
 
 from kinet_trt.detections import CLASSES
 from kinet_trt.errors import KinetError
-from kinet_trt.fields import LabelledField, read_fields, read_points
+from kinet_trt.fields import LabelledField, label, read_fields, read_points
 
 POINTS = "x,y,class\n1.5,2,positive\n10,20.25,non_tumor\n"
 
@@ -119,6 +119,8 @@ def test_pairs_are_images_with_points_of_the_same_name(tmp_path):
     np.testing.assert_array_equal(fields[1].pixels(), b)
     assert fields[0].x.tolist() == [1.5, 10]
     assert fields[0].labelled == ("positive", "non_tumor")  # only what occurs is known to have been marked
+    assert all(field.guessed for field in fields)
+    assert not any(field.guessed for field in label(fields, ["positive"]))
     assert fields[0].counted is None
     assert fields[0].counted_mask().all()
     assert fields[0].counted_mask().shape == (24, 32)
@@ -178,7 +180,8 @@ def test_the_index_says_what_is_what(indexed):
     one, two = read_fields(indexed)
     assert (one.image, two.image) == (indexed / "bc" / "one.png", indexed / "net" / "two.png")
     assert (one.source, one.split, two.source, two.split) == ("SHIDC", "train", "", "val")
-    assert (one.labelled, two.labelled) == (("positive", "negative"), CLASSES)
+    assert (one.labelled, one.guessed) == (("positive", "negative"), False)
+    assert (two.labelled, two.guessed) == (("positive", "non_tumor"), True)
     assert one.counted is None
     np.testing.assert_array_equal(two.counted_mask(), np.eye(24, 32, dtype=bool))
     assert one.cls.tolist() == [0, 2]
@@ -191,7 +194,8 @@ def test_a_folder_below_an_index_has_its_own_fields_only(indexed):
 def test_the_optional_columns_are_optional(indexed):
     (indexed / "index.csv").write_text("points,image\npoints/one.csv,bc/one.png\n")
     (field,) = read_fields(indexed)
-    assert (field.labelled, field.counted, field.source, field.split) == (CLASSES, None, "", "")
+    assert (field.labelled, field.guessed) == (("positive", "non_tumor"), True)
+    assert (field.counted, field.source, field.split) == (None, "", "")
 
 
 def test_an_index_that_excel_saved_with_a_bom_is_read(indexed):

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import skip
 from PIL import Image
 
+from conftest import skip
 from kinet_trt import simulate
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's mounts, capabilities and /proc")
@@ -103,13 +103,13 @@ def test_a_hundred_killed_counts_leave_whole_files(fields, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_a_killed_export_leaves_the_old_model(tmp_path):
     torch = pytest.importorskip("torch")
-    from kinet_trt.export.checkpoint import Checkpoint, Traits, save
+    from kinet_trt.export.checkpoint import Traits, save
     from kinet_trt.export.models import NetworkConfig, build
 
     from kinet_trt.model_card import read_card
 
     torch.manual_seed(0)
-    save(Checkpoint(build(NetworkConfig("paper", 4, "relu", roi=False)).eval(), Traits()), tmp_path / "k.pt")
+    save(tmp_path / "k.pt", build(NetworkConfig("paper", 4, "relu", roi=False)), Traits())
     out = tmp_path / "k.onnx"
     command = [*CLI, "export", str(tmp_path / "k.pt"), "-o", str(out)]
     for _ in killed_at_random(command, 20, 2):

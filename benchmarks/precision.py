@@ -1,0 +1,91 @@
+"""What a precision and an engine cost in nuclei: benchmarks/results/precision.json.
+
+`python benchmarks/precision.py FIELDS [CHECKPOINT]`: F1 of kinet-edge in each engine and precision over all fields that
+were not drawn for the README (each pooled, and by source), and with a checkpoint the detections of its FP32 export in
+each engine held to eager PyTorch on 20 fields.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from kinet_trt.calibration.agreement import Agreement, compare
+from kinet_trt.export import checkpoint
+from kinet_trt.export.onnx import Deployed, export
+
+from kinet_trt.bench import machine
+from kinet_trt.counter import Counter
+from kinet_trt.engines import RUNTIMES
+from kinet_trt.errors import EngineError
+from kinet_trt.evaluate import Evaluation, evaluate_field
+from kinet_trt.fields import LabelledField, read_fields
+from kinet_trt.files import write_atomic
+from kinet_trt.frame import fit
+from kinet_trt.peaks.reference import find_peaks
+from kinet_trt.terminal import track
+
+RESULT = Path(__file__).resolve().parent / "results" / "precision.json"
+SETTINGS = [("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "fp16"), ("onnxruntime", "fp32")]
+FIELDS = 20
+
+
+def f1(fields: Sequence[LabelledField]) -> list[dict[str, Any]]:
+    """Return F1 of the shipped model for each setting that this machine has."""
+    rows = []
+    for runtime, precision in SETTINGS:
+        try:
+            counter = Counter(runtime=runtime, precision=precision)
+        except EngineError as error:
+            print(f"{runtime} {precision}: {error}")
+            continue
+        evaluation = Evaluation(tuple(evaluate_field(counter, f) for f in track(fields, f"{runtime} {precision}")))
+        pooled = {"together": evaluation.at_threshold, **evaluation.by_source()}
+        figures = {
+            name: {"detection": round(c.detection.f1, 5), "classification": round(c.weighted[2], 5)}
+            for name, c in pooled.items()
+        }
+        rows.append({"runtime": counter.engine.runtime, "precision": precision, "f1": figures})
+        print(rows[-1]["runtime"], precision, figures["together"])
+    return rows
+
+
+def parity(fields: Sequence[LabelledField], path: Path) -> list[dict[str, Any]]:
+    """Hold the FP32 export of a checkpoint to eager PyTorch, engine by engine."""
+    trained = checkpoint.load(path)
+    network = Deployed(trained.network, trained.traits, roi=False).eval()
+    model, card = export(trained, path.stem, "fp32", False, False)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "k.onnx"
+        file.write_bytes(model)
+        for runtime in RUNTIMES:
+            counter = Counter(file, precision="fp32", runtime=runtime)
+            total = Agreement(0, 0, 0)
+            for f in track(fields[:: max(1, len(fields) // FIELDS)][:FIELDS], runtime):
+                frame = f.frame()
+                pixels = fit(frame, card.mpp, card.multiple).pixels[None]
+                with torch.inference_mode():
+                    expected = network(torch.tensor(pixels))[0][0].numpy()
+                pair = (expected, counter.engine.run(pixels)[0])
+                total += compare(*(find_peaks(m, card.threshold, card.nms_radius) for m in pair))
+            rows.append({"runtime": counter.engine.runtime, "same": total.same, "only_pytorch": total.only_first})
+            rows[-1]["only_engine"] = total.only_second
+            print(rows[-1])
+    return rows
+
+
+if __name__ == "__main__":
+    if not find_spec("onnxruntime"):
+        sys.exit("onnxruntime is missing: pip install 'kinet-trt[onnxruntime]'")
+    everything = read_fields(Path(sys.argv[1]))
+    document = {"schema": 1, "machine": machine(), "fields": len(everything), "f1": f1(everything)}
+    if len(sys.argv) > 2:
+        document["fp32_against_pytorch"] = parity(everything, Path(sys.argv[2]))
+    write_atomic(RESULT, json.dumps(document, indent=1) + "\n")
