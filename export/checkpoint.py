@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -104,3 +105,40 @@ def load(path: Path) -> Checkpoint:
         return Checkpoint(network.eval(), traits, dict(content["resume"]))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise KinetError(f"{path}: the checkpoint does not fit its own description ({error})") from error
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Say what a checkpoint holds, in the form of :func:`kinet_trt.inspect_model.inspect_file`.
+
+    Raises
+    ------
+    KinetError
+        As :func:`load`.
+    """
+    checkpoint = load(path)
+    network, content = checkpoint.network, path.read_bytes()
+    layers: dict[str, dict[str, Any]] = {}
+    for layer in network.modules():
+        if any(layer.children()):
+            continue
+        own = list(layer.parameters())
+        name = type(layer).__name__
+        row = layers.setdefault(name, {"type": name, "count": 0, "parameters": 0, "bytes": 0})
+        row["count"] += 1
+        row["parameters"] += sum(weight.numel() for weight in own)
+        row["bytes"] += sum(weight.numel() * weight.element_size() for weight in own)
+        row |= {"stored": "fp32" if row["bytes"] else "", "computed": ""}
+    rows = sorted(layers.values(), key=lambda row: (-row["parameters"], -row["count"], row["type"]))
+    config = {name: value for name, value in asdict(network.config).items() if name != "classes"}
+    resumes = "Training can go on from it." if checkpoint.resume else "Training cannot go on from it."
+    return {
+        "schema": SCHEMA,
+        "file": str(path),
+        "kind": "pt",
+        "size_bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "card": {"name": path.stem, "network": config, **asdict(checkpoint.traits)},
+        "layers": rows,
+        "total": {name: sum(row[name] for row in rows) for name in ("count", "parameters", "bytes")},
+        "notes": [f"A checkpoint of kinet-trt train. {resumes} kinet-trt export makes a model of it."],
+    }

@@ -354,6 +354,29 @@ def export(
     )
 
 
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A .onnx, a .engine, or a .pt of kinet-trt train.")],
+    json_file: JsonFile = None,
+) -> None:
+    """Show a model's card, layers, precisions and memory; nothing of it is run."""
+    from kinet_trt.inspect_model import inspect_file
+    from kinet_trt.terminal import show_model
+
+    _check_targets({"--json": json_file}, [file])
+    if file.suffix.lower() == ".pt":
+        _need("inspect", "train", "torch")
+        from kinet_trt.export.checkpoint import describe
+
+        document = describe(file)
+    else:
+        document = inspect_file(file)
+    if json_file != "-":
+        show_model(document)
+    if json_file:
+        _write(json_file, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
 def _need(command: str, extra: str, *modules: str) -> None:
     """Raise unless an extra's packages can be imported."""
     from importlib.util import find_spec

@@ -194,7 +194,7 @@ def onnx_hash(model: bytes) -> str:
         If the bytes are not a protobuf message.
     """
     digest = hashlib.sha256()
-    for number, start, _, end in _walk(model):
+    for number, start, _, end in walk(model):
         if number != _METADATA_FIELD:
             digest.update(model[start:end])
     return digest.hexdigest()
@@ -205,7 +205,7 @@ def with_card(model: bytes, card: ModelCard) -> bytes:
     text = card.to_json()
     entries = {CARD_KEY: text, CARD_HASH_KEY: hashlib.sha256(text.encode()).hexdigest()}
     kept = []
-    for number, start, value, end in _walk(model):
+    for number, start, value, end in walk(model):
         if number != _METADATA_FIELD or _entry(model[value:end])[0] not in entries:
             kept.append(model[start:end])
     return b"".join(kept) + b"".join(
@@ -222,7 +222,7 @@ def read_onnx_card(model: bytes) -> ModelCard:
         If there is no card, if it is damaged or newer than this version, or if the model's bytes are not those it
         was written for.
     """
-    found = dict(_entry(model[value:end]) for number, _, value, end in _walk(model) if number == _METADATA_FIELD)
+    found = dict(_entry(model[value:end]) for number, _, value, end in walk(model) if number == _METADATA_FIELD)
     if CARD_KEY not in found:
         raise CardError(
             "no model card: expected an ONNX file that `kinet-trt export` wrote. Without a card nothing is known of "
@@ -259,21 +259,26 @@ def read_card(path: Path) -> tuple[ModelCard, bytes]:
         raise CardError(f"{path}: {error}") from None
 
 
-def _walk(message: bytes) -> Iterator[tuple[int, int, int, int]]:
+def walk(message: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
     """Yield (field number, start, start of its value, end) of each field of a protobuf message.
 
     The wire format: https://protobuf.dev/programming-guides/encoding
+
+    Raises
+    ------
+    CardError
+        If the bytes are not a protobuf message.
     """
     position = 0
     while position < len(message):
         start = position
-        tag, position = _varint(message, position)
+        tag, position = varint(message, position)
         number, wire = tag >> 3, tag & 7
         if wire == 2:
-            length, position = _varint(message, position)
+            length, position = varint(message, position)
             end = position + length
         elif wire == 0:
-            _, end = _varint(message, position)
+            _, end = varint(message, position)
         elif wire in (1, 5):
             end = position + (8 if wire == 1 else 4)
         else:
@@ -284,7 +289,14 @@ def _walk(message: bytes) -> Iterator[tuple[int, int, int, int]]:
         position = end
 
 
-def _varint(message: bytes, position: int) -> tuple[int, int]:
+def varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
+    """Return the unsigned number at a place of a protobuf message, and the place behind it.
+
+    Raises
+    ------
+    CardError
+        If there is none.
+    """
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(message):
@@ -299,7 +311,7 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
 
 def _entry(message: bytes) -> tuple[str, str]:
     """Return key and value of a StringStringEntryProto."""
-    parts = {number: message[value:end] for number, _, value, end in _walk(message)}
+    parts = {number: message[value:end] for number, _, value, end in walk(message)}
     try:
         return parts.get(1, b"").decode(), parts.get(2, b"").decode()
     except UnicodeDecodeError:

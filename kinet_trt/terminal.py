@@ -186,3 +186,87 @@ def _figures(counts: dict[str, int]) -> list[str]:
         return [*figures, "-"]
     low, high = ki67.interval
     return [*figures, f"{100 * ki67.index:.1f} ({100 * low:.1f} - {100 * high:.1f})"]
+
+
+def show_model(document: dict[str, Any]) -> None:
+    """Print what :func:`kinet_trt.inspect_model.inspect_file` found."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    facts = Table(box=None, pad_edge=False, show_header=False)
+    facts.add_column(no_wrap=True, style="dim")
+    facts.add_column(overflow="fold")
+
+    def add(name: str, value: str) -> None:
+        facts.add_row(name, plain(value))
+
+    add("file", f"{document['file']}, {_bytes(document['size_bytes'])}")
+    add("sha256", document["sha256"])
+    if "opset" in document:
+        opset = ", ".join(f"{name} {number}" for name, number in document["opset"].items())
+        add("written by", f"{document['producer'] or 'unknown'}; opset {opset or 'unknown'}")
+    for way in ("inputs", "outputs"):
+        for port in document.get(way, []):
+            add(way[:-1], f"{port['name']}: {port['dtype']} [{', '.join(map(str, port['shape']))}]")
+    for name, value in (document["card"] or {}).items():
+        if value not in ("", {}, ()) and name not in ("name", "notice", "model_sha256", "version"):
+            add(_label(name), value[:12] if name.endswith("sha256") else _words(value))
+    if card := document["card"]:
+        console.print(plain(card["name"]))
+    console.print(facts)
+    if "layers" in document:
+        console.print()
+        console.print(_layers(document))
+    if memory := document.get("memory"):
+        unknown = f"; {n} tensors of unknown size left out" if (n := memory["unknown_tensors"]) else ""
+        console.print(
+            f"Memory: weights {_bytes(memory['weights_bytes'])}; activations "
+            f"{_bytes(memory['activations_bytes'])} for {memory['tile']} x {memory['tile']} px "
+            f"({memory['activations']}{unknown}).",
+            soft_wrap=True,
+        )
+    for note in document["notes"]:
+        console.print(note, soft_wrap=True)
+    if card:
+        console.print(NOTICE, soft_wrap=True)
+
+
+def _layers(document: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    for name in ("count", "parameters", "kB", "stored", "computed", "MAC/px"):
+        table.add_column(name, justify="left" if name in ("stored", "computed") else "right", no_wrap=True)
+    for row in [*document["layers"], {"type": "together", "stored": "", "computed": "", **document["total"]}]:
+        macs = row.get("macs_per_pixel", 0)
+        table.add_row(
+            plain(row["type"]),
+            str(row["count"]),
+            f"{row['parameters']:,}" if row["parameters"] else "",
+            f"{row['bytes'] / 1e3:,.0f}" if row["bytes"] else "",
+            row["stored"],
+            row["computed"],
+            "?" if macs is None else f"{macs:,.0f}" if macs else "",
+        )
+    return table
+
+
+def _label(name: str) -> str:
+    return {"mpp": "um/px", "nms_radius": "NMS radius", "roi": "ROI branch"}.get(name, name.replace("_", " "))
+
+
+def _words(value: Any) -> str:
+    """Return a card's value as a person reads it."""
+    if isinstance(value, dict):
+        return "\n".join(f"{name.replace('_', ' ')} {_words(one)}" for name, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_words, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1e3:,.1f} kB"
+
+
+def plain(text: str) -> str:
+    """Return text of a stranger's file so that nothing in it steers the terminal."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
