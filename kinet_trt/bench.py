@@ -23,6 +23,7 @@ from kinet_trt.counter import Counter
 from kinet_trt.errors import KinetError
 from kinet_trt.fields import LabelledField
 from kinet_trt.frame import Frame, fit
+from kinet_trt.machine import cpu
 from kinet_trt.model_card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
 
@@ -315,6 +316,7 @@ def row(
 
 def machine() -> dict[str, Any]:
     """Return what the figures were measured on."""
+    name, features = cpu()
     versions = {}
     for package in PACKAGES:
         try:
@@ -322,19 +324,9 @@ def machine() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
-        "cpu": _cpu(),
+        "cpu": " ".join([name, *features]),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions,
     }
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return platform.processor()
-    lines = info.read_text().splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return " ".join([name, *(f for f in ("avx2", "avx512f", "avx512_vnni", "amx_bf16", "amx_int8") if f in flags)])

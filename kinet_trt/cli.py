@@ -377,6 +377,23 @@ def inspect(
         _write(json_file, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
+@app.command()
+def doctor(json_file: JsonFile = None) -> None:
+    """Say what is here, what does not fit together, and what mends it."""
+    from kinet_trt import doctor as look
+    from kinet_trt.terminal import show_doctor, steps
+
+    _check_targets({"--json": json_file}, [])
+    with steps("Looking") as report:
+        seen = look.look(report)
+    if json_file != "-":
+        show_doctor(look.rows(seen), look.findings(seen), look.verdict(seen))
+    if json_file:
+        _write(json_file, json.dumps(look.to_json(seen), indent=1, ensure_ascii=False) + "\n")
+    if not seen.counts:
+        raise typer.Exit(1)
+
+
 def _need(command: str, extra: str, *modules: str) -> None:
     """Raise unless an extra's packages can be imported."""
     from importlib.util import find_spec

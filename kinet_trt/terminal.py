@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from kinet_trt import NOTICE
-from kinet_trt.detections import CLASSES
 from kinet_trt.ki67 import Bands, Ki67
 
 if TYPE_CHECKING:
     from kinet_trt.count import Counted
     from kinet_trt.counter import Counter
+    from kinet_trt.doctor import Finding, Row
     from kinet_trt.evaluate import Evaluation
 
 T = TypeVar("T")
@@ -113,6 +114,9 @@ def show_counted(counted: Sequence[Counted], counter: Counter, bands: Bands | No
 
 def show_evaluation(evaluation: Evaluation, counter: Counter) -> None:
     """Print the paper's metrics: by source and together, by class, and the index."""
+    # Not at the top: it needs NumPy, and the doctor shows its table where NumPy cannot be loaded too.
+    from kinet_trt.detections import CLASSES
+
     console = Console(highlight=False, markup=False, emoji=False)
     pooled = evaluation.at_threshold
     table = Table(box=None, pad_edge=False)
@@ -270,3 +274,30 @@ def _bytes(count: int) -> str:
 def plain(text: str) -> str:
     """Return text of a stranger's file so that nothing in it steers the terminal."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+
+
+def show_doctor(rows: Sequence[Row], findings: Sequence[Finding], verdict: str) -> None:
+    """Print what :mod:`kinet_trt.doctor` found."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    marks = {
+        "fine": Text("ok", "green"),
+        "warning": Text("warning", "yellow"),
+        "problem": Text("PROBLEM", "bold red"),
+        "absent": Text("-", "dim"),
+    }
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(marks[row.level], row.about, plain(row.says))
+    console.print(table)
+    if findings:
+        console.print("\nTo mend:")
+    for finding in findings:
+        console.print(
+            Text(" ").join([marks[finding.level], Text(f"{finding.about}: {plain(finding.says)}.")]), soft_wrap=True
+        )
+        for command in finding.mend:
+            console.print(f"    {plain(command)}", style="bold", soft_wrap=True)
+    console.print(f"\n{verdict}", soft_wrap=True)

@@ -1,0 +1,190 @@
+"""What this machine is, from the system's own files and the packages' metadata: nothing native is loaded."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8")
+"""What decides how fast a CPU counts, as Linux spells it."""
+_JETPACKS = {"35": "5", "36": "6", "38": "7"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine.
+
+    Attributes
+    ----------
+    system, python, executable
+        Operating system and processor family, version of Python, and where it lies.
+    cpu, features
+        The CPU's name, and those of :data:`CPU_FEATURES` that it has; only Linux tells them.
+    cores, usable_cores
+        Of the machine, and those that this process may use.
+    memory, free_memory
+        Bytes, of the container where it has a limit; None: not known.
+    home, home_problem
+        The home folder, and in words why it is of no use; empty if it is.
+    disks
+        Free bytes in the home folder and the folder for temporary files, by path.
+    nvidia_cards
+        NVIDIA's graphics cards on the PCI bus, with or without a driver; only Linux tells them.
+    jetpack
+        Version of NVIDIA's JetPack, like ``"6 (R36.3)"``; empty: this is no Jetson.
+    driver_version
+        Of NVIDIA's kernel driver, like ``"580.65.06"``; empty: not known.
+    cuda_visible
+        ``CUDA_VISIBLE_DEVICES``; None: it is not set.
+    """
+
+    system: str
+    python: str
+    executable: str
+    cpu: str
+    features: tuple[str, ...]
+    cores: int
+    usable_cores: int
+    memory: int | None
+    free_memory: int | None
+    home: str
+    home_problem: str
+    disks: dict[str, int]
+    nvidia_cards: int
+    jetpack: str
+    driver_version: str
+    cuda_visible: str | None
+
+
+def read_machine(root: Path = Path("/")) -> Machine:
+    """Look at this machine.
+
+    Parameters
+    ----------
+    root
+        Where ``proc``, ``sys`` and ``etc`` lie.
+    """
+    name, features = cpu(root)
+    memory, free = _memory(root)
+    home, problem = _home()
+    disks = {}
+    for folder in (home, _temporary()):
+        if folder and (space := _free(folder)) is not None:
+            disks[folder] = space
+    cores = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else cores
+    return Machine(
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        executable=sys.executable or "",
+        cpu=name,
+        features=features,
+        cores=cores,
+        usable_cores=usable,
+        memory=memory,
+        free_memory=free,
+        home=home,
+        home_problem=problem,
+        disks=disks,
+        nvidia_cards=_nvidia_cards(root),
+        jetpack=_jetpack(root),
+        driver_version=_found(r"Kernel Module.*?\s(\d+(?:\.\d+)+)", _read(root / "proc/driver/nvidia/version")),
+        cuda_visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+    )
+
+
+def cpu(root: Path = Path("/")) -> tuple[str, tuple[str, ...]]:
+    """Return the CPU's name and those of :data:`CPU_FEATURES` that it has."""
+    lines = _read(root / "proc/cpuinfo").splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return name or platform.processor(), tuple(feature for feature in CPU_FEATURES if feature in flags)
+
+
+def installed() -> dict[str, str]:
+    """Return the version of each package that is installed, by its normalised name."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        try:
+            name, version = distribution.metadata["Name"], distribution.version
+        except Exception:  # noqa: S112  a half-removed package must not hide the others
+            continue
+        if name and version:
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), version)
+    return found
+
+
+def _memory(root: Path) -> tuple[int | None, int | None]:
+    told = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE))
+    total, free = (int(told[key]) * 1024 if key in told else None for key in ("MemTotal", "MemAvailable"))
+    limit, used = (_read(root / f"sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdigit() and total is not None and int(limit) < total:
+        total = int(limit)
+        if used.isdigit() and free is not None:
+            free = min(free, max(0, total - int(used)))
+    return total, free
+
+
+def _home() -> tuple[str, str]:
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return "", "there is none"
+    if not home.is_dir():
+        return str(home), "it does not exist"
+    try:
+        with tempfile.TemporaryFile(dir=home):
+            return str(home), ""
+    except OSError as error:
+        return str(home), f"it cannot be written to: {error.strerror or error}"
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return ""
+
+
+def _free(folder: str) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def _nvidia_cards(root: Path) -> int:
+    cards = 0
+    try:
+        devices = list((root / "sys/bus/pci/devices").iterdir())
+    except OSError:
+        return 0
+    for device in devices:
+        graphics = _read(device / "class").startswith("0x03")
+        cards += graphics and _read(device / "vendor").strip() == "0x10de"
+    return cards
+
+
+def _jetpack(root: Path) -> str:
+    text = _read(root / "etc/nv_tegra_release")
+    release, revision = _found(r"R(\d+)", text), _found(r"REVISION:\s*([\d.]+)", text)
+    return f"{_JETPACKS.get(release, '?')} (R{release}.{revision})" if release else ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    return match[1] if match else ""

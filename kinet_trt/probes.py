@@ -1,0 +1,320 @@
+"""Questions to native libraries, each asked in a process of its own: a crash or a hang takes nothing with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+DRIVER_TIMEOUT = 20.0
+"""Seconds. A driver that is being started for the first time takes a few."""
+COUNT_TIMEOUT = 120.0
+"""Seconds; usually two."""
+LIBRARY_TIMEOUT = 60.0
+_MARK = "kinet-trt-probe "
+_SAY = f"""
+import json, sys
+def say(**facts):
+    print({_MARK!r} + json.dumps(facts), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a process said.
+
+    Attributes
+    ----------
+    facts
+        By name; ``stage`` is what it was doing last.
+    problem
+        In words how it ended; empty if it ended well.
+    """
+
+    facts: dict[str, Any]
+    problem: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU: its name, compute capability, and memory in bytes."""
+
+    name: str
+    capability: tuple[int, int]
+    memory: int
+
+
+@dataclass(frozen=True)
+class Driver:
+    """NVIDIA's driver.
+
+    Attributes
+    ----------
+    library
+        Whether its library is installed.
+    cuda
+        Newest CUDA that it runs; None: it did not say.
+    devices
+        The GPUs that it gives.
+    problem
+        In words why there are none; empty if there are.
+    second
+        The GPUs that nvidia-smi sees, by name: a second witness.
+    """
+
+    library: bool
+    cuda: tuple[int, int] | None
+    devices: tuple[Device, ...]
+    problem: str
+    second: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A CPU engine that was asked to count one simulated field with the built-in model.
+
+    Attributes
+    ----------
+    runtime
+        ``"openvino"`` or ``"onnxruntime"``.
+    version, offers
+        Its version; the devices or providers it has, and what it can compute in.
+    precision
+        What the model is counted in here.
+    nuclei, true
+        What it found, and the field's truth; None: it did not count.
+    seconds
+        From the opening of the model to the nuclei.
+    warnings
+        What was logged meanwhile, like a precision that is wrong here.
+    problem
+        In words why it did not count; empty if it did.
+    """
+
+    runtime: str
+    version: str
+    offers: tuple[str, ...]
+    precision: str
+    nuclei: int | None
+    true: int | None
+    seconds: float | None
+    warnings: tuple[str, ...]
+    problem: str
+
+
+def ask(program: str, arguments: Sequence[str], timeout: float) -> Answer:
+    """Run a program that calls ``say(name=value)``, and return what it said, however it ends.
+
+    Parameters
+    ----------
+    program
+        Python source.
+    arguments
+        Its ``sys.argv[1:]``.
+    timeout
+        Seconds after which it is stopped.
+    """
+    command = [sys.executable, "-c", _SAY + program, *arguments]
+    try:
+        process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    except (OSError, ValueError) as error:
+        return Answer({}, f"Python cannot be started again: {error}")
+    problem = ""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired as expired:
+        out, err, problem = expired.stdout or b"", b"", f"no answer after {timeout:g} s"
+        process.kill()
+        # A process that hangs inside a driver cannot even be killed: it is left behind.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        for pipe in (process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
+    facts = {name: value for line in out.splitlines() for name, value in _said(line).items()}
+    return Answer(facts, problem or str(facts.get("error", "")) or _ending(process.returncode, err))
+
+
+def ask_driver(timeout: float = DRIVER_TIMEOUT) -> Driver:
+    """Ask NVIDIA's driver what there is; no other GPU library is touched."""
+    answer = ask(_DRIVER, [], timeout)
+    facts = answer.facts
+    devices = tuple(Device(d["name"], (d["major"], d["minor"]), d["memory"]) for d in facts.get("devices", []))
+    cuda = facts.get("cuda")
+    version = (cuda // 1000, cuda % 1000 // 10) if cuda else None
+    problem = answer.problem or ("" if devices else "it gives no GPU")
+    return Driver(bool(facts.get("library")), version, devices, problem, _nvidia_smi(timeout))
+
+
+def try_counting(runtime: str, timeout: float = COUNT_TIMEOUT) -> Tried:
+    """Count one simulated field with the built-in model on a CPU engine."""
+    answer = ask(_COUNT, [runtime], timeout)
+    facts, problem = answer.facts, answer.problem
+    if problem and (stage := facts.get("stage")):
+        problem = f"{stage}: {problem}"
+    return Tried(
+        runtime=runtime,
+        version=str(facts.get("version", "")),
+        offers=tuple(facts.get("offers", ())),
+        precision=str(facts.get("precision", "")),
+        nuclei=facts.get("nuclei"),
+        true=facts.get("true"),
+        seconds=facts.get("seconds"),
+        warnings=tuple(facts.get("warnings", ())),
+        problem=problem,
+    )
+
+
+def try_library(module: str, timeout: float = LIBRARY_TIMEOUT) -> str:
+    """Use a GPU library once: a kernel of CuPy, a runtime of TensorRT. Only for after the driver answered.
+
+    Returns
+    -------
+    str
+        In words what went wrong; empty: nothing.
+    """
+    return ask(_CUPY if module == "cupy" else _TENSORRT, [module], timeout).problem
+
+
+def _said(line: bytes) -> dict[str, Any]:
+    text = line.decode(errors="replace")
+    if not text.startswith(_MARK):
+        return {}
+    try:
+        return dict(json.loads(text[len(_MARK) :]))
+    except ValueError:
+        return {}
+
+
+def _ending(status: int | None, err: bytes) -> str:
+    """Return in words how a process ended; empty if it ended well."""
+    if status == 0:
+        return ""
+    if status is not None and status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        why = {"SIGILL": "an instruction that this CPU does not have", "SIGKILL": "out of memory, perhaps"}.get(name)
+        return f"crashed with {name}" + (f" ({why})" if why else "")
+    lines = [line.strip() for line in err.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else f"ended with status {status}"
+
+
+def _nvidia_smi(timeout: float) -> tuple[str, ...]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    command = [program, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=timeout, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    names = done.stdout.decode(errors="replace").splitlines() if done.returncode == 0 else []
+    return tuple(name.strip() for name in names if name.strip())
+
+
+# --- what the processes run -------------------------------------------------------------------------------------------
+
+# Names and attribute numbers: https://docs.nvidia.com/cuda/cuda-driver-api
+_DRIVER = """
+import ctypes
+try:
+    cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+except OSError:
+    say(error="no NVIDIA driver is installed")
+    sys.exit()
+say(library=True)
+
+def check(what, status):
+    if status:
+        text = ctypes.c_char_p()
+        cuda.cuGetErrorString(status, ctypes.byref(text))
+        say(error=f"{what} says {status}: {(text.value or b'unknown error').decode(errors='replace')}")
+        sys.exit()
+
+number = ctypes.c_int()
+check("cuDriverGetVersion", cuda.cuDriverGetVersion(ctypes.byref(number)))
+say(cuda=number.value)
+check("cuInit", cuda.cuInit(0))
+check("cuDeviceGetCount", cuda.cuDeviceGetCount(ctypes.byref(number)))
+devices = []
+for index in range(number.value):
+    device, memory, name = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(256)
+    check("cuDeviceGet", cuda.cuDeviceGet(ctypes.byref(device), index))
+    check("cuDeviceGetName", cuda.cuDeviceGetName(name, 256, device))
+    check("cuDeviceTotalMem", cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device))
+    capability = []
+    for attribute in (75, 76):
+        check("cuDeviceGetAttribute", cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, device))
+        capability.append(number.value)
+    text = name.value.decode(errors="replace")
+    devices.append(dict(name=text, major=capability[0], minor=capability[1], memory=memory.value))
+say(devices=devices)
+"""
+
+_COUNT = """
+import logging, time
+warnings = []
+class Keep(logging.Handler):
+    def emit(self, record):
+        warnings.append(record.getMessage())
+logging.getLogger("kinet_trt").addHandler(Keep(logging.WARNING))
+runtime = sys.argv[1]
+try:
+    say(stage="NumPy and OpenCV cannot be loaded")
+    import cv2, numpy
+    if runtime == "openvino":
+        say(stage="OpenVINO cannot be loaded")
+        import openvino
+        core = openvino.Core()
+        say(version=openvino.__version__.split("-")[0], offers=list(core.available_devices))
+        precisions = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        say(offers=[*core.available_devices, *(p for p in precisions if p in ("FP32", "BF16", "FP16", "INT8"))])
+    else:
+        say(stage="ONNX Runtime cannot be loaded")
+        import onnxruntime
+        providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+        say(version=onnxruntime.__version__, offers=providers)
+    say(stage="the built-in model cannot be opened")
+    from kinet_trt import simulate
+    from kinet_trt.counter import Counter
+    from kinet_trt.frame import Frame
+    pixels, truth = simulate.field(1_007, 320, 256)
+    start = time.perf_counter()
+    counter = Counter(runtime=runtime)
+    say(precision=counter.engine.precision, stage="a simulated field cannot be counted")
+    found = counter(Frame(pixels, simulate.NOMINAL_MPP))
+    say(nuclei=len(found), true=len(truth), seconds=time.perf_counter() - start, warnings=warnings, stage="")
+except Exception as error:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    say(error=lines[-1] if lines else type(error).__name__)
+"""
+
+_CUPY = """
+try:
+    import cupy
+    found = int((cupy.arange(4) ** 2).sum())
+    if found != 14:
+        say(error=f"0 + 1 + 4 + 9 gives {found}")
+except Exception as error:
+    say(error=(str(error) or type(error).__name__).strip().splitlines()[0])
+"""
+
+_TENSORRT = """
+import importlib
+try:
+    trt = importlib.import_module(sys.argv[1])
+    if trt.Runtime(trt.Logger(trt.Logger.ERROR)) is None:
+        say(error="it gives no runtime")
+except Exception as error:
+    say(error=(str(error) or type(error).__name__).strip().splitlines()[0])
+"""
