@@ -231,8 +231,8 @@ def _of_counting(seen: Seen) -> Iterator[Finding]:
         if one.problem and not here and seen.requirements:
             continue  # that it is not installed was said already
         if one.problem:
-            # Another engine counts all the same: then it is a warning.
-            level: Level = "warning" if seen.counts else "problem"
+            # Where another engine is taken first and counts, it is a warning.
+            level: Level = "problem" if one is seen.tried[0] or not seen.counts else "warning"
             yield Finding(level, name, one.problem, _mend_engine(seen, one))
         elif one.nuclei is not None and one.true and abs(one.nuclei - one.true) > LARGEST_ERROR * one.true:
             says = f"it finds {one.nuclei} nuclei in a simulated field of {one.true}: do not trust its counts"
@@ -249,9 +249,11 @@ def _mend_engine(seen: Seen, one: Tried) -> tuple[str, ...]:
         return ("pip install --force-reinstall numpy opencv-python-headless",)
     if not _is_here(seen, one.runtime):
         return (_install(seen, one.runtime),)
-    other = "onnxruntime" if one.runtime == "openvino" else "openvino"
-    if "SIGILL" in one.problem and other not in seen.packages:
-        return (_install(seen, other),)
+    if "SIGILL" in one.problem:
+        # Installing it again will not give the CPU what it lacks: another engine will do.
+        if seen.counts:
+            return (f"pip uninstall -y {one.runtime}",)
+        return (_install(seen, "onnxruntime" if one.runtime == "openvino" else "openvino"),)
     return _reinstall(seen, one.runtime)
 
 
@@ -329,8 +331,8 @@ def _of_gpu_packages(seen: Seen) -> Iterator[Finding]:
             says = f"{name} is built for CUDA {built}, which leaves this GPU out"
             yield Finding("problem", "CuPy", says, (f"pip uninstall -y {name}", _install(seen, right)))
     if flavours and not driver.devices:
-        built = "engines can be built here, not run" if "tensorrt_rtx" in flavours else "it is of no use here"
-        says = f"{' and '.join(flavours)} without a GPU and its driver: {built}"
+        use = "engines can be built here, not run" if "tensorrt_rtx" in flavours else "it is of no use here"
+        says = f"{' and '.join(flavours)} without a GPU and its driver: {use}"
         yield Finding("warning", "TensorRT", says)
     for module, (version, built) in flavours.items():
         if built and newest and built > newest:
@@ -396,10 +398,11 @@ def rows(seen: Seen) -> list[Row]:
 
 def verdict(seen: Seen) -> str:
     """Say in a sentence whether nuclei are counted here, and by what."""
-    # The first that is tried is what `--runtime auto` takes.
     for one in seen.tried:
         if one.nuclei is not None and not one.problem:
-            return f"kinet-trt counts here: kinet-edge on {RUNTIMES[one.runtime]} in {one.precision.upper()}."
+            # The first that was tried is the one that `--runtime auto` takes.
+            option = "" if one is seen.tried[0] else f" with --runtime {one.runtime}"
+            return f"kinet-trt counts here{option}: kinet-edge on {RUNTIMES[one.runtime]} in {one.precision.upper()}."
     return "kinet-trt cannot count here yet."
 
 
@@ -467,10 +470,10 @@ def _gpu_rows(seen: Seen) -> dict[str, str]:
     gpus = [f"{d.name}, compute {_dotted(d.capability)}, {_gigabytes(d.memory)}" for d in driver.devices]
     version = f"driver {seen.machine.driver_version}" if seen.machine.driver_version else "driver"
     runs = f"{version} runs CUDA up to {_dotted(driver.cuda)}" if driver.cuda else ""
-    nothing = driver.problem if driver.library or seen.machine.nvidia_cards else ""
+    nothing = f"none ({driver.problem})" if driver.library or seen.machine.nvidia_cards else ""
     flavours = [
-        f"{'classic' if module == 'tensorrt' else 'for RTX'} {version}" + (f" (CUDA {cuda})" if cuda else "")
-        for module, (version, cuda) in tensorrts(packages).items()
+        f"{'classic' if module == 'tensorrt' else 'for RTX'} {release}" + (f" (CUDA {cuda})" if cuda else "")
+        for module, (release, cuda) in tensorrts(packages).items()
     ]
     built = [f"{name} {packages[name]}" for name in cupys(packages)]
     return {

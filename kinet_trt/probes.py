@@ -273,14 +273,14 @@ try:
     say(stage="NumPy and OpenCV cannot be loaded")
     import cv2, numpy
     if runtime == "openvino":
-        say(stage="OpenVINO cannot be loaded")
+        say(stage="it cannot be loaded")
         import openvino
         core = openvino.Core()
         say(version=openvino.__version__.split("-")[0], offers=list(core.available_devices))
         precisions = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         say(offers=[*core.available_devices, *(p for p in precisions if p in ("FP32", "BF16", "FP16", "INT8"))])
     else:
-        say(stage="ONNX Runtime cannot be loaded")
+        say(stage="it cannot be loaded")
         import onnxruntime
         providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
         say(version=onnxruntime.__version__, offers=providers)

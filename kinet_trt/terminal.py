@@ -294,10 +294,11 @@ def show_doctor(rows: Sequence[Row], findings: Sequence[Finding], verdict: str) 
     console.print(table)
     if findings:
         console.print("\nTo mend:")
+    # Sentences are wrapped for a person, and left whole for a program that reads them; commands are always whole.
+    whole = not console.is_terminal
     for finding in findings:
-        console.print(
-            Text(" ").join([marks[finding.level], Text(f"{finding.about}: {plain(finding.says)}.")]), soft_wrap=True
-        )
+        says = f"{finding.about}: {plain(finding.says)}{':' if finding.mend else '.'}"
+        console.print(Text(" ").join([marks[finding.level], Text(says)]), soft_wrap=whole)
         for command in finding.mend:
             console.print(f"    {plain(command)}", style="bold", soft_wrap=True)
-    console.print(f"\n{verdict}", soft_wrap=True)
+    console.print(f"\n{verdict}", soft_wrap=whole)

@@ -34,7 +34,7 @@ SERVER = Machine(
 NO_DRIVER = Driver(False, None, (), "no NVIDIA driver is installed")
 TURING = Driver(True, (12, 8), (Device("RTX 2080", (7, 5), 8_000_000_000),), "")
 COUNTED = Tried("openvino", "2026.4.1", ("CPU", "FP32"), "fp32", 100, 94, 0.4, (), "")
-FAILED = Tried("openvino", "2026.4.1", ("CPU",), "", None, None, None, (), "OpenVINO cannot be loaded: crashed: SIGILL")
+FAILED = Tried("openvino", "2026.4.1", ("CPU",), "", None, None, None, (), "it cannot be loaded: crashed with SIGILL")
 PACKAGES = {"kinet-trt": "0.1.0", "numpy": "2.4.6", "opencv-python-headless": "5.0.0.93", "openvino": "2026.4.1"}
 NEEDS = (
     Requirement("numpy", "1.26", ""),
@@ -96,7 +96,11 @@ CASES = {
     ),
     "one engine crashes": (
         seen({"onnxruntime": "1.32"}, tried=[FAILED, replace(COUNTED, runtime="onnxruntime")]),
-        ("warning", "OpenVINO", "SIGILL", "pip install --force-reinstall --no-deps openvino"),
+        ("problem", "OpenVINO", "SIGILL", "pip uninstall -y openvino"),
+    ),
+    "second engine is torn": (
+        seen({"onnxruntime-gpu": "1"}, tried=[COUNTED, replace(FAILED, runtime="onnxruntime", problem="no libcublas")]),
+        ("warning", "ONNX Runtime", "libcublas", "pip install --force-reinstall --no-deps onnxruntime-gpu"),
     ),
     "no libGL": (
         seen({"opencv-python": "4.10"}, tried=[replace(FAILED, problem="NumPy and OpenCV ...: libGL.so.1: cannot")]),
@@ -239,6 +243,12 @@ def test_an_engine_that_metadata_does_not_know_counts_all_the_same():
     odd = seen(without=["openvino"])
     assert findings(odd) == []
     assert "counts in FP32" in next(row.says for row in rows(odd) if row.about == "OpenVINO")
+
+
+def test_the_verdict_names_the_option_where_the_first_engine_fails():
+    assert "--runtime" not in verdict(WELL)
+    assert "counts here with --runtime onnxruntime:" in verdict(CASES["one engine crashes"][0])
+    assert "cannot count" in verdict(CASES["engine crashes"][0])
 
 
 def test_requirements_come_from_the_package_itself(monkeypatch):

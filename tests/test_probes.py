@@ -142,9 +142,7 @@ def test_an_engine_that_crashes_is_told_with_what_it_was_doing(module):
     module("openvino", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
     found = try_counting("openvino")
     assert found.nuclei is None
-    assert (
-        "OpenVINO cannot be loaded: crashed with SIGILL (an instruction that this CPU does not have)" in found.problem
-    )
+    assert "it cannot be loaded: crashed with SIGILL (an instruction that this CPU does not have)" in found.problem
 
 
 def test_an_engine_that_cannot_be_loaded_says_why(module):
