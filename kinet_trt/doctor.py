@@ -198,21 +198,27 @@ def _of_packages(seen: Seen) -> Iterator[Finding]:
         yield Finding("warning", "kinet-trt", "it runs from a folder, not installed", ("pip install .",))
     opencvs = [name for name in _OPENCVS if name in packages]
     headless = "opencv-python-headless"
+    missing: list[Requirement] = []
     for wanted in seen.requirements:
         version = packages.get(wanted.name)
         if version is None and not wanted.extra:
             if wanted.name == headless and opencvs:
                 says = f"{opencvs[0]} stands in for {headless}: it needs a desktop's libraries (libGL)"
-                commands = (f"pip uninstall -y {' '.join(opencvs)}", _pip(wanted))
+                commands = (f"pip uninstall -y {' '.join(opencvs)}", f"pip install {_quoted(wanted)}")
                 yield Finding("warning", "kinet-trt", says, commands)
-            elif wanted.name not in RUNTIMES or not seen.counts:
-                about = RUNTIMES.get(wanted.name, "kinet-trt")
-                yield Finding("problem", about, f"{wanted.name} is not installed", (_pip(wanted),))
+            elif wanted.name not in RUNTIMES:
+                missing.append(wanted)
+            elif not seen.counts:
+                says = f"{wanted.name} is not installed"
+                yield Finding("problem", RUNTIMES[wanted.name], says, (f"pip install {_quoted(wanted)}",))
         elif version is not None and wanted.bound and _order(version) < _order(wanted.bound):
             about = RUNTIMES.get(wanted.name, "extras" if wanted.extra else "kinet-trt")
             level: Level = "warning" if wanted.extra else "problem"
             says = f"{wanted.name} is {version}, kinet-trt needs {wanted.bound} or newer"
-            yield Finding(level, about, says, (_pip(wanted),))
+            yield Finding(level, about, says, (f"pip install {_quoted(wanted)}",))
+    if missing:
+        says = f"not installed: {', '.join(wanted.name for wanted in missing)}"
+        yield Finding("problem", "kinet-trt", says, (f"pip install {' '.join(map(_quoted, missing))}",))
     if len(opencvs) > 1:
         says = f"{' and '.join(opencvs)} are both installed and overwrite one another"
         commands = (f"pip uninstall -y {' '.join(opencvs)}", f"pip install {headless}")
@@ -488,9 +494,16 @@ def _gpu_rows(seen: Seen) -> dict[str, str]:
 def _extras_row(seen: Seen) -> str:
     extras = list(dict.fromkeys(wanted.extra for wanted in seen.requirements if wanted.extra))
     whole = [extra for extra in extras if not _missing(seen, extra)]
-    parts = [f"{extra} (lacks {', '.join(_missing(seen, extra))})" for extra in extras if extra not in whole]
+    parts = [_absent(seen, extra) for extra in extras if extra not in whole]
     says = [f"installed: {', '.join(whole) or 'none'}"] if extras else ["unknown"]
     return "; ".join([*says, f"not: {', '.join(parts)}"] if parts else says)
+
+
+def _absent(seen: Seen, extra: str) -> str:
+    """Name an extra, and what it lacks if some of it is there."""
+    missing = _missing(seen, extra)
+    partly = len(missing) < sum(requirement.extra == extra for requirement in seen.requirements)
+    return f"{extra} (lacks {', '.join(missing)})" if partly else extra
 
 
 def _missing(seen: Seen, extra: str) -> list[str]:
@@ -518,8 +531,8 @@ def _install(seen: Seen, package: str) -> str:
     return f'pip install "{package}[ctk]"' if with_toolkit else f"pip install {package}"
 
 
-def _pip(wanted: Requirement) -> str:
-    return f'pip install "{wanted.name}>={wanted.bound}"' if wanted.bound else f"pip install {wanted.name}"
+def _quoted(wanted: Requirement) -> str:
+    return f'"{wanted.name}>={wanted.bound}"' if wanted.bound else wanted.name
 
 
 def _order(version: str) -> tuple[int, ...]:

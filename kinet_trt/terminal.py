@@ -224,7 +224,7 @@ def show_model(document: dict[str, Any]) -> None:
         console.print(
             f"Memory: weights {_bytes(memory['weights_bytes'])}; activations "
             f"{_bytes(memory['activations_bytes'])} for {memory['tile']} x {memory['tile']} px "
-            f"({memory['activations']}{unknown}).",
+            f"({memory['activations']}; a runtime takes up to twice as much{unknown}).",
             soft_wrap=True,
         )
     for note in document["notes"]:
@@ -235,9 +235,12 @@ def show_model(document: dict[str, Any]) -> None:
 
 def _layers(document: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("layer", overflow="fold")
-    for name in ("count", "parameters", "kB", "stored", "computed", "MAC/px"):
-        table.add_column(name, justify="left" if name in ("stored", "computed") else "right", no_wrap=True)
+    table.add_column("layer", no_wrap=True)
+    for name in ("count", "parameters", "kB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("stored", "computed"):
+        table.add_column(name, overflow="fold")
+    table.add_column("MAC/px", justify="right", no_wrap=True)
     for row in [*document["layers"], {"type": "together", "stored": "", "computed": "", **document["total"]}]:
         macs = row.get("macs_per_pixel", 0)
         table.add_row(

@@ -62,8 +62,8 @@ def test_a_machine_that_is_well_has_nothing_to_mend():
 
 CASES = {
     "missing package": (
-        seen(without=["numpy"]),
-        ("problem", "kinet-trt", "numpy is not installed", 'pip install "numpy>=1.26"'),
+        seen(without=["numpy", "opencv-python-headless"]),
+        ("problem", "kinet-trt", "not installed: numpy", 'pip install "numpy>=1.26" "opencv-python-headless>=4.9"'),
     ),
     "no openvino": (
         seen(without=["openvino"], tried=[replace(FAILED, version="", problem="no module")]),

@@ -146,7 +146,7 @@ def test_what_the_file_does_not_tell_is_said_to_be_unknown():
     )
     rows, memory = summarise(read_onnx(model))
     assert {row.type: row.macs_per_pixel for row in rows}["Conv"] is None
-    assert memory["unknown_tensors"] == 3
+    assert memory["unknown_tensors"] == 2  # of the three, the shape is but a few numbers
 
 
 def test_a_model_of_others_is_shown_without_a_card(run, tmp_path):
