@@ -6,6 +6,7 @@ with a traceback, and a native crash ends it with a signal. The number of the ca
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -28,7 +29,8 @@ from kinet_trt.engines import open_engine
 from kinet_trt.errors import LONGEST_MESSAGE, KinetError
 from kinet_trt.fields import read_fields
 from kinet_trt.files import write_atomic
-from kinet_trt.model_card import ModelCard, onnx_hash, with_card
+from kinet_trt.inspect_model import inspect_file
+from kinet_trt.model_card import CARD_KEY, ModelCard, onnx_hash, with_card
 
 SIDE = 48
 Case = Callable[[random.Random, Path], None]
@@ -157,6 +159,26 @@ def onnx_cases() -> Case:
     return case
 
 
+def inspect_cases() -> Case:
+    """Models without a card and engines, as `kinet-trt inspect` reads them: no hash stands before its parser."""
+    model, card = _model()
+    bare = model.replace(CARD_KEY.encode(), b"x" * len(CARD_KEY))
+    plan = bytes(range(256))
+    text = replace(card, model_sha256=hashlib.sha256(plan).hexdigest()).to_json().encode()
+
+    def case(rng: random.Random, folder: Path) -> None:
+        if rng.random() < 0.7:
+            path = folder / "a.onnx"
+            path.write_bytes(mutated(bare, rng))
+        else:
+            path = folder / "a.engine"
+            path.write_bytes(mutated(plan, rng) if rng.random() < 0.3 else plan)
+            (folder / "a.engine.json").write_bytes(mutated(text, rng))
+        json.dumps(inspect_file(path), allow_nan=False)
+
+    return case
+
+
 def card_cases() -> Case:
     """Damaged cards in whole models: what a card may say, a counter bears."""
     model, card = _model()
@@ -278,6 +300,7 @@ def _strict(text: str) -> dict[str, list[dict[str, dict[str, object]]]]:
 TARGETS: dict[str, Callable[[], Case]] = {
     "images": image_cases,
     "onnx": onnx_cases,
+    "inspect": inspect_cases,
     "cards": card_cases,
     "csv": csv_cases,
     "geojson": geojson_cases,
