@@ -1,8 +1,7 @@
 """What a precision and an engine cost in nuclei: benchmarks/results/precision.json.
 
-`python benchmarks/precision.py FIELDS [CHECKPOINT]`: F1 of kinet-edge in each engine and precision over all fields that
-were not drawn for the README (each pooled, and by source), and with a checkpoint the detections of its FP32 export in
-each engine held to eager PyTorch on 20 fields.
+`python benchmarks/precision.py FIELDS [CHECKPOINT]`: F1 of kinet-edge in each engine and precision, all fields pooled
+and by source; and with a checkpoint the detections of its FP32 export in each engine held to PyTorch on 20 fields.
 """
 
 from __future__ import annotations
