@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.detections import Detections
 from kinet_trt.engines import Engine, open_engine
-from kinet_trt.errors import ImageError, KinetError
+from kinet_trt.errors import EngineError, ImageError, KinetError
 from kinet_trt.frame import Fitted, Frame, fit
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.tiles import tiles
@@ -95,7 +95,7 @@ class Counter:
     Raises
     ------
     KinetError
-        If the model cannot be opened.
+        If the model cannot be opened, or is fused and the threshold relative.
 
     Examples
     --------
@@ -124,12 +124,23 @@ class Counter:
         if threshold is None:
             threshold = self.engine.card.threshold
         self.threshold = threshold if isinstance(threshold, Threshold) else Threshold(float(threshold))
+        self._check()
 
     def with_threshold(self, threshold: Threshold) -> Counter:
         """Return a counter with another threshold over the same engine."""
         other = copy.copy(self)
         other.threshold = threshold
+        other._check()
         return other
+
+    def _check(self) -> None:
+        card = self.engine.card
+        # The largest value may stand where no peak is found, in the padding's shadow: detections do not tell it.
+        if card.capacity and self.threshold.relative:
+            raise EngineError(
+                f"threshold {self.threshold}: {card.name} is fused and gives nuclei, not maps, whose largest value a "
+                "relative threshold needs: give a number, or take the model that it was made from"
+            )
 
     def __call__(self, frame: Frame | NDArray[np.uint8], mpp: float | None = None) -> Detections:
         """Count one frame.
@@ -173,6 +184,9 @@ class Counter:
         height, width = fitted.pixels.shape[:2]
         for tile in tiles(height, width, card.tile, card.halo, card.multiple):
             window = fitted.pixels[tile.window_top : tile.window_bottom, tile.window_left : tile.window_right]
+            if card.capacity:
+                parts.append(tile.own(self.engine.detect(window[None], self.threshold.value)[0]))
+                continue
             maps = self.engine.run(window[None])[0]
             # A relative threshold needs the largest value of the whole frame. Up to here it can only be smaller, and
             # so is the threshold: nothing is lost, and what is too low goes at the end.

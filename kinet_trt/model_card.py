@@ -61,6 +61,8 @@ class ModelCard:
         What its weights are stored in.
     roi
         Whether it also gives the tumour-region map.
+    capacity
+        Nuclei that a fused model has room for: it gives detections; 0: it gives maps.
     runtime, runtime_version, gpu
         Of a compiled engine; empty for an ONNX file, which any runtime compiles.
     weights_sha256, calibration_sha256, model_sha256
@@ -93,6 +95,7 @@ class ModelCard:
     precision: str = "fp32"
     weights_precision: str = "fp32"
     roi: bool = False
+    capacity: int = 0
     runtime: str = ""
     runtime_version: str = ""
     gpu: str = ""
@@ -127,6 +130,7 @@ class ModelCard:
         for name in _TEXTS:
             _expect(isinstance(getattr(self, name), str), name, "text", self)
         _expect(isinstance(self.roi, bool), "roi", "true or false", self)
+        _expect(self.capacity == 0 or _size(self.capacity), "capacity", "0, or a number of nuclei", self)
         for name in ("parity", "metrics"):
             _expect(isinstance(getattr(self, name), Mapping), name, "figures by name", self)
 

@@ -1,4 +1,4 @@
-"""One file for each accelerator behind one small protocol: a compiled model that turns frames into proximity maps."""
+"""One file for each accelerator behind one small protocol: a compiled model that turns frames into maps or nuclei."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kinet_trt.detections import Detections
 from kinet_trt.errors import EngineError, MissingExtraError
 from kinet_trt.model_card import ModelCard, read_card
 
@@ -17,7 +18,7 @@ RUNTIMES = ("openvino", "onnxruntime")
 
 
 class Engine(Protocol):
-    """An open model.
+    """An open model. It gives maps (:meth:`run`) or, fused, nuclei (:meth:`detect`): ``card.capacity`` says which.
 
     Attributes
     ----------
@@ -47,12 +48,49 @@ class Engine(Protocol):
         Raises
         ------
         EngineError
-            If the frames do not fit, before anything runs.
+            If the frames do not fit or the model is fused, before anything runs.
+        """
+
+    def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
+        """Return the nuclei of each frame of a batch, found by a fused model.
+
+        Parameters
+        ----------
+        frames
+            As for :meth:`run`.
+        threshold
+            Least height of a peak, finite.
+
+        Raises
+        ------
+        EngineError
+            If the frames do not fit or the model is not fused, before anything runs; or if a frame holds more nuclei
+            than the model has room for.
         """
 
 
-def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
-    """Raise an EngineError unless the frames are uint8 [N, H, W, 3] with H and W multiples of the model's alignment."""
+def check_frames(
+    frames: NDArray[np.uint8], card: ModelCard, *, fused: bool = False, size: tuple[int, int] | None = None
+) -> None:
+    """Raise an EngineError unless a model can run these frames.
+
+    Parameters
+    ----------
+    frames
+        Expected: uint8 [N, H, W, 3] with H and W multiples of the model's alignment.
+    card
+        Of the model.
+    fused
+        Whether nuclei are asked for.
+    size
+        Height and width, px, that the model was built for; None: any.
+    """
+    if fused and not card.capacity:
+        raise EngineError(f"{card.name} gives maps: run it and find the peaks, or fuse it (kinet_trt.peaks.graph)")
+    if card.capacity and not fused:
+        raise EngineError(
+            f"{card.name} is fused and gives nuclei, not maps: take detect, or the model it was made from"
+        )
     m = card.multiple
     fits = frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3 and min(frames.shape) > 0
     if not fits or frames.shape[1] % m or frames.shape[2] % m:
@@ -60,6 +98,44 @@ def check_frames(frames: NDArray[np.uint8], card: ModelCard) -> None:
             f"frames: expected RGB, uint8 [N, H, W, 3] with H and W multiples of {m} px, found {frames.dtype} "
             f"{list(frames.shape)}: kinet_trt.frame.fit pads a frame"
         )
+    if size and frames.shape[1:3] != size:
+        raise EngineError(
+            f"{card.name} was built for frames of {size[0]} x {size[1]} px (H x W), found {frames.shape[1]} x "
+            f"{frames.shape[2]}: build it for this size, or without --size for any"
+        )
+
+
+def read_detections(
+    count: NDArray[np.int32], rows: NDArray[np.float32], card: ModelCard, threshold: float
+) -> list[Detections]:
+    """Turn what a fused model gives into detections.
+
+    Parameters
+    ----------
+    count
+        True numbers of nuclei, int32 [N].
+    rows
+        x, y, score, class, float32 [N, capacity, 4].
+    card, threshold
+        Of the model, and what it was run with.
+
+    Raises
+    ------
+    EngineError
+        If a frame holds more nuclei than the model has room for.
+    """
+    most = int(count.max(initial=0))
+    if most > card.capacity:
+        raise EngineError(
+            f"a frame holds {most} peaks above the threshold {threshold:g}, {card.name} has room for {card.capacity}: "
+            "raise the threshold, count smaller parts, fuse the model again with a larger capacity, or take the one it "
+            "was made from, which has no limit"
+        )
+    found = []
+    for n, own in zip(count, rows, strict=True):
+        x, y, score, cls = own[:n].T.copy()
+        found.append(Detections(x, y, cls.astype(np.uint8), score, card.classes))
+    return found
 
 
 def check_maps(maps: NDArray[np.floating], frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.float32]:

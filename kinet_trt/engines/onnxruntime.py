@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from kinet_trt.engines import check_frames, check_maps
+from kinet_trt.detections import Detections
+from kinet_trt.engines import check_frames, check_maps, read_detections
 from kinet_trt.errors import EngineError
 from kinet_trt.model_card import ModelCard
 
@@ -47,16 +50,28 @@ class OnnxRuntimeEngine:
         # What it raises derives from Exception alone, in a module of its own that moves between versions.
         except Exception as error:
             raise EngineError(f"ONNX Runtime cannot read the model: {error}") from error
-        self._input = self._session.get_inputs()[0].name
+        frame = self._session.get_inputs()[0]
+        self._input = frame.name
+        height, width = frame.shape[1:3]
+        self._size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
         self._maps = self._session.get_outputs()[0].name
         self.precision = "fp32"
         self.runtime = f"ONNX Runtime {ort.__version__} on CPU"
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the proximity maps of a batch; see :meth:`kinet_trt.engines.Engine.run`."""
-        check_frames(frames, self.card)
+        check_frames(frames, self.card, size=self._size)
+        (maps,) = self._infer([self._maps], frames, {})
+        return check_maps(maps, frames, self.card)
+
+    def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
+        """Return the nuclei of a batch; see :meth:`kinet_trt.engines.Engine.detect`."""
+        check_frames(frames, self.card, fused=True, size=self._size)
+        count, rows = self._infer(["count", "detections"], frames, {"threshold": np.array([threshold], np.float32)})
+        return read_detections(count, rows, self.card, threshold)
+
+    def _infer(self, outputs: list[str], frames: NDArray[np.uint8], more: dict[str, NDArray[np.float32]]) -> Any:
         try:
-            (maps,) = self._session.run([self._maps], {self._input: np.ascontiguousarray(frames)})
+            return self._session.run(outputs, {self._input: np.ascontiguousarray(frames), **more})
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed on a frame {list(frames.shape)}: {error}") from error
-        return check_maps(maps, frames, self.card)

@@ -15,7 +15,8 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from kinet_trt import simulate
-from kinet_trt.engines import check_frames, check_maps
+from kinet_trt.detections import Detections
+from kinet_trt.engines import check_frames, check_maps, read_detections
 from kinet_trt.errors import EngineError
 from kinet_trt.model_card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
@@ -78,15 +79,27 @@ class OpenVinoEngine:
             self._network = self._core.read_model(io.BytesIO(model))
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot read the model: {_first_line(error)}") from error
+        height, width = self._network.input(0).partial_shape[1], self._network.input(0).partial_shape[2]
+        free = height.is_dynamic or width.is_dynamic
+        self._size = None if free else (height.get_length(), width.get_length())
         self.precision = self._choose(precision)
         self.runtime = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the proximity maps of a batch; see :meth:`kinet_trt.engines.Engine.run`."""
-        check_frames(frames, self.card)
+        check_frames(frames, self.card, size=self._size)
+        return check_maps(self._infer(frames)[0], frames, self.card)
+
+    def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
+        """Return the nuclei of a batch; see :meth:`kinet_trt.engines.Engine.detect`."""
+        check_frames(frames, self.card, fused=True, size=self._size)
+        results = self._infer(frames, np.array([threshold], np.float32))
+        return read_detections(results["count"], results["detections"], self.card, threshold)
+
+    def _infer(self, frames: NDArray[np.uint8], *more: NDArray[np.float32]) -> Any:
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
-        return check_maps(_infer(self._local.request, frames), frames, self.card)
+        return _infer(self._local.request, frames, *more)
 
     def _choose(self, asked: str) -> str:
         """Compile, and return what it is compiled for."""
@@ -101,7 +114,7 @@ class OpenVinoEngine:
         self._compiled = self._compile(precision)
         if precision == "fp32":
             return precision
-        if problem := self._problem():
+        if problem := self._problem(precision):
             if asked != "auto":
                 raise EngineError(f"precision {asked}: wrong on this CPU ({problem}): use --precision fp32")
             log.warning("BF16 is wrong on this CPU (%s): counting in FP32", problem)
@@ -109,7 +122,7 @@ class OpenVinoEngine:
             return "fp32"
         return precision
 
-    def _compile(self, precision: str) -> Any:
+    def _compile(self, precision: str, network: Any = None) -> Any:
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
@@ -120,34 +133,48 @@ class OpenVinoEngine:
         if self._cache:
             config["CACHE_DIR"] = str(self._cache)
         try:
-            return self._core.compile_model(self._network, "CPU", config)
+            return self._core.compile_model(network or self._network, "CPU", config)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot compile the model: {_first_line(error)}") from error
 
-    def _problem(self) -> str:
+    def _problem(self, precision: str) -> str:
         """Return in words how the compiled precision differs from FP32 on a simulated field; empty if it is right."""
-        side = -(-PROBE_SIDE // self.card.multiple) * self.card.multiple
-        pixels, _ = simulate.field(1, side, side)
+        card = self.card
+        side = -(-PROBE_SIDE // card.multiple) * card.multiple
+        height, width = self._size or (side, side)
+        pixels = simulate.field(1, width, height)[0][None]
+        # A fused model's maps are judged like any other's: by the part of it that gives them.
+        network = _maps_of(self._network) if card.capacity else self._network
+        compiled = self._compile(precision, network) if card.capacity else self._compiled
         expected, found = (
-            _infer(compiled.create_infer_request(), pixels[None])[0].copy()
-            for compiled in (self._compile("fp32"), self._compiled)
+            np.array(_infer(one.create_infer_request(), pixels)[0][0], np.float32)
+            for one in (self._compile("fp32", network), compiled)
         )
         error = float(np.abs(found - expected).mean() / max(float(expected.std()), 1e-6))
         if not error <= LARGEST_ERROR:
             return f"maps off by {error:.2f} of their deviation"
-        card = self.card
         n, m = (len(find_peaks(maps, card.threshold, card.nms_radius, card.classes)) for maps in (expected, found))
+        if card.capacity:
+            m = int(self._infer(pixels, np.array([card.threshold], np.float32))["count"][0])
         if abs(n - m) > max(2, LARGEST_DRIFT * n):
             return f"{m} nuclei instead of {n} in a simulated field"
         return ""
 
 
-def _infer(request: Any, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _infer(request: Any, frames: NDArray[np.uint8], *more: NDArray[np.float32]) -> Any:
+    """Return the outputs, by number and by name: the request's own buffers."""
+    inputs = dict(enumerate((np.ascontiguousarray(frames), *more)))
     try:
-        results = request.infer({0: np.ascontiguousarray(frames)}, share_inputs=True, share_outputs=True)
+        return request.infer(inputs, share_inputs=True, share_outputs=True)
     except RuntimeError as error:
         raise EngineError(f"OpenVINO failed on a frame {list(frames.shape)}: {_first_line(error)}") from error
-    return np.asarray(results[0], np.float32)
+
+
+def _maps_of(network: Any) -> Any:
+    """Return the part of a fused model that gives the maps."""
+    outputs = (output for node in network.get_ordered_ops() for output in node.outputs())
+    maps = next(output for output in outputs if "maps" in output.get_names())
+    return ov.Model([maps], network.get_parameters()[:1], "maps")
 
 
 def _has_amx() -> bool:
