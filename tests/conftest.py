@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,17 @@ def shared_data() -> Path:
     if not (folder / "index.csv").is_file():
         skip(f"no real fields at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def fused_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the shipped model with the peaks inside its graph."""
+    pytest.importorskip("onnx")
+    from kinet_trt.counter import DEFAULT_MODEL
+    from kinet_trt.model_card import read_card
+    from kinet_trt.peaks.graph import fuse
+
+    card, model = read_card(Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL)))
+    path = tmp_path_factory.mktemp("fused") / "fused.onnx"
+    path.write_bytes(fuse(model, card)[0])
+    return path

@@ -51,6 +51,16 @@ def test_the_stages_of_a_count_add_up():
         contestant(Setting(None, "fp32").open(), frame_of(1200, 64))
 
 
+def test_the_peaks_of_a_fused_model_are_a_part_of_its_network(fused_model):
+    setting = Setting(fused_model, "fp32")
+    took = contestant(setting.open(), frame_of(128, 96)).run()
+    assert set(took) == set(STAGES) - {"peaks"}
+    assert took["whole"] == pytest.approx(took["prepare"] + took["network"])
+    (got,) = measure([setting], frame_of(64, 64), 3)["rows"]
+    assert {"prepare_ms", "network_ms", "whole_ms"} <= set(got)
+    assert "peaks_ms" not in got
+
+
 def test_a_cold_start_is_a_process_of_its_own():
     start = time.perf_counter()
     cold = cold_start(Setting(None, "fp32", threads=1), 96, 64)

@@ -95,6 +95,21 @@ def test_count_writes_everything_it_is_asked_for(run, tmp_path, field):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["g", "in", "o.csv", "o.json", "v"]
 
 
+def test_a_fused_model_writes_the_same_json(run, tmp_path, field, fused_model):
+    image = save(tmp_path / "a.png", field[0])
+    fields = []
+    for model in (MODEL, fused_model):
+        code, out, err = run("count", image, "-m", model, "--precision", "fp32", "--json", "-")
+        assert (code, err) == (0, "")
+        fields.append(json.loads(out)["fields"])
+    assert fields[0] == fields[1]
+    assert len(fields[0][0]["detections"]) > 50
+    code, out, err = run("count", image, "-m", fused_model, "--threshold", "relative:0.5")
+    assert (code, out) == (1, "")
+    assert "give a number" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_json_on_standard_output_is_alone_there(run, tmp_path, field):
     image = save(tmp_path / "a.png", field[0])
     code, out, _ = run("count", image, image, "--json", "-")

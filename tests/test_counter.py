@@ -67,6 +67,40 @@ def test_tiles_follow_a_relative_threshold_too(counter):
     assert same(relative(pixels), whole(pixels))
 
 
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_a_fused_model_counts_the_same_nuclei_whole_and_in_tiles(counter, fused_model, runtime):
+    pytest.importorskip(runtime)
+    fused = Counter(fused_model, precision="fp32", runtime=runtime)
+    pixels, _ = simulate.field(2, 460, 330)
+    whole = counter(pixels)
+    assert len(whole) > 100
+    for other in (fused, tiled(fused, 128)):
+        found = other(pixels)
+        assert same(found, whole)
+        assert np.allclose(found.score, whole.score, atol=1e-4)
+    stricter = fused.with_threshold(Threshold(0.6))(pixels)
+    assert same(stricter, counter.with_threshold(Threshold(0.6))(pixels))
+    assert 0 < len(stricter) < len(whole)
+
+
+def test_a_fused_model_counts_real_fields_like_its_maps(counter, fused_model, shared_data):
+    fused = Counter(fused_model, precision="fp32")
+    fields = read_fields(shared_data)
+    for name in ("pnet_train_1", "gl_C_05"):
+        pixels = next(f for f in fields if f.name == name).pixels()[:300, :330]
+        found = fused(pixels, mpp=0.4)  # not the model's scale: with padding, and centres to be moved back
+        assert len(found) > 50
+        assert same(found, counter(pixels, mpp=0.4)), name
+
+
+def test_a_relative_threshold_needs_maps(fused_model):
+    relative = Threshold(0.5, relative=True)
+    with pytest.raises(KinetError, match=r"relative:0\.5: kinet-edge is fused"):
+        Counter(fused_model, threshold=relative, precision="fp32")
+    with pytest.raises(KinetError, match="give a number, or take the model"):
+        Counter(fused_model, precision="fp32").with_threshold(relative)
+
+
 def test_at_another_scale_tiles_agree_within_a_thousandth(counter):
     pixels, _ = simulate.Slide(8, mpp=0.25).region(0, 0, 1400, 1000)
     whole, cut = counter(pixels, mpp=0.25), tiled(counter, 256)(pixels, mpp=0.25)

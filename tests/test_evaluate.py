@@ -69,6 +69,13 @@ def test_one_pass_gives_what_a_count_at_each_threshold_gives(counter, field):
     assert result.at_threshold.detection == slow.detection
 
 
+def test_a_fused_model_is_evaluated_like_its_maps(counter, field, fused_model):
+    fused = Counter(fused_model, precision="fp32", threads=2)
+    ours, theirs = evaluate_field(fused, field), evaluate_field(counter, field)
+    for a, b in zip((ours.at_threshold, *ours.curve), (theirs.at_threshold, *theirs.curve), strict=True):
+        assert (a.detection, a.per_class) == (b.detection, b.per_class)
+
+
 def test_the_radius_is_in_model_px_at_any_scale(counter):
     pixels, truth = simulate.Slide(3, mpp=0.17).region(0, 0, 600, 500)
     field = LabelledField.simulated(pixels, truth.x, truth.y, truth.cls)

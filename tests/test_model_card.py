@@ -79,8 +79,8 @@ def test_json_round_trip_keeps_every_value():
     assert ModelCard.from_json(CARD.to_json()) == CARD
     full = a_card(
         classes=("a", "b"), tile=512, halo=64, multiple=32, nms_radius=7, precision="int8", weights_precision="fp16",
-        roi=True, runtime="TensorRT", runtime_version="10.3", gpu="Orin", weights_sha256="1", calibration_sha256="2",
-        network="n", licence="CC BY", notice="x",
+        roi=True, capacity=9, runtime="TensorRT", runtime_version="10.3", gpu="Orin", weights_sha256="1",
+        calibration_sha256="2", network="n", licence="CC BY", notice="x",
     )  # fmt: skip
     assert ModelCard.from_json(full.to_json()) == full
 
@@ -149,6 +149,9 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(name, value):
         *[(name, 3) for name in ("weights_precision", "runtime", "runtime_version", "gpu", "weights_sha256")],
         ("calibration_sha256", None),
         ("roi", "no"),
+        ("capacity", -1),
+        ("capacity", True),
+        ("capacity", 1 << 17),
         ("metrics", [1]),
         ("metrics", None),
         ("parity", "fine"),

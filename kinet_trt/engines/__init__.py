@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -105,6 +106,17 @@ def check_frames(
         )
 
 
+def check_outputs(names: Iterable[str], card: ModelCard) -> None:
+    """Raise an EngineError unless a model gives what its card says: maps or, fused, nuclei."""
+    given = set(names)
+    if bool(card.capacity) != ({"count", "detections"} <= given):
+        says = "nuclei" if card.capacity else "maps"
+        raise EngineError(
+            f"{card.name}: expected a model of {says}, as its card says, found one of {', '.join(sorted(given))}: "
+            "build it again"
+        )
+
+
 def read_detections(
     count: NDArray[np.int32], rows: NDArray[np.float32], card: ModelCard, threshold: float
 ) -> list[Detections]:
@@ -124,10 +136,10 @@ def read_detections(
     EngineError
         If a frame holds more nuclei than the model has room for.
     """
-    most = int(count.max(initial=0))
-    if most > card.capacity:
+    most, room = int(count.max(initial=0)), rows.shape[1]
+    if most > room:
         raise EngineError(
-            f"a frame holds {most} peaks above the threshold {threshold:g}, {card.name} has room for {card.capacity}: "
+            f"a frame holds {most} peaks above the threshold {threshold:g}, {card.name} has room for {room}: "
             "raise the threshold, count smaller parts, fuse the model again with a larger capacity, or take the one it "
             "was made from, which has no limit"
         )

@@ -9,7 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from kinet_trt.detections import Detections
-from kinet_trt.engines import check_frames, check_maps, read_detections
+from kinet_trt.engines import check_frames, check_maps, check_outputs, read_detections
 from kinet_trt.errors import EngineError
 from kinet_trt.model_card import ModelCard
 
@@ -50,6 +50,7 @@ class OnnxRuntimeEngine:
         # What it raises derives from Exception alone, in a module of its own that moves between versions.
         except Exception as error:
             raise EngineError(f"ONNX Runtime cannot read the model: {error}") from error
+        check_outputs([output.name for output in self._session.get_outputs()], card)
         frame = self._session.get_inputs()[0]
         self._input = frame.name
         height, width = frame.shape[1:3]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kinet_trt import simulate
 from kinet_trt.detections import Detections
-from kinet_trt.engines import check_frames, check_maps, read_detections
+from kinet_trt.engines import check_frames, check_maps, check_outputs, read_detections
 from kinet_trt.errors import EngineError
 from kinet_trt.model_card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
@@ -79,6 +79,7 @@ class OpenVinoEngine:
             self._network = self._core.read_model(io.BytesIO(model))
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot read the model: {_first_line(error)}") from error
+        check_outputs([name for output in self._network.outputs for name in output.get_names()], card)
         height, width = self._network.input(0).partial_shape[1], self._network.input(0).partial_shape[2]
         free = height.is_dynamic or width.is_dynamic
         self._size = None if free else (height.get_length(), width.get_length())

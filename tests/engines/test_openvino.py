@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import skip
 from kinet_trt import simulate
 from kinet_trt.counter import DEFAULT_MODEL
 from kinet_trt.engines import open_engine, openvino
@@ -78,6 +79,20 @@ def test_a_wrong_bf16_falls_back_to_fp32_and_says_so(monkeypatch, caplog):
     assert open_engine(MODEL).precision == "fp32"
     if "BF16" in openvino.ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         assert "BF16 is wrong" in caplog.text
+
+
+def test_a_fused_model_is_judged_in_bf16_by_its_maps_and_its_number_of_nuclei(monkeypatch, fused_model):
+    if "BF16" not in openvino.ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        skip("this CPU has no BF16")
+    assert open_engine(fused_model, "bf16").precision == "bf16"
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino, "LARGEST_ERROR", 0.0)
+        with pytest.raises(EngineError, match="maps off"):
+            open_engine(fused_model, "bf16")
+    # Of the maps only the first two nuclei: what is left of the number comes out of the graph.
+    monkeypatch.setattr(openvino, "find_peaks", lambda *arguments: find_peaks(*arguments).where(np.arange(2)))
+    with pytest.raises(EngineError, match=r"wrong on this CPU \(\d\d+ nuclei instead of 2"):
+        open_engine(fused_model, "bf16")
 
 
 def test_a_precision_that_the_cpu_lacks_is_refused(monkeypatch):
