@@ -353,7 +353,7 @@ def test_a_newer_card_is_told_apart_from_a_damaged_one(run, tmp_path, field):
     import hashlib
 
     card, model = read_card(MODEL)
-    text = card.to_json()
+    model, text = with_card(model, card), card.to_json()
     newer = text.replace('"version": 1', '"version": 2')
     model = model.replace(text.encode(), newer.encode())
     old, new = (hashlib.sha256(t.encode()).hexdigest().encode() for t in (text, newer))
