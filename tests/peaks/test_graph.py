@@ -357,6 +357,19 @@ def test_a_model_of_one_size_takes_no_other(shipped, runtime):
         engine.detect(frame.transpose(0, 2, 1, 3), card.threshold)
 
 
+def test_the_example_in_the_guide_runs(fused_model, monkeypatch, capsys):
+    guide = Path(__file__).resolve().parents[2] / "docs" / "fused.md"
+    example = guide.read_text().split("```python\n")[1].split("```")[0]
+    assert "np.zeros((1, 608, 608, 3), np.uint8)" in example
+    pixels = simulate.field(3, 208, 160)[0]
+    monkeypatch.chdir(fused_model.parent)
+    exec(example.replace("np.zeros((1, 608, 608, 3), np.uint8)", "pixels"), {"pixels": pixels[None]})
+    (expected,) = open_engine(fused_model, "fp32", runtime="onnxruntime").detect(pixels[None], 0.325)
+    told = [[float(word) for word in line.split()] for line in capsys.readouterr().out.splitlines()]
+    assert len(told) > 20
+    np.testing.assert_allclose(told, rows_of(expected), rtol=1e-6)
+
+
 def test_what_cannot_be_fused_is_one_error(shipped, monkeypatch):
     card, model = shipped
     fused, fused_card = fuse(model, card)
