@@ -55,13 +55,19 @@ peaks (float[N,{classes},H,W] maps, float[1] threshold) => (int32[N] count, floa
     int64[8] at_ends = {{0, 0, {radius}, 0, 0, 0, {radius}, 0}},
     int64[1] start = {{0}}, int64[1] end = {{{farthest}}},
     int64[1] from_block = {{{block}}}, int64[1] but_block = {{-{block}}},
-    int64[2] flat = {{0, -1}}, int64[3] by_channel = {{0, {classes}, -1}}, int64[2] of_slots = {{{classes}, {capacity}}}
+    int64[2] flat = {{0, -1}}, int64[3] by_channel = {{0, {classes}, -1}},
+    int64[2] of_v = {{0, 1}}, int64[2] of_slots = {{{classes}, {capacity}}}
 >
 {{
-    # v: the largest number of the channels
-    is_nan = IsNaN (maps)
-    heights = Where (is_nan, lowest, maps)
-    v = ReduceMax <keepdims = 1> (heights, axis_1)
+    # v: the largest number of the channels; pixels in one row, since OpenVINO is slow where three channels interleave
+    maps_flat = Reshape (maps, by_channel)
+    is_nan = IsNaN (maps_flat)
+    heights = Where (is_nan, lowest, maps_flat)
+    v_flat = ReduceMax <keepdims = 1> (heights, axis_1)
+    height_1 = Shape <start = 2, end = 3> (maps)
+    width_1 = Shape <start = 3, end = 4> (maps)
+    v_shape = Concat <axis = 0> (of_v, height_1, width_1)
+    v = Reshape (v_flat, v_shape)
 
     # the four parts of the window
     wide = Pad (v, at_sides, lowest)
@@ -80,8 +86,6 @@ peaks (float[N,{classes},H,W] maps, float[1] threshold) => (int32[N] count, floa
     is_nucleus = And (is_higher, is_as_high)
 
     # code of each nucleus: the places left in its block, at least 1
-    height_1 = Shape <start = 2, end = 3> (maps)
-    width_1 = Shape <start = 3, end = 4> (maps)
     height_64 = Squeeze (height_1)
     width_64 = Squeeze (width_1)
     height = Cast <to = 6> (height_64)
@@ -167,12 +171,11 @@ peaks (float[N,{classes},H,W] maps, float[1] threshold) => (int32[N] count, floa
     x = Sub (place, y_at)
     x_f = Cast <to = 1> (x)
     y_f = Cast <to = 1> (y)
-    heights_flat = Reshape (heights, by_channel)
     frames = Shape <start = 0, end = 1> (maps)
     place_shape = Concat <axis = 0> (frames, of_slots)
     place_r = Unsqueeze (place, axis_1)
     places_of_channels = Expand (place_r, place_shape)
-    its_heights = GatherElements <axis = 2> (heights_flat, places_of_channels)
+    its_heights = GatherElements <axis = 2> (heights, places_of_channels)
     score_r = ReduceMax <keepdims = 1> (its_heights, axis_1)
     is_held = Equal (its_heights, score_r)
     holders = Where (is_held, channel, no_channel)
