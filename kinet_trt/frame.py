@@ -124,19 +124,7 @@ def fit(frame: Frame, mpp: float, multiple: int) -> Fitted:
     ImageError
         If the shorter side has fewer than 32 px at the model's scale, or the whole is larger than memory should hold.
     """
-    scale = 1.0 if frame.mpp is None else frame.mpp / mpp
-    if max(frame.height, frame.width) * scale > MAX_SIDE or frame.height * frame.width * scale**2 > MAX_PIXELS:
-        raise ImageError(
-            f"too large: {frame.width} x {frame.height} px at {frame.mpp or mpp:g} um/px is more than "
-            f"{MAX_PIXELS / 1e6:.0f} megapixels at the model's {mpp:g} um/px: check the um/px (--mpp), or count "
-            "a region"
-        )
-    height, width = round(frame.height * scale), round(frame.width * scale)
-    if min(height, width) < MIN_SIDE:
-        raise ImageError(
-            f"too small: {frame.width} x {frame.height} px at {frame.mpp or mpp:g} um/px is {width} x {height} px at "
-            f"the model's {mpp:g} um/px; the shorter side must have at least {MIN_SIDE}: check the um/px (--mpp)"
-        )
+    height, width = fitted_size(frame.height, frame.width, frame.mpp, mpp)
     pixels = frame.pixels
     if (height, width) != pixels.shape[:2]:
         shrinking = height * width < pixels.shape[0] * pixels.shape[1]
@@ -153,3 +141,27 @@ def fit(frame: Frame, mpp: float, multiple: int) -> Fitted:
         scale_y=height / frame.height,
         scale_x=width / frame.width,
     )
+
+
+def fitted_size(height: int, width: int, frame_mpp: float | None, mpp: float) -> tuple[int, int]:
+    """Return height and width, px, of a frame of this size and um/px at the model's ``mpp``, without padding.
+
+    Raises
+    ------
+    ImageError
+        As :func:`fit`.
+    """
+    scale = 1.0 if frame_mpp is None else frame_mpp / mpp
+    if max(height, width) * scale > MAX_SIDE or height * width * scale**2 > MAX_PIXELS:
+        raise ImageError(
+            f"too large: {width} x {height} px at {frame_mpp or mpp:g} um/px is more than "
+            f"{MAX_PIXELS / 1e6:.0f} megapixels at the model's {mpp:g} um/px: check the um/px (--mpp), or count "
+            "a region"
+        )
+    fitted = round(height * scale), round(width * scale)
+    if min(fitted) < MIN_SIDE:
+        raise ImageError(
+            f"too small: {width} x {height} px at {frame_mpp or mpp:g} um/px is {fitted[1]} x {fitted[0]} px at "
+            f"the model's {mpp:g} um/px; the shorter side must have at least {MIN_SIDE}: check the um/px (--mpp)"
+        )
+    return fitted

@@ -41,8 +41,6 @@ inline float __uint_as_float(unsigned bits) {
 }
 inline int __popc(unsigned word) { return __builtin_popcount(word); }
 inline int __ffs(unsigned word) { return __builtin_ffs(static_cast<int>(word)); }
-inline float __fmul_rn(float a, float b) { return a * b; }  // compiled with -ffp-contract=off
-inline float __fadd_rn(float a, float b) { return a + b; }
 inline int __float2int_rn(float value) { return static_cast<int>(std::nearbyint(value)); }
 inline int atomicAdd(int* at, int value) { return std::exchange(*at, *at + value); }
 inline unsigned atomicOr(unsigned* at, unsigned value) { return std::exchange(*at, *at | value); }
