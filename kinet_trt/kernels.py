@@ -5,6 +5,7 @@ A launch is a value, made without a GPU: CuPy issues it on a device, and the tes
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -44,18 +45,32 @@ def source(package: str, name: str) -> str:
     return (resources.files(package) / name).read_text(encoding="utf-8")
 
 
-def compile_source(text: str) -> Any:
-    """Compile a CUDA file for the current device, or take it from CuPy's cache on disk: a ``cupy.RawModule``."""
-    import cupy
-
-    module = cupy.RawModule(code=text, options=OPTIONS)
-    module.compile()
-    return module
+def kernel_names(text: str) -> list[str]:
+    """Return the kernels of a CUDA file."""
+    return re.findall(r'extern "C" __global__ void (\w+)\(', text)
 
 
-def issue(module: Any, launches: Iterable[Launch], stream: Any) -> None:
-    """Put launches on a CuPy stream, in order."""
-    with stream:
-        for launch in launches:
-            kernel = module.get_function(launch.kernel)
-            kernel(launch.grid, launch.block, launch.arguments, shared_mem=launch.shared)
+class Kernels:
+    """The kernels of a CUDA file, compiled for the current device or taken from CuPy's cache on disk.
+
+    Parameters
+    ----------
+    text
+        Of the file.
+    """
+
+    def __init__(self, text: str) -> None:
+        import cupy
+
+        module = cupy.RawModule(code=text, options=OPTIONS)
+        self._functions = {name: module.get_function(name) for name in kernel_names(text)}
+        for function in self._functions.values():
+            # Asking loads it. Later would not do: nothing may be loaded while a stream is captured in a graph.
+            function.attributes  # noqa: B018
+
+    def issue(self, launches: Iterable[Launch], stream: Any) -> None:
+        """Put launches on a CuPy stream, in order."""
+        with stream:
+            for launch in launches:
+                kernel = self._functions[launch.kernel]
+                kernel(launch.grid, launch.block, launch.arguments, shared_mem=launch.shared)

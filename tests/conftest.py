@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+from functools import cache
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from kinet_trt.engines.driver import ask_driver
+from kinet_trt.errors import EngineError
 
 settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
@@ -67,3 +72,22 @@ def fused_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fused") / "fused.onnx"
     path.write_bytes(fuse(model, card)[0])
     return path
+
+
+@cache
+def no_gpu() -> str:
+    """Return why tests marked ``gpu`` cannot run here; empty where they can."""
+    try:
+        ask_driver()
+    except EngineError as error:
+        return str(error)
+    return "" if find_spec("cupy") else 'no CuPy: pip install "kinet-trt[gpu]"'
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none, CI included; KINET_TRT_GPU=1 says that there must be one."""
+    if item.get_closest_marker("gpu") is None or not (reason := no_gpu()):
+        return
+    if os.environ.get("KINET_TRT_GPU") == "1":
+        pytest.fail(f"KINET_TRT_GPU=1, yet: {reason}")
+    pytest.skip(reason)

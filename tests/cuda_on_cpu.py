@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from conftest import skip
-from kinet_trt.kernels import OPTIONS, Launch
+from kinet_trt.kernels import OPTIONS, Launch, kernel_names
 
 OUTCOMES = {1: "more shared memory than 48 KiB", 2: "a write beyond shared memory", 3: "threads left a barrier waiting"}
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -26,7 +26,7 @@ def build(text: str, folder: Path) -> ctypes.CDLL:
     compiler = shutil.which("g++")
     if compiler is None:
         skip("no g++, which compiles the kernels for the CPU")
-    kernels = re.findall(r'extern "C" __global__ void (\w+)\(', text)
+    kernels = kernel_names(text)
     assert kernels
     unit, library = folder / "kernels.cpp", folder / "kernels.so"
     exports = "".join(f"EXPORT({kernel})\n" for kernel in kernels)

@@ -105,6 +105,17 @@ def read_frame(frame: object, order: str | None = None) -> NDArray[np.uint8] | D
     )
 
 
+def wait_for(stream: Any, pixels: DevicePixels) -> None:
+    """Make a CuPy stream wait, on the device, for the stream that writes the pixels."""
+    if pixels.stream is None:
+        return
+    from cupy.cuda import Event, runtime
+
+    event = Event(disable_timing=True)
+    runtime.eventRecord(event.ptr, pixels.stream)
+    stream.wait_event(event)
+
+
 def parse_interface(interface: Mapping[str, Any], order: str | None, owner: object) -> DevicePixels:
     """Read a CUDA array interface, versions 0 to 3.
 

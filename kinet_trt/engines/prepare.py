@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.engines.arrays import DevicePixels
 from kinet_trt.frame import fitted_size
-from kinet_trt.kernels import Launch, compile_source, issue, source
+from kinet_trt.kernels import Kernels, Launch, source
 
 BLOCK = (32, 8, 1)
 FLAG_BYTES = 4
@@ -222,7 +222,7 @@ class CudaPrepare:
 
     def __init__(self, mpp: float, multiple: int) -> None:
         self._mpp, self._multiple = mpp, multiple
-        self._module = compile_source(source("kinet_trt.engines", "prepare.cu"))
+        self._kernels = Kernels(source("kinet_trt.engines", "prepare.cu"))
         self._plan: PreparePlan | None = None
         self._table: Any = None
 
@@ -258,4 +258,4 @@ class CudaPrepare:
             self._plan = plan
         cupy.cuda.runtime.memsetAsync(coloured, 0, FLAG_BYTES, stream.ptr)
         table = 0 if self._table is None else self._table.data.ptr
-        issue(self._module, [plan.launch(pixels, table, target, coloured)], stream)
+        self._kernels.issue([plan.launch(pixels, table, target, coloured)], stream)

@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from kinet_trt.detections import CLASSES, Detections
 from kinet_trt.errors import EngineError
-from kinet_trt.kernels import Launch, compile_source, issue, source
+from kinet_trt.kernels import Kernels, Launch, source
 from kinet_trt.peaks.reference import MAX_RADIUS
 
 # Also in peaks.cu.
@@ -254,7 +254,7 @@ class CudaPeaks:
         if len(classes) != shape[1]:
             raise ValueError(f"classes: expected {shape[1]} names, found {list(classes)}")
         self.classes = classes
-        self._module = compile_source(source("kinet_trt.peaks", "peaks.cu"))
+        self._kernels = Kernels(source("kinet_trt.peaks", "peaks.cu"))
         self._work = cupy.cuda.alloc(self.plan.work_bytes)
         self._found = cupy.cuda.alloc(self.plan.found_bytes)
         self._pinned = cupy.cuda.alloc_pinned_memory(self.plan.found_bytes)
@@ -270,7 +270,7 @@ class CudaPeaks:
         threshold, height, width
             See :meth:`PeakPlan.begin`.
         """
-        issue(self._module, [self.plan.begin(self._work.ptr, threshold, height, width)], stream)
+        self._kernels.issue([self.plan.begin(self._work.ptr, threshold, height, width)], stream)
 
     def enqueue(self, stream: Any, maps: int) -> None:
         """Find the nuclei and copy them to the host; can be captured in a graph.
@@ -282,7 +282,7 @@ class CudaPeaks:
         maps
             Device address of the maps, contiguous.
         """
-        issue(self._module, self.plan.find(maps, self._work.ptr, self._found.ptr), stream)
+        self._kernels.issue(self.plan.find(maps, self._work.ptr, self._found.ptr), stream)
         self._copy(stream, 0, self.plan.first_bytes)
 
     def read(self, stream: Any) -> list[Detections]:

@@ -63,9 +63,12 @@ def test_with_scaling_it_is_fit(module, height, width, scale, multiple, smooth, 
     found, _ = prepare(module, pixels, frame.mpp, 0.5, multiple, seed=seed)
     assert found.shape == expected.shape
     difference = np.abs(found.astype(int) - expected)
-    # OpenCV may sum in another order where its CPU code differs; here every value is the same.
-    assert difference.max() <= 1
-    assert (difference > 0).mean() < 0.001
+    if PreparePlan.of(height, width, frame.mpp, 0.5, multiple).scaling == "area":
+        # Sums of floats, which OpenCV may order otherwise on another CPU; on x86-64 every value is the same.
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.001
+    else:
+        assert difference.max() == 0
 
 
 @pytest.mark.parametrize(
@@ -120,6 +123,14 @@ def test_colour_is_noticed_as_on_the_host(module):
                 pixels[-1, -1, 0] += 1  # one pixel in a corner
             assert prepare(module, pixels, mpp)[1] is seen
             assert Frame(pixels).is_grey is not seen
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_one_pixel_of_colour_is_enough_in_whatever_order_the_threads_run(module, seed):
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    assert not prepare(module, pixels, multiple=1, seed=seed)[1]
+    pixels[20, 20, 1] = 9
+    assert prepare(module, pixels, multiple=1, seed=seed)[1]
 
 
 def test_a_frame_that_is_too_small_or_large_is_told_as_on_the_host():
