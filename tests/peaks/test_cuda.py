@@ -7,7 +7,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from peak_rule import INF, NAN, as_tuples, brute_force, levelled_maps
 
 from cuda_on_cpu import ARCHITECTURES, Buffer, CpuModule, compile_for, nvrtc
 from kinet_trt.detections import CLASSES
@@ -15,6 +14,7 @@ from kinet_trt.kernels import source
 from kinet_trt.peaks import cuda
 from kinet_trt.peaks.cuda import CapacityError, PeakPlan
 from kinet_trt.peaks.reference import MAX_RADIUS, find_peaks
+from peak_rule import INF, NAN, as_tuples, brute_force, levelled_maps
 
 
 @pytest.fixture(scope="module")
