@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -72,7 +73,8 @@ def killed_at_random(command: Sequence[str], times: int, seed: int) -> Iterator[
     for _ in range(times):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # More often towards the end, where files are written.
-        time.sleep(usual * (1 - rng.random() ** 2))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(usual * (1 - rng.random() ** 2))
         process.kill()
         process.wait()
         yield
