@@ -75,6 +75,8 @@ class ModelCard:
         What export measured against PyTorch.
     metrics
         Validation figures at the threshold.
+    quantisation
+        Of an INT8 model: how it was calibrated, which layers stayed in float, what that cost on held-back images.
     notice
         What it is for.
     version
@@ -107,6 +109,7 @@ class ModelCard:
     licence: str = ""
     parity: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    quantisation: Mapping[str, Any] = field(default_factory=dict)
     notice: str = NOTICE
     version: int = VERSION
 
@@ -131,7 +134,7 @@ class ModelCard:
             _expect(isinstance(getattr(self, name), str), name, "text", self)
         _expect(isinstance(self.roi, bool), "roi", "true or false", self)
         _expect(self.capacity == 0 or _size(self.capacity), "capacity", "0, or a number of nuclei", self)
-        for name in ("parity", "metrics"):
+        for name in ("parity", "metrics", "quantisation"):
             _expect(isinstance(getattr(self, name), Mapping), name, "figures by name", self)
 
     def to_json(self) -> str:

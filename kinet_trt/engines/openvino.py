@@ -47,7 +47,8 @@ class OpenVinoEngine:
     card, model
         The card and the bytes of an ONNX file, checked against each other (:func:`kinet_trt.model_card.read_card`).
     precision
-        ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``; for an INT8 model that is what its other layers compute in, and
+        ``"int8"`` is another word for ``"auto"``.
     threads
         CPU threads; None: OpenVINO decides.
     cache
@@ -68,8 +69,12 @@ class OpenVinoEngine:
         cache: Path | None = None,
     ) -> None:
         self.card = card
-        if precision not in ("auto", *HINTS):
-            raise EngineError(f"precision: expected auto, {', '.join(HINTS)}, found {precision!r}")
+        if precision not in ("auto", "int8", *HINTS):
+            raise EngineError(f"precision: expected auto, int8, {', '.join(HINTS)}, found {precision!r}")
+        if precision == "int8" and card.precision != "int8":
+            raise EngineError(
+                f"precision int8: this model computes in {card.precision}: kinet-trt build makes an int8 one of it"
+            )
         if threads is not None and threads < 1:
             raise EngineError(f"threads: expected 1 or more, found {threads}")
         self._threads, self._cache = threads, cache
@@ -83,8 +88,10 @@ class OpenVinoEngine:
         height, width = self._network.input(0).partial_shape[1], self._network.input(0).partial_shape[2]
         free = height.is_dynamic or width.is_dynamic
         self._size = None if free else (height.get_length(), width.get_length())
-        self.precision = self._choose(precision)
+        self.precision = self._choose("auto" if precision == "int8" else precision)
         self.runtime = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
+        if card.precision == "int8":
+            self._say_int8()
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the proximity maps of a batch; see :meth:`kinet_trt.engines.Engine.run`."""
@@ -101,6 +108,14 @@ class OpenVinoEngine:
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
         return _infer(self._local.request, frames, *more)
+
+    def _say_int8(self) -> None:
+        """Say what a quantised model computes in. Its layers in float are in what was compiled for."""
+        if "INT8" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            self.runtime += f" (int8, the rest in {self.precision})"
+            self.precision = "int8"
+        else:
+            self.runtime += f" (an int8 model; this CPU has no int8 and computes it in {self.precision})"
 
     def _choose(self, asked: str) -> str:
         """Compile, and return what it is compiled for."""

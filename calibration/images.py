@@ -1,0 +1,242 @@
+"""Choosing calibration images: different ones, of tissue, with little and with much stain; some are held back."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.count import find_images
+from kinet_trt.errors import ImageError, KinetError
+from kinet_trt.fields import LabelledField, read_fields
+from kinet_trt.frame import fit
+from kinet_trt.images import read_image
+from kinet_trt.model_card import ModelCard
+
+SIDE = 384
+"""Longest side of a calibration crop, model px: several hundred nuclei, a second of work."""
+MOST_READ = 300
+"""Files that are looked at; of a larger folder a random part is."""
+MOST_HELD_BACK = 48
+FEWEST = 4
+"""Different images of tissue below which nothing can be said about a quantised model."""
+TISSUE_DENSITY = 0.08
+"""Mean optical density over R, G and B above which a pixel is tissue; pale counterstain has about 0.15."""
+LEAST_TISSUE = 0.15
+"""Share of tissue below which a picture is glass."""
+BROWN = 0.12
+"""Optical density in blue above that in red which only DAB has; haematoxylin has it the other way round."""
+SAME = 0.97
+"""Correlation of two thumbnails above which pictures show the same place."""
+_THUMBNAIL = 24
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One image of the folder.
+
+    Attributes
+    ----------
+    path
+        Its file.
+    crop
+        The part of it that shows the most tissue, at the model's scale, RGB uint8 [H, W, 3], H and W multiples of the
+        model's alignment and at most :data:`SIDE`.
+    brown
+        Share of its tissue that is stained with DAB.
+    field
+        The nuclei marked in it; None: nobody marked any.
+    """
+
+    path: Path
+    crop: NDArray[np.uint8]
+    brown: float
+    field: LabelledField | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What is calibrated and measured on.
+
+    Attributes
+    ----------
+    calibration
+        Pictures whose ranges count, by rising amount of stain.
+    held_back
+        Pictures on which the result is measured. None of them was calibrated on.
+    glass, duplicates, unreadable
+        Files that were left out, and why.
+    """
+
+    calibration: tuple[Picture, ...]
+    held_back: tuple[Picture, ...]
+    glass: tuple[Path, ...]
+    duplicates: tuple[Path, ...]
+    unreadable: tuple[Path, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash of the calibration images' pixels, in hexadecimal."""
+        digest = hashlib.sha256()
+        for picture in self.calibration:
+            digest.update(str(picture.crop.shape).encode())
+            digest.update(np.ascontiguousarray(picture.crop))
+        return digest.hexdigest()
+
+
+def choose(
+    folder: Path, card: ModelCard, images: int, seed: int = 0, report: Callable[[int, int], None] = lambda *_: None
+) -> Choice:
+    """Choose calibration images from a folder, and hold others back to measure on.
+
+    At most half of the different pictures of tissue are calibrated on. They are taken at even distances in the order of
+    stain, so that pale and dark ones are among them. Of the rest at most :data:`MOST_HELD_BACK` are held back, those
+    with labels first.
+
+    Parameters
+    ----------
+    folder
+        Images, or labelled fields as :func:`kinet_trt.fields.read_fields` reads them, or both.
+    card
+        Whose scale and alignment count.
+    images
+        How many to calibrate on, at most.
+    seed
+        Of the draw, where the folder holds more than :data:`MOST_READ` files.
+    report
+        Called with the files read and to read.
+
+    Raises
+    ------
+    KinetError
+        If fewer than :data:`FEWEST` different images of tissue are found.
+    """
+    if images < 1:
+        raise KinetError(f"calibration images: expected 1 or more, found {images}")
+    files = _files(folder)
+    if len(files) > MOST_READ:
+        drawn = np.random.default_rng(seed).choice(len(files), MOST_READ, replace=False)
+        files = [files[i] for i in sorted(drawn)]
+    kept: list[Picture] = []
+    thumbnails: list[NDArray[np.float32]] = []
+    left: dict[str, list[Path]] = {"glass": [], "duplicates": [], "unreadable": []}
+    for number, (path, field) in enumerate(files):
+        report(number, len(files))
+        try:
+            whole = at_scale(path, card)
+        except ImageError:
+            left["unreadable"].append(path)
+            continue
+        tissue, brown = stain(whole)
+        thumbnail = _thumbnail(whole)
+        if tissue < LEAST_TISSUE:
+            left["glass"].append(path)
+        elif any(float((thumbnail * other).mean()) > SAME for other in thumbnails):
+            left["duplicates"].append(path)
+        else:
+            kept.append(Picture(path, densest(whole, SIDE, card.multiple), brown, field))
+            thumbnails.append(thumbnail)
+    report(len(files), len(files))
+    if len(kept) < FEWEST:
+        raise KinetError(
+            f"{folder}: calibration needs at least {FEWEST} different images of tissue, found {len(kept)} "
+            f"({', '.join(f'{len(paths)} {why}' for why, paths in left.items())}): add images of the stain and the "
+            "scanner that the model will see"
+        )
+    kept.sort(key=lambda picture: picture.brown)
+    chosen = set(_evenly(len(kept), min(images, len(kept) // 2)))
+    rest = [picture for i, picture in enumerate(kept) if i not in chosen]
+    rest.sort(key=lambda picture: picture.field is None)  # those with labels first, else by stain as before
+    labelled = sum(picture.field is not None for picture in rest)
+    pool = rest[:labelled] if labelled >= MOST_HELD_BACK else rest
+    held = [pool[i] for i in _evenly(len(pool), min(MOST_HELD_BACK, len(pool)))]
+    return Choice(tuple(kept[i] for i in sorted(chosen)), tuple(held), *(tuple(paths) for paths in left.values()))
+
+
+def _files(folder: Path) -> list[tuple[Path, LabelledField | None]]:
+    """Return the images of a folder with what is marked in them, those with labels first."""
+    fields: list[LabelledField] = []
+    plain: list[Path] = []
+    problems: list[KinetError] = []
+    try:
+        fields = read_fields(folder)
+    except KinetError as error:
+        problems.append(error)
+    try:
+        plain = find_images([folder])
+    except KinetError as error:
+        problems.append(error)
+    if not fields and not plain:
+        raise problems[-1]
+    known = {os.path.abspath(field.image) for field in fields}
+    return [(f.image, f) for f in fields] + [(path, None) for path in plain if os.path.abspath(path) not in known]
+
+
+def at_scale(path: Path, card: ModelCard) -> NDArray[np.uint8]:
+    """Return an image file at a model's scale, padded to its alignment, RGB uint8 [H, W, 3].
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read, or is too small.
+    """
+    return fit(read_image(path), card.mpp, card.multiple).pixels
+
+
+def stain(pixels: NDArray[np.uint8]) -> tuple[float, float]:
+    """Return the share of a picture that is tissue, and the share of that tissue that is brown.
+
+    Parameters
+    ----------
+    pixels
+        RGB, uint8 [H, W, 3].
+    """
+    small = cv2.resize(
+        pixels, (max(1, pixels.shape[1] // 4), max(1, pixels.shape[0] // 4)), interpolation=cv2.INTER_AREA
+    )
+    density = -np.log10((small.astype(np.float32) + 1) / 256)
+    tissue = density.mean(axis=2) > TISSUE_DENSITY
+    brown = tissue & (density[..., 2] - density[..., 0] > BROWN)
+    return float(tissue.mean()), float(brown.sum() / max(1, tissue.sum()))
+
+
+def densest(pixels: NDArray[np.uint8], side: int, multiple: int) -> NDArray[np.uint8]:
+    """Return the window of at most ``side`` px a side that shows the most tissue.
+
+    Parameters
+    ----------
+    pixels
+        RGB, uint8 [H, W, 3], H and W multiples of ``multiple``.
+    side
+        Longest side of the window, px; a multiple of ``multiple``.
+    multiple
+        Alignment of the window, px.
+    """
+    height, width = (min(side, length) for length in pixels.shape[:2])
+    if (height, width) == pixels.shape[:2]:
+        return pixels
+    cells = cv2.resize(pixels, (pixels.shape[1] // multiple, pixels.shape[0] // multiple), interpolation=cv2.INTER_AREA)
+    tissue = (-np.log10((cells.astype(np.float32) + 1) / 256)).mean(axis=2) > TISSUE_DENSITY
+    sums = np.pad(tissue.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    h, w = height // multiple, width // multiple
+    inside = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
+    row, column = np.unravel_index(int(inside.argmax()), inside.shape)
+    top, left = int(row) * multiple, int(column) * multiple
+    return np.ascontiguousarray(pixels[top : top + height, left : left + width])
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return a tiny grey picture with mean 0 and deviation 1: what is left when scale, JPEG and light differ."""
+    small = cv2.resize(pixels, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32).mean(axis=2)
+    return (small - small.mean()) / max(float(small.std()), 1e-3)
+
+
+def _evenly(length: int, count: int) -> Sequence[int]:
+    """Return ``count`` positions at even distances among ``length``."""
+    return [int((i + 0.5) * length / count) for i in range(count)]

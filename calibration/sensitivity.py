@@ -1,0 +1,123 @@
+"""Which layers hurt when they are quantised, and which of them are worth their time in float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from kinet_trt.calibration import cost, qdq, ranges
+from kinet_trt.calibration.ranges import Histogram
+from numpy.typing import NDArray
+
+from kinet_trt.engines.openvino import OpenVinoEngine
+from kinet_trt.model_card import ModelCard
+
+MOST_FLOATING = 6
+"""Layers that may stay in float; a network that needs more is better off in FP16."""
+PROBES = 8
+"""Calibration crops on which single layers are tried."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A layer.
+
+    Attributes
+    ----------
+    layer
+        Its name.
+    moved
+        Share of nuclei that move or change class when this layer alone is quantised.
+    cost
+        Multiplications for each pixel of the image.
+    """
+
+    layer: str
+    moved: float
+    cost: float
+
+    @property
+    def worth(self) -> float:
+        """What float buys here: the noise that goes away (variances add up, not deviations) for each multiplication."""
+        return self.moved**2 / self.cost if self.cost else 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays in float.
+
+    Attributes
+    ----------
+    floating
+        Names of layers.
+    layers
+        Every layer's sensitivity, the most worthwhile in float first; empty if everything can be int8.
+    disagreement
+        With FP32 on the calibration crops; see :func:`kinet_trt.calibration.cost.disagreement`.
+    """
+
+    floating: tuple[str, ...]
+    layers: tuple[Sensitivity, ...]
+    disagreement: float
+
+
+def steps(graph: onnx.ModelProto, histograms: Mapping[str, Histogram], floating: Sequence[str]) -> dict[str, float]:
+    """Return the step of each tensor that is quantised when these layers stay in float."""
+    found: dict[str, float] = {}
+    for group in qdq.groups(graph, floating):
+        found.update(dict.fromkeys(group, ranges.step([histograms[name] for name in group])))
+    return found
+
+
+def plan(
+    graph: onnx.ModelProto,
+    card: ModelCard,
+    histograms: Mapping[str, Histogram],
+    frames: Sequence[NDArray[np.uint8]],
+    target: float,
+    report: Callable[[int, int], None] = lambda *_: None,
+) -> Plan:
+    """Leave as few layers in float as bring the disagreement with FP32 down to a target.
+
+    Parameters
+    ----------
+    graph
+        From :func:`kinet_trt.calibration.qdq.load`.
+    card
+        Its threshold and NMS radius say what a nucleus is.
+    histograms
+        Of all tensors that may be quantised.
+    frames
+        Calibration crops, RGB uint8 [H, W, 3].
+    target
+        Largest disagreement.
+    report
+        Called with the layers done and to do.
+    """
+
+    def opened(floating: Sequence[str]) -> OpenVinoEngine:
+        made = qdq.insert(graph, steps(graph, histograms, floating), floating)
+        return OpenVinoEngine(card, made.SerializeToString(), "fp32")
+
+    expected = cost.nuclei(OpenVinoEngine(card, graph.SerializeToString(), "fp32"), frames)
+    floating: list[str] = []
+    found = cost.disagreement(cost.nuclei(opened(floating), frames), expected)
+    if found <= target:
+        return Plan((), (), found)
+    layers = qdq.layers(graph)
+    names = [layer.name for layer in layers]
+    some = range(0, len(frames), -(-len(frames) // PROBES))
+    tried = []
+    for number, layer in enumerate(layers):
+        alone = cost.nuclei(opened([name for name in names if name != layer.name]), [frames[i] for i in some])
+        scale = max(histograms[name].scale for name in layer.origins)
+        moved = cost.moved(alone, [expected[i] for i in some])
+        tried.append(Sensitivity(layer.name, moved, layer.cost * scale))
+        report(number + 1, len(layers))
+    tried.sort(key=lambda layer: -layer.worth)
+    while found > target and len(floating) < min(MOST_FLOATING, len(layers) - 1):
+        floating.append(tried[len(floating)].layer)
+        found = cost.disagreement(cost.nuclei(opened(floating), frames), expected)
+    return Plan(tuple(floating), tuple(tried), found)
