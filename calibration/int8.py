@@ -1,4 +1,4 @@
-"""An FP32 model to an INT8 one that can be trusted: calibrated, measured on images it has not seen, refused if it lost."""
+"""FP32 to INT8 that can be trusted: calibrated, measured on images it has not seen, refused if it lost too much."""
 
 from __future__ import annotations
 
@@ -149,15 +149,13 @@ def to_int8(
 def _refusal(found: Report, max_loss: float, folder: Path) -> str:
     """Return why a model is refused, and what to try."""
     measured = found.cost
-    source = (
-        f"of F1 on {measured.labelled} labelled nuclei"
-        if measured.from_labels
-        else f"of F1, estimated from the nuclei that changed (FP32's held for the truth: F1 {min(measured.against_fp32):.3f})"
-    )
+    source = f"on {measured.labelled} labelled nuclei"
+    if not measured.from_labels:
+        source = f"as estimated from the nuclei that changed (F1 {min(measured.against_fp32):.3f} against FP32's)"
     return (
-        f"INT8 refused: it loses {measured.loss:.2f} points {source} in {measured.pictures} held-back images; allowed are "
-        f"{max_loss:g}. It was calibrated on {len(found.choice.calibration)} images of {folder}, and "
-        f"{len(found.plan.floating)} layers stayed in float. Try more images of the stain and the scanner that the model "
-        "will see, with labels if there are any; or --precision fp16, which is nearly as fast on a GPU; or allow it with "
-        f"--max-loss {measured.loss + 0.05:.1f}"
+        f"INT8 refused: it loses {measured.loss:.2f} points of F1, {source}, in {measured.pictures} held-back images; "
+        f"allowed are {max_loss:g}. It was calibrated on {len(found.choice.calibration)} images of {folder}, and "
+        f"{len(found.plan.floating)} layers stayed in float. Try more images of the stain and the scanner that the "
+        "model will see, with labels if there are any; or --precision fp16, which is nearly as fast on a GPU; or allow "
+        f"it with --max-loss {measured.loss + 0.05:.1f}"
     )

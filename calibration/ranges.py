@@ -85,7 +85,7 @@ def observe(
     for number, frame in enumerate(frames):
         found = request.infer({0: frame[None]}, share_outputs=True)
         for name in tensors:
-            largest[name] = max(largest[name], float(np.abs(found[name]).max()))
+            largest[name] = float(np.maximum(largest[name], np.abs(found[name]).max()))  # a NaN stays one
         report(number + 1, 2 * len(frames))
     if bad := [name for name, value in largest.items() if not np.isfinite(value)]:
         raise KinetError(f"int8: the network's {bad[0]} is not finite on the calibration images: export it again")

@@ -58,6 +58,9 @@ class OnnxRuntimeEngine:
         self._maps = self._session.get_outputs()[0].name
         self.precision = "fp32"
         self.runtime = f"ONNX Runtime {ort.__version__} on CPU"
+        if card.precision == "int8":
+            # It has no int8 convolution that ends in a float activation: between the roundings it computes in FP32.
+            self.runtime += " (an int8 model, computed in fp32 between its roundings)"
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the proximity maps of a batch; see :meth:`kinet_trt.engines.Engine.run`."""

@@ -47,8 +47,8 @@ class OpenVinoEngine:
     card, model
         The card and the bytes of an ONNX file, checked against each other (:func:`kinet_trt.model_card.read_card`).
     precision
-        ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``; for an INT8 model that is what its other layers compute in, and
-        ``"int8"`` is another word for ``"auto"``.
+        ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``; for an INT8 model that is what its other layers compute in,
+        and ``"int8"`` is another word for ``"auto"``.
     threads
         CPU threads; None: OpenVINO decides.
     cache

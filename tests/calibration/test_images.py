@@ -1,0 +1,118 @@
+"""Choosing calibration images."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from kinet_trt.calibration import images
+from kinet_trt.calibration.images import choose, densest, stain
+
+from conftest import write_field
+from kinet_trt import simulate
+from kinet_trt.counter import DEFAULT_MODEL
+from kinet_trt.errors import KinetError
+from kinet_trt.model_card import read_card
+
+CARD = read_card(Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL)))[0]
+
+
+def names(pictures) -> set[str]:
+    return {picture.path.name for picture in pictures}
+
+
+def test_half_is_calibrated_on_and_the_rest_held_back(fields: Path) -> None:
+    choice = choose(fields, CARD, 24)
+    assert (len(choice.calibration), len(choice.held_back)) == (4, 4)
+    assert not names(choice.calibration) & names(choice.held_back)
+    assert all(p.field is not None and len(p.field.x) for p in choice.held_back)
+    assert all(p.crop.shape == (192, 192, 3) for p in choice.calibration)
+    assert (len(choose(fields, CARD, 2).calibration), len(choose(fields, CARD, 2).held_back)) == (2, 6)
+
+
+def test_the_choice_is_spread_over_stain(fields: Path) -> None:
+    choice = choose(fields, CARD, 3)
+    everything = sorted(p.brown for p in (*choice.calibration, *choice.held_back))
+    chosen = [p.brown for p in choice.calibration]
+    assert chosen == sorted(chosen)
+    assert chosen[0] <= everything[2]
+    assert chosen[-1] >= everything[-3]
+
+
+def test_copies_glass_and_damaged_files_are_left_out(fields: Path, tmp_path: Path) -> None:
+    for path in fields.glob("*.png"):
+        shutil.copy(path, tmp_path)
+    shutil.copy(fields / "field3.png", tmp_path / "same.png")
+    pixels = cv2.imread(str(fields / "field5.png"))
+    cv2.imwrite(str(tmp_path / "light.jpg"), np.clip(pixels * 0.9 + 10, 0, 255).astype(np.uint8))
+    cv2.imwrite(str(tmp_path / "scaled.png"), cv2.resize(pixels, (240, 240)))
+    cv2.imwrite(str(tmp_path / "glass.png"), np.full((200, 200, 3), 240, np.uint8))
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    choice = choose(tmp_path, CARD, 24)
+    assert {p.name for p in choice.glass} == {"glass.png"}
+    assert {p.name for p in choice.unreadable} == {"broken.png"}
+    left = {p.name for p in choice.duplicates}
+    assert len(left) == 3
+    assert names((*choice.calibration, *choice.held_back)) | left >= {"same.png", "light.jpg", "scaled.png"}
+    assert len(choice.calibration) + len(choice.held_back) == 8
+
+
+def test_too_few_different_images_are_refused(fields: Path, tmp_path: Path) -> None:
+    for i in range(6):
+        shutil.copy(fields / "field1.png", tmp_path / f"copy{i}.png")
+    with pytest.raises(KinetError, match=r"at least 4 different images.*found 1 \(0 glass, 5 duplicates"):
+        choose(tmp_path, CARD, 24)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(KinetError, match=r"no images|no fields"):
+        choose(empty, CARD, 24)
+    with pytest.raises(KinetError, match="1 or more"):
+        choose(fields, CARD, 0)
+
+
+def test_labelled_images_are_the_first_to_be_held_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(10):
+        write_field(tmp_path, f"f{i}", 300 + i, labels=i % 2 == 0, positive_fraction=0.1 * i)
+    monkeypatch.setattr(images, "MOST_HELD_BACK", 2)
+    held = choose(tmp_path, CARD, 4).held_back
+    assert len(held) == 2
+    assert all(picture.field is not None for picture in held)
+
+
+def test_of_a_very_large_folder_a_part_is_drawn_by_the_seed(fields: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MOST_READ", 4)
+    drawn = [names((*c.calibration, *c.held_back)) for c in (choose(fields, CARD, 9, seed) for seed in (0, 0, 1, 2, 3))]
+    assert drawn[0] == drawn[1]
+    assert len({frozenset(d) for d in drawn}) > 1
+
+
+def test_the_hash_is_of_the_pixels(fields: Path) -> None:
+    assert choose(fields, CARD, 4).sha256 == choose(fields, CARD, 4).sha256 != choose(fields, CARD, 3).sha256
+
+
+def test_the_window_is_where_the_tissue_is() -> None:
+    pixels = np.full((640, 800, 3), 243, np.uint8)
+    pixels[200:400, 480:720] = simulate.Slide(seed=5, glass_share=0.0).region(0, 0, 240, 200)[0]
+    window = densest(pixels, 256, 16)
+    assert window.shape == (256, 256, 3)
+    assert stain(window)[0] > 0.6
+    assert densest(pixels, 1024, 16) is pixels
+
+
+def test_stain_tells_dab_from_haematoxylin() -> None:
+    shares = [
+        stain(simulate.Slide(seed=8, positive_fraction=f, glass_share=0.0).region(0, 0, 256, 256)[0]) for f in (0, 1)
+    ]
+    assert all(tissue > 0.5 for tissue, _ in shares)
+    assert shares[0][1] < 0.03 < 0.15 < shares[1][1]
+
+
+def test_real_fields_are_tissue_and_all_different(shared_data: Path) -> None:
+    choice = choose(shared_data / "unlabelled", CARD, 24)
+    assert len(choice.calibration) == len(choice.held_back) == 11
+    assert not choice.duplicates
+    assert not choice.unreadable

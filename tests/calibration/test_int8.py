@@ -1,0 +1,225 @@
+"""FP32 to INT8 from end to end, on the shipped model and simulated fields."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("lap")
+
+from kinet_trt.calibration import cost, int8, sensitivity
+from kinet_trt.calibration.agreement import Agreement
+from kinet_trt.calibration.cost import Cost
+from kinet_trt.calibration.int8 import Quantised, to_int8
+from kinet_trt.calibration.sensitivity import Plan, Sensitivity
+
+from kinet_trt import simulate
+from kinet_trt.counter import DEFAULT_MODEL, Counter
+from kinet_trt.engines import open_engine
+from kinet_trt.errors import EngineError, KinetError, MissingExtraError
+from kinet_trt.fields import read_fields
+from kinet_trt.model_card import ModelCard, read_card, read_onnx_card
+
+MODEL = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
+CARD, BYTES = read_card(MODEL)
+
+
+@pytest.fixture(scope="module")
+def made(fields: Path) -> tuple[Quantised, list[tuple[str, int, int]]]:
+    seen: list[tuple[str, int, int]] = []
+    patch = pytest.MonkeyPatch()
+    patch.setattr(cost, "LEAST_LABELLED", 100)
+    patch.setattr(sensitivity, "PROBES", 1)
+    try:
+        return to_int8(BYTES, CARD, fields, max_loss=2.0, report=lambda *what: seen.append(what)), seen
+    finally:
+        patch.undo()
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the plan as known: what it takes is tested once."""
+    plan = Plan(("network.out.out",), (Sensitivity("network.out.out", 0.5, 648.0),), 0.01)
+    monkeypatch.setattr(sensitivity, "plan", lambda *_: plan)
+
+
+def test_the_card_says_what_was_done(made) -> None:
+    quantised, _ = made
+    card = read_onnx_card(quantised.model)
+    assert card == quantised.card
+    assert (card.precision, card.weights_precision) == ("int8", "int8")
+    assert card.calibration_sha256 == quantised.report.choice.sha256
+    assert card.weights_sha256 == CARD.weights_sha256
+    assert card.threshold == CARD.threshold
+    figures = card.quantisation
+    assert (figures["calibration_images"], figures["held_back"], figures["loss_from"]) == (4, 4, "labels")
+    assert figures["floating"] == list(quantised.report.plan.floating)
+    assert figures["loss_points"] <= 2
+    assert figures["labelled_nuclei"] > 100
+    assert ModelCard.from_json(card.to_json()) == card
+
+
+def test_every_layer_was_tried(made) -> None:
+    plan = made[0].report.plan
+    assert len({layer.layer for layer in plan.layers}) == 29
+    assert [layer.worth for layer in plan.layers] == sorted((layer.worth for layer in plan.layers), reverse=True)
+    hurts = {layer.layer: layer.moved for layer in plan.layers}
+    # What is computed last is corrected by nothing that follows.
+    assert hurts["network.out.out"] > 2 * np.median(list(hurts.values()))
+    costs = {layer.layer: layer.cost for layer in plan.layers}
+    assert costs["network.stem.0"] == 3 * 16 * 9
+    assert costs["network.out.hidden.0"] == 48 * 24 * 9 == max(costs.values())
+
+
+def test_it_is_smaller_and_finds_the_same_nuclei(made, tmp_path: Path) -> None:
+    quantised, _ = made
+    path = tmp_path / "int8.onnx"
+    path.write_bytes(quantised.model)
+    assert len(quantised.model) < 0.7 * len(BYTES)
+    counters = Counter(precision="fp32"), Counter(path)
+    # Seeds that neither training nor calibration drew.
+    for seed in (1000, 1001):
+        pixels, truth = simulate.field(seed, 320, 320)
+        a, b = (counter(pixels) for counter in counters)
+        assert abs(len(a) - len(b)) <= max(2, 0.05 * len(truth))
+
+
+def test_progress_is_told(made) -> None:
+    stages = [stage for stage, _, _ in made[1]]
+    assert list(dict.fromkeys(stages)) == ["images", "ranges", "layers", "measure"]
+    assert all(0 <= done <= total for _, done, total in made[1])
+
+
+def test_the_engines_say_int8(made, tmp_path: Path) -> None:
+    path = tmp_path / "int8.onnx"
+    path.write_bytes(made[0].model)
+    engine = open_engine(path)
+    if "INT8" in engine._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert engine.precision == "int8"
+        assert "(int8, the rest in " in engine.runtime
+        assert open_engine(path, "fp32").runtime.endswith("(int8, the rest in fp32)")
+        assert open_engine(path, "int8").runtime == engine.runtime
+    with pytest.raises(EngineError, match="kinet-trt build"):
+        open_engine(MODEL, "int8")
+    pytest.importorskip("onnxruntime")
+    portable = open_engine(path, runtime="onnxruntime")
+    assert portable.precision == "fp32"
+    assert "an int8 model" in portable.runtime
+    frame = simulate.field(7, 192, 192)[0][None]
+    first, second = (e.run(frame) for e in (open_engine(path, "fp32"), portable))
+    assert np.abs(first - second).mean() < 0.05 * first.std()
+
+
+def test_a_cpu_without_int8_is_not_said_to_compute_in_it(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kinet_trt.engines import openvino
+
+    monkeypatch.setattr(openvino.ov.Core, "get_property", lambda *_: ["FP32"])
+    engine = openvino.OpenVinoEngine(made[0].card, made[0].model, "fp32")
+    assert engine.precision == "fp32"
+    assert "no int8" in engine.runtime
+
+
+def test_a_model_that_loses_too_much_is_refused(fields: Path, planned: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = sensitivity.steps
+    # Ranges measured on other tissue: every step is far too small, and what is larger is cut off.
+    monkeypatch.setattr(sensitivity, "steps", lambda *what: {n: s / 20 for n, s in honest(*what).items()})
+    with pytest.raises(KinetError, match=r"INT8 refused: it loses .* allowed are 0\.5\. .*4 images.*fp16.*--max-loss"):
+        to_int8(BYTES, CARD, fields, max_loss=0.5)
+
+
+def test_the_cache_is_used_and_the_result_is_the_same(fields: Path, tmp_path: Path, planned: None) -> None:
+    first = to_int8(BYTES, CARD, fields, max_loss=5, images=2, cache=tmp_path)
+    seen: list[str] = []
+    again = to_int8(BYTES, CARD, fields, max_loss=5, images=2, cache=tmp_path, report=lambda s, *_: seen.append(s))
+    assert first.model == again.model
+    assert "ranges" not in seen
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_not_fp32_is_refused(fields: Path) -> None:
+    with pytest.raises(KinetError, match="expected an FP32 model, found one that computes in int8"):
+        to_int8(BYTES, replace(CARD, precision="int8"), fields)
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(KinetError, match="max-loss"):
+            to_int8(BYTES, CARD, fields, max_loss=wrong)
+
+
+def test_without_onnx_the_extra_is_named(fields: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    import kinet_trt.calibration
+
+    monkeypatch.delattr(kinet_trt.calibration, "qdq", raising=False)
+    monkeypatch.setitem(sys.modules, "kinet_trt.calibration.qdq", None)
+    with pytest.raises(MissingExtraError, match=r"kinet-trt\[build\]"):
+        to_int8(BYTES, CARD, fields)
+
+
+def test_the_loss_is_the_larger_of_both_by_labels_and_an_estimate_without() -> None:
+    agreement = Agreement(90, 10, 10)
+    with_labels = Cost(4, agreement, (0.98, 0.96), 1000, (0.85, 0.80), (0.851, 0.797))
+    assert with_labels.loss == pytest.approx(0.3)
+    assert with_labels.record()["classification_f1_after"] == 0.797
+    few = replace(with_labels, labelled=10)
+    assert not few.from_labels
+    without = replace(few, labelled=0, before=None, after=None)
+    assert few.loss == without.loss == pytest.approx(100 * cost.SHARE * 0.04)
+    assert "labelled_nuclei" not in without.record()
+
+
+def test_worth_is_noise_for_each_multiplication() -> None:
+    assert (
+        Sensitivity("a", 0.4, 100.0).worth > Sensitivity("b", 0.4, 1000.0).worth > Sensitivity("c", 0.1, 1000.0).worth
+    )
+    assert Sensitivity("d", 0.4, 0.0).worth == 0
+
+
+def test_layers_that_make_most_of_the_noise_are_found() -> None:
+    def dominant(*moved: float) -> list[str]:
+        return sensitivity._dominant([Sensitivity(str(i), m, 1.0) for i, m in enumerate(moved)])
+
+    assert dominant(0.1, 0.5, 0.1) == ["1"]
+    assert dominant(0.04, 0.5, 0.1, 0.02) == ["1", "2"]
+    assert dominant(0.1, 0.1, 0.1) == []
+    assert dominant(0.03, 0.01) == []
+    assert dominant(0.5) == []
+
+
+def test_two_models_that_find_nothing_agree_and_inventions_do_not() -> None:
+    from kinet_trt.detections import Detections
+
+    one = np.ones(1, np.float32)
+    nucleus = Detections(one, one, np.zeros(1, np.uint8), one)
+    nothing = Detections.empty()
+    assert cost.disagreement([nothing], [nothing]) == 0
+    assert cost.disagreement([nucleus], [nothing]) == 1
+    assert cost.disagreement([nucleus], [nucleus]) == 0
+    assert cost.moved([nucleus], [nothing]) == 1
+
+
+@pytest.mark.slow
+def test_real_fields_lose_at_most_half_a_point(shared_data: Path, tmp_path: Path) -> None:
+    quantised = to_int8(BYTES, CARD, shared_data)
+    assert quantised.report.cost.from_labels
+    assert quantised.report.cost.loss <= int8.MAX_LOSS
+    assert quantised.report.plan.floating == ("network.out.out",)
+    calibrated = {p.path for p in quantised.report.choice.calibration}
+    assert calibrated < {f.image for f in read_fields(shared_data)}
+    from kinet_trt.evaluate import Evaluation, evaluate_field
+    from kinet_trt.fields import LabelledField
+
+    path = tmp_path / "int8.onnx"
+    path.write_bytes(quantised.model)
+    drawn = [simulate.field(seed, 600, 600) for seed in range(1000, 1008)]
+    unseen = [LabelledField.simulated(pixels, t.x, t.y, t.cls) for pixels, t in drawn]
+    before, after = (
+        Evaluation(tuple(evaluate_field(counter, f) for f in unseen)).at_threshold
+        for counter in (Counter(precision="fp32"), Counter(path))
+    )
+    assert before.detection.f1 - after.detection.f1 < 0.005
+    assert before.weighted[2] - after.weighted[2] < 0.005
