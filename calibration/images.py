@@ -86,7 +86,7 @@ class Choice:
         digest = hashlib.sha256()
         for picture in self.calibration:
             digest.update(str(picture.crop.shape).encode())
-            digest.update(np.ascontiguousarray(picture.crop))
+            digest.update(picture.crop.tobytes())
         return digest.hexdigest()
 
 
@@ -234,7 +234,8 @@ def densest(pixels: NDArray[np.uint8], side: int, multiple: int) -> NDArray[np.u
 def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return a tiny grey picture with mean 0 and deviation 1: what is left when scale, JPEG and light differ."""
     small = cv2.resize(pixels, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32).mean(axis=2)
-    return (small - small.mean()) / max(float(small.std()), 1e-3)
+    normalised: NDArray[np.float32] = (small - small.mean()) / np.float32(max(float(small.std()), 1e-3))
+    return normalised
 
 
 def _evenly(length: int, count: int) -> Sequence[int]:

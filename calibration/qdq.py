@@ -30,7 +30,9 @@ LARGEST = 127
 _LAYERS = ("Conv", "ConvTranspose")
 _ACTIVATIONS = ("Relu", "Elu")
 _MOVES = ("Concat", "Pad", "DepthToSpace", "Slice")
-"""Nodes that move values and change none: what they give is quantised where it comes from."""
+"""Nodes that move values and change none: what they give is quantised where it comes from. What was padded is quantised
+once more, which changes nothing: without AMX, OpenVINO stores signed values with an offset of 128, and then a padding
+of 0 would leave int8, and with it all that is joined to it."""
 _TO_THE_END = 2**31
 
 
@@ -120,7 +122,8 @@ def _origins(tensor: str, makers: Mapping[str, onnx.NodeProto]) -> list[str]:
     if node is None or node.op_type not in _MOVES:
         return [tensor]
     moved = node.input if node.op_type == "Concat" else node.input[:1]
-    return [origin for name in moved for origin in _origins(name, makers)]
+    own = [tensor] if node.op_type == "Pad" else []
+    return own + [origin for name in moved for origin in _origins(name, makers)]
 
 
 def insert(graph: onnx.ModelProto, scales: Mapping[str, float], floating: Collection[str]) -> onnx.ModelProto:
@@ -168,7 +171,7 @@ def insert(graph: onnx.ModelProto, scales: Mapping[str, float], floating: Collec
 
 
 def _name(node: onnx.NodeProto) -> str:
-    return node.input[1].removesuffix(".weight")
+    return str(node.input[1]).removesuffix(".weight")
 
 
 def _weights(body: onnx.GraphProto, tensor: onnx.TensorProto, axis: int) -> list[onnx.NodeProto]:
@@ -203,8 +206,8 @@ def quantise(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], 
 
 def _activation(body: onnx.GraphProto, name: str, scale: float) -> list[onnx.NodeProto]:
     """Return the nodes that quantise a tensor and turn it back."""
-    body.initializer.append(numpy_helper.from_array(np.float32(scale), f"{name}.scale"))
-    body.initializer.append(numpy_helper.from_array(np.int8(0), f"{name}.zero"))
+    body.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), f"{name}.scale"))
+    body.initializer.append(numpy_helper.from_array(np.array(0, np.int8), f"{name}.zero"))
     parameters = [f"{name}.scale", f"{name}.zero"]
     return [
         helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}.int8"], f"{name}.quantise"),

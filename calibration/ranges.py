@@ -137,7 +137,7 @@ def key(graph: onnx.ModelProto, tensors: Sequence[str], frames: Sequence[NDArray
         digest.update(hashlib.sha256(text.encode()).digest())
     for frame in frames:
         digest.update(str(frame.shape).encode())
-        digest.update(hashlib.sha256(np.ascontiguousarray(frame)).digest())
+        digest.update(hashlib.sha256(frame.tobytes()).digest())
     return digest.hexdigest()
 
 
