@@ -18,13 +18,13 @@ from kinet_trt.calibration.agreement import Agreement, compare
 from kinet_trt.export.checkpoint import Checkpoint, Traits
 from kinet_trt.export.models import MULTIPLE, KiNet, reach, widen_upsamplers
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from kinet_trt.detections import Detections
 from kinet_trt.errors import KinetError
 from kinet_trt.model_card import ModelCard, onnx_hash, with_card
 from kinet_trt.peaks.reference import find_peaks
+from kinet_trt.precision import compute_in_half, store_in_half
 
 OPSET = 18
 TILE = 1024
@@ -115,9 +115,9 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
     graph = _traced(Deployed(_densified(widen_upsamplers(network)), traits, roi).eval())
     graph = _simplified(graph)
     if precision == "fp16":
-        _compute_in_half(graph)
+        compute_in_half(graph)
     elif half_weights:
-        _store_in_half(graph)
+        store_in_half(graph)
     onnx.checker.check_model(graph, full_check=True)
     del graph.metadata_props[:]
     model = graph.SerializeToString(deterministic=True)
@@ -282,55 +282,3 @@ def _weights_hash(network: KiNet) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-_LAYERS = ("Conv", "ConvTranspose")
-
-
-def _layer_weights(graph: onnx.ModelProto) -> set[str]:
-    """Names of the initialisers that convolutions use."""
-    return {name for node in graph.graph.node if node.op_type in _LAYERS for name in node.input[1:]}
-
-
-def _halved(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    values = numpy_helper.to_array(tensor)
-    largest = float(np.abs(values).max(initial=0))
-    if not largest < float(np.finfo(np.float16).max):
-        raise KinetError(f"export: a weight of {largest:.3g} does not fit into half precision: export in fp32")
-    return numpy_helper.from_array(values.astype(np.float16), tensor.name)
-
-
-def _store_in_half(graph: onnx.ModelProto) -> None:
-    """Store the convolutions' weights in half precision, each behind a Cast that runtimes fold when they compile."""
-    layers = _layer_weights(graph)
-    casts = []
-    for tensor in graph.graph.initializer:
-        if tensor.name in layers and tensor.data_type == TensorProto.FLOAT:
-            name = tensor.name
-            tensor.CopyFrom(_halved(tensor))
-            tensor.name = f"{name}.half"
-            casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}.cast", to=TensorProto.FLOAT))
-    for position, cast in enumerate(casts):
-        graph.graph.node.insert(position, cast)
-
-
-def _compute_in_half(graph: onnx.ModelProto) -> None:
-    """Let the network compute in half precision: cast after the normalisation and before the outputs."""
-    body = graph.graph
-    layers = _layer_weights(graph)
-    for tensor in body.initializer:
-        if tensor.name in layers:
-            tensor.CopyFrom(_halved(tensor))
-    image = next(node.input[0] for node in body.node if node.op_type in _LAYERS)
-    outputs = {value.name for value in body.output}
-    names = {image: f"{image}.half", **{name: f"{name}.half" for name in outputs}}
-    first = next(i for i, node in enumerate(body.node) if image in node.input)
-    for node in list(body.node)[first:]:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    body.node.insert(first, helper.make_node("Cast", [image], [names[image]], "to_half", to=TensorProto.FLOAT16))
-    body.node.extend(
-        helper.make_node("Cast", [names[name]], [name], f"{name}.cast", to=TensorProto.FLOAT)
-        for name in sorted(outputs)
-    )
-    del body.value_info[:]

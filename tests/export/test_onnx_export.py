@@ -22,6 +22,7 @@ from kinet_trt.export.checkpoint import Checkpoint, Traits
 from kinet_trt.export.models import NetworkConfig, build
 from torch import nn
 
+from kinet_trt import precision
 from kinet_trt.engines.openvino import OpenVinoEngine
 from kinet_trt.errors import KinetError
 from kinet_trt.model_card import ModelCard, onnx_hash, read_onnx_card
@@ -268,8 +269,8 @@ def test_a_weight_too_large_for_half_precision_is_one_error(bench: Workbench) ->
     values = onnx.numpy_helper.to_array(tensor).copy()
     values.flat[0] = 1e6
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    for change in (exporter._store_in_half, exporter._compute_in_half):
-        with pytest.raises(KinetError, match=r"1e\+06 does not fit into half precision: export in fp32"):
+    for change in (precision.store_in_half, precision.compute_in_half):
+        with pytest.raises(KinetError, match=r"1e\+06 does not fit into half precision: stay with fp32"):
             change(copy.deepcopy(graph))
 
 
@@ -277,7 +278,7 @@ def test_a_weight_too_large_for_half_precision_is_one_error(bench: Workbench) ->
 def test_a_weight_that_is_no_number_is_one_error(bad: float) -> None:
     tensor = onnx.numpy_helper.from_array(np.array([1.0, bad], np.float32), "w")
     with pytest.raises(KinetError, match="half precision"):
-        exporter._halved(tensor)
+        precision.halved(tensor)
 
 
 def test_the_region_of_a_network_without_it_is_one_error() -> None:
