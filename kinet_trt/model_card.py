@@ -29,6 +29,9 @@ _TEXTS = (
 _METADATA_FIELD = 14  # ModelProto.metadata_props
 _LARGEST_SIDE = 1 << 16
 
+Profile = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
+"""Least, best and largest shape [N, H, W] of the frames that an engine takes, px."""
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -65,6 +68,8 @@ class ModelCard:
         Nuclei that a fused model has room for: it gives detections; 0: it gives maps.
     runtime, runtime_version, gpu
         Of a compiled engine; empty for an ONNX file, which any runtime compiles.
+    profile
+        Of a compiled engine: least, best and largest frames [N, H, W] that it takes; None: any.
     weights_sha256, calibration_sha256, model_sha256
         Of the weights, of the calibration images and of the model (ONNX: without its metadata; engine: whole).
     network
@@ -101,6 +106,7 @@ class ModelCard:
     runtime: str = ""
     runtime_version: str = ""
     gpu: str = ""
+    profile: Profile | None = None
     weights_sha256: str = ""
     calibration_sha256: str = ""
     model_sha256: str = ""
@@ -132,6 +138,8 @@ class ModelCard:
         _expect(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", self)
         for name in _TEXTS:
             _expect(isinstance(getattr(self, name), str), name, "text", self)
+        ordered = self.profile is None or _is_profile(self.profile, self.multiple)
+        _expect(ordered, "profile", f"three growing shapes N, H, W, H and W multiples of {self.multiple} px", self)
         _expect(isinstance(self.roi, bool), "roi", "true or false", self)
         _expect(self.capacity == 0 or _size(self.capacity), "capacity", "0, or a number of nuclei", self)
         for name in ("parity", "metrics", "quantisation"):
@@ -166,6 +174,8 @@ class ModelCard:
         for name in ("classes", "mean", "std"):
             if isinstance(raw.get(name), list):
                 raw[name] = tuple(raw[name])
+        if isinstance(raw.get("profile"), list):
+            raw["profile"] = tuple(tuple(s) if isinstance(s, list) else s for s in raw["profile"])
         try:
             return cls(**{name: value for name, value in raw.items() if name in known})
         except TypeError as error:
@@ -182,6 +192,14 @@ def _finite(text: str) -> float:
 
 def _size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_SIDE
+
+
+def _is_profile(value: object, multiple: int) -> bool:
+    if not isinstance(value, tuple) or len(value) != 3:
+        return False
+    shapes = [s for s in value if isinstance(s, tuple) and len(s) == 3 and all(map(_size, s))]
+    aligned = [s for s in shapes if not s[1] % multiple and not s[2] % multiple]
+    return len(aligned) == 3 and all(a <= b <= c for a, b, c in zip(*aligned, strict=True))
 
 
 def _expect(holds: bool, name: str, expected: str, card: ModelCard) -> None:
