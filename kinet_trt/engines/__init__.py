@@ -173,7 +173,7 @@ def open_engine(
     Parameters
     ----------
     path
-        A ``.onnx`` file.
+        A ``.onnx`` file for the CPU, or an ``.engine`` file with its card beside it for the GPU.
     precision
         ``"auto"``, or what to compute in.
     threads
@@ -181,15 +181,20 @@ def open_engine(
     cache
         Folder in which OpenVINO keeps compiled models for the next time; None: nowhere.
     runtime
-        ``"openvino"``, ``"onnxruntime"``, or ``"auto"``: OpenVINO where it is installed, else ONNX Runtime.
+        ``"openvino"``, ``"onnxruntime"``, or ``"auto"``: OpenVINO where it is installed, else ONNX Runtime. An engine
+        is run by the TensorRT that built it.
 
     Raises
     ------
     KinetError
         If the file is no model of ours, is damaged, or cannot run here.
     """
+    if path.suffix.lower() == ".engine":
+        return _open_plan(path, precision, runtime)
     if path.suffix.lower() != ".onnx":
-        raise EngineError(f"{path}: expected a model file ending in .onnx, found {path.suffix or 'no suffix'}")
+        raise EngineError(
+            f"{path}: expected a model file ending in .onnx or .engine, found {path.suffix or 'no suffix'}"
+        )
     if runtime not in ("auto", *RUNTIMES):
         raise EngineError(f"runtime: expected auto, {' or '.join(RUNTIMES)}, found {runtime!r}")
     card, model = read_card(path)
@@ -203,3 +208,17 @@ def open_engine(
     from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(card, model, precision, threads)
+
+
+def _open_plan(path: Path, precision: str, runtime: str) -> Engine:
+    # Files and driver are checked before anything of a GPU's is loaded.
+    from kinet_trt.engines.plan import read_plan
+    from kinet_trt.engines.trt import check_here
+
+    card, plan = read_plan(path)
+    if runtime != "auto":
+        raise EngineError(f"{path}: {card.runtime} runs it, {runtime} was asked for: take the .onnx model")
+    if precision not in ("auto", card.precision):
+        raise EngineError(f"{path}: it was built in {card.precision}, {precision} was asked for: build it in that")
+    check_here(card, plan, path)
+    raise EngineError(f"{path}: it fits here, but this version of kinet-trt only builds engines: upgrade kinet-trt")
