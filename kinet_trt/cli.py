@@ -29,7 +29,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Model = Annotated[Path | None, typer.Option("--model", "-m", help="A .onnx model; left out: the small one inside.")]
+Model = Annotated[
+    Path | None, typer.Option("--model", "-m", help="A .onnx or .engine model; left out: the small one inside.")
+]
 Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="What to compute in.")]
 Runtime = Annotated[Literal["auto", "openvino", "onnxruntime"], typer.Option(help="What runs the model.")]
 Mpp = Annotated[float | None, typer.Option(help="um/px of the images; left out: the file's tag or the model's.")]
@@ -392,6 +394,58 @@ def doctor(json_file: JsonFile = None) -> None:
         _write(json_file, json.dumps(look.to_json(seen), indent=1, ensure_ascii=False) + "\n")
     if not seen.counts:
         raise typer.Exit(1)
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option("--out", "-o", help="NAME.engine (TensorRT) or NAME.onnx (CPU).")],
+    model: Annotated[Path | None, typer.Argument(help="A .onnx model; left out: the small one inside.")] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None, typer.Option(help="Left out: fp16, or what the model is already.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Fields for int8, better with labels.")
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HxW", help="Of the frames, px. Several: all between, fastest at the first. None: any."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Most frames at a time.")] = 1,
+    fused: Annotated[bool, typer.Option("--fused", help="Find the nuclei inside the model.")] = False,
+    runtime: Annotated[
+        Literal["auto", "tensorrt", "tensorrt-rtx"], typer.Option(help="What builds an engine.")
+    ] = "auto",
+    max_loss: Annotated[float, typer.Option(min=0, max=100, help="Points of F1 that int8 may cost.")] = 0.5,
+    force: Annotated[bool, typer.Option("--force", help="Replace a NAME.engine.json that is no card.")] = False,
+) -> None:
+    """Compile a model: a TensorRT engine, or an ONNX model of another precision for the CPU."""
+    _need("build", "build", "onnx", *(["lap"] if precision == "int8" else []))
+    from kinet_trt import build as builder
+    from kinet_trt.terminal import show_built, stages
+
+    with stages("Building") as report:
+        built = builder.build(
+            model,
+            out,
+            precision,
+            calibration=calibration,
+            sizes=[_size(text) for text in size or []],
+            batch=batch,
+            fused=fused,
+            runtime=runtime,
+            max_loss=max_loss,
+            force=force,
+            report=report,
+        )
+    show_built(built)
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise typer.BadParameter(f"--size: expected HxW like 1200x1920, found {text!r}") from None
+    return height, width
 
 
 def _need(command: str, extra: str, *modules: str) -> None:

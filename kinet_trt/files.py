@@ -47,3 +47,15 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             part.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         raise KinetError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+
+
+def user_cache() -> Path | None:
+    """Return the user's folder for what can be made again, ``kinet-trt`` in it; None where there is no home folder."""
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        named = Path(os.environ.get(variable, ""))
+        if named.is_absolute():
+            return named / "kinet-trt"
+    try:
+        return Path.home() / ".cache" / "kinet-trt"
+    except RuntimeError:
+        return None

@@ -38,17 +38,9 @@ def convert(model: bytes, card: ModelCard, precision: str) -> tuple[bytes, Model
     """
     if precision not in ("fp32", "fp16"):
         raise KinetError(f"precision: expected fp32 or fp16, found {precision!r}")
-    if card.precision != "fp32" and card.precision != precision:
-        raise KinetError(
-            f"{card.name} computes in {card.precision} already, {precision} was asked for: what was rounded away does "
-            "not come back. Begin with the FP32 model"
-        )
+    check_convertible(card, precision)
     if card.precision == card.weights_precision == precision:
         return model, card
-    if card.capacity and card.precision != precision:
-        raise KinetError(
-            f"{card.name} is fused: its precision is settled. Begin with the model that it was made from, and --fused"
-        )
     graph = onnx.load_from_string(model)
     store_in_full(graph)
     if precision == "fp16":
@@ -56,6 +48,21 @@ def convert(model: bytes, card: ModelCard, precision: str) -> tuple[bytes, Model
     # What export measured against PyTorch holds for the very numbers that it wrote.
     parity = card.parity if precision == "fp32" else {}
     return finished(graph, replace(card, precision=precision, weights_precision=precision, parity=parity))
+
+
+def check_convertible(card: ModelCard, precision: str) -> None:
+    """Raise a KinetError if a model cannot get this precision any more."""
+    if card.precision == precision:
+        return
+    if card.precision != "fp32":
+        raise KinetError(
+            f"{card.name} computes in {card.precision} already, {precision} was asked for: what was rounded away does "
+            "not come back. Begin with the FP32 model"
+        )
+    if card.capacity:
+        raise KinetError(
+            f"{card.name} is fused: its precision is settled. Begin with the model that it was made from, and --fused"
+        )
 
 
 def rest_in_half(model: bytes) -> bytes:

@@ -12,9 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from kinet_trt import NOTICE
+from kinet_trt.engines.plan import card_path
 from kinet_trt.ki67 import Bands, Ki67
 
 if TYPE_CHECKING:
+    from kinet_trt.build import Built
+    from kinet_trt.calibration.int8 import Quantised
     from kinet_trt.count import Counted
     from kinet_trt.counter import Counter
     from kinet_trt.doctor import Finding, Row
@@ -58,6 +61,14 @@ def steps(what: str) -> Iterator[Callable[[int, int], None]]:
     with _bar() as bar:
         task = bar.add_task(what, total=None, note="")
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def stages(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Give a function that shows which stage of the work it is, and how many steps of how many of it are done."""
+    with _bar() as bar:
+        task = bar.add_task(what, total=None, note="")
+        yield lambda stage, done, total: bar.update(task, completed=done, total=total, note=stage)
 
 
 @contextmanager
@@ -181,6 +192,61 @@ def show_bench(rows: Sequence[dict[str, Any]]) -> None:
         f1 = [f"{row[n]:.3f}" if n in row else "" for n in ("detection_f1", "classification_f1")] if accurate else []
         table.add_row(row["model"], runtime, row["precision"], *stages, *whole, *ratios, cold, memory, *f1)
     console.print(table)
+
+
+def show_built(built: Built) -> None:
+    """Print what was built, for what, and what it cost."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    card, path = built.card, built.path
+    console.print(
+        f"{path}: {card.name} in {card.precision}, {path.stat().st_size / 1e6:.1f} MB, {built.seconds:.1f} s",
+        soft_wrap=True,
+    )
+    if built.quantised:
+        for line in _int8(built.quantised):
+            console.print(f"  INT8     {line}", soft_wrap=True)
+    if same := built.halved:
+        console.print(
+            f"  FP16     on a simulated field {same.same} nuclei as in FP32, {same.only_second} only in FP16, "
+            f"{same.only_first} only in FP32",
+            soft_wrap=True,
+        )
+    if card.capacity:
+        console.print(f"  fused    gives nuclei, up to {card.capacity:,} a frame", soft_wrap=True)
+    if card.profile:
+        (_, *least), (_, *best), (batch, *largest) = card.profile
+        sides = ["x".join(map(str, size)) for size in (least, best, largest)]
+        size = sides[0] if least == largest else f"{sides[0]} to {sides[2]}, fastest at {sides[1]}"
+        number = f"up to {batch} at a time" if batch > 1 else "one at a time"
+        console.print(f"  frames   {size} px (height x width), {number}", soft_wrap=True)
+        console.print(f"  runtime  {card.runtime} {card.runtime_version}", soft_wrap=True)
+        console.print(f"  GPU      {card.gpu}", soft_wrap=True)
+        console.print(f"  card     {card_path(path)}: keep it beside the engine", soft_wrap=True)
+    console.print(NOTICE, soft_wrap=True)
+
+
+def _int8(done: Quantised) -> Iterator[str]:
+    """Say what INT8 was calibrated on and what it cost."""
+    choice, plan, cost = done.report.choice, done.report.plan, done.report.cost
+    left = {"glass": choice.glass, "the same as another": choice.duplicates, "not readable": choice.unreadable}
+    out = ", ".join(f"{len(paths)} {why}" for why, paths in left.items() if paths)
+    yield f"calibrated on {len(choice.calibration)} images{f' (left out: {out})' if out else ''}: " + ", ".join(
+        picture.path.name for picture in choice.calibration
+    )
+    if plan.floating:
+        yield f"in float stay {len(plan.floating)} layers: {', '.join(plan.floating)}"
+    detection, classification = cost.against_fp32
+    yield (
+        f"on {cost.pictures} other images, FP32's nuclei taken for the truth: detection F1 {detection:.3f}, "
+        f"classification F1 {classification:.3f}"
+    )
+    if cost.before and cost.after:
+        yield (
+            f"against {cost.labelled} labelled nuclei: detection F1 {cost.before[0]:.3f} -> {cost.after[0]:.3f}, "
+            f"classification F1 {cost.before[1]:.3f} -> {cost.after[1]:.3f}"
+        )
+    how = "" if cost.from_labels else ", estimated from the nuclei that changed"
+    yield f"costs {max(0.0, cost.loss):.2f} points of F1{how}"
 
 
 def _figures(counts: dict[str, int]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kinet_trt.errors import KinetError
-from kinet_trt.files import write_atomic
+from kinet_trt.files import user_cache, write_atomic
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions and special files")
 
@@ -184,3 +184,19 @@ def test_text_that_is_no_unicode_is_a_kinet_error_or_written_but_never_a_traceba
         assert list(tmp_path.iterdir()) == []
     else:
         assert (tmp_path / "out.csv").exists()
+
+
+def test_the_cache_is_the_users_and_there_need_be_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache() == tmp_path / "kinet-trt"
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert user_cache() == tmp_path / ".cache" / "kinet-trt"
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert user_cache() is None
+    assert list(tmp_path.iterdir()) == []
