@@ -17,6 +17,8 @@ from kinet_trt.model_card import ModelCard, onnx_hash, with_card
 
 LAYERS = ("Conv", "ConvTranspose")
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+LEAST_SCALE = 2.0**-18
+"""Below this half precision is wrong about a scale by more than INT8 is about a value (2^-25 / 2^-18 = 0.8%)."""
 HALF_SCALES_OPSET = 19
 """The first ONNX opset whose Q/DQ nodes take half-precision scales."""
 
@@ -73,7 +75,7 @@ def rest_in_half(model: bytes) -> bytes:
     Raises
     ------
     KinetError
-        If a weight or a scale does not fit into half precision.
+        If a weight does not fit into half precision.
     """
     graph = onnx.load_from_string(model)
     store_in_full(graph)
@@ -144,11 +146,10 @@ def compute_in_half(graph: onnx.ModelProto) -> None:
     body = graph.graph
     layers = _layer_weights(graph)
     scales = {node.input[1] for node in body.node if node.op_type in QUANTISERS}
+    _raise_scales(body)
     for tensor in body.initializer:
         if tensor.name in layers | scales and tensor.data_type == TensorProto.FLOAT:
             tensor.CopyFrom(halved(tensor))
-            if tensor.name in scales and not np.all(numpy_helper.to_array(tensor)):
-                raise KinetError("an INT8 scale is too small for half precision: leave its layer out, or use fp16")
     image = _image(body)
     outputs = {value.name for value in body.output}
     names = {image: f"{image}.half", **{name: f"{name}.half" for name in outputs}}
@@ -222,6 +223,27 @@ def halved(tensor: onnx.TensorProto) -> onnx.TensorProto:
     if not largest < float(np.finfo(np.float16).max):
         raise KinetError(f"a weight of {largest:.3g} does not fit into half precision: stay with fp32")
     return numpy_helper.from_array(values.astype(np.float16), tensor.name)
+
+
+def _raise_scales(body: onnx.GraphProto) -> None:
+    """Raise scales that half precision would round away, and requantise the weights of such (nearly dead) channels."""
+    stored = {tensor.name: tensor for tensor in body.initializer}
+    for node in body.node:
+        scale = stored.get(node.input[1]) if node.op_type in QUANTISERS else None
+        if scale is None or scale.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(scale)
+        raised = np.asarray(np.maximum(values, np.float32(LEAST_SCALE)))
+        if np.array_equal(values, raised):
+            continue
+        if (weights := stored.get(node.input[0])) is not None:
+            codes = numpy_helper.to_array(weights)
+            shape = [1] * codes.ndim
+            if values.ndim:
+                shape[next((a.i for a in node.attribute if a.name == "axis"), 1)] = -1
+            smaller = np.rint(codes * (values / raised).reshape(shape)).astype(codes.dtype)
+            weights.CopyFrom(numpy_helper.from_array(smaller, weights.name))
+        scale.CopyFrom(numpy_helper.from_array(raised, scale.name))
 
 
 def _layer_weights(graph: onnx.ModelProto) -> set[str]:
