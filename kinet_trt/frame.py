@@ -98,11 +98,22 @@ class Fitted:
         self, x: NDArray[np.float32], y: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Turn model coordinates into frame coordinates; pixel centres are integers in both."""
-        if self.scale_x == 1.0 and self.scale_y == 1.0:
-            return x, y
-        frame_x = (x.astype(np.float64) + 0.5) / self.scale_x - 0.5
-        frame_y = (y.astype(np.float64) + 0.5) / self.scale_y - 0.5
-        return frame_x.astype(np.float32), frame_y.astype(np.float32)
+        return unscaled(x, self.scale_x), unscaled(y, self.scale_y)
+
+
+def unscaled(centres: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    """Return where pixel centres of a scaled picture lie in the original; they are integers in both.
+
+    Parameters
+    ----------
+    centres
+        x or y, px of the scaled picture.
+    scale
+        Its px per px of the original.
+    """
+    if scale == 1.0:
+        return centres
+    return ((centres.astype(np.float64) + 0.5) / scale - 0.5).astype(np.float32)
 
 
 def fit(frame: Frame, mpp: float, multiple: int) -> Fitted:

@@ -65,7 +65,7 @@ class DevicePixels:
 
 
 def read_frame(frame: object, order: str | None = None) -> NDArray[np.uint8] | DevicePixels:
-    """Return a frame as RGB on the host, a view [height, width, 3], or as an address on the device.
+    """Return a frame as it lies: on the host a NumPy array, on the device an address with strides.
 
     Parameters
     ----------
@@ -82,11 +82,11 @@ def read_frame(frame: object, order: str | None = None) -> NDArray[np.uint8] | D
         If it is none of these, of another shape or type, or on another kind of device.
     """
     if isinstance(frame, np.ndarray):
-        return _view(frame, order)
+        return _on_host(frame, order)
     if hasattr(frame, "__dlpack_device__"):
         kind = int(frame.__dlpack_device__()[0])
         if kind in (_HOST, _PINNED):
-            return _view(_exported(np, frame), order)
+            return _on_host(_exported(np, frame), order)
         if kind not in (_CUDA, _MANAGED):
             device = _DEVICES.get(kind, f"device type {kind}")
             raise EngineError(
@@ -166,11 +166,17 @@ def parse_interface(interface: Mapping[str, Any], order: str | None, owner: obje
     )
 
 
-def _view(pixels: NDArray[Any], order: str | None) -> NDArray[np.uint8]:
-    if pixels.dtype != np.uint8:
-        raise EngineError(f"{EXPECTED}; found {pixels.dtype} {list(pixels.shape)}{_hint(pixels.shape, '')}")
+def rgb(pixels: NDArray[np.uint8], order: str | None = None) -> NDArray[np.uint8]:
+    """Return a view [height, width, 3], RGB, of what :func:`read_frame` gave on the host."""
     red, _, blue = _channels(pixels.shape, order)
     return pixels[:, :, :3] if red < blue else pixels[:, :, 2::-1]
+
+
+def _on_host(pixels: NDArray[Any], order: str | None) -> NDArray[np.uint8]:
+    if pixels.dtype != np.uint8:
+        raise EngineError(f"{EXPECTED}; found {pixels.dtype} {list(pixels.shape)}{_hint(pixels.shape, '')}")
+    _channels(pixels.shape, order)
+    return pixels
 
 
 def _channels(shape: tuple[int, ...], order: str | None) -> tuple[int, int, int]:

@@ -1,0 +1,40 @@
+"""What the GPU engine says before a GPU is needed; tests/gpu runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kinet_trt.engines.tensorrt import check_profile
+from kinet_trt.errors import EngineError
+from kinet_trt.model_card import ModelCard
+
+PATH = Path("edge.engine")
+
+
+def card(*profile):
+    return ModelCard("edge", 0.5, (0, 0, 0), (1, 1, 1), 0.4, precision="fp16", profile=profile or None)
+
+
+def test_frames_within_the_profile_are_taken():
+    ranged = card((1, 64, 64), (1, 128, 128), (4, 256, 512))
+    for shape in ((1, 64, 64), (4, 256, 512), (2, 256, 64)):
+        check_profile(ranged, shape, PATH)
+    check_profile(card(), (9, 16, 16), PATH)
+
+
+@pytest.mark.parametrize("shape", [(1, 48, 64), (1, 272, 64), (5, 64, 64), (1, 64, 528)])
+def test_frames_outside_are_told_both_sides_and_the_command(shape):
+    ranged = card((1, 64, 64), (1, 128, 128), (4, 256, 512))
+    with pytest.raises(EngineError) as caught:
+        check_profile(ranged, shape, PATH)
+    said = str(caught.value)
+    assert "edge.engine: built for frames [N, H, W] of 1 x 64 x 64 to 4 x 256 x 512 px" in said
+    assert f"found {' x '.join(map(str, shape))} px" in said
+    assert f"kinet-trt build edge.onnx -o edge.engine --precision fp16 --size {shape[1]}x{shape[2]}" in said
+
+
+def test_a_fixed_size_is_named_once():
+    with pytest.raises(EngineError, match=r"of 1 x 1088 x 1920 px, found 1 x 64 x 64 px"):
+        check_profile(card(*[(1, 1088, 1920)] * 3), (1, 64, 64), PATH)
