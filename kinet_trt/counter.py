@@ -15,6 +15,7 @@ from kinet_trt.detections import Detections
 from kinet_trt.engines import Engine, open_engine
 from kinet_trt.errors import EngineError, ImageError, KinetError
 from kinet_trt.frame import Fitted, Frame, fit
+from kinet_trt.model_card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.tiles import tiles
 
@@ -182,9 +183,10 @@ class Counter:
         card, parts = self.engine.card, []
         largest = -np.inf
         height, width = fitted.pixels.shape[:2]
-        for tile in tiles(height, width, card.tile, card.halo, card.multiple):
+        side = max(height, width) if _built_for(card, height, width) else card.tile
+        for tile in tiles(height, width, side, card.halo, card.multiple):
             window = fitted.pixels[tile.window_top : tile.window_bottom, tile.window_left : tile.window_right]
-            if card.capacity:
+            if self.engine.detects and not self.threshold.relative:
                 parts.append(tile.own(self.engine.detect(window[None], self.threshold.value)[0]))
                 continue
             maps = self.engine.run(window[None])[0]
@@ -206,3 +208,11 @@ class Counter:
         kept &= found.score >= np.float32(self.threshold.of(largest))
         found = found.where(kept)
         return found.where(np.lexsort((found.x, found.y)))
+
+
+def _built_for(card: ModelCard, height: int, width: int) -> bool:
+    """Whether an engine takes a picture of this size as a whole, however large it is."""
+    if card.profile is None:
+        return False
+    least, _, largest = card.profile
+    return least[0] == 1 and least[1] <= height <= largest[1] and least[2] <= width <= largest[2]

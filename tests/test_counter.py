@@ -48,6 +48,25 @@ def test_tiled_detections_equal_whole_ones(counter, size):
         assert same(tiled(counter, tile)(pixels), whole), tile
 
 
+def test_what_an_engine_was_built_for_stays_whole(counter, monkeypatch):
+    pixels, _ = simulate.field(2, 1000, 700)
+    small, seen = tiled(counter, 256), []
+    run = small.engine.run
+    monkeypatch.setattr(small.engine, "run", lambda frames: seen.append(frames.shape) or run(frames), raising=False)
+    small(pixels)
+    assert len(seen) > 1
+    for profile, whole in (
+        ([(1, 64, 64), (1, 512, 512), (1, 704, 1008)], True),
+        ([(1, 704, 1008)] * 3, True),
+        ([(1, 64, 64), (1, 512, 512), (1, 704, 992)], False),
+        ([(1, 720, 64), (1, 720, 512), (1, 1008, 1008)], False),
+        ([(2, 704, 1008)] * 3, False),
+    ):
+        small.engine.card, seen[:] = replace(small.engine.card, profile=tuple(profile)), []
+        assert same(small(pixels), counter(pixels))
+        assert (seen == [(1, 704, 1008, 3)]) is whole
+
+
 def test_tiled_detections_equal_whole_ones_on_real_fields(counter, shared_data):
     fields = read_fields(shared_data)
     for name in ("pnet_train_1", "gl_C_05", "nz_1"):

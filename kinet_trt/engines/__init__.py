@@ -19,7 +19,7 @@ RUNTIMES = ("openvino", "onnxruntime")
 
 
 class Engine(Protocol):
-    """An open model. It gives maps (:meth:`run`) or, fused, nuclei (:meth:`detect`): ``card.capacity`` says which.
+    """An open model. It gives maps (:meth:`run`), unless it is fused, and nuclei (:meth:`detect`), where it finds them.
 
     Attributes
     ----------
@@ -29,11 +29,14 @@ class Engine(Protocol):
         What it computes in here: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``.
     runtime
         Name, version and device of what runs it, in words.
+    detects
+        Whether it finds the nuclei: a fused model does on any engine, the GPU engine does for every model.
     """
 
     card: ModelCard
     precision: str
     runtime: str
+    detects: bool
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the proximity maps of a batch, float32 [N, classes, H, W].
@@ -220,5 +223,7 @@ def _open_plan(path: Path, precision: str, runtime: str) -> Engine:
         raise EngineError(f"{path}: {card.runtime} runs it, {runtime} was asked for: take the .onnx model")
     if precision not in ("auto", card.precision):
         raise EngineError(f"{path}: it was built in {card.precision}, {precision} was asked for: build it in that")
-    check_here(card, plan, path)
-    raise EngineError(f"{path}: it fits here, but this version of kinet-trt only builds engines: upgrade kinet-trt")
+    library, driver = check_here(card, plan, path)
+    from kinet_trt.engines.tensorrt import TensorRtEngine
+
+    return TensorRtEngine(card, plan, library, driver, path)

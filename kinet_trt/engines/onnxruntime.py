@@ -42,6 +42,7 @@ class OnnxRuntimeEngine:
         if threads is not None and threads < 1:
             raise EngineError(f"threads: expected 1 or more, found {threads}")
         self.card = card
+        self.detects = bool(card.capacity)
         options = ort.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.intra_op_num_threads = threads or 0

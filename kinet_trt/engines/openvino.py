@@ -69,6 +69,7 @@ class OpenVinoEngine:
         cache: Path | None = None,
     ) -> None:
         self.card = card
+        self.detects = bool(card.capacity)
         if precision not in ("auto", "int8", *HINTS):
             raise EngineError(f"precision: expected auto, int8, {', '.join(HINTS)}, found {precision!r}")
         if precision == "int8" and card.precision != "int8":
