@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from pathlib import Path
 
 import pytest
 
+from conftest import skip
+from kinet_trt.engines import tensorrt
 from kinet_trt.engines.tensorrt import check_profile
 from kinet_trt.errors import EngineError
 from kinet_trt.model_card import ModelCard
@@ -38,3 +42,21 @@ def test_frames_outside_are_told_both_sides_and_the_command(shape):
 def test_a_fixed_size_is_named_once():
     with pytest.raises(EngineError, match=r"of 1 x 1088 x 1920 px, found 1 x 64 x 64 px"):
         check_profile(card(*[(1, 1088, 1920)] * 3), (1, 64, 64), PATH)
+
+
+def test_every_name_of_tensorrt_that_is_used_is_in_every_version_we_serve():
+    table = Path(__file__).resolve().parents[3] / "shared" / "tensorrt" / "api-presence.tsv"
+    if not table.is_file():
+        skip(f"no table of TensorRT's names at {table}")
+    with table.open(newline="") as file:
+        rows = {row.pop("name"): row for row in csv.DictReader(file, delimiter="\t")}
+    code = Path(tensorrt.__file__).read_text()
+    used = [
+        f"ICudaEngine.{name}"
+        for name in re.findall(r"(?:self\.plan|\bplan)\.(num_\w+|get_\w+|create_\w+|device_\w+)", code)
+    ]
+    used += [f"IExecutionContext.{name}" for name in re.findall(r"context\.(set_\w+|get_\w+|execute\w+)", code)]
+    used += [f"Runtime.{name}" for name in re.findall(r"_runtime\.(\w+)", code)]
+    used += ["TensorIOMode.OUTPUT", "ExecutionContextAllocationStrategy.USER_MANAGED", "nptype"]
+    assert len(set(used)) >= 14
+    assert [name for name in used if set(rows[name].values()) != {"yes"}] == []
