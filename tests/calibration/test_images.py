@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 from kinet_trt.calibration import images
 from kinet_trt.calibration.images import choose, densest, stain
+from samples import write_field, write_fields
 
-from conftest import write_field
 from kinet_trt import simulate
 from kinet_trt.counter import DEFAULT_MODEL
 from kinet_trt.errors import KinetError
 from kinet_trt.model_card import read_card
 
 CARD = read_card(Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL)))[0]
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_fields(tmp_path_factory.mktemp("fields"))
 
 
 def names(pictures) -> set[str]:

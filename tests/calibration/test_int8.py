@@ -17,6 +17,7 @@ from kinet_trt.calibration.agreement import Agreement
 from kinet_trt.calibration.cost import Cost
 from kinet_trt.calibration.int8 import Quantised, to_int8
 from kinet_trt.calibration.sensitivity import Plan, Sensitivity
+from samples import write_fields
 
 from kinet_trt import simulate
 from kinet_trt.counter import DEFAULT_MODEL, Counter
@@ -27,6 +28,11 @@ from kinet_trt.model_card import ModelCard, read_card, read_onnx_card
 
 MODEL = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
 CARD, BYTES = read_card(MODEL)
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_fields(tmp_path_factory.mktemp("fields"))
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ ov = pytest.importorskip("openvino")
 
 from kinet_trt.calibration import qdq, ranges
 from onnx import helper, numpy_helper
+from samples import network
 
 from kinet_trt import simulate
 from kinet_trt.counter import DEFAULT_MODEL
@@ -44,8 +45,8 @@ def quantised(graph: onnx.ModelProto, floating: tuple[str, ...] = ()) -> onnx.Mo
 
 
 @pytest.fixture(scope="module")
-def small(network: bytes) -> onnx.ModelProto:
-    return qdq.as_pointwise(qdq.load(network))
+def small() -> onnx.ModelProto:
+    return qdq.as_pointwise(qdq.load(network()))
 
 
 def test_half_precision_weights_are_taken_from_behind_their_casts() -> None:
@@ -54,8 +55,8 @@ def test_half_precision_weights_are_taken_from_behind_their_casts() -> None:
     assert all(t.data_type == onnx.TensorProto.FLOAT for t in graph.graph.initializer if "weight" in t.name)
 
 
-def test_large_upsamplers_as_pointwise_convolutions_give_the_same_numbers(network: bytes) -> None:
-    before = qdq.load(network)
+def test_large_upsamplers_as_pointwise_convolutions_give_the_same_numbers() -> None:
+    before = qdq.load(network())
     after = qdq.as_pointwise(before)
     onnx.checker.check_model(after, full_check=True)
     kinds = [Counter(node.op_type for node in g.graph.node) for g in (before, after)]

@@ -12,6 +12,7 @@ onnx = pytest.importorskip("onnx")
 from kinet_trt.calibration import qdq, ranges
 from kinet_trt.calibration.ranges import BINS, Histogram
 from onnx import numpy_helper
+from samples import network
 
 from kinet_trt import simulate
 from kinet_trt.errors import KinetError
@@ -20,8 +21,8 @@ FRAMES = [simulate.field(seed, 64, 48)[0] for seed in (1, 2)]
 
 
 @pytest.fixture
-def graph(network: bytes) -> onnx.ModelProto:
-    return qdq.load(network)
+def graph() -> onnx.ModelProto:
+    return qdq.load(network())
 
 
 def histogram(values: np.ndarray) -> Histogram:

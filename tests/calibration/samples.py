@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 
 from kinet_trt import simulate
 
@@ -21,19 +21,17 @@ def write_field(folder: Path, name: str, seed: int, size: int = 192, labels: boo
         (folder / f"{name}.csv").write_text("\n".join(["x,y,class", *rows]) + "\n")
 
 
-@pytest.fixture(scope="session")
-def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder of eight labelled fields, from no positive nuclei to many."""
-    folder = tmp_path_factory.mktemp("fields")
+def write_fields(folder: Path) -> Path:
+    """Write eight labelled fields, from no positive nuclei to many; return the folder."""
     for i in range(8):
         write_field(folder, f"field{i}", 100 + i, positive_fraction=0.1 * i)
     return folder
 
 
-@pytest.fixture(scope="session")
+@functools.cache
 def network() -> bytes:
-    """Give a small network: residual addition, ELU, skip, both kinds of up-sampler, padding, concatenation."""
-    onnx = pytest.importorskip("onnx")
+    """Return a small network: residual addition, ELU, skip, both kinds of up-sampler, padding, concatenation."""
+    import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
