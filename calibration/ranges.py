@@ -71,14 +71,13 @@ def observe(
     KinetError
         If a tensor is not finite: such a network cannot be quantised.
     """
-    import openvino as ov  # slow to import, and a cached range needs none of it
+    from kinet_trt.engines.openvino import core  # slow to import, and a cached range needs none of it
 
     probed = onnx.ModelProto()
     probed.CopyFrom(graph)
     probed.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors)
-    core = ov.Core()
-    network = core.read_model(io.BytesIO(probed.SerializeToString()))
-    request = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+    network = core().read_model(io.BytesIO(probed.SerializeToString()))
+    request = core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
     largest = dict.fromkeys(tensors, 0.0)
     counts = {name: np.zeros(BINS) for name in tensors}
     scales = dict.fromkeys(tensors, 1.0)

@@ -32,7 +32,7 @@ app = typer.Typer(
 Model = Annotated[
     Path | None, typer.Option("--model", "-m", help="A .onnx or .engine model; left out: the small one inside.")
 ]
-Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="What to compute in.")]
+Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16", "int8"], typer.Option(help="What to compute in.")]
 Runtime = Annotated[Literal["auto", "openvino", "onnxruntime"], typer.Option(help="What runs the model.")]
 Mpp = Annotated[float | None, typer.Option(help="um/px of the images; left out: the file's tag or the model's.")]
 ThresholdText = Annotated[

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ LARGEST_ERROR = 0.05
 has about 0.01; the wrong transposed convolution of OpenVINO 2026.4 on AMX eight times as much."""
 LARGEST_DRIFT = 0.05
 """Change of the probe's number of nuclei above which a smaller precision counts as wrong; two are always allowed."""
+
+
+@cache
+def core() -> ov.Core:
+    """Return OpenVINO's one core of this process.
+
+    On CPUs with AMX every core gives the thread that makes it a stack for signals, and takes it away again. Of two that
+    end in the order in which they began the second puts back the first one's, which is gone: the next Ctrl-C is a
+    segmentation fault. So there is one, and it stays.
+    """
+    return ov.Core()
 
 
 class OpenVinoEngine:
@@ -79,7 +91,7 @@ class OpenVinoEngine:
         if threads is not None and threads < 1:
             raise EngineError(f"threads: expected 1 or more, found {threads}")
         self._threads, self._cache = threads, cache
-        self._core = ov.Core()
+        self._core = core()
         self._local = threading.local()
         try:
             self._network = self._core.read_model(io.BytesIO(model))

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 onnx = pytest.importorskip("onnx")
-ov = pytest.importorskip("openvino")
 
 from kinet_trt.calibration import qdq, ranges
 from onnx import helper, numpy_helper
@@ -21,6 +20,7 @@ from samples import network
 
 from kinet_trt import simulate
 from kinet_trt.counter import DEFAULT_MODEL
+from kinet_trt.engines.openvino import core as openvino_core
 from kinet_trt.errors import KinetError
 
 FRAME = simulate.field(3, 96, 64)[0]
@@ -31,7 +31,7 @@ def edge() -> onnx.ModelProto:
 
 
 def run(graph: onnx.ModelProto, **config) -> np.ndarray:
-    core = ov.Core()
+    core = openvino_core()
     network = core.read_model(io.BytesIO(graph.SerializeToString()))
     compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **config})
     return np.array(compiled.create_infer_request().infer({0: FRAME[None]})[0])
@@ -118,7 +118,7 @@ def test_the_maps_stay_what_they_were(small: onnx.ModelProto) -> None:
 
 
 def test_openvino_computes_all_layers_but_those_left_out_in_int8(small: onnx.ModelProto) -> None:
-    core = ov.Core()
+    core = openvino_core()
     if "INT8" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("no int8 on this CPU")
     graph = quantised(small, ("maps",))

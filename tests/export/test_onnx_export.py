@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
-ov = pytest.importorskip("openvino")
 
 from kinet_trt.calibration.agreement import Agreement
 from kinet_trt.export import onnx as exporter
@@ -24,6 +23,7 @@ from torch import nn
 
 from kinet_trt import precision
 from kinet_trt.engines.openvino import OpenVinoEngine
+from kinet_trt.engines.openvino import core as openvino_core
 from kinet_trt.errors import KinetError
 from kinet_trt.model_card import ModelCard, onnx_hash, read_onnx_card
 from kinet_trt.simulate import field
@@ -97,7 +97,7 @@ def frames(n: int, height: int, width: int, seed: int = 3) -> NDArray[np.uint8]:
 
 
 def compiled_with(model: bytes, config: dict[str, Any]) -> Any:
-    core = ov.Core()
+    core = openvino_core()
     return core.compile_model(core.read_model(io.BytesIO(model)), "CPU", config)
 
 

@@ -16,20 +16,19 @@ from hypothesis.extra import numpy as hnp
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
-ov = pytest.importorskip("openvino")
-
-from peak_rule import INF, NAN, as_tuples, brute_force, levelled_maps
 
 from kinet_trt import simulate
 from kinet_trt.counter import DEFAULT_MODEL
 from kinet_trt.engines import open_engine
 from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
 from kinet_trt.engines.openvino import OpenVinoEngine
+from kinet_trt.engines.openvino import core as openvino_core
 from kinet_trt.errors import EngineError, MissingExtraError
 from kinet_trt.model_card import ModelCard, onnx_hash, read_card, read_onnx_card
 from kinet_trt.peaks import graph
 from kinet_trt.peaks.graph import CAPACITY, fuse
 from kinet_trt.peaks.reference import find_peaks
+from peak_rule import INF, NAN, as_tuples, brute_force, levelled_maps
 
 MODEL = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
 CARD = ModelCard(name="levels", mpp=0.34, mean=(0, 0, 0), std=(1, 1, 1), threshold=0.5, multiple=1, tile=64, halo=8)
@@ -69,7 +68,7 @@ def opened(runtime, radius, capacity):
         return lambda *inputs: session.run(
             ["count", "detections"], dict(zip(("frame", "threshold", "table"), inputs, strict=True))
         )
-    core = ov.Core()
+    core = openvino_core()
     request = core.compile_model(
         core.read_model(io.BytesIO(model)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     ).create_infer_request()
@@ -184,7 +183,7 @@ def test_the_shipped_model_finds_the_same_nuclei_fused(shipped, runtime):
 def test_in_any_precision_the_places_stay_exact(shipped):
     """Only heights may be rounded: what a fused model finds are the peaks of its own maps, whatever it computes in."""
     card, model = shipped
-    core = ov.Core()
+    core = openvino_core()
     network = core.read_model(io.BytesIO(fuse(model, card)[0]))
     outputs = (output for node in network.get_ordered_ops() for output in node.outputs())
     network.add_outputs([next(output for output in outputs if "maps" in output.get_names())])
