@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from kinet_trt import NOTICE
-from kinet_trt.engines.plan import card_path
 from kinet_trt.ki67 import Bands, Ki67
 
 if TYPE_CHECKING:
@@ -196,6 +195,8 @@ def show_bench(rows: Sequence[dict[str, Any]]) -> None:
 
 def show_built(built: Built) -> None:
     """Print what was built, for what, and what it cost."""
+    from kinet_trt.engines.plan import card_path
+
     console = Console(highlight=False, markup=False, emoji=False)
     card, path = built.card, built.path
     console.print(
