@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.detections import CLASSES
 
-__all__ = ["CLASSES", "NOMINAL_MPP", "Slide", "Truth", "field"]
+__all__ = ["CLASSES", "NOMINAL_MPP", "TILE", "Slide", "Truth", "field", "place"]
 
 _Reals = NDArray[np.floating[Any]]
 
@@ -144,10 +144,11 @@ class Slide:
                 image[top - y : bottom - y, left - x : right - x] = tile[
                     top - ty * TILE : bottom - ty * TILE, left - tx * TILE : right - tx * TILE
                 ]
-        nuclei = _gather(self, x - 0.5, y - 0.5, x + width - 0.5, y + height - 0.5, cells)
-        nuclei = nuclei[np.lexsort((nuclei["x"], nuclei["y"]))]
-        truth = Truth((nuclei["x"] - x).astype(np.float32), (nuclei["y"] - y).astype(np.float32), nuclei["cls"].copy())
-        return image, truth
+        return image, _truth(self, x, y, width, height, cells)
+
+    def truth(self, x: int, y: int, width: int, height: int) -> Truth:
+        """Return the truth of `region` without drawing it."""
+        return _truth(self, x, y, width, height, {})
 
 
 def field(seed: int, width: int = 596, height: int = 596, **options: float) -> tuple[NDArray[np.uint8], Truth]:
@@ -170,10 +171,15 @@ def field(seed: int, width: int = 596, height: int = 596, **options: float) -> t
     slide = Slide(seed=seed, **options)
     _expect("width", width, 1, 2**31, whole=True)
     _expect("height", height, 1, 2**31, whole=True)
-    best, place = -1.0, (0, 0)
+    return slide.region(*place(slide, width, height), width, height)
+
+
+def place(slide: Slide, width: int, height: int) -> tuple[int, int]:
+    """Return the upper left pixel x, y of a place of that size, px, that bears tissue; always the same one."""
+    best, found = -1.0, (0, 0)
     for attempt in range(12):
         sites = np.array([2 * attempt, 2 * attempt + 1])
-        tx, ty = (int(v) for v in _uniform(seed, 90, sites, sites) * 4000 - 2000)
+        tx, ty = (int(v) for v in _uniform(slide.seed, 90, sites, sites) * 4000 - 2000)
         xs = (tx * TILE + np.linspace(0, width, 48)) * slide.mpp / NOMINAL_MPP
         ys = (ty * TILE + np.linspace(0, height, 48)) * slide.mpp / NOMINAL_MPP
         tissue = _tissue(slide, xs, ys)
@@ -182,10 +188,18 @@ def field(seed: int, width: int = 596, height: int = 596, **options: float) -> t
         # As much nest as the slide has on average, and no more glass than twice its share.
         good = min(1.0, bearing / max(1e-6, 1 - 2 * slide.glass_share)) + min(1.0, nest / max(1e-6, slide.tumor_share))
         if good > best + 1e-6:
-            best, place = good, (tx * TILE, ty * TILE)
+            best, found = good, (tx * TILE, ty * TILE)
         if best >= 1.95:
             break
-    return slide.region(*place, width, height)
+    return found
+
+
+def _truth(
+    slide: Slide, x: int, y: int, width: int, height: int, cells: dict[tuple[int, int], NDArray[np.void]]
+) -> Truth:
+    nuclei = _gather(slide, x - 0.5, y - 0.5, x + width - 0.5, y + height - 0.5, cells)
+    nuclei = nuclei[np.lexsort((nuclei["x"], nuclei["y"]))]
+    return Truth((nuclei["x"] - x).astype(np.float32), (nuclei["y"] - y).astype(np.float32), nuclei["cls"].copy())
 
 
 # --- chance: every draw is a hash of where it falls -------------------------------------------------------------------

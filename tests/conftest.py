@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import threading
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from importlib.util import find_spec
@@ -49,6 +51,13 @@ def skip(reason: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI has everything, yet: {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def no_camera_is_left() -> Iterator[None]:
+    """Fail a test that leaves a camera's thread behind."""
+    yield
+    assert [thread.name for thread in threading.enumerate() if thread.name in ("camera", "slide")] == []
 
 
 @pytest.fixture(scope="session")

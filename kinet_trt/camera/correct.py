@@ -1,0 +1,117 @@
+"""Flat field and white balance from a blank field: a place of the slide with glass and no tissue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.errors import ImageError
+from kinet_trt.files import write_atomic
+from kinet_trt.frame import Frame
+
+WHITE = 240
+"""What a blank field becomes in R, G and B: the glass of the slides that models learn from."""
+_DARKEST, _BRIGHTEST = 60, 252  # mean and largest value of a usable blank field
+_ROUGH = 0.06  # share of its surroundings by which a blank field may differ from them
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """Evens out vignetting, a coloured lamp and dust on the camera: ``WHITE * frame / blank``, pixel by pixel.
+
+    Attributes
+    ----------
+    blank
+        The blank field, RGB uint8 [height, width, 3], noise smoothed away.
+    """
+
+    blank: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        Frame(self.blank)  # raises if it is none
+
+    @classmethod
+    def from_blank(cls, frames: list[Frame]) -> Correction:
+        """Make a correction from frames of a blank field; 10 are better than 1.
+
+        Parameters
+        ----------
+        frames
+            Of one size, of glass without tissue, in the light and with the objective that will be used.
+
+        Raises
+        ------
+        ImageError
+            If there are none, their sizes differ, they are too dark or too bright, or show something.
+        """
+        if not frames or len({frame.pixels.shape for frame in frames}) != 1:
+            raise ImageError("blank field: expected one or more frames of one size")
+        total = np.zeros(frames[0].pixels.shape, np.float32)
+        for frame in frames:
+            cv2.accumulate(frame.pixels, total)
+        smooth = np.asarray(cv2.GaussianBlur(total / np.float32(len(frames)), (0, 0), 4), np.float32)
+        _check(smooth)
+        return cls(np.rint(smooth).astype(np.uint8))
+
+    def __call__(self, frame: Frame) -> Frame:
+        """Correct a frame; its um/px, time and stage position stay.
+
+        Raises
+        ------
+        ImageError
+            If its size is not the blank field's.
+        """
+        if frame.pixels.shape != self.blank.shape:
+            raise ImageError(
+                f"the blank field has {self.blank.shape[1]} x {self.blank.shape[0]} px, the frame {frame.width} x "
+                f"{frame.height}: take a blank field at this size"
+            )
+        even = cv2.divide(frame.pixels, self.blank, scale=WHITE)
+        return replace(frame, pixels=np.asarray(even, np.uint8))
+
+    def save(self, path: Path) -> None:
+        """Write the blank field as a PNG.
+
+        Raises
+        ------
+        KinetError
+            If it cannot be written.
+        """
+        _, png = cv2.imencode(".png", cv2.cvtColor(self.blank, cv2.COLOR_RGB2BGR))
+        write_atomic(path, png.tobytes())
+
+    @classmethod
+    def load(cls, path: Path) -> Correction:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ImageError
+            If it is not there, or not an image.
+        """
+        from kinet_trt.images import read_image
+
+        return cls(read_image(path).pixels)
+
+
+def _check(smooth: NDArray[np.float32]) -> None:
+    mean, high = float(smooth.mean()), float(smooth.max())
+    if mean < _DARKEST:
+        raise ImageError(f"blank field: expected a mean of {_DARKEST} or more, found {mean:.0f}: turn the light up")
+    if high > _BRIGHTEST:
+        raise ImageError(
+            f"blank field: expected values to {_BRIGHTEST}, found {high:.0f}: turn the light or the exposure down"
+        )
+    # Vignetting is smooth over hundreds of px; tissue is not. On a sixteenth of the pixels the wide blur is cheap.
+    small = cv2.resize(smooth, None, fx=1 / 4, fy=1 / 4, interpolation=cv2.INTER_AREA)
+    around = cv2.GaussianBlur(small, (0, 0), max(4.0, min(small.shape[:2]) / 12), borderType=cv2.BORDER_REFLECT_101)
+    rough = float(np.mean(np.abs(small / around - 1).max(axis=2) > _ROUGH))
+    if rough > 0.02:
+        raise ImageError(
+            f"blank field: {rough:.0%} of it differs from its surroundings: expected empty glass; move the tissue out "
+            "of the picture, put the slide slightly out of focus, and try again"
+        )

@@ -1,0 +1,82 @@
+"""A folder of images, in the order of their names."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from kinet_trt.camera import CameraError, NoFrameError, Properties, Shot
+from kinet_trt.errors import ImageError
+from kinet_trt.frame import Frame
+from kinet_trt.images import SUFFIXES, read_image
+
+IMAGES_A_SECOND = 1.0
+
+
+class FolderSource:
+    """A folder of images, one a second, or each as soon as it is taken. Names count: 2.png comes before 10.png.
+
+    Parameters
+    ----------
+    folder
+        Holds PNG, JPEG, TIFF or BMP files; other files, hidden ones and folders inside are left alone.
+    every_frame
+        Every image waits to be taken, instead of one a second.
+    """
+
+    def __init__(self, folder: Path, *, every_frame: bool = False) -> None:
+        self._folder, self._every_frame = folder, every_frame
+        self._images: list[Path] = []
+        self._sequence = 0
+        self._started = 0.0
+
+    def open(self) -> Properties:
+        """See `kinet_trt.camera.FrameSource.open`. The folder is listed anew and starts from its first image."""
+        try:
+            found = [p for p in self._folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+        except OSError as error:
+            raise CameraError(f"{self._folder}: cannot be read as a folder: {error.strerror}") from error
+        self._images = sorted((p for p in found if p.is_file()), key=_natural)
+        if not self._images:
+            raise CameraError(f"{self._folder}: expected images ({', '.join(SUFFIXES)}), found none")
+        self._sequence, self._started = 0, time.monotonic()
+        width, height = self._first_size()
+        fps = None if self._every_frame else IMAGES_A_SECOND
+        return Properties(self._folder.name, width, height, fps, mpp_is_per_frame=True, waits=self._every_frame)
+
+    def _first_size(self) -> tuple[int, int]:
+        for path in self._images:
+            try:
+                image = read_image(path)
+            except ImageError as error:
+                unread = f"{path.name}: {error}"
+            else:
+                return image.width, image.height
+        raise CameraError(f"{self._folder}: none of its {len(self._images)} images can be read; the last: {unread}")
+
+    def newest(self, timeout: float) -> Shot | None:
+        """See `kinet_trt.camera.FrameSource.newest`.
+
+        An image that cannot be read is an ImageError; the next call goes on with the next image.
+        """
+        if self._sequence >= len(self._images):
+            return None
+        wait = self._started + self._sequence / IMAGES_A_SECOND - time.monotonic()
+        if not self._every_frame and wait > 0:
+            time.sleep(min(wait, timeout))
+            if wait > timeout:
+                raise NoFrameError(f"{self._folder}: its next image is {wait:.1f} s away")
+        self._sequence += 1
+        image = read_image(self._images[self._sequence - 1])
+        return Shot(Frame(image.pixels, mpp=image.mpp, time=time.time()), self._sequence)
+
+    def close(self) -> None:
+        """See `kinet_trt.camera.FrameSource.close`."""
+        self._images = []
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Order digits by their number, all else by its letters."""
+    parts = re.split(r"([0-9]+)", path.name)
+    return [(0, int(part), part) if part.isdecimal() and part.isascii() else (1, 0, part) for part in parts if part]

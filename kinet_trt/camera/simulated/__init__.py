@@ -1,0 +1,229 @@
+"""``sim:`` a microscope over the slide of `kinet_trt.simulate`: stage, lens, sensor, and faults on demand."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.camera import CameraError, NoFrameError, Properties, Shot
+from kinet_trt.camera.simulated.optics import Optics, smear
+from kinet_trt.camera.simulated.options import Fault as Fault
+from kinet_trt.camera.simulated.options import Kind
+from kinet_trt.camera.simulated.options import Options as Options
+from kinet_trt.camera.simulated.stage import Place, Point, Route, snake
+from kinet_trt.camera.simulated.tiles import Box, DrawnSlide
+from kinet_trt.frame import Frame
+from kinet_trt.simulate import Slide, Truth, place
+
+_AHEAD, _AHEAD_STEP = 4.0, 0.2  # s of the route that are drawn before the stage is there
+_DRIFT_PERIOD = 20.0  # s
+
+
+class SimulatedMicroscope:
+    """A camera on a microscope, with a stage; `move_to` and `fail` may be called from any thread.
+
+    Frame n shows what lies under the stage at n / fps s after it was first opened; frames that are asked for too late
+    are missing from the sequence, as a camera's would be. ``Frame.stage`` is the middle of the frame on the slide, um,
+    x to the right and y down in the picture; it moves by whole px. ``Frame.mpp`` is the um/px of the options.
+
+    Parameters
+    ----------
+    options
+        How it is.
+    """
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options = options or Options()
+        self.slide = Slide(
+            seed=options.seed,
+            mpp=options.mpp,
+            positive_fraction=options.positive,
+            tumor_share=options.tumor,
+            glass_share=1.0 if options.blank else options.glass,
+        )
+        self._lock = threading.Lock()
+        self._faults = list(options.faults)
+        self._born: float | None = None  # on time.monotonic: when it was first opened
+        self._route: Route | None = None
+        self._route_start = 0.0
+        self._drawn = DrawnSlide(self.slide, self._wanted, options.size)
+        self._optics: Optics | None = None
+        self._halved = False
+        self._sequence = -1
+        self._scene: tuple[tuple[object, ...], NDArray[np.uint8]] | None = None
+
+    @classmethod
+    def of(cls, text: str) -> SimulatedMicroscope:
+        """Read what follows ``sim:``; see `Options`.
+
+        Raises
+        ------
+        SourceTextError
+            If it is not that.
+        """
+        return cls(Options.parse(text))
+
+    # --- what tests and the page do to it --------------------------------------------------------------------------
+
+    def fail(self, kind: Kind, seconds: float = 2.0) -> None:
+        """Let something go wrong now; see `kinet_trt.camera.simulated.options.FAULTS`. Seconds are simulated ones."""
+        with self._lock:
+            self._faults.append(Fault(kind, self._now(), seconds))
+
+    def move_to(self, x: float, y: float) -> None:
+        """Drive the stage to x, y, um, straight from where it is, and let it rest there; the path is left."""
+        with self._lock:
+            now = self._now()
+            here = self._place(now)
+            self._route_start = now
+            self._route = Route(((here.x, here.y), (x, y)), self.options.speed, rest=0.0, loop=False)
+
+    def truth(self, frame: Frame) -> Truth:
+        """Return the nuclei whose centre a frame shows, in px of the frame.
+
+        It goes by the frame's size and stage position alone, so it is right for a frame whose um/px somebody changed,
+        and for one of half the size; a torn frame's truth is that of its upper half.
+        """
+        if frame.stage is None:
+            raise ValueError("expected a frame of this microscope, found one without a stage position")
+        shrink = self.options.size[0] // frame.width
+        left, top, width, height = self._box(Place(*frame.stage, 0.0, 0.0))
+        truth = self.slide.truth(left, top, width, height)
+        x, y = ((axis + 0.5) / shrink - 0.5 for axis in (truth.x, truth.y))
+        return Truth(x.astype(np.float32), y.astype(np.float32), truth.cls)
+
+    # --- FrameSource -----------------------------------------------------------------------------------------------
+
+    def open(self) -> Properties:
+        """See `kinet_trt.camera.FrameSource.open`."""
+        options = self.options
+        if self._route is None:
+            self._route = self._planned()
+            self._drawn.crop(self._box(self._route.at(0.0)))  # a camera does not start with a second of silence
+        if self._born is None:
+            self._born = time.monotonic()
+        now = self._now()
+        if self._failing("disconnect", now) or self._failing("never", now):
+            raise CameraError(
+                "the simulated microscope does not answer (a fault that was asked for): wait, or restart it"
+            )
+        self._halved = self._failing("resize", now)
+        width, height = (side // 2 for side in options.size) if self._halved else options.size
+        self._optics = Optics(
+            width,
+            height,
+            vignetting=options.vignetting,
+            tint=options.tint,
+            noise=options.noise,
+            hot=options.hot,
+            seed=options.seed % 2**32,
+        )
+        self._drawn.open()
+        with self._lock:
+            here = self._place(now)
+        self._drawn.crop(self._box(here))
+        self._sequence = math.floor(self._now() * options.fps)
+        return Properties("simulated microscope", width, height, options.fps * options.hurry)
+
+    def newest(self, timeout: float) -> Shot:
+        """See `kinet_trt.camera.FrameSource.newest`."""
+        options, end = self.options, time.monotonic() + timeout
+        if self._optics is None:
+            raise CameraError("the simulated microscope is not open")
+        while True:
+            now = self._now()
+            if self._failing("disconnect", now) or self._failing("never", now):
+                raise CameraError("the simulated microscope was unplugged (a fault that was asked for)")
+            if self._failing("resize", now) != self._halved:
+                raise CameraError("the simulated microscope started again (a fault that was asked for)")
+            sequence = math.floor(now * options.fps)
+            stalled = self._failing("stall", now)
+            if sequence > self._sequence and not stalled:
+                break
+            wait = 0.02 if stalled else ((self._sequence + 1) / options.fps - now) / options.hurry
+            left = end - time.monotonic()
+            if wait > left:
+                time.sleep(max(0.0, left))
+                raise NoFrameError(f"the simulated microscope gave no frame in {timeout:g} s")
+            time.sleep(max(wait, 0.0005))
+        self._sequence = sequence
+        taken = sequence / options.fps
+        with self._lock:
+            here, before = self._place(taken), self._place(taken - 0.25)
+        pixels = self._view(here)
+        if self._failing("torn", now):
+            half = pixels.shape[0] // 2
+            pixels = np.concatenate([pixels[:half], self._view(before)[half:]])
+        exposure = 1 + options.drift * math.sin(2 * math.pi * taken / _DRIFT_PERIOD)
+        raw = self._optics.expose(pixels, exposure, sequence)
+        left, top, width, height = self._box(here)
+        stage = ((left + width / 2) * options.mpp, (top + height / 2) * options.mpp)
+        return Shot(Frame(raw, options.mpp, time.time(), stage), sequence)
+
+    def close(self) -> None:
+        """See `kinet_trt.camera.FrameSource.close`."""
+        self._drawn.close()
+        self._optics = None
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        """Return simulated s since it was first opened."""
+        return 0.0 if self._born is None else (time.monotonic() - self._born) * self.options.hurry
+
+    def _failing(self, kind: Kind, now: float) -> bool:
+        return any(fault.kind == kind and fault.holds(now) for fault in tuple(self._faults))
+
+    def _planned(self) -> Route:
+        options = self.options
+        width, height = (side * options.mpp for side in options.size)
+        left, top = (0, 0) if options.blank else place(self.slide, *options.size)
+        start = (left * options.mpp + width / 2, top * options.mpp + height / 2)
+        points: tuple[Point, ...] = (start,)
+        if options.path == "snake":
+            points = snake(start, (width, height), options.overlap)
+        elif options.path != "still":
+            points = tuple((start[0] + x, start[1] + y) for x, y in options.path)
+        return Route(points, options.speed, options.rest)
+
+    def _place(self, now: float) -> Place:
+        assert self._route is not None
+        return self._route.at(max(0.0, now - self._route_start))
+
+    def _box(self, here: Place) -> Box:
+        width, height = self.options.size
+        return (
+            round(here.x / self.options.mpp - width / 2),
+            round(here.y / self.options.mpp - height / 2),
+            width,
+            height,
+        )
+
+    def _wanted(self) -> Iterator[Box]:
+        """Give the boxes that the camera will see next."""
+        now = self._now()
+        for step in range(round(_AHEAD / _AHEAD_STEP) + 1):
+            with self._lock:
+                here = self._place(now + step * _AHEAD_STEP)
+            yield self._box(here)
+
+    def _view(self, here: Place) -> NDArray[np.uint8]:
+        """Return the picture in the eyepiece; while the stage rests it is the one from before."""
+        options = self.options
+        box = self._box(here)
+        right, down = (v * options.exposure / 1000 / options.mpp for v in (here.vx, here.vy))
+        key = (box, round(right), round(down), self._halved)
+        if self._scene is None or self._scene[0] != key:
+            scene = smear(self._drawn.crop(box), right, down, options.defocus)
+            self._scene = key, _halve(scene) if self._halved else scene
+        return self._scene[1]
+
+
+def _halve(scene: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.resize(scene, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8)

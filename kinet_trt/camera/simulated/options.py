@@ -1,0 +1,202 @@
+"""Options of the simulated microscope, and their text: ``seed=7,mpp=0.17,size=1280x960,fps=30,path=snake``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+from kinet_trt.camera import SourceTextError
+from kinet_trt.camera.options import number, parse_options, size, whole
+from kinet_trt.camera.simulated.stage import Point
+from kinet_trt.errors import shown
+
+Kind = Literal["stall", "disconnect", "torn", "resize", "never"]
+FAULTS: tuple[Kind, ...] = get_args(Kind)
+"""What can go wrong. stall: no frames. disconnect: gone, and cannot be opened. torn: the lower half of a frame is older
+than the upper. resize: comes back with frames of half the size, and still states the old um/px. never: cannot be
+opened from the start, or ever again."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that goes wrong.
+
+    Attributes
+    ----------
+    kind
+        One of `FAULTS`.
+    start
+        s after the microscope was first opened.
+    seconds
+        How long.
+    """
+
+    kind: Kind
+    start: float = 0.0
+    seconds: float = 2.0
+
+    def holds(self, time: float) -> bool:
+        """Say whether it goes wrong at ``time``, s after the microscope was first opened."""
+        return time >= self.start and (self.kind == "never" or time < self.start + self.seconds)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the microscope is.
+
+    Attributes
+    ----------
+    seed
+        Of the slide, 0 to 2**64 - 1.
+    mpp
+        um/px, 0.05 to 4.
+    size
+        Width and height of a frame, px, even numbers.
+    fps
+        Frames a second, 0.1 to 1000.
+    path
+        "snake": field by field over some tissue; "still"; or points x:y, um from the start, joined by "/".
+    overlap
+        Share of a field that the next one of the snake shows again, 0 to 0.95.
+    speed
+        Of the stage, um/s.
+    rest
+        s at each point of the path.
+    exposure
+        ms; a moving stage smears the picture over the way it goes meanwhile.
+    vignetting
+        Light lost in the corners, 0 to 0.9.
+    defocus
+        Sigma of the blur, px, 0 to 20.
+    noise
+        Standard deviation of the sensor's noise, grey levels, 0 to 30.
+    hot
+        Hot pixels, 0 to 10000.
+    drift
+        Share by which the exposure wanders, 0 to 0.5, within 20 s.
+    tint
+        Share of blue that the lamp lacks, 0 to 0.5.
+    positive, tumor, glass
+        Shares of the slide, as in `kinet_trt.simulate.Slide`.
+    blank
+        1: glass without tissue, for flat field and white balance.
+    hurry
+        Simulated seconds in a second, 0.01 to 1000: frames, stage and faults are that much faster.
+    faults
+        What goes wrong: kind@start+seconds, joined by "/", such as stall@5+2/torn@9.
+    """
+
+    seed: int = 7
+    mpp: float = 0.17
+    size: tuple[int, int] = (1280, 960)
+    fps: float = 30.0
+    path: Literal["snake", "still"] | tuple[Point, ...] = "snake"
+    overlap: float = 0.5
+    speed: float = 300.0
+    rest: float = 2.0
+    exposure: float = 5.0
+    vignetting: float = 0.15
+    defocus: float = 0.0
+    noise: float = 2.0
+    hot: int = 20
+    drift: float = 0.02
+    tint: float = 0.05
+    positive: float = 0.15
+    tumor: float = 0.6
+    glass: float = 0.08
+    blank: int = 0
+    hurry: float = 1.0
+    faults: tuple[Fault, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Options:
+        """Read ``name=value,name=value``; what is left out has its default.
+
+        Raises
+        ------
+        SourceTextError
+            If a name or a value is not one of those above.
+        """
+        given = parse_options(text, tuple(field.name for field in fields(cls)))
+        values: dict[str, object] = {}
+        for name, value in given.items():
+            if name in _WHOLE:
+                values[name] = whole(name, value, *_WHOLE[name])
+            elif name in _NUMBERS:
+                values[name] = number(name, value, *_NUMBERS[name])
+            elif name == "size":
+                values[name] = _even(value)
+            elif name == "path":
+                values[name] = value if value in ("snake", "still") else _points(value)
+            else:
+                values[name] = tuple(_fault(part) for part in value.split("/"))
+        return cls(**values)  # type: ignore[arg-type]
+
+    def text(self) -> str:
+        """Return the text that `parse` reads as these options."""
+        parts = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                parts.append(f"{field.name}={_written(field.name, value)}")
+        return ",".join(parts)
+
+
+_WHOLE = {"seed": (0, 2**64 - 1), "hot": (0, 10_000), "blank": (0, 1)}
+_NUMBERS = {
+    "mpp": (0.05, 4.0),
+    "fps": (0.1, 1000.0),
+    "overlap": (0.0, 0.95),
+    "speed": (1.0, 1e5),
+    "rest": (0.0, 3600.0),
+    "exposure": (0.0, 1000.0),
+    "vignetting": (0.0, 0.9),
+    "defocus": (0.0, 20.0),
+    "noise": (0.0, 30.0),
+    "drift": (0.0, 0.5),
+    "tint": (0.0, 0.5),
+    "positive": (0.0, 1.0),
+    "tumor": (0.0, 1.0),
+    "glass": (0.0, 1.0),
+    "hurry": (0.01, 1000.0),
+}
+_FURTHEST = 1e6  # um
+
+
+def _even(value: str) -> tuple[int, int]:
+    width, height = size("size", value)
+    if width % 2 or height % 2:
+        raise SourceTextError(f"option size: expected even numbers, found {value}")
+    return width, height
+
+
+def _points(value: str) -> tuple[Point, ...]:
+    points = []
+    for part in value.split("/"):
+        x, colon, y = part.partition(":")
+        if not colon:
+            raise SourceTextError(f"option path: expected snake, still or X:Y/X:Y/... in um, found {shown(value)}")
+        points.append((number("path", x, -_FURTHEST, _FURTHEST), number("path", y, -_FURTHEST, _FURTHEST)))
+    return tuple(points)
+
+
+def _fault(part: str) -> Fault:
+    found = re.fullmatch(r"([a-z]+)(?:@([^+]+)(?:\+(.+))?)?", part)
+    kind = next((kind for kind in FAULTS if found and found[1] == kind), None)
+    if not found or kind is None:
+        raise SourceTextError(
+            f"option faults: expected KIND@START+SECONDS with KIND one of {', '.join(FAULTS)}, found {shown(part)}"
+        )
+    start, seconds = number("faults", found[2] or "0", 0, 1e6), number("faults", found[3] or "2", 0, 1e6)
+    return Fault(kind, start, seconds)
+
+
+def _written(name: str, value: object) -> str:
+    if name == "size":
+        return "{}x{}".format(*value)  # type: ignore[misc]
+    if name == "path" and not isinstance(value, str):
+        return "/".join(f"{x!r}:{y!r}" for x, y in value)  # type: ignore[attr-defined]
+    if name == "faults":
+        return "/".join(f"{f.kind}@{f.start!r}+{f.seconds!r}" for f in value)  # type: ignore[attr-defined]
+    return str(value)

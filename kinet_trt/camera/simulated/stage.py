@@ -1,0 +1,82 @@
+"""The simulated stage: a route of straight legs at one speed, with a rest at each point."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Point = tuple[float, float]
+
+
+class Place(NamedTuple):
+    """Position x, y, um, and velocity vx, vy, um/s."""
+
+    x: float
+    y: float
+    vx: float
+    vy: float
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where the stage is at any time.
+
+    Attributes
+    ----------
+    points
+        x, y, um; at least one.
+    speed
+        um/s.
+    rest
+        s at each point.
+    loop
+        Whether it goes back to the first point and on; else it stays at the last.
+    """
+
+    points: tuple[Point, ...]
+    speed: float
+    rest: float
+    loop: bool = True
+
+    def at(self, time: float) -> Place:
+        """Return position and velocity ``time`` s after the start; the start is the arrival at the first point."""
+        legs = list(zip(self.points, self.points[1:] + self.points[:1], strict=True))
+        if not self.loop:
+            legs = legs[:-1]
+        lengths = [math.dist(a, b) / self.speed for a, b in legs]
+        whole = sum(lengths) + self.rest * len(legs)
+        if self.loop and whole > 0:
+            time = time % whole
+        for (a, b), seconds in zip(legs, lengths, strict=True):
+            if time < self.rest:
+                return Place(*a, 0.0, 0.0)
+            time -= self.rest
+            if time < seconds:
+                share = time / seconds
+                vx, vy = (b[0] - a[0]) / seconds, (b[1] - a[1]) / seconds
+                return Place(a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1]), vx, vy)
+            time -= seconds
+        return Place(*self.points[0 if self.loop else -1], 0.0, 0.0)
+
+
+def snake(start: Point, field: Point, overlap: float, columns: int = 5, rows: int = 4) -> tuple[Point, ...]:
+    """Return the points of a walk over fields, row by row, to and fro.
+
+    Parameters
+    ----------
+    start
+        The first point, um.
+    field
+        Width and height of a field, um.
+    overlap
+        Share of a field that the next one shows again, 0 to below 1.
+    columns, rows
+        Fields.
+    """
+    step_x, step_y = field[0] * (1 - overlap), field[1] * (1 - overlap)
+    return tuple(
+        (start[0] + step_x * (column if row % 2 == 0 else columns - 1 - column), start[1] + step_y * row)
+        for row in range(rows)
+        for column in range(columns)
+    )

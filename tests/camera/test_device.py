@@ -1,0 +1,57 @@
+"""Cameras of the operating system: what is asked of them, and what is said when there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import pytest
+from camera_films import number_of, numbered, open_files
+
+import kinet_trt.camera.device as room
+from kinet_trt.camera import CameraError, open_source
+from kinet_trt.camera._opencv import Reader
+from kinet_trt.camera.device import DeviceSource
+
+
+def test_a_camera_that_is_not_there() -> None:
+    before = open_files()
+    for text in ("97", "/dev/video97", "device:97,size=1280x960,fps=30,fourcc=MJPG"):
+        source = open_source(text)
+        with pytest.raises(CameraError, match="camera 97 cannot be opened: is it plugged in"):
+            source.open()
+        source.close()
+        with pytest.raises(CameraError, match="gives no more frames"):
+            source.newest(0.1)
+    assert open_files() == before
+
+
+def test_reading_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No camera can be plugged in here: a film takes its place behind the same cv2.VideoCapture."""
+    path = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (160, 120))
+    for n in range(4):
+        writer.write(numbered(n))
+    writer.release()
+    asked = []
+
+    def on_film(what: str, source: int | str, backend: int, settings: list[int], hint: str) -> Reader:
+        asked.append((source, settings))
+        return Reader(what, str(path), cv2.CAP_FFMPEG, [], hint)
+
+    monkeypatch.setattr(room, "Reader", on_film)
+    source = DeviceSource.of("2,size=1920x1080,fps=30,fourcc=MJPG")
+    properties = source.open()
+    assert (properties.name, properties.width, properties.height, properties.fps) == ("camera 2", 160, 120, 25.0)
+    shots = [source.newest(1.0) for _ in range(4)]
+    assert [number_of(shot.frame.pixels) for shot in shots] == [0, 1, 2, 3]
+    assert [shot.sequence for shot in shots] == [1, 2, 3, 4]
+    with pytest.raises(CameraError, match="camera 2 gives no more frames: is it still plugged in"):
+        source.newest(1.0)
+    source.close()
+    ((index, settings),) = asked
+    pairs = dict(zip(settings[::2], settings[1::2], strict=True))
+    assert index == 2
+    assert pairs[cv2.CAP_PROP_FOURCC] == int.from_bytes(b"MJPG", "little")
+    assert (pairs[cv2.CAP_PROP_FRAME_WIDTH], pairs[cv2.CAP_PROP_FRAME_HEIGHT]) == (1920, 1080)
+    assert (pairs[cv2.CAP_PROP_FPS], pairs[cv2.CAP_PROP_BUFFERSIZE]) == (30, 1)

@@ -1,0 +1,25 @@
+"""GStreamer pipelines: run where OpenCV has GStreamer, and said clearly where it has not."""
+
+from __future__ import annotations
+
+import pytest
+
+from kinet_trt.camera import CameraError, open_source
+from kinet_trt.camera.gstreamer import SINK, GStreamerSource, _built_in
+
+
+def test_an_opencv_without_gstreamer_says_so() -> None:
+    source = open_source("gst:videotestsrc")
+    if _built_in():  # a Jetson's OpenCV
+        source.open()
+        assert source.newest(5.0) is not None
+    else:
+        with pytest.raises(CameraError, match=r"needs an OpenCV with GStreamer; this one \(.*\) was built without"):
+            source.open()
+    source.close()
+
+
+def test_the_sink_keeps_the_newest_frame() -> None:
+    assert GStreamerSource("videotestsrc")._pipeline == f"videotestsrc ! {SINK}"
+    assert GStreamerSource("videotestsrc ! appsink")._pipeline == "videotestsrc ! appsink"
+    assert "drop=true max-buffers=1" in SINK
