@@ -27,7 +27,7 @@ class Reader:
     backend
         One of cv2.CAP_*.
     settings
-        Pairs of cv2.CAP_PROP_* and value, set as it is opened.
+        Pairs of cv2.CAP_PROP_* and value, set as it is opened; one that is refused keeps it from being opened.
     hint
         What to do when it cannot be opened.
 
@@ -46,6 +46,10 @@ class Reader:
         if not self._capture.isOpened():
             self._capture.release()
             raise CameraError(f"{what} cannot be opened: {hint}")
+
+    def ask(self, name: int, value: float) -> None:
+        """Ask for a cv2.CAP_PROP_*; what the driver refuses stays as it was."""
+        self._capture.set(name, value)
 
     def get(self, name: int) -> float:
         """Return a cv2.CAP_PROP_*, 0 where it is not known."""

@@ -77,22 +77,19 @@ class DeviceSource:
 
     def open(self) -> Properties:
         """See `kinet_trt.camera.FrameSource.open`."""
+        hint = "is it plugged in, is another program using it, may you read it (group video)? Other numbers: 0, 1, 2"
+        backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
+        reader = self._reader = Reader(f"camera {self._index}", self._index, backend, [], hint)
         wanted = self._wanted
-        settings = [cv2.CAP_PROP_BUFFERSIZE, 1]  # else drivers queue some frames, and the oldest comes first
         if wanted.fourcc:
-            settings += [cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*wanted.fourcc)]
+            reader.ask(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*wanted.fourcc))
         if wanted.size:
-            settings += [cv2.CAP_PROP_FRAME_WIDTH, wanted.size[0], cv2.CAP_PROP_FRAME_HEIGHT, wanted.size[1]]
+            reader.ask(cv2.CAP_PROP_FRAME_WIDTH, wanted.size[0])
+            reader.ask(cv2.CAP_PROP_FRAME_HEIGHT, wanted.size[1])
         if wanted.fps:
-            settings += [cv2.CAP_PROP_FPS, round(wanted.fps)]
-        self._reader = Reader(
-            f"camera {self._index}",
-            self._index,
-            cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY,
-            settings,
-            "is it plugged in, is another program using it, may you read it (group video)? Other numbers: 0, 1, 2",
-        )
-        return Properties(f"camera {self._index}", *self._reader.size, fps=self._reader.fps)
+            reader.ask(cv2.CAP_PROP_FPS, wanted.fps)
+        reader.ask(cv2.CAP_PROP_BUFFERSIZE, 1)  # else drivers queue some frames, and the oldest comes first
+        return Properties(f"camera {self._index}", *reader.size, fps=reader.fps)
 
     def newest(self, timeout: float) -> Shot:  # noqa: ARG002 - the driver's own limit holds (10 s on Linux)
         """See `kinet_trt.camera.FrameSource.newest`."""

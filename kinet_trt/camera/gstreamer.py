@@ -21,7 +21,8 @@ class GStreamerSource:
     ----------
     pipeline
         As ``gst-launch-1.0`` takes it, such as ``nvarguscamerasrc ! nvvidconv ! video/x-raw,format=BGRx``. Where it has
-        no ``appsink``, one that keeps the newest frame is added.
+        no ``appsink``, one that keeps the newest frame is added. OpenCV before 4.8 waits for a silent camera
+        without limit: `kinet_trt.camera.newest.State` then says "stalled", and a person must start it again.
     """
 
     def __init__(self, pipeline: str) -> None:
@@ -40,7 +41,11 @@ class GStreamerSource:
         settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(1000 * OPEN_TIMEOUT)]
         settings += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(1000 * READ_TIMEOUT)]
         hint = f"try it with gst-launch-1.0 first: {self._pipeline}"
-        self._reader = Reader("the GStreamer pipeline", self._pipeline, cv2.CAP_GSTREAMER, settings, hint)
+        try:
+            self._reader = Reader("the GStreamer pipeline", self._pipeline, cv2.CAP_GSTREAMER, settings, hint)
+        except CameraError:
+            # OpenCV before 4.8, as JetPack brings it, refuses a pipeline for which it is given time limits.
+            self._reader = Reader("the GStreamer pipeline", self._pipeline, cv2.CAP_GSTREAMER, [], hint)
         return Properties("GStreamer pipeline", *self._reader.size, fps=self._reader.fps)
 
     def newest(self, timeout: float) -> Shot:  # noqa: ARG002 - the pipeline is told its limit when it opens

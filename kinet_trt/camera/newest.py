@@ -87,7 +87,8 @@ class State:
         if self.phase == "stalled":
             return f"{self.name} stalled: no frame for {self.seconds:.0f} s"
         if self.phase == "connecting":
-            return "connecting" + (f" again after: {self.why}" if self.why else "")
+            since = f" for {self.seconds:.0f} s" if self.seconds >= 3 else ""
+            return f"connecting{since}" + (f", again after: {self.why}" if self.why else "")
         return "the recording has ended" if self.phase == "ended" else "closed"
 
 

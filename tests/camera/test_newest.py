@@ -299,6 +299,7 @@ def test_never_a_um_per_px_of_another_size(sizes: list[tuple[int, int]], binned:
 
 def test_states_are_sentences() -> None:
     assert State("connecting", 1.0).sentence() == "connecting"
-    assert State("connecting", 1.0, why="the cable is out").sentence() == "connecting again after: the cable is out"
+    assert State("connecting", 1.0, why="the cable is out").sentence() == "connecting, again after: the cable is out"
+    assert State("connecting", 12.0).sentence() == "connecting for 12 s"
     assert State("reconnecting", 1.0, "it is off", 4.2).sentence() == "reconnecting in 4 s because it is off"
     assert State("closed", 1.0).sentence() == "closed"
