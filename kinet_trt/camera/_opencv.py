@@ -80,6 +80,11 @@ class Reader:
         grey = values.ndim == 2 or values.shape[2] == 1
         return to_rgb(values, "GREY" if grey else "BGR", 8 * values.itemsize)
 
+    def read_packet(self) -> NDArray[np.uint8] | None:
+        """Return the next frame as it travelled, uint8 [n], of a reader opened with CAP_PROP_FORMAT = -1."""
+        there, raw = self._capture.read()
+        return np.asarray(raw, np.uint8).ravel() if there and raw is not None else None
+
     def close(self) -> None:
         """Release it."""
         self._capture.release()

@@ -6,14 +6,24 @@ import re
 import time
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-from kinet_trt.camera import CameraError, Properties, Shot
+from kinet_trt.camera import CameraError, Properties, Shot, to_rgb
 from kinet_trt.camera._opencv import OPEN_TIMEOUT, READ_TIMEOUT, Reader
+from kinet_trt.errors import ImageError
 from kinet_trt.frame import Frame
+
+_MJPG = cv2.VideoWriter.fourcc(*"MJPG")
+_END_OF_JPEG = b"\xff\xd9"
 
 
 class StreamSource:
     """A network camera.
+
+    OpenCV 4.7 and later stretch every frame of a stream to the size of its first one (its issue 27116), which would
+    leave the um/px silently wrong. MJPEG over HTTP is therefore decoded here, frame by frame, at its own size. A camera
+    that changes the size within a running RTSP stream, without ending it as most do, is not noticed: restart it then.
 
     Parameters
     ----------
@@ -28,20 +38,36 @@ class StreamSource:
         # What a person reads, or sends on in a log, must not hold the camera's password.
         self._name = re.sub(r"//[^/]*@", "//", address)
         self._reader: Reader | None = None
+        self._is_jpeg = False
         self._sequence = 0
 
     def open(self) -> Properties:
         """See `kinet_trt.camera.FrameSource.open`."""
+        self._is_jpeg = False
+        if self._address.lower().startswith("http"):
+            self._reader = self._connect([cv2.CAP_PROP_FORMAT, -1])
+            self._is_jpeg = int(self._reader.get(cv2.CAP_PROP_FOURCC)) == _MJPG
+        if not self._is_jpeg:
+            self.close()
+            self._reader = self._connect([])
+        assert self._reader is not None
+        return Properties(self._name, *self._reader.size, fps=self._reader.fps)
+
+    def _connect(self, how: list[int]) -> Reader:
         open_ms, read_ms = (round(1000 * s) for s in self._timeouts)
         settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms]
         settings += [cv2.CAP_PROP_N_THREADS, 1]  # each further decoding thread holds a frame back
         hint = f"no video within {self._timeouts[0]:g} s: is the camera on, are address and password right?"
-        self._reader = Reader(self._name, self._address, cv2.CAP_FFMPEG, settings, hint)
-        return Properties(self._name, *self._reader.size, fps=self._reader.fps)
+        return Reader(self._name, self._address, cv2.CAP_FFMPEG, settings + how, hint)
 
     def newest(self, timeout: float) -> Shot:  # noqa: ARG002 - FFmpeg is told its limit when it opens
-        """See `kinet_trt.camera.FrameSource.newest`."""
-        pixels = self._reader.read() if self._reader else None
+        """See `kinet_trt.camera.FrameSource.newest`.
+
+        A JPEG that was cut short is an ImageError; the next call goes on with the next one.
+        """
+        pixels = None
+        if self._reader is not None:
+            pixels = _develop(self._reader.read_packet()) if self._is_jpeg else self._reader.read()
         if pixels is None:
             raise CameraError(f"{self._name} stopped: it ended, or gave nothing for {self._timeouts[1]:g} s")
         self._sequence += 1
@@ -52,3 +78,15 @@ class StreamSource:
         if self._reader:
             self._reader.close()
             self._reader = None
+
+
+def _develop(packet: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
+    """Decode a JPEG; None stays None."""
+    if packet is None:
+        return None
+    # A decoder makes a picture of half a JPEG too: grey below.
+    whole = _END_OF_JPEG in packet[-64:].tobytes()
+    raw = cv2.imdecode(packet, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if whole else None
+    if raw is None:
+        raise ImageError(f"a JPEG of {len(packet)} bytes came damaged or cut short")
+    return to_rgb(np.asarray(raw, np.uint8), "BGR")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from conftest import skip
 from kinet_trt.camera import CameraError
 from kinet_trt.camera.newest import Newest
 from kinet_trt.camera.stream import StreamSource
+from kinet_trt.errors import ImageError
 
 
 class Mjpeg(http.server.ThreadingHTTPServer):
@@ -29,6 +31,7 @@ class Mjpeg(http.server.ThreadingHTTPServer):
 
     def __init__(self, silence: int = 1 << 30, end: int = 1 << 30, size: tuple[int, int] = (160, 120)) -> None:
         self.silence, self.end, self.size, self.over = silence, end, size, threading.Event()
+        self.cut: set[int] = set()
         super().__init__(("127.0.0.1", 0), Handler)
 
 
@@ -46,6 +49,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         while not self.server.over.wait(0.02) and n < self.server.end:
             if n < self.server.silence:
                 jpeg = cv2.imencode(".jpg", numbered(n % 256, *self.server.size))[1].tobytes()
+                if n in self.server.cut:
+                    jpeg = jpeg[: len(jpeg) // 2]
                 head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
                 try:
                     self.wfile.write(head + jpeg + b"\r\n")
@@ -119,6 +124,64 @@ def test_another_size_after_the_break_has_no_um_per_px() -> None:
         assert shot is not None
         assert shot.frame.mpp is None
         assert "frames are now 80 x 60 px; 0.3 um/px was set for 160 x 120" in camera.state.mpp_note
+
+
+def test_another_size_within_a_running_stream_is_seen() -> None:
+    """OpenCV would stretch the small frames to the size of the first: the um/px of a frame that never was."""
+    server = Mjpeg()
+    with served(server) as address, Newest(StreamSource(address), mpp=0.3) as camera:
+        sizes = set()
+        end = time.monotonic() + 20
+        while len(sizes) < 2 and time.monotonic() < end:
+            if shot := camera.take(1.0):
+                sizes.add((shot.frame.width, shot.frame.height, shot.frame.mpp))
+                number_of(shot.frame.pixels)
+                server.size = (80, 60)
+        assert sizes == {(160, 120, 0.3), (80, 60, None)}
+        assert camera.state.why == ""
+
+
+def test_a_jpeg_cut_short_is_left_out() -> None:
+    server = Mjpeg()
+    server.cut = {5, 8}
+    with served(server) as address:
+        source = StreamSource(address)
+        source.open()
+        numbers = []
+        for _ in range(12):
+            try:
+                numbers.append(number_of(source.newest(1.0).frame.pixels))
+            except ImageError as error:
+                numbers.append(str(error).startswith("a JPEG of"))
+        source.close()
+    assert numbers == [0, 1, 2, 3, 4, True, 6, 7, True, 9, 10, 11]
+
+
+def test_a_film_over_http_needs_no_jpeg(tmp_path: Path) -> None:
+    path = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"FFV1"), 25, (160, 120))
+    for n in range(4):
+        writer.write(numbered(n))
+    writer.release()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    source = StreamSource(f"http://127.0.0.1:{server.server_port}/film.avi")
+    try:
+        source.open()
+        assert [number_of(source.newest(1.0).frame.pixels) for _ in range(4)] == [0, 1, 2, 3]
+        with pytest.raises(CameraError, match="stopped"):
+            source.newest(1.0)
+    finally:
+        source.close()
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def test_nobody_there() -> None:
