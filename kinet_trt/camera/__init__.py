@@ -87,7 +87,7 @@ class FrameSource(Protocol):
 
         import time
         import acme
-        from kinet_trt.camera import CameraError, FrameSource, NoFrameError, Properties, Shot, to_rgb
+        from kinet_trt.camera import CameraError, NoFrameError, Properties, Shot, to_rgb
         from kinet_trt.frame import Frame
 
         class AcmeSource:
