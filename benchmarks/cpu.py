@@ -1,7 +1,8 @@
 """Time kinet-edge and the release's network on this CPU: benchmarks/results/cpu.json, the README's table of speeds.
 
 The release's network has random weights (no checkpoint is at hand), and a threshold that leaves few peaks: only time
-matters. Run `python benchmarks/cpu.py` with nothing else on the machine.
+matters. kinet-edge in INT8 is calibrated on simulated fields, so that nothing else is
+needed. Run `python benchmarks/cpu.py` with nothing else on the machine.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from kinet_trt.export.checkpoint import Checkpoint, Traits
 from kinet_trt.export.models import NetworkConfig, build
 from kinet_trt.export.onnx import export
 from kinet_trt.export.yardsticks import eager_pytorch
+from PIL import Image
 
+from kinet_trt import simulate
 from kinet_trt.bench import Setting, frame_of, measure
+from kinet_trt.build import build as build_model
 from kinet_trt.counter import Counter
 from kinet_trt.files import write_atomic
 from kinet_trt.terminal import show_bench, steps
 
 SIDE, ROUNDS = 608, 15
+CALIBRATION = 36
 RESULT = Path(__file__).resolve().parent / "results" / "cpu.json"
 
 
@@ -36,9 +41,22 @@ def release_onnx(folder: Path) -> Path:
     return path
 
 
+def int8_onnx(folder: Path) -> Path:
+    """Write kinet-edge in INT8."""
+    (fields := folder / "fields").mkdir()
+    for seed in range(CALIBRATION):
+        pixels, truth = simulate.field(2_000 + seed, SIDE, SIDE)
+        Image.fromarray(pixels).save(fields / f"{seed}.png")
+        rows = [f"{x},{y},{simulate.CLASSES[c]}" for x, y, c in zip(truth.x, truth.y, truth.cls, strict=True)]
+        (fields / f"{seed}.csv").write_text("\n".join(["x,y,class", *rows]))
+    path = folder / "edge-int8.onnx"
+    build_model(None, path, "int8", calibration=fields)
+    return path
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        models = (None, release_onnx(Path(folder)))
+        models = (None, int8_onnx(Path(folder)), release_onnx(Path(folder)))
         fast = Counter().engine.precision  # bf16 where this CPU has AMX
         settings = [Setting(model, precision) for model in models for precision in dict.fromkeys((fast, "fp32"))]
         with steps("Timing") as report:
