@@ -357,6 +357,45 @@ def export(
 
 
 @app.command()
+def report(
+    file: Annotated[Path, typer.Argument(help="A session file of kinet-trt live.", metavar="SESSION")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="HTML file to write.")] = None,
+    session: Annotated[int | None, typer.Option(help="Which, where the file holds several.")] = None,
+    csv_file: Annotated[
+        str | None, typer.Option("--csv", metavar="FILE", help="Write the nuclei as CSV; - is standard output.")
+    ] = None,
+    geojson: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write field-NNN.geojson and .png for QuPath.")
+    ] = None,
+    hot_spot: Annotated[int, typer.Option(min=10, help="Tumour nuclei of a hot spot.")] = 500,
+    bands: Annotated[Literal["net", "none"], typer.Option(help="Grade ranges: of NET, or none.")] = "net",
+    force: Annotated[bool, typer.Option("--force", help="Replace files in the --geojson folder.")] = False,
+) -> None:
+    """Write the report of a session; without a file to write, list the sessions."""
+    from kinet_trt.files import write_atomic
+    from kinet_trt.ki67 import NET
+    from kinet_trt.live.export import nuclei_csv, write_geojson
+    from kinet_trt.live.session import OpenSession
+    from kinet_trt.live.store import Store
+    from kinet_trt.report import build, choose, listing
+
+    _check_targets({"--out": str(out) if out else None, "--csv": csv_file}, [file])
+    with Store.open(file, create=False) as store:
+        if not (out or csv_file or geojson):
+            typer.echo("\n".join(listing(store)))
+            return
+        chosen = choose(store, session)
+        if out:
+            write_atomic(out, build(store, chosen.id, bands=NET if bands == "net" else None, hot_spot=hot_spot))
+        if csv_file or geojson:
+            counted = OpenSession(store, chosen.id).count()
+            if geojson:
+                write_geojson(store, counted, geojson, force=force)
+            if csv_file:
+                _write(csv_file, nuclei_csv(counted))
+
+
+@app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="A .onnx, a .engine, or a .pt of kinet-trt train.")],
     json_file: JsonFile = None,

@@ -1,0 +1,138 @@
+"""A session as files for other programs: a CSV table of its nuclei, and GeoJSON with pictures for QuPath."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.detections import COLOURS, OTHER_COLOUR, QUPATH_NAMES
+from kinet_trt.errors import KinetError
+from kinet_trt.files import write_atomic
+from kinet_trt.live.corrections import Answer
+from kinet_trt.live.merge import Piece
+from kinet_trt.live.region import Polygon, Region
+from kinet_trt.live.store import Store
+from kinet_trt.live.summary import Count
+
+COLUMNS = ("field", "nucleus", "x", "y", "place", "x_um", "y_um", "class", "model_class", "score", "by", "counted")
+
+
+def state(answer: Answer, nucleus: int) -> str:
+    """Return who has the say on a nucleus: ``model``, ``added``, ``removed``, ``reclassified`` or ``confirmed``."""
+    if answer.touched[nucleus] < 0:
+        return "model"
+    if answer.removed[nucleus]:
+        return "removed"
+    if answer.model_cls[nucleus] < 0:
+        return "added"
+    return "confirmed" if answer.model_cls[nucleus] == answer.cls[nucleus] else "reclassified"
+
+
+def nuclei_csv(counted: Count) -> str:
+    """Return one row a nucleus and field, the removed ones too; the rows with ``counted`` 1 are the session's nuclei.
+
+    ``x`` and ``y`` are px of the field, pixel centres at integers; ``x_um`` and ``y_um`` um from the corner of the
+    place's first field; ``model_class`` and ``score`` are empty for a nucleus that a person added.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for field, piece in zip(counted.fields, counted.pieces, strict=True):
+        answer, at = piece.answer, counted.layout.placed[field.id]
+        own = counted.merged.counted[field.id]
+        for k in np.flatnonzero(~answer.removed | (answer.touched >= 0)):
+            by_model = answer.model_cls[k] >= 0
+            x, y = float(answer.x[k]), float(answer.y[k])
+            table.writerow(
+                [
+                    *(field.number, int(k), round(x, 2), round(y, 2), at.place + 1),
+                    *(round((x + 0.5) * field.mpp + at.x, 2), round((y + 0.5) * field.mpp + at.y, 2)),
+                    answer.classes[answer.cls[k]],
+                    answer.classes[answer.model_cls[k]] if by_model else "",
+                    round(min(max(float(answer.score[k]), -65504.0), 65504.0), 4) if by_model else "",
+                    *(state(answer, int(k)), int(own[k])),
+                ]
+            )
+    return text.getvalue()
+
+
+def geojson(piece: Piece, region: Region | None, counted: NDArray[np.bool_]) -> str:
+    """Return the nuclei of a field as a GeoJSON FeatureCollection that QuPath opens over the field's picture.
+
+    Parameters
+    ----------
+    piece
+        The field.
+    region
+        What counts of it; drawn as an annotation.
+    counted
+        Which nuclei count in the session, bool [n].
+    """
+    answer = piece.answer
+    features: list[dict[str, Any]] = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [[[x + 0.5, y + 0.5] for x, y in (*ring, ring[0])]]},
+            "properties": {"objectType": "annotation", "classification": {"name": "Region*"}},
+        }
+        for ring in outlines(region)
+    ]
+    for k in np.flatnonzero(~answer.removed):
+        name = answer.classes[answer.cls[k]]
+        score = {} if np.isnan(answer.score[k]) else {"score": round(float(np.clip(answer.score[k], -65504, 65504)), 4)}
+        features.append(
+            {
+                "type": "Feature",
+                "geometry": {
+                    "type": "Point",
+                    "coordinates": [round(float(answer.x[k]) + 0.5, 2), round(float(answer.y[k]) + 0.5, 2)],
+                },
+                "properties": {
+                    "objectType": "annotation",
+                    "classification": {
+                        "name": QUPATH_NAMES.get(name, name),
+                        "color": list(COLOURS.get(name, OTHER_COLOUR)),
+                    },
+                    "measurements": {**score, "counted": int(counted[k])},
+                },
+            }
+        )
+    return json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False)
+
+
+def outlines(region: Region | None) -> list[list[tuple[float, float]]]:
+    """Return the outlines of a region, px of the frame; of a map with holes the outer ones."""
+    if region is None:
+        return []
+    if isinstance(region, Polygon):
+        return [list(region.points)]
+    found, _ = cv2.findContours(region.inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    rings = [np.asarray(ring, float).reshape(-1, 2) for ring in found]
+    return [[(float(x), float(y)) for x, y in ring] for ring in rings if len(ring) > 2]
+
+
+def write_geojson(store: Store, counted: Count, folder: Path, *, force: bool = False) -> None:
+    """Write ``field-001.geojson`` and its picture ``field-001.png`` for each field.
+
+    Raises
+    ------
+    KinetError
+        If one exists and ``force`` is not set, or it cannot be written.
+    """
+    names = [f"field-{field.number:03d}" for field in counted.fields]
+    targets = [folder / f"{name}{suffix}" for name in names for suffix in (".png", ".geojson")]
+    existing = [path for path in targets if os.path.lexists(path)]
+    if existing and not force:
+        raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): --force replaces them")
+    for field, piece, name in zip(counted.fields, counted.pieces, names, strict=True):
+        write_atomic(folder / f"{name}.png", store.png(field.id))
+        drawn = geojson(piece, field.region, counted.merged.counted[field.id])
+        write_atomic(folder / f"{name}.geojson", drawn)

@@ -1,0 +1,147 @@
+"""An open session: its store, the registration of its fields, and its count, together."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection
+
+from kinet_trt.counter import Threshold
+from kinet_trt.detections import Detections
+from kinet_trt.errors import KinetError
+from kinet_trt.frame import Frame
+from kinet_trt.live.agreement import Agreement, compare
+from kinet_trt.live.merge import Piece
+from kinet_trt.live.records import Field, Link, Model, Reading, Session
+from kinet_trt.live.region import Region
+from kinet_trt.live.registration import VERSION, Layout, Registration, View, lay_out
+from kinet_trt.live.store import Store
+from kinet_trt.live.summary import Count, count
+
+log = logging.getLogger(__name__)
+
+
+class OpenSession:
+    """A session that fields are captured into and counted from. Safe to use from several threads.
+
+    Parameters
+    ----------
+    store
+        Where it is kept.
+    session
+        Its id there.
+
+    Raises
+    ------
+    KinetError
+        If there is no such session.
+
+    Examples
+    --------
+    >>> live = OpenSession(store, store.create_session("Case 12").id)  # doctest: +SKIP
+    >>> live.capture(frame, nuclei, model=Model.of(counter), threshold=counter.threshold, mpp=0.25,
+    ...              mpp_source="option")  # on disk when it returns  # doctest: +SKIP
+    >>> summarise(live.count()).ki67.sentences()  # doctest: +SKIP
+    """
+
+    def __init__(self, store: Store, session: int) -> None:
+        self.store = store
+        self.id = store.session(session).id
+        self._registration: Registration | None = None
+        self._unsaved: dict[int, list[Link]] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def session(self) -> Session:
+        """What the store says of it."""
+        return self.store.session(self.id)
+
+    def capture(
+        self,
+        frame: Frame,
+        detections: Detections,
+        *,
+        model: Model,
+        threshold: Threshold,
+        mpp: float,
+        mpp_source: str,
+        automatic: bool = False,
+        region: Region | None = None,
+    ) -> Field:
+        """Keep a field, see :meth:`Store.capture`. It is joined to the others later, by :meth:`register`."""
+        return self.store.capture(
+            self.id,
+            frame,
+            detections,
+            model=model,
+            threshold=threshold,
+            mpp=mpp,
+            mpp_source=mpp_source,
+            automatic=automatic,
+            region=region,
+        )
+
+    def register(self) -> Layout:
+        """Join the fields that were captured since, and return where all lie.
+
+        What cannot be written down (a full disk, a file that is only read) holds as long as the session is open.
+        """
+        with self._lock:
+            fields = self.store.fields(self.id)
+            links = self.store.links(self.id)
+            known = {f.id for f in fields}
+            waiting = [f for f in fields if f.registered != VERSION and f.id not in self._unsaved]
+            if waiting:
+                registration = self._registration or self._views([f for f in fields if f not in waiting], links)
+                self._registration = registration
+                for gone in set(registration.views) - known:
+                    registration.forget(gone)
+            for f in waiting:
+                assert self._registration
+                found = self._registration.add(self._view(f))
+                try:
+                    self.store.save_links(f.id, found, VERSION)
+                    links += found
+                except KinetError as error:
+                    log.warning("how field %d lies beside the others is not written down: %s", f.number, error)
+                    self._unsaved[f.id] = found
+            links += [link for found in self._unsaved.values() for link in found]
+            return lay_out([f.id for f in fields], links)
+
+    def count(self, reading: Reading | None = None, only: Collection[int] | None = None) -> Count:
+        """Count the session.
+
+        Parameters
+        ----------
+        reading
+            Whose; None: the session's first.
+        only
+            Fields, where not all are wanted.
+        """
+        with self._lock:
+            layout = self.register()
+            fields = [f for f in self.store.fields(self.id) if f.id in layout.placed and (only is None or f.id in only)]
+            answers = self.store.answers(fields, reading or self.store.readings(self.id)[0])
+        pieces = [
+            Piece(f.id, f.width, f.height, f.mpp, answer, f.region.mask(f.height, f.width) if f.region else None)
+            for f, answer in zip(fields, answers, strict=True)
+        ]
+        return count(fields, pieces, layout)
+
+    def agreement(self, recount: Reading) -> Agreement | None:
+        """Hold a recount to the first reading, on the fields that the recount is done with; None: on none."""
+        done = self.store.finished(recount.id)
+        if not done:
+            return None
+        return compare(self.count(only=done).merged, self.count(recount, only=done).merged)
+
+    def _views(self, fields: list[Field], links: list[Link]) -> Registration:
+        """Look at the fields of an earlier run again."""
+        registration = Registration()
+        for f in fields:
+            before = [link for link in links if link.second == f.id]
+            registration.know(self._view(f), before)
+        return registration
+
+    def _view(self, field: Field) -> View:
+        return View.of(field.id, self.store.pixels(field.id), field.detections, field.mpp, field.stage)
