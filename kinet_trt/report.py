@@ -363,7 +363,7 @@ def _method(counted: Count, hot_spot: int, recounted: bool) -> str:
         "Where fields overlap, the one that shows a nucleus furthest from its edge decides on it; a person's word goes "
         "before that.",
         f"The hot spot is the disc of {hot_spot:,} tumour nuclei, about a tumour nucleus, with the highest index (WHO: "
-        "500 to 2,000 cells where labelling is highest). As the highest of many discs it is a little too high by chance.",
+        "500 to 2,000 cells where labelling is highest). As the highest of many it is a little too high by chance.",
     ]
     if recounted:
         how.append(

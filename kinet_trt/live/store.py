@@ -95,25 +95,21 @@ class Store:
                 path.parent.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:
             raise KinetError(f"{path}: cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+        wal = path.with_name(f"{path.name}-wal")
+        # On a disc or a share that is only read there is no place for SQLite's own files.
+        writable = create or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+        if exists and create and not os.access(path, os.W_OK):
+            raise KinetError(f"{path}: cannot be written: no right to write the file")
+        if not writable and wal.exists() and wal.stat().st_size:
+            raise KinetError(f"{path}: cannot be read: it was not closed, and its log beside it cannot be written")
+        mode = "rwc" if create else "rw" if writable else "ro&immutable=1"
         with _told(path):
+            store = cls(path, _connect(path, mode), writable)
             try:
-                store = cls(path, _connect(path, "rwc" if create else "rw"), writable=True)
-                try:
-                    store._prepare()
-                except BaseException:
-                    store.close()
-                    raise
-            except sqlite3.OperationalError:
-                wal = path.with_name(f"{path.name}-wal")
-                if create or (wal.exists() and wal.stat().st_size):
-                    raise
-                # On a disc or a share that is only read there is no place for SQLite's own files.
-                store = cls(path, _connect(path, "ro&immutable=1"), writable=False)
-                try:
-                    store._check()
-                except BaseException:
-                    store.close()
-                    raise
+                store._prepare() if writable else store._check()
+            except BaseException:
+                store.close()
+                raise
         return store
 
     def close(self) -> None:
@@ -192,6 +188,7 @@ class Store:
             raise KinetError(f"{path}: exists already: choose another name")
         part = path.with_name(f".kinet-{secrets.token_hex(8)}.part")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             Store.open(part).close()
             field_of = "field IN (SELECT id FROM main.fields WHERE session = :s)"
             chosen = {
@@ -224,7 +221,8 @@ class Store:
             raise KinetError(f"{path}: cannot be written: {error.strerror or error}") from error
         finally:
             for leftover in (part, part.with_name(f"{part.name}-wal"), part.with_name(f"{part.name}-shm")):
-                leftover.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    leftover.unlink(missing_ok=True)
 
     # --- fields -------------------------------------------------------------------------------------------------------
 
@@ -598,6 +596,8 @@ class Store:
         blank = self._check()
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "fullfsync = ON", "foreign_keys = ON"):
             db.execute(f"PRAGMA {pragma}").fetchall()
+        # After each change the log goes into the file: who copies that alone, meanwhile, has all but the last.
+        db.execute("PRAGMA wal_autocheckpoint = 1").fetchall()
         # What is deleted is overwritten: a picture of tissue does not stay behind in free pages.
         db.execute("PRAGMA secure_delete = ON").fetchall()
         if blank:
@@ -794,5 +794,7 @@ def _told(path: Path) -> Iterator[None]:
         else:
             message = f"not a session file, or a damaged one ({said}): restore it from a copy"
         raise KinetError(f"{path}: {message}") from error
+    except UnicodeDecodeError as error:
+        raise KinetError(f"{path}: not a session file, or a damaged one: restore it from a copy") from error
     except OverflowError as error:
         raise KinetError(f"{path}: a number is too large: there is no such session, field or reading") from error
