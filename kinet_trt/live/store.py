@@ -96,17 +96,28 @@ class Store:
         except (OSError, ValueError) as error:
             raise KinetError(f"{path}: cannot be opened: {getattr(error, 'strerror', None) or error}") from error
         wal = path.with_name(f"{path.name}-wal")
-        # On a disc or a share that is only read there is no place for SQLite's own files.
-        writable = create or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+        logged = wal.exists() and wal.stat().st_size > 0
         if exists and create and not os.access(path, os.W_OK):
             raise KinetError(f"{path}: cannot be written: no right to write the file")
-        if not writable and wal.exists() and wal.stat().st_size:
+        if create:
+            return cls._open(path, "rwc")
+        try:
+            if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+                return cls._open(path, "rw")
+        except KinetError as error:
+            # A full disk too has no place for SQLite's own files.
+            if logged or not isinstance(error.__cause__, sqlite3.OperationalError) or "locked" in str(error.__cause__):
+                raise
+        if logged:
             raise KinetError(f"{path}: cannot be read: it was not closed, and its log beside it cannot be written")
-        mode = "rwc" if create else "rw" if writable else "ro&immutable=1"
+        return cls._open(path, "ro&immutable=1")
+
+    @classmethod
+    def _open(cls, path: Path, mode: str) -> Store:
         with _told(path):
-            store = cls(path, _connect(path, mode), writable)
+            store = cls(path, _connect(path, mode), writable=mode.startswith("rw"))
             try:
-                store._prepare() if writable else store._check()
+                store._prepare() if store.writable else store._check()
             except BaseException:
                 store.close()
                 raise
@@ -276,7 +287,7 @@ class Store:
             nuclei[name] = getattr(detections, name)
         blob = nuclei.tobytes()
         taken = frame.time if frame.time is not None else time.time()
-        stage = frame.stage or (None, None)
+        stage = (float(frame.stage[0]), float(frame.stage[1])) if frame.stage else (None, None)
         card = model.card.to_json()
         key = hashlib.sha256("\0".join((card, model.runtime, model.precision)).encode()).hexdigest()
         with self._write() as db:

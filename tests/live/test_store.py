@@ -434,6 +434,12 @@ with Store.open(path) as store:
 with Store.open(path) as store:
     assert len(store.fields(session)) == done + 1
     assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+try:
+    ballast.write_bytes(bytes(4 << 20))
+except OSError:
+    pass
+with Store.open(path, create=False) as store:  # there is no place for a log, but it can be read
+    assert len(store.fields(session)) == done + 1
 print("whole")
 """
 
@@ -468,6 +474,7 @@ from kinet_trt.live.store import Store
 
 with Store.open(Path(sys.argv[1]), create=False) as store:
     print(len(store.fields(1)), store.writable)
+    store.export_session(1, Path(sys.argv[3]))
     for change in (lambda: keep(store, 1), lambda: store.delete_session(1), lambda: store.add(1, 2, 2, "positive")):
         try:
             change()
@@ -494,12 +501,14 @@ def test_a_file_that_may_not_be_written_can_be_read(tmp_path, folder_too):
     path.chmod(0o444)
     folder.chmod(0o555 if folder_too else 0o755)
     try:
-        done = run([*plain, sys.executable, "-c", _READ_ONLY, str(path), HERE])
+        done = run([*plain, sys.executable, "-c", _READ_ONLY, str(path), HERE, str(tmp_path / "copy.kinet")])
     finally:
         folder.chmod(0o755)
     assert done.returncode == 0, done.stderr
     first, *messages = done.stdout.splitlines()
-    assert first.startswith("1 ")
+    assert first == "1 False"
+    with Store.open(tmp_path / "copy.kinet", create=False) as store:
+        keep(store, 1)
     assert len(messages) == 4
     assert all("cannot be written" in message for message in messages)
     assert path.read_bytes() == before
