@@ -46,11 +46,12 @@ def pair(
     near = distance <= radius
     i, j, distance = i[near], j[near], distance[near]
     nearest = np.lexsort((j, i, distance))
-    free_i, free_j = np.ones(len(x), np.bool_), np.ones(len(other_x), np.bool_)
-    kept = []
-    for k in nearest:
-        if free_i[i[k]] and free_j[j[k]]:
-            free_i[i[k]] = free_j[j[k]] = False
+    # Plain lists: numpy's numbers one by one are several times slower.
+    taken_i, taken_j, kept = bytearray(len(x)), bytearray(len(other_x)), []
+    for a, b, k in zip(i[nearest].tolist(), j[nearest].tolist(), nearest.tolist(), strict=True):
+        if not (taken_i[a] or taken_j[b]):
+            taken_i[a] = taken_j[b] = 1
             kept.append(k)
-    chosen = np.array(sorted(kept, key=lambda k: i[k]), np.intp)
+    chosen = np.array(kept, np.intp)
+    chosen = chosen[np.argsort(i[chosen], kind="stable")]
     return i[chosen].astype(np.intp), j[chosen].astype(np.intp), distance[chosen]

@@ -355,7 +355,7 @@ class Layout:
         return len({one.place for one in self.placed.values()})
 
 
-def lay_out(fields: Sequence[int], links: Sequence[Link]) -> Layout:
+def lay_out(fields: Sequence[int], links: Sequence[Link], *, balanced: bool = True) -> Layout:
     """Turn links between pairs into a place for every field.
 
     The links with most nuclei make a tree; the others must agree with it; then all that agree are balanced by least
@@ -367,6 +367,8 @@ def lay_out(fields: Sequence[int], links: Sequence[Link]) -> Layout:
         In the order of capture.
     links
         Between them; those of other fields are left out.
+    balanced
+        Whether places are balanced; without it they are a little less exact, and quick.
     """
     root = {f: f for f in fields}
     at = dict.fromkeys(fields, (0.0, 0.0))
@@ -391,8 +393,11 @@ def lay_out(fields: Sequence[int], links: Sequence[Link]) -> Layout:
     order = {f: n for n, f in enumerate(fields)}
     groups = sorted((sorted(group, key=order.__getitem__) for group in members.values()), key=lambda g: order[g[0]])
     for number, group in enumerate(groups):
-        inside = [link for link in used if root[link.first] == root[group[0]]]
-        for f, (x, y) in zip(group, _balance(group, inside), strict=True):
+        x0, y0 = at[group[0]]
+        solved = [(at[f][0] - x0, at[f][1] - y0) for f in group]
+        if balanced:
+            solved = _balance(group, [link for link in used if root[link.first] == root[group[0]]])
+        for f, (x, y) in zip(group, solved, strict=True):
             placed[f] = Placed(number, x, y)
     return Layout({f: placed[f] for f in fields}, tuple(against))
 
@@ -468,7 +473,10 @@ class Registration:
             # Twice: the first partners place the field, and what lies around it there are the next.
             for _ in range(2):
                 attempt(self._around(view, list(found.values())))
-                if not found or len({one.place for one in lay_out(earlier, self.links).placed.values()}) > 1:
+                if (
+                    not found
+                    or len({one.place for one in lay_out(earlier, self.links, balanced=False).placed.values()}) > 1
+                ):
                     attempt(self._elsewhere(view, list(found.values()), tried))
         self.views[view.field] = view
         links = [found[other] for other in sorted(found)]
@@ -504,7 +512,7 @@ class Registration:
         """Return the fields that overlap a field most, where its links put it."""
         if not found:
             return []
-        placed = lay_out([*self.views, view.field], [*self.links, *found]).placed
+        placed = lay_out([*self.views, view.field], [*self.links, *found], balanced=False).placed
         here, share = placed[view.field], dict[int, float]()
         for name, other in self.views.items():
             there = placed[name]
@@ -517,7 +525,7 @@ class Registration:
 
     def _elsewhere(self, view: View, found: Sequence[Link], tried: set[int]) -> list[int]:
         """Return the fields of other places whose picture correlates best with this one's."""
-        placed = lay_out([*self.views, view.field], [*self.links, *found]).placed
+        placed = lay_out([*self.views, view.field], [*self.links, *found], balanced=False).placed
         here = placed[view.field].place
         peak = {
             name: _proposals(other, view, coarser=2)[1]

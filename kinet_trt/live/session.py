@@ -47,8 +47,9 @@ class OpenSession:
     def __init__(self, store: Store, session: int) -> None:
         self.store = store
         self.id = store.session(session).id
-        self._registration: Registration | None = None
+        self._registration = Registration()
         self._unsaved: dict[int, list[Link]] = {}
+        self._unseen: set[int] = set()
         self._lock = threading.RLock()
 
     @property
@@ -86,27 +87,7 @@ class OpenSession:
 
         What cannot be written down (a full disk, a file that is only read) holds as long as the session is open.
         """
-        with self._lock:
-            fields = self.store.fields(self.id)
-            links = self.store.links(self.id)
-            known = {f.id for f in fields}
-            waiting = [f for f in fields if f.registered != VERSION and f.id not in self._unsaved]
-            if waiting:
-                registration = self._registration or self._views([f for f in fields if f not in waiting], links)
-                self._registration = registration
-                for gone in set(registration.views) - known:
-                    registration.forget(gone)
-            for f in waiting:
-                assert self._registration
-                found = self._registration.add(self._view(f))
-                try:
-                    self.store.save_links(f.id, found, VERSION)
-                    links += found
-                except KinetError as error:
-                    log.warning("how field %d lies beside the others is not written down: %s", f.number, error)
-                    self._unsaved[f.id] = found
-            links += [link for found in self._unsaved.values() for link in found]
-            return lay_out([f.id for f in fields], links)
+        return self._register()[1]
 
     def count(self, reading: Reading | None = None, only: Collection[int] | None = None) -> Count:
         """Count the session.
@@ -119,8 +100,8 @@ class OpenSession:
             Fields, where not all are wanted.
         """
         with self._lock:
-            layout = self.register()
-            fields = [f for f in self.store.fields(self.id) if f.id in layout.placed and (only is None or f.id in only)]
+            fields, layout = self._register()
+            fields = [f for f in fields if only is None or f.id in only]
             answers = self.store.answers(fields, reading or self.store.readings(self.id)[0])
         pieces = [
             Piece(f.id, f.width, f.height, f.mpp, answer, f.region.mask(f.height, f.width) if f.region else None)
@@ -135,13 +116,49 @@ class OpenSession:
             return None
         return compare(self.count(only=done).merged, self.count(recount, only=done).merged)
 
-    def _views(self, fields: list[Field], links: list[Link]) -> Registration:
-        """Look at the fields of an earlier run again."""
-        registration = Registration()
-        for f in fields:
-            before = [link for link in links if link.second == f.id]
-            registration.know(self._view(f), before)
-        return registration
+    def prepare(self) -> None:
+        """Look at the fields of an earlier run, about 50 ms a megapixel: the next capture need not wait for it."""
+        for field in self.store.fields(self.id):
+            with self._lock:
+                self._know(field, self.store.links(self.id))
 
-    def _view(self, field: Field) -> View:
-        return View.of(field.id, self.store.pixels(field.id), field.detections, field.mpp, field.stage)
+    def _register(self) -> tuple[list[Field], Layout]:
+        with self._lock:
+            fields = self.store.fields(self.id)
+            links = self.store.links(self.id)
+            waiting = [f for f in fields if not self._done(f)]
+            if waiting:
+                for gone in set(self._registration.views) - {f.id for f in fields}:
+                    self._registration.forget(gone)
+                for f in fields:
+                    self._know(f, links)
+            for f in waiting:
+                view = self._view(f)
+                found = self._registration.add(view) if view else []
+                try:
+                    self.store.save_links(f.id, found, VERSION)
+                    links += found
+                except KinetError as error:
+                    log.warning("how field %d lies beside the others is not written down: %s", f.number, error)
+                    self._unsaved[f.id] = found
+            links += [link for found in self._unsaved.values() for link in found]
+            return fields, lay_out([f.id for f in fields], links)
+
+    def _done(self, field: Field) -> bool:
+        return field.registered == VERSION or field.id in self._unsaved
+
+    def _know(self, field: Field, links: list[Link]) -> None:
+        """Look at a field that an earlier run, or another program, has joined."""
+        if self._done(field) and field.id not in self._registration.views and (view := self._view(field)):
+            self._registration.know(view, [link for link in links if link.second == field.id])
+
+    def _view(self, field: Field) -> View | None:
+        """Return what registration keeps of a field; None, and once a word, where its picture is damaged or gone."""
+        if field.id in self._unseen:
+            return None
+        try:
+            return View.of(field.id, self.store.pixels(field.id), field.detections, field.mpp, field.stage)
+        except KinetError as error:
+            log.warning("field %d cannot be joined to others: %s", field.number, error)
+            self._unseen.add(field.id)
+            return None

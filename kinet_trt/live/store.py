@@ -67,6 +67,7 @@ class Store:
         self._connection = connection
         self._lock = threading.RLock()
         self._identity = _identity(path)
+        self._models: dict[tuple[str, str, str], Model] = {}
 
     @classmethod
     def open(cls, path: Path, *, create: bool = True) -> Store:
@@ -662,7 +663,11 @@ class Store:
             if zlib.crc32(blob) != crc or source not in HOW_KNOWN or not float(mpp) > 0:
                 raise ValueError("its checksum does not fit")
             nuclei = np.frombuffer(blob, _NUCLEUS)
-            model = Model(ModelCard.from_json(card), str(runtime), str(precision))
+            # All fields of a session have the same one or two.
+            model = self._models.get((card, runtime, precision))
+            if model is None:
+                model = Model(ModelCard.from_json(card), str(runtime), str(precision))
+                self._models[card, runtime, precision] = model
             if len(nuclei) and nuclei["cls"].max() >= len(model.card.classes):
                 raise ValueError("a class that the model does not have")
             x, y, cls, score = (np.ascontiguousarray(nuclei[name]) for name in ("x", "y", "cls", "score"))

@@ -95,7 +95,7 @@ def test_a_session_that_reopens_counts_the_same_and_goes_on(path, counter):
     with Store.open(store.path) as reopened:
         again = OpenSession(reopened, live.id)
         after = again.count()
-        assert again._registration is None, "what was joined is not joined again"
+        assert not again._registration.views, "what was joined is not joined again"
         assert after.layout == before.layout
         assert len(after.merged) == len(before.merged)
         # The first field once more: it joins what an earlier run has captured, and adds nothing.
@@ -106,6 +106,38 @@ def test_a_session_that_reopens_counts_the_same_and_goes_on(path, counter):
         assert len(again.count().merged) == len(before.merged)
         reopened.delete_field(repeated.id)
         assert len(again.count().merged) == len(before.merged)
+
+
+def test_two_programs_join_what_the_other_captured(path, tmp_path):
+    store, live, _ = path
+    out = tmp_path / "both.kinet"
+    store.export_session(live.id, out)
+    with Store.open(out) as one, Store.open(out) as two:
+        first, second = OpenSession(one, live.id), OpenSession(two, live.id)
+        second.prepare()
+        for k, field in enumerate(one.fields(live.id)[:4]):
+            told = {"model": field.model, "threshold": field.threshold, "mpp": field.mpp, "mpp_source": "file"}
+            (first, second)[k % 2].capture(Frame(one.pixels(field.id)), field.detections, **told)
+            (first, second)[k % 2].register()
+        assert first.count().layout == second.count().layout
+        assert first.count().layout.places == 1
+        assert len(first.count().merged) == len(live.count().merged)
+
+
+def test_a_damaged_picture_does_not_stop_the_session(path, tmp_path, caplog):
+    store, live, _ = path
+    out = tmp_path / "damaged.kinet"
+    store.export_session(live.id, out)
+    with Store.open(out) as copy:
+        fields = copy.fields(live.id)
+        with copy._write() as db:
+            db.execute("UPDATE frames SET png = x'00' WHERE field = ?", (fields[0].id,))
+        going = OpenSession(copy, live.id)
+        with caplog.at_level(logging.WARNING):
+            keep(copy, live.id, Frame(copy.pixels(fields[3].id)), fields[3].detections, mpp=fields[3].mpp)
+            assert going.count().layout.places == 1
+            assert going.count().layout.places == 1
+        assert caplog.text.count("cannot be joined") == 1
 
 
 def test_a_field_that_is_deleted_takes_its_joins_along(path):
