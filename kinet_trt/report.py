@@ -243,7 +243,7 @@ def _field(store: Store, field: Field, piece: Piece, counted: Count, notes: Sequ
             path = pictures.mark(name, places, radius)
             shapes.append(f'<path class="case" d="{path}"/><path class="mark {pictures.css_class(name)}" d="{path}"/>')
     if away := pictures.points(piece, there & ~own):
-        shapes.append(f'<path class="away" d="{pictures.dot(away, radius * 0.3)}"/>')
+        shapes.append(f'<path class="away" d="{pictures.dot(away, radius * 0.38)}"/>')
     states = np.array([state(answer, k) for k in range(len(answer))])
     if len(states):
         for which, draw, size in (
