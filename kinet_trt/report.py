@@ -64,7 +64,8 @@ def build(store: Store, session: int, *, bands: Bands | None = NET, hot_spot: in
     readings = store.readings(session)
     agreements = [(reading, live.agreement(reading)) for reading in readings[1:]]
     notes, record = store.notes(session), store.session_corrections(session)
-    first = [one for one in record if one.reading == readings[0].id]
+    inside = {field.id for field in counted.fields}
+    first = [one for one in record if one.reading == readings[0].id and one.field in inside]
     parts = [
         _header(live.session, counted, readings),
         _result(summary, bands, hot_spot),
@@ -98,8 +99,8 @@ def listing(store: Store) -> list[str]:
     lines = []
     for session in store.sessions():
         fields = len(store.fields(session.id))
-        began = datetime.fromtimestamp(session.created).astimezone().strftime("%Y-%m-%d %H:%M")
-        lines.append(f"{session.id:4d}  {began}  {fields:4d} {'field ' if fields == 1 else 'fields'}  {session.title}")
+        unit = "field " if fields == 1 else "fields"
+        lines.append(f"{session.id:4d}  {_when(session.created)}  {fields:4d} {unit}  {session.title}")
     return lines or ["This file holds no session."]
 
 
@@ -436,6 +437,4 @@ def _when(seconds: float, *, clock: bool = False) -> str:
         moment = datetime.fromtimestamp(seconds).astimezone()
     except (OverflowError, OSError, ValueError):
         return "at an unknown time"
-    if clock:
-        return moment.strftime("%H:%M")
-    return _e(moment.strftime("%Y-%m-%d %H:%M %Z"))
+    return _e(moment.strftime("%H:%M" if clock else "%Y-%m-%d %H:%M %Z"))

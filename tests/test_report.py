@@ -10,6 +10,7 @@ import io
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections import Counter as Tally
@@ -32,7 +33,7 @@ from kinet_trt.live.session import OpenSession
 from kinet_trt.live.store import Store
 from kinet_trt.live.summary import summarise
 from kinet_trt.model_card import ModelCard
-from kinet_trt.report import build
+from kinet_trt.report import build, listing
 from kinet_trt.simulate import Slide
 
 MODEL = Model(
@@ -313,3 +314,42 @@ def test_a_browser_shows_it_and_prints_it(html, tmp_path):
     assert picture.shape[:2] == (900, 1160)
     assert (picture[:, -20:] == 255).all()
     assert (picture.min(axis=2) < 60).mean() > 0.005
+
+
+def wrong_values(file: Path, folder: Path, every: int) -> None:
+    """Put what makes no sense into each column in turn: a page, or one message."""
+    db = sqlite3.connect(file)
+    tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    columns = [(t, row[1]) for t in tables for row in db.execute(f"PRAGMA table_info({t})")]
+    db.close()
+    values = ("words", b"\xff\x00", -7, 1e300, 2**62, 0.5, None)
+    cases = [(table, column, value) for table, column in columns for value in values]
+    refused = 0
+    for number, (table, column, value) in enumerate(cases[::every]):
+        copy = folder / f"{number}.kinet"
+        shutil.copy(file, copy)
+        db = sqlite3.connect(copy, isolation_level=None)
+        try:
+            db.execute(f"UPDATE {table} SET {column} = ?", (value,))
+        except sqlite3.Error:  # the file's own rules forbid it
+            continue
+        finally:
+            db.close()
+        try:
+            with Store.open(copy, create=False) as store:
+                listing(store)
+                for session in store.sessions():
+                    Page(build(store, session.id))
+        except KinetError:
+            refused += 1
+        copy.unlink()
+    assert refused > len(cases) // every / 10
+
+
+def test_wrong_values_in_a_file_are_one_message(file, tmp_path):
+    wrong_values(file, tmp_path, 23)
+
+
+@pytest.mark.slow
+def test_any_wrong_value_in_a_file_is_one_message(file, tmp_path):
+    wrong_values(file, tmp_path, 1)

@@ -140,9 +140,10 @@ def replay(model: Detections, record: Sequence[Correction]) -> Answer:
     score = np.concatenate([model.score, np.full(grown, np.nan, np.float32)])
     removed = np.arange(total) >= n  # an added nucleus is there only while its entry stands
     touched = np.full(total, -1, np.int64)
-    for one in standing(record):
-        if not 0 <= one.nucleus < total or (one.cls is None) != (one.kind == "remove"):
+    for one in record:
+        if not 0 <= one.nucleus < total or (one.cls is None) != (one.kind in ("remove", "undo")):
             raise KinetError(f"the record of corrections is damaged: entry {one.id} speaks of no nucleus of its field")
+    for one in standing(record):
         removed[one.nucleus] = one.kind == "remove"
         touched[one.nucleus] = one.id
         if one.cls is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import secrets
 import sqlite3
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 LONGEST_NAME, LONGEST_NOTE = 200, 10_000
 """Characters of a title or a reader's name, and of a note."""
 
+_DAMAGED = "the session file is damaged: restore it from a copy"
+_KINDS: dict[str, tuple[type, ...]] = {"i": (int,), "f": (int, float), "t": (str,)}
+_FARTHEST = 10_000_000  # um or px
 _NUCLEUS = np.dtype([("x", "<f4"), ("y", "<f4"), ("cls", "u1"), ("score", "<f4")])
 _FIELD_COLUMNS = (
     "f.id, f.session, f.number, f.time, f.width, f.height, f.mpp, f.mpp_source, f.stage_x, f.stage_y, f.threshold, "
@@ -159,7 +163,8 @@ class Store:
     def sessions(self) -> list[Session]:
         """Return all sessions, the oldest first."""
         with self._read() as db:
-            return [Session(*row) for row in db.execute("SELECT id, title, created FROM sessions ORDER BY id")]
+            rows = db.execute("SELECT id, title, created FROM sessions ORDER BY id").fetchall()
+        return [Session(*row) for row in self._sound(rows, "itf")]
 
     def session(self, session: int) -> Session:
         """Return a session."""
@@ -507,7 +512,10 @@ class Store:
             ).fetchall()
         if not rows:
             raise KinetError(f"{self.path}: there is no session {session} in this file")
-        return [Reading(i, s, r, start, bool(blind), created) for i, s, r, start, blind, created in rows]
+        known = self._sound(rows, "iittif")
+        if any(row[3] not in ("model", "nothing") for row in known):
+            raise KinetError(f"{self.path}: {_DAMAGED}")
+        return [Reading(i, s, r, start, bool(blind), created) for i, s, r, start, blind, created in known]
 
     def finish(self, reading: int, field: int, finished: bool = True) -> None:
         """Say that a recount of a field is done (or not yet): only then it is held to the first reading."""
@@ -541,12 +549,10 @@ class Store:
     def notes(self, session: int) -> list[Note]:
         """Return the notes of a session in order."""
         with self._read() as db:
-            return [
-                Note(*row)
-                for row in db.execute(
-                    "SELECT id, session, field, reader, text, time FROM notes WHERE session = ? ORDER BY id", (session,)
-                )
-            ]
+            rows = db.execute(
+                "SELECT id, session, field, reader, text, time FROM notes WHERE session = ? ORDER BY id", (session,)
+            ).fetchall()
+        return [Note(*row) for row in self._sound(rows, "iiIttf")]
 
     # --- registration -------------------------------------------------------------------------------------------------
 
@@ -563,14 +569,15 @@ class Store:
     def links(self, session: int) -> list[Link]:
         """Return which fields of a session overlap."""
         with self._read() as db:
-            return [
-                Link(*row)
-                for row in db.execute(
-                    "SELECT l.first, l.second, l.dx, l.dy, l.pairs, l.likeness FROM links l "
-                    "JOIN fields f ON f.id = l.first WHERE f.session = ? ORDER BY l.second, l.first",
-                    (session,),
-                )
-            ]
+            rows = db.execute(
+                "SELECT l.first, l.second, l.dx, l.dy, l.pairs, l.likeness FROM links l "
+                "JOIN fields f ON f.id = l.first WHERE f.session = ? ORDER BY l.second, l.first",
+                (session,),
+            ).fetchall()
+        links = [Link(*row) for row in self._sound(rows, "iiffif")]
+        if any(max(abs(link.dx), abs(link.dy)) > _FARTHEST or not 0 < link.pairs < _FARTHEST for link in links):
+            raise KinetError(f"{self.path}: {_DAMAGED}")
+        return links
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -660,8 +667,12 @@ class Store:
                 row[:12]
             )
             blob, crc, kind, outline, registered, card, runtime, precision = row[12:]
-            if zlib.crc32(blob) != crc or source not in HOW_KNOWN or not float(mpp) > 0:
+            if zlib.crc32(blob) != crc or source not in HOW_KNOWN:
                 raise ValueError("its checksum does not fit")
+            if not all(isinstance(value, int) for value in (identity, session, number, width, height, registered)):
+                raise ValueError("a whole number that is none")
+            if not (0.01 <= mpp <= 100 and 0 < width <= 1 << 20 and 0 < height <= 1 << 20 and math.isfinite(taken)):
+                raise ValueError("a size or a time that makes no sense")
             nuclei = np.frombuffer(blob, _NUCLEUS)
             # All fields of a session have the same one or two.
             model = self._models.get((card, runtime, precision))
@@ -695,9 +706,24 @@ class Store:
                 f"FROM corrections c JOIN fields f ON f.id = c.field WHERE {which} ORDER BY c.id",
                 (value,),
             ).fetchall()
-        if wrong := [row for row in rows if row[3] not in KINDS or not isinstance(row[4], int)]:
-            raise KinetError(f"{self.path}: the record of corrections is damaged at entry {wrong[0][0]}")
-        return [Correction(*row) for row in rows]
+        record = [Correction(*row) for row in self._sound(rows, "iiitiFFTItf")]
+        for one in record:
+            nowhere = one.kind == "add" and (one.x is None or one.y is None or max(abs(one.x), abs(one.y)) > _FARTHEST)
+            if one.kind not in KINDS or nowhere:
+                raise KinetError(f"{self.path}: {_DAMAGED}: correction {one.id} makes no sense")
+        return record
+
+    def _sound(self, rows: Sequence[Sequence[Any]], kinds: str) -> Sequence[Sequence[Any]]:
+        """Return rows whose values are of their kinds: i, f and t: whole number, number and text; large: or none."""
+        for row in rows:
+            for value, kind in zip(row, kinds, strict=True):
+                if value is None and kind.isupper():
+                    continue
+                if not isinstance(value, _KINDS[kind.lower()]) or (
+                    isinstance(value, float) and not math.isfinite(value)
+                ):
+                    raise KinetError(f"{self.path}: {_DAMAGED}: expected another kind of value than {shown(value)}")
+        return rows
 
     def _must_be_there(self, field: Field, reading: Reading, nucleus: int) -> None:
         answer = self.answer(field.id, reading.id)
