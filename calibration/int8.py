@@ -113,13 +113,14 @@ def to_int8(
         raise KinetError(f"max-loss: expected 0 to 100 points, found {max_loss:g}")
     try:
         from kinet_trt.calibration import qdq
+        from kinet_trt.calibration.pointwise import as_pointwise
     except ModuleNotFoundError as error:
         raise MissingExtraError("Quantising a model", "build", error.name or "onnx") from None
     from kinet_trt.calibration import cost, ranges, sensitivity
     from kinet_trt.calibration.images import choose
 
     choice = choose(folder, card, images, seed, partial(report, "images"))
-    graph = qdq.as_pointwise(qdq.load(model))
+    graph = as_pointwise(qdq.load(model))
     tensors = [name for group in qdq.groups(graph, ()) for name in group]
     crops = [picture.crop for picture in choice.calibration]
     histograms = ranges.cached(cache, graph, tensors, crops, partial(report, "ranges"))

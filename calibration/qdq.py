@@ -15,11 +15,12 @@ TensorRT and OpenVINO both read these nodes as orders, so their places decide sp
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from kinet_trt.calibration.pointwise import numbers
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
@@ -28,12 +29,10 @@ from kinet_trt.errors import KinetError
 LARGEST = 127
 """Codes go from -127 to 127: symmetric, so that zero is exact and -128 is never needed."""
 _LAYERS = ("Conv", "ConvTranspose")
-_ACTIVATIONS = ("Relu", "Elu")
 _MOVES = ("Concat", "Pad", "DepthToSpace", "Slice")
 """Nodes that move values and change none: what they give is quantised where it comes from. What was padded is quantised
 once more, which changes nothing: without AMX, OpenVINO stores signed values with an offset of 128, and then a padding
 of 0 would leave int8, and with it all that is joined to it."""
-_TO_THE_END = 2**31
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def layers(graph: onnx.ModelProto) -> list[Layer]:
 
 def _area(node: onnx.NodeProto) -> int:
     """Return how many pixels of its input a convolution goes on by."""
-    return math.prod(_attribute(node, "strides")) if node.op_type == "Conv" else 1
+    return math.prod(numbers(node, "strides")) if node.op_type == "Conv" else 1
 
 
 def groups(graph: onnx.ModelProto, floating: Collection[str]) -> list[tuple[str, ...]]:
@@ -216,75 +215,3 @@ def _activation(body: onnx.GraphProto, name: str, scale: float) -> list[onnx.Nod
 
 
 # --- up-samplers whose kernel is their stride -------------------------------------------------------------------------
-
-
-def as_pointwise(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the same network with its fourfold and eightfold up-samplers written as pointwise convolutions.
-
-    A transposed convolution whose kernel is its stride s gives each input pixel s x s pixels of its own: a convolution
-    of one pixel to s x s times the channels, its activation, and DepthToSpace; what its padding cut off is sliced off.
-    The numbers are the same to the last bit. OpenVINO has no int8 kernel for such strides, but one for these.
-    """
-    made = onnx.ModelProto()
-    made.CopyFrom(graph)
-    body = made.graph
-    stored = {tensor.name: tensor for tensor in body.initializer}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in body.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    nodes: list[onnx.NodeProto] = []
-    unpacked: dict[str, list[onnx.NodeProto]] = {}
-    for node in body.node:
-        following = readers.get(node.output[0], [])
-        stride = _separate(node, stored)
-        if stride and len(following) == 1 and following[0].op_type in _ACTIVATIONS:
-            nodes.append(_pointwise(node, stored, stride))
-            unpacked[following[0].name] = _unpack(body, following[0], stride, _attribute(node, "pads"))
-        else:
-            nodes += [node, *unpacked.pop(node.name, [])]
-    del body.node[:]
-    body.node.extend(nodes)
-    return made
-
-
-def _separate(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> int:
-    """Return the stride of a large up-sampler whose pixels do not overlap; 0 for anything else."""
-    if node.op_type != "ConvTranspose" or len(node.input) != 3 or not set(node.input[1:]) <= stored.keys():
-        return 0
-    kernel, strides = list(stored[node.input[1]].dims[2:]), _attribute(node, "strides")
-    plain = not any(_attribute(node, "output_padding")) and _attribute(node, "group") in ([], [1])
-    return int(kernel[0]) if plain and strides == kernel == [kernel[0]] * 2 and kernel[0] > 2 else 0
-
-
-def _attribute(node: onnx.NodeProto, name: str) -> list[int]:
-    """Return a node's whole numbers of a name; none where it has none."""
-    found = [helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.name == name]
-    return [int(value) for entry in found for value in (entry if isinstance(entry, Sequence) else [entry])]
-
-
-def _pointwise(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto], stride: int) -> onnx.NodeProto:
-    weights, bias = (stored[name] for name in node.input[1:])
-    values = numpy_helper.to_array(weights)  # inputs, outputs, rows, columns
-    flat = np.ascontiguousarray(values.transpose(2, 3, 1, 0).reshape(-1, values.shape[0], 1, 1))
-    weights.CopyFrom(numpy_helper.from_array(flat, weights.name))
-    bias.CopyFrom(numpy_helper.from_array(np.tile(numpy_helper.to_array(bias), stride**2), bias.name))
-    return helper.make_node("Conv", list(node.input), list(node.output), node.name, kernel_shape=[1, 1])
-
-
-def _unpack(
-    body: onnx.GraphProto, activation: onnx.NodeProto, stride: int, pads: Sequence[int]
-) -> list[onnx.NodeProto]:
-    """Let an activation work on packed pixels; return the nodes that put them in their places."""
-    name = activation.output[0]
-    activation.output[0] = packed = f"{name}.packed"
-    whole = f"{name}.whole" if any(pads) else name
-    nodes = [helper.make_node("DepthToSpace", [packed], [whole], f"{name}.unpack", blocksize=stride, mode="DCR")]
-    if any(pads):
-        bounds = {"starts": pads[:2], "ends": [-pad or _TO_THE_END for pad in pads[2:]], "axes": [2, 3]}
-        body.initializer.extend(
-            numpy_helper.from_array(np.array(values, np.int64), f"{name}.{part}") for part, values in bounds.items()
-        )
-        inputs = [whole, *(f"{name}.{part}" for part in bounds)]
-        nodes.append(helper.make_node("Slice", inputs, [name], f"{name}.crop"))
-    return nodes

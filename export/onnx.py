@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import torch
 from kinet_trt.calibration.agreement import Agreement, compare
+from kinet_trt.calibration.pointwise import as_pointwise
 from kinet_trt.export.checkpoint import Checkpoint, Traits
 from kinet_trt.export.models import MULTIPLE, KiNet, reach, widen_upsamplers
 from numpy.typing import NDArray
@@ -113,7 +114,7 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
         raise KinetError("--roi: this network was trained without the tumour-region branch: leave the option out")
     halo = -(-(reach(network) + traits.nms_radius) // MULTIPLE) * MULTIPLE
     graph = _traced(Deployed(_densified(widen_upsamplers(network)), traits, roi).eval())
-    graph = _simplified(graph)
+    graph = as_pointwise(_simplified(graph))
     if precision == "fp16":
         compute_in_half(graph)
     elif half_weights:

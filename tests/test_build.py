@@ -17,6 +17,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from kinet_trt.calibration import qdq
+from kinet_trt.calibration.pointwise import as_pointwise
 
 from kinet_trt import build as builder
 from kinet_trt import precision, simulate
@@ -44,7 +45,7 @@ def carded(graph, card):
 def in_int8(source):
     """Quantise a model as calibration does, but for the ranges, which no build looks at."""
     card, model = read_card(source)
-    graph = qdq.as_pointwise(qdq.load(model))
+    graph = as_pointwise(qdq.load(model))
     floating = [qdq.layers(graph)[-1].name]
     scales = dict.fromkeys((name for group in qdq.groups(graph, floating) for name in group), 0.05)
     made = qdq.insert(graph, scales, floating)

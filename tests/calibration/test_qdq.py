@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 onnx = pytest.importorskip("onnx")
 
 from kinet_trt.calibration import qdq, ranges
+from kinet_trt.calibration.pointwise import as_pointwise
 from onnx import helper, numpy_helper
 from samples import network
 
@@ -27,7 +28,7 @@ FRAME = simulate.field(3, 96, 64)[0]
 
 
 def edge() -> onnx.ModelProto:
-    return qdq.as_pointwise(qdq.load(Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL)).read_bytes()))
+    return as_pointwise(qdq.load(Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL)).read_bytes()))
 
 
 def run(graph: onnx.ModelProto, **config) -> np.ndarray:
@@ -46,7 +47,7 @@ def quantised(graph: onnx.ModelProto, floating: tuple[str, ...] = ()) -> onnx.Mo
 
 @pytest.fixture(scope="module")
 def small() -> onnx.ModelProto:
-    return qdq.as_pointwise(qdq.load(network()))
+    return as_pointwise(qdq.load(network()))
 
 
 def test_half_precision_weights_are_taken_from_behind_their_casts() -> None:
@@ -57,13 +58,13 @@ def test_half_precision_weights_are_taken_from_behind_their_casts() -> None:
 
 def test_large_upsamplers_as_pointwise_convolutions_give_the_same_numbers() -> None:
     before = qdq.load(network())
-    after = qdq.as_pointwise(before)
+    after = as_pointwise(before)
     onnx.checker.check_model(after, full_check=True)
     kinds = [Counter(node.op_type for node in g.graph.node) for g in (before, after)]
     assert [k["ConvTranspose"] for k in kinds] == [2, 1]
     assert [k["DepthToSpace"] for k in kinds] == [0, 1]
     assert np.allclose(run(before), run(after), atol=1e-5)
-    assert qdq.as_pointwise(after) == after
+    assert as_pointwise(after) == after
 
 
 def test_tensors_that_are_joined_share_a_scale_and_what_is_padded_keeps_it(small: onnx.ModelProto) -> None:
