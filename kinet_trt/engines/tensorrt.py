@@ -31,7 +31,7 @@ from kinet_trt.engines.arrays import DevicePixels, parse_interface, read_frame, 
 from kinet_trt.engines.driver import Driver
 from kinet_trt.engines.plan import build_line
 from kinet_trt.engines.prepare import CudaPrepare, PreparePlan
-from kinet_trt.engines.trt import Library
+from kinet_trt.engines.trt import Library, how_to_run
 from kinet_trt.errors import EngineError
 from kinet_trt.frame import Frame, unscaled
 from kinet_trt.model_card import ModelCard
@@ -87,8 +87,10 @@ class TensorRtEngine:
             if self.plan is None:
                 raise self.refused("cannot load it")
             self.kinds = self._tensors()
+            self._how_to_run = how_to_run(library, self.plan)
             self._scratch_bytes = int(self.plan.device_memory_size_v2)
-            self._scratch = cupy.cuda.alloc(max(1, self._scratch_bytes))
+            with self.stream:
+                self._scratch = cupy.cuda.alloc(max(1, self._scratch_bytes))
             self._prepare = CudaPrepare(card.mpp, card.multiple)
             self._warm_up()
 
@@ -203,8 +205,7 @@ class TensorRtEngine:
 
         A captured graph belongs to its context: one context for every shape would do for launches, not for graphs.
         """
-        strategies = self._library.module.ExecutionContextAllocationStrategy
-        context = self.plan.create_execution_context(strategies.USER_MANAGED)
+        context = self.plan.create_execution_context(self._how_to_run)
         if context is None:
             raise self.refused("cannot make an execution context")
         context.set_device_memory(self._scratch.ptr, self._scratch_bytes)

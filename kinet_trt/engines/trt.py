@@ -173,6 +173,9 @@ def build_plan(
     if turing:
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.SM75, 0)
+    if library.is_rtx:
+        # Memory is ours then, also for large tensors: what allocates while it runs cannot be captured in a graph.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if profile:
         shapes = builder.create_optimization_profile()
         shapes.set_shape("frame", *((n, h, w, 3) for n, h, w in profile))
@@ -193,6 +196,23 @@ def build_plan(
         return bytes(plan), b""
     kept = config.get_timing_cache()
     return bytes(plan), bytes(kept.serialize()) if kept else b""
+
+
+def how_to_run(library: Library, engine: Any) -> Any:
+    """Return what an engine's execution contexts are made with: memory comes from the caller.
+
+    TensorRT for RTX compiles kernels for a shape in the background and runs slower ones until they are ready, which a
+    captured graph would then keep: here it compiles them at a shape's first run, once for all contexts.
+    """
+    trt = library.module
+    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    if not library.is_rtx:
+        return strategy
+    running = engine.create_runtime_config()
+    running.set_execution_context_allocation_strategy(strategy)
+    running.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    running.set_runtime_cache(running.create_runtime_cache())
+    return running
 
 
 def check_here(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Driver]:

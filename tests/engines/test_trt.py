@@ -157,6 +157,8 @@ def test_every_name_of_tensorrt_that_is_used_is_in_every_version_we_serve():
         "network": "INetworkDefinition",
         "parser": "OnnxParser",
         "config": "IBuilderConfig",
+        "engine": "ICudaEngine",
+        "running": "IRuntimeConfig",
     }
     classes |= {"shapes": "IOptimizationProfile", "kept": "ITimingCache"}
     names = set(re.findall(r"\btrt\.([A-Z]\w+(?:\.\w+)*)", code)) - {"Report"}
@@ -169,8 +171,12 @@ def test_every_name_of_tensorrt_that_is_used_is_in_every_version_we_serve():
     missing = {name: versions for name, versions in missing.items() if versions}
     # What only TensorRT for RTX has is used there only.
     assert set(missing) == {
-        "ComputeCapability.SM75", "EngineInvalidityDiagnostics", "EngineValidity.INVALID",
+        "BuilderFlag.REQUIRE_USER_ALLOCATION", "ComputeCapability.SM75",
+        "DynamicShapesKernelSpecializationStrategy.EAGER", "EngineInvalidityDiagnostics", "EngineValidity.INVALID",
         "IBuilderConfig.num_compute_capabilities", "IBuilderConfig.set_compute_capability",
+        "ICudaEngine.create_runtime_config", "IRuntimeConfig.create_runtime_cache",
+        "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+        "IRuntimeConfig.set_execution_context_allocation_strategy", "IRuntimeConfig.set_runtime_cache",
     }  # fmt: skip
     assert not any("rtx" in version for versions in missing.values() for version in versions)
 
