@@ -8,6 +8,7 @@ https://dmlc.github.io/dlpack/latest/python_spec.html
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,17 +65,18 @@ class DevicePixels:
     owner: object
 
 
-def read_frame(frame: object, order: str | None = None) -> NDArray[np.uint8] | DevicePixels:
+def read_frame(frame: object, order: str | None = None, stream: Any = None) -> NDArray[np.uint8] | DevicePixels:
     """Return a frame as it lies: on the host a NumPy array, on the device an address with strides.
 
     Parameters
     ----------
     frame
         uint8 [height, width, 3 or 4] with any strides: a NumPy array; a DLPack producer on the host or an NVIDIA GPU
-        (CuPy, PyTorch, JAX); or an object with ``__cuda_array_interface__`` (Numba, PyCUDA's GPUArray). A DLPack
-        producer on the device is asked to make CuPy's current stream wait for its own.
+        (CuPy, PyTorch, JAX); or an object with ``__cuda_array_interface__`` (Numba, PyCUDA's GPUArray).
     order
         ``"RGB"``, ``"BGR"``, ``"RGBA"`` or ``"BGRA"``; None: RGB, or RGBA with four channels.
+    stream
+        CuPy stream that a DLPack producer on the device makes wait for its own; None: CuPy's current one.
 
     Raises
     ------
@@ -94,9 +96,14 @@ def read_frame(frame: object, order: str | None = None) -> NDArray[np.uint8] | D
             )
         import cupy
 
-        array = _exported(cupy, frame)
-        # CuPy names its current stream here, which the producer has been told of.
-        return parse_interface({**array.__cuda_array_interface__, "stream": None}, order, array)
+        if isinstance(frame, cupy.ndarray):
+            # Its interface names the stream that is current here, the caller's; its __dlpack__ would find ours current,
+            # and nothing to wait for.
+            return parse_interface(frame.__cuda_array_interface__, order, frame)
+        with stream or nullcontext():
+            array = _exported(cupy, frame)
+            # CuPy names its current stream here, which the producer has been told of.
+            return parse_interface({**array.__cuda_array_interface__, "stream": None}, order, array)
     if hasattr(frame, "__cuda_array_interface__"):
         return parse_interface(frame.__cuda_array_interface__, order, frame)
     raise EngineError(

@@ -149,8 +149,7 @@ class TensorRtEngine:
             raise EngineError(f"threshold: expected a finite number, found {threshold}")
         with self._lock, _in_words(self._path):
             self._enter()
-            with self.stream:  # a DLPack producer lets this stream wait for its own
-                pixels = read_frame(given, order)
+            pixels = read_frame(given, order, self.stream)
             height, width = pixels.shape[:2] if isinstance(pixels, np.ndarray) else (pixels.height, pixels.width)
             plan = self._prepare.plan(height, width, mpp)
             check_profile(self.card, (1, plan.height, plan.width), self._path)
@@ -237,7 +236,7 @@ class TensorRtEngine:
         except runtime.CUDARuntimeError:
             device = None
         if device != 0:
-            where = "another CUDA context" if device is None else f"GPU {device}"
+            where = "another CUDA context" if device is None or device < 0 else f"GPU {device}"
             raise EngineError(
                 f"frame: expected it in the primary context of GPU 0, found {where}. PyCUDA: "
                 "pycuda.driver.Device(0).retain_primary_context(), not pycuda.autoinit"
@@ -278,6 +277,7 @@ class TensorRtEngine:
     def refused(self, what: str) -> EngineError:
         """Return the error that says what TensorRT does not do, and why."""
         said = "; ".join(dict.fromkeys(" ".join(m.split()) for m in self._library.messages[:2])) or "it gave no reason"
+        self._library.messages.clear()
         return EngineError(
             f"{self._path}: {self._library.name} {self._library.version} {what}: {said[:600]}. Build it here: "
             f"{build_line(self.card, self._path)}"
@@ -372,7 +372,9 @@ class _Lane:
         self.end.synchronize()  # of a frame that was submitted and forgotten
         if self._pinned is None or self._pinned.shape != pixels.shape:
             self._pinned = _pinned(pixels.shape, np.uint8)
-            self._staged = cupy.empty(pixels.shape, np.uint8)
+            # Of the memory that CuPy keeps for this stream: another's may still be read by work that is queued there.
+            with engine.uploads:
+                self._staged = cupy.empty(pixels.shape, np.uint8)
         np.copyto(self._pinned, pixels)
         target, from_, size = self._staged.data.ptr, self._pinned.ctypes.data, self._pinned.nbytes
         runtime.memcpyAsync(target, from_, size, runtime.memcpyHostToDevice, engine.uploads.ptr)
@@ -424,15 +426,20 @@ class _Lane:
         engine.stream.synchronize()
         if not getattr(self._context, "is_stream_capturable", lambda _: True)(engine.stream.ptr):
             return None
+        problem: Exception | None = None
         engine.stream.begin_capture()
         try:
             self._queue()
+        except Exception as error:  # TensorRT's, CuPy's or ours
+            problem = error
+        try:
+            graph = engine.stream.end_capture()  # always: until then the stream is of no use
         except Exception as error:
-            log.info("no CUDA graph for frames %s: %s", self._shape, error)
-            with _suppressed():
-                engine.stream.end_capture()
-            return None
-        return engine.stream.end_capture()
+            problem = problem or error
+        if problem is None:
+            return graph
+        log.info("no CUDA graph for frames %s: %s", self._shape, problem)
+        return None
 
 
 def check_profile(card: ModelCard, shape: tuple[int, int, int], path: Path) -> None:
@@ -468,16 +475,6 @@ def _let_wait(other: int, stream: Any) -> None:
 
 
 @contextmanager
-def _suppressed() -> Iterator[None]:
-    from cupy.cuda import runtime
-
-    try:
-        yield
-    except runtime.CUDARuntimeError as error:
-        log.debug("the capture could not be ended: %s", error)
-
-
-@contextmanager
 def _in_words(path: Path) -> Iterator[None]:
     """Turn what CuPy raises into messages that say what to do."""
     import cupy
@@ -490,7 +487,7 @@ def _in_words(path: Path) -> Iterator[None]:
             f"{path}: the GPU's memory does not suffice: {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB are free "
             f"({error}). Close what else runs on it, or build for smaller frames (--size) or fewer at a time (--batch)"
         ) from error
-    except cupy.cuda.runtime.CUDARuntimeError as error:
+    except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:  # copies; kernels
         raise EngineError(
             f"{path}: the GPU failed: {error}. After such an error the process must be started again"
         ) from error

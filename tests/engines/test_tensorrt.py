@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,3 +61,52 @@ def test_every_name_of_tensorrt_that_is_used_is_in_every_version_we_serve():
     used += ["TensorIOMode.OUTPUT", "nptype"]
     assert len(set(used)) >= 13
     assert [name for name in used if set(rows[name].values()) != {"yes"}] == []
+
+
+class Stream:
+    """A CuPy stream, as far as capturing goes."""
+
+    ptr = 7
+
+    def __init__(self, outcome):
+        self.outcome, self.capturing, self.calls = outcome, False, []
+
+    def synchronize(self):
+        assert not self.capturing
+
+    def begin_capture(self):
+        self.capturing = True
+
+    def end_capture(self):
+        assert self.capturing
+        self.capturing = False
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+@pytest.mark.parametrize(
+    ("at_the_end", "inside", "graph"),
+    [
+        ("a graph", None, "a graph"),
+        (RuntimeError("cudaErrorStreamCaptureInvalidated"), None, None),
+        (RuntimeError("cudaErrorStreamCaptureInvalidated"), EngineError("it allocates"), None),
+        ("half a graph", EngineError("it allocates"), None),
+    ],
+)
+def test_what_cannot_be_captured_runs_without_a_graph(at_the_end, inside, graph, caplog):
+    stream = Stream(at_the_end)
+    lane = object.__new__(tensorrt._Lane)
+    lane._engine, lane._shape, lane._peaks, lane._context = SimpleNamespace(stream=stream), (1, 16, 16), None, object()
+
+    def queue():
+        if stream.capturing and inside:
+            raise inside
+
+    lane._queue = queue
+    with caplog.at_level("INFO"):
+        assert lane._capture() == graph
+    assert not stream.capturing
+    assert [r.getMessage() for r in caplog.records] == (
+        [] if graph else [f"no CUDA graph for frames (1, 16, 16): {inside or at_the_end}"]
+    )

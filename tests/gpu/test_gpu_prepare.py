@@ -28,9 +28,9 @@ def prepare(frame, mpp=None, order=None):
     import cupy
 
     stream = cupy.cuda.Stream(non_blocking=True)
+    given = read_frame(frame, order, stream)
+    assert isinstance(given, DevicePixels)
     with stream:
-        given = read_frame(frame, order)
-        assert isinstance(given, DevicePixels)
         prepared = CudaPrepare(MPP, 16)
         plan = prepared.plan(given.height, given.width, mpp)
         target, flag = cupy.empty((plan.height, plan.width, 3), np.uint8), cupy.empty(1, np.int32)
@@ -98,6 +98,25 @@ def test_cupy_and_numba_arrays_are_read_where_they_lie(pixels):
     other = cuda.to_device(pixels)
     assert read_frame(other).address == other.__cuda_array_interface__["data"][0]
     assert (prepare(other)[0] == fit(Frame(pixels), MPP, 16).pixels).all()
+
+
+def test_cupys_current_stream_is_waited_for(pixels):
+    import cupy
+
+    spin = cupy.RawKernel(
+        'extern "C" __global__ void spin() { const long long end = clock64() + 20000000; while (clock64() < end); }',
+        "spin",
+    )
+    expected = fit(Frame(pixels), MPP, 16).pixels
+    source = cupy.asarray(pixels)
+    cupy.cuda.Device().synchronize()
+    for writer in (cupy.cuda.Stream.null, cupy.cuda.Stream(non_blocking=True)):
+        for _ in range(10):
+            with writer:
+                frame = cupy.zeros_like(source)
+                spin((1,), (1,), ())
+                frame[...] = source
+                assert (prepare(frame)[0] == expected).all()
 
 
 def test_the_producers_stream_is_waited_for(pixels):
