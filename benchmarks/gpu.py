@@ -1,0 +1,249 @@
+"""Measure what kinet-trt does on this machine's GPU: gpu-DEVICE.json, to be committed under benchmarks/results/.
+
+`benchmarks/gpu_check.sh` runs it. Sections, by worth:
+
+- tensorrt: does TensorRT run here, in FP16 and INT8? Settled first; where it does not, the record says why;
+- peaks: the peaks' kernels on full frames, held to the reference;
+- counting: 1920 x 1080 px, the release's network at full width, host frame to host detections: TensorRT, our kernels
+  about PyTorch's network in a CUDA graph, PyTorch eager and compiled; kinet-edge in TensorRT;
+- tests: tests/gpu;
+- frames: prepare, and the transfer of frames.
+
+Each runs in a process of its own: a crash or a time limit is noted, and what was measured until then is kept. A file of
+an earlier run on the same machine, in the output folder or in benchmarks/results, is added to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kinet_trt.engines.driver import ask_driver
+from kinet_trt.errors import EngineError, KinetError
+from kinet_trt.files import write_atomic
+from kinet_trt.machine import installed, read_machine
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+SCHEMA = 1
+SECTIONS = {"tensorrt": 150, "peaks": 90, "counting": 300, "tests": 240, "frames": 90}
+"""Most seconds of each, in the order in which they run."""
+NEEDED = {
+    "kinet_trt.export": "the package: python -m pip install --no-deps --no-build-isolation -e .",
+    "cupy": "CuPy",
+    "torch": "PyTorch: counting needs it",
+    "onnx": "onnx: engines are built with it",
+    "onnxruntime": "ONNX Runtime: FP16 is held to it",
+    "pytest": "pytest: the GPU tests need it",
+    "hypothesis": "Hypothesis: the GPU tests need it",
+    "tensorrt or tensorrt_rtx": "TensorRT: unpack TensorRT for RTX (gpu_check.sh --unpack), or name its folder",
+}
+PACKAGES = (
+    "kinet-trt", "numpy", "opencv-python-headless", "onnx", "onnxruntime", "torch", "triton", "cupy-cuda13x",
+    "cupy-cuda12x", "nvidia-cuda-nvrtc", "nvidia-cudnn-cu13", "tensorrt", "tensorrt-rtx",
+)  # fmt: skip
+LOG = 2000
+"""Last characters that are kept of what a failed section said."""
+
+
+def missing() -> dict[str, str]:
+    """Return what is not here, by name, and what it is for."""
+    return {name: what for name, what in NEEDED.items() if not any(map(_is_here, name.split(" or ")))}
+
+
+def _is_here(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures are of; raise an EngineError where there is no GPU that can be used."""
+    driver, here, packages = ask_driver(), read_machine(), installed()
+    gpu = driver.gpus[0]
+    return {
+        "device": gpu.name,
+        "compute_capability": ".".join(map(str, gpu.capability)),
+        "memory_mib": gpu.memory >> 20,
+        "driver": here.driver_version,
+        "cuda_of_driver": ".".join(map(str, driver.cuda)),
+        "cpu": here.cpu,
+        "cores": here.cores,
+        "system": here.system,
+        "python": platform.python_version(),
+        "versions": {name: packages[name] for name in PACKAGES if name in packages},
+    }
+
+
+def place(folder: Path, device: str) -> Path:
+    """Return the file of a device's figures."""
+    return folder / f"gpu-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-') or 'none'}.json"
+
+
+def earlier(out: Path, device: str, here: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections that an earlier run left of this very machine and these versions."""
+    for path in (place(out, device), place(RESULTS, device)):
+        try:
+            document = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        if document.get("schema") == SCHEMA and document.get("machine") == here:
+            return dict(document["sections"])
+    return {}
+
+
+def run(command: list[str], limit_s: float, extra: dict[str, str] | None = None) -> dict[str, Any]:
+    """Run a command and return how it ended: ``outcome`` and ``seconds``, and its last words unless all was well."""
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env={**os.environ, **(extra or {})},
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            code = process.wait(max(1, limit_s))
+            outcome = "done" if code == 0 else f"failed, exit status {code}"
+            if code < 0:
+                outcome = f"ended by {signal.Signals(-code).name}"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its own children too: compilers
+            process.wait()
+            outcome = f"stopped after {limit_s:.0f} s"
+        log.seek(0)
+        said = log.read().decode(errors="replace")
+    ended = {"outcome": outcome, "seconds": round(time.monotonic() - started, 1)}
+    return ended if outcome == "done" else {**ended, "said": said[-LOG:]}
+
+
+def section(name: str, limit_s: float, models: Path, with_tensorrt: bool) -> dict[str, Any]:
+    """Run one section in a process of its own, and return its figures and how it ended."""
+    if name == "tests":
+        return gpu_tests(limit_s)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "section.json"
+        command = [sys.executable, "-X", "faulthandler", str(ROOT / "benchmarks" / "gpu_sections.py")]
+        command += [name, str(path), str(models), *(["--tensorrt"] if with_tensorrt else [])]
+        ended = run(command, limit_s)
+        figures = json.loads(path.read_text()) if path.is_file() else {}
+    return {**ended, **figures}
+
+
+def gpu_tests(limit_s: float, folder: Path = ROOT / "tests" / "gpu") -> dict[str, Any]:
+    """Run the GPU tests, each module in a process of its own, and return what became of each test."""
+    if lacking := [name for name in ("pytest", "hypothesis") if not _is_here(name)]:
+        return {"outcome": f"not run: {' and '.join(lacking)} not installed"}
+    deadline = time.monotonic() + limit_s
+    found: dict[str, Any] = {"outcome": "done"}
+    for module in sorted(folder.glob("test_*.py")):
+        with tempfile.TemporaryDirectory() as scratch:
+            report = Path(scratch) / "junit.xml"
+            # The repository's own warnings are errors elsewhere; here other versions of everything are at hand.
+            command = [
+                sys.executable,
+                "-X",
+                "faulthandler",
+                "-m",
+                "pytest",
+                str(module),
+                "-q",
+                "-p",
+                "no:cacheprovider",
+            ]
+            command += ["-o", "filterwarnings=default", f"--junitxml={report}"]
+            ended = run(command, deadline - time.monotonic(), {"KINET_TRT_GPU": "1"})
+            figures = outcomes(report.read_text()) if report.is_file() else {}
+        found[module.stem] = {**ended, **figures}
+        if ended["outcome"] != "done":
+            found["outcome"] = "failed"
+    return found
+
+
+def outcomes(junit: str) -> dict[str, Any]:
+    """Return how many tests passed, failed and were skipped, why, and what they recorded."""
+    counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
+    why: dict[str, str] = {}
+    recorded: dict[str, Any] = {}
+    for case in ElementTree.fromstring(junit).iter("testcase"):
+        name = case.get("name", "")
+        bad = next((node for node in case if node.tag in ("failure", "error", "skipped")), None)
+        kind = "passed" if bad is None else "skipped" if bad.tag == "skipped" else "failed"
+        counts[kind] += 1
+        if bad is not None:
+            why[name] = (bad.get("message") or "")[:500]
+        for node in case.iter("property"):
+            recorded[f"{name}: {node.get('name')}"] = node.get("value")
+    return {**counts, "why": why, "recorded": recorded}
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """Return what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or RESULTS), help="folder of the JSON")
+    parser.add_argument("--models", type=Path, default=ROOT / ".gpu" / "models", help="what --pack made")
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="of " + ", ".join(SECTIONS))
+    parser.add_argument("--limit", type=float, default=480, help="seconds for all of it")
+    parser.add_argument("--no-tensorrt", action="store_true", help="leave TensorRT out of all sections")
+    asked = parser.parse_args(given)
+    asked.sections = asked.sections.split(",")
+    if unknown := set(asked.sections) - set(SECTIONS):
+        parser.error(f"--sections: expected some of {', '.join(SECTIONS)}, found {', '.join(sorted(unknown))}")
+    return asked
+
+
+def main(given: list[str] | None = None) -> int:
+    """Run what was asked for; return 0 where all of it came to its end."""
+    asked, deadline = arguments(given), time.monotonic()
+    deadline += asked.limit
+    asked.out.mkdir(parents=True, exist_ok=True)
+    lacking = missing()
+    for name, what in lacking.items():
+        print(f"missing: {name}. {what}")
+    try:
+        here = machine()
+    except EngineError as error:
+        print(f"no GPU: {error}")
+        document = {"schema": SCHEMA, "machine": None, "no_gpu": str(error), "missing": lacking, "sections": {}}
+        write_atomic(place(asked.out, ""), json.dumps(document, indent=1) + "\n")
+        return 1
+    path = place(asked.out, here["device"])
+    done = earlier(asked.out, here["device"], here)
+    document = {"schema": SCHEMA, "machine": here, "missing": lacking, "sections": done}
+    chosen = [name for name in SECTIONS if name in asked.sections and not (asked.no_tensorrt and name == "tensorrt")]
+    if not asked.no_tensorrt and "counting" in chosen and "tensorrt" not in {*chosen, *done}:
+        chosen = ["tensorrt", *chosen]  # a crash of it must not take the section with it
+    good = True
+    for name in chosen:
+        left = deadline - time.monotonic()
+        if left < 10:
+            print(f"{name}: no time is left; --sections {name} runs it alone")
+            good = False
+            continue
+        usable = not asked.no_tensorrt and bool(done.get("tensorrt", {}).get("runs"))
+        print(f"{name} ...", flush=True)
+        done[name] = section(name, min(left - 5, SECTIONS[name]), asked.models, usable)
+        write_atomic(path, json.dumps(document, indent=1) + "\n")
+        print(f"{name}: {done[name]['outcome']}", flush=True)
+        # That TensorRT does not run here is a finding, not a failure.
+        good &= name == "tensorrt" or done[name]["outcome"] == "done"
+    print(path)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KinetError as error:
+        sys.exit(f"gpu: {error}")

@@ -1,0 +1,122 @@
+"""Prepare on any machine what benchmarks/gpu_check.sh takes to a GPU machine without network.
+
+`python benchmarks/gpu_pack.py [FOLDER] [--packer pack_tensorrt.py]`, FOLDER is .gpu unless said. It then holds
+
+- models/release-32-fp16.onnx, models/release-32-int8.onnx: the release's network at width 32, random weights (no
+  checkpoint is at hand), so that only its time counts;
+- models/kinet-edge-int8.onnx: the shipped model as `kinet-trt build --precision int8` makes it of simulated fields;
+- tensorrt/part-00, part-01, ...: TensorRT for RTX in parts that each fit a size-limited upload, where its packer is
+  at hand (beside the repository, in ../shared/tensorrt, or --packer). A copy of the packer lies in each part.
+
+What is there already is left as it is. The parts hold NVIDIA's binaries: FOLDER must never be committed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from kinet_trt import simulate
+from kinet_trt.detections import CLASSES
+from kinet_trt.errors import KinetError
+from kinet_trt.files import write_atomic
+from kinet_trt.model_card import onnx_hash, with_card
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKER = ROOT.parent / "shared" / "tensorrt" / "pack_tensorrt.py"
+FIELDS, SIDE = 32, 320
+RELEASE_THRESHOLD = 50.0
+"""Above nearly everything that random weights give."""
+
+
+def release(folder: Path) -> None:
+    """Write the release's network in FP16 and in INT8: all but its first and last layer, two small crops for ranges."""
+    import torch
+    from kinet_trt.calibration import qdq, ranges, sensitivity
+    from kinet_trt.export.checkpoint import Checkpoint, Traits
+    from kinet_trt.export.models import NetworkConfig, build
+    from kinet_trt.export.onnx import export
+
+    half, quantised = folder / "release-32-fp16.onnx", folder / "release-32-int8.onnx"
+    if half.is_file() and quantised.is_file():
+        return
+    torch.manual_seed(0)
+    network = build(NetworkConfig("release", 32, "elu", roi=False)).eval()
+    checkpoint = Checkpoint(network, replace(Traits(), threshold=RELEASE_THRESHOLD))
+    write_atomic(half, export(checkpoint, "release-32", "fp16", False, False)[0])
+
+    model, card = export(checkpoint, "release-32", "fp32", False, False)
+    graph = qdq.as_pointwise(qdq.load(model))
+    tensors = [name for group in qdq.groups(graph, ()) for name in group]
+    crops = [simulate.field(seed, 128, 128)[0] for seed in (1, 2)]
+    histograms = ranges.cached(None, graph, tensors, crops, lambda *_: None)
+    names = [layer.name for layer in qdq.layers(graph)]
+    floating = (names[0], names[-1])
+    made = qdq.insert(graph, sensitivity.steps(graph, histograms, floating), floating)
+    del made.metadata_props[:]
+    data = made.SerializeToString(deterministic=True)
+    card = replace(card, precision="int8", weights_precision="int8", model_sha256=onnx_hash(data))
+    write_atomic(quantised, with_card(data, card))
+
+
+def edge(folder: Path) -> None:
+    """Write the shipped model in INT8, calibrated on simulated fields."""
+    from kinet_trt.build import build
+    from kinet_trt.overlay import to_png
+
+    path = folder / "kinet-edge-int8.onnx"
+    if path.is_file():
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed in range(FIELDS):
+            pixels, truth = simulate.field(seed, SIDE, SIDE)
+            write_atomic(Path(scratch) / f"{seed}.png", to_png(pixels))
+            with (Path(scratch) / f"{seed}.csv").open("w", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(("x", "y", "class"))
+                rows.writerows((x, y, CLASSES[c]) for x, y, c in zip(truth.x, truth.y, truth.cls, strict=True))
+        # Only what it looks like on a GPU matters here: simulated fields say little of what INT8 costs on real ones.
+        built = build(None, path, "int8", calibration=Path(scratch), max_loss=5)
+    print(f"{path.name}: {built.card.quantisation}")
+
+
+def tensorrt(folder: Path, packer: Path) -> None:
+    """Pack TensorRT for RTX for Python 3.12, and lay the packer into each part."""
+    if not packer.is_file():
+        print(f"no packer at {packer}: without TensorRT for RTX the rest can be measured all the same")
+        return
+    if not folder.is_dir():
+        command = [sys.executable, packer, "pack", folder, "--flavour", "rtx", "--python", "3.12"]
+        if subprocess.run(command, check=False).returncode:
+            sys.exit("gpu_pack: TensorRT for RTX could not be packed; the models are there")
+    for part in folder.glob("part-*"):
+        shutil.copyfile(packer, part / "pack_tensorrt.py")
+
+
+def main() -> None:
+    """Prepare everything, and say how large it is."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / ".gpu")
+    parser.add_argument("--packer", type=Path, default=PACKER)
+    given = parser.parse_args()
+    models = given.folder / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    try:
+        release(models)
+        edge(models)
+    except KinetError as error:
+        sys.exit(f"gpu_pack: {error}")
+    tensorrt(given.folder / "tensorrt", given.packer)
+    for path in [models, *sorted((given.folder / "tensorrt").glob("part-*"))]:
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        print(f"{size / 2**20:6.1f} MiB  {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The release's network in PyTorch on a GPU: as its users run it, and between our kernels, without TensorRT."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.models import NetworkConfig, build
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
+
+from kinet_trt.detections import Detections
+from kinet_trt.engines.arrays import parse_interface
+from kinet_trt.engines.prepare import CudaPrepare
+from kinet_trt.peaks.cuda import CudaPeaks
+
+MULTIPLE, RADIUS = 16, 5
+
+
+class Network(nn.Module):
+    """Pixels to maps: uint8 [1, H, W, 3] to the type's [1, 3, H, W], contiguous. Random weights: only time matters."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, width: int = 32, dtype: torch.dtype = torch.float16) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = build(NetworkConfig("release", width, "elu", roi=False)).eval()
+        std = torch.tensor(Traits().std)
+        self.register_buffer("scale", 1 / (255 * std).view(3, 1, 1))
+        self.register_buffer("shift", (-torch.tensor(Traits().mean) / std).view(3, 1, 1))
+        self.dtype = dtype
+        self.to(dtype)
+        if dtype == torch.float16:
+            self.to(memory_format=torch.channels_last)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """Return the maps."""
+        image = frame.permute(0, 3, 1, 2).to(self.dtype) * self.scale + self.shift
+        maps: Tensor = self.network(image)[0]
+        return maps.contiguous(memory_format=torch.contiguous_format)
+
+
+def count(network: nn.Module, frame: NDArray[np.uint8], threshold: float, device: str = "cuda") -> int:
+    """Count a frame as PyTorch's users do: copy, network, max pool, back. Returns how many peaks there are.
+
+    Parameters
+    ----------
+    network
+        :class:`Network`, compiled or not, on the device.
+    frame
+        uint8 [H, W, 3], H and W multiples of 16.
+    threshold
+        Least height of a peak.
+    device
+        Where the network is.
+    """
+    with torch.inference_mode():
+        maps = network(torch.from_numpy(frame[None]).to(device))
+        highest, cls = maps.max(dim=1)
+        window = max_pool2d(highest, 2 * RADIUS + 1, stride=1, padding=RADIUS)
+        _, y, x = torch.nonzero((highest == window) & (highest >= threshold), as_tuple=True)
+        found = torch.stack([x.float(), y.float(), highest[0, y, x].float(), cls[0, y, x].float()])
+        return int(found.cpu().shape[1])
+
+
+class _Lane:
+    """One frame on its way."""
+
+    def __init__(self, path: CapturedPath, height: int, width: int) -> None:
+        plan, stream = path.plan, path.stream
+        self.pinned = torch.empty((height, width, 3), dtype=torch.uint8, pin_memory=True)
+        self.here = self.pinned.numpy()
+        self.staged = torch.empty((height, width, 3), dtype=torch.uint8, device="cuda")
+        self.pixels = parse_interface({**self.staged.__cuda_array_interface__, "stream": None}, None, self.staged)
+        self.frames = torch.zeros((1, plan.height, plan.width, 3), dtype=torch.uint8, device="cuda")
+        self.coloured = torch.zeros(1, dtype=torch.int32, device="cuda")
+        self.peaks = CudaPeaks((1, 3, plan.height, plan.width), np.float16, RADIUS)
+        self.uploaded, self.end = torch.cuda.Event(), torch.cuda.Event()
+        torch.cuda.synchronize()
+        with torch.inference_mode():
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    self.maps = path.network(self.frames)
+                    self.peaks.begin(path.cupy_stream, 0.5)
+                    self.peaks.enqueue(path.cupy_stream, self.maps.data_ptr())
+            torch.cuda.synchronize()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="relaxed"):
+                self.maps = path.network(self.frames)
+                self.peaks.enqueue(path.cupy_stream, self.maps.data_ptr())
+
+
+class CapturedPath:
+    """Prepare, PyTorch's network in FP16 and peaks on one stream, network and peaks captured as a graph; two lanes.
+
+    Parameters
+    ----------
+    network
+        :class:`Network` in FP16 on the GPU, compiled or not.
+    height, width
+        Of the frames, px.
+    """
+
+    def __init__(self, network: nn.Module, height: int, width: int) -> None:
+        import cupy
+
+        self.network = network
+        self.stream, self.uploads = torch.cuda.Stream(), torch.cuda.Stream()
+        self.cupy_stream: Any = cupy.cuda.ExternalStream(self.stream.cuda_stream)
+        self.prepare = CudaPrepare(Traits().mpp, MULTIPLE)
+        self.plan = self.prepare.plan(height, width, None)
+        self.lanes = [_Lane(self, height, width) for _ in range(2)]
+        self._next = 0
+
+    def submit(self, frame: NDArray[np.uint8], threshold: float) -> _Lane:
+        """Send a frame on its way; the one before the last must have been collected."""
+        lane, self._next = self.lanes[self._next], 1 - self._next
+        np.copyto(lane.here, frame)
+        with torch.cuda.stream(self.uploads):
+            lane.staged.copy_(lane.pinned, non_blocking=True)
+            lane.uploaded.record(self.uploads)
+        self.stream.wait_event(lane.uploaded)
+        target, flag = lane.frames.data_ptr(), lane.coloured.data_ptr()
+        self.prepare.enqueue(self.cupy_stream, self.plan, lane.pixels, target, flag)
+        self.start(lane, threshold)
+        lane.end.record(self.stream)
+        return lane
+
+    def start(self, lane: _Lane, threshold: float) -> None:
+        """Queue network and peaks."""
+        lane.peaks.begin(self.cupy_stream, threshold, self.plan.own_height, self.plan.own_width)
+        with torch.cuda.stream(self.stream):
+            lane.graph.replay()
+
+    def collect(self, lane: _Lane) -> Detections:
+        """Wait for a frame."""
+        lane.end.synchronize()
+        return lane.peaks.read(self.cupy_stream)[0]
+
+
+def compiled(network: Network) -> nn.Module:
+    """Return a copy that torch.compile is to compile at its first run."""
+    made: nn.Module = torch.compile(copy.deepcopy(network), dynamic=False)  # type: ignore[assignment]
+    return made
+
+
+def tflops(size: int = 8192, rounds: int = 10) -> float:
+    """Return what this GPU computes in FP16, TFLOP/s, in matrix products of random numbers."""
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.float16) for _ in range(2))
+    times = []
+    for _ in range(rounds + 3):
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        torch.mm(a, b)
+        after.record()
+        after.synchronize()
+        times.append(before.elapsed_time(after))
+    return round(2 * size**3 / (float(np.median(times[3:])) * 1e9), 1)
