@@ -18,6 +18,7 @@ import gpu_clock
 import gpu_sections
 
 import gpu
+from cupy_on_cpu import installed
 from kinet_trt.detections import Detections
 from kinet_trt.errors import KinetError
 
@@ -219,3 +220,36 @@ def test_pytorchs_way_of_counting_finds_the_reference_peaks():
     found = find_peaks(maps, threshold)
     assert len(found) > 0
     assert gpu_torch.count(network, frame, threshold, "cpu") == len(found)
+
+
+@pytest.fixture
+def on_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_sections, "WIDTH", 96)
+    monkeypatch.setattr(gpu_sections, "HEIGHT", 64)
+    monkeypatch.setattr(gpu_sections, "ROUNDS", 8)
+    (tmp_path / "kernels").mkdir()
+    with installed(tmp_path / "kernels"):
+        yield
+
+
+def test_the_section_of_peaks(on_cpu, tmp_path):
+    record = gpu_clock.Record(tmp_path / "peaks.json")
+    gpu_sections.peaks(record, tmp_path, False)
+    found = json.loads((tmp_path / "peaks.json").read_text())
+    assert set(found) == {"float16", "float32"}
+    for figures in found.values():
+        assert figures["are_reference"] is True
+        assert min(figures["nuclei"]) > 0
+        assert figures["in_a_graph"] == {"p50_ms": 0.05, "p99_ms": 0.05, "runs": 6}
+        assert figures["within_bar"] is True
+        assert figures["host_clock"]["runs"] == 8
+
+
+def test_the_section_of_frames(on_cpu, tmp_path):
+    record = gpu_clock.Record(tmp_path / "frames.json")
+    gpu_sections.frames(record, tmp_path, False)
+    found = json.loads((tmp_path / "frames.json").read_text())
+    assert found["frame_bytes"] == 96 * 64 * 3
+    scaled = {name: figures for name, figures in found.items() if "largest_difference_to_host" in str(figures)}
+    assert len(scaled) == 5
+    assert all(figures["largest_difference_to_host"] <= 1 for figures in scaled.values())
