@@ -10,7 +10,7 @@
 - frames: prepare, and the transfer of frames.
 
 Each runs in a process of its own: a crash or a time limit is noted, and what was measured until then is kept. A file of
-an earlier run on the same machine, in the output folder or in benchmarks/results, is added to.
+an earlier run on the same machine is added to.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from kinet_trt.machine import installed, read_machine
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+KEPT = Path(tempfile.gettempdir()) / "kinet-trt-gpu"
+"""Where a copy of the figures waits for the next run on this machine, whose output folder may be another."""
 SCHEMA = 1
 SECTIONS = {"tensorrt": 150, "peaks": 90, "counting": 300, "tests": 240, "frames": 90}
 """Most seconds of each, in the order in which they run."""
@@ -95,7 +97,7 @@ def place(folder: Path, device: str) -> Path:
 
 def earlier(out: Path, device: str, here: dict[str, Any]) -> dict[str, Any]:
     """Return the sections that an earlier run left of this very machine and these versions."""
-    for path in (place(out, device), place(RESULTS, device)):
+    for path in (place(folder, device) for folder in (out, KEPT, RESULTS)):
         try:
             document = json.loads(path.read_text())
         except (OSError, ValueError):
@@ -218,6 +220,7 @@ def main(given: list[str] | None = None) -> int:
         document = {"schema": SCHEMA, "machine": None, "no_gpu": str(error), "missing": lacking, "sections": {}}
         write_atomic(place(asked.out, ""), json.dumps(document, indent=1) + "\n")
         return 1
+    KEPT.mkdir(exist_ok=True)
     path = place(asked.out, here["device"])
     done = earlier(asked.out, here["device"], here)
     document = {"schema": SCHEMA, "machine": here, "missing": lacking, "sections": done}
@@ -234,7 +237,8 @@ def main(given: list[str] | None = None) -> int:
         usable = not asked.no_tensorrt and bool(done.get("tensorrt", {}).get("runs"))
         print(f"{name} ...", flush=True)
         done[name] = section(name, min(left - 5, SECTIONS[name]), asked.models, usable)
-        write_atomic(path, json.dumps(document, indent=1) + "\n")
+        for file in (path, place(KEPT, here["device"])):
+            write_atomic(file, json.dumps(document, indent=1) + "\n")
         print(f"{name}: {done[name]['outcome']}", flush=True)
         # That TensorRT does not run here is a finding, not a failure.
         good &= name == "tensorrt" or done[name]["outcome"] == "done"

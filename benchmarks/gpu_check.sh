@@ -8,8 +8,10 @@
 #
 # A GPU machine that is reached by size-limited uploads gets one part an upload, then the rest:
 #
-#   benchmarks/gpu_check.sh --unpack .gpu/tensorrt/part-00
+#   benchmarks/gpu_check.sh --unpack .gpu/tensorrt/part-00; benchmarks/gpu_check.sh --sections peaks,frames --limit 120
 #   benchmarks/gpu_check.sh --unpack .gpu/tensorrt/part-01 && benchmarks/gpu_check.sh    # with .gpu/models
+#
+# A run takes 8 minutes at most and adds to what an earlier one on that machine found (--sections runs some again).
 #
 # PYTHON is the interpreter (python3), KINET_TRT_RTX the folder of parts and of TensorRT for RTX (/tmp/kinet-trt-rtx),
 # OUT where gpu-DEVICE.json goes (benchmarks/results).

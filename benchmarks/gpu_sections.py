@@ -178,8 +178,10 @@ def counting(record: Record, models: Path, with_tensorrt: bool) -> None:
     import torch
     from gpu_torch import CapturedPath, Network, compiled, count, tflops
 
+    torch.backends.cudnn.benchmark = True  # for PyTorch's best
     reached = tflops()
     record.put(
+        pytorch_fp32_convolutions_in_tf32=torch.backends.cudnn.allow_tf32,
         release_tflop=round(RELEASE_FLOP / 1e12, 3),
         fp16_tflops_measured=reached,
         floor_ms={

@@ -111,8 +111,8 @@ class CapturedPath:
         import cupy
 
         self.network = network
-        self.stream, self.uploads = torch.cuda.Stream(), torch.cuda.Stream()
-        self.cupy_stream: Any = cupy.cuda.ExternalStream(self.stream.cuda_stream)
+        self.cupy_stream: Any = cupy.cuda.Stream(non_blocking=True)
+        self.stream, self.uploads = torch.cuda.ExternalStream(self.cupy_stream.ptr), torch.cuda.Stream()
         self.prepare = CudaPrepare(Traits().mpp, MULTIPLE)
         self.plan = self.prepare.plan(height, width, None)
         self.lanes = [_Lane(self, height, width) for _ in range(2)]

@@ -154,6 +154,7 @@ def test_a_section_without_a_gpu_ends_in_one_message(tmp_path, monkeypatch):
 
 def test_figures_of_the_same_machine_are_added_to(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(gpu, "KEPT", tmp_path / "kept")
     here = {"device": "NVIDIA H100 80GB HBM3", "driver": "580.1"}
     path = gpu.place(tmp_path, here["device"])
     assert path.name == "gpu-nvidia-h100-80gb-hbm3.json"
