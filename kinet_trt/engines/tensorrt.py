@@ -223,7 +223,9 @@ class TensorRtEngine:
                 return lane
         for other in list(self._lanes):
             if len(self._lanes) > SHAPES_KEPT and other != shape and not any(o.is_taken for o in self._lanes[other]):
-                del self._lanes[other]
+                # A frame that was forgotten may still be running in their memory, and be copied to the host's.
+                for lane in self._lanes.pop(other):
+                    lane.end.synchronize()
         lanes.append(_Lane(self, shape))
         return lanes[-1]
 

@@ -86,6 +86,18 @@ def test_other_orders_and_sizes_and_arrays_on_the_device(engine, frames):
         assert of(engine.submit(part).result()) == expected(part)
 
 
+def test_buffers_are_let_go_when_nothing_runs_in_them(engine, frames, monkeypatch):
+    waited = []
+    shape = 1, 48, 64
+    engine.submit(frames[0])  # and forgotten
+    for lane in engine._lanes[shape]:
+        monkeypatch.setattr(lane, "end", SimpleNamespace(synchronize=lambda: waited.append(shape), record=lambda _: 0))
+    for height, width in ((33, 47), (32, 64), (48, 32), (32, 32), (32, 47)):
+        engine.submit(frames[0][:height, :width]).result()
+    assert shape not in engine._lanes
+    assert set(waited) == {shape}
+
+
 def test_grey_pictures_hold_nothing(engine, frames, caplog):
     grey = np.repeat(frames[0][..., :1], 3, axis=2)
     assert len(engine.submit(grey).result()) == 0
