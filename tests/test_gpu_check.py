@@ -254,3 +254,36 @@ def test_the_section_of_frames(on_cpu, tmp_path):
     scaled = {name: figures for name, figures in found.items() if "largest_difference_to_host" in str(figures)}
     assert len(scaled) == 5
     assert all(figures["largest_difference_to_host"] <= 1 for figures in scaled.values())
+
+
+def test_a_run_writes_each_section_and_starts_with_tensorrt(tmp_path, monkeypatch, capsys):
+    here = {"device": "A GPU", "driver": "1"}
+    asked = []
+
+    def section(name, limit_s, models, with_tensorrt):
+        asked.append((name, with_tensorrt))
+        written = json.loads((tmp_path / "gpu-a-gpu.json").read_text())["sections"] if asked[1:] else {}
+        assert list(written) == [one for one, _ in asked[:-1]]
+        if name == "tensorrt":
+            return {"outcome": "ended by SIGSEGV", "step": "fp16: run", "runs": runs}
+        return {"outcome": "done"}
+
+    monkeypatch.setattr(gpu, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(gpu, "machine", lambda: here)
+    monkeypatch.setattr(gpu, "section", section)
+    runs = False
+    assert gpu.main(["--out", str(tmp_path), "--sections", "counting,peaks"]) == 0
+    assert asked == [("tensorrt", False), ("peaks", False), ("counting", False)]
+    assert json.loads((tmp_path / "gpu-a-gpu.json").read_text())["machine"] == here
+
+    # The next run knows what the first one found, also where its output folder is another.
+    (tmp_path / "gpu-a-gpu.json").unlink()
+    asked.clear()
+    monkeypatch.setattr(gpu, "section", lambda name, *_: asked.append(name) or {"outcome": "failed, exit status 1"})
+    assert gpu.main(["--out", str(tmp_path), "--sections", "counting"]) == 1
+    assert asked == ["counting"]
+    document = json.loads((tmp_path / "gpu-a-gpu.json").read_text())
+    assert sorted(document["sections"]) == ["counting", "peaks", "tensorrt"]
+    assert gpu.main(["--out", str(tmp_path), "--sections", "counting", "--limit", "5"]) == 1
+    assert "no time is left; --sections counting runs it alone" in capsys.readouterr().out
