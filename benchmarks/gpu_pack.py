@@ -35,7 +35,7 @@ RELEASE_THRESHOLD = 50.0
 """Above nearly everything that random weights give."""
 
 
-def release(folder: Path) -> None:
+def release(folder: Path, width: int = 32) -> None:
     """Write the release's network in FP16 and in INT8: all but its first and last layer, two small crops for ranges."""
     import torch
     from kinet_trt.calibration import qdq, ranges, sensitivity
@@ -47,12 +47,12 @@ def release(folder: Path) -> None:
     if half.is_file() and quantised.is_file():
         return
     torch.manual_seed(0)
-    network = build(NetworkConfig("release", 32, "elu", roi=False)).eval()
+    network = build(NetworkConfig("release", width, "elu", roi=False)).eval()
     checkpoint = Checkpoint(network, replace(Traits(), threshold=RELEASE_THRESHOLD))
     write_atomic(half, export(checkpoint, "release-32", "fp16", False, False)[0])
 
     model, card = export(checkpoint, "release-32", "fp32", False, False)
-    graph = qdq.as_pointwise(qdq.load(model))
+    graph = qdq.load(model)
     tensors = [name for group in qdq.groups(graph, ()) for name in group]
     crops = [simulate.field(seed, 128, 128)[0] for seed in (1, 2)]
     histograms = ranges.cached(None, graph, tensors, crops, lambda *_: None)

@@ -287,3 +287,20 @@ def test_a_run_writes_each_section_and_starts_with_tensorrt(tmp_path, monkeypatc
     assert sorted(document["sections"]) == ["counting", "peaks", "tensorrt"]
     assert gpu.main(["--out", str(tmp_path), "--sections", "counting", "--limit", "5"]) == 1
     assert "no time is left; --sections counting runs it alone" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_models_that_are_taken_along(tmp_path):
+    import gpu_pack
+
+    from kinet_trt import simulate
+    from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
+    from kinet_trt.model_card import read_card
+
+    gpu_pack.release(tmp_path, width=4)
+    maps = []
+    for precision in ("fp16", "int8"):
+        card, model = read_card(gpu_sections._source(tmp_path, "release-32", precision))
+        assert card.precision == precision
+        maps.append(OnnxRuntimeEngine(card, model).run(simulate.field(1, 64, 64)[0][None])[0])
+    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.9
