@@ -7,7 +7,9 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -272,3 +274,35 @@ def test_turing_is_built_for_apart(library):
     )
     assert len(plan) == len(again)
     assert turing != plan
+
+
+# --- how it runs ------------------------------------------------------------------------------------------------------
+
+
+def test_contexts_take_our_memory_and_rtx_finishes_its_kernels_first(library):
+    made = []
+
+    class Running:
+        """What IRuntimeConfig has, and nothing else."""
+
+        __slots__ = ("dynamic_shapes_kernel_specialization_strategy", "kept", "strategy")
+
+        def set_execution_context_allocation_strategy(self, strategy):
+            self.strategy = strategy
+
+        def create_runtime_cache(self):
+            return "a cache"
+
+        def set_runtime_cache(self, cache):
+            self.kept = cache
+
+    engine = SimpleNamespace(create_runtime_config=lambda: made.append(Running()) or made[-1])
+    running = trt.how_to_run(library, engine)
+    names = library.module
+    assert made == [running]
+    assert running.strategy == names.ExecutionContextAllocationStrategy.USER_MANAGED
+    assert running.kept == "a cache"
+    eager = names.DynamicShapesKernelSpecializationStrategy.EAGER
+    assert running.dynamic_shapes_kernel_specialization_strategy == eager
+    classic = replace(library, name="TensorRT")
+    assert trt.how_to_run(classic, None) == names.ExecutionContextAllocationStrategy.USER_MANAGED
