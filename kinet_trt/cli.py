@@ -164,6 +164,48 @@ def count(
         raise typer.Exit(1)
 
 
+@app.command()
+def live(
+    source: Annotated[
+        str, typer.Argument(help="A camera: 0, rtsp://..., a video, a folder, mm:CONFIG.cfg, gst:..., sim:")
+    ],
+    headless: Annotated[
+        bool, typer.Option("--headless", help="No page: one JSON line a counted frame on standard output.")
+    ] = False,
+    frames: Annotated[int | None, typer.Option(min=1, help="With --headless: stop after this many.")] = None,
+    detections: Annotated[bool, typer.Option("--detections", help="With --headless: each nucleus too.")] = False,
+    model: Model = None,
+    mpp: Mpp = None,
+    threshold: ThresholdText = None,
+    precision: Precision = "auto",
+    runtime: Runtime = "auto",
+    threads: Threads = None,
+) -> None:
+    """Count what a camera on a microscope sees."""
+    from kinet_trt.camera import open_source
+    from kinet_trt.counter import Counter
+
+    if not headless:
+        raise KinetError("the live page is not there yet: add --headless for one JSON line a counted frame")
+    from kinet_trt.live.headless import run
+
+    _check_mpp(mpp)
+    least = _threshold(threshold)
+    camera = open_source(source, every_frame=True)
+    counter = Counter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
+    raise typer.Exit(
+        run(
+            camera,
+            counter,
+            sys.stdout.buffer,
+            lambda text: typer.echo(text, err=True),
+            mpp=mpp,
+            frames=frames,
+            detections=detections,
+        )
+    )
+
+
 @app.command("eval")
 def evaluate(
     fields: Annotated[Path, typer.Argument(help="A folder of labelled fields.")],
