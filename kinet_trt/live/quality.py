@@ -144,7 +144,7 @@ class Watch:
 
     def _moved(self, frame: Frame, mpp: float, empty: bool) -> tuple[tuple[float, float] | None, bool]:
         """Return the way since the last picture, um, None if unknown; and whether this is certainly another place."""
-        small, small_mpp = _thumbnail(frame, mpp)
+        small, small_mpp = _thumbnail(frame, mpp, self._mpp)
         before, self._before = self._before, (small, small_mpp, empty)
         if before is None or (empty and before[2]):
             return None, False
@@ -192,13 +192,16 @@ def _bands(green: NDArray[np.float32]) -> tuple[float, float]:
     return coarse / max(1.0, float(green.mean())), fine / max(coarse, 1e-6)
 
 
-def _thumbnail(frame: Frame, mpp: float) -> tuple[NDArray[np.float32], float]:
+def _thumbnail(frame: Frame, mpp: float, model_mpp: float) -> tuple[NDArray[np.float32], float]:
     """Return a small picture of the tissue's structure, and its um/px."""
-    shrink = max(1.0, max(frame.width, frame.height) / _THUMBNAIL)
+    # Half the model's scale at most: what a nucleus is made of goes, with most of the noise.
+    shrink = max(1.0, max(frame.width, frame.height) / _THUMBNAIL, 2 * model_mpp / mpp)
     size = max(8, round(frame.width / shrink)), max(8, round(frame.height / shrink))
-    small = cv2.resize(cv2.extractChannel(frame.pixels, 1), size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    # Vignetting and dust stay where they are while the stage moves: vignetting is in the wide blur.
-    return np.asarray(cv2.subtract(small, cv2.GaussianBlur(small, (0, 0), 6)), np.float32), mpp * shrink
+    small = cv2.resize(cv2.extractChannel(frame.pixels, 1), size, interpolation=cv2.INTER_AREA)
+    # What stays where it is while the stage moves must not tell of rest: hot pixels are in no median, and vignetting
+    # is in the wide blur.
+    even = cv2.medianBlur(small, 3).astype(np.float32)
+    return np.asarray(cv2.subtract(even, cv2.GaussianBlur(even, (0, 0), 6)), np.float32), mpp * shrink
 
 
 def _shift(before: NDArray[np.float32], now: NDArray[np.float32]) -> tuple[tuple[float, float], float]:
@@ -206,9 +209,17 @@ def _shift(before: NDArray[np.float32], now: NDArray[np.float32]) -> tuple[tuple
     height, width = now.shape
     (x, y), _ = cv2.phaseCorrelate(before, now, cv2.createHanningWindow((width, height), cv2.CV_32F))
     right, down = round(x), round(y)
+    there, here = _alike(before, now, right, down), _alike(before, now, 0, 0)
+    # Phase correlation has no eye for a picture that only lost its fine structure: the focus was turned.
+    return ((x, y), there) if there > here or (right, down) == (0, 0) else ((0.0, 0.0), here)
+
+
+def _alike(before: NDArray[np.float32], now: NDArray[np.float32], right: int, down: int) -> float:
+    """Return the correlation of two pictures where they overlap when the second has moved by so many px."""
+    height, width = now.shape
     if abs(right) > 0.8 * width or abs(down) > 0.8 * height:
-        return (x, y), 0.0
+        return 0.0
     first = before[max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
     second = now[max(0, down) : height - max(0, -down), max(0, right) : width - max(0, -right)]
     both = float(np.sqrt(np.vdot(first, first) * np.vdot(second, second)))
-    return (x, y), float(np.vdot(first, second)) / max(both, 1e-6)
+    return float(np.vdot(first, second)) / max(both, 1e-6)
