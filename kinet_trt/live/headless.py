@@ -97,12 +97,11 @@ def run(
     """
     recorded = isinstance(source, FolderSource | VideoSource)
     news = _News(tell, recorded)
+    newest = Newest(source, mpp=mpp)
+    loop = Loop(newest, counter, mpp=mpp, stated="file" if recorded else "camera")
+    viewer = loop.viewer(every=True)  # before it runs: the first frame counts too
     try:
-        with (
-            Newest(source, mpp=mpp) as newest,
-            Loop(newest, counter, mpp=mpp, stated="file" if recorded else "camera") as loop,
-        ):
-            viewer = loop.viewer(every=True)
+        with newest, loop:
             while not viewer.closed:
                 seen = viewer.take(_LOOK)
                 status = loop.status

@@ -229,7 +229,7 @@ class Loop:
     # --- from any thread -------------------------------------------------------------------------------------------
 
     def viewer(self, *, every: bool = False) -> Viewer:
-        """Open a viewer.
+        """Open a viewer; one that is opened before the loop is entered sees the first frame too.
 
         Parameters
         ----------

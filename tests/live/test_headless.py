@@ -1,0 +1,202 @@
+"""``kinet-trt live --headless``: its lines, its exit status, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from kinet_trt import cli, simulate
+from kinet_trt.camera.newest import State
+from kinet_trt.camera.simulated import Options, SimulatedMicroscope
+from kinet_trt.counter import Counter
+from kinet_trt.errors import EngineError, KinetError
+from kinet_trt.live import headless
+from kinet_trt.live.headless import _News, run
+from kinet_trt.live.loop import Status
+
+SMALL = "sim:size=320x240,mpp=0.34,path=still"
+
+
+@pytest.fixture(scope="module")
+def counter() -> Counter:
+    return Counter(precision="fp32")
+
+
+@pytest.fixture
+def live(monkeypatch, capsysbinary):
+    """Give a function that runs the command and returns exit status, the lines, and standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["kinet-trt", "live", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsysbinary.readouterr()
+        assert b"Traceback" not in out + err
+        return stop.value.code or 0, [json.loads(line) for line in out.splitlines()], err.decode()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path, tissue = tmp_path_factory.mktemp("fields"), simulate.field(4, 320, 240)[0]
+    for n in range(5):
+        cv2.imwrite(str(path / f"{n}.png"), np.roll(tissue, 9 * n, axis=1)[..., ::-1])
+    return path
+
+
+def test_lines_hold_what_is_documented_and_no_more(live):
+    code, lines, err = live(SMALL, "--headless", "--frames", 4)
+    assert (code, err) == (0, "")
+    assert [line["number"] for line in lines] == [1, 2, 3, 4]
+    rows = headless.__doc__.split("=\n", 1)[1].splitlines()
+    documented = {key for row in rows if row.startswith("``") for key in re.findall("``(.+?)``", row[:25])}
+    for line in lines:
+        assert set(line) | {"detections"} == documented
+        assert line["schema"] == 1
+        assert (line["width"], line["height"], line["mpp"], line["mpp_source"]) == (320, 240, 0.34, "camera")
+        assert sum(line["counts"].values()) > 10
+        assert line["latency_ms"] >= line["counting_ms"] > 0
+    assert lines[0]["p50_ms"] is None
+    assert lines[3]["p99_ms"] >= lines[3]["p50_ms"] > 0
+    assert lines[3]["offered"]
+    assert lines[3]["speed_um_s"] < 10
+
+
+def test_every_image_of_a_folder_is_counted_and_its_end_ends_the_run(live, folder, counter):
+    code, lines, err = live(folder, "--headless", "--precision", "fp32", "--threshold", "0.5", "--detections")
+    assert code == 0
+    assert [line["sequence"] for line in lines] == [1, 2, 3, 4, 5]
+    assert err.count("only assumed") == 1
+    assert err.count("\n") == 1
+    tissue = simulate.field(4, 320, 240)[0]
+    for n, line in enumerate(lines):
+        found = counter(np.roll(tissue, 9 * n, axis=1)).records()
+        assert line["detections"] == [record for record in found if record["score"] >= 0.5]
+        assert line["threshold"] == 0.5
+        assert line["mpp_source"] == "model"
+
+
+def test_every_frame_of_a_video_is_counted(live, tmp_path):
+    film = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 200.0, (160, 128))
+    tissue = simulate.field(4, 160, 128)[0]
+    for n in range(9):
+        film.write(np.ascontiguousarray(np.roll(tissue, n, axis=1)[..., ::-1]))
+    film.release()
+    code, lines, err = live(tmp_path / "a.avi", "--headless", "--mpp", "0.34")
+    assert (code, err) == (0, "")
+    assert [line["sequence"] for line in lines] == list(range(1, 10))
+    assert {(line["mpp"], line["mpp_source"], line["dropped"]) for line in lines} == {(0.34, "option", 0)}
+
+
+def test_frames_stop_a_longer_recording(live, folder):
+    code, lines, _ = live(folder, "--headless", "--frames", 2)
+    assert code == 0
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([SMALL], 1, "the live page is not there yet: add --headless"),
+        (["nowhere:", "--headless"], 1, "no camera, file or folder"),
+        (["sim:fsp=3", "--headless"], 1, "option 'fsp=3'"),
+        ([SMALL, "--headless", "--frames", "0"], 2, "--frames"),
+        ([SMALL, "--headless", "--mpp", "0"], 2, "um/px"),
+        ([SMALL, "--headless", "--threshold", "x"], 2, "threshold"),
+        ([SMALL, "--headless", "-m", "no.onnx"], 1, "no.onnx"),
+    ],
+)
+def test_what_is_wrong_is_one_message(live, arguments, code, said):
+    found, lines, err = live(*arguments)
+    assert (found, lines) == (code, [])
+    assert said in err
+
+
+def test_a_damaged_recording_ends_the_run_instead_of_starting_it_again(live, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    code, lines, err = live(tmp_path / "a.mp4", "--headless")
+    assert (code, lines) == (1, [])
+    assert err.count("Error: ") == 1
+    assert "a.mp4" in err
+
+
+def status(phase: str, why: str = "", loop: str = "counting", loop_why: str = "") -> Status:
+    """Make a state of the camera as the loop reports it."""
+    return Status(loop, loop_why, State(phase, 1.0, why, 2.0, "cam"), 0, 0, None, None, None, None)
+
+
+def test_a_state_is_told_when_it_changes_and_not_while_it_lasts():
+    told: list[str] = []
+    news = _News(told.append, recorded=False)
+    for _ in range(3):
+        for phase in ("connecting", "reconnecting"):
+            for _ in range(5):
+                news.of(status(phase, "it is off"), None)
+    assert told == ["reconnecting in 2 s because it is off"]
+    news.of(status("reconnecting", "it is on fire"), None)
+    news.of(status("connected"), None)
+    news.of(status("connected"), None)
+    assert told[1:] == ["reconnecting in 2 s because it is on fire", "cam connected: 0 frames a second, 0 dropped"]
+    with pytest.raises(EngineError, match="counting stopped: no device"):
+        news.of(status("connected", loop="failed", loop_why="no device"), None)
+    with pytest.raises(KinetError, match="torn"):
+        _News(told.append, recorded=True).of(status("reconnecting", "torn"), None)
+
+
+def test_a_camera_that_never_opens_says_so_once(counter):
+    told: list[str] = []
+    camera = SimulatedMicroscope(Options.parse("size=320x240,faults=never@0+1"))
+    # Ctrl-C, as a person presses it who has read enough.
+    threading.Timer(2.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    assert run(camera, counter, io.BytesIO(), told.append) == 130
+    assert len(told) == 1
+    assert "does not answer" in told[0]
+
+
+def test_a_full_disk_is_an_error_and_ends_all_threads(counter):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with (
+        pytest.raises(KinetError, match="standard output cannot be written: No space left"),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        run(SimulatedMicroscope(Options.parse(SMALL[4:])), counter, full, print)
+    assert [thread.name for thread in threading.enumerate() if thread.name == "count"] == []
+
+
+def started(*arguments: str, **more) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-m", "kinet_trt", "live", *arguments, "--headless"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
+def test_ctrl_c_ends_cleanly_with_130():
+    with started(SMALL, "--precision", "fp32") as process:
+        for n in range(1, 4):  # each line is there as soon as its frame is counted
+            assert json.loads(process.stdout.readline())["number"] == n
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "")
+    assert time.monotonic() - start < 20
+
+
+def test_a_reader_that_goes_away_ends_it_quietly():
+    with started(SMALL, "--precision", "fp32") as process:
+        json.loads(process.stdout.readline())
+        process.stdout.close()
+        assert process.wait(30) == 0
+        assert process.stderr.read() == ""
