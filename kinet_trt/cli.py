@@ -181,7 +181,7 @@ def live(
     runtime: Runtime = "auto",
     threads: Threads = None,
 ) -> None:
-    """Count what a camera on a microscope sees."""
+    """Count what a camera on a microscope sees; python -m pydoc kinet_trt.live.headless explains the lines."""
     from kinet_trt.camera import open_source
     from kinet_trt.counter import Counter
 

@@ -89,7 +89,7 @@ class Watch:
         self._before: tuple[NDArray[np.float32], float, bool] | None = None  # thumbnail, its um/px, whether empty
         self._size: tuple[int, int, float] | None = None
         self._time = 0.0
-        self._best_lately = 0.0
+        self._best_lately, self._rest_is_new = 0.0, True
         self._forget()
 
     def look(self, frame: Frame, mpp: float, time: float) -> Quality:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -156,14 +155,17 @@ def test_a_state_is_told_when_it_changes_and_not_while_it_lasts():
         _News(told.append, recorded=True).of(status("reconnecting", "torn"), None)
 
 
-def test_a_camera_that_never_opens_says_so_once(counter):
+def test_a_camera_that_does_not_open_is_told_once_and_once_more_when_it_does(counter):
     told: list[str] = []
-    camera = SimulatedMicroscope(Options.parse("size=320x240,faults=never@0+1"))
-    # Ctrl-C, as a person presses it who has read enough.
-    threading.Timer(2.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    assert run(camera, counter, io.BytesIO(), told.append) == 130
-    assert len(told) == 1
+    out = io.BytesIO()
+    # Tried at 0, 1 and 3 s.
+    camera = SimulatedMicroscope(Options.parse(f"{SMALL[4:]},faults=disconnect@0+2"))
+    assert run(camera, counter, out, told.append, frames=1) == 0
+    assert len(told) == 2
+    assert "reconnecting" in told[0]
     assert "does not answer" in told[0]
+    assert "simulated microscope connected" in told[1]
+    assert out.getvalue().count(b"\n") == 1
 
 
 def test_a_full_disk_is_an_error_and_ends_all_threads(counter):
