@@ -55,9 +55,9 @@ def skip(reason: str) -> None:
 
 @pytest.fixture(autouse=True)
 def no_camera_is_left() -> Iterator[None]:
-    """Fail a test that leaves a camera's thread behind."""
+    """Fail a test that leaves a thread of a camera or of the live count behind."""
     yield
-    assert [thread.name for thread in threading.enumerate() if thread.name in ("camera", "slide")] == []
+    assert [thread.name for thread in threading.enumerate() if thread.name in ("camera", "slide", "count")] == []
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,1 @@
-"""A session at the microscope: its store, the registration of its fields, and what they sum up to."""
+"""Live: the loop that counts what a camera sees; a session's store, its registered fields, and what they sum up to."""
