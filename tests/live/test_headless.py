@@ -168,6 +168,18 @@ def test_a_camera_that_does_not_open_is_told_once_and_once_more_when_it_does(cou
     assert out.getvalue().count(b"\n") == 1
 
 
+def test_each_line_is_flushed(counter):
+    class Counts(io.BytesIO):
+        flushed = 0
+
+        def flush(self) -> None:
+            self.flushed += 1
+
+    out = Counts()
+    assert run(SimulatedMicroscope(Options.parse(SMALL[4:])), counter, out, print, frames=3) == 0
+    assert out.flushed == out.getvalue().count(b"\n") == 3
+
+
 def test_a_full_disk_is_an_error_and_ends_all_threads(counter):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")

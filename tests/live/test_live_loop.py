@@ -23,7 +23,7 @@ from kinet_trt.camera.simulated import Options, SimulatedMicroscope
 from kinet_trt.counter import Counter, Threshold
 from kinet_trt.errors import EngineError, ImageError, KinetError
 from kinet_trt.frame import Frame
-from kinet_trt.live.loop import Loop, Seen, Viewer
+from kinet_trt.live.loop import Loop, Seen, Viewer, _how_known
 
 SMALL = "size=320x240,mpp=0.34,fps=20"
 
@@ -172,6 +172,12 @@ def test_an_assumed_scale_is_said_loudly_until_it_is_set(counter, tissue):
             assert seen.detections.records() == counter(tissue, mpp).records()
         loop.set_mpp(None)
         assert until(viewer, lambda seen: seen.mpp_source == "model").frame.mpp is None
+
+
+def test_a_frame_from_before_the_scale_was_set_keeps_the_cameras():
+    assert _how_known(0.34, (0.25, "option"), "camera") == (0.34, "camera")
+    assert _how_known(0.25, (0.25, "objective"), "camera") == (0.25, "objective")
+    assert _how_known(None, (0.25, "option"), "camera") is None
 
 
 @pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan"), float("inf"), 1e9])

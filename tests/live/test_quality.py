@@ -75,6 +75,15 @@ def test_strong_defocus_is_blurred_even_when_nothing_sharp_was_seen(tissue):
     assert not Bench(tissue).look(defocus=0).blurred
 
 
+def test_a_place_is_held_more_strictly_to_itself_than_to_others(tissue):
+    bench = Bench(tissue)
+    bench.look()
+    assert not bench.look(x=WIDTH, defocus=1.3).blurred
+    bench.look(x=0)
+    assert not bench.look(x=0).blurred
+    assert bench.look(x=0, defocus=1.3).blurred
+
+
 def test_a_blurred_field_elsewhere_is_held_to_the_sharpest_of_the_last_minutes(tissue):
     bench = Bench(tissue)
     bench.look()
