@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -100,3 +101,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("KINET_TRT_GPU") == "1":
         pytest.fail(f"KINET_TRT_GPU=1, yet: {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> None:
+    """Give every test the levels that a program starts with, whatever a library or an earlier test set."""
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("kinet_trt").setLevel(logging.NOTSET)
