@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from kinet_trt.engines.plan import read_plan
 from kinet_trt.errors import CardError, KinetError
 from kinet_trt.model_card import CARD_KEY, ModelCard, read_onnx_card
 from kinet_trt.onnx_file import BITS, DTYPES, Node, OnnxFile, Tensor, read_onnx
@@ -106,10 +107,14 @@ def inspect_file(path: Path) -> dict[str, Any]:
     kind = path.suffix.lower()
     if kind not in (".onnx", ".engine"):
         raise KinetError(f"{path}: expected a file ending in .onnx, .engine or .pt, found {path.suffix or 'no suffix'}")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise KinetError(f"{path}: the model cannot be read: {error.strerror or error}") from error
+    card = None
+    if kind == ".engine":
+        card, content = read_plan(path)
+    else:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise KinetError(f"{path}: the model cannot be read: {error.strerror or error}") from error
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "file": str(path),
@@ -118,7 +123,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     try:
-        return document | (_of_onnx(content) if kind == ".onnx" else _of_engine(path, document["sha256"]))
+        return document | (_of_engine(card) if card else _of_onnx(content))
     except CardError as error:
         raise CardError(f"{path}: {error}") from None
 
@@ -154,23 +159,7 @@ def _of_onnx(model: bytes) -> dict[str, Any]:
     }
 
 
-def _of_engine(path: Path, sha256: str) -> dict[str, Any]:
-    beside = path.with_name(f"{path.name}.json")
-    try:
-        text = beside.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise CardError(
-            f"no model card: expected {beside.name} beside it, which kinet-trt build writes. Copy both files, or build "
-            "the engine again"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CardError(f"{beside.name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    card = ModelCard.from_json(text)
-    if card.model_sha256 != sha256:
-        raise CardError(
-            f"the engine is not the one that {beside.name} was written for: expected sha256 "
-            f"{card.model_sha256[:12] or 'none'}, found {sha256[:12]}. Copy both files again, or build the engine again"
-        )
+def _of_engine(card: ModelCard) -> dict[str, Any]:
     note = "The layers of an engine are seen only by its runtime on its GPU: inspect the .onnx that it was built from."
     return {"card": asdict(card), "notes": [note]}
 

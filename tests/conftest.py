@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import resources
 from importlib.util import find_spec
@@ -108,3 +109,22 @@ def log_levels() -> None:
     """Give every test the levels that a program starts with, whatever a library or an earlier test set."""
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("kinet_trt").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Give a function that runs the command line and returns exit status, standard output and standard error."""
+
+    from kinet_trt import cli
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kinet-trt", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        code = stop.value.code or 0
+        assert isinstance(code, int)
+        return code, out, err
+
+    return call

@@ -22,21 +22,6 @@ from kinet_trt.model_card import CARD_HASH_KEY, CARD_KEY, read_card, with_card
 MODEL = Path(cli.__file__).parent / "models" / DEFAULT_MODEL
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Give a function that runs the command line and returns exit status, standard output and standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["kinet-trt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return stop.value.code or 0, out, err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def field():
     return simulate.field(3, 320, 256)

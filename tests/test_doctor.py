@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from kinet_trt import cli, doctor
+from kinet_trt import doctor
 from kinet_trt.doctor import Requirement, Seen, cupys, findings, requirements, rows, tensorrts, to_json, verdict
 from kinet_trt.machine import Machine
 from kinet_trt.probes import Device, Driver, Tried
@@ -292,21 +292,6 @@ def test_no_gpu_library_is_touched_before_the_driver_answers(monkeypatch):
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Give a function that runs the command line and returns exit status, standard output and standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["kinet-trt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return stop.value.code or 0, out, err
-
-    return call
 
 
 def test_this_machine_counts(run, tmp_path):

@@ -14,27 +14,13 @@ from hypothesis import strategies as st
 
 from kinet_trt import cli
 from kinet_trt.counter import DEFAULT_MODEL
+from kinet_trt.engines.plan import write_plan
 from kinet_trt.errors import KinetError
 from kinet_trt.inspect_model import inspect_file, summarise
 from kinet_trt.model_card import CARD_KEY, read_card
 from kinet_trt.onnx_file import read_onnx
 
 MODEL = Path(cli.__file__).parent / "models" / DEFAULT_MODEL
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Give a function that runs the command line and returns exit status, standard output and standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["kinet-trt", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return stop.value.code or 0, out, err
-
-    return call
 
 
 def graph(nodes, constants, inputs=(("x", [1, 3, "h", "w"]),), **extra):
@@ -162,12 +148,11 @@ def test_a_model_of_others_is_shown_without_a_card(run, tmp_path):
     assert json.loads(run("inspect", path, "--json", "-")[1])["card"] is None
 
 
-def engine(folder, content=b"a plan", **changes):
+def engine(folder, content=b"a plan"):
     card, _ = read_card(MODEL)
     path = folder / "k.engine"
-    path.write_bytes(content)
-    made = replace(card, runtime="TensorRT for RTX", gpu="any", model_sha256=hashlib.sha256(content).hexdigest())
-    (folder / "k.engine.json").write_text(replace(made, **changes).to_json(), encoding="utf-8")
+    made = replace(card, runtime="TensorRT for RTX", runtime_version="1.7", gpu="any", profile=((1, 64, 64),) * 3)
+    write_plan(path, content, replace(made, model_sha256=hashlib.sha256(content).hexdigest()))
     return path
 
 
@@ -182,10 +167,11 @@ def test_an_engine_shows_its_card_without_a_gpu(run, tmp_path):
     ("spoil", "says"),
     [
         (lambda e, j: e.write_bytes(b"a plam"), "Copy both files again"),
-        (lambda e, j: j.unlink(), "expected k.engine.json beside it"),
+        (lambda e, j: j.unlink(), "beside it, k.engine.json, found none"),
         (lambda e, j: j.write_text("{"), "damaged"),
         (lambda e, j: j.write_text("[]"), "damaged"),
-        (lambda e, j: j.write_bytes(b"\xff\xfe"), "cannot be read"),
+        (lambda e, j: j.write_bytes(b"\xff\xfe"), "damage"),
+        (lambda e, j: j.write_text(j.read_text().replace('"threshold": 0.325', '"threshold": 0.925')), "checksum"),
         (lambda e, j: j.write_text(j.read_text().replace('"version": 1', '"version": 9')), "upgrade"),
     ],
 )

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import skip
 from kinet_trt import simulate
 from kinet_trt.counter import DEFAULT_MODEL
 from kinet_trt.engines import open_engine, openvino
@@ -85,7 +84,7 @@ def test_a_wrong_bf16_falls_back_to_fp32_and_says_so(monkeypatch, caplog):
 
 def test_a_fused_model_is_judged_in_bf16_by_its_maps_and_its_number_of_nuclei(monkeypatch, fused_model):
     if "BF16" not in openvino.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        skip("this CPU has no BF16")
+        pytest.skip("this CPU has no BF16")
     assert open_engine(fused_model, "bf16").precision == "bf16"
     with monkeypatch.context() as patch:
         patch.setattr(openvino, "LARGEST_ERROR", 0.0)

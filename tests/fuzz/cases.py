@@ -26,6 +26,7 @@ from kinet_trt.count import Outputs, count_image, output_names, table, to_json
 from kinet_trt.counter import Counter
 from kinet_trt.detections import CLASSES, Detections
 from kinet_trt.engines import open_engine
+from kinet_trt.engines.plan import card_path, write_plan
 from kinet_trt.errors import LONGEST_MESSAGE, KinetError
 from kinet_trt.fields import read_fields
 from kinet_trt.files import write_atomic
@@ -164,7 +165,8 @@ def inspect_cases() -> Case:
     model, card = _model()
     bare = model.replace(CARD_KEY.encode(), b"x" * len(CARD_KEY))
     plan = bytes(range(256))
-    text = replace(card, model_sha256=hashlib.sha256(plan).hexdigest()).to_json().encode()
+    shapes = {"runtime": "TensorRT for RTX", "runtime_version": "1.7", "profile": ((1, 64, 64),) * 3}
+    engine = replace(card, model_sha256=hashlib.sha256(plan).hexdigest(), **shapes)
 
     def case(rng: random.Random, folder: Path) -> None:
         if rng.random() < 0.7:
@@ -172,8 +174,9 @@ def inspect_cases() -> Case:
             path.write_bytes(mutated(bare, rng))
         else:
             path = folder / "a.engine"
-            path.write_bytes(mutated(plan, rng) if rng.random() < 0.3 else plan)
-            (folder / "a.engine.json").write_bytes(mutated(text, rng))
+            write_plan(path, plan, engine)
+            damaged = path if rng.random() < 0.3 else card_path(path)
+            damaged.write_bytes(mutated(damaged.read_bytes(), rng))
         json.dumps(inspect_file(path), allow_nan=False)
 
     return case
