@@ -147,9 +147,8 @@ def ask_driver(timeout: float = DRIVER_TIMEOUT) -> Driver:
     """Ask NVIDIA's driver what there is; no other GPU library is touched."""
     answer = ask(_DRIVER, [], timeout)
     facts = answer.facts
-    devices = tuple(Device(d["name"], (d["major"], d["minor"]), d["memory"]) for d in facts.get("devices", []))
-    cuda = facts.get("cuda")
-    version = (cuda // 1000, cuda % 1000 // 10) if cuda else None
+    devices = tuple(Device(d["name"], tuple(d["capability"]), d["memory"]) for d in facts.get("devices", []))
+    version = tuple(facts["cuda"]) if facts.get("cuda") else None
     problem = answer.problem or ("" if devices else "it gives no GPU")
     return Driver(bool(facts.get("library")), version, devices, problem, _nvidia_smi(timeout))
 
@@ -224,41 +223,14 @@ def _nvidia_smi(timeout: float) -> tuple[str, ...]:
 
 # --- what the processes run -------------------------------------------------------------------------------------------
 
-# Names and attribute numbers: https://docs.nvidia.com/cuda/cuda-driver-api
 _DRIVER = """
-import ctypes
+from kinet_trt.engines.driver import DriverError, ask_driver, newest_cuda
 try:
-    cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-except OSError:
-    say(error="no NVIDIA driver is installed")
-    sys.exit()
-say(library=True)
-
-def check(what, status):
-    if status:
-        text = ctypes.c_char_p()
-        cuda.cuGetErrorString(status, ctypes.byref(text))
-        say(error=f"{what} says {status}: {(text.value or b'unknown error').decode(errors='replace')}")
-        sys.exit()
-
-number = ctypes.c_int()
-check("cuDriverGetVersion", cuda.cuDriverGetVersion(ctypes.byref(number)))
-say(cuda=number.value)
-check("cuInit", cuda.cuInit(0))
-check("cuDeviceGetCount", cuda.cuDeviceGetCount(ctypes.byref(number)))
-devices = []
-for index in range(number.value):
-    device, memory, name = ctypes.c_int(), ctypes.c_size_t(), ctypes.create_string_buffer(256)
-    check("cuDeviceGet", cuda.cuDeviceGet(ctypes.byref(device), index))
-    check("cuDeviceGetName", cuda.cuDeviceGetName(name, 256, device))
-    check("cuDeviceTotalMem", cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device))
-    capability = []
-    for attribute in (75, 76):
-        check("cuDeviceGetAttribute", cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, device))
-        capability.append(number.value)
-    text = name.value.decode(errors="replace")
-    devices.append(dict(name=text, major=capability[0], minor=capability[1], memory=memory.value))
-say(devices=devices)
+    say(cuda=newest_cuda(), library=True)
+    found = ask_driver((0, 0))
+    say(devices=[dict(name=gpu.name, capability=gpu.capability, memory=gpu.memory) for gpu in found.gpus])
+except DriverError as error:
+    say(error=error.why)
 """
 
 _COUNT = """

@@ -80,6 +80,27 @@ class Driver:
     gpus: tuple[Gpu, ...]
 
 
+class DriverError(EngineError):
+    """No driver, no GPU, or a driver that is too old; ``why`` says it in a few words."""
+
+    def __init__(self, why: str, message: str) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+def newest_cuda(libraries: tuple[str, ...] = LIBRARIES) -> tuple[int, int] | None:
+    """Return the newest CUDA that the driver runs, asked without starting it; None: it does not say.
+
+    Raises
+    ------
+    DriverError
+        If there is no driver.
+    """
+    version = ctypes.c_int()
+    answered = _load(libraries).cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value > 0
+    return (version.value // 1000, version.value % 1000 // 10) if answered else None
+
+
 def ask_driver(least: tuple[int, int] = LEAST_CUDA, libraries: tuple[str, ...] = LIBRARIES) -> Driver:
     """Ask the driver; the answer may change when a driver is updated, so it is not kept.
 
@@ -92,19 +113,18 @@ def ask_driver(least: tuple[int, int] = LEAST_CUDA, libraries: tuple[str, ...] =
 
     Raises
     ------
-    EngineError
+    DriverError
         If there is no driver, no GPU, or the driver is too old; what to do about it.
     """
-    library = _load(libraries)
-    version = ctypes.c_int()
     # Unlike all else it answers before cuInit, which fails where the driver is older than its kernel module's caller.
-    answered = library.cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value > 0
-    cuda = version.value // 1000, version.value % 1000 // 10
+    cuda = newest_cuda(libraries)
+    library = _load(libraries)
     outcome = library.cuInit(0)
-    if answered and (cuda < least or outcome == _INSUFFICIENT):
-        raise EngineError(
+    if cuda and (cuda < least or outcome == _INSUFFICIENT):
+        raise DriverError(
+            "it is too old",
             f"NVIDIA's driver is too old: expected one for CUDA {_dotted(least)} or newer, found CUDA "
-            f"{_dotted(cuda)}: update the driver, or count on the CPU with the .onnx model"
+            f"{_dotted(cuda)}: update the driver, or count on the CPU with the .onnx model",
         )
     if outcome:
         raise _failure(library, outcome)
@@ -113,7 +133,7 @@ def ask_driver(least: tuple[int, int] = LEAST_CUDA, libraries: tuple[str, ...] =
         raise _failure(library, outcome)
     if count.value < 1:
         raise _failure(library, _NO_DEVICE)
-    return Driver(cuda, tuple(_gpu(library, index) for index in range(count.value)))
+    return Driver(cuda or (0, 0), tuple(_gpu(library, index) for index in range(count.value)))
 
 
 def _load(libraries: tuple[str, ...]) -> ctypes.CDLL:
@@ -125,9 +145,10 @@ def _load(libraries: tuple[str, ...]) -> ctypes.CDLL:
         except (OSError, AttributeError):
             continue
         return library
-    raise EngineError(
+    raise DriverError(
+        "no NVIDIA driver is installed",
         f"no NVIDIA driver: {libraries[0]} cannot be loaded. Install the driver (in a container, give it the GPU: "
-        "docker run --gpus all), or count on the CPU with the .onnx model"
+        "docker run --gpus all), or count on the CPU with the .onnx model",
     )
 
 
@@ -146,15 +167,16 @@ def _gpu(library: ctypes.CDLL, index: int) -> Gpu:
     return Gpu(index, name.value.decode(errors="replace"), (major.value, minor.value), memory.value)
 
 
-def _failure(library: ctypes.CDLL, outcome: int) -> EngineError:
+def _failure(library: ctypes.CDLL, outcome: int) -> DriverError:
     words = _WORDS.get(outcome) or _driver_words(library, outcome)
     if locked := [node for node in _NODES if Path(node).exists() and not os.access(node, os.R_OK | os.W_OK)]:
         words += f"; this user may not open {' and '.join(locked)}: join the group that owns it"
     if outcome == _NO_DEVICE and "CUDA_VISIBLE_DEVICES" in os.environ:
         words += f"; CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}"
-    return EngineError(
+    return DriverError(
+        f"{words}, CUDA error {outcome}",
         f"NVIDIA's driver is installed but cannot be used: {words} (CUDA error {outcome}). Without a GPU, count on "
-        "the CPU with the .onnx model"
+        "the CPU with the .onnx model",
     )
 
 
