@@ -118,7 +118,7 @@ def measure(
 
 
 def contestant(counter: Counter, frame: Frame) -> Contestant:
-    """Return a counter as a contestant: prepare, network, peaks; a fused model's peaks are a part of the network.
+    """Return a counter as a contestant: prepare, network, peaks; peaks that the engine finds are part of the network.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def contestant(counter: Counter, frame: Frame) -> Contestant:
         start = time.perf_counter()
         fitted = fit(frame, card.mpp, card.multiple)
         prepared = time.perf_counter()
-        if card.capacity:
+        if engine.detects:
             engine.detect(fitted.pixels[None], card.threshold)
             end = time.perf_counter()
             return {"prepare": prepared - start, "network": end - prepared, "whole": end - start}
