@@ -148,7 +148,7 @@ def test_a_section_without_a_gpu_ends_in_one_message(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     found = gpu.section("peaks", 120, tmp_path, False)
     assert found["outcome"] == "failed, exit status 1"
-    assert "EngineError" in found["said"]
+    assert "DriverError" in found["said"]
     assert "Traceback" not in found["said"]
 
 
