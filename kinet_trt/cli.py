@@ -169,6 +169,19 @@ def live(
     source: Annotated[
         str, typer.Argument(help="A camera: 0, rtsp://..., a video, a folder, mm:CONFIG.cfg, gst:..., sim:")
     ],
+    sessions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where sessions are kept; left out: the user's data folder.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Of a new session: what stands over its report.")] = "",
+    reader: Annotated[str, typer.Option(help="Of a new session: who counts.")] = "",
+    auto: Annotated[bool, typer.Option("--auto", help="Capture by itself when the stage rests.")] = False,
+    host: Annotated[str, typer.Option(help="Where to serve the page; others than this machine need a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="8765; 0 takes a free one.")] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    hot_spot: Annotated[int, typer.Option(min=10, help="Tumour nuclei of a hot spot.")] = 500,
+    bands: Annotated[Literal["net", "none"], typer.Option(help="Grade ranges: of NET, or none.")] = "net",
     headless: Annotated[
         bool, typer.Option("--headless", help="No page: one JSON line a counted frame on standard output.")
     ] = False,
@@ -181,29 +194,44 @@ def live(
     runtime: Runtime = "auto",
     threads: Threads = None,
 ) -> None:
-    """Count what a camera on a microscope sees; python -m pydoc kinet_trt.live.headless explains the lines."""
+    """Count what a camera on a microscope sees; python -m pydoc kinet_trt.live.headless explains the JSON lines."""
     from kinet_trt.camera import open_source
     from kinet_trt.counter import Counter
 
     if not headless:
-        raise KinetError("the live page is not there yet: add --headless for one JSON line a counted frame")
-    from kinet_trt.live.headless import run
-
+        if frames or detections:
+            raise typer.BadParameter("--frames and --detections go with --headless")
+        _need("live", "live", "fastapi", "uvicorn", "websockets")
     _check_mpp(mpp)
     least = _threshold(threshold)
-    camera = open_source(source, every_frame=True)
+    camera = open_source(source, every_frame=headless)
+
+    def tell(text: str) -> None:
+        typer.echo(text, err=headless)
+
     counter = Counter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
-    raise typer.Exit(
-        run(
-            camera,
-            counter,
-            sys.stdout.buffer,
-            lambda text: typer.echo(text, err=True),
-            mpp=mpp,
-            frames=frames,
-            detections=detections,
+    if headless:
+        from kinet_trt.live import headless as lines
+
+        raise typer.Exit(
+            lines.run(camera, counter, sys.stdout.buffer, tell, mpp=mpp, frames=frames, detections=detections)
         )
+    from kinet_trt.ki67 import NET
+    from kinet_trt.live import serve
+
+    options = serve.Options(
+        store=sessions,
+        host=host,
+        port=port,
+        mpp=mpp,
+        title=title,
+        reader=reader,
+        bands=NET if bands == "net" else None,
+        hot_spot=hot_spot,
+        auto=auto,
+        browser=browser,
     )
+    raise typer.Exit(serve.run(camera, counter, options, tell))
 
 
 @app.command("eval")

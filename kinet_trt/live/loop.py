@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from kinet_trt.camera.correct import Correction
@@ -74,6 +74,9 @@ class Seen:
         From capture to the end of the count; `Viewer.shown` says how long until it was shown.
     camera
         The camera's state when it was counted: frames a second, dropped and missed frames.
+    rests
+        How often the stage has come to rest so far on a field that may be captured (`rested`): who skips frames sees by
+        it that it did.
     """
 
     number: int
@@ -91,6 +94,7 @@ class Seen:
     counting_ms: float
     latency_ms: float
     camera: State
+    rests: int = 0
 
     @property
     def ki67(self) -> Ki67 | None:
@@ -214,7 +218,7 @@ class Loop:
         self._lock = threading.Condition()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="count", daemon=True)
-        self._counted = 0
+        self._counted = self._rests = 0
         self._counted_latencies, self._shown_latencies = Rolling(WINDOW), Rolling(WINDOW)
         self._counts = Rolling(2.0)
         self._watch = Watch(counter.engine.card.mpp)
@@ -316,6 +320,12 @@ class Loop:
         with self._lock:
             self._correction = correction
 
+    @property
+    def corrected(self) -> bool:
+        """Whether a blank field evens out the light."""
+        with self._lock:
+            return self._correction is not None
+
     def take_blank(self, frames: int = 10, timeout: float = 10.0) -> Correction:
         """Make a correction of the next frames, which must show a blank field, and use it.
 
@@ -414,7 +424,7 @@ class Loop:
                 self._counted += 1
             self._counts.add(1.0, now)
             self._counted_latencies.add(_ms_since(captured), now)
-        return Seen(
+        seen = Seen(
             number=self._counted,
             sequence=sequence,
             captured=captured,
@@ -430,7 +440,12 @@ class Loop:
             counting_ms=counting_ms,
             latency_ms=_ms_since(captured),
             camera=camera,
+            rests=self._rests,
         )
+        if not seen.rested:
+            return seen
+        self._rests += 1
+        return replace(seen, rests=self._rests)
 
     def _failed(self, error: Exception) -> str:
         """Stop counting, and return why."""

@@ -33,11 +33,14 @@ class Session:
         As typed; may be empty.
     created
         s since the epoch.
+    closed
+        When it was left, s since the epoch; None: it is open, or the program that had it open was killed.
     """
 
     id: int
     title: str
     created: float
+    closed: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from kinet_trt.detections import Detections
 from kinet_trt.errors import KinetError
 from kinet_trt.frame import Frame
 from kinet_trt.live.agreement import Agreement, compare
+from kinet_trt.live.corrections import Answer
 from kinet_trt.live.merge import Piece
 from kinet_trt.live.records import Field, Link, Model, Reading, Session
 from kinet_trt.live.region import Region
@@ -103,10 +104,7 @@ class OpenSession:
             fields, layout = self._register()
             fields = [f for f in fields if only is None or f.id in only]
             answers = self.store.answers(fields, reading or self.store.readings(self.id)[0])
-        pieces = [
-            Piece(f.id, f.width, f.height, f.mpp, answer, f.region.mask(f.height, f.width) if f.region else None)
-            for f, answer in zip(fields, answers, strict=True)
-        ]
+        pieces = [piece_of(f, answer) for f, answer in zip(fields, answers, strict=True)]
         return count(fields, pieces, layout)
 
     def agreement(self, recount: Reading) -> Agreement | None:
@@ -162,3 +160,9 @@ class OpenSession:
             log.warning("field %d cannot be joined to others: %s", field.number, error)
             self._unseen.add(field.id)
             return None
+
+
+def piece_of(field: Field, answer: Answer) -> Piece:
+    """Return a field with one reading's nuclei, as it is merged."""
+    region = field.region.mask(field.height, field.width) if field.region else None
+    return Piece(field.id, field.width, field.height, field.mpp, answer, region)

@@ -163,8 +163,8 @@ class Store:
     def sessions(self) -> list[Session]:
         """Return all sessions, the oldest first."""
         with self._read() as db:
-            rows = db.execute("SELECT id, title, created FROM sessions ORDER BY id").fetchall()
-        return [Session(*row) for row in self._sound(rows, "itf")]
+            rows = db.execute("SELECT id, title, created, closed FROM sessions ORDER BY id").fetchall()
+        return [Session(*row) for row in self._sound(rows, "itfF")]
 
     def session(self, session: int) -> Session:
         """Return a session."""
@@ -178,6 +178,13 @@ class Store:
         title = _text("title", title, LONGEST_NAME)
         with self._write() as db:
             db.execute("UPDATE sessions SET title = ? WHERE id = ?", (title, self.session(session).id))
+        return self.session(session)
+
+    def mark_session(self, session: int, *, opened: bool) -> Session:
+        """Note that a session is being worked on, or was left: one that nobody left was cut short."""
+        with self._write() as db:
+            closed = None if opened else time.time()
+            db.execute("UPDATE sessions SET closed = ? WHERE id = ?", (closed, self.session(session).id))
         return self.session(session)
 
     def delete_session(self, session: int) -> None:

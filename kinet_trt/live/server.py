@@ -1,0 +1,448 @@
+"""The server of the live page: one route for everything that a person there may see or do.
+
+What a route does is in `kinet_trt.live.station`, what it says in `kinet_trt.live.messages`, who may ask in
+`kinet_trt.live.access`. No part of a request becomes a file's path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import shutil
+import tempfile
+import zipfile
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.background import BackgroundTask
+
+from kinet_trt.counter import Threshold
+from kinet_trt.errors import KinetError
+from kinet_trt.live import messages, orders
+from kinet_trt.live import presets as preset_file
+from kinet_trt.live.access import Access, Guard
+from kinet_trt.live.export import nuclei_csv, write_geojson
+from kinet_trt.live.loop import Seen, Viewer
+from kinet_trt.live.presets import Preset
+from kinet_trt.live.region import Polygon, polygon
+from kinet_trt.live.station import RefusedError, Station
+from kinet_trt.report import build
+
+log = logging.getLogger(__name__)
+
+MOST_PAGES = 8
+"""Pages that may be open at a time."""
+WIDEST = 2560
+"""px of a picture that is sent."""
+_LOOK = 0.25  # s that a thread waits for a frame
+_BEAT = 1.0  # s after which a page hears of the state though nothing changed
+_KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".webmanifest": "application/manifest+json",
+}
+_REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+
+class Server:
+    """The web application of a station.
+
+    Parameters
+    ----------
+    station
+        Entered by the caller.
+    access
+        Who may come in.
+    presets
+        The file of the objective presets; None: they last as long as the program.
+    """
+
+    def __init__(self, station: Station, access: Access, presets: Path | None = None) -> None:
+        self.station = station
+        self._path = presets
+        self._presets: tuple[Preset, ...] = ()
+        if presets is not None:
+            try:
+                self._presets = preset_file.load(presets)
+            except KinetError as error:
+                log.warning("%s", error)
+        # A page waits for its frames in a thread: with others' threads they might never come.
+        self._threads = ThreadPoolExecutor(2 * MOST_PAGES, "page")
+        self._pages = 0
+        self._closing = False
+        self.app = Guard(self._routes(), access)
+
+    def state(self) -> messages.Json:
+        """Return what the page is told of everything."""
+        return messages.state(self.station, self._presets)
+
+    @contextlib.asynccontextmanager
+    async def _life(self, _: FastAPI) -> AsyncIterator[None]:
+        yield
+        self._closing = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # --- the live picture --------------------------------------------------------------------------------------------
+
+    async def live(self, socket: WebSocket) -> None:
+        """Send frames, each when the one before was shown, and the state when it changed."""
+        await socket.accept()
+        if self._pages >= MOST_PAGES:
+            await socket.close(1013, f"expected up to {MOST_PAGES} open pages: close one")
+            return
+        self._pages += 1
+        viewer = self.station.loop.viewer()
+        here = asyncio.get_running_loop()
+        changed, ready = asyncio.Event(), asyncio.Event()
+        changed.set()
+        ready.set()
+        page = _Page(viewer, ready)
+
+        def tell() -> None:
+            here.call_soon_threadsafe(changed.set)
+
+        unlisten = self.station.listen(tell)
+        tasks = [
+            asyncio.create_task(work)
+            for work in (self._frames(socket, page), self._states(socket, changed), self._answers(socket, page))
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if error is not None and not isinstance(error, WebSocketDisconnect | RuntimeError | KinetError):
+                    log.warning("a page was lost: %s: %s", type(error).__name__, error)
+        finally:
+            unlisten()
+            viewer.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._pages -= 1
+            with contextlib.suppress(RuntimeError):
+                await socket.close(1001)
+
+    async def _frames(self, socket: WebSocket, page: _Page) -> None:
+        here = asyncio.get_running_loop()
+        while not self._closing:
+            await page.ready.wait()
+            made = await here.run_in_executor(self._threads, self._next, page)
+            if made is None:
+                if page.viewer.closed:  # a recording is over: the state says so, and the session goes on
+                    await asyncio.sleep(_BEAT)
+                continue
+            page.shown, data = made
+            page.ready.clear()
+            await socket.send_bytes(data)
+
+    def _next(self, page: _Page) -> tuple[Seen, bytes] | None:
+        seen = page.viewer.take(_LOOK)
+        if seen is None:
+            return None
+        self.station.show(seen)
+        return seen, messages.frame(seen, page.width)
+
+    async def _states(self, socket: WebSocket, changed: asyncio.Event) -> None:
+        here = asyncio.get_running_loop()
+        while not self._closing:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(changed.wait(), _BEAT)
+            changed.clear()
+            text = await here.run_in_executor(self._threads, lambda: json.dumps(self.state(), allow_nan=False))
+            await socket.send_text(text)
+
+    async def _answers(self, socket: WebSocket, page: _Page) -> None:
+        while True:
+            said = _object(await socket.receive_text())
+            if said.get("type") == "shown":
+                if page.shown is not None and said.get("frame") == page.shown.sequence:
+                    page.viewer.shown(page.shown)
+                    page.shown = None
+                    page.ready.set()
+            elif said.get("type") == "view" and isinstance(width := said.get("width"), int | float):
+                page.width = int(min(max(width, 64), WIDEST)) if width == width else WIDEST
+
+    # --- the routes --------------------------------------------------------------------------------------------------
+
+    def _routes(self) -> FastAPI:
+        # Its own documentation pages would load scripts from elsewhere.
+        app = FastAPI(title="kinet-trt live", docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._life)
+        app.add_exception_handler(KinetError, _told)
+        app.add_exception_handler(RequestValidationError, _told)
+        app.add_exception_handler(Exception, _failed)
+        station, store = self.station, self.station.store
+
+        for name, (data, kind) in _page_files().items():
+            for path in {f"/{name}", "/" if name == "index.html" else f"/{name}"}:
+                app.get(path)(_static(data, kind))
+        app.websocket("/api/live")(self.live)
+
+        @app.get("/api/state")
+        def state() -> Response:
+            return JSONResponse(self.state())
+
+        # Capture, count, camera
+
+        @app.post("/api/capture")
+        def capture(order: orders.Capture) -> Response:
+            field = station.capture(order.frame, anyway=order.anyway)
+            return JSONResponse({"field": field.id, "number": field.number})
+
+        @app.post("/api/pause")
+        def pause(order: orders.Switch) -> Response:
+            station.loop.pause() if order.on else station.loop.resume()
+            return _done()
+
+        @app.post("/api/auto")
+        def auto(order: orders.Switch) -> Response:
+            station.set_auto(order.on)
+            return _done()
+
+        @app.post("/api/threshold")
+        def threshold(order: orders.Threshold) -> Response:
+            station.loop.set_threshold(Threshold.parse(order.value))
+            return _done()
+
+        @app.post("/api/scale")
+        def scale(order: orders.Scale) -> Response:
+            station.loop.set_mpp(order.mpp, order.source)
+            return _done()
+
+        @app.post("/api/presets")
+        def presets(order: orders.Presets) -> Response:
+            chosen = tuple(Preset(one.name.strip(), one.mpp) for one in order.presets)
+            preset_file.check(chosen)
+            if self._path is not None:
+                preset_file.save(self._path, chosen)
+            self._presets = chosen
+            return _done()
+
+        @app.post("/api/blank")
+        def blank(order: orders.Switch) -> Response:
+            station.loop.take_blank() if order.on else station.loop.set_correction(None)
+            return _done()
+
+        @app.post("/api/region")
+        def region(order: orders.Region) -> Response:
+            station.set_region(_outline(order))
+            return _done()
+
+        # Sessions
+
+        @app.get("/api/sessions/list")
+        def sessions() -> Response:
+            here = station.view.session.id
+            return JSONResponse(
+                {
+                    "sessions": [
+                        {
+                            "id": one.id,
+                            "title": one.title,
+                            "created": one.created,
+                            "fields": len(store.fields(one.id)),
+                            "open": one.id == here,
+                        }
+                        for one in store.sessions()
+                    ]
+                }
+            )
+
+        @app.post("/api/sessions")
+        def begin(order: orders.NewSession) -> Response:
+            return JSONResponse({"session": station.begin(order.title, order.reader).id})
+
+        @app.post("/api/sessions/open")
+        def reopen(order: orders.Session) -> Response:
+            station.reopen(order.session)
+            return _done()
+
+        @app.post("/api/sessions/rename")
+        def rename(order: orders.Title) -> Response:
+            station.rename(order.title)
+            return _done()
+
+        @app.post("/api/sessions/delete")
+        def delete_session(order: orders.Session) -> Response:
+            station.delete_session(order.session)
+            return _done()
+
+        @app.get("/api/sessions/{session}/file")
+        def session_file(session: int) -> Response:
+            return _file(
+                lambda path: store.export_session(session, path), f"session-{session}.kinet", "application/vnd.sqlite3"
+            )
+
+        @app.get("/api/report.html")
+        def report() -> Response:
+            html = build(store, station.unblinded().id, bands=station.bands, hot_spot=station.hot_spot)
+            return Response(html, media_type="text/html", headers={"content-security-policy": _REPORT_POLICY})
+
+        @app.get("/api/nuclei.csv")
+        def nuclei_table() -> Response:
+            return _download(nuclei_csv(station.unblinded().count()).encode(), "text/csv; charset=utf-8", "nuclei.csv")
+
+        @app.get("/api/geojson.zip")
+        def geojson() -> Response:
+            counted = station.unblinded().count()
+
+            def write(path: Path) -> None:
+                with tempfile.TemporaryDirectory(prefix="kinet-") as folder, zipfile.ZipFile(path, "w") as archive:
+                    write_geojson(store, counted, Path(folder))
+                    for one in sorted(Path(folder).iterdir()):
+                        archive.write(one, one.name)
+
+            return _file(write, "geojson.zip", "application/zip")
+
+        # Fields
+
+        @app.get("/api/fields/{field}")
+        def nuclei(field: int) -> Response:
+            return JSONResponse(messages.nuclei(station.field(field)))
+
+        @app.get("/api/fields/{field}/picture.jpg")
+        def picture(field: int) -> Response:
+            return _picture(messages.jpeg(store.pixels(station.field(field).field.id), 1 << 20, 92))
+
+        @app.get("/api/fields/{field}/thumbnail.jpg")
+        def thumbnail(field: int) -> Response:
+            return _picture(messages.jpeg(store.pixels(station.field(field).field.id), messages.THUMBNAIL))
+
+        @app.post("/api/fields/{field}/add")
+        def add(field: int, order: orders.Place) -> Response:
+            return JSONResponse({"nucleus": station.add(field, order.x, order.y, order.cls).nucleus})
+
+        @app.post("/api/fields/{field}/reclassify")
+        def reclassify(field: int, order: orders.Reclass) -> Response:
+            station.reclassify(field, order.nucleus, order.cls)
+            return _done()
+
+        @app.post("/api/fields/{field}/remove")
+        def remove(field: int, order: orders.Nucleus) -> Response:
+            station.remove(field, order.nucleus)
+            return _done()
+
+        @app.post("/api/fields/{field}/region")
+        def field_region(field: int, order: orders.Region) -> Response:
+            station.set_field_region(field, _outline(order))
+            return _done()
+
+        @app.post("/api/fields/{field}/note")
+        def field_note(field: int, order: orders.Text) -> Response:
+            station.note(order.text, field)
+            return _done()
+
+        @app.post("/api/fields/{field}/delete")
+        def delete_field(field: int) -> Response:
+            station.delete_field(field)
+            return _done()
+
+        @app.post("/api/fields/{field}/finish")
+        def finish(field: int, order: orders.Switch) -> Response:
+            station.finish(field, order.on)
+            return _done()
+
+        @app.post("/api/undo")
+        def undo(order: orders.Undo) -> Response:
+            undone = station.undo(order.field)
+            said = undone and {"kind": undone.kind, "field": undone.field, "nucleus": undone.nucleus}
+            return JSONResponse({"undone": said})
+
+        @app.post("/api/note")
+        def note(order: orders.Text) -> Response:
+            station.note(order.text)
+            return _done()
+
+        @app.post("/api/recount")
+        def recount(order: orders.Recount) -> Response:
+            if order.begins:
+                station.begin_recount(order.reader, with_model=order.start == "model")
+            elif order.recount is None:
+                station.end_recount()
+            else:
+                station.go_on_recounting(order.recount)
+            return _done()
+
+        return app
+
+
+class _Page:
+    """One open page."""
+
+    def __init__(self, viewer: Viewer, ready: asyncio.Event) -> None:
+        self.viewer, self.ready = viewer, ready
+        self.width = 1280
+        self.shown: Seen | None = None  # sent, and not yet on the screen
+
+
+def _page_files() -> dict[str, tuple[bytes, str]]:
+    """Return the files of the page by name: what is not in this list is not served."""
+    folder = resources.files("kinet_trt.live") / "page"
+    found = [one for one in folder.iterdir() if Path(one.name).suffix in _KINDS] if folder.is_dir() else []
+    return {one.name: (one.read_bytes(), _KINDS[Path(one.name).suffix]) for one in found}
+
+
+def _static(data: bytes, kind: str) -> Callable[[], Response]:
+    # Nothing may be kept by the browser: after an upgrade half a page of the old version would not fit the new one.
+    return lambda: Response(data, media_type=kind)
+
+
+def _done() -> Response:
+    return JSONResponse({})
+
+
+def _picture(data: bytes) -> Response:
+    return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+
+
+def _download(data: bytes, kind: str, name: str) -> Response:
+    return Response(data, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
+
+
+def _file(write: Callable[[Path], None], name: str, kind: str) -> Response:
+    """Return a file that is made for this answer alone, on disk: it may be too large for the memory."""
+    folder = Path(tempfile.mkdtemp(prefix="kinet-"))
+    try:
+        write(folder / "made")
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    gone = BackgroundTask(shutil.rmtree, folder)
+    return FileResponse(folder / "made", media_type=kind, filename=name, background=gone)
+
+
+def _outline(order: orders.Region) -> Polygon | None:
+    return None if order.points is None else polygon(order.points)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _told(_: Request, error: Exception) -> Response:
+    """Say in one sentence what was wrong."""
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
+        return JSONResponse({"error": f"{where}: {first['msg']}"}, 422)
+    return JSONResponse({"error": str(error)}, 409 if isinstance(error, RefusedError) else 400)
+
+
+def _failed(_: Request, error: Exception) -> Response:
+    log.error("a request failed: %s: %s", type(error).__name__, error)
+    log.debug("", exc_info=error)
+    return JSONResponse({"error": f"something is wrong in kinet-trt: {type(error).__name__}"}, 500)

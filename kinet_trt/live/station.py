@@ -1,0 +1,650 @@
+"""The station: the loop and the session together, and everything that a person at the page may do to them.
+
+What a method that changes something has returned is on disk. What it means for the session (where fields overlap, the
+sum, the hot spot) is worked out afterwards in a thread of the station's own; `Station.view` is the last that is known.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.errors import KinetError
+from kinet_trt.ki67 import NET, Bands
+from kinet_trt.live.agreement import Agreement
+from kinet_trt.live.corrections import Answer, Correction, standing
+from kinet_trt.live.loop import Loop, Seen
+from kinet_trt.live.records import Field, Model, Note, Reading, Session
+from kinet_trt.live.region import Polygon, Region
+from kinet_trt.live.registration import Placed
+from kinet_trt.live.session import OpenSession, piece_of
+from kinet_trt.live.store import Store
+from kinet_trt.live.summary import HOT_SPOT, Count, Summary, field_counts, summarise
+
+log = logging.getLogger(__name__)
+
+KEPT = 6
+"""Frames that were shown lately and can still be captured: what a person saw when the key went down."""
+_POLL = 0.25  # s
+_JOIN = 30.0  # s that `close` waits for the sum that is under way
+
+HINDERED = {
+    "empty": "There is no tissue in the picture.",
+    "blurred": "The picture is blurred: focus.",
+    "moving": "The stage is moving.",
+}
+"""Why a frame is not offered for capture, as a person should read it."""
+
+
+class RefusedError(KinetError):
+    """What was asked for cannot be done now; nothing was changed."""
+
+
+@dataclass(frozen=True, eq=False)
+class FieldView:
+    """A captured field as the page shows it.
+
+    Attributes
+    ----------
+    field
+        As it is stored.
+    answer
+        Its nuclei in the reading that is shown.
+    counts
+        Of them those in its region, by class, whether or not another field shows them too.
+    corrections
+        How many of a person's corrections stand in that reading.
+    placed
+        Where it lies; None until that is known.
+    counted
+        Which nuclei the session's sum takes from this field, bool [n]; None until that is known.
+    notes
+        About it.
+    finished
+        Whether the recount that is under way is done with it.
+    """
+
+    field: Field
+    answer: Answer
+    counts: dict[str, int]
+    corrections: int
+    placed: Placed | None
+    counted: NDArray[np.bool_] | None
+    notes: tuple[Note, ...]
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Recount:
+    """A second reader's count, and how it compares; ``agreement`` is None while no field is done."""
+
+    reading: Reading
+    done: int
+    agreement: Agreement | None
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What is known of the open session.
+
+    Attributes
+    ----------
+    version
+        Grows with every change, over all sessions of a station.
+    session
+        As it is stored.
+    resumed
+        Whether it was open when an earlier program was killed.
+    reading, recount
+        The session's first reading; and the recount that is under way, or None. A recount is blind: fields then hold
+        that reader's nuclei, and there is no summary.
+    fields
+        In the order of capture.
+    notes
+        About the session.
+    count, summary
+        None until they are worked out, and during a recount.
+    recounts
+        All, with how they agree; none during a recount.
+    joining
+        Whether fields are being joined or summed up now.
+    trouble
+        What went wrong with that; empty when nothing did.
+    """
+
+    version: int
+    session: Session
+    resumed: bool
+    reading: Reading
+    recount: Reading | None
+    fields: tuple[FieldView, ...]
+    notes: tuple[Note, ...]
+    count: Count | None = None
+    summary: Summary | None = None
+    recounts: tuple[Recount, ...] = ()
+    joining: bool = True
+    trouble: str = ""
+
+    def field(self, field: int) -> FieldView:
+        """Return one field.
+
+        Raises
+        ------
+        RefusedError
+            If it is not of this session.
+        """
+        for one in self.fields:
+            if one.field.id == field:
+                return one
+        raise RefusedError("there is no such field in the open session: it may have been deleted")
+
+
+class Station:
+    """A microscope with its open session. Use it as a context manager; every method may be called from any thread.
+
+    Parameters
+    ----------
+    loop
+        Entered by the caller after the station, and closed before it.
+    store
+        Where sessions are kept; the caller closes it. A session in it that was open when a program was killed is gone
+        on with; else a new one begins. One that is left empty does not stay.
+    title, reader
+        Of a new session.
+    bands
+        Grade ranges; None: none.
+    hot_spot
+        Tumour nuclei of a hot spot.
+    auto
+        Capture by itself when the stage comes to rest.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        store: Store,
+        *,
+        title: str = "",
+        reader: str = "",
+        bands: Bands | None = NET,
+        hot_spot: int = HOT_SPOT,
+        auto: bool = False,
+    ) -> None:
+        self.loop, self.store, self.bands, self.hot_spot = loop, store, bands, hot_spot
+        # Changes are one at a time, and may wait for a disk; what is known is read under a lock of its own meanwhile.
+        self._changing = threading.RLock()
+        self._lock = threading.Condition()
+        self._stop = False
+        self._listeners: tuple[Callable[[], None], ...] = ()
+        self._shown: OrderedDict[int, Seen] = OrderedDict()
+        self._captured: dict[int, Field] = {}  # by sequence of the frame, of this session
+        self._latest: Seen | None = None
+        self._auto, self._rests = auto, 0
+        self._region: Polygon | None = None
+        self._said = ""  # what became of the last automatic capture, where it failed
+        left = [one for one in store.sessions() if one.closed is None]
+        session = left[-1] if left else store.create_session(title, reader)
+        self._open = OpenSession(store, session.id)
+        self._resumed = bool(left and store.fields(session.id))
+        self._recount: Reading | None = None
+        self._version = 1
+        self._view = self._quick(self._open, None, 1)
+        self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._summer = threading.Thread(target=self._sum_up, name="sum", daemon=True)
+
+    def __enter__(self) -> Station:
+        self._viewer = self.loop.viewer()
+        self._watcher.start()
+        self._summer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads and leave the session, so that the next visit begins a new one."""
+        with self._lock:
+            if self._stop:
+                return
+            self._stop = True
+            self._lock.notify_all()
+        self._viewer.close()
+        for thread in (self._watcher, self._summer):
+            thread.join(_JOIN)
+        try:
+            self._leave()
+        except KinetError as error:
+            log.warning("the session could not be marked as left: %s", error)
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call a function, from any thread, after every change; return what ends that."""
+        with self._lock:
+            self._listeners = (*self._listeners, listener)
+
+        def end() -> None:
+            with self._lock:
+                self._listeners = tuple(one for one in self._listeners if one is not listener)
+
+        return end
+
+    # --- what can be seen ------------------------------------------------------------------------------------------
+
+    @property
+    def view(self) -> View:
+        """The open session, as far as it is known."""
+        with self._lock:
+            joining = self._view.joining or self._view.version != self._version
+            return replace(self._view, joining=joining)
+
+    def field(self, field: int) -> FieldView:
+        """Return a field of the open session with its nuclei as they are now, in the reading that is under way.
+
+        Raises
+        ------
+        RefusedError
+            If it is not of this session.
+        """
+        with self._lock:
+            version, view = self._version, self._view
+        # A correction that was just made must be seen in the answer to the next question.
+        return (view if view.version == version else self._quick(self._open, self._recount, version)).field(field)
+
+    def unblinded(self) -> OpenSession:
+        """Return the open session, for its report.
+
+        Raises
+        ------
+        RefusedError
+            During a recount, which must see nothing of the first reading.
+        """
+        with self._changing:
+            if self._recount is not None:
+                raise RefusedError("a recount is under way: end it before looking at the session's count")
+            return self._open
+
+    @property
+    def latest(self) -> Seen | None:
+        """The newest frame that went through the loop."""
+        with self._lock:
+            return self._latest
+
+    @property
+    def said(self) -> str:
+        """Why the last automatic capture failed; empty when it did not."""
+        with self._lock:
+            return self._said
+
+    def show(self, seen: Seen) -> None:
+        """Note that a frame goes to a page: it can be captured while it is one of the last six."""
+        with self._lock:
+            self._shown[seen.sequence] = seen
+            while len(self._shown) > KEPT:
+                self._shown.popitem(last=False)
+
+    # --- capture ---------------------------------------------------------------------------------------------------
+
+    def capture(self, sequence: int, *, anyway: bool = False, automatic: bool = False) -> Field:
+        """Keep the frame that was shown. When this returns, it is on disk.
+
+        Parameters
+        ----------
+        sequence
+            `Seen.sequence` of a frame that was shown.
+        anyway
+            Even if it is blurred or moves; a note says so.
+        automatic
+            Whether the resting stage did it.
+
+        Returns
+        -------
+        Field
+            What was kept; of a frame that was captured before, the field of then.
+
+        Raises
+        ------
+        RefusedError
+            If the frame is not there any more, not counted, empty, blurred or moving, or a recount is under way.
+        KinetError
+            If it could not be kept; nothing of it is then on disk.
+        """
+        with self._changing:
+            if self._recount is not None:
+                raise RefusedError("a recount is under way: end it before capturing fields")
+            if known := self._captured.get(sequence):
+                return known
+            with self._lock:
+                seen = self._shown.get(sequence)
+            if seen is None:
+                raise RefusedError("that picture has passed: capture the one that is shown now")
+            if seen.detections is None:
+                raise RefusedError(f"this picture was not counted: {seen.uncounted}")
+            waived = {"blurred", "moving"} if anyway else set()
+            hindrances = [word for word in seen.hindrances if word not in waived]
+            if hindrances:
+                raise RefusedError(" ".join(HINDERED[word] for word in hindrances))
+            field = self._open.capture(
+                seen.frame,
+                seen.detections,
+                model=Model.of(self.loop.counter),
+                threshold=seen.threshold,
+                mpp=seen.mpp,
+                mpp_source=seen.mpp_source,
+                automatic=automatic,
+                region=self.region,
+            )
+            self._captured[sequence] = field
+            self._change()
+        if seen.hindrances:
+            self.note(f"Captured although {' and '.join(seen.hindrances)}.", field.id)
+        return field
+
+    @property
+    def auto(self) -> bool:
+        """Whether a field is captured when the stage comes to rest."""
+        with self._lock:
+            return self._auto
+
+    def set_auto(self, on: bool) -> None:
+        """Capture by itself from the next rest on, or no more."""
+        with self._lock:
+            self._auto, self._rests, self._said = on, self._latest.rests if self._latest else 0, ""
+        self._tell()
+
+    @property
+    def region(self) -> Polygon | None:
+        """What of the next captured fields counts; None: all."""
+        with self._lock:
+            return self._region
+
+    def set_region(self, region: Polygon | None) -> None:
+        """Let only a part of the next captured fields count."""
+        with self._lock:
+            self._region = region
+        self._tell()
+
+    # --- sessions --------------------------------------------------------------------------------------------------
+
+    def begin(self, title: str = "", reader: str = "") -> Session:
+        """Leave the open session and begin a new one."""
+        with self._changing:
+            session = self.store.create_session(title, reader)
+            self._leave()
+            self._enter(session)
+        return session
+
+    def reopen(self, session: int) -> Session:
+        """Leave the open session and go on with an earlier one."""
+        with self._changing:
+            found = self.store.mark_session(session, opened=True)
+            if session != self._open.id:
+                self._leave()
+                self._enter(found)
+        return found
+
+    def rename(self, title: str) -> None:
+        """Give the open session another title."""
+        with self._changing:
+            self.store.rename_session(self._open.id, title)
+            self._change()
+
+    def delete_session(self, session: int) -> None:
+        """Delete a session for good; where it is the open one, a new one begins."""
+        with self._changing:
+            if session == self._open.id:
+                self._enter(self.store.create_session())
+            self.store.delete_session(session)
+            self._change()
+
+    # --- fields ----------------------------------------------------------------------------------------------------
+
+    def add(self, field: int, x: float, y: float, cls: str) -> Correction:
+        """Add a nucleus at x, y, px of the field, in the reading that is under way."""
+        return self._corrected(lambda reading: self.store.add(self._mine(field), x, y, cls, reading=reading))
+
+    def remove(self, field: int, nucleus: int) -> Correction:
+        """Remove a nucleus by its number."""
+        return self._corrected(lambda reading: self.store.remove(self._mine(field), nucleus, reading=reading))
+
+    def reclassify(self, field: int, nucleus: int, cls: str) -> Correction:
+        """Give a nucleus another class, or confirm the one that it has."""
+        return self._corrected(lambda reading: self.store.reclassify(self._mine(field), nucleus, cls, reading=reading))
+
+    def undo(self, field: int | None = None) -> Correction | None:
+        """Undo the last correction that stands; of one field, or of all."""
+        chosen = None if field is None else self._mine(field)
+        with self._changing:
+            undone = self.store.undo(self._open.id, field=chosen, reading=self._recount.id if self._recount else None)
+            self._change()
+        return undone
+
+    def set_field_region(self, field: int, region: Region | None) -> None:
+        """Let only a part of a field count."""
+        with self._changing:
+            self.store.set_region(self._mine(field), region)
+            self._change()
+
+    def delete_field(self, field: int) -> None:
+        """Take a field out of the session for good."""
+        with self._changing:
+            self.store.delete_field(self._mine(field))
+            self._captured = {key: one for key, one in self._captured.items() if one.id != field}
+            self._change()
+
+    def note(self, text: str, field: int | None = None) -> Note:
+        """Write a note about the session or one of its fields."""
+        with self._changing:
+            if not text.strip():
+                raise RefusedError("a note: expected text, found none")
+            reading = self._recount or self.store.readings(self._open.id)[0]
+            note = self.store.note(self._open.id, text, reader=reading.reader, field=field and self._mine(field))
+            self._change()
+        return note
+
+    # --- second readers --------------------------------------------------------------------------------------------
+
+    def begin_recount(self, reader: str, *, with_model: bool = False) -> Reading:
+        """Let a second reader count the session blind, from nothing or from the model's nuclei."""
+        with self._changing:
+            if not self.store.fields(self._open.id):
+                raise RefusedError("there is no field to recount yet")
+            reading = self.store.start_recount(self._open.id, reader, "model" if with_model else "nothing")
+            return self.go_on_recounting(reading.id)
+
+    def go_on_recounting(self, reading: int) -> Reading:
+        """Go on with a recount."""
+        with self._changing:
+            found = [one for one in self.store.readings(self._open.id)[1:] if one.id == reading]
+            if not found:
+                raise RefusedError("there is no such recount in the open session")
+            self._recount = found[0]
+            self._change(at_once=True)
+            return found[0]
+
+    def end_recount(self) -> None:
+        """Go back to the first reading."""
+        with self._changing:
+            self._recount = None
+            self._change(at_once=True)
+
+    def finish(self, field: int, done: bool = True) -> None:
+        """Say that the recount is done with a field: only then it is compared."""
+        with self._changing:
+            if self._recount is None:
+                raise RefusedError("no recount is under way")
+            self.store.finish(self._recount.id, self._mine(field), done)
+            self._change()
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _corrected(self, correct: Callable[[int | None], Correction]) -> Correction:
+        with self._changing:
+            made = correct(self._recount.id if self._recount else None)
+            self._change()
+        return made
+
+    def _mine(self, field: int) -> int:
+        """Return a field's id if it is of the open session: nobody changes another by a stale page."""
+        known = self.store.field(field)
+        if known.session != self._open.id:
+            raise RefusedError("that field is not of the open session")
+        return known.id
+
+    def _enter(self, session: Session) -> None:
+        self._open, self._recount, self._resumed = OpenSession(self.store, session.id), None, False
+        self._captured, self._region = {}, None
+        self._change(at_once=True)
+
+    def _leave(self) -> None:
+        """Close the session; one that nothing came into does not stay."""
+        left = self.store.session(self._open.id)
+        empty = not (self.store.fields(left.id) or self.store.notes(left.id) or left.title)
+        if empty:
+            self.store.delete_session(left.id)
+        else:
+            self.store.mark_session(left.id, opened=False)
+
+    def _change(self, *, at_once: bool = False) -> None:
+        """Let what is known be worked out anew; ``at_once``: show nothing of what was known before."""
+        quick = self._quick(self._open, self._recount, self._version + 1) if at_once else None
+        with self._lock:
+            self._version += 1
+            self._view = quick or self._view
+            self._lock.notify_all()
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._lock:
+            listeners = self._listeners
+        for listener in listeners:
+            try:
+                listener()
+            # A page that is just being closed must not spoil what another one does.
+            except Exception:
+                log.debug("a listener failed", exc_info=True)
+
+    def _watch(self) -> None:
+        while not self._viewer.closed:
+            seen = self._viewer.take(_POLL)
+            if seen is None:
+                continue
+            with self._lock:
+                self._latest = seen
+                due = self._auto and seen.rests > self._rests and seen.offered and self._recount is None
+                if due:
+                    self._rests = seen.rests
+                    self._shown.setdefault(seen.sequence, seen)
+            if due:
+                try:
+                    self.capture(seen.sequence, automatic=True)
+                    said = ""
+                except KinetError as error:
+                    log.warning("a field could not be captured by itself: %s", error)
+                    said = str(error)
+                with self._lock:
+                    self._said = said
+                self._tell()
+
+    def _sum_up(self) -> None:
+        done = 0
+        prepared: OpenSession | None = None
+        while True:
+            with self._lock:
+                while not self._stop and self._version == done:
+                    self._lock.wait()
+                if self._stop:
+                    return
+                done, session, recount = self._version, self._open, self._recount
+            try:
+                quick = self._quick(session, recount, done)
+                self._publish(quick, session, recount)
+                if prepared is not session:
+                    session.prepare()
+                    prepared = session
+                view = quick if recount else self._full(session, quick)
+                view = replace(view, joining=False)
+            except KinetError as error:
+                with self._lock:
+                    view = replace(self._view, version=done, joining=False, trouble=str(error))
+            # Whatever is wrong with one sum, fields must be captured on, and the page must say that it is.
+            except Exception as error:
+                log.exception("the session could not be summed up")
+                with self._lock:
+                    trouble = f"the session could not be summed up: {type(error).__name__}: {error}"
+                    view = replace(self._view, version=done, joining=False, trouble=trouble)
+            self._publish(view, session, recount)
+
+    def _publish(self, view: View, session: OpenSession, recount: Reading | None) -> None:
+        with self._lock:
+            # Another session, or a blind recount, may have begun meanwhile: this view must not be seen in it.
+            if session is self._open and recount == self._recount:
+                self._view = view
+        self._tell()
+
+    def _quick(self, session: OpenSession, recount: Reading | None, version: int) -> View:
+        """Return what needs no registration; what was known of the same session and reading stays until it is new."""
+        store = self.store
+        readings, fields, notes = store.readings(session.id), store.fields(session.id), store.notes(session.id)
+        reading = recount or readings[0]
+        answers, done = store.answers(fields, reading), store.finished(reading.id)
+        record: dict[int, list[Correction]] = {}
+        for one in store.session_corrections(session.id):
+            if one.reading == reading.id:
+                record.setdefault(one.field, []).append(one)
+        before = getattr(self, "_view", None)
+        if before is not None and (before.session.id, before.recount) != (session.id, recount):
+            before = None
+        placed = {one.field.id: one.placed for one in before.fields} if before else {}
+        views = [
+            FieldView(
+                field=field,
+                answer=answer,
+                counts=field_counts(piece_of(field, answer)),
+                corrections=len(standing(record.get(field.id, []))),
+                placed=placed.get(field.id),
+                counted=None,
+                notes=tuple(note for note in notes if note.field == field.id),
+                finished=field.id in done,
+            )
+            for field, answer in zip(fields, answers, strict=True)
+        ]
+        return View(
+            version=version,
+            session=session.session,
+            resumed=self._resumed,
+            reading=readings[0],
+            recount=recount,
+            fields=tuple(views),
+            notes=tuple(note for note in notes if note.field is None),
+            count=before.count if before and not recount else None,
+            summary=before.summary if before and not recount else None,
+            recounts=before.recounts if before and not recount else (),
+        )
+
+    def _full(self, session: OpenSession, quick: View) -> View:
+        """Add the sum, and how recounts agree with it."""
+        counted = session.count()
+        recounts = [
+            Recount(one, len(self.store.finished(one.id)), session.agreement(one))
+            for one in self.store.readings(session.id)[1:]
+        ]
+        fields = [
+            replace(
+                one,
+                placed=counted.layout.placed.get(one.field.id),
+                counted=counted.merged.counted.get(one.field.id),
+            )
+            for one in quick.fields
+        ]
+        return replace(
+            quick,
+            fields=tuple(fields),
+            count=counted,
+            summary=summarise(counted, hot_spot=self.hot_spot, bands=self.bands),
+            recounts=tuple(recounts),
+        )
