@@ -23,6 +23,7 @@ from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
 
 from kinet_trt.counter import Threshold
 from kinet_trt.errors import KinetError
@@ -180,6 +181,7 @@ class Server:
         app = FastAPI(title="kinet-trt live", docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._life)
         app.add_exception_handler(KinetError, _told)
         app.add_exception_handler(RequestValidationError, _told)
+        app.add_exception_handler(HTTPException, _told)
         app.add_exception_handler(Exception, _failed)
         station, store = self.station, self.station.store
 
@@ -439,6 +441,8 @@ def _told(_: Request, error: Exception) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or "the request"
         return JSONResponse({"error": f"{where}: {first['msg']}"}, 422)
+    if isinstance(error, HTTPException):  # the web framework's own
+        return JSONResponse({"error": error.detail}, error.status_code)
     return JSONResponse({"error": str(error)}, 409 if isinstance(error, RefusedError) else 400)
 
 

@@ -473,7 +473,7 @@ class Store:
         with self._lock:
             known = self.field(field)
             counted = self._reading(known, reading)
-            return replay(_beginning(known, counted), self.corrections(field, counted.id))
+            return self._replayed(known, counted, self.corrections(field, counted.id))
 
     def answers(self, fields: Sequence[Field], reading: Reading) -> list[Answer]:
         """Return the nuclei of several fields of a session in one reading."""
@@ -481,7 +481,7 @@ class Store:
         for one in self.session_corrections(reading.session):
             if one.reading == reading.id:
                 record.setdefault(one.field, []).append(one)
-        return [replay(_beginning(field, reading), record.get(field.id, [])) for field in fields]
+        return [self._replayed(field, reading, record.get(field.id, [])) for field in fields]
 
     # --- readings and notes -------------------------------------------------------------------------------------------
 
@@ -698,6 +698,12 @@ class Store:
             )
         except (TypeError, ValueError, AttributeError, KinetError) as error:
             raise KinetError(f"{self.path}: a field is damaged ({error}): restore the file from a copy") from None
+
+    def _replayed(self, field: Field, reading: Reading, record: Sequence[Correction]) -> Answer:
+        try:
+            return replay(_beginning(field, reading), record)
+        except KinetError as error:
+            raise KinetError(f"{self.path}: {_DAMAGED}: {error}") from error
 
     def _reading(self, field: Field, reading: int | None) -> Reading:
         known = self.readings(field.session)

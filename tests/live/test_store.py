@@ -576,6 +576,26 @@ def read_all(path) -> None:
             store.undo(session.id)
 
 
+def test_a_correction_of_no_nucleus_is_damage_and_names_the_file(store):
+    field = keep(store, store.create_session().id)
+    store.remove(field.id, 3)
+    store._connection.execute("UPDATE corrections SET nucleus = 99")
+    with pytest.raises(KinetError, match="damaged") as told:
+        store.answer(field.id)
+    assert str(store.path) in str(told.value)
+    with pytest.raises(KinetError, match=r"s\.kinet.*damaged"):
+        store.answers([field], store.readings(field.session)[0])
+
+
+def test_a_session_that_nobody_left_was_cut_short(store):
+    first, second = store.create_session("a"), store.create_session("b")
+    assert first.closed is None
+    assert store.mark_session(first.id, opened=False).closed == pytest.approx(time.time(), abs=60)
+    assert [one.closed is None for one in store.sessions()] == [False, True]
+    assert store.mark_session(first.id, opened=True) == first
+    assert store.session(second.id) == second
+
+
 @pytest.fixture(scope="module")
 def small_file(tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("small") / "s.kinet"

@@ -1,0 +1,78 @@
+"""A live page that is served for tests: the whole of it but a browser."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from websockets.sync.client import ClientConnection, connect
+
+from kinet_trt.camera.simulated import Options, SimulatedMicroscope
+from kinet_trt.counter import Counter
+from kinet_trt.live import serve
+
+SMALL = "size=320x240,mpp=0.34,fps=20,path=still"
+
+
+@contextmanager
+def page(
+    store: Path, counter: Counter, sim: str = SMALL, **options: Any
+) -> Iterator[tuple[serve.Page, httpx.Client, SimulatedMicroscope]]:
+    """Serve a page of a simulated microscope; give it, a client that has its origin, and the microscope."""
+    microscope = SimulatedMicroscope(Options.parse(sim))
+    chosen = serve.Options(store=store, port=0, browser=False, **options)
+    with serve.serving(microscope, counter, chosen) as served:
+        base = f"http://127.0.0.1:{served.port}"
+        with httpx.Client(base_url=base, headers={"origin": base}, timeout=30) as client:
+            yield served, client, microscope
+
+
+@contextmanager
+def socket(served: serve.Page, **headers: str) -> Iterator[ClientConnection]:
+    base = f"127.0.0.1:{served.port}"
+    sent = {"origin": f"http://{base}"} | headers
+    with connect(f"ws://{base}/api/live", additional_headers=sent, max_size=None) as live:
+        yield live
+
+
+def frame_of(message: bytes) -> tuple[dict[str, Any], bytes]:
+    """Take a frame message apart."""
+    (length,) = struct.unpack_from("<I", message)
+    return json.loads(message[4 : 4 + length]), message[4 + length :]
+
+
+def next_frame(live: ClientConnection, wanted: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
+    """Return the head of the next frame of which something is true; those before are said to be shown."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        message = live.recv(timeout=30)
+        if isinstance(message, bytes):
+            head, _ = frame_of(message)
+            live.send(json.dumps({"type": "shown", "frame": head["frame"]}))
+            if wanted(head):
+                return head
+    raise AssertionError("waited in vain for a frame")
+
+
+def until(client: httpx.Client, wanted: Callable[[dict[str, Any]], Any], seconds: float = 60) -> dict[str, Any]:
+    """Return the first state of which something is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        state = client.get("/api/state").json()
+        if wanted(state):
+            return state
+        time.sleep(0.05)
+    raise AssertionError(f"waited in vain; the last state: {json.dumps(state)[:3000]}")
+
+
+def post(client: httpx.Client, path: str, body: Any = None, status: int = 200) -> Any:
+    """Post, and return the answer."""
+    answer = client.post(path, json={} if body is None else body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
