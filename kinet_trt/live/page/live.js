@@ -1,0 +1,250 @@
+// The live picture: frames as they come, the nuclei on them, and what a person does to them.
+
+import { $, attribute, make, micrometres, number, percent, rebuilt, shown, span, text } from "./dom.js";
+import { looks, nameOf, putAll, shape } from "./marks.js";
+import { on, post, sayShown, sayView, state } from "./server.js";
+import { Sketch } from "./sketch.js";
+import { Surface } from "./surface.js";
+import { ask, complain, toast, trying } from "./words.js";
+
+const SAY_EVERY = 5000; // ms between two descriptions of the picture for screen readers
+
+let now = null; // on the screen: {header, picture}
+let next = null; // decoded, not yet on the screen
+let active = true; // false while a captured field is looked at
+let sketch = null;
+let frozen = false;
+let online = false;
+let capturing = false;
+let described = 0;
+
+const surface = new Surface($("live-canvas"), {
+  paint,
+  click: (place) => sketch?.add(place),
+  moved: () => sayView(Math.min(now?.header.width ?? Infinity, Math.round(surface.width * surface.scale))),
+});
+
+on("frame", async (header, jpeg) => {
+  try {
+    const picture = await createImageBitmap(jpeg);
+    next?.picture.close();
+    next = { header, picture };
+    if (active && !frozen) surface.redraw();
+  } catch {
+    sayShown(header.frame); // a broken picture: on to the next one
+  }
+});
+
+on("link", (open) => {
+  online = open;
+  describe();
+});
+on("state", show);
+
+function paint(to) {
+  if (!active) return;
+  const fresh = next !== null && !frozen;
+  if (fresh) {
+    now?.picture.close();
+    [now, next] = [next, null];
+    surface.show(now.header.width, now.header.height);
+  }
+  if (!now) return;
+  const { header, picture } = now;
+  surface.image(picture);
+  putAll(to, surface, header, state?.model.classes ?? [], header.mpp);
+  surface.drawOutline((state?.live_region ?? []).map(([x, y]) => ({ x, y })));
+  surface.drawScaleBar(header.mpp);
+  sketch?.paint();
+  if (sketch) surface.drawCursor();
+  if (fresh) {
+    sayShown(header.frame);
+    describe();
+  }
+}
+
+/** Put what is known of the frame on the screen into words. */
+function describe() {
+  const header = now?.header;
+  if (header) {
+    for (const count of $("live-classes").querySelectorAll("b")) text(count, header.counts ? number(header.counts[count.dataset.name] ?? 0) : "–");
+    text($("frame-index"), percent(header.index));
+    text($("frame-interval"), span(header.interval, "–"));
+    $("live-picture").style.setProperty("--aspect", `${header.width} / ${header.height}`);
+    const said = header.remarks.filter((remark) => !(state?.scale.assumed && remark.includes("only assumed")));
+    text($("remarks"), said.join(" "));
+  }
+  const [words, style, anyway] = offer(header);
+  text($("offer"), words);
+  attribute($("offer"), "class", style);
+  attribute($("capture"), "class", style === "yes" ? "main" : "main doubtful");
+  shown($("anyway"), anyway);
+  if (state) mood();
+  if (header && performance.now() - described > SAY_EVERY) {
+    described = performance.now();
+    const counted = Object.entries(header.counts ?? {}).map(([name, n]) => `${n} ${nameOf(name)}`);
+    $("live-canvas").setAttribute("aria-label", `Live picture. ${counted.length ? `${counted.join(", ")} nuclei. Index ${percent(header.index)}.` : "Not counted."}`);
+  }
+}
+
+/** Return whether the frame may be captured: words, their style, and whether a person may insist. */
+function offer(header) {
+  if (!online) return ["No connection: nothing can be captured.", "no", false];
+  if (!header) return ["Waiting for the first picture.", "", false];
+  if (frozen) return ["The picture is held.", "", false];
+  if (header.offered) return ["Ready to capture.", "yes", false];
+  const insist = header.hindrances.every((word) => word === "blurred" || word === "moving");
+  return [`Not offered: ${header.hindered || header.uncounted}`, "no", insist];
+}
+
+/** What the camera and the count are doing, on the picture. */
+function mood() {
+  const { camera, loop } = state;
+  const [words, style] = !online
+    ? ["No connection", "bad"]
+    : camera.phase !== "connected"
+      ? [{ connecting: "Connecting", stalled: "Camera stalled", reconnecting: "Camera gone", ended: "Ended", closed: "Camera closed" }[camera.phase] ?? camera.phase, camera.phase === "connecting" ? "warn" : "bad"]
+      : loop.phase === "counting"
+        ? frozen ? ["Held", "warn"] : now?.header.uncounted ? ["Not counted", "warn"] : ["● Live", "good"]
+        : { paused: ["Paused", "warn"], failed: ["Counting failed", "bad"], ended: ["Ended", "warn"], closed: ["Closed", "bad"] }[loop.phase];
+  text($("live-state"), words);
+  attribute($("live-state"), "class", `chip ${style}`);
+  const gone = !online || !["connected", "ended"].includes(camera.phase);
+  $("live-picture").classList.toggle("gone", gone);
+  shown($("veil"), gone);
+  if (gone) text($("veil"), online ? camera.sentence : "No connection to the counter. This picture is old.");
+}
+
+function show() {
+  const { scale, model } = state;
+  rebuilt($("live-classes"), model.classes, () => model.classes.map(classButton));
+  text($("scale-chip"), `${micrometres(scale.mpp)}${scale.assumed ? " ASSUMED" : ""}`);
+  attribute($("scale-chip"), "class", scale.assumed || scale.note ? "chip warn" : "chip");
+  describe();
+  if (now && active && state.loop.phase !== "counting") surface.redraw();
+}
+
+function classButton(name, k) {
+  const count = make("b", { "data-name": name }, "–");
+  const button = make("button", { type: "button", class: "count", "aria-pressed": !looks.hidden.has(name) ? "true" : "false", title: `Show or hide ${nameOf(name)} (${k + 1})`, "aria-label": `Marks of ${nameOf(name)}` }, shape(name), count, make("span", { class: "name" }, nameOf(name)));
+  button.onclick = () => toggleClass(name);
+  return button;
+}
+
+/** Show or hide a class's marks, on every picture. */
+export function toggleClass(name) {
+  if (!name) return;
+  if (!looks.hidden.delete(name)) looks.hidden.add(name);
+  for (const button of $("live-classes").children) button.setAttribute("aria-pressed", looks.hidden.has(button.querySelector("b").dataset.name) ? "false" : "true");
+  surface.redraw();
+}
+
+/** Capture the frame on the screen; `anyway` also a blurred or moving one. */
+export async function capture(anyway = false) {
+  if (capturing || !active) return;
+  if (!now || !online) {
+    complain(new Error("Not captured: there is no live picture."));
+    return;
+  }
+  capturing = true;
+  try {
+    const { number: n } = await post("/api/capture", { frame: now.header.frame, anyway });
+    // Only now: it is on disk.
+    const flash = $("flash");
+    flash.classList.remove("on");
+    void flash.offsetWidth; // begin the animation again
+    flash.classList.add("on");
+    setTimeout(() => flash.classList.remove("on"), 400);
+    toast(`Field ${n} captured`);
+  } catch (error) {
+    complain(new Error(`Not captured. ${error.message}`));
+  } finally {
+    capturing = false;
+  }
+}
+
+/** Stop drawing while something else is looked at; frames wait meanwhile. */
+export function setActive(yes) {
+  active = yes;
+  if (yes) surface.redraw();
+  else stop();
+}
+
+export function redraw() {
+  if (active) surface.redraw();
+}
+
+/** Measure um/px: a person draws a line of known length on the held picture. */
+export function calibrate() {
+  if (!now || sketch || !active) return;
+  frozen = true;
+  sketch = new Sketch(surface, $("live-sketch"), {
+    words: "Press on two marks of the stage micrometer, as far apart as can be. The wheel zooms; arrow keys and Enter work too.",
+    most: 2,
+    least: 2,
+    ended,
+    done: async ([a, b]) => {
+      const px = Math.hypot(a.x - b.x, a.y - b.y);
+      const answer = await ask("Length of the line", `The line is ${px.toFixed(1)} px long. How many µm is that on the micrometer?`, [{ name: "length", label: "µm", value: "100", least: 1 }], "Use");
+      if (!answer) return;
+      const length = Number(answer.length.replace(",", "."));
+      if (!(length > 0)) complain(new Error("The length: expected a number of µm above 0. Nothing was changed."));
+      else if (await trying(() => post("/api/scale", { mpp: length / px, source: "calibrated" }))) toast(`Calibrated: ${micrometres(length / px)}`);
+    },
+  });
+  describe();
+}
+
+/** Draw the region of the next fields. */
+export function drawRegion() {
+  if (!now || sketch || !active) return;
+  sketch = new Sketch(surface, $("live-sketch"), {
+    words: "Press on the corners of the region; press on the first one, or Done, to close it. Only what lies inside will count in the next fields.",
+    least: 3,
+    ended,
+    done: (points) => trying(() => post("/api/region", { points: points.map(({ x, y }) => [x, y]) })),
+  });
+}
+
+function ended() {
+  sketch = null;
+  frozen = false;
+  surface.cursor = null;
+  describe();
+}
+
+/** End a drawing that is under way; say whether there was one. */
+export function stop() {
+  sketch?.end();
+  return sketch !== null;
+}
+
+/** What keys do while something is drawn here; say whether the key was used. */
+export function sketchKey(key) {
+  if (!sketch) return false;
+  return surfaceKey(surface, key, {
+    Enter: () => surface.cursor && sketch.add(surface.cursor),
+    Backspace: () => sketch.back(),
+    Escape: () => sketch.end(),
+  });
+}
+
+/** Walk the cursor, zoom, or do what else a key is there for; say whether it was used. */
+export function surfaceKey(surface, key, more = {}) {
+  const step = key.startsWith("Shift+") ? 40 : 5;
+  const ways = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const way = ways[key.replace("Shift+", "")];
+  if (way) surface.walk(way[0] * step, way[1] * step);
+  else if (key === "+" || key === "=") surface.zoom(1.4);
+  else if (key === "-") surface.zoom(1 / 1.4);
+  else if (key === "0") surface.fit();
+  else if (more[key]) more[key]();
+  else return false;
+  return true;
+}
+
+export const liveSurface = surface;
+
+$("capture").onclick = () => capture();
+$("anyway").onclick = () => capture(true);
+$("live-canvas").ondblclick = () => sketch ?? surface.fit();

@@ -1,0 +1,135 @@
+// The session: its title, notes and files; other sessions; a second reader's blind recount.
+
+import { $, attribute, make, percent, rebuilt, shown, text, when } from "./dom.js";
+import { get, on, post, state } from "./server.js";
+import { ask, toast, trying } from "./words.js";
+
+let welcomed = null;
+
+on("state", ({ session }) => {
+  const { title, reader, recount, recounts, fields, notes } = session;
+  text($("title"), title || "Untitled session");
+  document.title = `${title || "Ki67 count"} · kinet-trt`;
+  if (document.activeElement !== $("title-input")) $("title-input").value = title;
+  text($("session-words"), `${reader ? `Read by ${reader}. ` : ""}Begun ${when(session.created)}. ${fields.length} ${fields.length === 1 ? "field" : "fields"}.`);
+  attribute($("export"), "href", `/api/sessions/${session.id}/file`);
+  for (const id of ["report", "csv", "geojson", "export"]) shown($(id), recount === null);
+  shown($("exports-hidden"), recount !== null);
+  rebuilt($("notes"), notes, () => notes.map((note) => make("li", {}, note.text, make("small", {}, [note.reader, when(note.time)].filter(Boolean).join(", ")))));
+  rebuilt($("recounts"), recounts, () => recounts.map(recountRow));
+  text($("recount-words"), recount ? `${recount.reader || "The second reader"} counts: ${recount.done} of ${recount.of} fields done.` : recounts.length ? "" : "Someone else counts the same fields and sees nothing of this count; the report then shows how well the two agree.");
+  text($("recount"), recount ? "End the recount" : "Recount blind…");
+  $("recount").disabled = !fields.length;
+  for (const id of ["new-session", "list-sessions", "delete-session"]) $(id).disabled = recount !== null;
+  if (session.resumed && welcomed !== session.id) {
+    welcomed = session.id;
+    toast(`The session goes on where it was: ${fields.length} ${fields.length === 1 ? "field" : "fields"}.`);
+  }
+});
+
+$("title-form").onsubmit = async (event) => {
+  event.preventDefault();
+  const title = $("title-input").value.trim();
+  if (await trying(() => post("/api/sessions/rename", { title }))) toast("Title saved");
+};
+
+$("note-form").onsubmit = async (event) => {
+  event.preventDefault();
+  const words = $("note-input").value.trim();
+  if (words && (await trying(() => post("/api/note", { text: words })))) {
+    $("note-input").value = "";
+    toast("Note added");
+  }
+};
+
+/** Write a note on the session. */
+export async function note() {
+  const answer = await ask("Note on the session", "", [{ name: "text", label: "Note", long: true, least: 1 }], "Add");
+  if (answer?.text && (await trying(() => post("/api/note", { text: answer.text })))) toast("Note added");
+}
+
+// --- a second reader ------------------------------------------------------------------------------------------------
+
+function recountRow({ id, reader, done, of, agreement }) {
+  const words = [`${done} of ${of} fields done.`];
+  if (agreement) {
+    if (agreement.same_class != null) words.push(`Same class on ${percent(agreement.same_class)} of ${agreement.both} nuclei that both have.`);
+    if (agreement.kappa != null) {
+      const limits = agreement.kappa_interval?.map((k) => k.toFixed(2)).join(" to ");
+      words.push(`Kappa ${agreement.kappa.toFixed(2)}${limits ? ` (95% ${limits})` : ""}.`);
+    }
+    if (agreement.difference != null) words.push(`Index ${agreement.difference > 0 ? "+" : "−"}${Math.abs(100 * agreement.difference).toFixed(1)} points.`);
+    words.push(`Only the first: ${agreement.only_first}; only the second: ${agreement.only_second}.`);
+  }
+  const again = make("button", { type: "button" }, "Go on with it");
+  again.onclick = () => trying(() => post("/api/recount", { recount: id }));
+  return make("div", { class: "recount" }, make("b", {}, reader || "A second reader"), make("p", {}, words.join(" ")), make("div", { class: "row" }, again));
+}
+
+/** Begin a blind recount, or end the one that is under way. */
+export async function recount() {
+  if (state.session.recount) {
+    const { done, of } = state.session.recount;
+    const answer = await ask("End the recount?", `${done} of ${of} fields are done. The count of the first reader is shown again; the recount can be gone on with later.`, [], "End it");
+    if (answer) await trying(() => post("/api/recount", { recount: null }));
+    return;
+  }
+  const answer = await ask(
+    "Recount blind",
+    "The second reader sees the same fields and nothing of the first count.",
+    [
+      { name: "reader", label: "Name of the second reader" },
+      { name: "start", label: "Begin with", value: "nothing", choices: [["nothing", "an empty field: the reader marks every nucleus"], ["model", "the model's nuclei: the reader corrects them"]] },
+    ],
+    "Begin",
+  );
+  if (answer) await trying(() => post("/api/recount", answer));
+}
+$("recount").onclick = recount;
+
+// --- sessions -------------------------------------------------------------------------------------------------------
+
+$("new-session").onclick = async () => {
+  const answer = await ask("New session", "The session that is open stays as it is and can be opened again.", [{ name: "title", label: "Title" }, { name: "reader", label: "Who reads", value: state.session.reader }], "Begin");
+  if (answer && (await trying(() => post("/api/sessions", answer)))) toast("A new session");
+};
+
+$("list-sessions").onclick = () => list();
+
+async function list() {
+  const answer = await trying(() => get("/api/sessions/list"));
+  if (!answer) return;
+  $("sessions-list").replaceChildren(...answer.sessions.map(sessionRow));
+  if (!$("sessions").open) $("sessions").showModal();
+}
+
+function sessionRow({ id, title, created, fields, open }) {
+  const name = title || "Untitled session";
+  const row = make("li", {}, make("div", {}, make("b", {}, name), make("br"), make("span", { class: "soft" }, `${when(created)} · ${fields} ${fields === 1 ? "field" : "fields"}`)));
+  if (open) {
+    row.append(make("span", { class: "soft" }, "open now"));
+    return row;
+  }
+  const go = make("button", { type: "button" }, "Open");
+  go.onclick = async () => {
+    if (!(await trying(() => post("/api/sessions/open", { session: id })))) return;
+    $("sessions").close();
+    toast(`Open: ${name}`);
+  };
+  const file = make("a", { class: "button", href: `/api/sessions/${id}/file`, download: true }, "File");
+  const away = make("button", { type: "button", class: "danger" }, "Delete…");
+  away.onclick = async () => {
+    $("sessions").close();
+    await remove(id, name, fields);
+    list();
+  };
+  row.append(go, file, away);
+  return row;
+}
+
+$("delete-session").onclick = () => remove(state.session.id, state.session.title || "this session", state.session.fields.length);
+
+async function remove(id, name, fields) {
+  const answer = await ask(`Delete ${name}?`, `${fields} ${fields === 1 ? "field" : "fields"} with pictures, counts, corrections and notes are gone for good.`, [], "Delete", true);
+  if (answer && (await trying(() => post("/api/sessions/delete", { session: id })))) toast("Session deleted");
+}

@@ -1,0 +1,143 @@
+// Settings: size of a pixel, threshold, capture, marks. What is set holds when the counter says so, not before.
+
+import { $, attribute, make, micrometres, rebuilt, remember, remembered, shown, text } from "./dom.js";
+import { redrawField } from "./field.js";
+import { calibrate, drawRegion, redraw } from "./live.js";
+import { looks } from "./marks.js";
+import { on, post, state } from "./server.js";
+import { toTab } from "./tabs.js";
+import { ask, complain, toast, trying } from "./words.js";
+
+const WAIT = 150; // ms after the slider's last move
+
+on("state", ({ scale, presets, threshold, fused, auto, blank, live_region: region, model, loop }) => {
+  text($("mpp-now"), micrometres(scale.mpp));
+  text($("mpp-words"), scale.words);
+  attribute($("mpp-words"), "class", scale.assumed ? "assumed" : "soft");
+  rebuilt($("presets"), [presets, scale.mpp, scale.source], () => presets.map((preset) => presetButton(preset, scale)));
+  if (document.activeElement !== $("threshold-number")) $("threshold-number").value = threshold;
+  const relative = threshold.startsWith("relative:");
+  if (document.activeElement !== $("threshold-range")) $("threshold-range").value = relative ? threshold.slice(9) : threshold;
+  attribute($("threshold-number"), "title", fused ? "This model takes a number only" : "A number, or relative: and a number");
+  attribute($("threshold-range"), "aria-valuetext", threshold);
+  attribute($("auto"), "aria-checked", auto);
+  attribute($("blank"), "aria-checked", blank);
+  attribute($("pause"), "aria-pressed", loop.phase === "paused" || loop.phase === "failed");
+  text($("pause"), { paused: "Go on", failed: "Try again" }[loop.phase] ?? "Pause");
+  shown($("live-whole"), region !== null);
+  text($("model"), `${model.name}, ${model.precision} on ${model.runtime}, ${micrometres(model.mpp)}, ${model.sha256.slice(0, 12)}…`);
+});
+
+// --- size of a pixel ------------------------------------------------------------------------------------------------
+
+function presetButton({ name, mpp }, scale) {
+  const mine = scale.source === "objective" && Math.abs(scale.mpp - mpp) < 1e-9;
+  const use = make("button", { type: "button", "aria-pressed": mine ? "true" : "false", title: micrometres(mpp) }, name, make("span", { class: "soft fine" }, String(Number(mpp.toPrecision(4)))));
+  use.onclick = () => setScale(mpp, "objective");
+  const away = make("button", { type: "button", "aria-label": `Forget ${name}`, title: `Forget ${name}` }, "×");
+  away.onclick = async () => {
+    if (await ask(`Forget the objective ${name}?`, `${micrometres(mpp)}. The size that is in use stays.`, [], "Forget", true)) setPresets(state.presets.filter((preset) => preset.name !== name));
+  };
+  return make("span", { class: "preset" }, use, away);
+}
+
+async function setScale(mpp, source) {
+  if (await trying(() => post("/api/scale", { mpp, source }))) toast(mpp === null ? "As the camera says" : `Set: ${micrometres(mpp)}`);
+}
+
+const setPresets = (presets) => trying(() => post("/api/presets", { presets }));
+
+$("mpp-form").onsubmit = (event) => {
+  event.preventDefault();
+  const mpp = Number($("mpp-input").value.trim().replace(",", "."));
+  if (!(mpp > 0)) {
+    complain(new Error("µm/px: expected a number above 0, such as 0.25. Nothing was changed."));
+    return;
+  }
+  setScale(mpp, "option");
+  $("mpp-input").value = "";
+};
+$("mpp-camera").onclick = () => setScale(null, "option");
+$("calibrate").onclick = calibrate;
+$("preset-form").onsubmit = async (event) => {
+  event.preventDefault();
+  const name = $("preset-name").value.trim();
+  if (!name) {
+    complain(new Error("An objective: expected a name, such as 20x."));
+    return;
+  }
+  const others = state.presets.filter((preset) => preset.name !== name);
+  if (await setPresets([...others, { name, mpp: state.scale.mpp }])) {
+    $("preset-name").value = "";
+    toast(`Kept: ${name}, ${micrometres(state.scale.mpp)}`);
+  }
+};
+$("scale-chip").onclick = () => toScale();
+
+/** Go to where the size of a pixel is set. */
+export function toScale() {
+  toTab("settings");
+  $("mpp-input").focus();
+}
+
+// --- threshold ------------------------------------------------------------------------------------------------------
+
+let waiting = 0;
+$("threshold-range").oninput = () => {
+  const relative = state.threshold.startsWith("relative:") ? "relative:" : "";
+  $("threshold-number").value = relative + $("threshold-range").value;
+  clearTimeout(waiting);
+  waiting = setTimeout(setThreshold, WAIT);
+};
+$("threshold-number").onchange = () => setThreshold();
+
+async function setThreshold() {
+  const value = $("threshold-number").value.trim().replace(",", ".");
+  if (!(await trying(() => post("/api/threshold", { value })))) $("threshold-number").value = state.threshold;
+}
+
+// --- capture --------------------------------------------------------------------------------------------------------
+
+export async function toggleAuto() {
+  const on = !state.auto;
+  if (await trying(() => post("/api/auto", { on }))) toast(on ? "Fields are captured by themselves when the stage rests" : "Only you capture fields");
+}
+
+export async function togglePause() {
+  await trying(() => post("/api/pause", { on: state.loop.phase === "counting" }));
+}
+
+$("auto").onclick = toggleAuto;
+$("pause").onclick = togglePause;
+$("blank").onclick = async () => {
+  if (state.blank) {
+    if (await trying(() => post("/api/blank", { on: false }))) toast("The light is as the camera sees it");
+    return;
+  }
+  const answer = await ask("Even out the light", "Move to a place of the slide with glass only, in focus and lit as usual. Ten frames are taken from now on, about a second.", [], "It shows glass: take it");
+  if (answer && (await trying(() => post("/api/blank", { on: true })))) toast("The light is evened out");
+};
+$("live-region").onclick = drawRegion;
+$("live-whole").onclick = () => trying(() => post("/api/region", { points: null }));
+
+// --- marks, kept in this browser ------------------------------------------------------------------------------------
+
+export function toggleMarks() {
+  looks.on = !looks.on;
+  attribute($("marks"), "aria-checked", looks.on);
+  toast(looks.on ? "Marks shown" : "Marks hidden");
+  redraw();
+  redrawField();
+}
+
+$("marks").onclick = toggleMarks;
+for (const [id, name] of [["mark-size", "size"], ["mark-opacity", "opacity"]]) {
+  looks[name] = Number(remembered(id, "1")) || 1;
+  $(id).value = looks[name];
+  $(id).oninput = () => {
+    looks[name] = Number($(id).value);
+    remember(id, $(id).value);
+    redraw();
+    redrawField();
+  };
+}

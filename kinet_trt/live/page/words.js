@@ -1,0 +1,104 @@
+// What the page says to a person: words that pop up, warnings that stay, questions, and words for screen readers.
+
+import { $, make, rebuilt } from "./dom.js";
+
+/** Show a word for a moment. */
+export function toast(words) {
+  $("toasts").replaceChildren();
+  const box = make("div", { class: "toast" }, words);
+  $("toasts").append(box);
+  announce(words);
+  setTimeout(() => box.remove(), 2600);
+}
+
+/** Show what went wrong until it was read; a click takes it away. */
+export function complain(error) {
+  const words = error.message ?? String(error);
+  for (const box of [...$("toasts").children]) if (box.textContent === words || $("toasts").children.length > 2) box.remove();
+  const box = make("div", { class: "toast red", role: "alert", title: "Press to close" }, words);
+  box.onclick = () => box.remove();
+  $("toasts").append(box);
+  setTimeout(() => box.remove(), 9000);
+}
+
+/** Run something that may fail, and say so when it does. */
+export async function trying(work) {
+  try {
+    return await work();
+  } catch (error) {
+    complain(error);
+    return undefined;
+  }
+}
+
+export function announce(words) {
+  $("announcer").textContent = words;
+}
+
+/** Show the warnings: each {kind: "red" | "amber" | "plain", word, words, button?: [label, action]}. */
+export function warn(warnings) {
+  const data = warnings.map(({ kind, word, words, button }) => [kind, word, words, button?.[0]]);
+  rebuilt($("banners"), data, () =>
+    warnings.map(({ kind, word, words, button }) => {
+      const box = make("div", { class: `banner ${kind}`, role: kind === "plain" ? "status" : "alert" }, make("b", {}, word), make("p", {}, words));
+      if (button) {
+        const press = make("button", { type: "button" }, button[0]);
+        press.onclick = button[1];
+        box.append(press);
+      }
+      return box;
+    }),
+  );
+}
+
+/**
+ * Ask a person something in a dialog.
+ *
+ * `inputs` are {name, label, value?, choices?: [[value, words]...], long?: true, least?: characters}. The promise gives
+ * the answers by name, or null when the person thought better of it.
+ */
+export function ask(title, words, inputs = [], yes = "OK", dangerous = false) {
+  const dialog = $("ask");
+  if (dialog.open) return Promise.resolve(null);
+  $("ask-title").textContent = title;
+  $("ask-words").textContent = words;
+  $("ask-yes").textContent = yes;
+  $("ask-yes").classList.toggle("danger", dangerous);
+  const fields = inputs.map(field);
+  $("ask-inputs").replaceChildren(...fields.map(({ box }) => box));
+  dialog.showModal();
+  // What cannot be taken back is not what Enter does at once.
+  (fields[0]?.focus ?? $(dangerous ? "ask-no" : "ask-yes")).focus();
+  return new Promise((resolve) => {
+    const end = (answer) => {
+      dialog.onclose = null;
+      dialog.close();
+      resolve(answer);
+    };
+    dialog.onclose = () => end(null);
+    $("ask-no").onclick = () => end(null);
+    dialog.querySelector("form").onsubmit = (event) => {
+      event.preventDefault();
+      end(Object.fromEntries(fields.map(({ name, value }) => [name, value()])));
+    };
+  });
+}
+
+function field({ name, label, value = "", choices, long, least = 0 }) {
+  if (choices) {
+    const box = make("div", { role: "radiogroup", "aria-label": label });
+    for (const [choice, words] of choices) {
+      const radio = make("input", { type: "radio", name, value: choice, checked: choice === value });
+      box.append(make("label", { class: "choice" }, radio, words));
+    }
+    return { name, box, focus: box.querySelector("input"), value: () => box.querySelector("input:checked").value };
+  }
+  const input = long ? make("textarea", { rows: 4, maxlength: 5000 }) : make("input", { autocomplete: "off", maxlength: 200 });
+  input.value = value;
+  input.required = least > 0;
+  return { name, box: make("label", {}, label, input), focus: input, value: () => input.value.trim() };
+}
+
+for (const dialog of document.querySelectorAll("dialog")) {
+  dialog.querySelector("[data-close]")?.addEventListener("click", () => dialog.close());
+}
