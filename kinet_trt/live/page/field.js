@@ -115,7 +115,7 @@ function show(answer) {
   text($("field-words"), summary(field));
   const recount = state.session.recount;
   shown($("field-finish"), recount !== null);
-  text($("field-finish").firstChild, field.finished ? "Not done after all " : "Done with this field ");
+  text($("field-finish").firstChild, field.finished ? "Not done " : "Field done ");
   shown($("field-whole"), field.region !== null);
   shown($("field-map"), state.model.tumor_map && field.region !== "map");
   shown($("field-delete"), recount === null);
