@@ -117,7 +117,7 @@ function show(answer) {
   shown($("field-finish"), recount !== null);
   text($("field-finish").firstChild, field.finished ? "Not done " : "Field done ");
   shown($("field-whole"), field.region !== null);
-  shown($("field-map"), state.model.tumor_map && field.region !== "map");
+  shown($("field-map"), Boolean(state.model.tumor_map) && field.region !== "map");
   shown($("field-delete"), recount === null);
   rebuilt($("field-notes"), field.notes, () => field.notes.map((note) => make("p", {}, note)));
   describe();

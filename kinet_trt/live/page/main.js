@@ -54,6 +54,7 @@ function warnings() {
   } else if (scale.note) {
     said.push({ kind: "amber", word: "Pixel size changed", words: scale.note, button: ["Check it", toScale] });
   }
+  if (state.trouble) said.push({ kind: "amber", word: "Not done", words: state.trouble });
   if (session.recount) {
     const { reader, done, of } = session.recount;
     said.push({ kind: "plain", word: "Blind recount", words: `${reader || "The second reader"} counts. ${done} of ${of} fields done; nothing of the first count is shown. Open the fields one by one.`, button: ["End it", recount] });

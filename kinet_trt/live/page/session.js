@@ -16,7 +16,7 @@ on("state", ({ session }) => {
   for (const id of ["report", "csv", "geojson", "export"]) shown($(id), recount === null);
   shown($("exports-hidden"), recount !== null);
   rebuilt($("notes"), notes, () => notes.map((note) => make("li", {}, note.text, make("small", {}, [note.reader, when(note.time)].filter(Boolean).join(", ")))));
-  rebuilt($("recounts"), recounts, () => recounts.map(recountRow));
+  rebuilt($("recounts"), [recounts, fields.length], () => recounts.map(recountRow));
   text($("recount-words"), recount ? `${recount.reader || "The second reader"} counts: ${recount.done} of ${recount.of} fields done.` : recounts.length ? "" : "Someone else counts the same fields and sees nothing of this count; the report then shows how well the two agree.");
   text($("recount"), recount ? "End the recount" : "Recount blind…");
   $("recount").disabled = !fields.length;
@@ -50,7 +50,8 @@ export async function note() {
 
 // --- a second reader ------------------------------------------------------------------------------------------------
 
-function recountRow({ id, reader, done, of, agreement }) {
+function recountRow({ id, reader, done, agreement }) {
+  const of = state.session.fields.length;
   const words = [`${done} of ${of} fields done.`];
   if (agreement) {
     if (agreement.same_class != null) words.push(`Same class on ${percent(agreement.same_class)} of ${agreement.both} nuclei that both have.`);
