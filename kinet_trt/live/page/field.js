@@ -95,13 +95,14 @@ function load() {
       version = state.session.version;
       const answer = await trying(() => get(`/api/fields/${id}`));
       if (answer && open === id) show(answer);
-    } while (open !== null && (version !== state.session.version || data?.field.id !== open) && (await pause()));
+      await pause();
+    } while (open !== null && (version !== state.session.version || data?.field.id !== open));
     loading = null;
   })();
   return loading;
 }
 
-const pause = () => new Promise((resolve) => setTimeout(() => resolve(true), 150));
+const pause = () => new Promise((resolve) => setTimeout(resolve, 100));
 
 function show(answer) {
   data = answer;

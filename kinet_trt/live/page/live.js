@@ -106,7 +106,7 @@ function mood() {
     : camera.phase !== "connected"
       ? [{ connecting: "Connecting", stalled: "Camera stalled", reconnecting: "Camera gone", ended: "Ended", closed: "Camera closed" }[camera.phase] ?? camera.phase, camera.phase === "connecting" ? "warn" : "bad"]
       : loop.phase === "counting"
-        ? frozen ? ["Held", "warn"] : now?.header.uncounted ? ["Not counted", "warn"] : ["● Live", "good"]
+        ? frozen ? ["Held", "warn"] : !now ? ["Waiting", "warn"] : now.header.uncounted ? ["Not counted", "warn"] : ["● Live", "good"]
         : { paused: ["Paused", "warn"], failed: ["Counting failed", "bad"], ended: ["Ended", "warn"], closed: ["Closed", "bad"] }[loop.phase];
   text($("live-state"), words);
   attribute($("live-state"), "class", `chip ${style}`);
@@ -149,7 +149,12 @@ export async function capture(anyway = false) {
   }
   capturing = true;
   try {
-    const { number: n } = await post("/api/capture", { frame: now.header.frame, anyway });
+    const before = state.session.fields.map((field) => field.id);
+    const { field, number: n } = await post("/api/capture", { frame: now.header.frame, anyway });
+    if (before.includes(field)) {
+      toast(`This picture is field ${n} already`);
+      return;
+    }
     // Only now: it is on disk.
     const flash = $("flash");
     flash.classList.remove("on");
@@ -175,9 +180,16 @@ export function redraw() {
   if (active) surface.redraw();
 }
 
+/** Whether something can be drawn now; say so where there is no picture to draw on. */
+function ready() {
+  if (!now && active) complain(new Error("There is no live picture to draw on yet."));
+  if (!active) complain(new Error("Go back to the live picture first."));
+  return now !== null && active && !sketch;
+}
+
 /** Measure um/px: a person draws a line of known length on the held picture. */
 export function calibrate() {
-  if (!now || sketch || !active) return;
+  if (!ready()) return;
   frozen = true;
   sketch = new Sketch(surface, $("live-sketch"), {
     words: "Press on two marks of the stage micrometer, as far apart as can be. The wheel zooms; arrow keys and Enter work too.",
@@ -198,7 +210,7 @@ export function calibrate() {
 
 /** Draw the region of the next fields. */
 export function drawRegion() {
-  if (!now || sketch || !active) return;
+  if (!ready()) return;
   sketch = new Sketch(surface, $("live-sketch"), {
     words: "Press on the corners of the region; press on the first one, or Done, to close it. Only what lies inside will count in the next fields.",
     least: 3,

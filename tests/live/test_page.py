@@ -1,0 +1,657 @@
+"""The live page in a real browser, held against the real program and its simulated microscope."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import skip
+
+pytest.importorskip("playwright")
+pytest.importorskip("fastapi")
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, WebSocketRoute, expect, sync_playwright
+
+SOURCE = "sim:size=640x480,mpp=0.34,fps=10,rest=4,overlap=0.3,speed=600"
+SIZES = ((360, 740), (1024, 768), (1920, 1080))
+WAIT = 20_000  # ms; the machine may be busy
+EVIL = '<img src=x onerror="window.evil=1"><script>window.evil=1</script>'
+PIXELS = """() => {
+  const canvas = document.querySelector('#live-canvas');
+  const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
+  const found = { blue: 0, tissue: 0 };
+  for (let i = 0; i < data.length; i += 4) {
+    if (data[i] < 70 && data[i + 2] > 200) found.blue++;
+    if (data[i] > 150 && data[i + 1] > 130) found.tissue++;
+  }
+  return found; }"""
+REFUSED = ("400 (Bad Request)", "409 (Conflict)")  # the browser's own words on what the page tells a person
+
+expect.set_options(timeout=WAIT)
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the address of a running page."""
+    folder = tmp_path_factory.mktemp("live")
+    options = ["--port", "0", "--no-browser", "--sessions", str(folder / "s.kinet"), "--hot-spot", "50"]
+    command = [sys.executable, "-m", "kinet_trt", "live", SOURCE, *options]
+    with (folder / "err").open("wb") as errors:
+        program = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | {"XDG_DATA_HOME": str(folder), "PYTHONUNBUFFERED": "1"},
+        )
+        assert program.stdout is not None
+        with program.stdout as said:
+            line = said.readline()
+            assert line.startswith("Live page: "), f"{line!r} {(folder / 'err').read_text()}"
+            yield line.split()[-1]
+            program.send_signal(signal.SIGTERM)
+            assert program.wait(40) == 0
+    assert "Traceback" not in (folder / "err").read_text()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Give Debian's Chromium."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        skip("no Chromium to show the page")
+    with sync_playwright() as play:
+        found = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def visit(address: str, browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Give a function that opens the page on a new session; nothing may leave it, and nothing may go wrong in it."""
+    contexts, wrong = [], list[str]()
+
+    def note(said: ConsoleMessage) -> None:
+        if said.type in ("error", "warning") and not any(word in said.text for word in REFUSED):
+            wrong.append(said.text)
+
+    def go(prepare: Callable[[Page], None] = lambda _: None, **options: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}} | options)
+        contexts.append(context)
+        context.set_default_timeout(WAIT)
+        context.on("console", note)
+        context.on("weberror", lambda error: wrong.append(str(error.error)))
+        context.on("request", lambda one: None if one.url.startswith((address, "blob:")) else wrong.append(one.url))
+        page = context.new_page()
+        prepare(page)
+        post(page, address, "sessions", {"title": "Case 12", "reader": "Anna"})
+        page.goto(address)
+        expect(page.locator("#title")).to_have_text("Case 12")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+@pytest.fixture
+def page(visit: Callable[..., Page]) -> Page:
+    """Give the page on a new session."""
+    return visit()
+
+
+def post(page: Page, address: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    answer = page.request.post(f"{address}api/{path}", data=body, headers={"Origin": address.rstrip("/")})
+    assert answer.ok, answer.text()
+    return answer.json()
+
+
+def state(page: Page) -> dict[str, Any]:
+    return page.evaluate("fetch('/api/state').then((answer) => answer.json())")
+
+
+def nuclei(page: Page, field: int) -> dict[str, list[Any]]:
+    return page.evaluate(f"fetch('/api/fields/{field}').then((answer) => answer.json())")["nuclei"]
+
+
+def capture(page: Page, number: int = 1) -> int:
+    """Press the space bar when the page offers it, until the field is there; return its id."""
+    for _ in range(10):
+        expect(page.locator("#offer")).to_have_text("Ready to capture.")
+        page.evaluate("document.querySelector('#toasts').replaceChildren()")
+        page.keyboard.press("Space")
+        # The stage may start to move just then, or no new frame have come: then the page says so.
+        page.locator(".toast").first.wait_for()
+        if page.locator(".toast").first.inner_text() == f"Field {number} captured":
+            return state(page)["session"]["fields"][-1]["id"]
+    raise AssertionError("no field could be captured")
+
+
+def spot(page: Page, x: float, y: float) -> dict[str, float]:
+    """Return where a place of the field lies on its canvas, for clicks."""
+    box = page.locator("#field-canvas").bounding_box()
+    assert box is not None
+    scale = min(box["width"] / 640, box["height"] / 480)
+    return {"x": box["width"] / 2 + (x - 319.5) * scale, "y": box["height"] / 2 + (y - 239.5) * scale}
+
+
+def empty_place(found: dict[str, list[Any]]) -> tuple[float, float]:
+    """Return a place of the field that is far from every nucleus and from what lies over the picture."""
+    places = ((x, y) for y in range(120, 400, 20) for x in range(60, 560, 20))
+
+    def room(place: tuple[float, float]) -> float:
+        pairs = zip(found["x"], found["y"], strict=True)
+        return min(((x - place[0]) ** 2 + (y - place[1]) ** 2 for x, y in pairs), default=1e9)
+
+    return max(places, key=room)
+
+
+def lonely(found: dict[str, list[Any]]) -> int:
+    """Return the nucleus that is farthest from its neighbours, well inside the picture."""
+
+    def room(k: int) -> float:
+        x, y = found["x"][k], found["y"][k]
+        if not (60 < x < 560 and 120 < y < 400):
+            return -1
+        others = [i for i in range(len(found["x"])) if i != k]
+        return min((found["x"][i] - x) ** 2 + (found["y"][i] - y) ** 2 for i in others)
+
+    return max(range(len(found["x"])), key=room)
+
+
+def press(page: Page, *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def until(page: Page, holds: str) -> None:
+    """Wait until an expression holds: the policy of the page forbids the strings that Playwright would wait by."""
+    end = time.monotonic() + WAIT / 1000
+    while not page.evaluate(holds):
+        assert time.monotonic() < end, f"this never came true: {holds}"
+        time.sleep(0.1)
+
+
+def settled(page: Page, done: str) -> None:
+    """Wait until something holds of the state."""
+    until(page, f"fetch('/api/state').then((a) => a.json()).then((state) => {done})")
+
+
+# --- the live picture -------------------------------------------------------------------------------------------------
+
+
+def test_it_opens_and_counts(page: Page):
+    expect(page.locator("#live-state")).to_have_text("● Live")
+    expect(page.get_by_text("For Research Use Only")).to_be_visible()
+    expect(page.locator("#big")).to_have_text("No field yet")
+    until(page, "document.querySelector('#latency').textContent !== ''")
+    counted = (
+        "Number(document.querySelector('#latency').textContent.match(/([\\d,]+) frames counted/)[1].replace(',', ''))"
+    )
+    until(page, f"{counted} > {page.evaluate(counted)}")
+    until(page, "[...document.querySelectorAll('#live-classes b')].some((b) => Number(b.textContent) > 0)")
+    # The picture is there, and marks on it.
+    until(page, f"({PIXELS})().tissue > 10000")
+    assert page.evaluate(PIXELS)["blue"] > 100
+
+
+def test_no_more_pixels_are_sent_than_are_seen(visit: Callable[..., Page]):
+    page = visit(
+        lambda page: page.add_init_script(
+            "const send = WebSocket.prototype.send; window.views = [];"
+            "WebSocket.prototype.send = function (said) { const message = JSON.parse(said);"
+            "if (message.type === 'view') views.push(message.width); return send.call(this, said); }"
+        ),
+        viewport={"width": 360, "height": 740},
+    )
+    until(page, "views.length > 0")
+    width = page.locator("#live-canvas").bounding_box()["width"]
+    assert page.evaluate("views.at(-1)") == pytest.approx(width, abs=1)
+
+
+def test_space_captures_once_wherever_the_focus_is(page: Page):
+    page.locator("#pause").focus()
+    capture(page)
+    assert state(page)["loop"]["phase"] == "counting"
+    assert page.evaluate("[scrollY, document.querySelector('main').scrollTop]") == [0, 0]
+    expect(page.locator("#thumbnails button")).to_have_count(1)
+    expect(page.locator("#announcer")).to_contain_text("captured")
+    # The button by mouse, then the space bar with the focus on it: one field each.
+    page.locator("#capture").focus()
+    capture(page, 2)
+    assert len(state(page)["session"]["fields"]) == 2
+    # What is typed is text.
+    press(page, "s")
+    page.locator("#title-input").fill("")
+    page.locator("#title-input").press_sequentially("a b")
+    page.keyboard.press("Enter")
+    expect(page.locator("#title")).to_have_text("a b")
+    assert len(state(page)["session"]["fields"]) == 2
+    # A thumbnail holds its own counts, and the sum follows.
+    expect(page.locator("#big")).to_contain_text("%")
+    expect(page.locator("#interval")).to_contain_text("95% interval")
+    assert page.locator("#mosaic .tile").count() == 2
+
+
+def test_classes_and_marks_can_be_hidden(page: Page):
+    blue = f"({PIXELS})().blue > 100"
+    until(page, blue)
+    press(page, "2")
+    expect(page.locator("#live-classes button").nth(1)).to_have_attribute("aria-pressed", "false")
+    until(page, f"!({blue})")
+    press(page, "2")
+    until(page, blue)
+    press(page, "m")
+    until(page, f"!({blue})")
+
+
+# --- corrections ------------------------------------------------------------------------------------------------------
+
+
+def test_a_mouse_corrects_and_undoes(page: Page):
+    field = capture(page)
+    page.locator("#thumbnails button").first.click()
+    expect(page.locator("#field-title")).to_have_text("Field 1")
+    before = nuclei(page, field)
+    n, k = len(before["n"]), lonely(before)
+    canvas = page.locator("#field-canvas")
+
+    page.get_by_role("radio", name="positive tumour").click()
+    canvas.click(position=spot(page, *empty_place(before)))
+    expect(page.locator("#field-words")).to_contain_text("1 correction")
+    found = nuclei(page, field)
+    assert (found["c"][n], found["m"][n], found["touched"][n]) == (0, -1, True)
+    assert (found["x"][n], found["y"][n]) == pytest.approx(empty_place(before), abs=1.5)
+
+    other = (before["c"][k] + 1) % 3
+    press(page, str(other + 1))
+    canvas.click(position=spot(page, before["x"][k], before["y"][k]))
+    expect(page.locator("#field-words")).to_contain_text("2 corrections")
+    found = nuclei(page, field)
+    assert (found["c"][k], found["m"][k]) == (other, before["c"][k])  # the model's answer and the person's
+    expect(page.locator("#field-hint")).to_contain_text("the model said")
+
+    canvas.click(position=spot(page, *empty_place(before)), modifiers=["Shift"])
+    until(page, f"fetch('/api/fields/{field}').then((a) => a.json()).then((a) => a.nuclei.removed[{n}])")
+    press(page, "u")
+    expect(page.locator(".toast")).to_contain_text("Undone")
+    assert nuclei(page, field)["removed"][n] is False
+    press(page, "Control+z", "Control+z")
+    expect(page.locator("#field-words")).not_to_contain_text("correction")
+    found = nuclei(page, field)
+    assert (found["c"][:n], found["removed"][n]) == (before["c"], True)
+
+
+def test_keys_alone_capture_correct_and_undo(page: Page):
+    field = capture(page)
+    press(page, "o")
+    expect(page.locator("#field-canvas")).to_be_focused()
+    expect(page.locator("#field-title")).to_have_text("Field 1")
+    before = nuclei(page, field)
+    press(page, ".")
+    expect(page.locator("#field-hint")).to_contain_text("Nucleus 0:")
+    press(page, str((before["c"][0] + 2) % 3 + 1), "Enter")
+    expect(page.locator("#field-words")).to_contain_text("1 correction")
+    assert nuclei(page, field)["c"][0] == (before["c"][0] + 2) % 3
+    press(page, ".", "Delete")
+    expect(page.locator("#field-words")).to_contain_text("2 corrections")
+    assert nuclei(page, field)["removed"][1] is True
+    press(page, "Control+z")
+    expect(page.locator("#field-words")).to_contain_text("1 correction ·")
+    # A region, corner by corner.
+    press(page, "r", *["Shift+ArrowLeft"] * 3, "Enter", *["Shift+ArrowRight"] * 5, "Enter", *["Shift+ArrowDown"] * 4)
+    press(page, "Enter", "Enter")
+    expect(page.locator("#field-words")).to_contain_text("limited to a region")
+    assert len(state(page)["session"]["fields"][0]["region"]) == 3
+    press(page, "n")
+    page.get_by_label("Note", exact=True).fill("a mitosis")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator("#field-notes")).to_contain_text("a mitosis")
+    press(page, "Escape")
+    expect(page.locator("#live")).to_be_visible()
+
+
+def test_a_field_is_deleted_only_after_a_question(page: Page):
+    capture(page)
+    press(page, "o")
+    page.locator("#field-delete").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Delete field 1?")
+    press(page, "Enter")  # the focus is on Cancel
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert len(state(page)["session"]["fields"]) == 1
+    page.locator("#field-delete").click()
+    page.locator("#ask-yes").click()
+    expect(page.locator("#live")).to_be_visible()
+    expect(page.locator("#thumbnails button")).to_have_count(0)
+
+
+def test_a_reload_keeps_everything(page: Page):
+    field = capture(page)
+    press(page, "o")
+    expect(page.locator("#field-title")).to_have_text("Field 1")
+    press(page, ".", "Delete")
+    expect(page.locator("#field-words")).to_contain_text("1 correction")
+    press(page, "l")
+    page.reload()
+    expect(page.locator("#title")).to_have_text("Case 12")
+    expect(page.locator("#thumbnails button")).to_contain_text("1 corrected")
+    assert page.locator("html").get_attribute("data-theme") == "light"
+    assert nuclei(page, field)["removed"][0] is True
+
+
+# --- session ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_person_types_is_text(page: Page, address: str):
+    capture(page)
+    press(page, "s")
+    page.locator("#title-input").fill(EVIL)
+    page.locator("#title-input").press("Enter")
+    page.locator("#note-input").fill(EVIL)
+    page.get_by_role("button", name="Add note").click()
+    expect(page.locator("#title")).to_have_text(EVIL)
+    expect(page.locator("#notes")).to_contain_text(EVIL)
+    post(page, address, "presets", {"presets": [{"name": EVIL[:60], "mpp": 0.5}]})
+    expect(page.locator("#presets")).to_contain_text(EVIL[:60])
+    post(page, address, "presets", {"presets": []})
+    press(page, "Escape")
+    page.locator("#title").click()
+    press(page, "o", "n")
+    page.locator("#ask textarea").fill(EVIL)
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator("#field-notes")).to_contain_text(EVIL)
+    press(page, "Escape")
+    page.get_by_role("button", name="Open another").click()
+    expect(page.locator("#sessions-list")).to_contain_text(EVIL)
+    assert page.evaluate("window.evil") is None
+    assert page.locator("img:not(.icon):not(#thumbnails img)").count() == 0
+    report = page.request.get(f"{address}api/report.html").text()
+    assert "<script" not in report
+    assert "&lt;img" in report
+
+
+def test_the_report_opens_beside_the_page(page: Page):
+    capture(page)
+    settled(page, "state.session.summary !== null")
+    press(page, "s")
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Report").click()
+    report = opened.value
+    expect(report.locator("h1")).to_have_text("Case 12")
+    expect(report.get_by_text("Counted by Anna")).to_be_visible()
+    for name, suffix in (("CSV", "csv"), ("GeoJSON", "zip"), ("Session file", "kinet")):
+        with page.expect_download() as coming:
+            page.get_by_role("link", name=name).click()
+        assert coming.value.suggested_filename.endswith(suffix)
+        assert Path(coming.value.path()).stat().st_size > 100
+
+
+def test_a_second_reader_sees_nothing_of_the_first(page: Page):
+    field = capture(page)
+    settled(page, "state.session.summary !== null")
+    press(page, "s")
+    page.get_by_role("button", name="Recount blind").click()
+    page.get_by_label("Name of the second reader").fill("Ben")
+    page.locator("#ask-yes").click()
+    expect(page.locator("#banners")).to_contain_text("Blind recount")
+    expect(page.locator("#big")).to_have_text("Hidden during the blind recount")
+    expect(page.locator("#thumbnails button")).to_contain_text("to do")
+    assert page.locator("#thumbnails").inner_text().count("%") == 0
+    for hidden in ("#interval svg", "#scale svg", "#facts div", "#session-classes li"):
+        expect(page.locator(hidden)).to_have_count(0)
+    expect(page.locator("#report")).to_be_hidden()
+    expect(page.locator("#offer")).to_contain_text("No captures during a recount")
+    assert len(nuclei(page, field)["n"]) == 0
+    page.locator("#title").click()
+    press(page, "o")
+    expect(page.locator("#field-title")).to_have_text("Field 1")
+    page.locator("#field-canvas").click(position=spot(page, 320, 240))
+    expect(page.locator("#field-words")).to_contain_text("1 positive tumour")
+    press(page, "d")
+    expect(page.locator("#thumbnails button")).to_contain_text("done")
+    press(page, "Escape", "s")
+    page.get_by_role("button", name="End the recount").click()
+    page.locator("#ask-yes").click()
+    expect(page.locator("#recounts")).to_contain_text("Ben")
+    expect(page.locator("#recounts")).to_contain_text("1 of 1 fields done")
+    expect(page.locator("#recounts")).to_contain_text("only the second")
+    expect(page.locator("#big")).to_contain_text("%")
+
+
+def test_sessions_begin_open_and_go(page: Page):
+    capture(page)
+    press(page, "s")
+    page.get_by_role("button", name="New session").click()
+    page.get_by_label("Title").last.fill("Case 13")
+    page.locator("#ask-yes").click()
+    expect(page.locator("#title")).to_have_text("Case 13")
+    expect(page.locator("#thumbnails button")).to_have_count(0)
+    page.get_by_role("button", name="Open another").click()
+    row = page.locator("#sessions-list li").filter(has_text="Case 12").filter(has_text="1 field").last
+    row.get_by_role("button", name="Open").click()
+    expect(page.locator("#title")).to_have_text("Case 12")
+    expect(page.locator("#thumbnails button")).to_have_count(1)
+    page.get_by_role("button", name="Delete this session").click()
+    page.locator("#ask-yes").click()
+    expect(page.locator("#title")).to_have_text("Untitled session")
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def as_before(page: Page, address: str) -> Iterator[None]:
+    """Set everything back that a test sets."""
+    yield
+    post(page, address, "scale", {"mpp": None, "source": "option"})
+    post(page, address, "presets", {"presets": []})
+    post(page, address, "threshold", {"value": "0.325"})
+    post(page, address, "region", {"points": None})
+    for what in ("pause", "auto", "blank"):
+        post(page, address, what, {"on": False})
+
+
+@pytest.mark.usefixtures("as_before")
+def test_the_size_of_a_pixel_is_set(page: Page):
+    press(page, "k")
+    expect(page.locator("#mpp-input")).to_be_focused()
+    page.keyboard.type("0,5")
+    press(page, "Enter")
+    expect(page.locator("#scale-chip")).to_have_text("0.5 µm/px")
+    expect(page.locator("#mpp-words")).to_have_text("typed by a person")
+    page.locator("#preset-name").fill("10x")
+    press(page, "Enter")
+    expect(page.locator("#presets")).to_contain_text("10x")
+    page.locator("#mpp-input").fill("nonsense")
+    press(page, "Enter")
+    expect(page.get_by_role("alert")).to_contain_text("expected a number above 0")
+    page.get_by_role("button", name="As the camera says").click()
+    expect(page.locator("#scale-chip")).to_have_text("0.34 µm/px")
+    page.locator("#presets button").first.click()
+    expect(page.locator("#mpp-words")).to_have_text("from an objective preset")
+    expect(page.locator("#presets button").first).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="Forget 10x").click()
+    page.locator("#ask-yes").click()
+    expect(page.locator("#presets button")).to_have_count(0)
+
+
+@pytest.mark.usefixtures("as_before")
+def test_a_stage_micrometer_calibrates(page: Page):
+    expect(page.locator("#live-state")).to_have_text("● Live")
+    press(page, "c")
+    expect(page.locator("#live-state")).to_have_text("Held")
+    box = page.locator("#live-canvas").bounding_box()
+    scale = min(box["width"] / 640, box["height"] / 480)
+    for x in (100, 500):
+        page.locator("#live-canvas").click(
+            position={"x": box["width"] / 2 + (x - 319.5) * scale, "y": box["height"] / 2}
+        )
+    expect(page.get_by_role("dialog")).to_contain_text("px long")
+    page.get_by_label("µm", exact=True).fill("200")
+    press(page, "Enter")
+    expect(page.locator("#mpp-words")).to_have_text("measured with a stage micrometer")
+    assert state(page)["scale"]["mpp"] == pytest.approx(0.5, rel=0.01)
+    expect(page.locator("#live-state")).to_have_text("● Live")
+
+
+@pytest.mark.usefixtures("as_before")
+def test_threshold_region_and_pause(page: Page):
+    press(page, "t")
+    page.locator("#threshold-number").fill("0.6")
+    press(page, "Tab")
+    settled(page, "state.threshold === '0.6'")
+    expect(page.locator("#threshold-range")).to_have_value("0.6")
+    page.locator("#threshold-number").fill("seven")
+    press(page, "Tab")
+    expect(page.get_by_role("alert")).to_be_visible()
+    page.locator("#threshold-range").focus()
+    press(page, "ArrowRight")
+    settled(page, "state.threshold === '0.605'")
+    page.locator("#title").click()
+    press(page, "a")
+    expect(page.locator("#auto")).to_have_attribute("aria-checked", "true")
+    press(page, "a", "r")
+    for x, y in ((0.3, 0.3), (0.6, 0.3), (0.6, 0.6)):
+        box = page.locator("#live-canvas").bounding_box()
+        page.locator("#live-canvas").click(position={"x": x * box["width"], "y": y * box["height"]})
+    page.get_by_role("button", name="Done").click()
+    settled(page, "state.live_region?.length === 3")
+    page.locator("#live-whole").click()
+    settled(page, "state.live_region === null")
+    press(page, "p")
+    expect(page.locator("#live-state")).to_have_text("Paused")
+    expect(page.locator("#banners")).to_contain_text("Paused")
+    expect(page.locator("#offer")).to_contain_text("Not offered")
+    page.locator("#banners button").click()
+    expect(page.locator("#live-state")).to_have_text("● Live")
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_what_goes_wrong_is_loud_and_in_words(visit: Callable[..., Page]):
+    import json
+
+    change: dict[str, dict[str, Any]] = {}
+    lines: list[WebSocketRoute] = []
+
+    def between(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+        lines.append(route)
+
+        def tell(message: str | bytes) -> None:
+            if isinstance(message, str):
+                said = json.loads(message)
+                for part, values in change.items():
+                    said[part] |= values
+                message = json.dumps(said)
+            route.send(message)
+
+        server.on_message(tell)
+
+    page = visit(lambda page: page.route_web_socket(re.compile("/api/live"), between))
+    expect(page.locator("#live-state")).to_have_text("● Live")
+    banners = page.locator("#banners")
+    for part, values, words in (
+        ("camera", {"phase": "stalled", "sentence": "no frame for 3 s"}, ["Camera stalled", "no frame for 3 s"]),
+        ("camera", {"phase": "reconnecting", "sentence": "gone; again in 2 s"}, ["Camera gone", "again in 2 s"]),
+        ("loop", {"phase": "failed", "why": "the engine broke"}, ["Counting failed", "the engine broke"]),
+        ("scale", {"assumed": True}, ["Pixel size assumed", "Set it"]),
+        ("scale", {"note": "another frame size"}, ["Pixel size changed", "another frame size"]),
+    ):
+        change.clear()
+        change[part] = values
+        for word in words:
+            expect(banners).to_contain_text(word)
+        assert banners.get_by_role("alert").count() == 1
+    change.clear()
+    expect(banners).to_be_empty()
+    lines[-1].close(code=1001)
+    expect(banners).to_contain_text("kinet-trt has ended")
+    expect(page.locator("#live-state")).to_have_text("● Live")  # it is there again by itself
+    assert len(lines) == 2
+    lines[-1].close(code=1013)
+    expect(banners).to_contain_text("Too many pages")
+
+
+# --- for everybody ----------------------------------------------------------------------------------------------------
+
+
+def small_targets(page: Page) -> list[str]:
+    return page.evaluate(
+        """() => [...document.querySelectorAll('button, .button, input, select, textarea')]
+        .filter((one) => one.checkVisibility() && one.id !== 'anyway' && !one.matches('[type=radio]'))
+        .map((one) => [one.id || one.textContent, one.getBoundingClientRect()])
+        .filter(([, box]) => box.height < 43.5 || box.width < 43.5).map(([name]) => name)"""
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_it_fits_the_screen(visit: Callable[..., Page], width: int, height: int):
+    page = visit(viewport={"width": width, "height": height})
+    capture(page)
+
+    def fits(where: Locator | None = None) -> None:
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), where
+        assert small_targets(page) == [], where
+
+    fits()
+    for name in ("map", "settings", "session"):
+        page.locator(f"#tab-{name}").click()
+        fits(page.locator(f"#tab-{name}"))
+    page.locator("#tab-fields").click()
+    page.locator("#thumbnails button").first.click()
+    expect(page.locator("#field-title")).to_have_text("Field 1")
+    fits()
+    expect(page.get_by_text("For Research Use Only")).to_be_visible()
+
+
+def test_the_index_is_read_from_afar(page: Page):
+    capture(page)
+    expect(page.locator("#big")).to_contain_text("%")
+    assert page.evaluate("parseFloat(getComputedStyle(document.querySelector('#big')).fontSize)") >= 64
+
+
+def test_help_lists_the_keys(page: Page):
+    press(page, "?")
+    expect(page.get_by_role("dialog")).to_contain_text("Capture the field on the screen")
+    press(page, " ")  # closes the help, whose button has the focus; it captures nothing
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert state(page)["session"]["fields"] == []
+    press(page, "g", "ArrowRight")
+    expect(page.locator("#tab-map")).to_be_focused()
+    expect(page.locator("#panel-map")).to_be_visible()
+
+
+def test_nothing_moves_for_those_who_asked_for_that(visit: Callable[..., Page]):
+    page = visit(reduced_motion="reduce")
+    page.evaluate("document.querySelector('#flash').classList.add('on')")
+    assert page.evaluate("getComputedStyle(document.querySelector('#flash')).animationName") == "none"
+    assert page.evaluate("document.getAnimations().length") == 0
+
+
+def test_landmarks_labels_and_a_visible_focus(page: Page):
+    for role in ("banner", "main", "contentinfo"):
+        expect(page.get_by_role(role)).to_have_count(1)
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, a, input, textarea, canvas, [role=region]')]
+        .filter((one) => one.checkVisibility() && !(one.textContent.trim() || one.getAttribute('aria-label') ||
+          one.labels?.length)).map((one) => one.outerHTML)"""
+    )
+    assert nameless == []
+    press(page, "Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    press(page, "Tab")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
