@@ -182,6 +182,9 @@ def live(
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
     hot_spot: Annotated[int, typer.Option(min=10, help="Tumour nuclei of a hot spot.")] = 500,
     bands: Annotated[Literal["net", "none"], typer.Option(help="Grade ranges: of NET, or none.")] = "net",
+    shortcut: Annotated[
+        bool, typer.Option("--install-shortcut", help="Put this command on the desktop, and end.")
+    ] = False,
     headless: Annotated[
         bool, typer.Option("--headless", help="No page: one JSON line a counted frame on standard output.")
     ] = False,
@@ -205,6 +208,13 @@ def live(
     _check_mpp(mpp)
     least = _threshold(threshold)
     camera = open_source(source, every_frame=headless)
+    if shortcut:
+        from kinet_trt.live.shortcut import install
+
+        typed = [one for one in sys.argv[1:] if one != "--install-shortcut"]
+        for path in install(typed, sys.platform):
+            typer.echo(f"written: {path}")
+        return
 
     def tell(text: str) -> None:
         typer.echo(text, err=headless)

@@ -180,7 +180,11 @@ def test_a_moving_field_is_captured_only_if_a_person_insists(counter, tmp_path):
 
 
 def test_a_resting_stage_captures_by_itself(counter, tmp_path):
-    with page(tmp_path / "s.kinet", counter, "size=480x360,mpp=0.34,fps=20,path=still", auto=True) as (served, client, microscope):
+    with page(tmp_path / "s.kinet", counter, "size=480x360,mpp=0.34,fps=20,path=still", auto=True) as (
+        served,
+        client,
+        microscope,
+    ):
         first = until(client, lambda state: state["session"]["fields"])["session"]["fields"]
         x, y = served.station.latest.frame.stage
         microscope.move_to(x + 100.0, y)

@@ -1,0 +1,48 @@
+"""A live page in a process of its own whose microscope and disk fail on command: what test_live_faults.py kills.
+
+``python faulty_page.py FILE`` prints its port and whether the last session goes on; then each line on standard input is
+a fault and its seconds: ``stall 0.5``, ``full 1``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import threading
+from pathlib import Path
+
+from kinet_trt.camera import newest
+from kinet_trt.camera.simulated import Options, SimulatedMicroscope
+from kinet_trt.counter import Counter
+from kinet_trt.live import serve
+
+
+def full(seconds: float) -> None:
+    """Let every write beyond the first few bytes of a file fail for a while, as on a full disk."""
+    no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, no_limit))
+    threading.Timer(seconds, resource.setrlimit, (resource.RLIMIT_FSIZE, (no_limit, no_limit))).start()
+
+
+def main() -> None:
+    logging.disable(logging.CRITICAL)
+    text, store = sys.argv[1:]
+    microscope = SimulatedMicroscope(Options.parse(text))
+    # A camera that comes back is found at once: two hundred faults would take hours else.
+    newest.Newest.__init__.__kwdefaults__.update(pauses=(0.1,), patience=1.0)
+    options = serve.Options(store=Path(store), port=0, browser=False)
+    with serve.serving(microscope, Counter(precision="fp32", threads=1), options) as page:
+        sys.stdout.write(json.dumps({"port": page.port, "resumed": page.resumed}) + "\n")
+        sys.stdout.flush()
+        for line in sys.stdin:
+            kind, seconds = line.split()
+            if kind == "full":
+                full(float(seconds))
+            else:
+                microscope.fail(kind, float(seconds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The whole of the live page under faults: no confirmed field is lost, no um/px is wrong, the same session goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from live_page import frame_of
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
+
+from kinet_trt.live.store import Store
+
+if sys.platform == "win32":
+    pytest.skip("limits of POSIX stand for a full disk", allow_module_level=True)
+
+HERE = Path(__file__).parent
+SIZE, MPP = (320, 240), 0.34
+SIM = "size=320x240,mpp=0.34,fps=20,path=still"
+KINDS = ("stall", "disconnect", "torn", "resize", "full", "kill", "never")
+
+
+class Run:
+    """The process, its page's socket, and what it confirmed."""
+
+    def __init__(self, store: Path, sim: str = SIM) -> None:
+        self.store, self.sim = store, sim
+        self.confirmed: dict[int, dict[str, int]] = {}  # counts by field
+        self.starts = 0
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "faulty_page.py"), self.sim, str(self.store)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        line = self.process.stdout.readline()
+        assert line, "the page did not start"
+        told = json.loads(line)
+        self.base = f"http://127.0.0.1:{told['port']}"
+        self.starts += 1
+        self.resumed = told["resumed"]
+        self.opened = contextlib.ExitStack()
+        headers = {"origin": self.base}
+        self.client = self.opened.enter_context(httpx.Client(base_url=self.base, headers=headers, timeout=30))
+        self.live = self.opened.enter_context(
+            connect(f"ws{self.base[4:]}/api/live", additional_headers=headers, max_size=None, open_timeout=30)
+        )
+
+    def fail(self, kind: str, seconds: float) -> None:
+        self.process.stdin.write(f"{kind} {seconds}\n")
+        self.process.stdin.flush()
+
+    def frame(self, timeout: float) -> dict | None:
+        """Return the next frame that may be captured; None when none comes in time."""
+        end = time.monotonic() + timeout
+        while (left := end - time.monotonic()) > 0:
+            try:
+                message = self.live.recv(timeout=left)
+            except TimeoutError:
+                return None
+            if isinstance(message, bytes):
+                head, _ = frame_of(message)
+                self.live.send(json.dumps({"type": "shown", "frame": head["frame"]}))
+                if head["offered"]:
+                    return head
+        return None
+
+    def capture(self, head: dict) -> str:
+        """Capture a frame; return why not, or nothing."""
+        answer = self.client.post("/api/capture", json={"frame": head["frame"]})
+        if answer.status_code != 200:
+            return answer.json()["error"]
+        self.confirmed[answer.json()["field"]] = head["counts"]
+        return ""
+
+    def kill_during_capture(self, head: dict, after: float) -> None:
+        def ask() -> None:
+            with contextlib.suppress(httpx.HTTPError):
+                self.capture(head)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(after)
+        self.process.kill()
+        asking.join()
+        self.end()
+
+    def end(self) -> None:
+        with contextlib.suppress(WebSocketException, OSError):
+            self.opened.close()
+        self.process.stdin.close()
+        self.process.wait(60)
+        self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def started(store: Path, sim: str = SIM) -> Iterator[Run]:
+    run = Run(store, sim)
+    try:
+        yield run
+    finally:
+        run.process.poll()
+        run.end() if run.process.returncode is None else None
+
+
+def faults(folder: Path, number: int, seed: int) -> None:
+    rng = random.Random(seed)
+    path = folder / "s.kinet"
+    said = set()
+    with started(path) as run:
+        while run.frame(60) is None:
+            pass
+        session = run.client.get("/api/state").json()["session"]["id"]
+        for _ in range(number):
+            kind, seconds = rng.choice(KINDS), rng.uniform(0.1, 1.0)
+            head = run.frame(30)
+            if kind == "kill" and head:
+                run.kill_during_capture(head, rng.uniform(0, 0.06))
+                run.start()
+                assert run.resumed or not run.confirmed
+            elif kind == "never":
+                # A camera that cannot be opened: the page is there, says so, and ends when it is told to.
+                run.process.kill()
+                run.end()
+                run.sim = f"{SIM},faults=never@0"
+                run.start()
+                state = run.client.get("/api/state").json()
+                assert state["camera"]["phase"] in ("connecting", "reconnecting")
+                assert len(state["session"]["fields"]) >= len(run.confirmed)
+                run.process.kill()
+                run.end()
+                run.sim = SIM
+                run.start()
+            else:
+                run.fail(kind, seconds)
+                end = time.monotonic() + seconds + 0.3
+                while (left := end - time.monotonic()) > 0:
+                    if shown := run.frame(left):
+                        said.add(run.capture(shown))
+            assert run.process.poll() is None
+            state = run.client.get("/api/state").json()
+            assert state["session"]["id"] == session
+            assert {one["id"] for one in state["session"]["fields"]} >= set(run.confirmed)
+        # After all of it a field can be captured still.
+        while (head := run.frame(60)) is None or run.capture(head):
+            pass
+    with Store.open(path, create=False) as store:
+        (left,) = store.sessions()
+        assert (left.id, left.closed is None) == (session, False)
+        fields = {field.id: field for field in store.fields(session)}
+        assert set(fields) >= set(run.confirmed)
+        for name, field in fields.items():
+            if name in run.confirmed:
+                assert field.detections.counts() == run.confirmed[name]
+            assert store.pixels(name).shape[:2] == (field.height, field.width)
+            # At half the size a pixel is twice as large; what the camera still states must not be believed.
+            true = MPP * SIZE[0] / field.width
+            assert field.mpp == true or field.mpp_source == "model"
+    assert len(run.confirmed) > number / 4
+    assert all(not why or "full" in why or "passed" in why for why in said), said
+
+
+def test_a_dozen_faults(tmp_path, fuzz_seeds):
+    faults(tmp_path, 12, fuzz_seeds[0])
+
+
+@pytest.mark.slow
+def test_two_hundred_faults(tmp_path, fuzz_seeds):
+    faults(tmp_path, 200, fuzz_seeds[1])
