@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_page import frame_of
+from live_page import frame_of, until
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
@@ -85,6 +85,10 @@ class Run:
         self.confirmed[answer.json()["field"]] = head["counts"]
         return ""
 
+    def lists_all(self, state: dict) -> bool:
+        """Say whether a state has all fields that were confirmed."""
+        return {one["id"] for one in state["session"]["fields"]} >= set(self.confirmed)
+
     def kill_during_capture(self, head: dict, after: float) -> None:
         def ask() -> None:
             with contextlib.suppress(httpx.HTTPError):
@@ -138,7 +142,7 @@ def faults(folder: Path, number: int, seed: int) -> None:
                 run.start()
                 state = run.client.get("/api/state").json()
                 assert state["camera"]["phase"] in ("connecting", "reconnecting")
-                assert len(state["session"]["fields"]) >= len(run.confirmed)
+                assert run.lists_all(state)
                 run.process.kill()
                 run.end()
                 run.sim = SIM
@@ -150,9 +154,9 @@ def faults(folder: Path, number: int, seed: int) -> None:
                     if shown := run.frame(left):
                         said.add(run.capture(shown))
             assert run.process.poll() is None
-            state = run.client.get("/api/state").json()
+            # The page lists a field a moment after it is on disk.
+            state = until(run.client, run.lists_all)
             assert state["session"]["id"] == session
-            assert {one["id"] for one in state["session"]["fields"]} >= set(run.confirmed)
         # After all of it a field can be captured still.
         while (head := run.frame(60)) is None or run.capture(head):
             pass
