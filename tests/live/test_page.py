@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -41,15 +42,13 @@ REFUSED = ("400 (Bad Request)", "409 (Conflict)")  # the browser's own words on 
 expect.set_options(timeout=WAIT)
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the address of a running page."""
-    folder = tmp_path_factory.mktemp("live")
-    options = ["--port", "0", "--no-browser", "--sessions", str(folder / "s.kinet"), "--hot-spot", "50"]
-    command = [sys.executable, "-m", "kinet_trt", "live", SOURCE, *options]
+@contextlib.contextmanager
+def running(folder: Path, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Give the address of a page that runs in this folder, and its program."""
+    options = ["--port", str(port), "--no-browser", "--sessions", str(folder / "s.kinet"), "--hot-spot", "50"]
     with (folder / "err").open("wb") as errors:
         program = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "kinet_trt", "live", SOURCE, *options],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -59,10 +58,17 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with program.stdout as said:
             line = said.readline()
             assert line.startswith("Live page: "), f"{line!r} {(folder / 'err').read_text()}"
-            yield line.split()[-1]
+            yield line.split()[-1], program
             program.send_signal(signal.SIGTERM)
-            assert program.wait(40) == 0
+            assert program.wait(40) in (0, -signal.SIGKILL)
     assert "Traceback" not in (folder / "err").read_text()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the address of a running page."""
+    with running(tmp_path_factory.mktemp("live")) as (found, _):
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -464,6 +470,14 @@ def as_before(page: Page, address: str) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("as_before")
+def test_the_resting_stage_captures(page: Page):
+    press(page, "a")
+    expect(page.locator(".toast")).to_contain_text("captured by themselves")
+    expect(page.locator(".toast")).to_have_text("Field 1 captured by itself")
+    expect(page.locator("#thumbnails button")).to_have_count(1)
+
+
+@pytest.mark.usefixtures("as_before")
 def test_the_size_of_a_pixel_is_set(page: Page):
     press(page, "k")
     expect(page.locator("#mpp-input")).to_be_focused()
@@ -586,13 +600,41 @@ def test_what_goes_wrong_is_loud_and_in_words(visit: Callable[..., Page]):
     expect(banners).to_contain_text("Too many pages")
 
 
+@pytest.mark.slow
+def test_a_killed_program_is_said_and_come_back_to(browser: Browser, tmp_path: Path):
+    page = browser.new_page()
+    page.set_default_timeout(WAIT)
+    with running(tmp_path) as (found, program):
+        page.goto(found)
+        field = capture(page)
+        press(page, "o")
+        expect(page.locator("#field-title")).to_have_text("Field 1")
+        press(page, ".", "Delete")
+        expect(page.locator("#field-words")).to_contain_text("1 correction")
+        program.kill()
+        expect(page.locator("#banners")).to_contain_text("The counter does not answer")
+        press(page, "u")
+        expect(page.get_by_role("alert").filter(has_text="nothing was done")).to_be_visible()
+        press(page, "Escape")
+        expect(page.locator("#veil")).to_contain_text("No connection")
+        expect(page.locator("#offer")).to_contain_text("nothing can be captured")
+    with running(tmp_path, int(found.rstrip("/").rsplit(":", 1)[1])):
+        # By itself, with all that was confirmed.
+        expect(page.locator("#live-state")).to_have_text("● Live")
+        expect(page.locator("#banners")).to_be_empty()
+        expect(page.locator("#thumbnails button")).to_contain_text("1 corrected")
+        expect(page.locator(".toast").filter(has_text="goes on where it was")).to_be_visible()
+        assert nuclei(page, field)["removed"][0] is True
+    page.close()
+
+
 # --- for everybody ----------------------------------------------------------------------------------------------------
 
 
 def small_targets(page: Page) -> list[str]:
     return page.evaluate(
         """() => [...document.querySelectorAll('button, .button, input, select, textarea')]
-        .filter((one) => one.checkVisibility() && one.id !== 'anyway' && !one.matches('[type=radio]'))
+        .filter((one) => one.checkVisibility() && !one.matches('[type=radio]'))
         .map((one) => [one.id || one.textContent, one.getBoundingClientRect()])
         .filter(([, box]) => box.height < 43.5 || box.width < 43.5).map(([name]) => name)"""
     )

@@ -4,8 +4,10 @@ import { $, attribute, draw, make, number, percent, rebuilt, shown, span, text }
 import { open, openField } from "./field.js";
 import { shape } from "./marks.js";
 import { on } from "./server.js";
+import { toast } from "./words.js";
 
-const cards = new Map(); // id -> {item, parts}
+const cards = new Map(); // id -> {item, button, parts}
+let seen = null; // the session whose fields they are
 
 on("state", ({ session }) => {
   const { fields, recount, summary } = session;
@@ -17,9 +19,13 @@ on("state", ({ session }) => {
   }
   for (const field of fields) {
     // The newest first: it is the one that was just captured.
-    if (!cards.has(field.id)) $("thumbnails").prepend(card(field));
+    if (!cards.has(field.id)) {
+      if (seen === session.id && field.automatic) toast(`Field ${field.number} captured by itself`);
+      $("thumbnails").prepend(card(field));
+    }
     update(field, recount);
   }
+  seen = session.id;
   map(fields, recount ? null : summary?.hot_spot);
 });
 

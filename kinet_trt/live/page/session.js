@@ -4,8 +4,6 @@ import { $, attribute, make, percent, rebuilt, shown, text, when } from "./dom.j
 import { get, on, post, state } from "./server.js";
 import { ask, toast, trying } from "./words.js";
 
-let welcomed = null;
-
 on("state", ({ session }) => {
   const { title, reader, recount, recounts, fields, notes } = session;
   text($("title"), title || "Untitled session");
@@ -21,8 +19,8 @@ on("state", ({ session }) => {
   text($("recount"), recount ? "End the recount" : "Recount blind…");
   $("recount").disabled = !fields.length;
   for (const id of ["new-session", "list-sessions", "delete-session"]) $(id).disabled = recount !== null;
-  if (session.resumed && welcomed !== session.id) {
-    welcomed = session.id;
+  if (session.resumed && sessionStorage.getItem("resumed") !== String(session.id)) {
+    sessionStorage.setItem("resumed", session.id); // said once, not after every reload
     toast(`The session goes on where it was: ${fields.length} ${fields.length === 1 ? "field" : "fields"}.`);
   }
 });
