@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -177,6 +178,40 @@ class Counter:
         found = self._find(fitted)
         x, y = fitted.to_frame(found.x, found.y)
         return Detections(x, y, found.cls, found.score, found.classes)
+
+    def tumor_map(self, frame: Frame) -> NDArray[np.float32]:
+        """Return the probability that a pixel is tumour, of a model with the tumour-region branch.
+
+        Frames that need tiles may show their seams: the branch looks further than the tiles overlap.
+
+        Parameters
+        ----------
+        frame
+            The frame; without um/px the model's is taken.
+
+        Returns
+        -------
+        NDArray
+            float32 [height, width] of the frame, 0 to 1.
+
+        Raises
+        ------
+        KinetError
+            If the model has no such branch, its engine does not give it, or the frame is too small.
+        """
+        card = self.engine.card
+        fitted = fit(frame, card.mpp, card.multiple)
+        height, width = fitted.pixels.shape[:2]
+        whole = np.empty((height, width), np.float32)
+        side = max(height, width) if _built_for(card, height, width) else card.tile
+        for tile in tiles(height, width, side, card.halo, card.multiple):
+            window = fitted.pixels[tile.window_top : tile.window_bottom, tile.window_left : tile.window_right]
+            seen = self.engine.tumor_map(window[None])[0]
+            top, left = tile.top - tile.window_top, tile.left - tile.window_left
+            rows, columns = tile.bottom - tile.top, tile.right - tile.left
+            whole[tile.top : tile.bottom, tile.left : tile.right] = seen[top : top + rows, left : left + columns]
+        inside = whole[: fitted.height, : fitted.width]
+        return np.asarray(cv2.resize(inside, (frame.width, frame.height), interpolation=cv2.INTER_LINEAR), np.float32)
 
     def _find(self, fitted: Fitted) -> Detections:
         """Return the nuclei in model px."""

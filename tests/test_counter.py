@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,3 +174,64 @@ def test_the_shipped_model_meets_its_bar_on_fields_that_training_never_saw(count
         pooled = Evaluation(tuple(evaluate_field(counter, f) for f in chosen)).at_threshold
         assert pooled.detection.f1 > detection
         assert pooled.weighted[2] > classification
+
+
+# --- the tumour map ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_branch(tmp_path_factory) -> Path:
+    """Give a network with the tumour-region branch, its weights random."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from kinet_trt.export import onnx
+    from kinet_trt.export.checkpoint import Checkpoint, Traits
+    from kinet_trt.export.models import NetworkConfig, build
+
+    torch.manual_seed(3)
+    network = build(NetworkConfig("paper", 4, "relu", roi=True, dropout=0.0)).eval()
+    traits = Traits(
+        mean=(0.7, 0.6, 0.65), std=(0.2, 0.25, 0.15), threshold=0.3, nms_radius=4, data="simulated", metrics={}
+    )
+    path = tmp_path_factory.mktemp("roi") / "roi.onnx"
+    model, _ = onnx.export(Checkpoint(network, traits), "roi", "fp32", False, roi=True)
+    path.write_bytes(model)
+    return path
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_the_tumour_map_is_the_networks_in_px_of_the_frame(with_branch, runtime):
+    pytest.importorskip(runtime)
+    counter = Counter(with_branch, precision="fp32", runtime=runtime)
+    frame = Frame(simulate.field(5, 200, 150)[0], 0.17)
+    found = counter.tumor_map(frame)
+    assert (found.dtype, found.shape) == (np.float32, (150, 200))
+    assert 0 <= found.min() < found.max() <= 1
+    # At the model's own scale and a size that needs no padding it is what the network gives.
+    exact = Frame(simulate.field(5, 96, 64)[0], counter.engine.card.mpp)
+    np.testing.assert_array_equal(counter.tumor_map(exact), counter.engine.tumor_map(exact.pixels[None])[0])
+    counter(frame)  # and nuclei are found beside it
+
+
+def test_both_engines_give_the_same_tumour_map(with_branch):
+    pytest.importorskip("onnxruntime")
+    frame = Frame(simulate.field(6, 160, 128)[0], 0.34)
+    maps = [Counter(with_branch, precision="fp32", runtime=one).tumor_map(frame) for one in ("openvino", "onnxruntime")]
+    np.testing.assert_allclose(*maps, atol=1e-4)
+
+
+def test_tiles_make_one_tumour_map(with_branch):
+    counter = Counter(with_branch, precision="fp32")
+    frame = Frame(simulate.field(7, 900, 96)[0], counter.engine.card.mpp)
+    whole, cut = counter.tumor_map(frame), tiled(counter, 128).tumor_map(frame)
+    assert cut.shape == whole.shape
+    # The branch looks further than the halo, so the seams may show; the rest is the same.
+    assert np.median(np.abs(cut - whole)) < 0.02
+
+
+def test_a_model_without_the_branch_says_what_is_needed(fused_model):
+    frame = Frame(simulate.field(5, 64, 64)[0], 0.34)
+    with pytest.raises(KinetError, match=r"has no tumour-region branch.*export --roi"):
+        Counter().tumor_map(frame)
+    with pytest.raises(KinetError, match=r"is fused.*export --roi"):
+        Counter(fused_model).tumor_map(frame)

@@ -55,6 +55,20 @@ class Engine(Protocol):
             If the frames do not fit or the model is fused, before anything runs.
         """
 
+    def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the probability that a pixel is tumour, float32 [N, H, W], of a model with the tumour-region branch.
+
+        Parameters
+        ----------
+        frames
+            As for :meth:`run`.
+
+        Raises
+        ------
+        EngineError
+            If the model has no such branch or this engine does not give it, or the frames do not fit.
+        """
+
     def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
         """Return the nuclei of each frame of a batch, found by a fused model.
 
@@ -118,6 +132,27 @@ def check_outputs(names: Iterable[str], card: ModelCard) -> None:
             f"{card.name}: expected a model of {says}, as its card says, found one of {', '.join(sorted(given))}: "
             "build it again"
         )
+    if card.roi and not card.capacity and "roi" not in given:
+        raise EngineError(f"{card.name}: its card promises a tumour map, the model gives none: export it again")
+
+
+def check_tumor_map(card: ModelCard) -> None:
+    """Raise an EngineError unless a model gives a tumour map."""
+    if not card.roi or card.capacity:
+        why = "is fused and gives nuclei alone" if card.capacity else "has no tumour-region branch"
+        raise EngineError(
+            f"{card.name} {why}: expected a model that was trained with the branch and made by kinet-trt export --roi"
+        )
+
+
+def tumor_map_of(given: NDArray[np.floating], frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.float32]:
+    """Return what a model gives as its tumour map, float32 [N, H, W]; raise an EngineError where it is none."""
+    expected = (frames.shape[0], 1, *frames.shape[1:3])
+    if given.shape != expected:
+        raise EngineError(
+            f"{card.name} gives a tumour map {list(given.shape)}, expected {list(expected)}: export it again"
+        )
+    return given[:, 0].astype(np.float32)
 
 
 def read_detections(

@@ -9,7 +9,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from kinet_trt.detections import Detections
-from kinet_trt.engines import check_frames, check_maps, check_outputs, read_detections
+from kinet_trt.engines import (
+    check_frames,
+    check_maps,
+    check_outputs,
+    check_tumor_map,
+    read_detections,
+    tumor_map_of,
+)
 from kinet_trt.errors import EngineError
 from kinet_trt.model_card import ModelCard
 
@@ -68,6 +75,13 @@ class OnnxRuntimeEngine:
         check_frames(frames, self.card, size=self._size)
         (maps,) = self._infer([self._maps], frames, {})
         return check_maps(maps, frames, self.card)
+
+    def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return where there is tumour; see :meth:`kinet_trt.engines.Engine.tumor_map`."""
+        check_tumor_map(self.card)
+        check_frames(frames, self.card, size=self._size)
+        (given,) = self._infer(["roi"], frames, {})
+        return tumor_map_of(given, frames, self.card)
 
     def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
         """Return the nuclei of a batch; see :meth:`kinet_trt.engines.Engine.detect`."""

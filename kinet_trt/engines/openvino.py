@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from kinet_trt import simulate
 from kinet_trt.detections import Detections
-from kinet_trt.engines import check_frames, check_maps, check_outputs, read_detections
+from kinet_trt.engines import (
+    check_frames,
+    check_maps,
+    check_outputs,
+    check_tumor_map,
+    read_detections,
+    tumor_map_of,
+)
 from kinet_trt.errors import EngineError
 from kinet_trt.model_card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
@@ -110,6 +117,12 @@ class OpenVinoEngine:
         """Return the proximity maps of a batch; see :meth:`kinet_trt.engines.Engine.run`."""
         check_frames(frames, self.card, size=self._size)
         return check_maps(self._infer(frames)[0], frames, self.card)
+
+    def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return where there is tumour; see :meth:`kinet_trt.engines.Engine.tumor_map`."""
+        check_tumor_map(self.card)
+        check_frames(frames, self.card, size=self._size)
+        return tumor_map_of(self._infer(frames)["roi"], frames, self.card)
 
     def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
         """Return the nuclei of a batch; see :meth:`kinet_trt.engines.Engine.detect`."""

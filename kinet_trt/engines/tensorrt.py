@@ -102,6 +102,13 @@ class TensorRtEngine:
             parts.append(lane.outputs["maps"][: len(part)].get(stream=self.stream).astype(np.float32))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raise: a GPU engine leaves the tumour map where it is (:meth:`kinet_trt.engines.Engine.tumor_map`)."""
+        raise EngineError(
+            f"{self.card.name}: a GPU engine gives no tumour map of {list(frames.shape)}: take the .onnx model it "
+            "was made from"
+        )
+
     def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
         """Return the nuclei of a batch, fused or not; see :meth:`kinet_trt.engines.Engine.detect`."""
         check_frames(frames, self.card, fused=bool(self.card.capacity))

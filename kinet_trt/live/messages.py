@@ -72,6 +72,7 @@ def state(station: Station, presets: tuple[Preset, ...]) -> Json:
             "classes": list(card.classes),
             "mpp": card.mpp,
             "sha256": card.model_sha256,
+            "tumor_map": card.roi and not card.capacity,
         },
         "threshold": str(counter.threshold),
         "fused": engine.detects,

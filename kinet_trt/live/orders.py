@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from kinet_trt.live.region import MOST_POINTS
 
 Name = Annotated[str, Field(max_length=200)]
+Corners = Annotated[list[tuple[FiniteFloat, FiniteFloat]], Field(max_length=MOST_POINTS)]
 
 
 class Order(BaseModel):
@@ -61,7 +62,14 @@ class Region(Order):
 
     # JSON has lists where Python has pairs.
     model_config = ConfigDict(extra="forbid", strict=False)
-    points: Annotated[list[tuple[FiniteFloat, FiniteFloat]], Field(max_length=MOST_POINTS)] | None
+    points: Corners | None
+
+
+class FieldRegion(Region):
+    """The same of a captured field; ``map``: what the model takes for tumour."""
+
+    points: Corners | None = None
+    map: bool = False
 
 
 class Session(Order):

@@ -335,8 +335,8 @@ class Server:
             return _done()
 
         @app.post("/api/fields/{field}/region")
-        def field_region(field: int, order: orders.Region) -> Response:
-            station.set_field_region(field, _outline(order))
+        def field_region(field: int, order: orders.FieldRegion) -> Response:
+            station.limit_to_tumor(field) if order.map else station.set_field_region(field, _outline(order))
             return _done()
 
         @app.post("/api/fields/{field}/note")

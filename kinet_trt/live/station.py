@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.errors import KinetError
+from kinet_trt.frame import Frame
 from kinet_trt.ki67 import NET, Bands
 from kinet_trt.live.agreement import Agreement
 from kinet_trt.live.corrections import Answer, Correction, standing
 from kinet_trt.live.loop import Loop, Seen
 from kinet_trt.live.records import Field, Model, Note, Reading, Session
-from kinet_trt.live.region import Polygon, Region
+from kinet_trt.live.region import Mask, Polygon, Region
 from kinet_trt.live.registration import Placed
 from kinet_trt.live.session import OpenSession, piece_of
 from kinet_trt.live.store import Store
@@ -33,6 +34,9 @@ KEPT = 6
 """Frames that were shown lately and can still be captured: what a person saw when the key went down."""
 _POLL = 0.25  # s
 _JOIN = 30.0  # s that `close` waits for the sum that is under way
+
+TUMOR = 0.5
+"""Probability from which on a pixel counts as tumour."""
 
 HINDERED = {
     "empty": "There is no tissue in the picture.",
@@ -428,6 +432,22 @@ class Station:
         with self._changing:
             self.store.set_region(self._mine(field), region)
             self._change()
+
+    def limit_to_tumor(self, field: int) -> None:
+        """Let only what the model takes for tumour count of a field.
+
+        Raises
+        ------
+        KinetError
+            If the model gives no tumour map, or finds no tumour in the field.
+        """
+        with self._changing:
+            known = self.store.field(self._mine(field))
+            frame = Frame(self.store.pixels(field), known.mpp)
+            inside = self.loop.counter.tumor_map(frame) >= TUMOR
+            if not inside.any():
+                raise RefusedError("the model finds no tumour in this field: all of it counts as before")
+            self.set_field_region(field, Mask(inside))
 
     def delete_field(self, field: int) -> None:
         """Take a field out of the session for good."""

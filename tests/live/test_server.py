@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import dataclasses
 import io
 import json
 import zipfile
@@ -457,3 +459,39 @@ def test_a_session_that_was_left_stays_and_the_next_visit_begins_a_new_one(count
         state = client.get("/api/state").json()
         assert (served.resumed, state["session"]["resumed"], state["session"]["fields"]) == (False, False, [])
         assert len(client.get("/api/sessions/list").json()["sessions"]) == 2
+
+
+def test_a_model_without_a_tumour_region_branch_says_so(served, client):
+    assert client.get("/api/state").json()["model"]["tumor_map"] is False
+    field = captured(served, client)
+    refused = post(client, f"/api/fields/{field['id']}/region", {"map": True}, 400)
+    assert "no tumour-region branch" in refused["error"]
+
+
+class Halves:
+    """An engine like another's, whose model takes the left half of every picture for tumour."""
+
+    def __init__(self, engine) -> None:
+        self._engine = engine
+        self.card = dataclasses.replace(engine.card, roi=True)
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def tumor_map(self, frames):
+        probability = np.zeros(frames.shape[:3], np.float32)
+        probability[:, :, : frames.shape[2] // 2] = 1
+        return probability
+
+
+def test_only_the_tumour_of_a_field_counts(counter, tmp_path):
+    branched = copy.copy(counter)
+    branched.engine = Halves(counter.engine)
+    with page(tmp_path / "s.kinet", branched) as parts:
+        _, client, _ = parts
+        assert client.get("/api/state").json()["model"]["tumor_map"]
+        field = captured(parts, client)
+        post(client, f"/api/fields/{field['id']}/region", {"map": True})
+        state = until(client, lambda state: not state["joining"] and state["session"]["fields"][0]["region"] == "map")
+        inside = sum(x < 159.5 for x in nuclei(client, field)["x"])
+        assert sum(state["session"]["summary"]["counts"].values()) == inside < sum(field["counts"].values())
