@@ -187,6 +187,7 @@ def _http(server: Server, taken: socket.socket) -> Iterator[Callable[[], bool]]:
             server_header=False,
             ws="websockets-sansio",
             ws_max_size=_LONGEST_MESSAGE,
+            ws_per_message_deflate=False,  # a JPEG grows no smaller, and the processor is the count's
             h11_max_incomplete_event_size=1 << 16,
             limit_concurrency=200,
             timeout_graceful_shutdown=3,

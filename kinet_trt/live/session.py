@@ -137,6 +137,8 @@ class OpenSession:
                     self.store.save_links(f.id, found, VERSION)
                     links += found
                 except KinetError as error:
+                    if self._gone(f):
+                        continue
                     log.warning("how field %d lies beside the others is not written down: %s", f.number, error)
                     self._unsaved[f.id] = found
             links += [link for found in self._unsaved.values() for link in found]
@@ -157,9 +159,17 @@ class OpenSession:
         try:
             return View.of(field.id, self.store.pixels(field.id), field.detections, field.mpp, field.stage)
         except KinetError as error:
-            log.warning("field %d cannot be joined to others: %s", field.number, error)
+            if not self._gone(field):
+                log.warning("field %d cannot be joined to others: %s", field.number, error)
             self._unseen.add(field.id)
             return None
+
+    def _gone(self, field: Field) -> bool:
+        """Say whether a person has deleted a field since."""
+        try:
+            return field.id not in {one.id for one in self.store.fields(self.id)}
+        except KinetError:
+            return not any(one.id == self.id for one in self.store.sessions())
 
 
 def piece_of(field: Field, answer: Answer) -> Piece:
