@@ -11,6 +11,7 @@ import numpy as np
 from kinet_trt.export import checkpoint as checkpoints
 from kinet_trt.export import training
 from kinet_trt.export.models import Activation, Architecture, NetworkConfig
+from kinet_trt.export.widen import widen
 from numpy.typing import NDArray
 
 from kinet_trt import simulate
@@ -38,7 +39,7 @@ def train_fields(
     *,
     recipe: str,
     architecture: Architecture,
-    width: int,
+    width: int | None,
     activation: Activation,
     roi: bool,
     dropout: float,
@@ -70,8 +71,10 @@ def train_fields(
         fields = [replace(f, partial=(*f.partial, cls)) if f.source == source else f for f in fields]
     weights = {source: _factor(text) for source, text in factors.items()}
     begin = checkpoints.load(start).network if start else None
+    if begin and width:
+        begin = widen(begin, width)
     try:
-        config = begin.config if begin else NetworkConfig(architecture, width, activation, roi, dropout=dropout)
+        config = begin.config if begin else NetworkConfig(architecture, width or 32, activation, roi, dropout=dropout)
     except ValueError as error:
         raise KinetError(str(error)) from None
     return training.train(

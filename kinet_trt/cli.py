@@ -369,7 +369,9 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint to write.")],
     recipe: Annotated[Literal["paper", "best"], typer.Option(help="The paper's regime, or ours.")] = "paper",
     architecture: Annotated[Literal["paper", "release"], typer.Option(help="The paper's or the release's.")] = "paper",
-    width: Annotated[int, typer.Option(help="Channels at full resolution.")] = 32,
+    width: Annotated[
+        int | None, typer.Option(help="Channels at full resolution; left out: 32, or those of --from.")
+    ] = None,
     activation: Annotated[Literal["elu", "relu"], typer.Option(help="After each convolution.")] = "elu",
     roi: Annotated[bool, typer.Option(help="Train the tumour-region branch too.")] = True,
     dropout: Annotated[float, typer.Option(min=0, max=0.95, help="Channel dropout rate.")] = 0.5,

@@ -1,0 +1,63 @@
+"""A wide network that begins where a narrow one ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from kinet_trt.export.models import KiNet, build
+from torch import Tensor, nn
+
+from kinet_trt.errors import KinetError
+
+
+def widen(network: KiNet, width: int, seed: int = 0) -> KiNet:
+    """Return a network of ``width`` channels that computes what ``network`` does, up to rounding.
+
+    Every channel is copied, and each weight that reads it is shared out at random among the copies (Net2WiderNet; Chen,
+    Goodfellow and Shlens 2016). The shares differ from weight to weight, so that copies get different gradients and
+    part when training goes on.
+
+    Parameters
+    ----------
+    network
+        The narrow network, in evaluation mode or not; it is not changed.
+    width
+        Channels at full resolution, a multiple of the narrow network's.
+    seed
+        Of the shares.
+
+    Raises
+    ------
+    KinetError
+        If the width is not a multiple.
+    """
+    copies, rest = divmod(width, network.config.width)
+    if rest or not copies:
+        raise KinetError(
+            f"a network of width {network.config.width} can be widened to {2 * network.config.width}, "
+            f"{3 * network.config.width}, ...; found {width}"
+        )
+    random = torch.Generator().manual_seed(seed)
+    wide = build(replace(network.config, width=width)).train(network.training)
+    with torch.no_grad():
+        for old, new in zip(network.modules(), wide.modules(), strict=True):
+            if isinstance(old, (nn.Conv2d, nn.ConvTranspose2d)) and isinstance(new, (nn.Conv2d, nn.ConvTranspose2d)):
+                source = 0 if isinstance(old, nn.ConvTranspose2d) else 1
+                new.weight.copy_(_copied(old.weight, new.weight, source, random))
+                if old.bias is not None and new.bias is not None:
+                    new.bias.copy_(old.bias.repeat_interleave(len(new.bias) // len(old.bias)))
+            elif isinstance(old, nn.BatchNorm2d) and isinstance(new, nn.BatchNorm2d):
+                for name, value in old.state_dict().items():
+                    new.state_dict()[name].copy_(value.repeat_interleave(copies) if value.ndim else value)
+    return wide
+
+
+def _copied(old: Tensor, new: Tensor, source: int, random: torch.Generator) -> Tensor:
+    """Copy the channels that a weight makes, and share the weight out among the copies of those that it reads."""
+    made = old.repeat_interleave(new.shape[1 - source] // old.shape[1 - source], dim=1 - source)
+    copies = new.shape[source] // old.shape[source]
+    shares = torch.rand(*made.shape, copies, generator=random) + 0.25
+    shares /= shares.sum(-1, keepdim=True)
+    shared = (made.unsqueeze(-1) * shares).movedim(-1, source + 1)
+    return shared.reshape(new.shape)

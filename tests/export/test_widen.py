@@ -1,0 +1,102 @@
+"""Widening: the wide network computes what the narrow one did, and its copies part when it trains on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from kinet_trt.export import checkpoint
+from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.models import KiNet, NetworkConfig, build
+from kinet_trt.export.widen import widen
+from kinet_trt.export.workshop import train_fields
+
+from kinet_trt.errors import KinetError
+
+
+def trained(config: NetworkConfig, seed: int = 0) -> KiNet:
+    """A network whose norms have statistics of their own, as after training."""
+    torch.manual_seed(seed)
+    network = build(config).eval()
+    for name, value in network.state_dict().items():
+        if value.ndim == 1 and value.dtype.is_floating_point:
+            value.uniform_(0.5, 1.5) if "weight" in name or "var" in name else value.uniform_(-0.3, 0.3)
+    return network
+
+
+@pytest.mark.parametrize("architecture", ["paper", "release"])
+@pytest.mark.parametrize("activation", ["elu", "relu"])
+@pytest.mark.parametrize("copies", [1, 2, 3])
+def test_a_widened_network_gives_the_same_maps(architecture: Any, activation: Any, copies: int) -> None:
+    narrow = trained(NetworkConfig(architecture, 4, activation, roi=True))
+    wide = widen(narrow, 4 * copies)
+    assert wide.config == NetworkConfig(architecture, 4 * copies, activation, roi=True)
+    image = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, found = narrow(image, roi=True), wide(image, roi=True)
+    for a, b in zip(expected, found, strict=True):
+        torch.testing.assert_close(b, a, atol=2e-5 * float(a.abs().max()), rtol=0)
+
+
+def test_copies_of_a_channel_get_different_gradients() -> None:
+    # Adam takes steps of the same size for gradients that differ by a factor only, so their directions must differ.
+    wide = widen(trained(NetworkConfig("paper", 4, "relu", roi=False, dropout=0.0)), 8).train()
+    image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    wide(image)[0].square().sum().backward()
+    gradient = wide.down4.down[0].weight.grad.flatten(1)
+    for one, other in zip(gradient[::2], gradient[1::2], strict=True):
+        assert torch.nn.functional.cosine_similarity(one, other, dim=0) < 0.99
+
+
+def test_the_narrow_network_is_left_alone_and_the_seed_decides() -> None:
+    narrow = trained(NetworkConfig("paper", 4))
+    before = {name: value.clone() for name, value in narrow.state_dict().items()}
+    a, b, c = (widen(narrow, 8, seed).state_dict()["up1.up.0.weight"] for seed in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert all(torch.equal(value, before[name]) for name, value in narrow.state_dict().items())
+
+
+@pytest.mark.parametrize("width", [2, 6])
+def test_a_width_that_is_no_multiple_is_one_error(width: int) -> None:
+    with pytest.raises(KinetError, match=f"width 4 can be widened to 8, 12, ...; found {width}"):
+        widen(build(NetworkConfig("paper", 4)), width)
+
+
+def test_training_from_a_narrow_checkpoint_at_a_greater_width_widens_it(tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from kinet_trt.simulate import field
+
+    pixels, truth = field(1, 160, 160)
+    Image.fromarray(np.asarray(pixels)).save(tmp_path / "a.png")
+    rows = [
+        f"{x},{y},{('positive', 'negative', 'non_tumor')[s]}"
+        for x, y, s in zip(truth.x, truth.y, truth.cls, strict=True)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(["x,y,class", *rows]))
+    checkpoint.save(tmp_path / "narrow.pt", build(NetworkConfig("paper", 2, "relu", roi=False)), Traits())
+    train_fields(
+        tmp_path,
+        tmp_path / "wide.pt",
+        recipe="best",
+        architecture="paper",
+        width=4,
+        activation="elu",
+        roi=True,
+        dropout=0.5,
+        iterations=1,
+        factors={},
+        partial=[],
+        start=tmp_path / "narrow.pt",
+        seed=0,
+        quick=True,
+        report=lambda _: None,
+    )
+    found = checkpoint.load(tmp_path / "wide.pt").network.config
+    assert (found.width, found.activation, found.roi) == (4, "relu", False)
