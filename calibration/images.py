@@ -175,7 +175,9 @@ def _files(folder: Path) -> list[tuple[Path, LabelledField | None]]:
     if not fields and not plain:
         raise problems[-1]
     known = {os.path.abspath(field.image) for field in fields}
-    return [(f.image, f) for f in fields] + [(path, None) for path in plain if os.path.abspath(path) not in known]
+    return [(f.image, f if f.labelled else None) for f in fields] + [
+        (path, None) for path in plain if os.path.abspath(path) not in known
+    ]
 
 
 def at_scale(path: Path, card: ModelCard) -> NDArray[np.uint8]:

@@ -173,9 +173,12 @@ def _crop(rng: np.random.Generator, source: LabelledField, plan: CropPlan) -> Cr
     affine = np.column_stack([linear, (size - 1) / 2 - linear @ centre])
 
     view = cv2.warpAffine(pixels, affine, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    inside = cv2.warpAffine(
-        source.counted_mask().astype(np.uint8), affine, (size, size), flags=cv2.INTER_NEAREST, borderValue=(0,)
-    ).astype(np.float32)
+
+    def seen(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        whole = mask.astype(np.uint8)
+        return cv2.warpAffine(whole, affine, (size, size), flags=cv2.INTER_NEAREST, borderValue=(0,)).astype(np.float32)
+
+    inside = seen(source.counted_mask())
     x, y = affine @ np.vstack([source.x, source.y, np.ones_like(source.x)])
     reach = max(ROI_REACH, plan.distance) + 1
     near = (x > -reach) & (x < size + reach) & (y > -reach) & (y < size + reach)
@@ -187,7 +190,10 @@ def _crop(rng: np.random.Generator, source: LabelledField, plan: CropPlan) -> Cr
         if name not in source.labelled or name in source.partial:
             # Where somebody marked a nucleus of another class there is none of this one; elsewhere nobody looked.
             known[s] *= (nearest <= plan.distance) | (maps[s] > 0)
-    tumor, region = _weak_region(x, y, cls, inside, source.counted is not None)
+    if drawn := source.regions():
+        tumor, region = (seen(mask)[None] for mask in drawn)
+    else:
+        tumor, region = _weak_region(x, y, cls, inside, source.counted is not None)
     rgb = np.asarray(view, np.uint8)
     return Crop(vary_stain(rng, rgb) if plan.stain else rgb, maps, known, tumor, region)
 

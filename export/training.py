@@ -159,17 +159,22 @@ def source_weights(fields: Sequence[LabelledField], factors: Mapping[str, float]
 def split(fields: Sequence[LabelledField]) -> tuple[list[LabelledField], list[LabelledField]]:
     """Split fields into training and validation ones.
 
-    By their ``split``. A source of one field gives the right fifth of it to validation, if that is wide enough to be
-    counted; where no field is for validation then, every fifth one is, or the last. A single narrow field serves both.
+    By their ``split``; those for testing are left alone. A source of one field gives the right fifth of it to
+    validation, if that is wide enough to be counted; where no field is for validation then, every fifth one is, or the
+    last. A single narrow field serves both. Fields with regions alone validate nothing.
 
     Raises
     ------
     KinetError
-        If nothing is left to train on.
+        If nothing is left to train on, or no nuclei to validate with.
     """
+    fields = [f for f in fields if f.split != "test" and (f.labelled or f.split != "val")]
+    marked = [f for f in fields if f.labelled]
+    if not marked:
+        raise KinetError("no fields to train on: none has labelled nuclei and is not kept for testing")
     train, val = [], []
     for f in fields:
-        alone = sum(g.source == f.source for g in fields) == 1
+        alone = sum(g.source == f.source for g in marked) == 1 and bool(f.labelled)
         if f.split == "val":
             val.append(f)
             continue
@@ -180,9 +185,11 @@ def split(fields: Sequence[LabelledField]) -> tuple[list[LabelledField], list[La
         else:
             train.append(f)
     if not val:
-        val = list(fields[4::5]) or [fields[-1]]
-        train = [f for f in fields if f not in val] or val
-    if not train:
+        val = list(marked[4::5]) or [marked[-1]]
+        train = [f for f in fields if f not in val]
+        if not any(f.labelled for f in train):
+            train += val
+    if not any(f.labelled for f in train):
         raise KinetError("no fields to train on: every one is marked as a validation field")
     return train, val
 

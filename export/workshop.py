@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from kinet_trt.count import find_images
 from kinet_trt.detections import CLASSES
 from kinet_trt.engines.openvino import OpenVinoEngine
 from kinet_trt.errors import ImageError, KinetError
-from kinet_trt.fields import read_fields
+from kinet_trt.fields import guess, label, read_fields
 from kinet_trt.files import write_atomic
 from kinet_trt.frame import Frame, fit
 from kinet_trt.images import read_image
@@ -27,6 +28,8 @@ from kinet_trt.model_card import ModelCard
 
 if TYPE_CHECKING:
     from kinet_trt.export.onnx import Parity
+
+log = logging.getLogger(__name__)
 
 PARITY_FIELDS = 4
 PARITY_SIDE = 512
@@ -50,8 +53,12 @@ def train_fields(
     seed: int,
     quick: bool,
     report: Callable[[training.Progress], None],
+    classes: Sequence[str] | None = None,
+    mpp: float | None = None,
 ) -> checkpoints.Traits:
     """Train on a folder of fields; the options are those of ``kinet-trt train``.
+
+    Fields whose um/px is known, from ``mpp`` or from the file, are scaled to :data:`training.MPP` first.
 
     Raises
     ------
@@ -64,6 +71,10 @@ def train_fields(
     if iterations:
         regime = replace(regime, iterations=iterations, every=min(regime.every, iterations))
     fields = read_fields(folder)
+    if classes:
+        fields = label(fields, classes)
+    elif sentence := guess(fields):
+        log.warning("%s", sentence)
     for source, cls in partial:
         if cls not in CLASSES or all(f.source != source for f in fields):
             known = sorted({f.source for f in fields})
@@ -77,6 +88,10 @@ def train_fields(
         config = begin.config if begin else NetworkConfig(architecture, width or 32, activation, roi, dropout=dropout)
     except ValueError as error:
         raise KinetError(str(error)) from None
+    if not config.roi and (alone := [f for f in fields if not f.labelled]):
+        log.warning("%d fields have regions alone: without the region branch there is nothing to learn", len(alone))
+        fields = [f for f in fields if f.labelled]
+    fields = [f.at_scale(mpp, training.MPP) for f in fields]
     return training.train(
         fields, out, config, regime, factors=weights, start=begin, seed=seed, data=folder.name + ":", report=report
     )

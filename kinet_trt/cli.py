@@ -266,27 +266,21 @@ def evaluate(
     _need("eval", "eval", "lap", *(["matplotlib"] if plot else []))
     from kinet_trt.count import Outputs, output_names
     from kinet_trt.counter import Counter
-    from kinet_trt.detections import CLASSES
     from kinet_trt.evaluate import Evaluation, curve_png, evaluate_field, picture, to_json
-    from kinet_trt.fields import label, read_fields
+    from kinet_trt.fields import guess, label, read_fields, with_nuclei
     from kinet_trt.files import write_atomic
     from kinet_trt.overlay import to_png
     from kinet_trt.terminal import show_evaluation, track
 
     _check_mpp(mpp)
     least = _threshold(threshold)
-    chosen = [f for f in read_fields(fields) if split in (None, f.split)]
+    chosen = with_nuclei([f for f in read_fields(fields) if split in (None, f.split)])
     if not chosen:
-        raise KinetError(f"{fields}: no fields of the split {split!r}")
+        raise KinetError(f"{fields}: no fields with nuclei" + (f" of the split {split!r}" if split else ""))
     if classes:
         chosen = label(chosen, classes.split(","))
-    elif guessed := [f for f in chosen if f.guessed]:
-        taken = ", ".join(sorted({name for f in guessed for name in f.labelled}, key=CLASSES.index))
-        typer.echo(
-            f"Nobody says which classes are labelled in {len(guessed)} of {len(chosen)} fields: taken are those that "
-            f"occur, {taken}. Detections of others do not count; --classes says it.",
-            err=json_file == "-",
-        )
+    elif sentence := guess(chosen):
+        typer.echo(sentence, err=json_file == "-")
     outputs = Outputs(None, overlay, output_names([f.image for f in chosen]))
     _check_targets({"--json": json_file, "--plot": str(plot) if plot else None}, [f.image for f in chosen])
     if not force and (existing := outputs.existing()):
@@ -325,7 +319,7 @@ def bench(
 ) -> None:
     """Time the stages of a count, in turn with what they are compared to."""
     from kinet_trt.bench import Setting, Yardsticks, accuracy, frame_of, measure, plot_png
-    from kinet_trt.fields import read_fields
+    from kinet_trt.fields import read_fields, with_nuclei
     from kinet_trt.files import write_atomic
     from kinet_trt.terminal import show_bench, steps
 
@@ -333,9 +327,9 @@ def bench(
         raise typer.BadParameter("--plot and --split: expected FIELDS too, a folder of labelled fields")
     if fields:
         _need("bench", "eval", "lap", *(["matplotlib"] if plot else []))
-        labelled = [f for f in read_fields(fields) if split in (None, f.split)]
+        labelled = with_nuclei([f for f in read_fields(fields) if split in (None, f.split)])
         if not labelled:
-            raise KinetError(f"{fields}: no fields of the split {split!r}")
+            raise KinetError(f"{fields}: no fields with nuclei" + (f" of the split {split!r}" if split else ""))
     try:
         width, height = (int(side) for side in size.lower().split("x"))
     except ValueError:
@@ -382,6 +376,8 @@ def train(
     partial: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE=CLASS", help="A source that marks only some nuclei of a class.")
     ] = None,
+    classes: Annotated[str | None, typer.Option(help="Classes that are labelled, like positive,negative.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="um/px of the fields; left out: the file's tag or 0.34.")] = None,
     start: Annotated[Path | None, typer.Option("--from", help="Checkpoint to begin with: its network counts.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and crops.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="About a minute: to see that everything works.")] = False,
@@ -391,6 +387,7 @@ def train(
     from kinet_trt.export.workshop import train_fields
     from kinet_trt.terminal import training_bar
 
+    _check_mpp(mpp)
     with training_bar() as report:
         traits = train_fields(
             fields,
@@ -404,6 +401,8 @@ def train(
             iterations=iterations,
             factors=dict(_pairs("--weight", weight)),
             partial=_pairs("--partial", partial),
+            classes=classes.split(",") if classes else None,
+            mpp=mpp,
             start=start,
             seed=seed,
             quick=quick,

@@ -81,7 +81,7 @@ def training_bar() -> Iterator[Callable[[Any], None]]:
             nonlocal last
             validation = progress.validation
             if validation is not None:
-                last = ", ".join(f"{s} {d:.3f}/{c:.3f}" for s, (d, c) in validation.by_source.items())
+                last = ", ".join(f"{s or 'fields'} {d:.3f}/{c:.3f}" for s, (d, c) in validation.by_source.items())
                 bar.console.print(
                     f"{progress.iteration}: loss {progress.loss:.4g}; threshold {validation.threshold:g}; "
                     f"detection/classification F1 {last}",

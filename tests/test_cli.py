@@ -441,6 +441,60 @@ def test_eval_reads_a_folder_of_fields_and_tells_how_good_the_model_is(run, tmp_
     assert run("eval", tmp_path / "nowhere")[0] == 1
 
 
+def test_eval_of_what_count_wrote_for_qupath_finds_every_nucleus_again(run, tmp_path, field):
+    pytest.importorskip("lap")
+    save(tmp_path / "a.png", field[0])
+    assert run("count", tmp_path / "a.png", "--mpp", 0.3, "--geojson", tmp_path)[0] == 0
+    document = json.loads((tmp_path / "a.geojson").read_text())
+    by_class = {}
+    for one in document["features"]:
+        by_class.setdefault(one["properties"]["classification"]["name"], []).append(one["geometry"]["coordinates"])
+    merged = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "MultiPoint", "coordinates": points},
+            "properties": {"objectType": "annotation", "classification": {"name": name}, "isLocked": False},
+        }
+        for name, points in by_class.items()
+    ]
+    for features in (document["features"], merged):
+        (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+        code, _, err = run("eval", tmp_path, "--mpp", 0.3, "--json", tmp_path / "e.json")
+        assert (code, err) == (0, "")
+        found = json.loads((tmp_path / "e.json").read_text())
+        assert found["detection"]["f1"] == found["classification"]["weighted"]["f1"] == 1
+        assert found["detection"]["true"] == len(document["features"])
+        assert found["detection"]["distance_mean_px"] < 0.02
+
+
+def test_eval_reads_the_kinet_folder_layout_and_its_splits(run, tmp_path, caplog):
+    pytest.importorskip("lap")
+    from kinet_trt.export.proximity import proximity_maps
+
+    from kinet_trt.label_maps import MAPS
+
+    for split, seed in (("train", 1_001), ("test", 1_002)):
+        pixels, truth = simulate.field(seed, 256, 256)
+        save(tmp_path / "images" / split / "PAN.png", pixels)
+        for kind, name in enumerate(MAPS.values()):
+            own = truth.cls == kind
+            drawn, _ = proximity_maps(truth.x[own], truth.y[own], truth.cls[own] * 0, 256, 256, 1, 3.0, 10.0)
+            save(
+                tmp_path / name / split / "PAN_label.png",
+                np.repeat(np.rint(drawn[0] * 255).astype(np.uint8)[..., None], 3, axis=2),
+            )
+    save(tmp_path / "images" / "test" / "other.png", pixels)
+    save(tmp_path / "rois" / "test" / "other.png", pixels * 0)
+    code, out, _ = run("eval", tmp_path, "--split", "test", "--json", tmp_path / "e.json")
+    assert code == 0
+    assert "1 fields have regions and no nuclei: they are left out" in caplog.text
+    assert "Nobody says" not in out
+    document = json.loads((tmp_path / "e.json").read_text())
+    assert len(document["fields"]) == 1
+    assert document["detection"]["f1"] > 0.9
+    assert document["detection"]["true"] == len(truth)
+
+
 def test_bench_of_labelled_fields_draws_latency_and_accuracy(run, tmp_path):
     pytest.importorskip("matplotlib")
     pixels, truth = simulate.field(1_001, 160, 160)

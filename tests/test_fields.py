@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from kinet_trt.detections import CLASSES
 from kinet_trt.errors import KinetError
 from kinet_trt.fields import LabelledField, label, read_fields, read_points
+from kinet_trt.qupath import Outlines
 
 POINTS = "x,y,class\n1.5,2,positive\n10,20.25,non_tumor\n"
 
@@ -301,3 +305,108 @@ def test_a_simulated_field_needs_no_file():
 def test_pixels_are_read_once(indexed):
     field = read_fields(indexed)[0]
     assert field.pixels() is field.pixels()
+
+
+# --- QuPath -----------------------------------------------------------------------------------------------------------
+
+
+def geojson(*features):
+    listed = [
+        {
+            "type": "Feature",
+            "geometry": {"type": kind, "coordinates": coordinates},
+            "properties": {"objectType": "annotation", "classification": {"name": name}},
+        }
+        for kind, coordinates, name in features
+    ]
+    return json.dumps({"type": "FeatureCollection", "features": listed})
+
+
+def box(left, top, right, bottom):
+    return [[[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]]
+
+
+def test_geojson_beside_an_image_is_a_field(tmp_path):
+    pixels = write_image(tmp_path / "a.png")
+    (tmp_path / "a.geojson").write_text(
+        geojson(("MultiPoint", [[5.5, 6.5], [20.5, 10]], "Negative"), ("Polygon", box(0, 0, 16, 24), "Region*"))
+    )
+    write_image(tmp_path / "unlabelled.png")
+    (field,) = read_fields(tmp_path)
+    np.testing.assert_array_equal(field.pixels(), pixels)
+    assert (field.x.tolist(), field.y.tolist(), field.cls.tolist()) == ([5, 20], [6, 9.5], [1, 1])
+    assert (field.labelled, field.guessed, field.bounded) == (("negative",), True, True)
+    mask = field.counted_mask()
+    assert mask[:, :16].all()
+    assert not mask[:, 18:].any()
+    assert field.part(10, 32).counted_mask().tolist() == mask[:, 10:].tolist()
+
+
+def test_geojson_with_tissue_alone_teaches_regions_alone(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "a.geojson").write_text(geojson(("Polygon", box(0, 0, 16, 24), "Tumor")))
+    (field,) = read_fields(tmp_path)
+    assert (field.labelled, field.guessed, field.bounded) == ((), False, False)
+    tumor, known = field.regions()
+    np.testing.assert_array_equal(tumor, known)
+    assert tumor[:, :16].all()
+    assert not tumor[:, 18:].any()
+
+
+def test_two_files_of_points_for_one_image_are_an_error(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text(POINTS)
+    (tmp_path / "a.geojson").write_text(geojson())
+    with pytest.raises(KinetError, match=r"a\.csv and a\.geojson both mark nuclei of a\.png: remove one"):
+        read_fields(tmp_path)
+
+
+def test_an_index_may_name_geojson(indexed):
+    (indexed / "points" / "one.geojson").write_text(geojson(("Point", [3.5, 4.5], "Positive")))
+    (indexed / "index.csv").write_text("image,points\nbc/one.png,points/one.geojson\n")
+    (field,) = read_fields(indexed)
+    assert (field.x.tolist(), field.y.tolist()) == ([3], [4])
+
+
+def test_nuclei_of_another_image_are_an_error(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text("x,y,class\n5,5,positive\n500,5,positive\n5,700,negative\n")
+    (field,) = read_fields(tmp_path)
+    for _ in range(2):
+        with pytest.raises(KinetError, match="2 of its 3 marked nuclei lie outside of its 32 x 24 px"):
+            field.pixels()
+
+
+# --- scale ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mpp", [0.17, 0.34, 0.68])
+def test_a_field_at_another_scale_has_its_nuclei_where_they_were(mpp):
+    v, u = np.mgrid[:120, :160]
+    x, y = np.array([40.25, 100.0], np.float32), np.array([30.5, 80.0], np.float32)
+    dark = sum(np.exp(-((u - a) ** 2 + (v - b) ** 2) / 50) for a, b in zip(x, y, strict=True))
+    pixels = np.repeat(np.rint(240 - 200 * dark)[..., None], 3, axis=2).astype(np.uint8)
+    mask = np.zeros((120, 160), bool)
+    mask[:60] = True
+    field = LabelledField.simulated(pixels, x, y, np.array([0, 1], np.uint8))
+    field = dataclasses.replace(field, outlines=Outlines(unknown=np.array([[150.0, 110.0]])), _masks=[mask])
+    field = dataclasses.replace(field, _regions=[(mask, mask)])
+    scaled = field.at_scale(0.34, mpp)
+    factor = 0.34 / mpp
+    assert scaled.pixels().shape == (120 * factor, 160 * factor, 3)
+    assert scaled.counted_mask().shape == scaled.regions()[0].shape == scaled.pixels().shape[:2]
+    assert scaled.counted_mask().mean() == mask.mean()
+    assert scaled.frame().mpp in (mpp, None)
+    weight = 240.0 - scaled.pixels()[..., 0]
+    columns = np.arange(weight.shape[1])
+    top = slice(0, round(60 * factor))
+    found = (weight[top] @ columns).sum() / weight[top].sum()
+    assert found == pytest.approx(scaled.x[0], abs=0.2 * factor)
+    assert field.at_scale(None, 0.34) is field
+
+
+def test_a_field_that_is_too_small_at_the_models_scale_is_named():
+    nothing = np.empty(0, np.float32)
+    field = LabelledField.simulated(np.zeros((40, 40, 3), np.uint8), nothing, nothing, np.empty(0, np.uint8))
+    with pytest.raises(KinetError, match="simulated: too small"):
+        field.at_scale(0.1, 0.34)

@@ -292,3 +292,26 @@ def test_stain_variation_leaves_the_geometry_and_the_target_alone() -> None:
 
 def test_classes_are_the_order_that_the_maps_have() -> None:
     assert CLASSES == ("positive", "negative", "non_tumor")
+
+
+def test_drawn_regions_teach_what_was_drawn_and_nothing_else() -> None:
+    tumor, known = np.zeros((2, SIDE, SIDE), bool)
+    tumor[:150], known[:200] = True, True
+    source = replace(dotted(), _regions=[(tumor, known)])
+    seen = 0
+    for crop in draw(source, CropPlan(size=96, scale=1.25)):
+        assert set(np.unique(crop.region)) <= {0.0, 1.0}
+        assert not (crop.tumor > crop.region).any()
+        seen += int((crop.region > crop.tumor).any()) + 10 * int(crop.tumor.any())
+    assert seen > 20
+
+
+def test_a_field_with_regions_alone_says_nothing_of_nuclei() -> None:
+    region = np.ones((SIDE, SIDE), bool)
+    nothing = np.empty(0, np.float32)
+    source = replace(
+        dotted(), x=nothing, y=nothing, cls=np.empty(0, np.uint8), labelled=(), _regions=[(region, region)]
+    )
+    for crop in draw(source, CropPlan(size=96)):
+        assert not crop.known.any()
+        assert crop.region.all()

@@ -267,6 +267,18 @@ def test_split_of_one_field_uses_it_for_both_and_of_validation_fields_only_is_an
         split([blank(split="val"), blank(split="val")])
 
 
+def test_split_leaves_test_fields_alone_and_validates_on_nuclei() -> None:
+    regions, kept = blank(0, "a", labelled=(), split="val"), blank(source="a", split="test")
+    fields = [blank(source="a"), blank(source="a", split="val"), regions, kept, blank(0, "a", labelled=())]
+    training, validating = split(fields)
+    assert training == [fields[0], fields[4]]
+    assert validating == [fields[1]]
+    training, validating = split([blank(source="a"), *(blank(0, "a", labelled=()) for _ in range(6))])
+    assert sum(bool(f.labelled) for f in training) == len(validating) == 1
+    with pytest.raises(KinetError, match="none has labelled nuclei"):
+        split([kept, regions])
+
+
 @pytest.mark.parametrize("width", [100, 150])
 def test_a_narrow_field_alone_in_its_source_can_still_be_validated(width: int) -> None:
     _, validating = split([blank(source="a"), blank(source="b", width=width)])

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mutate import TEXTS, mutated
@@ -257,6 +258,38 @@ def csv_cases() -> Case:
     return case
 
 
+def qupath_cases() -> Case:
+    """Damaged GeoJSON of points, cells and areas beside an image."""
+    shapes: list[tuple[str, Any, str]] = [
+        ("MultiPoint", [[3.5 * i, 2.0 * i] for i in range(12)], "Positive"),
+        ("Point", [7.5, 9.25], "Other"),
+        ("Polygon", [[[2, 2], [9, 2], [9, 9], [2, 9], [2, 2]]], "Tumor: Negative"),
+        ("Polygon", [[[0, 0], [SIDE, 0], [SIDE, SIDE], [0, SIDE]], [[5, 5], [9, 5], [9, 9]]], "Region*"),
+        ("MultiPolygon", [[[[0, 0], [20, 0], [20, 20]]], [[[30, 30], [40, 30], [40, 40]]]], "Stroma"),
+    ]
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": kind, "coordinates": coordinates},
+            "properties": {"objectType": "annotation", "classification": {"name": name, "color": [1, 2, 3]}},
+        }
+        for kind, coordinates, name in shapes
+    ]
+    text = json.dumps({"type": "FeatureCollection", "features": features}).encode()
+
+    def case(rng: random.Random, folder: Path) -> None:
+        Image.new("RGB", (SIDE, SIDE)).save(folder / "field.png")
+        (folder / "field.geojson").write_bytes(mutated(text, rng))
+        for field in read_fields(folder):
+            assert np.isfinite(field.x).all()
+            assert np.isfinite(field.y).all()
+            field.pixels()
+            field.counted_mask()
+            field.regions()
+
+    return case
+
+
 def geojson_cases() -> Case:
     """Whatever was found, in whatever it is called: the files are what their readers can read."""
 
@@ -306,6 +339,7 @@ TARGETS: dict[str, Callable[[], Case]] = {
     "inspect": inspect_cases,
     "cards": card_cases,
     "csv": csv_cases,
+    "qupath": qupath_cases,
     "geojson": geojson_cases,
 }
 

@@ -1,0 +1,294 @@
+"""QuPath's GeoJSON: what count wrote and QuPath saved again, and what people draw."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kinet_trt import simulate
+from kinet_trt.counter import Threshold
+from kinet_trt.detections import Detections
+from kinet_trt.errors import KinetError
+from kinet_trt.fields import read_fields
+from kinet_trt.frame import Frame
+from kinet_trt.live.export import write_geojson
+from kinet_trt.live.records import Model
+from kinet_trt.live.region import polygon
+from kinet_trt.live.session import OpenSession
+from kinet_trt.live.store import Store
+from kinet_trt.model_card import ModelCard
+from kinet_trt.qupath import NEGATIVE, NON_TUMOR, POSITIVE, UNKNOWN_REACH, nucleus_class, read_geojson
+
+
+def feature(kind, coordinates, name=None, objects="annotation", **rest):
+    classification = {} if name is None else {"classification": {"name": name, "color": [1, 2, 3]}}
+    return {
+        "type": "Feature",
+        "id": "5f0c2a8e-0000-4000-8000-000000000000",
+        "geometry": {"type": kind, "coordinates": coordinates},
+        "properties": {"objectType": objects, **classification},
+        **rest,
+    }
+
+
+def square(left, top, side):
+    corners = [[left, top], [left + side, top], [left + side, top + side], [left, top + side], [left, top]]
+    return [[[float(v) for v in corner] for corner in corners]]
+
+
+def read(path, *features, collection=True):
+    document = {"type": "FeatureCollection", "features": list(features)} if collection else list(features)
+    path = path / "field.geojson"
+    path.write_text(json.dumps(document))
+    return read_geojson(path)
+
+
+def nuclei(marked):
+    return sorted(zip(marked.x.tolist(), marked.y.tolist(), marked.cls.tolist(), strict=True))
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [
+        *(("Positive", POSITIVE), ("positive", POSITIVE), ("Tumor: Positive", POSITIVE), ("Positive tumour", POSITIVE)),
+        *(("2+", POSITIVE), ("Ki67+", POSITIVE), ("Ki-67 positive", POSITIVE), ("Immunopositive", POSITIVE)),
+        *(("Negative", NEGATIVE), ("Tumor: Negative", NEGATIVE), ("immunonegative tumor nuclei", NEGATIVE)),
+        *(("Other", NON_TUMOR), ("non_tumor", NON_TUMOR), ("Non-tumour", NON_TUMOR), ("Stroma", NON_TUMOR)),
+        *(("Immune cells", NON_TUMOR), ("Immune cells: Positive", NON_TUMOR), ("Stroma: Negative", NON_TUMOR)),
+        *(("Lymphocytes", NON_TUMOR), ("Normal", NON_TUMOR)),
+        *(("Tumor", None), ("", None), ("Mitosis", None), ("Necrosis: Positive", None), ("Positive: Negative", None)),
+        *(("Tumor: Other", None), ("not positive", None)),
+    ],
+)
+def test_a_nucleus_has_the_class_that_people_mean(name, cls):
+    assert nucleus_class(name) == cls
+
+
+@given(st.text(max_size=40))
+def test_any_class_name_is_one_of_three_or_none(name):
+    assert nucleus_class(name) in (None, 0, 1, 2)
+
+
+# --- nuclei -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.floats(0, 5000, width=32), st.floats(0, 5000, width=32), st.integers(0, 2)), max_size=30))
+def test_what_count_writes_is_read_again(tmp_path_factory, points):
+    x, y, cls = (np.array([p[i] for p in points], t) for i, t in enumerate((np.float32, np.float32, np.uint8)))
+    path = tmp_path_factory.mktemp("g") / "a.geojson"
+    path.write_text(Detections(x, y, cls, np.ones(len(x), np.float32)).geojson())
+    marked = read_geojson(path)
+    np.testing.assert_allclose(marked.x, x, atol=0.011)
+    np.testing.assert_allclose(marked.y, y, atol=0.011)
+    np.testing.assert_array_equal(marked.cls, cls)
+    assert (marked.x.dtype, marked.y.dtype, marked.cls.dtype) == (np.float32, np.float32, np.uint8)
+    assert not marked.outlines.bounds
+
+
+def test_points_of_one_annotation_that_qupath_saved_are_nuclei_of_its_class(tmp_path):
+    marked = read(
+        tmp_path,
+        feature("MultiPoint", [[10.5, 20.5], [30.75, 40.25]], "Positive"),
+        feature("MultiPoint", [[1.5, 2.5, 0.0]], "Other"),
+        feature("Point", [7.5, 8.5], "Negative"),
+    )
+    assert nuclei(marked) == [(1, 2, NON_TUMOR), (7, 8, NEGATIVE), (10, 20, POSITIVE), (30.25, 39.75, POSITIVE)]
+
+
+@pytest.mark.parametrize("collection", [True, False])
+def test_cells_are_the_centroids_of_their_nuclei(tmp_path, collection):
+    nucleus = {"type": "Polygon", "coordinates": square(11, 21, 4)}
+    marked = read(
+        tmp_path,
+        feature("Polygon", square(0, 0, 20), "Tumor: Positive", "cell", nucleusGeometry=nucleus),
+        feature("Polygon", square(100, 50, 10), "Negative", "detection"),
+        feature("Polygon", [[*square(60, 60, 9)[0][:2], [69, 69]]], "Other", "cell"),  # the ring is not closed
+        collection=collection,
+    )
+    expected = [(12.5, 22.5, POSITIVE), (65.5, 62.5, NON_TUMOR), (104.5, 54.5, NEGATIVE)]
+    assert nuclei(marked) == pytest.approx(np.array(expected))
+    assert not marked.outlines.bounds
+
+
+def test_derived_classes_are_read_in_the_form_of_every_qupath(tmp_path):
+    new, old = feature("Point", [1, 1]), feature("Point", [2, 2])
+    new["properties"]["classification"] = {"names": ["Tumor", "Positive"], "color": [200, 0, 0]}
+    old["properties"] = {"classification": {"name": "Tumor: Negative", "colorRGB": -9408287}, "isLocked": False}
+    old["id"] = "PathAnnotationObject"
+    cell = feature("Polygon", square(4, 4, 100), "Positive")
+    del cell["properties"]["objectType"]
+    cell["id"] = "PathCellObject"
+    assert [cls for *_, cls in nuclei(read(tmp_path, new, old, cell))] == [POSITIVE, NEGATIVE, POSITIVE]
+
+
+def test_a_nucleus_drawn_by_hand_is_its_centroid_and_a_large_area_is_none(tmp_path):
+    marked = read(
+        tmp_path,
+        feature("Polygon", square(100, 100, 20), "Positive"),
+        feature("Polygon", square(200, 100, 20), "Other"),
+        feature("Polygon", square(300, 100, 200), "Other"),
+    )
+    assert nuclei(marked) == [(109.5, 109.5, POSITIVE), (209.5, 109.5, NON_TUMOR)]
+    assert len(marked.outlines.other) == 1
+
+
+def test_what_is_not_understood_is_said_and_left_out_with_the_px_about_it(tmp_path, caplog):
+    marked = read(
+        tmp_path,
+        feature("MultiPoint", [[50.5, 50.5], [90.5, 50.5]], "Mitosis"),
+        feature("Point", [70.5, 90.5]),
+        feature("Point", [10.5, 10.5], "Positive"),
+        feature("LineString", [[0, 0], [5, 5]], "Positive"),
+        feature("Polygon", square(0, 0, 90), "Positive"),
+        feature("Polygon", square(120, 100, 20)),  # a nucleus that nobody classified, not a region of 20 px
+    )
+    assert nuclei(marked) == [(10, 10, POSITIVE)]
+    said = caplog.text
+    for part in ("2 x nucleus of the class 'Mitosis'", "2 x nucleus without a class", "1 x line", "area of the class"):
+        assert part in said
+    mask = marked.outlines.counted_mask(128, 160)
+    assert not mask[50, 50]
+    assert not mask[50, 90 + UNKNOWN_REACH - 1]
+    assert not mask[90, 70]
+    assert not mask[109, 129]
+    assert mask[10, 10]
+    assert mask[50, 90 + UNKNOWN_REACH + 2]
+
+
+def test_nothing_is_said_where_everything_is_understood(tmp_path, caplog):
+    read(tmp_path, feature("Point", [1, 1], "Positive"), feature("Polygon", square(0, 0, 500), "Region*"))
+    assert not caplog.text
+
+
+# --- areas ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [None, "Region*", "ROI", "Counted"])
+def test_an_area_bounds_what_is_labelled(tmp_path, name):
+    marked = read(tmp_path, feature("Polygon", square(10, 20, 60), name), feature("Point", [20, 30], "Positive"))
+    mask = marked.outlines.counted_mask(100, 90)
+    expected = np.zeros((100, 90), bool)
+    expected[20:80, 10:70] = True
+    assert mask.shape == expected.shape
+    assert (mask != expected).sum() <= 4 * 61  # OpenCV draws the outline too
+    assert mask[20:80, 10:70].all()
+    assert marked.outlines.regions(100, 90) is None
+
+
+def test_holes_parts_and_what_is_ignored(tmp_path):
+    ring, hole = square(0, 0, 60)[0], square(20, 20, 20)[0]
+    marked = read(
+        tmp_path,
+        feature("MultiPolygon", [[ring, hole], square(80, 0, 60)], "Region*"),
+        feature("Polygon", square(90, 10, 20), "Ignore*"),
+    )
+    mask = marked.outlines.counted_mask(64, 150)
+    assert mask[10, 10]
+    assert not mask[30, 30]
+    assert mask[50, 100]
+    assert not mask[20, 100]
+    assert not mask[30, 70]
+
+
+def test_tumour_and_stroma_are_regions_and_bound_nothing(tmp_path):
+    marked = read(
+        tmp_path,
+        feature("Polygon", square(0, 0, 60), "Tumor"),
+        feature("Polygon", square(50, 0, 60), "Stroma"),
+    )
+    assert marked.outlines.counted_mask(60, 120).all()
+    tumor, known = marked.outlines.regions(60, 120)
+    assert tumor[30, 20]
+    assert known[30, 20]
+    assert not tumor[30, 90]
+    assert known[30, 90]
+    assert not known[30, 55]  # both at once
+    assert not known[30, 115]
+    assert not (tumor & ~known).any()
+
+
+def test_coordinates_far_away_draw_what_reaches_in(tmp_path):
+    far = [[[-1e12, -1e12], [1e12, -1e12], [1e12, 1e12], [-1e12, 1e12]]]
+    marked = read(tmp_path, feature("Polygon", far, "Region*"), feature("Point", [1e30, 5], "Mitosis"))
+    assert marked.outlines.counted_mask(40, 40).all()
+
+
+# --- files that are none ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"x,y,class",
+        b"[" * 100_000,
+        b"3",
+        b'{"type": "FeatureCollection"}',
+        b'{"features": 5}',
+        b'{"features": [5]}',
+        b'[{"type": "Feature", "geometry": {"type": "Point", "coordinates": [NaN, 1]}, "properties": {}}]',
+        b'[{"type": "Feature", "geometry": {"type": "Point", "coordinates": [1e300, 1]}, "properties": {}}]',
+        b'[{"type": "Feature", "geometry": {"type": "Point", "coordinates": ["a", 1]}, "properties": {}}]',
+        b'[{"type": "Feature", "geometry": {"type": "Point", "coordinates": 7}, "properties": {}}]',
+        b'[{"type": "Feature", "geometry": {"type": "MultiPoint", "coordinates": [[1]]}, "properties": {}}]',
+        b'[{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[1, 2]]}, "properties": {}}]',
+        b'[{"type": "Feature", "geometry": {"type": "GeometryCollection"}, "properties": {}}]',
+        b'[{"type": "Feature", "geometry": [], "properties": 5}]',
+        b'[{"type": "Feature", "properties": {"classification": {"name": 5}}}]',
+        b'[{"type": "Feature", "properties": {"classification": "Positive"}}]',
+        b'[{"type": "Feature", "geometry": {"type": "Point", "coordinates": [1'
+        + b"0" * 400
+        + b', 1]}, "properties": {}}]',
+    ],
+)
+def test_another_file_is_one_error(tmp_path, content):
+    (tmp_path / "a.geojson").write_bytes(content)
+    with pytest.raises(KinetError, match=r"a\.geojson"):
+        read_geojson(tmp_path / "a.geojson")
+
+
+def test_a_missing_file_is_one_error(tmp_path):
+    with pytest.raises(KinetError, match=r"a\.geojson: cannot be read"):
+        read_geojson(tmp_path / "a.geojson")
+
+
+@pytest.mark.parametrize("content", ['{"type": "FeatureCollection", "features": []}', "[]"])
+def test_no_objects_are_no_nuclei(tmp_path, content):
+    (tmp_path / "a.geojson").write_text(content)
+    assert len(read_geojson(tmp_path / "a.geojson").x) == 0
+
+
+def test_a_session_that_live_exported_is_read_as_fields(tmp_path):
+    card = ModelCard("test", 0.34, (0.5,) * 3, (0.2,) * 3, 0.3, model_sha256="ab" * 32)
+    found = Detections(
+        np.array([20, 150, 250], np.float32),
+        np.array([20, 60, 10], np.float32),
+        np.arange(3, dtype=np.uint8),
+        np.ones(3),
+    )
+    pixels, _ = simulate.field(3, 300, 120)
+    with Store.open(tmp_path / "s.kinet") as store:
+        session = OpenSession(store, store.create_session("s", "reader").id)
+        session.capture(
+            Frame(pixels),
+            found,
+            model=Model(card, "a runtime", "fp32"),
+            threshold=Threshold(0.3),
+            mpp=0.5,
+            mpp_source="option",
+            region=polygon([[5, 5], [200, 9], [200, 110], [5, 100]]),
+        )
+        write_geojson(store, session.count(), tmp_path / "out")
+    (field,) = read_fields(tmp_path / "out")
+    np.testing.assert_array_equal(field.pixels(), pixels)
+    assert (field.x.tolist(), field.cls.tolist()) == ([20, 150, 250], [0, 1, 2])
+    mask = field.counted_mask()
+    assert (mask[60, 150], mask[10, 250]) == (True, False)
