@@ -217,6 +217,16 @@ def test_the_papers_recipe_is_the_papers() -> None:
     assert (PAPER.iterations, PAPER.patience, PAPER.batch) == (100_000, 20_000, 4 * PAPER.crops.per_image)
     assert (PAPER.lam, PAPER.eta, PAPER.eta_after, PAPER.gamma) == (5, 1e-6, 10_000, 25)
     assert (PAPER.crops.alpha, PAPER.crops.distance, PAPER.floor) == (3, 15, 0)
+    assert not PAPER.mean_loss
+
+
+def test_the_papers_recipe_learns_where_its_text_alone_diverges(tmp_path: Path) -> None:
+    recipe = replace(PAPER, crops=replace(PAPER.crops, size=64), iterations=40, every=40)
+    config = NetworkConfig("paper", 8)
+    losses = [p.loss for p in run([simulated()], tmp_path / "k.pt", recipe, config=config)]
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    with pytest.raises(KinetError, match=r"diverged at iteration \d+.*lambda 5 and lr 0\.01"):
+        run([simulated()], tmp_path / "text.pt", replace(recipe, clip=0.0), config=config)
 
 
 # --- fields -----------------------------------------------------------------------------------------------------------
