@@ -7,6 +7,7 @@ import csv
 import hashlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,10 @@ from kinet_trt.peaks.reference import find_peaks
 log = logging.getLogger(__name__)
 
 THRESHOLDS = tuple(round(0.15 + 0.025 * i, 3) for i in range(25))
+TAUGHT = 0.5
+"""Share of the nucleus loss that a teacher's maps have, where there is one."""
+UNLABELLED = 0.2
+"""How often a source without labelled nuclei is drawn, as a share of all others together."""
 MPP = 0.34
 """Scale of the training fields, um/px: nominal, no source states its own."""
 
@@ -138,7 +143,7 @@ def source_weights(fields: Sequence[LabelledField], factors: Mapping[str, float]
     """Return how often each field is drawn.
 
     A source counts by the square root of its nuclei, three times when it labels every class, times the factor given
-    for it; within a source, fields count equally.
+    for it; one that labels no class counts :data:`UNLABELLED` of all that do. Within a source, fields count equally.
 
     Raises
     ------
@@ -153,8 +158,12 @@ def source_weights(fields: Sequence[LabelledField], factors: Mapping[str, float]
         own = [f for f in fields if f.source == source]
         nuclei = sum(len(f.x) for f in own) + 1
         complete = all(set(f.labelled) == set(CLASSES) for f in own)
-        weight[source] = factors.get(source, 1.0) * np.sqrt(nuclei) * (3 if complete else 1) / len(own)
-    return [weight[f.source] for f in fields]
+        weight[source] = np.sqrt(nuclei) * (3 if complete else 1)
+    bare = {source for source in sources if not any(f.labelled for f in fields if f.source == source)}
+    marked = sum(weight[source] for source in sources - bare) or 1.0
+    weight |= dict.fromkeys(bare, UNLABELLED * marked)
+    number = Counter(f.source for f in fields)
+    return [factors.get(f.source, 1.0) * weight[f.source] / number[f.source] for f in fields]
 
 
 def split(fields: Sequence[LabelledField]) -> tuple[list[LabelledField], list[LabelledField]]:
@@ -203,6 +212,7 @@ def train(
     *,
     factors: Mapping[str, float] | None = None,
     start: KiNet | None = None,
+    teacher: checkpoint.Checkpoint | None = None,
     seed: int = 0,
     data: str = "",
     workers: int = 1,
@@ -224,6 +234,9 @@ def train(
         Factors on how often a source is drawn, by name.
     start
         A network to begin with, instead of random weights.
+    teacher
+        A trained network whose maps are imitated beside the labels, and alone where there are none (Hinton, Vinyals and
+        Dean 2015): so that a small network learns what a large one found in fields that nobody labelled.
     seed
         Of weights, crops and dropout.
     data
@@ -249,7 +262,9 @@ def train(
     last, first, best = out.with_suffix(".last.pt"), 0, -1.0
     best_at = 0
     weights = source_weights(training, factors or {})
-    fingerprint = _fingerprint(training, weights, recipe, seed)
+    fingerprint = _fingerprint(training, weights, recipe, seed, teacher)
+    if teacher:
+        teacher.network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     if last.exists():
         first, best, best_at, traits = _resume(last, network, average, optimizer, fingerprint)
         if first >= recipe.iterations:
@@ -270,7 +285,7 @@ def train(
     for iteration, examples in enumerate(loader, start=first + 1):
         torch.manual_seed(seed * 1_000_003 + iteration)  # so that a resumed run drops the same channels
         due = iteration % recipe.every == 0 or iteration == recipe.iterations
-        loss = _step(network, optimizer, recipe, iteration, [t.to(device) for t in examples], traits)
+        loss = _step(network, optimizer, recipe, iteration, [t.to(device) for t in examples], traits, teacher)
         if not np.isfinite(loss) or (due and not _is_finite(network)):
             if last.exists():  # its weights are on the way there: the next try must not begin with them
                 last.replace(out.with_suffix(".diverged.pt"))
@@ -364,6 +379,7 @@ def _step(
     iteration: int,
     examples: Sequence[Tensor],
     traits: checkpoint.Traits,
+    teacher: checkpoint.Checkpoint | None = None,
 ) -> float:
     """Do one iteration and return its loss."""
     pixels, maps, known, tumor, region = examples
@@ -375,13 +391,16 @@ def _step(
         predicted, logits = network(image, roi=network.config.roi)
     predicted = predicted.float()
     nucleus = nucleus_loss(predicted, maps, known, recipe.lam, recipe.floor)
+    if teacher:
+        imitated = nucleus_loss(predicted, _taught(teacher, pixels), torch.ones_like(maps), recipe.lam, recipe.floor)
+        nucleus = (1 - TAUGHT) * nucleus + TAUGHT * imitated
     if recipe.eta and iteration > recipe.eta_after:
         nucleus = nucleus + recipe.eta * correlation_penalty(predicted)
     roi = torch.zeros_like(nucleus) if logits is None else roi_loss(logits.float(), tumor, region)
     if recipe.mean_loss:
         area = pixels.shape[1] * pixels.shape[2]
         nucleus, roi = nucleus / area, roi / area
-    has_nuclei = (known.amax((1, 2, 3)) > 0).float()
+    has_nuclei = torch.ones_like(nucleus) if teacher else (known.amax((1, 2, 3)) > 0).float()
     loss = joint_loss(nucleus, roi, has_nuclei, recipe.gamma)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -389,6 +408,14 @@ def _step(
         torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
     optimizer.step()
     return float(loss.detach())
+
+
+def _taught(teacher: checkpoint.Checkpoint, pixels: Tensor) -> Tensor:
+    """Return a teacher's maps of uint8 [N, H, W, 3] as a target, float32 [N, classes, H, W] from 0 to 1."""
+    image = normalise(pixels, teacher.traits).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=_has_bfloat16(image.device)):
+        maps, _ = teacher.network(image)
+    return maps.float().clamp(0, 1)  # type: ignore[no-any-return]
 
 
 def _optimizer(network: KiNet, recipe: Recipe) -> torch.optim.Optimizer:
@@ -464,14 +491,24 @@ def _resume(
     return state["iteration"], state["best"], state["best_at"], saved.traits
 
 
-def _fingerprint(training: Sequence[LabelledField], weights: Sequence[float], recipe: Recipe, seed: int) -> str:
+def _fingerprint(
+    training: Sequence[LabelledField],
+    weights: Sequence[float],
+    recipe: Recipe,
+    seed: int,
+    teacher: checkpoint.Checkpoint | None,
+) -> str:
     """Return what must be the same for a run to go on; its length may change, and how often it is looked at."""
     same = replace(recipe, iterations=0, patience=0, every=0)
     fields = [
         (f.source, f.name, len(f.x), f.labelled, f.partial, float(weight))
         for f, weight in zip(training, weights, strict=True)
     ]
-    return hashlib.sha256(repr((same, seed, fields)).encode()).hexdigest()
+    run: tuple[object, ...] = (same, seed, fields)
+    if teacher:
+        sums = [float(value.double().sum()) for value in teacher.network.state_dict().values()]
+        run = (*run, sums)
+    return hashlib.sha256(repr(run).encode()).hexdigest()
 
 
 def _is_finite(network: KiNet) -> bool:

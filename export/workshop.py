@@ -20,7 +20,7 @@ from kinet_trt.count import find_images
 from kinet_trt.detections import CLASSES
 from kinet_trt.engines.openvino import OpenVinoEngine
 from kinet_trt.errors import ImageError, KinetError
-from kinet_trt.fields import guess, label, read_fields
+from kinet_trt.fields import LabelledField, guess, label, read_fields
 from kinet_trt.files import write_atomic
 from kinet_trt.frame import Frame, fit
 from kinet_trt.images import read_image
@@ -50,6 +50,8 @@ def train_fields(
     factors: Mapping[str, str],
     partial: Sequence[tuple[str, str]],
     start: Path | None,
+    teacher: Path | None,
+    unlabelled: Path | None,
     seed: int,
     quick: bool,
     report: Callable[[training.Progress], None],
@@ -91,10 +93,32 @@ def train_fields(
     if not config.roi and (alone := [f for f in fields if not f.labelled]):
         log.warning("%d fields have regions alone: without the region branch there is nothing to learn", len(alone))
         fields = [f for f in fields if f.labelled]
+    if unlabelled:
+        if not teacher:
+            raise KinetError("--unlabelled: fields without labels teach nothing of themselves: give a --teacher too")
+        fields += without_labels(find_images([unlabelled]))
     fields = [f.at_scale(mpp, training.MPP) for f in fields]
     return training.train(
-        fields, out, config, regime, factors=weights, start=begin, seed=seed, data=folder.name + ":", report=report
+        fields,
+        out,
+        config,
+        regime,
+        factors=weights,
+        start=begin,
+        teacher=checkpoints.load(teacher) if teacher else None,
+        seed=seed,
+        data=folder.name + ":",
+        report=report,
     )
+
+
+def without_labels(images: Sequence[Path]) -> list[LabelledField]:
+    """Return images of which nobody marked anything as fields of a source ``"unlabelled"``."""
+    nothing = np.zeros(0, np.float32)
+    return [
+        LabelledField(image, nothing, nothing, np.zeros(0, np.uint8), (), source="unlabelled", split="train")
+        for image in images
+    ]
 
 
 def _factor(text: str) -> float:

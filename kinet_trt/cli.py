@@ -379,6 +379,10 @@ def train(
     classes: Annotated[str | None, typer.Option(help="Classes that are labelled, like positive,negative.")] = None,
     mpp: Annotated[float | None, typer.Option(help="um/px of the fields; left out: the file's tag or 0.34.")] = None,
     start: Annotated[Path | None, typer.Option("--from", help="Checkpoint to begin with: its network counts.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="Checkpoint whose maps are imitated beside the labels.")] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="Images without labels, for the teacher to speak of.", metavar="DIR")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and crops.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="About a minute: to see that everything works.")] = False,
 ) -> None:
@@ -404,6 +408,8 @@ def train(
             classes=classes.split(",") if classes else None,
             mpp=mpp,
             start=start,
+            teacher=teacher,
+            unlabelled=unlabelled,
             seed=seed,
             quick=quick,
             report=report,

@@ -229,6 +229,64 @@ def test_the_papers_recipe_learns_where_its_text_alone_diverges(tmp_path: Path) 
         run([simulated()], tmp_path / "text.pt", replace(recipe, clip=0.0), config=config)
 
 
+# --- a teacher --------------------------------------------------------------------------------------------------------
+
+
+def unmarked() -> LabelledField:
+    f = simulated(labelled=(), source="bare", split="train")
+    return replace(f, x=f.x[:0], y=f.y[:0], cls=f.cls[:0])
+
+
+def taught(tmp_path: Path, teacher: checkpoint.Checkpoint | None, **options: Any) -> float:
+    """Train on a field without labels and return how far the network is from the teacher there."""
+    bare = unmarked()
+    recipe = replace(TINY, iterations=60, every=60, lr=0.1, average=0.0, crops=replace(TINY.crops, empty=0.0))
+    run([bare, simulated(2, split="val")], tmp_path / "k.pt", recipe, teacher=teacher, **options)
+    found = checkpoint.load(tmp_path / "k.pt")
+    judge = teacher or constant(0.0)
+    maps = [predict(c.network, c.traits, bare.pixels()) for c in (found, judge)]
+    return float(np.abs(maps[0] - maps[1]).mean())
+
+
+def constant(value: float) -> checkpoint.Checkpoint:
+    """A network that says the same of every pixel."""
+    torch.manual_seed(0)
+    network = build(CONFIG).eval()
+    with torch.no_grad():
+        network.out.out.weight.zero_()
+        network.out.out.bias.fill_(value)
+    return checkpoint.Checkpoint(network, Traits())
+
+
+def test_a_teacher_is_imitated_where_nobody_marked_anything(tmp_path: Path) -> None:
+    assert taught(tmp_path, constant(0.8)) < 0.2
+
+
+def test_without_a_teacher_a_field_without_labels_teaches_nothing(tmp_path: Path) -> None:
+    fields = [unmarked(), simulated(2, split="val")]
+    recipe = replace(TINY, crops=replace(TINY.crops, empty=0.0))
+    seen = run(fields, tmp_path / "k.pt", recipe, config=NetworkConfig("paper", 4, roi=False))
+    assert [p.loss for p in seen] == [0] * 6
+
+
+def test_a_teacher_and_labels_each_have_their_share(tmp_path: Path) -> None:
+    crops = replace(TINY.crops, empty=0.0)
+    config = NetworkConfig("paper", 4, roi=False)
+    alone, with_one = (
+        run([simulated()], tmp_path / f"{name}.pt", replace(TINY, iterations=1, crops=crops), config=config, teacher=t)
+        for name, t in (("a", None), ("b", constant(0.5)))
+    )
+    assert with_one[0].loss > 0.5 * alone[0].loss  # its own half, and what the teacher adds
+    assert with_one[0].loss != pytest.approx(alone[0].loss)
+
+
+def test_a_run_does_not_go_on_with_another_teacher(tmp_path: Path) -> None:
+    run([simulated()], tmp_path / "k.pt", replace(TINY, iterations=3), teacher=constant(0.5))
+    with pytest.raises(KinetError, match="another run"):
+        run([simulated()], tmp_path / "k.pt", teacher=constant(0.6))
+    run([simulated()], tmp_path / "k.pt", teacher=constant(0.5))
+
+
 # --- fields -----------------------------------------------------------------------------------------------------------
 
 
@@ -306,6 +364,12 @@ def test_sources_count_by_the_root_of_their_nuclei_and_three_times_when_complete
     found = source_weights(fields, {"some": 2.0})
     np.testing.assert_allclose(found, [3 * 4 / 2] * 2 + [2 * 7 / 2] * 2)
     np.testing.assert_allclose(source_weights(fields[:2], {}), [6, 6])
+
+
+def test_a_source_without_labels_counts_a_fifth_of_all_others() -> None:
+    fields = [blank(8, "full"), blank(24, "some", labelled=("positive",)), *[blank(0, "bare", labelled=())] * 2]
+    np.testing.assert_allclose(source_weights(fields, {"bare": 3.0}), [9, 5, *[3 * 0.2 * 14 / 2] * 2])
+    np.testing.assert_allclose(source_weights(fields[2:], {}), [0.1, 0.1])
 
 
 def test_a_factor_for_an_unknown_source_lists_the_known_ones() -> None:

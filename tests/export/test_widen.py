@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export import checkpoint
-from kinet_trt.export.checkpoint import Traits
 from kinet_trt.export.models import KiNet, NetworkConfig, build
 from kinet_trt.export.widen import widen
-from kinet_trt.export.workshop import train_fields
 
 from kinet_trt.errors import KinetError
 
@@ -65,38 +61,3 @@ def test_the_narrow_network_is_left_alone_and_the_seed_decides() -> None:
 def test_a_width_that_is_no_multiple_is_one_error(width: int) -> None:
     with pytest.raises(KinetError, match=f"width 4 can be widened to 8, 12, ...; found {width}"):
         widen(build(NetworkConfig("paper", 4)), width)
-
-
-def test_training_from_a_narrow_checkpoint_at_a_greater_width_widens_it(tmp_path: Path) -> None:
-    import numpy as np
-    from PIL import Image
-
-    from kinet_trt.simulate import field
-
-    pixels, truth = field(1, 160, 160)
-    Image.fromarray(np.asarray(pixels)).save(tmp_path / "a.png")
-    rows = [
-        f"{x},{y},{('positive', 'negative', 'non_tumor')[s]}"
-        for x, y, s in zip(truth.x, truth.y, truth.cls, strict=True)
-    ]
-    (tmp_path / "a.csv").write_text("\n".join(["x,y,class", *rows]))
-    checkpoint.save(tmp_path / "narrow.pt", build(NetworkConfig("paper", 2, "relu", roi=False)), Traits())
-    train_fields(
-        tmp_path,
-        tmp_path / "wide.pt",
-        recipe="best",
-        architecture="paper",
-        width=4,
-        activation="elu",
-        roi=True,
-        dropout=0.5,
-        iterations=1,
-        factors={},
-        partial=[],
-        start=tmp_path / "narrow.pt",
-        seed=0,
-        quick=True,
-        report=lambda _: None,
-    )
-    found = checkpoint.load(tmp_path / "wide.pt").network.config
-    assert (found.width, found.activation, found.roi) == (4, "relu", False)

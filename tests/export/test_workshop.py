@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
+from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.models import NetworkConfig, build
 from kinet_trt.export.proximity import proximity_maps
 
 from kinet_trt import simulate
@@ -99,3 +101,29 @@ def test_fields_are_scaled_to_the_models_um_per_px(run: Run, tmp_path: Path) -> 
     code, _, err = run("train", tmp_path / "mine", "-o", tmp_path / "l.pt", *TINY, "--no-roi", "--mpp", 0.04)
     assert code == 1
     assert "1.png: too small" in err
+
+
+def test_training_from_a_narrow_checkpoint_at_a_greater_width_widens_it(run: Run, tmp_path: Path) -> None:
+    write_qupath(tmp_path / "mine", 1)
+    checkpoint.save(tmp_path / "narrow.pt", build(NetworkConfig("paper", 2, "relu", roi=False)), Traits())
+    options = ("train", tmp_path / "mine", "--from", tmp_path / "narrow.pt", "--iterations", 1)
+    assert run(*options, "-o", tmp_path / "wide.pt", "--width", 4)[0] == 0
+    wide = checkpoint.load(tmp_path / "wide.pt").network.config
+    assert (wide.width, wide.activation, wide.roi) == (4, "relu", False)
+    assert run(*options, "-o", tmp_path / "same.pt")[0] == 0
+    assert checkpoint.load(tmp_path / "same.pt").network.config.width == 2
+    code, _, err = run(*options, "-o", tmp_path / "no.pt", "--width", 3)
+    assert code == 1
+    assert "can be widened to 4, 6, ...; found 3" in err
+
+
+def test_a_teacher_speaks_of_images_without_labels(run: Run, tmp_path: Path) -> None:
+    write_qupath(tmp_path / "mine", 1)
+    save(tmp_path / "more" / "b.png", simulate.field(2, 256, 224)[0])
+    checkpoint.save(tmp_path / "teacher.pt", build(NetworkConfig("paper", 4, "relu", roi=False)), Traits())
+    options = ("train", tmp_path / "mine", *TINY, "--no-roi", "--unlabelled", tmp_path / "more")
+    assert run(*options, "-o", tmp_path / "k.pt", "--teacher", tmp_path / "teacher.pt")[0] == 0
+    assert checkpoint.load(tmp_path / "k.pt").traits.data == "mine: unlabelled (1 fields), unnamed (1 fields)"
+    code, _, err = run(*options, "-o", tmp_path / "other.pt")
+    assert code == 1
+    assert "give a --teacher too" in err
