@@ -207,12 +207,12 @@ def accuracy(
 
 
 def plot_png(rows: Sequence[Mapping[str, Any]], size: Sequence[int]) -> bytes:
-    """Draw each row's F1 over its median latency as a PNG; needs matplotlib (extra ``eval``).
+    """Draw each row's F1 over its median latency as a PNG, and the front of it; needs matplotlib (extra ``eval``).
 
     Parameters
     ----------
     rows
-        From :func:`measure`, those with the figures of :func:`accuracy`.
+        From :func:`measure`; those with the figures of :func:`accuracy` are drawn.
     size
         Width and height of the frame that was timed, px.
     """
@@ -223,7 +223,10 @@ def plot_png(rows: Sequence[Mapping[str, Any]], size: Sequence[int]) -> bytes:
     measured = [row for row in rows if "detection_f1" in row]
     latency = [row["whole_ms"]["p50"] for row in measured]
     for name, marker in (("detection", "o"), ("classification", "s")):
-        axes.plot(latency, [row[f"{name}_f1"] for row in measured], marker, label=f"{name} F1")
+        f1 = [row[f"{name}_f1"] for row in measured]
+        (dots,) = axes.plot(latency, f1, marker, label=f"{name} F1")
+        best = front(latency, f1)
+        axes.plot([latency[i] for i in best], [f1[i] for i in best], "-", color=dots.get_color(), lw=1, alpha=0.5)
     for row, x in zip(measured, latency, strict=True):
         label = f"{row['model']}\n{row['runtime'].split()[0]} {row['precision']}"
         axes.annotate(label, (x, row["detection_f1"]), (0, 7), textcoords="offset points", ha="center", fontsize=7)
@@ -236,6 +239,21 @@ def plot_png(rows: Sequence[Mapping[str, Any]], size: Sequence[int]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
+
+
+def front(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
+    """Return which points no other one beats, by rising cost: every other one costs more or gains less.
+
+    Parameters
+    ----------
+    cost, gain
+        Of each point: less cost is better, more gain is better.
+    """
+    best: list[int] = []
+    for i in sorted(range(len(cost)), key=lambda i: (cost[i], -gain[i])):
+        if not best or gain[i] > gain[best[-1]]:
+            best.append(i)
+    return best
 
 
 def frame_of(width: int, height: int) -> Frame:

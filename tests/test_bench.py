@@ -5,9 +5,22 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kinet_trt import KinetError
-from kinet_trt.bench import STAGES, Contestant, Setting, cold_start, contestant, frame_of, interleave, measure, row
+from kinet_trt.bench import (
+    STAGES,
+    Contestant,
+    Setting,
+    cold_start,
+    contestant,
+    frame_of,
+    front,
+    interleave,
+    measure,
+    row,
+)
 
 
 def test_contestants_run_in_turn_and_the_first_round_does_not_count():
@@ -81,3 +94,13 @@ def test_everything_is_measured_beside_eager_pytorch():
     assert {"prepare_ms", "network_ms", "peaks_ms", "whole_ms", "speedup_over_eager", "cold_start_s"} <= set(ours)
     assert (published["model"], eager["model"]) == ("published pipeline", "paper, width 16, relu")
     assert document["machine"]["versions"]["numpy"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
+def test_the_front_holds_what_no_other_point_beats(points: list[tuple[int, int]]) -> None:
+    cost, gain = [c for c, _ in points], [g for _, g in points]
+    best = front(cost, gain)
+    assert [cost[i] for i in best] == sorted({cost[i] for i in best})
+    for i, point in enumerate(points):
+        beaten = any(c <= point[0] and g >= point[1] and (c, g) != point for c, g in points)
+        assert beaten != (point in [points[k] for k in best]), (i, point)
