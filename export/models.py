@@ -11,12 +11,13 @@ Two architectures stand side by side because the paper and the authors' later re
     identity shortcut is the up-sampled map.
 
 Every batch norm is an ordinary one (running statistics in evaluation), so that it folds into its convolution. The
-release evaluated with batch statistics instead; its checkpoints give other numbers when they are folded so.
+release evaluated with batch statistics instead; its checkpoints give other numbers when they are folded so, and keep
+their own with ``norm="instance"``: at one image a batch that is what they computed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 Architecture = Literal["paper", "release"]
 Activation = Literal["elu", "relu"]
+Norm = Literal["batch", "instance"]
 
 MULTIPLE = 16
 """Height and width are aligned to this many px: four halvings."""
@@ -47,6 +49,9 @@ class NetworkConfig:
         Number of nucleus classes, one proximity map each.
     dropout
         Channel dropout rate, 0.5 in the paper.
+    norm
+        ``"batch"`` (running statistics in evaluation), or ``"instance"`` (statistics of each image, also then; they
+        change with what else is in the picture, and cannot be folded).
     """
 
     architecture: Architecture = "paper"
@@ -55,12 +60,15 @@ class NetworkConfig:
     roi: bool = True
     classes: int = 3
     dropout: float = 0.5
+    norm: Norm = "batch"
 
     def __post_init__(self) -> None:
         if self.architecture not in get_args(Architecture):
             raise ValueError(f"architecture: expected one of {get_args(Architecture)}, found {self.architecture!r}")
         if self.activation not in get_args(Activation):
             raise ValueError(f"activation: expected one of {get_args(Activation)}, found {self.activation!r}")
+        if self.norm not in get_args(Norm):
+            raise ValueError(f"norm: expected one of {get_args(Norm)}, found {self.norm!r}")
         if self.width < 2 or self.width % 2:
             raise ValueError(f"width: expected an even number of channels from 2 on, found {self.width}")
         if self.classes < 1:
@@ -68,10 +76,45 @@ class NetworkConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected a rate in [0, 1), found {self.dropout}")
 
+    @property
+    def words(self) -> str:
+        """What a model card says of the network: ``paper, width 16, relu``."""
+        return f"{self.architecture}, width {self.width}, {self.activation}" + (
+            ", instance norm" if self.norm == "instance" else ""
+        )
+
+    @classmethod
+    def parse(cls, words: str, roi: bool = False) -> NetworkConfig:
+        """Return the configuration that :attr:`words` describes.
+
+        Raises
+        ------
+        ValueError
+            If it is not of a network of ours.
+        """
+        architecture, width, activation, *norm = (part.strip() for part in words.split(","))
+        if norm not in ([], ["instance norm"]) or not width.startswith("width "):
+            raise ValueError(words)
+        kind: Norm = "instance" if norm else "batch"
+        return cls(architecture, int(width[6:]), activation, roi, norm=kind)  # type: ignore[arg-type]
+
 
 def build(config: NetworkConfig) -> KiNet:
     """Return a freshly initialised network of this configuration."""
-    return (ReleaseKiNet if config.architecture == "release" else PaperKiNet)(config)
+    network = (ReleaseKiNet if config.architecture == "release" else PaperKiNet)(config)
+    return with_instance_norms(network) if config.norm == "instance" else network
+
+
+def with_instance_norms(network: KiNet) -> KiNet:
+    """Return the same network, changed in place, with the statistics of each image in the place of running ones."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                norm = nn.InstanceNorm2d(child.num_features, child.eps, affine=True)
+                norm.load_state_dict({"weight": child.weight, "bias": child.bias})
+                setattr(module, name, norm.to(child.weight.device))
+    network.config = replace(network.config, norm="instance")
+    return network
 
 
 class KiNet(nn.Module):

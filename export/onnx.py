@@ -122,7 +122,6 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
     onnx.checker.check_model(graph, full_check=True)
     del graph.metadata_props[:]
     model = graph.SerializeToString(deterministic=True)
-    config = network.config
     card = ModelCard(
         name=name,
         classes=traits.classes,
@@ -139,7 +138,7 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
         roi=roi,
         weights_sha256=_weights_hash(checkpoint.network),
         model_sha256=onnx_hash(model),
-        network=f"{config.architecture}, width {config.width}, {config.activation}",
+        network=network.config.words,
         data=traits.data,
         licence=LICENCE,
         metrics=traits.metrics,

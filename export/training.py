@@ -20,6 +20,7 @@ from kinet_trt.export import checkpoint
 from kinet_trt.export.crops import CropPlan, Crops
 from kinet_trt.export.losses import correlation_penalty, joint_loss, nucleus_loss, roi_loss
 from kinet_trt.export.models import MULTIPLE, KiNet, NetworkConfig, build
+from kinet_trt.export.pictures import contact_sheet
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -28,6 +29,7 @@ from kinet_trt.detections import CLASSES, Detections
 from kinet_trt.errors import KinetError
 from kinet_trt.evaluate import comparable
 from kinet_trt.fields import LabelledField
+from kinet_trt.files import write_atomic
 from kinet_trt.frame import MIN_SIDE, Frame, fit
 from kinet_trt.metrics import Comparison, compare
 from kinet_trt.peaks.reference import find_peaks
@@ -107,7 +109,9 @@ BEST = Recipe(
     weight_decay=1e-4,
     average=0.998,
 )
-RECIPES: Mapping[str, Recipe] = {"paper": PAPER, "best": BEST}
+TUNE = replace(BEST, iterations=600, patience=300, every=100, lr=1e-3, average=0.98)
+"""Ours for a user's few fields, from a network that is good at others."""
+RECIPES: Mapping[str, Recipe] = {"paper": PAPER, "best": BEST, "tune": TUNE}
 
 
 @dataclass(frozen=True)
@@ -122,16 +126,22 @@ class Validation:
         Mean over sources of the mean of detection and classification F1.
     by_source
         Detection F1 and weighted classification F1 of each source.
+    found
+        Of each field, everything above the least threshold that was tried.
     """
 
     threshold: float
     figure: float
     by_source: dict[str, tuple[float, float]]
+    found: tuple[Detections, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a training run reports after each iteration; ``validation`` only where there was one."""
+    """What a training run reports after each iteration; ``validation`` only where there was one.
+
+    Iteration 0 is the network that training begins with, where one was given; it has no loss (0).
+    """
 
     iteration: int
     iterations: int
@@ -211,7 +221,7 @@ def train(
     recipe: Recipe = PAPER,
     *,
     factors: Mapping[str, float] | None = None,
-    start: KiNet | None = None,
+    start: checkpoint.Checkpoint | None = None,
     teacher: checkpoint.Checkpoint | None = None,
     seed: int = 0,
     data: str = "",
@@ -220,7 +230,8 @@ def train(
 ) -> checkpoint.Traits:
     """Train a network and write its best checkpoint to ``out``, the newest beside it as ``NAME.last.pt``.
 
-    A run that was interrupted goes on from ``NAME.last.pt``. A table of the validations stands in ``NAME.csv``.
+    A run that was interrupted goes on from ``NAME.last.pt``. A table of the validations stands in ``NAME.csv``, a
+    picture of each, with misses and inventions, in ``NAME.pictures``.
 
     Parameters
     ----------
@@ -233,7 +244,8 @@ def train(
     factors
         Factors on how often a source is drawn, by name.
     start
-        A network to begin with, instead of random weights.
+        A network to begin with, instead of random weights. Its normalisation and scale stay, and what is written is
+        never worse than it is on the validation fields.
     teacher
         A trained network whose maps are imitated beside the labels, and alone where there are none (Hinton, Vinyals and
         Dean 2015): so that a small network learns what a large one found in fields that nobody labelled.
@@ -254,10 +266,12 @@ def train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     training, validating = split(fields)
-    network = (start or build(config)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = (start.network if start else build(config)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).eval()
     optimizer = _optimizer(network, recipe)
     traits = _traits(training, data)
+    if start:
+        traits = replace(start.traits, data=f"{start.traits.data}; then {traits.data}", metrics={})
 
     last, first, best = out.with_suffix(".last.pt"), 0, -1.0
     best_at = 0
@@ -272,6 +286,12 @@ def train(
                 f"{out} is finished after {first} iterations: ask for more of them, or remove {last} to begin anew"
             )
         log.warning("going on from iteration %d of %s; remove that file to begin anew", first, last)
+    elif start:
+        begun = validate(average, traits, validating)
+        best, traits = begun.figure, replace(traits, threshold=begun.threshold, metrics=_metrics(begun))
+        checkpoint.save(out, average, traits)
+        _record(out, 0, 0.0, begun, validating)
+        report(Progress(0, recipe.iterations, 0.0, begun))
     crops = Crops(training, weights, recipe.crops, seed, recipe.iterations * recipe.batch)
     loader = DataLoader(
         torch.utils.data.Subset(crops, range(first * recipe.batch, len(crops))),
@@ -282,6 +302,7 @@ def train(
         worker_init_fn=_one_thread,
         prefetch_factor=4 if workers else None,
     )
+    losses: list[float] = []  # since the last validation
     for iteration, examples in enumerate(loader, start=first + 1):
         torch.manual_seed(seed * 1_000_003 + iteration)  # so that a resumed run drops the same channels
         due = iteration % recipe.every == 0 or iteration == recipe.iterations
@@ -293,6 +314,7 @@ def train(
                 f"training diverged at iteration {iteration}: the loss is {loss}. Expected it to stay finite with "
                 f"lambda {recipe.lam:g} and lr {recipe.lr:g}: lower lr by 10, or lambda (the paper saw the same at 50)"
             )
+        losses.append(loss)
         _follow(average, network, min(recipe.average, iteration / (iteration + 10)))
         validation = None
         if due:
@@ -310,11 +332,14 @@ def train(
                 "fingerprint": fingerprint,
             }
             checkpoint.save(last, average, traits, state)
-            _log_row(out.with_suffix(".csv"), iteration, loss, validation)
+            _record(out, iteration, float(np.mean(losses)), validation, validating)
+            losses.clear()
         report(Progress(iteration, recipe.iterations, loss, validation))
         if iteration - best_at >= recipe.patience:
             log.info("no gain for %d iterations: stopping", recipe.patience)
             break
+    if start and best_at == 0:
+        log.warning("nothing did better on the validation fields than the network it began with: %s is that one", out)
     return checkpoint.load(out).traits
 
 
@@ -352,7 +377,7 @@ def validate(network: KiNet, traits: checkpoint.Traits, fields: Sequence[Labelle
         figure = float(np.mean([np.mean(pair) for pair in by_source.values()]))
         if figure > best.figure:
             best = Validation(threshold, figure, by_source)
-    return best
+    return replace(best, found=tuple(found))
 
 
 def _source_f1(pairs: Sequence[tuple[Detections, LabelledField]], threshold: float) -> tuple[float, float]:
@@ -431,7 +456,7 @@ def _optimizer(network: KiNet, recipe: Recipe) -> torch.optim.Optimizer:
 def _rate(recipe: Recipe, iteration: int) -> float:
     if recipe.optimizer == "sgd":
         return recipe.lr
-    warm = min(1.0, iteration / 200)
+    warm = min(1.0, iteration / min(200, max(1, recipe.iterations // 10)))
     return recipe.lr * warm * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * iteration / recipe.iterations))))
 
 
@@ -515,8 +540,11 @@ def _is_finite(network: KiNet) -> bool:
     return all(bool(value.isfinite().all()) for value in network.state_dict().values())
 
 
-def _log_row(path: Path, iteration: int, loss: float, validation: Validation) -> None:
-    figures = _metrics(validation)
+def _record(out: Path, iteration: int, loss: float, validation: Validation, fields: Sequence[LabelledField]) -> None:
+    """Add a validation to the table, and draw it."""
+    sheet = contact_sheet(validation.found, fields, validation.threshold)
+    write_atomic(out.with_suffix(".pictures") / f"{iteration:06d}.jpg", sheet)
+    path, figures = out.with_suffix(".csv"), _metrics(validation)
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

@@ -47,7 +47,7 @@ def widen(network: KiNet, width: int, seed: int = 0) -> KiNet:
                 new.weight.copy_(_copied(old.weight, new.weight, source, random))
                 if old.bias is not None and new.bias is not None:
                     new.bias.copy_(old.bias.repeat_interleave(len(new.bias) // len(old.bias)))
-            elif isinstance(old, nn.BatchNorm2d) and isinstance(new, nn.BatchNorm2d):
+            elif isinstance(old, (nn.BatchNorm2d, nn.InstanceNorm2d)):
                 for name, value in old.state_dict().items():
                     new.state_dict()[name].copy_(value.repeat_interleave(copies) if value.ndim else value)
     return wide

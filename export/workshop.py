@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from kinet_trt.export import checkpoint as checkpoints
 from kinet_trt.export import training
-from kinet_trt.export.models import Activation, Architecture, NetworkConfig
+from kinet_trt.export.models import MULTIPLE, Activation, Architecture, NetworkConfig, build
 from kinet_trt.export.widen import widen
 from numpy.typing import NDArray
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SETTLING_FIELDS = 16
 PARITY_FIELDS = 4
 PARITY_SIDE = 512
 """How many fields, and how many px of their upper left corner, export holds to PyTorch."""
@@ -40,12 +42,12 @@ def train_fields(
     folder: Path,
     out: Path,
     *,
-    recipe: str,
+    recipe: str | None,
     architecture: Architecture,
     width: int | None,
     activation: Activation,
     roi: bool,
-    dropout: float,
+    dropout: float | None,
     iterations: int | None,
     factors: Mapping[str, str],
     partial: Sequence[tuple[str, str]],
@@ -60,14 +62,15 @@ def train_fields(
 ) -> checkpoints.Traits:
     """Train on a folder of fields; the options are those of ``kinet-trt train``.
 
-    Fields whose um/px is known, from ``mpp`` or from the file, are scaled to :data:`training.MPP` first.
+    Fields whose um/px is known, from ``mpp`` or from the file, are scaled first, to :data:`training.MPP` or to that of
+    ``start``.
 
     Raises
     ------
     KinetError
         If an option makes no sense, the fields cannot be read, or the training diverges.
     """
-    regime = training.RECIPES[recipe]
+    regime = training.RECIPES[recipe or ("tune" if start else "paper")]
     if quick:
         regime = replace(regime, iterations=60, every=60, batch=4)
     if iterations:
@@ -83,13 +86,12 @@ def train_fields(
             raise KinetError(f"--partial: expected one of {known} and one of {CLASSES}, found {source}={cls}")
         fields = [replace(f, partial=(*f.partial, cls)) if f.source == source else f for f in fields]
     weights = {source: _factor(text) for source, text in factors.items()}
-    begin = checkpoints.load(start).network if start else None
-    if begin and width:
-        begin = widen(begin, width)
+    begin = _beginning(start, width, dropout) if start else None
     try:
-        config = begin.config if begin else NetworkConfig(architecture, width or 32, activation, roi, dropout=dropout)
+        fresh = NetworkConfig(architecture, width or 32, activation, roi, dropout=0.5 if dropout is None else dropout)
     except ValueError as error:
         raise KinetError(str(error)) from None
+    config = begin.network.config if begin else fresh
     if not config.roi and (alone := [f for f in fields if not f.labelled]):
         log.warning("%d fields have regions alone: without the region branch there is nothing to learn", len(alone))
         fields = [f for f in fields if f.labelled]
@@ -97,7 +99,9 @@ def train_fields(
         if not teacher:
             raise KinetError("--unlabelled: fields without labels teach nothing of themselves: give a --teacher too")
         fields += without_labels(find_images([unlabelled]))
-    fields = [f.at_scale(mpp, training.MPP) for f in fields]
+    fields = [f.at_scale(mpp, begin.traits.mpp if begin else training.MPP) for f in fields]
+    if begin and start and _is_model(start):
+        _settle(begin, [f for f in fields if f.split != "test"])
     return training.train(
         fields,
         out,
@@ -119,6 +123,42 @@ def without_labels(images: Sequence[Path]) -> list[LabelledField]:
         LabelledField(image, nothing, nothing, np.zeros(0, np.uint8), (), source="unlabelled", split="train")
         for image in images
     ]
+
+
+def _beginning(path: Path, width: int | None, dropout: float | None) -> checkpoints.Checkpoint:
+    """Read what training begins with, a checkpoint or an exported model; change its width and dropout if asked to."""
+    if _is_model(path):
+        from kinet_trt.export import from_onnx  # training gets by without the onnx package
+
+        begin = from_onnx.load(path)
+    else:
+        begin = checkpoints.load(path)
+    if begin.traits.classes != CLASSES:
+        raise KinetError(f"{path}: expected the classes {CLASSES}, found {begin.traits.classes}: it cannot be trained")
+    network = begin.network
+    if width:
+        network = widen(network, width)
+    if dropout is not None:
+        weights = network.state_dict()
+        network = build(replace(network.config, dropout=dropout)).eval()
+        network.load_state_dict(weights)
+    return replace(begin, network=network)
+
+
+def _is_model(path: Path) -> bool:
+    """Whether training begins with an exported model; ``kinet-edge`` without a suffix is the one inside."""
+    return path.suffix.lower() in (".onnx", "")
+
+
+def _settle(begin: checkpoints.Checkpoint, fields: Sequence[LabelledField]) -> None:
+    """Give the norms that export folded away the statistics of the fields, of at most 16 of them."""
+    from kinet_trt.export import from_onnx
+
+    every = np.linspace(0, len(fields), SETTLING_FIELDS, endpoint=False).astype(int)
+    chosen = [fields[i] for i in np.unique(every)] if fields else []
+    views = [f.pixels()[:PARITY_SIDE, :PARITY_SIDE] for f in chosen]
+    padded = [torch.tensor(fit(Frame(view), begin.traits.mpp, MULTIPLE).pixels[None]) for view in views]
+    from_onnx.settle(begin.network, [training.normalise(pixels, begin.traits) for pixels in padded])
 
 
 def _factor(text: str) -> float:

@@ -56,8 +56,7 @@ def eager(card: ModelCard, frame: Frame) -> Contestant:
         If the card does not name a network of ours.
     """
     try:
-        architecture, width, activation = (part.strip() for part in card.network.split(","))
-        config = NetworkConfig(architecture, int(width.removeprefix("width ")), activation, roi=False)  # type: ignore[arg-type]
+        config = NetworkConfig.parse(card.network)
     except ValueError:
         raise KinetError(f"bench: {card.name}: its card names no network of ours ({card.network!r})") from None
     network = _network(config)

@@ -361,14 +361,19 @@ def bench(
 def train(
     fields: Annotated[Path, typer.Argument(help="A folder of labelled fields.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint to write.")],
-    recipe: Annotated[Literal["paper", "best"], typer.Option(help="The paper's regime, or ours.")] = "paper",
+    recipe: Annotated[
+        Literal["paper", "best", "tune"] | None,
+        typer.Option(help="The paper's regime, ours, or ours for few fields; left out: paper, or tune with --from."),
+    ] = None,
     architecture: Annotated[Literal["paper", "release"], typer.Option(help="The paper's or the release's.")] = "paper",
     width: Annotated[
         int | None, typer.Option(help="Channels at full resolution; left out: 32, or those of --from.")
     ] = None,
     activation: Annotated[Literal["elu", "relu"], typer.Option(help="After each convolution.")] = "elu",
     roi: Annotated[bool, typer.Option(help="Train the tumour-region branch too.")] = True,
-    dropout: Annotated[float, typer.Option(min=0, max=0.95, help="Channel dropout rate.")] = 0.5,
+    dropout: Annotated[
+        float | None, typer.Option(min=0, max=0.95, help="Channel dropout rate; left out: 0.5, or that of --from.")
+    ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     weight: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE=F", help="Draw a source F times as often.")
@@ -378,7 +383,10 @@ def train(
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Classes that are labelled, like positive,negative.")] = None,
     mpp: Annotated[float | None, typer.Option(help="um/px of the fields; left out: the file's tag or 0.34.")] = None,
-    start: Annotated[Path | None, typer.Option("--from", help="Checkpoint to begin with: its network counts.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="What to begin with: a .pt, an exported .onnx, or kinet-edge. Its network counts."),
+    ] = None,
     teacher: Annotated[Path | None, typer.Option(help="Checkpoint whose maps are imitated beside the labels.")] = None,
     unlabelled: Annotated[
         Path | None, typer.Option(help="Images without labels, for the teacher to speak of.", metavar="DIR")
@@ -387,7 +395,7 @@ def train(
     quick: Annotated[bool, typer.Option("--quick", help="About a minute: to see that everything works.")] = False,
 ) -> None:
     """Train a network on labelled fields; an interrupted run goes on where it was."""
-    _need("train", "train", "torch")
+    _need("train", "train", "torch", "lap", *(["onnx"] if start and start.suffix != ".pt" else []))
     from kinet_trt.export.workshop import train_fields
     from kinet_trt.terminal import training_bar
 

@@ -252,8 +252,13 @@ def picture(f: FieldEvaluation, scale: float) -> NDArray[np.uint8]:
     NDArray
         RGB, uint8 [H, W, 3].
     """
-    image = f.field.pixels().copy()
-    (x, y, cls), (true_x, true_y, true_cls) = f.found, f.true
+    return marked(f.field.pixels(), f.found, f.true, scale)
+
+
+def marked(pixels: NDArray[np.uint8], found: Nuclei, truth: Nuclei, scale: float) -> NDArray[np.uint8]:
+    """Draw what :func:`picture` draws, into a copy of ``pixels``; found and truth in its px."""
+    image = pixels.copy()
+    (x, y, cls), (true_x, true_y, true_cls) = found, truth
     detected, true, _ = match(x * scale, y * scale, true_x * scale, true_y * scale)
     unpaired = np.setdiff1d(np.arange(len(x)), detected), np.setdiff1d(np.arange(len(true_x)), true)
     radius = max(3, round(7 / scale))

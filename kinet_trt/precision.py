@@ -154,6 +154,7 @@ def compute_in_half(graph: onnx.ModelProto) -> None:
     outputs = {value.name for value in body.output}
     names = {image: f"{image}.half", **{name: f"{name}.half" for name in outputs}}
     first = next(i for i, node in enumerate(body.node) if image in node.input)
+    _norms_in_full(body)
     for node in list(body.node)[first:]:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
@@ -223,6 +224,17 @@ def halved(tensor: onnx.TensorProto) -> onnx.TensorProto:
     if not largest < float(np.finfo(np.float16).max):
         raise KinetError(f"a weight of {largest:.3g} does not fit into half precision: stay with fp32")
     return numpy_helper.from_array(values.astype(np.float16), tensor.name)
+
+
+def _norms_in_full(body: onnx.GraphProto) -> None:
+    """Let norms over an image stay in FP32: half precision cannot sum so many pixels."""
+    for node in [node for node in body.node if node.op_type == "InstanceNormalization"]:
+        source, result, position = node.input[0], node.output[0], list(body.node).index(node)
+        node.input[0], node.output[0] = f"{result}.full", f"{result}.normed"
+        to_full = helper.make_node("Cast", [source], [node.input[0]], f"{result}.to_full", to=TensorProto.FLOAT)
+        to_half = helper.make_node("Cast", [node.output[0]], [result], f"{result}.to_half", to=TensorProto.FLOAT16)
+        body.node.insert(position, to_full)
+        body.node.insert(position + 2, to_half)
 
 
 def _raise_scales(body: onnx.GraphProto) -> None:

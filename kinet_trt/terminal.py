@@ -76,18 +76,22 @@ def training_bar() -> Iterator[Callable[[Any], None]]:
     with _bar() as bar:
         task = bar.add_task("Training", total=None, note="")
         last = ""
+        figure = ""
 
         def report(progress: Any) -> None:
-            nonlocal last
+            nonlocal last, figure
             validation = progress.validation
             if validation is not None:
                 last = ", ".join(f"{s or 'fields'} {d:.3f}/{c:.3f}" for s, (d, c) in validation.by_source.items())
+                figure = f", F1 {validation.figure:.3f}"
+                what = f"{progress.iteration}: loss {progress.loss:.4g}" if progress.iteration else "start"
                 bar.console.print(
-                    f"{progress.iteration}: loss {progress.loss:.4g}; threshold {validation.threshold:g}; "
-                    f"detection/classification F1 {last}",
+                    f"{what}; threshold {validation.threshold:g}; detection/classification F1 {last}",
                     highlight=False,
                 )
-            bar.update(task, completed=progress.iteration, total=progress.iterations, note=f"loss {progress.loss:.4g}")
+            bar.update(
+                task, completed=progress.iteration, total=progress.iterations, note=f"loss {progress.loss:.4g}{figure}"
+            )
 
         yield report
 

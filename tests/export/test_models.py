@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.models import KiNet, NetworkConfig, build, fit, reach, widen_upsamplers
+from kinet_trt.export.models import KiNet, NetworkConfig, build, fit, reach, widen_upsamplers, with_instance_norms
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -294,3 +296,43 @@ def test_the_papers_class_outputs_do_not_see_each_other() -> None:
         after = net(image)[0]
     assert torch.equal(before[:, [0, 2]], after[:, [0, 2]])
     assert not torch.equal(before[:, 1], after[:, 1])
+
+
+@pytest.mark.parametrize("architecture", ["paper", "release"])
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_what_a_card_says_of_a_network_is_read_again(architecture: Any, norm: Any) -> None:
+    config = NetworkConfig(architecture, 8, "relu", roi=False, norm=norm)
+    assert NetworkConfig.parse(config.words) == config
+    assert NetworkConfig.parse(config.words, roi=True) == replace(config, roi=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "paper", "paper, 16, relu", "paper, width x, relu", "paper, width 16, relu, group norm", "a, width 4, elu"],
+)
+def test_other_words_describe_no_network_of_ours(words: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        NetworkConfig.parse(words)
+
+
+def test_instance_norms_are_batch_norms_of_one_image_at_a_time() -> None:
+    torch.manual_seed(0)
+    batch = build(NetworkConfig("release", 4, dropout=0.0))
+    with torch.no_grad():
+        for module in batch.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.3, 0.3)
+    instance = with_instance_norms(copy.deepcopy(batch)).eval()
+    assert instance.config == replace(batch.config, norm="instance")
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in instance.modules())
+    images = torch.randn(2, 3, 64, 96)
+    batch.train()  # the release evaluated so, at one image a batch
+    with torch.no_grad():
+        found = instance(images, roi=True)
+        for i in range(2):
+            for a, b in zip(batch(images[i : i + 1], roi=True), found, strict=True):
+                torch.testing.assert_close(b[i : i + 1], a, atol=1e-4, rtol=1e-4)
+    fresh = build(instance.config)
+    fresh.load_state_dict(instance.state_dict())
+    assert fresh.config == instance.config

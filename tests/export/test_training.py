@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
-from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.checkpoint import Checkpoint, Traits
 from kinet_trt.export.models import NetworkConfig, build
+from kinet_trt.export.pictures import contact_sheet
 from kinet_trt.export.training import (
     BEST,
     PAPER,
@@ -32,6 +34,7 @@ from kinet_trt.export.training import (
 )
 from torch import Tensor, nn
 
+from kinet_trt.detections import Detections
 from kinet_trt.errors import KinetError
 from kinet_trt.fields import LabelledField
 from kinet_trt.frame import Frame
@@ -85,7 +88,8 @@ def test_the_loss_goes_down_on_one_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", [CONFIG, NetworkConfig("release", 2), NetworkConfig("paper", 2, "relu", roi=False)])
 def test_a_run_leaves_a_checkpoint_the_newest_one_and_a_table(tmp_path: Path, config: NetworkConfig) -> None:
     seen = run([simulated()], tmp_path / "k.pt", config=config, data="made up:")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["k.csv", "k.last.pt", "k.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["k.csv", "k.last.pt", "k.pictures", "k.pt"]
+    assert sorted(p.name for p in (tmp_path / "k.pictures").iterdir()) == ["000003.jpg", "000006.jpg"]
     assert [p.iteration for p in seen] == [1, 2, 3, 4, 5, 6]
     assert [p.validation is not None for p in seen] == [False, False, True, False, False, True]
     loaded = checkpoint.load(tmp_path / "k.pt")
@@ -207,12 +211,59 @@ def test_training_starts_from_a_given_network(tmp_path: Path) -> None:
     start = build(CONFIG)
     with torch.no_grad():
         start.stem[0].weight.fill_(0.5)
-    run([simulated()], tmp_path / "k.pt", replace(TINY, lr=0.0), start=start)
+    run([simulated()], tmp_path / "k.pt", replace(TINY, lr=0.0), start=Checkpoint(start, Traits()))
     assert weights(tmp_path / "k.pt")["stem.0.weight"].allclose(torch.tensor(0.5), atol=1e-3)
 
 
+def test_fine_tuning_keeps_the_normalisation_and_never_gets_worse(tmp_path: Path) -> None:
+    traits = Traits(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), mpp=0.3, data="elsewhere (9 fields)", metrics={"x": 1.0})
+    start = Checkpoint(build(CONFIG), traits)
+    before = {name: value.clone() for name, value in start.network.state_dict().items()}
+    # Weights that are only ever worse than the first ones: the start is what is written.
+    seen = run([blank(0, "simulated")], tmp_path / "k.pt", replace(TINY, lr=1e-9, average=0.0), start=start)
+    assert [p.iteration for p in seen] == [0, 1, 2, 3, 4, 5, 6]
+    assert [p.validation is not None for p in seen] == [True, False, False, True, False, False, True]
+    found = checkpoint.load(tmp_path / "k.pt")
+    assert (found.traits.mean, found.traits.std, found.traits.mpp) == (traits.mean, traits.std, traits.mpp)
+    assert found.traits.data == "elsewhere (9 fields); then simulated (1 fields)"
+    assert "x" not in found.traits.metrics
+    assert all(torch.equal(value, before[name]) for name, value in found.network.state_dict().items())
+    assert (tmp_path / "k.pictures" / "000000.jpg").is_file()
+    # The newest weights are those that were trained.
+    last = checkpoint.load(tmp_path / "k.last.pt")
+    assert any(not torch.equal(value, before[name]) for name, value in last.network.state_dict().items())
+
+
+def test_a_start_that_nothing_betters_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run([blank(0, "simulated")], tmp_path / "k.pt", start=Checkpoint(build(CONFIG), Traits()))
+    assert "nothing did better on the validation fields than the network it began with" in caplog.text
+
+
+def test_the_picture_of_a_validation_shows_misses_and_inventions() -> None:
+    fields = [blank(4, "a"), blank(4, "a"), blank(4, "b", width=120)]
+    found = [peaks_found(f) for f in fields]
+    found[0] = found[0].where(np.arange(4) > 0)
+    sheet = cv2.imdecode(np.frombuffer(contact_sheet(found, fields, 0.5), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert sheet.shape == (64, 200 + 120 + 200 + 16, 3)  # one of each source first
+    x, y = round(float(fields[0].x[0])), 32
+
+    def yellow(part: NDArray[np.uint8]) -> int:
+        red, green, blue = (part[..., i].astype(int) for i in range(3))
+        return int(((red > 180) & (green > 140) & (blue < 120)).sum())
+
+    assert yellow(sheet[y - 9 : y + 10, x - 9 : x + 10]) > 5
+    assert yellow(sheet[:, 40:]) == 0
+    everything_invented = [replace(found[0], score=np.full(3, 0.4, np.float32)), *found[1:]]
+    sheet = cv2.imdecode(np.frombuffer(contact_sheet(everything_invented, fields, 0.5), np.uint8), cv2.IMREAD_COLOR)
+    assert yellow(sheet[:, :200, ::-1]) > 20
+
+
+def peaks_found(f: LabelledField) -> Detections:
+    return Detections(f.x, f.y, f.cls, np.full(len(f.x), 0.9, np.float32))
+
+
 def test_the_papers_recipe_is_the_papers() -> None:
-    assert RECIPES == {"paper": PAPER, "best": BEST}
+    assert RECIPES["paper"] is PAPER
     assert (PAPER.lr, PAPER.momentum, PAPER.weight_decay, PAPER.optimizer) == (0.01, 0.9, 1e-6, "sgd")
     assert (PAPER.iterations, PAPER.patience, PAPER.batch) == (100_000, 20_000, 4 * PAPER.crops.per_image)
     assert (PAPER.lam, PAPER.eta, PAPER.eta_after, PAPER.gamma) == (5, 1e-6, 10_000, 25)

@@ -61,3 +61,11 @@ def test_the_narrow_network_is_left_alone_and_the_seed_decides() -> None:
 def test_a_width_that_is_no_multiple_is_one_error(width: int) -> None:
     with pytest.raises(KinetError, match=f"width 4 can be widened to 8, 12, ...; found {width}"):
         widen(build(NetworkConfig("paper", 4)), width)
+
+
+def test_a_network_with_instance_norms_is_widened_too() -> None:
+    narrow = trained(NetworkConfig("release", 4, roi=False, norm="instance"))
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, found = narrow(image)[0], widen(narrow, 8)(image)[0]
+    torch.testing.assert_close(found, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 import cv2
@@ -21,8 +22,10 @@ from kinet_trt.export.proximity import proximity_maps
 from kinet_trt import simulate
 from kinet_trt.detections import CLASSES, Detections
 from kinet_trt.label_maps import MAPS
+from kinet_trt.model_card import read_card
 
 torch.set_num_threads(1)
+INSIDE = Path(str(resources.files("kinet_trt.models") / "kinet-edge.onnx"))
 Run = Callable[..., tuple[int, str, str]]
 TINY = ("--width", 2, "--activation", "relu", "--iterations", 2)
 
@@ -127,3 +130,76 @@ def test_a_teacher_speaks_of_images_without_labels(run: Run, tmp_path: Path) -> 
     code, _, err = run(*options, "-o", tmp_path / "other.pt")
     assert code == 1
     assert "give a --teacher too" in err
+
+
+def test_training_begins_with_the_model_inside(run: Run, tmp_path: Path) -> None:
+    write_qupath(tmp_path / "mine", 1)
+    options = ("--from", "kinet-edge", "--iterations", 1, "--recipe", "tune", "--classes", ",".join(CLASSES))
+    code, _, err = run("train", tmp_path / "mine", "-o", tmp_path / "k.pt", *options, "--dropout", 0.3)
+    assert code == 0, err
+    assert "start; threshold" in err
+    found = checkpoint.load(tmp_path / "k.last.pt")
+    assert (found.network.config.width, found.network.config.activation, found.network.config.dropout) == (
+        16,
+        "relu",
+        0.3,
+    )
+    assert found.traits.mean == read_card(INSIDE)[0].mean
+    assert found.traits.data.startswith("kinet-trt shared development fields: bcdata")
+    assert found.traits.data.endswith("; then mine: unnamed (1 fields)")
+    code, _, err = run("train", tmp_path / "mine", "-o", tmp_path / "l.pt", "--from", tmp_path / "missing.onnx")
+    assert code == 1
+    assert "missing.onnx" in err
+
+
+STAIN = {"positive_fraction": 0.3, "hue_shift": 120.0, "counterstain": 0.5, "dab": 0.6}
+"""A stain that the model inside finds nuclei in, and mixes their classes up."""
+
+
+@pytest.mark.slow
+def test_correcting_points_in_qupath_and_training_on_makes_a_model_for_another_stain(run: Run, tmp_path: Path) -> None:
+    """The loop of docs/fine-tuning.md, with the truth in the place of the person."""
+    mine, held = tmp_path / "mine", tmp_path / "held"
+    for folder, seeds in ((mine, (11, 12, 13)), (held, (21, 22, 23))):
+        for seed in seeds:
+            pixels, truth = simulate.field(seed, 256, 256, **STAIN)
+            save(folder / f"{seed}.png", pixels)
+            rows = [f"{x},{y},{CLASSES[c]}" for x, y, c in zip(truth.x, truth.y, truth.cls, strict=True)]
+            if folder == held:
+                (folder / f"{seed}.csv").write_text("x,y,class\n" + "\n".join(rows))
+    assert run("count", mine, "--geojson", mine)[0] == 0
+    for path in sorted(mine.glob("*.geojson")):
+        truth = simulate.field(int(path.stem), 256, 256, **STAIN)[1]
+        document = json.loads(path.read_text())
+        names = {f["properties"]["classification"]["name"] for f in document["features"]}
+        assert names <= {"Positive", "Negative", "Other"}
+        document["features"] = [
+            {
+                "type": "Feature",
+                "geometry": {
+                    "type": "MultiPoint",
+                    "coordinates": [
+                        [float(x) + 0.5, float(y) + 0.5]
+                        for x, y, c in zip(truth.x, truth.y, truth.cls, strict=True)
+                        if c == kind
+                    ],
+                },
+                "properties": {"objectType": "annotation", "classification": {"name": name}, "isLocked": False},
+            }
+            for kind, name in enumerate(("Positive", "Negative", "Other"))
+        ]
+        path.write_text(json.dumps(document))
+    options = ("--from", "kinet-edge", "--classes", ",".join(CLASSES), "--iterations", 40)
+    code, _, err = run("train", mine, "-o", tmp_path / "mine.pt", *options)
+    assert code == 0, err
+    assert run("export", tmp_path / "mine.pt", "-o", tmp_path / "mine.onnx", "--half-weights")[0] == 0
+
+    def figures(*model: object) -> tuple[float, float]:
+        assert run("eval", held, *model, "--json", tmp_path / "e.json")[0] == 0
+        document = json.loads((tmp_path / "e.json").read_text())
+        return document["detection"]["f1"], document["classification"]["weighted"]["f1"]
+
+    before, after = figures(), figures("-m", tmp_path / "mine.onnx")
+    assert before[1] < 0.5
+    assert after[1] > before[1] + 0.3
+    assert after[0] > before[0] - 0.03

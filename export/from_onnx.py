@@ -1,0 +1,204 @@
+"""From a model that was exported back to a network that can be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from kinet_trt.export.checkpoint import Checkpoint, Traits
+from kinet_trt.export.models import KiNet, NetworkConfig, build
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from kinet_trt import simulate
+from kinet_trt.counter import DEFAULT_MODEL
+from kinet_trt.engines.openvino import OpenVinoEngine
+from kinet_trt.errors import KinetError
+from kinet_trt.model_card import ModelCard, read_card
+from kinet_trt.precision import LAYERS, store_in_full
+
+INSIDE = DEFAULT_MODEL.removesuffix(".onnx")
+"""Name under which the model inside the package can be asked for."""
+DROPOUT = 0.1
+"""A card does not tell the rate; this is that of the model inside the package."""
+ALIKE = 0.05
+"""Largest difference of a map value, about 1 at a nucleus, from the model's own; FP16 arithmetic differs by less."""
+
+
+def load(path: Path) -> Checkpoint:
+    """Read the weights of an ONNX model that ``kinet-trt export`` wrote into a network.
+
+    Export folds each batch norm into its convolution. The norms come back as ones that change nothing in evaluation;
+    :func:`settle` gives them the statistics that training needs.
+
+    Parameters
+    ----------
+    path
+        The model; the name ``kinet-edge``, where there is no such file, is the one inside the package.
+
+    Raises
+    ------
+    KinetError
+        If it cannot be read, computes in INT8 or is fused, or is of no network of ours.
+    """
+    if path.name in (INSIDE, DEFAULT_MODEL) and not path.exists():
+        with resources.as_file(resources.files("kinet_trt.models") / DEFAULT_MODEL) as inside:
+            return load(inside)
+    card, model = read_card(path)
+    if card.precision == "int8" or card.capacity:
+        raise KinetError(
+            f"{path}: an INT8 or a fused model cannot be trained on: begin with the model that it was made from"
+        )
+    try:
+        config = replace(NetworkConfig.parse(card.network, card.roi), dropout=DROPOUT)
+        network = build(config).eval()
+        graph = onnx.load_from_string(model)
+        store_in_full(graph)
+        _fill(network, graph)
+    except (KeyError, ValueError) as error:
+        raise KinetError(
+            f"{path}: expected the weights of a network that kinet-trt exports, found {card.network!r} "
+            f"({error}): begin with its checkpoint"
+        ) from None
+    traits = Traits(
+        card.classes,
+        card.mpp,
+        card.mean,
+        card.std,
+        card.threshold,
+        card.nms_radius,
+        card.data,
+        {name: float(value) for name, value in card.metrics.items()},
+    )
+    _check(path, card, model, Checkpoint(network, traits))
+    return Checkpoint(network, traits)
+
+
+def settle(network: KiNet, images: Sequence[Tensor]) -> None:
+    """Give the batch norms the statistics of these images, and change nothing of what the network computes.
+
+    A norm's running mean and variance become those of its inputs, and its weight and bias undo them: in evaluation the
+    output stays the same, and in training, where a norm takes the statistics of its batch, it nearly does.
+
+    Parameters
+    ----------
+    network
+        Its norms must be ordinary ones; changed in place, left in evaluation mode.
+    images
+        Normalised, float32 [1, 3, H, W] each, H and W multiples of 16.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
+
+    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].double()
+        total = sums[norm]  # type: ignore[index]
+        total += torch.stack([values.sum((0, 2, 3)), (values**2).sum((0, 2, 3)), torch.ones(values.shape[1])]).cpu()
+        total[2] += values.numel() / values.shape[1] - 1
+
+    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
+    try:
+        with torch.inference_mode():
+            for image in images:
+                network.eval()(image, roi=network.config.roi)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    with torch.no_grad():
+        for norm in norms:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            total = sums[norm]
+            mean = total[0] / total[2]
+            variance = (total[1] / total[2] - mean**2).clamp_min(0)
+            # What the norm does to its input, value * gain + shift, is kept.
+            gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+            shift = norm.bias.double() - norm.running_mean.double() * gain
+            norm.weight.copy_(gain * torch.sqrt(variance + norm.eps))
+            norm.bias.copy_(shift + mean * gain)
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+
+
+def _fill(network: KiNet, graph: onnx.ModelProto) -> None:
+    """Copy the graph's weights into the network; raise KeyError or ValueError where they do not fit."""
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    readers = {node.input[1]: list(node.input) for node in graph.graph.node if node.op_type in LAYERS}
+    modules = list(network.named_modules())
+    for (name, module), (after, follower) in zip(modules, [*modules[1:], ("", None)], strict=True):
+        if isinstance(module, nn.InstanceNorm2d):
+            _copy(module.weight, stored[f"network.{name}.weight"])
+            _copy(module.bias, stored[f"network.{name}.bias"])
+        if not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            continue
+        inputs = readers[f"network.{name}.weight"]
+        weight = stored[inputs[1]].astype(np.float32)
+        bias = stored[inputs[2]].astype(np.float32) if len(inputs) > 2 else np.zeros(weight.shape[0], np.float32)
+        weight, bias = _unpacked(module, weight, bias)
+        _copy(module.weight, weight)
+        if isinstance(follower, nn.BatchNorm2d):
+            _identity(follower, bias, after)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif module.bias is not None:
+            _copy(module.bias, bias)
+
+
+def _unpacked(
+    module: nn.Conv2d | nn.ConvTranspose2d, weight: NDArray[np.float32], bias: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Undo what export does to a layer: pointwise up-samplers, wider kernels, dense groups."""
+    kernel, outputs = module.kernel_size[0], module.out_channels
+    if isinstance(module, nn.ConvTranspose2d):
+        if weight.shape[2:] == (1, 1):
+            stride = module.stride[0]
+            weight = weight.reshape(stride, stride, outputs, module.in_channels).transpose(3, 2, 0, 1)
+            bias = bias[:outputs]
+        if weight.shape[2] > kernel:  # taps that widen_upsamplers added
+            offset = (module.stride[0] - 2) // 2 - int(module.padding[0])
+            weight = weight[:, :, offset : offset + kernel, offset : offset + kernel]
+    elif module.groups > 1 and weight.shape[1] == module.in_channels:
+        inputs, own = module.in_channels // module.groups, outputs // module.groups
+        blocks = [weight[g * own : (g + 1) * own, g * inputs : (g + 1) * inputs] for g in range(module.groups)]
+        weight = np.concatenate(blocks)
+    return weight, bias
+
+
+def _identity(norm: nn.BatchNorm2d, bias: NDArray[np.float32], name: str) -> None:
+    """Let a norm add the bias that was folded, and do nothing else."""
+    assert norm.running_var is not None
+    norm.reset_running_stats()
+    with torch.no_grad():
+        norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps))
+    if bias.shape != norm.bias.shape:
+        raise ValueError(f"{name}: expected {norm.num_features} channels, found {len(bias)}")
+    _copy(norm.bias, bias)
+
+
+def _copy(parameter: Tensor, values: NDArray[np.float32]) -> None:
+    if tuple(parameter.shape) != values.shape:
+        raise ValueError(f"expected weights {list(parameter.shape)}, found {list(values.shape)}")
+    with torch.no_grad():
+        parameter.copy_(torch.from_numpy(np.array(values, np.float32)))
+
+
+def _check(path: Path, card: ModelCard, model: bytes, loaded: Checkpoint) -> None:
+    """Hold the network to the model on a simulated field."""
+    pixels, _ = simulate.field(0, 256, 256)
+    expected = OpenVinoEngine(card, model, "fp32").run(pixels[None])[0]
+    mean, std = (np.asarray(values, np.float32) for values in (card.mean, card.std))
+    image = ((pixels.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)
+    with torch.inference_mode():
+        maps = loaded.network(torch.from_numpy(image[None].astype(np.float32)))[0][0].numpy()
+    error = float(np.abs(maps - expected).max())
+    if not error <= ALIKE:
+        raise KinetError(
+            f"{path}: its weights were read, but give other maps than the model does (difference {error:.3g}): it was "
+            "not made by this version's kinet-trt export. Begin with its checkpoint"
+        )

@@ -1,0 +1,47 @@
+"""Pictures of what a network finds while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.detections import Detections
+from kinet_trt.evaluate import comparable, marked
+from kinet_trt.fields import LabelledField
+
+MOST = 6
+SIDE = 512
+"""Fields in a picture, and px of the upper left corner of each."""
+GAP = 8
+
+
+def contact_sheet(found: Sequence[Detections], fields: Sequence[LabelledField], threshold: float) -> bytes:
+    """Draw misses (yellow), inventions (magenta) and wrong classes (orange) of a field of each source, as a JPEG.
+
+    Parameters
+    ----------
+    found
+        What was found in each field, px of the field.
+    fields
+        At the model's scale.
+    threshold
+        Least score that counts.
+    """
+    first = {f.source: i for i, f in reversed(list(enumerate(fields)))}
+    chosen = sorted(first.values())
+    chosen += [i for i in range(len(fields)) if i not in chosen]
+    pictures: list[NDArray[np.uint8]] = []
+    for i in chosen[:MOST]:
+        sides = comparable(found[i].where(found[i].score >= np.float32(threshold)), fields[i])
+        pictures.append(marked(fields[i].pixels(), *sides, 1.0)[:SIDE, :SIDE])
+    height = max(picture.shape[0] for picture in pictures)
+    sheet = np.full((height, sum(p.shape[1] + GAP for p in pictures) - GAP, 3), 255, np.uint8)
+    left = 0
+    for picture in pictures:
+        sheet[: picture.shape[0], left : left + picture.shape[1]] = picture
+        left += picture.shape[1] + GAP
+    packed: bytes = cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+    return packed

@@ -1,0 +1,164 @@
+"""Exported models come back as networks: the same maps, and norms that training can begin with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from kinet_trt.calibration.agreement import compare
+from kinet_trt.export import checkpoint, from_onnx
+from kinet_trt.export import onnx as exporter
+from kinet_trt.export.checkpoint import Checkpoint, Traits
+from kinet_trt.export.models import KiNet, NetworkConfig, build
+from kinet_trt.export.training import normalise
+from torch import Tensor, nn
+
+from kinet_trt import simulate
+from kinet_trt.counter import Counter
+from kinet_trt.errors import KinetError
+from kinet_trt.model_card import read_card, with_card
+from kinet_trt.peaks.reference import find_peaks
+
+torch.set_num_threads(1)
+TRAITS = Traits(
+    mean=(0.7, 0.6, 0.65), std=(0.2, 0.25, 0.15), threshold=0.3, nms_radius=4, data="simulated", metrics={"figure": 0.5}
+)
+
+
+def trained(config: NetworkConfig) -> KiNet:
+    """Random weights, and norms that do something, as after training."""
+    torch.manual_seed(1)
+    network = build(config).eval()
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm2d, nn.InstanceNorm2d)):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return network
+
+
+def image(seed: int = 3, traits: Traits = TRAITS) -> Tensor:
+    pixels, _ = simulate.field(seed, 160, 128)
+    return normalise(torch.tensor(pixels[None]), traits)
+
+
+def maps(network: KiNet, x: Tensor) -> list[Tensor]:
+    with torch.inference_mode():
+        return [out for out in network(x, roi=network.config.roi) if out is not None]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "activation", "precision", "half", "roi", "norm"),
+    [
+        ("paper", "relu", "fp32", False, True, "batch"),
+        ("paper", "elu", "fp16", False, False, "batch"),
+        ("release", "elu", "fp32", True, True, "batch"),
+        ("release", "relu", "fp32", False, False, "instance"),
+    ],
+)
+def test_an_exported_network_comes_back(
+    tmp_path: Path, architecture: Any, activation: Any, precision: str, half: bool, roi: bool, norm: Any
+) -> None:
+    config = NetworkConfig(architecture, 4, activation, roi=True, norm=norm)
+    network = trained(config)
+    model, card = exporter.export(Checkpoint(network, TRAITS), "tiny", precision, half, roi)
+    (tmp_path / "tiny.onnx").write_bytes(model)
+    loaded = from_onnx.load(tmp_path / "tiny.onnx")
+    assert loaded.network.config == replace(config, roi=roi, dropout=from_onnx.DROPOUT)
+    assert replace(loaded.traits, metrics={}) == replace(TRAITS, metrics={})
+    assert loaded.traits.metrics == TRAITS.metrics
+    tolerance = 0.02 if half or precision == "fp16" else 1e-4
+    for expected, found in zip(maps(network, image()), maps(loaded.network, image()), strict=False):
+        assert float((found - expected).abs().max()) < tolerance * max(1.0, float(expected.abs().max()))
+    assert not loaded.network.training
+    assert card.network == config.words
+
+
+@pytest.fixture(scope="module")
+def edge() -> Checkpoint:
+    return from_onnx.load(Path("kinet-edge"))
+
+
+def test_the_model_inside_comes_back_by_its_name(edge: Checkpoint) -> None:
+    counter = Counter(precision="fp32", threads=1)
+    card = counter.engine.card
+    assert edge.network.config == NetworkConfig("paper", 16, "relu", roi=False, dropout=from_onnx.DROPOUT)
+    assert (edge.traits.mean, edge.traits.std, edge.traits.threshold) == (card.mean, card.std, card.threshold)
+    pixels, _ = simulate.field(7, 160, 128)
+    (found,) = maps(edge.network, image(7, edge.traits))
+    expected = counter(pixels)
+    ours = find_peaks(found[0].numpy(), card.threshold, card.nms_radius)
+    assert len(expected) > 20
+    assert abs(len(ours) - len(expected)) <= 1
+    agreement = compare(ours, expected)
+    assert agreement.only_first + agreement.only_second <= 2
+
+
+def test_settled_norms_change_nothing_in_evaluation_and_little_in_training(edge: Checkpoint) -> None:
+    network = build(edge.network.config).eval()
+    network.load_state_dict(edge.network.state_dict())
+    seen = [image(seed, edge.traits) for seed in (1, 2)]
+    (before,) = maps(network, image(9, edge.traits))
+    from_onnx.settle(network, seen)
+    (after,) = maps(network, image(9, edge.traits))
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
+    # In training a norm takes its batch's statistics: of these images they are what was settled.
+    (expected,) = maps(network, torch.cat(seen))
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout2d):
+            module.eval()
+    (found,) = maps(network, torch.cat(seen))
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+def test_settling_a_trained_network_keeps_what_it_computes() -> None:
+    network = trained(NetworkConfig("release", 4))
+    before = maps(network, image(9))
+    from_onnx.settle(network, [image(1), image(2)])
+    for expected, found in zip(before, maps(network, image(9)), strict=True):
+        assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+
+
+def test_a_model_that_is_not_what_its_card_says_is_one_error(tmp_path: Path) -> None:
+    network = trained(NetworkConfig("paper", 4, "relu", roi=False))
+    model, card = exporter.export(Checkpoint(network, TRAITS), "tiny", "fp32", False, False)
+    path = tmp_path / "tiny.onnx"
+    for words, says in [
+        ("paper, width 6, relu", "expected the weights of a network that kinet-trt exports"),
+        ("release, width 4, relu", "expected the weights of a network that kinet-trt exports"),
+        ("somebody's network", "expected the weights of a network that kinet-trt exports"),
+        ("paper, width 4, elu", "give other maps than the model does"),
+    ]:
+        path.write_bytes(with_card(model, replace(card, network=words)))
+        with pytest.raises(KinetError, match=says) as raised:
+            from_onnx.load(path)
+        assert "tiny.onnx" in str(raised.value)
+    for changed in (replace(card, precision="int8"), replace(card, capacity=100)):
+        path.write_bytes(with_card(model, changed))
+        with pytest.raises(KinetError, match="begin with the model that it was made from"):
+            from_onnx.load(path)
+
+
+def test_files_that_are_no_models_are_one_error(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"nothing")
+    for name in ("a.onnx", "missing.onnx"):
+        with pytest.raises(KinetError, match=name):
+            from_onnx.load(tmp_path / name)
+
+
+def test_a_card_of_the_model_inside_is_what_is_trained_from(edge: Checkpoint, tmp_path: Path) -> None:
+    """What comes back is a checkpoint like any other."""
+    checkpoint.save(tmp_path / "edge.pt", edge.network, edge.traits)
+    again = checkpoint.load(tmp_path / "edge.pt")
+    assert again.traits == edge.traits
+    card, _ = read_card(Path(str(from_onnx.resources.files("kinet_trt.models") / "kinet-edge.onnx")))
+    assert NetworkConfig.parse(card.network) == replace(again.network.config, dropout=0.5)
