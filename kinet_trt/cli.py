@@ -427,6 +427,23 @@ def train(
         typer.echo(f"  {name:<32} {value:.3f}")
 
 
+@app.command("import-weights")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="A state dict of the authors' release, like ki67net-best.pth.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint to write.")],
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="FIELDS", help="Estimate the norms' running statistics on these.")
+    ] = None,
+) -> None:
+    """Turn the weights of KiNet's authors into a checkpoint, and say what that changed."""
+    _need("import-weights", "train", "torch", "lap")
+    from kinet_trt.export.import_weights import import_weights as take
+
+    _check_targets({"--out": str(out)}, [file])
+    imported = take(file, out, calibrate)
+    typer.echo(f"{out}: " + "\n".join(imported.sentences()))
+
+
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of kinet-trt train.")],

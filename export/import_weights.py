@@ -1,0 +1,315 @@
+"""The authors' published weights as a checkpoint of ours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from kinet_trt.export import checkpoint
+from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.models import MULTIPLE, KiNet, NetworkConfig, build, with_instance_norms
+from kinet_trt.export.training import normalise, predict, validate
+from torch import Tensor, nn
+
+from kinet_trt.count import find_images
+from kinet_trt.detections import CLASSES, Detections
+from kinet_trt.errors import KinetError
+from kinet_trt.fields import LabelledField, read_fields
+from kinet_trt.frame import Frame, fit
+from kinet_trt.metrics import match
+from kinet_trt.peaks.reference import find_peaks
+
+log = logging.getLogger(__name__)
+
+MPP = 0.34
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, by which the release normalises."""
+THRESHOLD = 0.5
+IGNORED = ("device_id",)
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+_LARGEST = 1024  # px of a field's side that statistics are taken of
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How detections moved.
+
+    Attributes
+    ----------
+    before, after
+        Nuclei with each picture's own statistics, and with running ones.
+    again
+        Of those before, how many are found again within 16 px.
+    recoloured
+        Of those found again, how many have another class.
+    distance
+        Mean distance of those found again, px.
+    """
+
+    before: int
+    after: int
+    again: int
+    recoloured: int
+    distance: float
+
+    def __str__(self) -> str:
+        return (
+            f"of {self.before} nuclei {self.again} are found again ({self.distance:.2f} px away on average, "
+            f"{self.recoloured} with another class), {self.before - self.again} are lost and "
+            f"{self.after - self.again} new"
+        )
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was imported, and what that changed.
+
+    Attributes
+    ----------
+    config
+        The network.
+    parameters
+        How many it has.
+    ignored
+        Names in the file that are no weights.
+    threshold
+        Least peak.
+    chosen
+        Whether labelled fields chose the threshold.
+    calibrated, measured
+        Fields on which running statistics were estimated, and on which it was measured what that changed; 0 where the
+        pictures' own statistics were kept.
+    apart
+        Whether these were different fields.
+    moved
+        What the new running statistics changed.
+    by_file
+        What the file's own running statistics would have changed.
+    """
+
+    config: NetworkConfig
+    parameters: int
+    ignored: tuple[str, ...]
+    threshold: float
+    chosen: bool = False
+    calibrated: int = 0
+    measured: int = 0
+    apart: bool = False
+    moved: Moved | None = None
+    by_file: Moved | None = None
+
+    def sentences(self) -> list[str]:
+        """Say it in words."""
+        branch = "with the region branch" if self.config.roi else "without the region branch"
+        dropped = f"; {', '.join(self.ignored)} is no weight and was dropped" if self.ignored else ""
+        lines = [f"{self.config.words}, {branch}: {self.parameters / 1e6:.2f} million parameters{dropped}."]
+        if self.moved is None:
+            lines.append(
+                "The norms keep each picture's own statistics, in FP32, as the release evaluates one picture: the same "
+                "numbers, but they change with what else is in the picture, with tiles and with padding, and cannot be "
+                "folded. --calibrate FIELDS estimates running statistics instead."
+            )
+        else:
+            which = "others" if self.apart else "the same fields, which flatters"
+            lines += [
+                f"The norms have running statistics now, estimated on {self.calibrated} fields. Measured on "
+                f"{self.measured} fields ({which}): {self.moved}.",
+                f"The running statistics in the file, which the release never used: {self.by_file}.",
+            ]
+        how = "chosen on the labelled fields" if self.chosen else "the release's, there of the highest peak"
+        lines.append(f"Threshold {self.threshold:g} ({how}); ImageNet's mean and deviation, {MPP:g} um/px.")
+        return lines
+
+
+def import_weights(source: Path, out: Path, fields: Path | None) -> Imported:
+    """Turn a state dict of the authors' release, with or without the region branch, into a checkpoint.
+
+    Parameters
+    ----------
+    source
+        A ``.pth`` of the release; nothing but tensors is unpickled.
+    out
+        The checkpoint to write.
+    fields
+        Images or labelled fields on which running statistics are estimated; None: the norms keep each image's own,
+        which is what the release computes.
+
+    Raises
+    ------
+    KinetError
+        If the file is damaged or of another network, or the fields cannot be read.
+    """
+    weights, ignored = read_state_dict(source)
+    config = _config(weights)
+    network = build(config).eval()
+    _load(network, weights, source)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    traits = Traits(CLASSES, MPP, MEAN, STD, THRESHOLD, data=f"weights of KiNet's authors ({source.name})")
+    own = build(config).eval()
+    own.load_state_dict(network.state_dict())
+    own = with_instance_norms(own)
+    if fields is None:
+        traits = replace(
+            traits, data=f"{traits.data}; instance norms: what is found changes with the rest of the image"
+        )
+        checkpoint.save(out, own, traits)
+        return Imported(own.config, parameters, ignored, traits.threshold)
+
+    pictures = [field.at_scale(None, MPP) for field in _fields(fields)]
+    apart = len(pictures) >= 4
+    estimating, measuring = (pictures[::2], pictures[1::2]) if apart else (pictures, pictures)
+    before = _found(own, traits, measuring)
+    by_file = _moved(before, _found(network, traits, measuring))
+    estimate(network, traits, estimating)
+    moved = _moved(before, _found(network, traits, measuring))
+    traits = replace(traits, data=f"{traits.data}; norms calibrated on {len(estimating)} fields of {fields.name}")
+    labelled = [field for field in pictures if field.labelled and len(field.x)]
+    if labelled:
+        traits = replace(traits, threshold=validate(network, traits, labelled).threshold)
+    checkpoint.save(out, network, traits)
+    return Imported(
+        config,
+        parameters,
+        ignored,
+        traits.threshold,
+        bool(labelled),
+        len(estimating),
+        len(measuring),
+        apart,
+        moved,
+        by_file,
+    )
+
+
+def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Read the tensors of a ``.pth``: bare, in a dictionary about them, or with the ``module.`` of several GPUs.
+
+    Returns
+    -------
+    weights, ignored
+        Tensors by name, and the names of those that are no weights.
+
+    Raises
+    ------
+    KinetError
+        If the file cannot be read or holds something else.
+    """
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise KinetError(f"{path}: no such file") from None
+    # torch's readers raise many kinds of errors on damaged files; all of them mean the same to the user.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise KinetError(
+            f"{path}: not a readable state dict ({reason}): expected the tensors alone, as "
+            "torch.save(net.state_dict(), ...) writes them"
+        ) from error
+    for name in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise KinetError(f"{path}: expected a state dict, names with tensors, found {type(content).__name__}")
+    named = {str(name).removeprefix("module."): value for name, value in content.items()}
+    return (
+        {name: value for name, value in named.items() if name not in IGNORED},
+        tuple(name for name in named if name in IGNORED),
+    )
+
+
+def _config(weights: Mapping[str, Tensor]) -> NetworkConfig:
+    """Return the network that these tensors look like; whether they fit is seen when they are loaded."""
+    stem = weights.get("in_tr_100.conv.weight")
+    width = len(stem) if stem is not None and stem.ndim == 4 else 32
+    even = width if width >= 2 and not width % 2 else 32
+    return NetworkConfig("release", even, "elu", roi=any("_ROI" in name for name in weights))
+
+
+def _load(network: KiNet, weights: Mapping[str, Tensor], path: Path) -> None:
+    expected = network.state_dict()
+    # PyTorch before 0.4.1 kept no count of batches; nothing depends on it.
+    counts = {name for name in expected if name.endswith("num_batches_tracked")}
+    missing = sorted(set(expected) - set(weights) - counts)
+    unknown = sorted(set(weights) - set(expected))
+    wrong = [name for name in sorted(set(expected) & set(weights)) if expected[name].shape != weights[name].shape]
+    if missing or unknown or wrong:
+        problems = [
+            *([f"{len(missing)} are missing, like {missing[0]}"] if missing else []),
+            *([f"{len(unknown)} are unknown, like {unknown[0]}"] if unknown else []),
+            *(
+                [f"{wrong[0]} is {list(weights[wrong[0]].shape)} instead of {list(expected[wrong[0]].shape)}"]
+                if wrong
+                else []
+            ),
+        ]
+        raise KinetError(
+            f"{path}: expected the {len(expected)} tensors of the authors' release ({network.config.words}); "
+            f"{'; '.join(problems)}"
+        )
+    broken = [name for name, value in weights.items() if not value.float().isfinite().all()]
+    if broken:
+        raise KinetError(f"{path}: {broken[0]} holds values that are no numbers: get the file again")
+    network.load_state_dict(dict(weights), strict=False)
+
+
+def estimate(network: KiNet, traits: Traits, fields: Sequence[LabelledField]) -> None:
+    """Set the norms' running statistics to the mean of those of the fields, each seen alone, as the release sees it.
+
+    Parameters
+    ----------
+    network
+        With ordinary norms; changed in place and left in evaluation mode.
+    traits
+        For the normalisation.
+    fields
+        At the model's scale; of large ones the upper left part.
+    """
+    network.eval()
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    usual = {norm: norm.momentum for norm in norms}
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean of all batches
+        norm.train()
+    with torch.inference_mode():
+        for field in fields:
+            view = fit(Frame(field.pixels()[:_LARGEST, :_LARGEST]), traits.mpp, MULTIPLE).pixels
+            network(normalise(torch.tensor(view[None]), traits), roi=network.config.roi)
+    for norm in norms:
+        norm.momentum = usual[norm]
+    network.eval()
+
+
+def _fields(folder: Path) -> list[LabelledField]:
+    """Read labelled fields, or images alone."""
+    try:
+        return read_fields(folder)
+    except KinetError as error:
+        log.info("no labelled fields: %s", error)
+    nothing = np.empty(0, np.float32)
+    return [LabelledField(path, nothing, nothing, np.empty(0, np.uint8), labelled=()) for path in find_images([folder])]
+
+
+def _found(network: KiNet, traits: Traits, fields: Sequence[LabelledField]) -> list[Detections]:
+    found = []
+    for field in fields:
+        view = field.pixels()[:_LARGEST, :_LARGEST]
+        peaks = find_peaks(predict(network, traits, view), traits.threshold, traits.nms_radius)
+        found.append(peaks.where((peaks.x < view.shape[1]) & (peaks.y < view.shape[0])))
+    return found
+
+
+def _moved(before: Sequence[Detections], after: Sequence[Detections]) -> Moved:
+    again, recoloured, distances = 0, 0, [np.empty(0)]
+    for one, other in zip(before, after, strict=True):
+        second, first, distance = match(other.x, other.y, one.x, one.y)
+        again += len(first)
+        recoloured += int((other.cls[second] != one.cls[first]).sum())
+        distances.append(distance)
+    far = np.concatenate(distances)
+    return Moved(sum(map(len, before)), sum(map(len, after)), again, recoloured, float(far.mean()) if len(far) else 0.0)
