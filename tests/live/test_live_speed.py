@@ -1,4 +1,4 @@
-"""How fast the whole is, with the page open in a browser on the same machine, held to one bare count of such a frame."""
+"""How fast the whole is with the page open in a browser on the same machine, held to one bare count of such a frame."""
 
 from __future__ import annotations
 
