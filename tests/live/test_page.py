@@ -203,9 +203,7 @@ def test_it_opens_and_counts(page: Page):
     expect(page.get_by_text("For Research Use Only")).to_be_visible()
     expect(page.locator("#big")).to_have_text("No field yet")
     until(page, "document.querySelector('#latency').textContent !== ''")
-    counted = (
-        "Number(document.querySelector('#latency').textContent.match(/([\\d,]+) frames counted/)[1].replace(',', ''))"
-    )
+    counted = "Number(document.querySelector('#latency').textContent.match(/([\\d,]+) counted,/)[1].replace(',', ''))"
     until(page, f"{counted} > {page.evaluate(counted)}")
     until(page, "[...document.querySelectorAll('#live-classes b')].some((b) => Number(b.textContent) > 0)")
     # The picture is there, and marks on it.

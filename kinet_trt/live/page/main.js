@@ -32,7 +32,7 @@ function show() {
   attribute($("lamp"), "class", well ? "lamp good" : lost === null && loop.phase === "paused" ? "lamp" : "lamp bad");
   text($("status-words"), lost === null ? `${camera.name}, ${camera.width} × ${camera.height} · ${camera.fps.toFixed(0)} frames/s · ${loop.fps.toFixed(1)} counted/s` : "No connection");
   const delay = loop.p50 === null ? "" : `Shown ${number(loop.p50)} ms after capture (99%: ${number(loop.p99 ?? loop.p50)} ms) · `;
-  text($("latency"), `${delay}${number(loop.counted)} frames counted, ${number(camera.dropped)} passed over, ${number(camera.missed)} missed`);
+  text($("latency"), `${delay}${number(loop.counted)} counted, ${number(camera.dropped)} passed over, ${number(camera.missed)} missed`);
   shown($("latency"), lost === null);
 }
 

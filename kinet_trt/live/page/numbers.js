@@ -11,7 +11,8 @@ let said = "";
 let saidAt = 0;
 
 on("state", ({ session, bands, joining }) => {
-  const { summary, recount } = session;
+  const { recount } = session;
+  const summary = session.fields.length ? session.summary : null;
   text($("index-label"), `Ki67 index of the session${joining && session.fields.length ? " · adding up…" : ""}`);
   const hidden = recount ? "Hidden during the blind recount" : null;
   text($("big"), hidden ?? (session.fields.length ? percent(summary?.index) : "No field yet"));
@@ -34,19 +35,19 @@ function scale({ index, interval: [low, high] }, bands) {
   const top = Math.min(1, Math.max(bands.length ? 0.25 : 0.1, Math.ceil(high * 1.15 * 20) / 20));
   const [width, left] = [596, 12];
   const at = (value) => left + (width * value) / top;
-  const picture = draw("svg", { viewBox: "0 0 620 92", role: "img", "aria-label": `Index ${percent(index)}, 95% interval ${span([low, high])}` });
+  const picture = draw("svg", { viewBox: "0 0 620 102", role: "img", "aria-label": `Index ${percent(index)}, 95% interval ${span([low, high])}` });
   const ranges = (bands.length ? bands : [{ name: "", from: 0, to: 1 }]).filter(({ from }) => from < top);
   for (const { name, from, to } of ranges) {
     const end = Math.min(to, top);
     const here = bands.length && index >= from && index <= end;
-    picture.append(draw("rect", { class: here ? "band here" : "band", x: at(from), y: 24, width: at(end) - at(from), height: 40 }));
-    picture.append(draw("text", { class: here ? "here" : "", x: (at(from) + at(end)) / 2, y: 17, "text-anchor": "middle" }, name));
-    if (from > 0) picture.append(draw("path", { class: "cut", d: `M${at(from)} 20V68` }));
+    picture.append(draw("rect", { class: here ? "band here" : "band", x: at(from), y: 28, width: at(end) - at(from), height: 42 }));
+    picture.append(draw("text", { class: here ? "here" : "", x: (at(from) + at(end)) / 2, y: 19, "text-anchor": "middle" }, name));
+    if (from > 0) picture.append(draw("path", { class: "cut", d: `M${at(from)} 24V74` }));
   }
-  picture.append(draw("rect", { class: "span", x: at(low), y: 31, width: Math.max(3, at(high) - at(low)), height: 26 }));
-  picture.append(draw("path", { class: "point", d: `M${at(index)} 28l9 16l-9 16l-9-16z` }));
+  picture.append(draw("rect", { class: "span", x: at(low), y: 36, width: Math.max(3, at(high) - at(low)), height: 26 }));
+  picture.append(draw("path", { class: "point", d: `M${at(index)} 32l10 17l-10 17l-10-17z` }));
   for (const tick of [0, ...ranges.slice(1).map(({ from }) => from), top]) {
-    picture.append(draw("text", { x: at(tick), y: 84, "text-anchor": tick === 0 ? "start" : tick === top ? "end" : "middle" }, `${Number((100 * tick).toFixed(1))}%`));
+    picture.append(draw("text", { x: at(tick), y: 95, "text-anchor": tick === 0 ? "start" : tick === top ? "end" : "middle" }, `${Number((100 * tick).toFixed(1))}%`));
   }
   return picture;
 }
