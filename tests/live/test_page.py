@@ -22,7 +22,7 @@ pytest.importorskip("playwright")
 pytest.importorskip("fastapi")
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, WebSocketRoute, expect, sync_playwright
 
-SOURCE = "sim:size=640x480,mpp=0.34,fps=10,rest=4,overlap=0.3,speed=600"
+SOURCE = "sim:size=640x480,mpp=0.34,fps=6,rest=4,overlap=0.3,speed=600"
 SIZES = ((360, 740), (1024, 768), (1920, 1080))
 WAIT = 20_000  # ms; the machine may be busy
 EVIL = '<img src=x onerror="window.evil=1"><script>window.evil=1</script>'
@@ -296,6 +296,31 @@ def test_a_mouse_corrects_and_undoes(page: Page):
     expect(page.locator("#field-words")).not_to_contain_text("correction")
     found = nuclei(page, field)
     assert (found["c"][:n], found["removed"][n]) == (before["c"], True)
+
+
+def test_a_picture_is_zoomed_moved_and_held(page: Page):
+    field = capture(page)
+    press(page, "o")
+    expect(page.locator("#field-title")).to_have_text("Field 1")
+    found = nuclei(page, field)
+    k = lonely(found)
+    at = spot(page, found["x"][k], found["y"][k])
+    box = page.locator("#field-canvas").bounding_box()
+    x, y = box["x"] + at["x"], box["y"] + at["y"]
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -480)
+    # The wheel zooms about the pointer: the same nucleus is still under it, and a drag carries it along.
+    page.mouse.down()
+    page.mouse.move(x + 60, y + 40, steps=4)
+    page.mouse.up()
+    page.mouse.move(x + 60, y + 41)
+    expect(page.locator("#field-hint")).to_contain_text(f"Nucleus {k}:")
+    assert state(page)["session"]["fields"][0]["corrections"] == 0
+    page.mouse.down()
+    page.wait_for_timeout(800)
+    page.mouse.up()
+    expect(page.locator("#field-words")).to_contain_text("1 correction")
+    assert nuclei(page, field)["removed"][k] is True
 
 
 def test_keys_alone_capture_correct_and_undo(page: Page):

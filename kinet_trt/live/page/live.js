@@ -92,6 +92,7 @@ function offer(header) {
   if (!online) return ["No connection: nothing can be captured.", "no", false];
   if (!header) return ["Waiting for the first picture.", "", false];
   if (frozen) return ["The picture is held.", "", false];
+  if (state && !["connected", "ended"].includes(state.camera.phase)) return ["No new picture comes: this one is old.", "no", false];
   if (state?.session.recount) return ["No captures during a recount.", "no", false];
   if (header.offered) return ["Ready to capture.", "yes", false];
   const insist = header.hindrances.every((word) => word === "blurred" || word === "moving");

@@ -61,11 +61,12 @@ function map(fields, spot) {
   shown($("no-map"), !placed.length);
   const data = placed.map(({ id, number: n, place, x, y, width, height, mpp }) => [id, n, place, x, y, width, height, mpp]);
   rebuilt($("mosaic"), [data, spot ?? null], () => {
-    const places = Map.groupBy ? Map.groupBy(placed, ({ place }) => place) : grouped(placed);
+    const places = grouped(placed);
     return [...places].map(([place, there]) => figure(place, there, spot?.place === place ? spot : null, places.size));
   });
 }
 
+/** Return the fields by place. */
 function grouped(fields) {
   const places = new Map();
   for (const field of fields) places.set(field.place, [...(places.get(field.place) ?? []), field]);
