@@ -355,6 +355,7 @@ def test_keys_alone_capture_correct_and_undo(page: Page):
 def test_a_field_is_deleted_only_after_a_question(page: Page):
     capture(page)
     press(page, "o")
+    expect(page.locator("#field-title")).to_have_text("Field 1")
     page.locator("#field-delete").click()
     expect(page.get_by_role("dialog")).to_contain_text("Delete field 1?")
     press(page, "Enter")  # the focus is on Cancel
@@ -400,6 +401,8 @@ def test_what_a_person_types_is_text(page: Page, address: str):
     press(page, "o", "n")
     page.locator("#ask textarea").fill(EVIL)
     page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator("#field-notes")).to_contain_text(EVIL)
+    press(page, "Escape", "o")
     expect(page.locator("#field-notes")).to_contain_text(EVIL)
     press(page, "Escape")
     page.get_by_role("button", name="Open another").click()

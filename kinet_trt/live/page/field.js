@@ -48,6 +48,11 @@ export async function openField(id) {
   shown($("field"), true);
   document.body.classList.add("at-field");
   mark();
+  // Nothing of the field before may be taken for this one's.
+  text($("field-title"), "Field …");
+  text($("field-words"), "");
+  text($("field-hint"), "");
+  rebuilt($("field-notes"), null, () => []);
   surface.redraw();
   $("field-canvas").focus({ preventScroll: true });
   const image = new Image();
@@ -308,6 +313,7 @@ export async function note() {
 }
 
 async function remove() {
+  if (!data) return;
   const { id, number: n } = data.field;
   const answer = await ask(`Delete field ${n}?`, "Its picture, its nuclei and its corrections are gone for good.", [], "Delete", true);
   if (answer && (await trying(() => post(`/api/fields/${id}/delete`)))) {
