@@ -85,10 +85,11 @@ class NewSession(Order):
     reader: Name = ""
 
 
-class Title(Order):
-    """Another title."""
+class Names(Order):
+    """Another title, or another name for the first reader; what is left out stays."""
 
-    title: Name
+    title: Name | None = None
+    reader: Name | None = None
 
 
 class Place(Order):

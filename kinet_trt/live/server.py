@@ -270,8 +270,8 @@ class Server:
             return _done()
 
         @app.post("/api/sessions/rename")
-        def rename(order: orders.Title) -> Response:
-            station.rename(order.title)
+        def rename(order: orders.Names) -> Response:
+            station.rename(order.title, order.reader)
             return _done()
 
         @app.post("/api/sessions/delete")

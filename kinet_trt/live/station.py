@@ -391,10 +391,13 @@ class Station:
                 self._enter(found)
         return found
 
-    def rename(self, title: str) -> None:
-        """Give the open session another title."""
+    def rename(self, title: str | None = None, reader: str | None = None) -> None:
+        """Give the open session another title, or its first reader another name."""
         with self._changing:
-            self.store.rename_session(self._open.id, title)
+            if title is not None:
+                self.store.rename_session(self._open.id, title)
+            if reader is not None:
+                self.store.rename_reader(self.store.readings(self._open.id)[0].id, reader)
             self._change()
 
     def delete_session(self, session: int) -> None:

@@ -180,6 +180,12 @@ class Store:
             db.execute("UPDATE sessions SET title = ? WHERE id = ?", (title, self.session(session).id))
         return self.session(session)
 
+    def rename_reader(self, reading: int, reader: str) -> None:
+        """Give a reading another reader's name; corrections keep the name under which they were made."""
+        reader = _text("reader", reader, LONGEST_NAME)
+        with self._write() as db:
+            db.execute("UPDATE readings SET reader = ? WHERE id = ?", (reader, reading))
+
     def mark_session(self, session: int, *, opened: bool) -> Session:
         """Note that a session is being worked on, or was left: one that nobody left was cut short."""
         with self._write() as db:

@@ -301,6 +301,8 @@ def test_there_is_nothing_to_recount_without_fields(client):
 def test_sessions_are_left_reopened_exported_and_deleted(served, client, tmp_path):
     field = captured(served, client)
     post(client, "/api/sessions/rename", {"title": "Monday"})
+    post(client, "/api/sessions/rename", {"reader": "C. Lund"})
+    until(client, lambda state: (state["session"]["title"], state["session"]["reader"]) == ("Monday", "C. Lund"))
     first = client.get("/api/state").json()["session"]["id"]
     second = post(client, "/api/sessions", {"title": "Tuesday", "reader": ""})["session"]
     state = client.get("/api/state").json()

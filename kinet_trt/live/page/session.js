@@ -8,8 +8,8 @@ on("state", ({ session }) => {
   const { title, reader, recount, recounts, fields, notes } = session;
   text($("title"), title || "Untitled session");
   document.title = `${title || "Ki67 count"} · kinet-trt`;
-  if (document.activeElement !== $("title-input")) $("title-input").value = title;
-  text($("session-words"), `${reader ? `Read by ${reader}. ` : ""}Begun ${when(session.created)}. ${fields.length} ${fields.length === 1 ? "field" : "fields"}.`);
+  for (const [id, value] of [["title-input", title], ["reader-input", reader]]) if (!$("title-form").contains(document.activeElement)) $(id).value = value;
+  text($("session-words"), `Begun ${when(session.created)}. ${fields.length} ${fields.length === 1 ? "field" : "fields"}.`);
   attribute($("export"), "href", `/api/sessions/${session.id}/file`);
   for (const id of ["report", "csv", "geojson", "export"]) shown($(id), recount === null);
   shown($("exports-hidden"), recount !== null);
@@ -27,8 +27,8 @@ on("state", ({ session }) => {
 
 $("title-form").onsubmit = async (event) => {
   event.preventDefault();
-  const title = $("title-input").value.trim();
-  if (await trying(() => post("/api/sessions/rename", { title }))) toast("Title saved");
+  const [title, reader] = ["title-input", "reader-input"].map((id) => $(id).value.trim());
+  if (await trying(() => post("/api/sessions/rename", { title, reader }))) toast("Title and reader saved");
 };
 
 $("note-form").onsubmit = async (event) => {
