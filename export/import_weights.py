@@ -14,6 +14,7 @@ from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import Traits
 from kinet_trt.export.models import MULTIPLE, KiNet, NetworkConfig, build, with_instance_norms
 from kinet_trt.export.training import normalise, predict, validate
+from kinet_trt.export.workshop import without_labels
 from torch import Tensor, nn
 
 from kinet_trt.count import find_images
@@ -291,8 +292,7 @@ def _fields(folder: Path) -> list[LabelledField]:
         return read_fields(folder)
     except KinetError as error:
         log.info("no labelled fields: %s", error)
-    nothing = np.empty(0, np.float32)
-    return [LabelledField(path, nothing, nothing, np.empty(0, np.uint8), labelled=()) for path in find_images([folder])]
+    return without_labels(find_images([folder]))
 
 
 def _found(network: KiNet, traits: Traits, fields: Sequence[LabelledField]) -> list[Detections]:

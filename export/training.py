@@ -209,7 +209,7 @@ def split(fields: Sequence[LabelledField]) -> tuple[list[LabelledField], list[La
         train = [f for f in fields if f not in val]
         if not any(f.labelled for f in train):
             train += val
-    if not any(f.labelled for f in train):
+    if not train:
         raise KinetError("no fields to train on: every one is marked as a validation field")
     return train, val
 
