@@ -113,6 +113,7 @@ def to_int8(
         raise KinetError(f"max-loss: expected 0 to 100 points, found {max_loss:g}")
     try:
         from kinet_trt.calibration import qdq
+        from kinet_trt.calibration.low_resolution import at_low_resolution
         from kinet_trt.calibration.pointwise import as_pointwise
     except ModuleNotFoundError as error:
         raise MissingExtraError("Quantising a model", "build", error.name or "onnx") from None
@@ -120,7 +121,7 @@ def to_int8(
     from kinet_trt.calibration.images import choose
 
     choice = choose(folder, card, images, seed, partial(report, "images"))
-    graph = as_pointwise(qdq.load(model))
+    graph = at_low_resolution(as_pointwise(qdq.load(model)))
     tensors = [name for group in qdq.groups(graph, ()) for name in group]
     crops = [picture.crop for picture in choice.calibration]
     histograms = ranges.cached(cache, graph, tensors, crops, partial(report, "ranges"))

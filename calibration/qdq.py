@@ -187,7 +187,7 @@ def _weights(body: onnx.GraphProto, tensor: onnx.TensorProto, axis: int) -> list
 
 
 def quantise(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return weights as int8 codes, and the size of a step of each channel along ``axis``.
+    """Return weights as int8 codes, and the size of a step of each channel along ``axis`` (1 where all are 0).
 
     Raises
     ------
@@ -197,7 +197,9 @@ def quantise(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], 
     if not np.isfinite(values).all():
         raise KinetError("int8: the model has weights that are no numbers: export it again")
     others = tuple(i for i in range(values.ndim) if i != axis)
-    scale = np.maximum(np.abs(values).max(axis=others) / LARGEST, np.finfo(np.float32).tiny).astype(np.float32)
+    largest = np.abs(values).max(axis=others)
+    steps = np.maximum(largest / LARGEST, np.finfo(np.float32).tiny)
+    scale = np.where(largest > 0, steps, 1).astype(np.float32)
     shape = [-1 if i == axis else 1 for i in range(values.ndim)]
     codes = np.clip(np.rint(values / scale.reshape(shape)), -LARGEST, LARGEST).astype(np.int8)
     return codes, scale

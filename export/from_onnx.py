@@ -140,6 +140,8 @@ def _fill(network: KiNet, graph: onnx.ModelProto) -> None:
         inputs = readers[f"network.{name}.weight"]
         weight = stored[inputs[1]].astype(np.float32)
         bias = stored[inputs[2]].astype(np.float32) if len(inputs) > 2 else np.zeros(weight.shape[0], np.float32)
+        if (side := stored.get(f"network.{name}.side.weight")) is not None:
+            weight = _with_side(module, weight, side[..., 0, 0].astype(np.float32))
         weight, bias = _unpacked(module, weight, bias)
         _copy(module.weight, weight)
         if isinstance(follower, nn.BatchNorm2d):
@@ -157,8 +159,10 @@ def _unpacked(
     kernel, outputs = module.kernel_size[0], module.out_channels
     if isinstance(module, nn.ConvTranspose2d):
         if weight.shape[2:] == (1, 1):
+            # All of its pixels; or, where the head is computed before it, the kernel's own, and what is for the border.
             stride = module.stride[0]
-            weight = weight.reshape(stride, stride, outputs, module.in_channels).transpose(3, 2, 0, 1)
+            side = stride if len(weight) == stride**2 * outputs else kernel
+            weight = weight[: side**2 * outputs].reshape(side, side, outputs, module.in_channels).transpose(3, 2, 0, 1)
             bias = bias[:outputs]
         if weight.shape[2] > kernel:  # taps that widen_upsamplers added
             offset = (module.stride[0] - 2) // 2 - int(module.padding[0])
@@ -168,6 +172,24 @@ def _unpacked(
         blocks = [weight[g * own : (g + 1) * own, g * inputs : (g + 1) * inputs] for g in range(module.groups)]
         weight = np.concatenate(blocks)
     return weight, bias
+
+
+def _with_side(
+    module: nn.Conv2d | nn.ConvTranspose2d, weight: NDArray[np.float32], side: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Put back into a head's kernel what export computes before the eightfold up-sampler.
+
+    Row y, column x and output o of ``side`` have, for tap t, u and channel c of the up-sampler, the weight that
+    sees that tap from there (`kinet_trt.calibration.low_resolution`). The up-sampler is the second of three that are
+    joined, the first and the last of one size.
+    """
+    (size, outputs), dense = (module.kernel_size[0], module.out_channels), weight.shape[1]
+    channels, stride, taps = module.in_channels - dense, 8, 3
+    varying = side[:, : taps**2 * channels].reshape(stride, stride, outputs, taps, taps, channels)[:, :, :, 0, 0]
+    last = int(np.flatnonzero(varying.any(axis=(1, 2, 3)))[-1])  # the row that sees the first tap by the kernel's first
+    rows = np.arange(last, last - size, -1)
+    own = varying[np.ix_(rows, rows)].transpose(2, 3, 0, 1)
+    return np.concatenate([weight[:, : dense // 2], own, weight[:, dense // 2 :]], axis=1)
 
 
 def _identity(norm: nn.BatchNorm2d, bias: NDArray[np.float32], name: str) -> None:

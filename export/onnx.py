@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import torch
 from kinet_trt.calibration.agreement import Agreement, compare
+from kinet_trt.calibration.low_resolution import at_low_resolution
 from kinet_trt.calibration.pointwise import as_pointwise
 from kinet_trt.export.checkpoint import Checkpoint, Traits
 from kinet_trt.export.models import MULTIPLE, KiNet, reach, widen_upsamplers
@@ -86,7 +87,8 @@ class Parity:
 def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool, roi: bool) -> tuple[bytes, ModelCard]:
     """Turn a checkpoint into a serialised ONNX model with its card.
 
-    H and W are free in multiples of 16, N is free. Batch norms are folded, no layer has a stride above its kernel, the
+    H and W are free in multiples of 16, N is free. Batch norms are folded, no layer has a stride above its kernel, side
+    up-samplers are pointwise convolutions (the release's eightfold ones work at low resolution up to the head), the
     graph has been through onnxsim, and its opset is 18.
 
     Parameters
@@ -114,7 +116,7 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
         raise KinetError("--roi: this network was trained without the tumour-region branch: leave the option out")
     halo = -(-(reach(network) + traits.nms_radius) // MULTIPLE) * MULTIPLE
     graph = _traced(Deployed(_densified(widen_upsamplers(network)), traits, roi).eval())
-    graph = as_pointwise(_simplified(graph))
+    graph = at_low_resolution(as_pointwise(_simplified(graph)))
     if precision == "fp16":
         compute_in_half(graph)
     elif half_weights:

@@ -144,16 +144,17 @@ def compute_in_half(graph: onnx.ModelProto) -> None:
     Of a quantised network, what is not quantised, and the scales.
     """
     body = graph.graph
-    layers = _layer_weights(graph)
-    scales = {node.input[1] for node in body.node if node.op_type in QUANTISERS}
+    image = _image(body)
+    first = next(i for i, node in enumerate(body.node) if image in node.input)
+    halves = [node for node in list(body.node)[first:] if node.op_type != "InstanceNormalization"]
+    constants = {name for node in halves for name in node.input}
+    scales = {node.input[1] for node in body.node if node.op_type in QUANTISERS}  # those of weights come before
     _raise_scales(body)
     for tensor in body.initializer:
-        if tensor.name in layers | scales and tensor.data_type == TensorProto.FLOAT:
+        if tensor.name in constants | scales and tensor.data_type == TensorProto.FLOAT:
             tensor.CopyFrom(halved(tensor))
-    image = _image(body)
     outputs = {value.name for value in body.output}
     names = {image: f"{image}.half", **{name: f"{name}.half" for name in outputs}}
-    first = next(i for i, node in enumerate(body.node) if image in node.input)
     _norms_in_full(body)
     for node in list(body.node)[first:]:
         node.input[:] = [names.get(name, name) for name in node.input]

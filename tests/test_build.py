@@ -111,8 +111,11 @@ def test_engines_of_the_shipped_model(tmp_path, int8_edge, kind, sizes, fused):
 def test_engines_of_the_releases_architecture(tmp_path):
     # One test: tracing the network takes ten times as long as building all of these.
     both, alone = random_network(tmp_path, "release", 4)
-    for kind, sizes in (("fp32", []), ("fp16", [(256, 320)]), ("fp16", [])):
-        for roi, source in ((True, both), (False, alone)):
+    quantised = [tmp_path / f"{source.stem}-int8.onnx" for source in (both, alone)]
+    for source, path in zip((both, alone), quantised, strict=True):
+        path.write_bytes(in_int8(source))
+    for kind, sizes in (("fp32", []), ("fp16", [(256, 320)]), ("fp16", []), ("int8", [])):
+        for roi, source in zip((True, False), quantised if kind == "int8" else (both, alone), strict=True):
             for fused in (False, True):
                 built = build(source, tmp_path / "a.engine", kind, sizes=sizes, fused=fused, batch=2)
                 card, _ = plan_of(built)

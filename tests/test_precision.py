@@ -121,6 +121,29 @@ def test_a_model_without_convolutions_is_one_error():
         precision.compute_in_half(graph)
 
 
+def test_constants_of_the_network_go_to_half_and_those_before_it_stay(pixels):
+    graph = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 18]>
+        g (uint8[N,H,W,3] frame) => (float[N,4,H,W] maps) <float scale = {0.01}, float[4,1,1] factors = {1, 2, 3, 4}> {
+            planes = Transpose <perm = [0, 3, 1, 2]> (frame)
+            pixels = Cast <to = 1> (planes)
+            image = Mul (pixels, scale)
+            linear = Conv (image, weights)
+            maps = Mul (linear, factors)
+        }"""
+    )
+    weights = np.random.default_rng(0).normal(size=(4, 3, 1, 1)).astype(np.float32)
+    graph.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
+    expected = run(graph.SerializeToString(), pixels)
+    precision.compute_in_half(graph)
+    onnx.checker.check_model(graph, full_check=True)
+    kinds = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
+    half, full = TensorProto.FLOAT16, TensorProto.FLOAT
+    assert kinds == {"scale": full, "factors": half, "weights": half}
+    maps = run(graph.SerializeToString(), pixels)
+    assert 0 < np.abs(maps - expected).max() < 0.01 * np.abs(expected).max()
+
+
 def test_a_graph_that_comes_out_invalid_is_one_error(edge):
     card, model = edge
     graph = onnx.load_from_string(model)
