@@ -153,12 +153,15 @@ def interleave(
 ) -> list[NDArray[np.float64]]:
     """Run all contestants in turn, so that a slow spell of the machine meets them all.
 
+    Each run that counts comes after one of the same contestant that does not: whoever counts frame after frame finds the
+    caches as its own last frame left them, not as another network did.
+
     Parameters
     ----------
     contestants
         What is timed.
     rounds
-        How often each is; one more at the start does not count.
+        How often each is.
     report
         Called after each run with the runs done and to do.
 
@@ -168,14 +171,15 @@ def interleave(
         For each contestant its times, s, float64 [rounds, stages]; NaN for stages it does not have.
     """
     times: list[list[list[float]]] = [[] for _ in contestants]
-    total, done = (rounds + 1) * len(contestants), 0
-    for number in range(rounds + 1):
+    total, done = 2 * rounds * len(contestants), 0
+    for _ in range(rounds):
         for own, one in zip(times, contestants, strict=True):
-            took = one.run()
-            if number:
-                own.append([took.get(stage, float("nan")) for stage in STAGES])
-            done += 1
-            report(done, total)
+            for counts in (False, True):
+                took = one.run()
+                if counts:
+                    own.append([took.get(stage, float("nan")) for stage in STAGES])
+                done += 1
+                report(done, total)
     return [np.array(own) for own in times]
 
 
