@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.frame import Frame
+from kinet_trt.sharpness import BLURRED, EMPTY, bands
 
-EMPTY = 0.015
-"""Contrast below which a picture shows glass and the camera's noise; the palest labelled fields have 0.034."""
-BLURRED = 0.14
-"""Sharpness below which a picture is blurred, whatever was seen before; sharp labelled fields have 0.157 to 0.40."""
 BLURRED_HERE = 0.8
 """Share of the best sharpness of this place below which a picture is blurred. A Gaussian blur of 1.5 px at 0.34 um/px,
 with which a tenth of the nuclei is lost, leaves 0.70 to 0.83."""
@@ -71,10 +68,7 @@ class Quality:
 class Watch:
     """Judges one live picture after the other. For one thread.
 
-    Sharpness is the ratio of two bands of the green channel at the model's um/px, ``std(g1 - g2) / std(g1 - g8)`` with
-    gs the picture after a Gaussian of sigma s px: noise lies mostly above both bands, vignetting below, and exposure
-    cancels. The variance of the Laplacian (Pech-Pacheco 2000), divided by the picture's variance, was tried first: on
-    the noisier half of real fields the camera's noise hides most of what defocus takes away.
+    Sharpness is that of `kinet_trt.sharpness`, at the model's um/px.
 
     Motion is the phase correlation (Kuglin and Hines 1975) of thumbnails, believed where the two, aligned, correlate.
 
@@ -107,7 +101,7 @@ class Watch:
         if self._size != (frame.width, frame.height, mpp):
             self._size, self._before = (frame.width, frame.height, mpp), None
             self._forget()
-        contrast, ratio = _bands(_scaled(frame, mpp / self._mpp))
+        contrast, ratio = bands(_scaled(frame, mpp / self._mpp))
         empty = contrast < EMPTY
         shift, lost = self._moved(frame, mpp, empty)
         passed, self._time = time - self._time, time
@@ -179,17 +173,6 @@ def _scaled(frame: Frame, scale: float) -> NDArray[np.float32]:
     height, width = (max(1, round(side * scale)) for side in green.shape[:2])
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return cv2.resize(green, (width, height), interpolation=way).astype(np.float32)
-
-
-def _bands(green: NDArray[np.float32]) -> tuple[float, float]:
-    """Return contrast and sharpness; see `Watch`."""
-    one, two = cv2.GaussianBlur(green, (0, 0), 1), cv2.GaussianBlur(green, (0, 0), 2)
-    # Wide blurs are as good on a quarter of the pixels, and much cheaper.
-    height, width = green.shape
-    quarter = cv2.resize(two, (-(-width // 4), -(-height // 4)), interpolation=cv2.INTER_AREA)
-    wide = cv2.resize(cv2.GaussianBlur(quarter, (0, 0), 2), (width, height), interpolation=cv2.INTER_LINEAR)
-    fine, coarse = (float(cv2.meanStdDev(cv2.subtract(one, other))[1][0, 0]) for other in (two, wide))
-    return coarse / max(1.0, float(green.mean())), fine / max(coarse, 1e-6)
 
 
 def _thumbnail(frame: Frame, mpp: float, model_mpp: float) -> tuple[NDArray[np.float32], float]:
