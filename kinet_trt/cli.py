@@ -152,6 +152,9 @@ def count(
             errors.append((image, str(error)))
     if "-" not in (json_file, csv_file) and counted:
         show_counted(counted, counter, NET if bands == "net" else None)
+    for one in counted:
+        for remark in one.remarks:
+            typer.echo(f"Warning: {one.image}: {remark}", err=True)
     messages = [f"{image}: {message}" for image, message in errors]
     for target in filter(None, (json_file, csv_file)):
         try:

@@ -22,6 +22,7 @@ from kinet_trt.frame import Frame
 from kinet_trt.images import SUFFIXES, read_image
 from kinet_trt.ki67 import Ki67
 from kinet_trt.overlay import draw, to_png
+from kinet_trt.unlike import Unlike
 
 SCHEMA = 1
 """Version of the JSON; within a version keys are only ever added."""
@@ -44,6 +45,8 @@ class Counted:
         Where that came from: ``"option"``, ``"file"`` or ``"model"``.
     detections
         Its nuclei.
+    remarks
+        Sentences that a person should read: in which way the field is unlike those that the model learnt from.
     """
 
     image: Path
@@ -52,6 +55,7 @@ class Counted:
     mpp: float
     mpp_source: str
     detections: Detections
+    remarks: tuple[str, ...] = ()
 
     @property
     def ki67(self) -> Ki67:
@@ -117,7 +121,9 @@ def count_image(counter: Counter, image: Path, mpp: float | None) -> tuple[Count
     source, used = next((name, value) for name, value in known.items() if value is not None)
     try:
         found = counter(frame, used)
-        return Counted(image, frame.width, frame.height, used, source, found), frame
+        remark = Unlike(counter.engine.card.mpp)(Frame(frame.pixels, used), found)
+        remarks = (remark,) if remark else ()
+        return Counted(image, frame.width, frame.height, used, source, found, remarks), frame
     except MemoryError:
         raise ImageError(f"not enough memory for {frame.width} x {frame.height} px: count a region of it") from None
 
@@ -223,6 +229,7 @@ def _record(counter: Counter, one: Counted) -> dict[str, Any]:
         "counts": one.detections.counts(),
         "ki67_index": one.ki67.index,
         "interval": list(one.ki67.interval) if one.ki67.interval else None,
+        "remarks": list(one.remarks),
         "detections": one.detections.records(),
     }
 

@@ -22,7 +22,8 @@ Every line is one object with these keys; within a schema keys are only ever add
 ``offered``               whether it may be captured: neither empty, blurred nor moving
 ``hindrances``            why not: ``"empty"``, ``"blurred"``, ``"moving"``
 ``rested``                whether the stage has just come to rest on a field that may be captured
-``remarks``               sentences that a person should read, such as that um/px is only assumed
+``remarks``               sentences that a person should read: that um/px is only assumed, that the field is unlike
+                          those that the model learnt from (`kinet_trt.unlike`)
 ``latency_ms``            from capture to the end of the count
 ``counting_ms``           how long the count took
 ``p50_ms``, ``p99_ms``    ms from capture until a line was written, of the last 10 s; null on the first line
@@ -49,6 +50,7 @@ from kinet_trt.camera.video import VideoSource
 from kinet_trt.counter import Counter
 from kinet_trt.errors import EngineError, KinetError
 from kinet_trt.live.loop import Loop, Seen, Status
+from kinet_trt.unlike import Unlike
 
 SCHEMA = 1
 INTERRUPTED = 130
@@ -98,7 +100,8 @@ def run(
     recorded = isinstance(source, FolderSource | VideoSource)
     news = _News(tell, recorded)
     newest = Newest(source, mpp=mpp)
-    loop = Loop(newest, counter, mpp=mpp, stated="file" if recorded else "camera")
+    remarks = (Unlike(counter.engine.card.mpp),)
+    loop = Loop(newest, counter, mpp=mpp, stated="file" if recorded else "camera", remarks=remarks)
     viewer = loop.viewer(every=True)  # before it runs: the first frame counts too
     try:
         with newest, loop:
