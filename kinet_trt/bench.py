@@ -153,8 +153,8 @@ def interleave(
 ) -> list[NDArray[np.float64]]:
     """Run all contestants in turn, so that a slow spell of the machine meets them all.
 
-    Each run that counts comes after one of the same contestant that does not: whoever counts frame after frame finds the
-    caches as its own last frame left them, not as another network did.
+    Each run that counts comes after one of the same contestant that does not: whoever counts frame after frame finds
+    the caches as its own last frame left them, not as another network did.
 
     Parameters
     ----------

@@ -33,6 +33,7 @@ from kinet_trt.live.server import Server
 from kinet_trt.live.station import Station
 from kinet_trt.live.store import Store
 from kinet_trt.live.summary import HOT_SPOT
+from kinet_trt.unlike import Unlike
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ def run(source: FrameSource, counter: Counter, options: Options, tell: Callable[
         If the session file cannot be used, another program has it open, or the address is taken.
     """
     stop = threading.Event()
-    with _signals(stop), serving(source, counter, options) as page:
+    remarks = (Unlike(counter.engine.card.mpp),)
+    with _signals(stop), serving(source, counter, options, remarks) as page:
         tell(f"Live page: {page.url}")
         if page.token:
             tell("The address holds the token that lets people in; it is not shown again.")

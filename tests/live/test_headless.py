@@ -109,7 +109,7 @@ def test_frames_stop_a_longer_recording(live, folder):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ([SMALL], 1, "the live page is not there yet: add --headless"),
+        ([SMALL, "--frames", "5"], 2, "go with --headless"),
         (["nowhere:", "--headless"], 1, "no camera, file or folder"),
         (["sim:fsp=3", "--headless"], 1, "option 'fsp=3'"),
         ([SMALL, "--headless", "--frames", "0"], 2, "--frames"),
