@@ -56,9 +56,14 @@ def whole_files(out: Path) -> list[Path]:
     return found
 
 
+def said(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the lines on standard error but for the warnings that such small fields are unlike others."""
+    return [line for line in done.stderr.splitlines() if line and "unlike those that the model learnt" not in line]
+
+
 def one_message(done: subprocess.CompletedProcess[str], *parts: str) -> None:
     """Assert that a run failed with one message a failure, each holding these words, and no traceback."""
-    errors = [line for line in done.stderr.splitlines() if line]
+    errors = said(done)
     assert done.returncode == 1, done
     assert errors, done
     assert all(line.startswith("Error: ") and all(part in line for part in parts) for line in errors), errors
@@ -194,7 +199,7 @@ def test_no_home_folder_is_needed(fields, tmp_path, home):
         environment["HOME"] = home
     out = tmp_path / "out"
     done = run(count(fields, out), env=environment)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, said(done)) == (0, [])
     assert len(whole_files(out)) == 8
 
 
@@ -234,7 +239,7 @@ def leak(runtime: str, counts: int, every: int) -> None:
 
 @linux_only
 def test_counting_does_not_leak():
-    leak("openvino", 240, 120)
+    leak("openvino", 480, 240)  # OpenVINO keeps what it prepared for 200 sizes
 
 
 @linux_only
