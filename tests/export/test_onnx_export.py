@@ -401,7 +401,8 @@ def test_the_release_finds_the_nuclei_that_pytorch_finds(
     expected = [pytorch_maps(own, pixels) for pixels in fields]
     card = replace(card, threshold=float(np.quantile(expected[0].max(axis=0), 0.5)))
     for engine in (OpenVinoEngine, pytest.importorskip("kinet_trt.engines.onnxruntime").OnnxRuntimeEngine):
-        maps = [engine(card, model, "fp32").run(pixels[None])[0] for pixels in fields]
+        opened = engine(card, model, "fp32")
+        maps = [np.array(opened.run(pixels[None])[0]) for pixels in fields]
         measured = exporter.parity(own, card, maps, fields)
         assert measured.agreement.identical
         assert measured.agreement.same > 20
