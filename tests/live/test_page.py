@@ -141,6 +141,8 @@ def capture(page: Page, number: int = 1) -> int:
         # The stage may start to move just then, or no new frame have come: then the page says so.
         page.locator(".toast").first.wait_for()
         if page.locator(".toast").first.inner_text() == f"Field {number} captured":
+            # It is on disk; the page lists it a moment later.
+            expect(page.locator("#thumbnails button").nth(number - 1)).to_be_attached()
             return state(page)["session"]["fields"][-1]["id"]
     raise AssertionError("no field could be captured")
 
