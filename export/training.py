@@ -41,6 +41,8 @@ TAUGHT = 0.5
 """Share of the nucleus loss that a teacher's maps have, where there is one."""
 UNLABELLED = 0.2
 """How often a source without labelled nuclei is drawn, as a share of all others together."""
+KEPT = 50
+"""Iterations between checkpoints to go on from: validations, which take longer, may be rarer."""
 MPP = 0.34
 """Scale of the training fields, um/px: nominal, no source states its own."""
 
@@ -306,8 +308,9 @@ def train(
     for iteration, examples in enumerate(loader, start=first + 1):
         torch.manual_seed(seed * 1_000_003 + iteration)  # so that a resumed run drops the same channels
         due = iteration % recipe.every == 0 or iteration == recipe.iterations
+        kept = due or iteration % KEPT == 0
         loss = _step(network, optimizer, recipe, iteration, [t.to(device) for t in examples], traits, teacher)
-        if not np.isfinite(loss) or (due and not _is_finite(network)):
+        if not np.isfinite(loss) or (kept and not _is_finite(network)):
             if last.exists():  # its weights are on the way there: the next try must not begin with them
                 last.replace(out.with_suffix(".diverged.pt"))
             raise KinetError(
@@ -323,6 +326,7 @@ def train(
             if validation.figure > best:
                 best, best_at = validation.figure, iteration
                 checkpoint.save(out, average, traits)
+        if kept:
             state = {
                 "iteration": iteration,
                 "best": best,
@@ -332,6 +336,7 @@ def train(
                 "fingerprint": fingerprint,
             }
             checkpoint.save(last, average, traits, state)
+        if validation:
             _record(out, iteration, float(np.mean(losses)), validation, validating)
             losses.clear()
         report(Progress(iteration, recipe.iterations, loss, validation))

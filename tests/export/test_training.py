@@ -139,6 +139,23 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     assert all(torch.allclose(state[key].float(), other[key].float(), atol=1e-6) for key in state)
 
 
+def test_a_run_goes_on_from_between_two_validations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kinet_trt.export.training.KEPT", 2)
+    recipe = replace(TINY, every=6)
+    run([simulated()], tmp_path / "whole.pt", recipe)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.iteration == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train([simulated()], tmp_path / "cut.pt", CONFIG, recipe, workers=0, report=interrupt)
+    assert not (tmp_path / "cut.pt").exists()
+    assert [p.iteration for p in run([simulated()], tmp_path / "cut.pt", recipe)] == [5, 6]
+    expected, found = weights(tmp_path / "whole.pt"), weights(tmp_path / "cut.pt")
+    assert all(torch.allclose(found[key], expected[key], atol=1e-6) for key in expected)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Path) -> None:
     for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
         run([simulated()], tmp_path / f"{name}.pt", seed=seed)
