@@ -9,23 +9,29 @@ if TYPE_CHECKING:
     from kinet_trt.counter import Counter as Counter
     from kinet_trt.counter import Threshold as Threshold
     from kinet_trt.detections import Detections as Detections
+    from kinet_trt.errors import CountCancelledError as CountCancelledError
+    from kinet_trt.errors import EngineError as EngineError
     from kinet_trt.errors import ImageError as ImageError
     from kinet_trt.errors import KinetError as KinetError
     from kinet_trt.frame import Frame as Frame
     from kinet_trt.images import read_image as read_image
     from kinet_trt.ki67 import Ki67 as Ki67
+    from kinet_trt.logs import log_to as log_to
 
 NOTICE = "For Research Use Only. Not for use in diagnostic procedures."
 """Stands wherever a result does."""
 
 _HOMES = {
+    "CountCancelledError": "errors",
     "Counter": "counter",
     "Detections": "detections",
+    "EngineError": "errors",
     "Frame": "frame",
     "ImageError": "errors",
     "Ki67": "ki67",
     "KinetError": "errors",
     "Threshold": "counter",
+    "log_to": "logs",
     "read_image": "images",
 }
 __all__ = ["NOTICE", *sorted(_HOMES)]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.detections import Detections
-from kinet_trt.engines import Engine, open_engine
-from kinet_trt.errors import EngineError, ImageError, KinetError
-from kinet_trt.frame import Fitted, Frame, fit
+from kinet_trt.engines import DeviceEngine, Engine, open_engine
+from kinet_trt.engines.arrays import ORDERS, is_on_device, read_frame
+from kinet_trt.errors import CountCancelledError, EngineError, ImageError, KinetError
+from kinet_trt.frame import Fitted, Frame, fit, fitted_size
 from kinet_trt.model_card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.tiles import tiles
+from kinet_trt.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +81,8 @@ class Threshold:
 class Counter:
     """Counts nuclei with one model.
 
-    Safe to use from several threads; each keeps buffers of its own.
+    Any number of counters may be open in a process, and any number of threads may use one; each keeps buffers of its
+    own. A counter does not go from one process to another, by pickling or by a fork: open one in each.
 
     Parameters
     ----------
@@ -106,6 +112,8 @@ class Counter:
     >>> nuclei = counter(read_image("field.png"))  # doctest: +SKIP
     >>> nuclei.counts()  # doctest: +SKIP
     {'positive': 59, 'negative': 691, 'non_tumor': 139}
+    >>> for nuclei in counter.stream(camera):  # doctest: +SKIP
+    ...     show(nuclei)
     """
 
     def __init__(
@@ -127,6 +135,28 @@ class Counter:
             threshold = self.engine.card.threshold
         self.threshold = threshold if isinstance(threshold, Threshold) else Threshold(float(threshold))
         self._check()
+        self._workers = Workers()
+        self._room = (
+            threading.BoundedSemaphore(self.engine.lanes) if isinstance(self.engine, DeviceEngine) else nullcontext()
+        )
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model says of itself."""
+        return self.engine.card
+
+    def close(self) -> None:
+        """Wait for the frames that are being counted in the background, and refuse every other from now on.
+
+        Counters made by :meth:`with_threshold` close with it. Memory is free when the last of them is forgotten.
+        """
+        self._workers.close()
+
+    def __enter__(self) -> Counter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def with_threshold(self, threshold: Threshold) -> Counter:
         """Return a counter with another threshold over the same engine."""
@@ -144,15 +174,31 @@ class Counter:
                 "relative threshold needs: give a number, or take the model that it was made from"
             )
 
-    def __call__(self, frame: Frame | NDArray[np.uint8], mpp: float | None = None) -> Detections:
+    def __call__(
+        self,
+        frame: object,
+        mpp: float | None = None,
+        *,
+        order: str | None = None,
+        cuda_stream: int | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Detections:
         """Count one frame.
 
         Parameters
         ----------
         frame
-            A frame, or RGB pixels, uint8 [height, width, 3].
+            A frame, or RGB pixels, uint8 [height, width, 3]: a NumPy array, or whatever speaks DLPack or has a CUDA
+            array interface (PyTorch, CuPy, Numba, PyCUDA). On the device only for a model that runs there, which
+            reads them where they lie.
         mpp
             um/px of the pixels, before what the frame says; where neither says it, the model's is taken.
+        order
+            Of the channels of pixels: ``"RGB"``, ``"BGR"`` (OpenCV's), ``"RGBA"`` or ``"BGRA"``; None: RGB.
+        cuda_stream
+            CUDA stream on which pixels on the device are written; None: what they say themselves.
+        cancel
+            Once set, from any thread, the count ends with an error before its next tile.
 
         Returns
         -------
@@ -163,21 +209,94 @@ class Counter:
         ------
         ImageError
             If the frame is no RGB image or too small.
+        EngineError
+            If the frame does not fit the engine, lies on a device that the model does not run on, or the counter was
+            closed.
+        CountCancelledError
+            If it was cancelled.
         """
+        self._workers.check_open()
+        _check_not(cancel)
+        if is_on_device(frame):
+            return self._on_device(frame, mpp, order, cuda_stream)
         if not isinstance(frame, Frame):
-            frame = Frame(np.asarray(frame))
+            frame = Frame(_on_host(frame, order))
         if mpp is not None:
             frame = Frame(frame.pixels, mpp, frame.time, frame.stage)
         card = self.engine.card
         if frame.width == 0 or frame.height == 0:
             raise ImageError("an empty frame: expected at least one pixel")
+        if isinstance(self.engine, DeviceEngine) and not self.threshold.relative and _takes_whole(card, frame):
+            with self._room:
+                return self.engine.submit(frame, threshold=self.threshold.value).result()
         fitted = fit(frame, card.mpp, card.multiple)
         if frame.is_grey:
             log.warning("the picture has no colour: there is no stain to tell nuclei by, so none are counted")
             return Detections.empty(card.classes)
-        found = self._find(fitted)
+        found = self._find(fitted, cancel)
         x, y = fitted.to_frame(found.x, found.y)
         return Detections(x, y, found.cls, found.score, found.classes)
+
+    def stream(
+        self, frames: Iterable[object], mpp: float | None = None, *, order: str | None = None
+    ) -> Iterator[Detections]:
+        """Count frame after frame; while the network looks at one, the next is scaled and the last one searched.
+
+        Frames are drawn in a thread of their own, at most two beyond the last result that was taken. A result is there
+        as soon as its frame is counted, however late the next frame comes. Leaving the loop, or closing the iterator,
+        stops the counting.
+
+        Parameters
+        ----------
+        frames
+            As for :meth:`__call__`; a generator, say, that asks a camera.
+        mpp, order
+            As for :meth:`__call__`, for every frame.
+
+        Yields
+        ------
+        Detections
+            Of each frame, in their order.
+
+        Raises
+        ------
+        Exception
+            What a frame's count or the source raises, in its turn; that ends the stream.
+        """
+        return self._workers.in_order(lambda frame, stop: self(frame, mpp, order=order, cancel=stop), frames)
+
+    async def count_async(self, frame: object, mpp: float | None = None, *, order: str | None = None) -> Detections:
+        """Count one frame without holding up the event loop; arguments and errors as for :meth:`__call__`.
+
+        Cancelling the task stops the count before its next tile.
+        """
+        return await self._workers.run(lambda one, stop: self(one, mpp, order=order, cancel=stop), frame)
+
+    def stream_async(
+        self, frames: Iterable[object] | AsyncIterable[object], mpp: float | None = None, *, order: str | None = None
+    ) -> AsyncIterator[Detections]:
+        """Count frame after frame as :meth:`stream`, for ``async for``; a source may be asynchronous too.
+
+        A source that is not is asked in a thread; one that waits for its next frame also holds up the end of
+        ``asyncio.run`` until it has it.
+        """
+        return self._workers.in_order_async(lambda one, stop: self(one, mpp, order=order, cancel=stop), frames)
+
+    def _on_device(self, frame: object, mpp: float | None, order: str | None, cuda_stream: int | None) -> Detections:
+        if not isinstance(self.engine, DeviceEngine):
+            raise EngineError(
+                f"frame: it lies on a GPU, {self.card.name} runs with {self.engine.runtime}: copy the frame to the "
+                "host, or open an .engine (kinet-trt build)"
+            )
+        if self.threshold.relative:
+            raise EngineError(
+                f"threshold {self.threshold}: it is for frames on the host, whose maps it needs: give a number"
+            )
+        with self._room:
+            submitted = self.engine.submit(
+                frame, mpp=mpp, threshold=self.threshold.value, order=order, stream=cuda_stream
+            )
+            return submitted.result()
 
     def tumor_map(self, frame: Frame) -> NDArray[np.float32]:
         """Return the probability that a pixel is tumour, of a model with the tumour-region branch.
@@ -213,13 +332,14 @@ class Counter:
         inside = whole[: fitted.height, : fitted.width]
         return np.asarray(cv2.resize(inside, (frame.width, frame.height), interpolation=cv2.INTER_LINEAR), np.float32)
 
-    def _find(self, fitted: Fitted) -> Detections:
+    def _find(self, fitted: Fitted, cancel: threading.Event | None) -> Detections:
         """Return the nuclei in model px."""
         card, parts = self.engine.card, []
         largest = -np.inf
         height, width = fitted.pixels.shape[:2]
         side = max(height, width) if _built_for(card, height, width) else card.tile
         for tile in tiles(height, width, side, card.halo, card.multiple):
+            _check_not(cancel)
             window = fitted.pixels[tile.window_top : tile.window_bottom, tile.window_left : tile.window_right]
             if self.engine.detects and not self.threshold.relative:
                 parts.append(tile.own(self.engine.detect(window[None], self.threshold.value)[0]))
@@ -243,6 +363,28 @@ class Counter:
         kept &= found.score >= np.float32(self.threshold.of(largest))
         found = found.where(kept)
         return found.where(np.lexsort((found.x, found.y)))
+
+
+def _check_not(cancel: threading.Event | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise CountCancelledError("the count was cancelled")
+
+
+def _on_host(frame: object, order: str | None) -> NDArray[np.uint8]:
+    """Return pixels on the host as RGB; Frame says what is wrong with them."""
+    if order is None and (isinstance(frame, np.ndarray) or not hasattr(frame, "__dlpack_device__")):
+        return np.asarray(frame)
+    order = order or "RGB"
+    pixels = read_frame(frame, order)
+    assert isinstance(pixels, np.ndarray)  # what lies on a device was told apart before
+    return np.ascontiguousarray(pixels[..., ORDERS[order]])
+
+
+def _takes_whole(card: ModelCard, frame: Frame) -> bool:
+    """Whether an engine was built for frames of this size, scaled and padded."""
+    sides = fitted_size(frame.height, frame.width, frame.mpp, card.mpp)
+    height, width = (side + -side % card.multiple for side in sides)
+    return _built_for(card, height, width)
 
 
 def _built_for(card: ModelCard, height: int, width: int) -> bool:

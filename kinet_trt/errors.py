@@ -36,6 +36,10 @@ class EngineError(KinetError):
     """A compiled model that cannot be opened or run here."""
 
 
+class CountCancelledError(KinetError):
+    """A count that was told to stop before its end."""
+
+
 class MissingExtraError(KinetError):
     """A command that needs an optional extra which is not installed."""
 

@@ -1,13 +1,17 @@
 """The counter: whole frames, tiles, scales, threads."""
 
+import asyncio
+import copy
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kinet_trt import Counter, Frame, ImageError, KinetError, Threshold, simulate
+from kinet_trt import CountCancelledError, Counter, EngineError, Frame, ImageError, KinetError, Threshold, simulate
 from kinet_trt.evaluate import Evaluation, evaluate_field
 from kinet_trt.fields import read_fields
 from kinet_trt.metrics import match
@@ -20,8 +24,7 @@ def counter():
 
 def tiled(counter, tile):
     """Give a counter over the same engine that cuts images into small tiles."""
-    small = object.__new__(Counter)
-    small.threshold = counter.threshold
+    small = copy.copy(counter)
     small.engine = object.__new__(type(counter.engine))
     small.engine.__dict__.update(counter.engine.__dict__)
     small.engine.card = replace(counter.engine.card, tile=tile)
@@ -235,3 +238,86 @@ def test_a_model_without_the_branch_says_what_is_needed(fused_model):
         Counter().tumor_map(frame)
     with pytest.raises(KinetError, match=r"is fused.*export --roi"):
         Counter(fused_model).tumor_map(frame)
+
+
+def test_pixels_of_other_libraries_and_orders_are_taken(counter):
+    torch = pytest.importorskip("torch")
+    pixels, _ = simulate.field(5, 200, 160)
+    expected = counter(pixels)
+    assert len(expected) > 5
+    assert same(counter(torch.from_numpy(pixels)), expected)
+    assert same(counter(np.ascontiguousarray(pixels[..., ::-1]), order="BGR"), expected)
+    four = np.dstack([pixels[..., ::-1], np.full((160, 200), 255, np.uint8)])
+    assert same(counter(four, order="BGRA"), expected)
+    assert same(counter(torch.from_numpy(four), order="BGRA"), expected)
+    turned = np.ascontiguousarray(pixels[::-1, ::-1])[::-1, ::-1]
+    assert same(counter(turned), expected)
+    with pytest.raises(KinetError, match="BGRA: expected 4 channels"):
+        counter(pixels, order="BGRA")
+
+
+def test_a_frame_on_a_gpu_needs_a_model_that_runs_there(counter):
+    class OnGpu:
+        @property
+        def __cuda_array_interface__(self):
+            return {"shape": (64, 64, 3), "typestr": "|u1", "data": (4096, False), "version": 3}
+
+    with pytest.raises(KinetError, match=r"lies on a GPU, kinet-edge runs with OpenVINO .* copy the frame to the host"):
+        counter(OnGpu())
+
+
+def test_a_stream_is_one_count_after_the_other(counter):
+    frames = [Frame(simulate.field(seed, 200 + 16 * seed, 200)[0], 0.4) for seed in range(6)]
+    alone = [counter(frame) for frame in frames]
+    assert all(same(a, b) for a, b in zip(alone, counter.stream(iter(frames)), strict=True))
+    scaled = counter(frames[0], 0.5)
+    assert all(same(scaled, found) for found in counter.stream(frames[:1] * 3, 0.5))
+
+    async def gathered():
+        found = [one async for one in counter.stream_async(frames)]
+        return found, await counter.count_async(frames[0], 0.5)
+
+    streamed, one = asyncio.run(gathered())
+    assert all(same(a, b) for a, b in zip(alone, streamed, strict=True))
+    assert same(one, scaled)
+
+
+def test_a_count_ends_before_its_next_tile_when_cancelled(counter):
+    pixels, _ = simulate.field(2, 1000, 700)
+    small, cancel, tiles = tiled(counter, 64), threading.Event(), []
+    run = small.engine.run
+
+    def counted(frames):
+        tiles.append(frames)
+        cancel.set()
+        return run(frames)
+
+    small.engine.run = counted
+    with pytest.raises(CountCancelledError):
+        small(pixels, cancel=cancel)
+    assert len(tiles) == 1
+    with pytest.raises(CountCancelledError):
+        small(pixels, cancel=cancel)
+
+
+def test_several_counters_live_in_one_process(counter, fused_model):
+    pixels, _ = simulate.field(4, 300, 200)
+    expected = counter(pixels)
+    with ExitStack() as stack:
+        others = [stack.enter_context(Counter(precision="fp32", threads=1)) for _ in range(2)]
+        others.append(stack.enter_context(Counter(fused_model, precision="fp32", threads=1)))
+        with ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(lambda one: one(pixels), [*others, counter] * 3))
+    assert all(same(one, expected) for one in found)
+
+
+def test_a_closed_counter_counts_no_more():
+    with Counter(precision="fp32") as counter:
+        pixels, _ = simulate.field(4, 100, 100)
+        other = counter.with_threshold(Threshold(0.5))
+        assert len(list(counter.stream([pixels]))) == 1
+    for closed in (counter, other):
+        with pytest.raises(EngineError, match="open another"):
+            closed(pixels)
+        with pytest.raises(EngineError, match="open another"):
+            next(closed.stream([pixels]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,37 @@ class Engine(Protocol):
             If the frames do not fit or the model is not fused, before anything runs; or if a frame holds more nuclei
             than the model has room for.
         """
+
+
+class Pending(Protocol):
+    """A frame on its way."""
+
+    def result(self) -> Detections:
+        """Wait for its nuclei, in raster order, px of the frame that came in."""
+
+
+@runtime_checkable
+class DeviceEngine(Protocol):
+    """An engine that takes whole frames, wherever they lie, and scales them itself; see :class:`Engine` for the rest.
+
+    Attributes
+    ----------
+    lanes
+        Frames that may be on their way at a time.
+    """
+
+    lanes: int
+
+    def submit(
+        self,
+        frame: object,
+        *,
+        mpp: float | None = None,
+        threshold: float | None = None,
+        order: str | None = None,
+        stream: int | None = None,
+    ) -> Pending:
+        """Send a frame on its way; see :meth:`kinet_trt.engines.tensorrt.TensorRtEngine.submit`."""
 
 
 def check_frames(

@@ -112,6 +112,15 @@ def read_frame(frame: object, order: str | None = None, stream: Any = None) -> N
     )
 
 
+def is_on_device(frame: object) -> bool:
+    """Whether a frame lies in the memory of an NVIDIA GPU, without touching it."""
+    if isinstance(frame, np.ndarray):
+        return False
+    if hasattr(frame, "__dlpack_device__"):
+        return int(frame.__dlpack_device__()[0]) in (_CUDA, _MANAGED)
+    return hasattr(frame, "__cuda_array_interface__")
+
+
 def wait_for(stream: Any, pixels: DevicePixels) -> None:
     """Make a CuPy stream wait, on the device, for the stream that writes the pixels."""
     if pixels.stream is None:

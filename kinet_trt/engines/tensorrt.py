@@ -73,6 +73,7 @@ class TensorRtEngine:
 
         self.card, self.precision = card, card.precision
         self.detects = True
+        self.lanes = LANES
         self.runtime = f"{library.name} {library.version} on {driver.gpus[0].name}"
         self._path, self._library, self._process = path, library, os.getpid()
         self._lock = threading.Lock()

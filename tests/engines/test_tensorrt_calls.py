@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,12 +11,13 @@ import numpy as np
 import pytest
 
 from cupy_on_cpu import Array, installed, library
-from kinet_trt import simulate
+from kinet_trt import Counter, Threshold, simulate
 from kinet_trt.engines.tensorrt import TensorRtEngine
 from kinet_trt.errors import EngineError
 from kinet_trt.frame import Frame, fit
 from kinet_trt.model_card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
+from kinet_trt.workers import Workers
 from peak_rule import as_tuples
 
 LEAST = 0.4
@@ -129,3 +132,38 @@ def test_the_callers_stream_is_waited_for_and_waits(engine, frames, monkeypatch)
     told.clear()
     engine.submit(given, stream=5).result()
     assert told == [("record", 5), ("wait", 5)]
+
+
+def counter_over(engine):
+    """Give a counter over an engine that no file holds."""
+    counter = object.__new__(Counter)
+    counter.engine, counter.threshold = engine, Threshold(LEAST)
+    counter._workers, counter._room = Workers(), threading.BoundedSemaphore(engine.lanes)
+    return counter
+
+
+@pytest.mark.parametrize("mpp", [None, 0.5, 0.7])
+def test_a_counter_sends_whole_frames_wherever_they_lie(engine, frames, mpp, monkeypatch):
+    counter, submitted = counter_over(engine), []
+    submit = engine.submit
+    monkeypatch.setattr(engine, "submit", lambda *a, **k: submitted.append(1) or submit(*a, **k))
+    assert of(counter(frames[0], mpp)) == expected(frames[0], mpp)
+    assert of(counter(Array(frames[1]), mpp)) == expected(frames[1], mpp)
+    assert len(submitted) == 2
+    with pytest.raises(EngineError, match="built for frames"):
+        counter(simulate.field(7, 160, 128)[0])
+
+
+def test_any_number_of_threads_shares_the_lanes(engine, frames):
+    counter = counter_over(engine)
+    alone = [expected(frame) for frame in frames]
+    with ThreadPoolExecutor(6) as pool:
+        assert [of(found) for found in pool.map(counter, frames * 8)] == alone * 8
+    assert [of(found) for found in counter.stream(frames * 3)] == alone * 3
+
+
+def test_a_relative_threshold_needs_maps_on_the_host(engine, frames):
+    counter = counter_over(engine).with_threshold(Threshold(0.5, relative=True))
+    assert len(counter(frames[0])) > 0
+    with pytest.raises(EngineError, match="give a number"):
+        counter(Array(frames[0]))
