@@ -11,7 +11,7 @@ import logging
 import re
 import stat
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -30,6 +30,7 @@ PLAUSIBLE_MPP = (0.05, 5.0)
 """um/px of a microscope. 72 or 300 dpi (353 and 85 um/px) are a printer's resolution, not a tissue's."""
 
 _ORIENTATION, _PLANAR, _EXTRA_SAMPLES = 274, 284, 338  # TIFF tags
+_OME_UNITS = {"µm": 1.0, "um": 1.0, "&#181;m": 1.0, "&#xB5;m": 1.0, "&#xb5;m": 1.0, "nm": 1e-3, "mm": 1e3}
 # Both decoders turn a TIFF by its orientation tag; this turns it back to the pixels as stored.
 _UNDO: Mapping[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     2: lambda a: a[:, ::-1],
@@ -149,17 +150,22 @@ def _unit(values: NDArray[np.integer]) -> NDArray[np.float32]:
 def _tag_mpp(image: Image.Image) -> float | None:
     """Return the um/px that the file states, where it is a microscope's."""
     candidates = _description_mpp(image) or _resolution_mpp(image)
-    if candidates is None:
+    return square_mpp(*candidates) if candidates else None
+
+
+def square_mpp(x: object, y: object) -> float | None:
+    """Return um/px of what a file states for x and y; None where it is no microscope's, or the pixels not square."""
+    across, down = _positive(x), _positive(y)
+    if across is None or down is None:
         return None
-    x, y = candidates
     low, high = PLAUSIBLE_MPP
-    if not (low <= x <= high and low <= y <= high):
-        log.info("resolution tag of %.4g um/px ignored: a microscope's lies between %g and %g", x, low, high)
+    if not (low <= across <= high and low <= down <= high):
+        log.info("resolution tag of %.4g um/px ignored: a microscope's lies between %g and %g", across, low, high)
         return None
-    if abs(x / y - 1) > 0.01:
-        log.warning("resolution tag ignored: pixels of %.4g x %.4g um are not square", x, y)
+    if abs(across / down - 1) > 0.01:
+        log.warning("resolution tag ignored: pixels of %.4g x %.4g um are not square", across, down)
         return None
-    return (x + y) / 2
+    return (across + down) / 2
 
 
 def _resolution_mpp(image: Image.Image) -> tuple[float, float] | None:
@@ -177,19 +183,38 @@ def _description_mpp(image: Image.Image) -> tuple[float, float] | None:
     tags = image.tag_v2  # type: ignore[attr-defined]
     # Pillow reads the text as Latin-1; OME's is UTF-8.
     text = str(tags.get(270, "")).encode("latin-1", "replace").decode("utf-8", "replace")
+    return described_mpp(text, [_positive(tags.get(tag)) for tag in (282, 283)])
+
+
+def described_mpp(text: str, density: Sequence[float | None]) -> tuple[float, float] | None:
+    """Return um/px in x and y as ImageJ, OME-TIFF and Aperio write them into a TIFF's ImageDescription.
+
+    Parameters
+    ----------
+    text
+        The description.
+    density
+        The resolution tags of x and y, px per unit; of ImageJ's units only um is a microscope's.
+    """
     x = y = None
     if text.startswith("ImageJ="):
         if re.search(r"^unit=(micron|um|µm|\\u00B5m|�m)\s*$", text, re.MULTILINE):
-            per_um = [_positive(tags.get(tag)) for tag in (282, 283)]
-            x, y = (1 / value if value else None for value in per_um)
+            x, y = (1 / value if value else None for value in density)
     elif found := re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", text):
         x = y = _positive(found[1])
     elif "<OME" in text:
-        unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', text)
-        if unit is None or unit[1] in ("µm", "um", "&#181;m", "&#xB5;m", "&#xb5;m"):
-            sizes = [re.search(rf'PhysicalSize{axis}="([^"]+)"', text) for axis in "XY"]
-            x, y = (_positive(size[1]) if size else None for size in sizes)
+        sizes = []
+        for axis in "XY":
+            size = _positive(_group(rf'PhysicalSize{axis}="([^"]+)"', text))
+            factor = _OME_UNITS.get(_group(rf'PhysicalSize{axis}Unit="([^"]+)"', text) or "µm")
+            sizes.append(size * factor if size and factor else None)
+        x, y = sizes
     return (x, y) if x and y else None
+
+
+def _group(pattern: str, text: str) -> str | None:
+    found = re.search(pattern, text)
+    return found[1] if found else None
 
 
 def _positive(value: object) -> float | None:

@@ -54,8 +54,8 @@ def tiles(height: int, width: int, tile: int, halo: int, multiple: int) -> Itera
     multiple
         Alignment of windows, px.
     """
-    for top, bottom in _spans(height, tile, halo, multiple):
-        for left, right in _spans(width, tile, halo, multiple):
+    for top, bottom in spans(height, tile, halo, multiple):
+        for left, right in spans(width, tile, halo, multiple):
             yield Tile(
                 top,
                 bottom,
@@ -68,8 +68,21 @@ def tiles(height: int, width: int, tile: int, halo: int, multiple: int) -> Itera
             )
 
 
-def _spans(length: int, tile: int, halo: int, multiple: int) -> list[tuple[int, int]]:
-    """Cut a length into aligned spans of about one size."""
+def spans(length: int, tile: int, halo: int, multiple: int) -> list[tuple[int, int]]:
+    """Cut a length into aligned spans of about one size; one that fits into a tile with its halo stays whole.
+
+    Parameters
+    ----------
+    length
+        px, a multiple of ``multiple``.
+    tile, halo, multiple
+        See :func:`tiles`.
+
+    Returns
+    -------
+    list
+        Start and end of each, px, ends exclusive. The first is the longest.
+    """
     if length <= tile + 2 * halo:
         return [(0, length)]
     count = -(-length // tile)

@@ -1,0 +1,246 @@
+"""Whole slides: `open_slide` finds the reader that suits a file, and gives a `Slide` whose regions can be read.
+
+The way of a slide: `kinet_trt.slides.plan` decides what is looked at, `kinet_trt.slides.tiles` counts tiles,
+`kinet_trt.slides.ledger` keeps what they held, `kinet_trt.slides.run` does one after the other and goes on where it
+was, `kinet_trt.slides.outputs` writes what comes of it. Label and macro images are never read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.errors import ImageError, MissingExtraError
+from kinet_trt.slides import tiff_head
+from kinet_trt.slides.fingerprint import fingerprint
+
+TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
+OPENSLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".dcm")
+ZARR_SUFFIX = ".zarr"
+_ZARR_FILES = ("zarr.json", ".zattrs", ".zgroup")
+_WHITE = 255
+
+
+@dataclass(frozen=True)
+class Level:
+    """One picture of the pyramid.
+
+    Attributes
+    ----------
+    width, height
+        px.
+    downsample
+        px of level 0 along one px of this level; px i covers the px of level 0 from ``i * downsample`` to
+        ``(i + 1) * downsample``.
+    """
+
+    width: int
+    height: int
+    downsample: float
+
+
+class Pixels(Protocol):
+    """What a reader gives of an open file.
+
+    Attributes
+    ----------
+    format
+        What it is, in words.
+    sizes
+        Width and height of each level, px, the largest first.
+    mpp
+        um/px of level 0, where the file says it; else None.
+    """
+
+    format: str
+    sizes: Sequence[tuple[int, int]]
+    mpp: float | None
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Return a rectangle that lies wholly inside a level, RGB uint8 [height, width, 3]; raise anything."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slide:
+    """An open slide. Several threads may read it.
+
+    Attributes
+    ----------
+    path
+        The file, or the folder of an OME-Zarr.
+    width, height
+        Of level 0, px. All coordinates of nuclei and regions are px of level 0, pixel centres at integers.
+    mpp
+        um/px of level 0; None when it is not known.
+    mpp_source
+        How it is known: ``"file"`` or ``"option"``; empty when it is not.
+    levels
+        The pyramid, level 0 first.
+    format
+        What the file is, in words.
+    fingerprint
+        Of its size and content, hexadecimal: see :func:`kinet_trt.slides.fingerprint.fingerprint`.
+    pixels
+        The reader.
+    """
+
+    path: Path
+    width: int
+    height: int
+    mpp: float | None
+    mpp_source: str
+    levels: tuple[Level, ...]
+    format: str
+    fingerprint: str
+    pixels: Pixels
+
+    def at(self, mpp: float | None) -> Slide:
+        """Return the slide with another um/px, that somebody gave; None: as it is."""
+        return self if mpp is None else dataclasses.replace(self, mpp=mpp, mpp_source="option")
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Return a rectangle of a level; what lies outside of it is white.
+
+        Parameters
+        ----------
+        level
+            Its number.
+        x, y, width, height
+            px of the level; may reach over its edges.
+
+        Returns
+        -------
+        NDArray
+            RGB, uint8 [height, width, 3].
+
+        Raises
+        ------
+        ImageError
+            If there is no such level, or what is there cannot be decoded.
+        """
+        if not 0 <= level < len(self.levels):
+            raise ImageError(f"there is no level {level}: the slide has {len(self.levels)}, from 0 on")
+        of = self.levels[level]
+        left, top = max(0, x), max(0, y)
+        right, bottom = min(of.width, x + width), min(of.height, y + height)
+        if right <= left or bottom <= top:
+            return np.full((height, width, 3), _WHITE, np.uint8)
+        try:
+            inside = self.pixels.read(level, left, top, right - left, bottom - top)
+        # Readers raise many kinds of errors on damaged files; all of them mean the same to the user.
+        except Exception as error:
+            said = f"{error or type(error).__name__}".strip().splitlines()
+            raise ImageError(
+                f"level {level}, px {left} to {right} across and {top} to {bottom} down: cannot be decoded "
+                f"({said[0] if said else error!r}): copy or export the slide again, or count a region without that part"
+            ) from error
+        if (right - left, bottom - top) == (width, height):
+            return inside
+        whole = np.full((height, width, 3), _WHITE, np.uint8)
+        whole[top - y : bottom - y, left - x : right - x] = inside
+        return whole
+
+    def close(self) -> None:
+        """Close the file."""
+        self.pixels.close()
+
+    def __enter__(self) -> Slide:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
+    """Open a slide with the reader that suits it.
+
+    OpenSlide reads what it knows the maker of (SVS, NDPI, MRXS, SCN, BIF, DICOM, ...), tifffile any other TIFF
+    (OME-TIFF and plain pyramids), zarr a folder with OME-Zarr metadata 0.4 or 0.5.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    mpp
+        um/px of level 0, before what the file says.
+
+    Raises
+    ------
+    KinetError
+        If the packages of the extra ``slides`` are missing; an ImageError, if the file is damaged, holds no colour
+        picture of 8 bits, or lacks a level that it speaks of.
+    """
+    path = Path(path)
+    if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
+        raise ImageError(f"um/px: expected a positive number, found {mpp}")
+    try:
+        path.stat()
+        mark = fingerprint(path)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror or error}") from error
+    pixels = _open(path)
+    try:
+        sizes = list(pixels.sizes)
+        width, height = sizes[0]
+        levels = tuple(Level(w, h, _downsample(sizes[0], (w, h))) for w, h in sizes)
+        known = pixels.mpp
+    except BaseException:
+        pixels.close()
+        raise
+    slide = Slide(path, width, height, known, "file" if known else "", levels, pixels.format, mark, pixels)
+    return slide.at(mpp)
+
+
+def is_slide(path: Path) -> bool:
+    """Say whether a path is counted as a slide: by its suffix, a TIFF by its content, a folder by its OME-Zarr files.
+
+    A TIFF is a slide when it is a tiled pyramid, or has more pixels than are read as one picture.
+    """
+    # os.path, because pathlib raises where it may not look.
+    if os.path.isdir(path):
+        return any(os.path.isfile(path / name) for name in _ZARR_FILES)  # noqa: PTH113
+    suffix = path.suffix.lower()
+    return suffix in OPENSLIDE_SUFFIXES or (suffix in TIFF_SUFFIXES and tiff_head.is_slide(path))
+
+
+def _open(path: Path) -> Pixels:
+    if path.is_dir():
+        _need("zarr")
+        from kinet_trt.slides.zarr import ZarrPixels
+
+        return ZarrPixels(path)
+    _need("openslide", "tifffile", "imagecodecs")
+    from kinet_trt.slides.openslide import OpenSlidePixels, vendor
+
+    maker = vendor(path)
+    if maker and maker != "generic-tiff":
+        return OpenSlidePixels(path, maker)
+    from kinet_trt.slides.tiff import TiffPixels
+
+    return TiffPixels(path)
+
+
+def _need(*modules: str) -> None:
+    for module in modules:
+        if not find_spec(module):
+            raise MissingExtraError("Reading slides", "slides", module)
+
+
+def _downsample(whole: tuple[int, int], level: tuple[int, int]) -> float:
+    """Return px of level 0 a px of a level: the whole number where both sides fit one, rounded either way."""
+    ratio = whole[0] / level[0] if whole[0] >= whole[1] else whole[1] / level[1]
+    near = max(1, round(ratio))
+    fits = all(abs(a / near - b) < 1 for a, b in zip(whole, level, strict=True))
+    return float(near) if fits else ratio

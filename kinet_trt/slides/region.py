@@ -1,0 +1,124 @@
+"""The part of a slide that is counted: areas that somebody drew in QuPath."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.errors import KinetError
+from kinet_trt.qupath import Shape, read_geojson
+
+_CHUNK = 1 << 22  # places times edges that are looked at at once
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Areas that are counted, without areas that are left out.
+
+    Attributes
+    ----------
+    counted, ignored
+        Polygons with their holes, px of level 0, pixel centres at integers.
+    """
+
+    counted: tuple[Shape, ...]
+    ignored: tuple[Shape, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.counted:
+            raise KinetError("a region: expected at least one area to count in")
+
+    @property
+    def sha256(self) -> str:
+        """Of its corners, hexadecimal."""
+        digest = hashlib.sha256()
+        for shapes in (self.counted, self.ignored):
+            digest.update(f"{len(shapes)}\n".encode())
+            for shape in shapes:
+                for ring in shape:
+                    digest.update(np.ascontiguousarray(ring, "<f8").tobytes())
+                digest.update(b"\n")
+        return digest.hexdigest()
+
+    def holds(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Return which places lie in it, bool [n]: in any area that counts and in none that is left out.
+
+        Parameters
+        ----------
+        x, y
+            px of level 0 [n].
+        """
+        inside = np.zeros(len(x), np.bool_)
+        for shape in self.counted:
+            inside |= _within(shape, x, y)
+        for shape in self.ignored:
+            inside &= ~_within(shape, x, y)
+        return inside
+
+    def touched(self, height: int, width: int, cell: float) -> NDArray[np.bool_]:
+        """Return which cells of a grid it touches, or lies near: bool [height, width].
+
+        Parameters
+        ----------
+        height, width
+            Of the grid.
+        cell
+            px of level 0 along a cell.
+        """
+        mask = np.zeros((height, width), np.uint8)
+        for shape in self.counted:
+            rings = [np.clip(np.floor((ring + 0.5) / cell), -1e6, 1e6).astype(np.int32) for ring in shape]
+            # Even-odd with the holes; the outline, wider than its rounding, is in whatever the fill says.
+            one = np.zeros_like(mask)
+            cv2.fillPoly(one, rings, (1,))
+            cv2.polylines(one, rings, isClosed=True, color=(1,), thickness=3)
+            mask |= one
+        return mask > 0
+
+
+def read_region(path: Path) -> Region:
+    """Read where to count from a QuPath GeoJSON.
+
+    Areas without a class and those called ``Region*`` are counted, ``Ignore*`` are left out. Where there are none of
+    the first kind, areas called ``Tumor`` are counted.
+
+    Raises
+    ------
+    KinetError
+        If it cannot be read, or holds no such area.
+    """
+    outlines = read_geojson(path).outlines
+    counted = outlines.counted or outlines.tumor
+    if not counted:
+        raise KinetError(
+            f"{path}: expected areas without a class, or called Region* or Tumor, found none: draw where to count in "
+            "QuPath and export the objects as GeoJSON"
+        )
+    return Region(counted, outlines.ignored)
+
+
+def _within(shape: Shape, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Return which places are inside a polygon, by the even-odd rule; a corner between two edges is crossed once."""
+    inside = np.zeros(len(x), np.bool_)
+    if not len(x):
+        return inside
+    low, high = float(y.min()), float(y.max())
+    for ring in shape:
+        x0, y0 = ring.T
+        x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
+        near = (np.minimum(y0, y1) <= high) & (np.maximum(y0, y1) > low)
+        x0, y0, x1, y1 = x0[near], y0[near], x1[near], y1[near]
+        step = max(1, _CHUNK // max(1, len(x)))
+        for start in range(0, len(x0), step):
+            part = slice(start, start + step)
+            a, b = y0[part, None], y1[part, None]
+            crosses = (a <= y) != (b <= y)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                at = x0[part, None] + (y - a) * ((x1[part, None] - x0[part, None]) / (b - a))
+            inside ^= (np.count_nonzero(crosses & (x < at), axis=0) % 2).astype(np.bool_)
+    return inside

@@ -1,0 +1,134 @@
+"""A level at the model's scale, seen through windows: each window holds what scaling the whole level would give.
+
+The level is scaled as :func:`kinet_trt.frame.fit` scales a frame, half-pixel bilinear when enlarging, area averages
+when shrinking, with weights that depend on the place in the whole level alone. So two windows that overlap hold the
+same pixels where they do, to the last bit, and together they make the level as OpenCV would have scaled it in one
+piece (with OpenCV 5 on x86-64; elsewhere OpenCV's sums may differ from these by one grey level).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.engines.prepare import Axis, area_axis, linear_axis
+
+Read = Callable[[int, int, int, int], NDArray[np.uint8]]
+"""x, y, width, height, px of a level, to its pixels, RGB uint8 [height, width, 3]."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a level becomes the model's picture.
+
+    Attributes
+    ----------
+    source_width, source_height
+        Of the level, px.
+    width, height
+        At the model's scale, px.
+    """
+
+    source_width: int
+    source_height: int
+    width: int
+    height: int
+
+    def window(self, read: Read, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Return a window of the scaled level; beyond its right and bottom edge the last px is repeated.
+
+        Parameters
+        ----------
+        read
+            Reads the level.
+        x, y, width, height
+            px at the model's scale; x and y are not negative and lie inside.
+
+        Returns
+        -------
+        NDArray
+            RGB, uint8 [height, width, 3].
+        """
+        own_width, own_height = min(width, self.width - x), min(height, self.height - y)
+        pixels = self._inside(read, x, y, own_width, own_height)
+        if (own_width, own_height) != (width, height):
+            pixels = cv2.copyMakeBorder(
+                pixels, 0, height - own_height, 0, width - own_width, cv2.BORDER_REPLICATE
+            ).astype(np.uint8, copy=False)
+        return np.ascontiguousarray(pixels)
+
+    def _inside(self, read: Read, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        if (self.width, self.height) == (self.source_width, self.source_height):
+            return read(x, y, width, height)
+        shrinking = self.width * self.height < self.source_width * self.source_height
+        if shrinking and self.source_width % self.width == self.source_height % self.height == 0:
+            across, down = self.source_width // self.width, self.source_height // self.height
+            source = read(x * across, y * down, width * across, height * down)
+            return cv2.resize(source, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+        columns = _columns(self.source_width, self.width, shrinking)
+        rows = _rows(self.source_height, self.height, shrinking)
+        left, right = _span(columns, x, width, self.source_width)
+        top, bottom = _span(rows, y, height, self.source_height)
+        source = read(left, top, right - left, bottom - top)
+        weigh = _area if shrinking else _linear
+        return weigh(source, _part(columns, x, width, left), _part(rows, y, height, top))
+
+
+@lru_cache(maxsize=8)
+def _columns(source: int, target: int, shrinking: bool) -> Axis:
+    return area_axis(source, target) if shrinking else linear_axis(source, target, clamp=True)
+
+
+@lru_cache(maxsize=8)
+def _rows(source: int, target: int, shrinking: bool) -> Axis:
+    return area_axis(source, target) if shrinking else linear_axis(source, target, clamp=False)
+
+
+def _span(axis: Axis, start: int, length: int, size: int) -> tuple[int, int]:
+    """Return the source px, from and to, that a span of the target is made of."""
+    first = axis.first[start : start + length]
+    return max(0, int(first[0])), min(size, int(first[-1]) + axis.taps)
+
+
+def _part(axis: Axis, start: int, length: int, origin: int) -> Axis:
+    return Axis(axis.first[start : start + length] - origin, axis.weights[start : start + length])
+
+
+def _area(source: NDArray[np.uint8], columns: Axis, rows: Axis) -> NDArray[np.uint8]:
+    """Sum up in OpenCV's order, in float32: a row's columns first, then the rows."""
+    line = _weighed_columns(source, columns, np.float32)
+    total = _weighed(line, rows, 0)
+    for i in range(1, rows.taps):
+        total += _weighed(line, rows, i)
+    return np.asarray(np.clip(np.rint(total), 0, 255), np.uint8)
+
+
+def _linear(source: NDArray[np.uint8], columns: Axis, rows: Axis) -> NDArray[np.uint8]:
+    """Sum up as OpenCV does, in 11-bit fixed point; each sum loses 4 bits, then 16, then 2."""
+    line = _weighed_columns(source, columns, np.int32) >> 4
+    total = (_weighed(line, rows, 0) >> 16) + (_weighed(line, rows, 1) >> 16)
+    return np.asarray((total + 2) >> 2, np.uint8)
+
+
+def _weighed_columns(source: NDArray[np.uint8], columns: Axis, kind: type) -> NDArray[Any]:
+    total: NDArray[Any] | None = None
+    for j in range(columns.taps):
+        at = np.clip(columns.first + j, 0, source.shape[1] - 1)
+        part: NDArray[Any] = source.take(at, axis=1).astype(kind)
+        part *= columns.weights[:, j].astype(kind)[None, :, None]
+        total = part if total is None else np.add(total, part, out=total)
+    assert total is not None
+    return total
+
+
+def _weighed(line: NDArray[Any], rows: Axis, tap: int) -> NDArray[Any]:
+    at = np.clip(rows.first + tap, 0, line.shape[0] - 1)
+    weighed = line.take(at, axis=0)
+    weighed *= rows.weights[:, tap].astype(weighed.dtype)[:, None, None]
+    return weighed

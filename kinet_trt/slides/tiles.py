@@ -1,0 +1,110 @@
+"""Tiles of a slide: their pixels at the model's scale, and the nuclei that they own.
+
+What a tile gives depends on its arguments alone: any process that opens the same slide and model gives the same. A
+nucleus belongs to the one tile whose core holds its peak, and neighbouring windows hold the same pixels where they
+overlap, so in FP32 no nucleus is lost or counted twice at a seam, at any scale, and a slide's nuclei are those of one
+picture of it (`Counter` on the whole level). In other precisions, what a core shows may depend on its window in the
+last bits: there the counts agree within 0.1%.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.counter import Counter
+from kinet_trt.detections import Detections
+from kinet_trt.errors import KinetError
+from kinet_trt.frame import unscaled
+from kinet_trt.peaks.reference import find_peaks
+from kinet_trt.slides import Slide
+from kinet_trt.slides.plan import Plan
+
+
+def check(slide: Slide, plan: Plan, counter: Counter) -> None:
+    """Raise a KinetError unless a plan was made for this slide and this counter."""
+    card = counter.engine.card
+    for what, planned, found in (
+        ("the slide", plan.fingerprint, slide.fingerprint),
+        ("the model", plan.model_sha256, card.model_sha256),
+        ("the threshold", str(plan.threshold), str(counter.threshold.value)),
+        ("the precision", plan.precision, counter.engine.precision),
+    ):
+        if planned != found:
+            raise KinetError(f"{what} is not the plan's: expected {planned[:12]}, found {found[:12]}")
+    if counter.threshold.relative:
+        raise KinetError("a slide needs an absolute threshold")
+
+
+def count_tiles(slide: Slide, plan: Plan, numbers: Sequence[int], counter: Counter) -> Iterator[tuple[int, Detections]]:
+    """Count tiles of a slide.
+
+    Parameters
+    ----------
+    slide
+        Open; the one that the plan was made for.
+    plan
+        What is looked at.
+    numbers
+        Which tiles, of ``plan.tiles``.
+    counter
+        With the plan's model, threshold and precision.
+
+    Yields
+    ------
+    number, nuclei
+        In the order of ``numbers``; px of level 0, in raster order.
+
+    Raises
+    ------
+    KinetError
+        If slide or counter are others than the plan's, or a tile cannot be decoded.
+    """
+    check(slide, plan, counter)
+    for number in numbers:
+        yield number, find(counter, plan, number, window(slide, plan, number))
+
+
+def window(slide: Slide, plan: Plan, number: int) -> NDArray[np.uint8]:
+    """Read the window of a tile at the model's scale, RGB uint8 [H, W, 3].
+
+    Raises
+    ------
+    ImageError
+        If it cannot be decoded.
+    """
+    tile = plan.tile_of(number)
+    return plan.scaling.window(
+        lambda x, y, width, height: slide.read(plan.level, x, y, width, height),
+        tile.window_left,
+        tile.window_top,
+        tile.window_right - tile.window_left,
+        tile.window_bottom - tile.window_top,
+    )
+
+
+def find(counter: Counter, plan: Plan, number: int, pixels: NDArray[np.uint8]) -> Detections:
+    """Return the nuclei that a tile owns, px of level 0, in raster order.
+
+    Parameters
+    ----------
+    counter
+        The plan's.
+    plan, number
+        Which tile.
+    pixels
+        Its :func:`window`.
+    """
+    engine, least = counter.engine, counter.threshold.value
+    if engine.detects:
+        seen = engine.detect(pixels[None], least)[0]
+    else:
+        seen = find_peaks(engine.run(pixels[None])[0], least, engine.card.nms_radius, engine.card.classes)
+    own = plan.tile_of(number).own(seen)
+    own = own.where((own.x < plan.scaling.width) & (own.y < plan.scaling.height))
+    own = own.where(np.lexsort((own.x, own.y)))
+    across, down = plan.model_per_slide
+    found = Detections(unscaled(own.x, across), unscaled(own.y, down), own.cls, own.score, own.classes)
+    return found.where(plan.region.holds(found.x, found.y)) if plan.region else found
