@@ -1,0 +1,166 @@
+"""Counting on a cluster: real schedulers and workers of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter as Tally
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import skip
+from kinet_trt import Counter, KinetError
+from kinet_trt.slides import open_slide
+from kinet_trt.slides.ledger import Ledger
+from kinet_trt.slides.plan import make_plan
+from kinet_trt.slides.tiles import count_tiles
+from simulated_slides import Canvas, Piece, write_tiff
+
+cluster = pytest.importorskip("kinet_trt.cluster")
+# Dask's own: it says so of sockets that its processes leave when they are killed, and of its own deprecations.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed"),
+]
+
+
+@pytest.fixture(scope="module")
+def counter():
+    return Counter(precision="fp32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory):
+    path = tmp_path_factory.mktemp("slide") / "slide.tif"
+    write_tiff(path, Canvas(4000, 3000, (Piece(100, 100, 2600, 1900, 3),)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan(slide, counter):
+    with open_slide(slide) as opened:
+        return make_plan(opened, counter.card, counter.threshold, "fp32")
+
+
+@pytest.fixture(scope="module")
+def expected(slide, plan, counter):
+    with open_slide(slide) as opened:
+        return dict(count_tiles(opened, plan, plan.tiles, counter))
+
+
+def on(client, slide, plan, size=1, **changes):
+    asked = {"model": None, "threshold": plan.threshold, "precision": "fp32", **changes}
+    return cluster.count(client, cluster.batches(slide, None, plan, plan.tiles, size), **asked)
+
+
+def landed(results, expected):
+    """Hold results to what one process found; return how often each tile came."""
+    seen = Tally()
+    for batch, tiles in results:
+        assert not isinstance(tiles, KinetError), str(tiles)
+        assert [number for number, _ in tiles] == list(batch.plan.tiles)
+        for number, nuclei in tiles:
+            seen[number] += 1
+            for name in ("x", "y", "cls", "score"):
+                assert np.array_equal(getattr(nuclei, name), getattr(expected[number], name))
+    return seen
+
+
+@pytest.fixture(scope="module")
+def two():
+    with cluster.connect("local", 2) as client:
+        yield client
+
+
+def test_workers_find_the_same_nuclei(two, slide, plan, expected):
+    assert len(plan.tiles) > 6
+    assert sum(map(len, expected.values())) > 1000
+    assert landed(on(two, slide, plan, 2), expected) == dict.fromkeys(plan.tiles, 1)
+
+
+def test_every_worker_opens_its_engine_once(two, slide, plan):
+    list(on(two, slide, plan))
+    opened = two.run(
+        lambda dask_worker: [id(p._counter) for p in dask_worker.plugins.values() if hasattr(p, "_slides")]
+    )
+    list(on(two, slide, plan))
+    again = two.run(lambda dask_worker: [id(p._counter) for p in dask_worker.plugins.values() if hasattr(p, "_slides")])
+    assert again == opened
+    assert all(len(ids) == 1 for ids in opened.values())
+
+
+def test_what_is_wrong_is_said_once_a_batch_and_the_rest_is_counted(two, slide, plan, expected, tmp_path):
+    missing = tmp_path / "moved.tif"
+    good = list(cluster.batches(slide, None, plan, plan.tiles[:2], 1))
+    work = [good[0], *cluster.batches(missing, None, plan, plan.tiles[:1]), good[1]]
+    results = list(cluster.count(two, work, None, plan.threshold, "fp32"))
+    (wrong,) = (result for _, result in results if isinstance(result, KinetError))
+    assert "on the worker tcp://127.0.0.1" in str(wrong)
+    assert "one path everywhere" in str(wrong)
+    assert landed([r for r in results if r[1] is not wrong], expected).total() == 2
+
+
+def test_a_worker_with_another_model_is_refused(two, slide, plan, fused_model):
+    results = [result for _, result in on(two, slide, plan, 8, model=fused_model)]
+    assert all("the model is not the plan's" in str(result) for result in results)
+
+
+def test_an_address_without_a_scheduler_is_one_message(monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT", 1.0)
+    for address in ("tcp://127.0.0.1:9", "nonsense://x"):
+        with pytest.raises(KinetError, match=r"no Dask scheduler answers .* such as tcp"), cluster.connect(address):
+            pass
+
+
+def test_a_lost_worker_costs_time_only(slide, plan, expected, tmp_path):
+    if not hasattr(signal, "SIGKILL"):
+        skip("no SIGKILL here")
+    with cluster.connect("local", 2) as client, Ledger(tmp_path / "a.tiles", plan) as ledger:
+        pids = list(client.run(os.getpid).values())
+        for killed, (_, tiles) in enumerate(on(client, slide, plan)):
+            if killed == 2:
+                os.kill(pids[0], signal.SIGKILL)
+            assert not isinstance(tiles, KinetError), str(tiles)
+            for number, nuclei in tiles:
+                ledger.land(number, nuclei)
+        assert ledger.missing() == []
+        for number, nuclei in expected.items():
+            assert np.array_equal(ledger.tile(number).x, nuclei.x)
+
+
+def test_a_lost_scheduler_is_one_message(slide, plan, tmp_path):
+    bin_ = Path(sys.executable)
+    with subprocess.Popen(
+        [
+            bin_,
+            "-m",
+            "distributed.cli.dask_scheduler",
+            "--port",
+            "0",
+            "--host",
+            "127.0.0.1",
+            "--no-dashboard",
+            "--scheduler-file",
+            tmp_path / "s.json",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as scheduler:
+        end = time.monotonic() + 60
+        while not (tmp_path / "s.json").exists():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        address = json.loads((tmp_path / "s.json").read_text())["address"]
+        with cluster.connect(address) as client:
+            results = on(client, slide, plan)
+            client.submit(int, 1)
+            scheduler.kill()
+            with pytest.raises(KinetError, match="scheduler is lost"):
+                next(results)
