@@ -1,0 +1,67 @@
+// count_field MODEL FIELD.ppm [THRESHOLD]: print the nuclei of a field at the model's um/px as CSV.
+//
+// Exit status 1 where something is wrong, 2 for usage, 3 where the model has no room for all nuclei of the field.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <limits>
+#include <stdexcept>
+
+#include "counter.hpp"
+
+namespace {
+
+// Read a picture as any program writes it: binary PPM, 8 bits a channel (`magick field.png field.ppm`).
+std::vector<uint8_t> read_ppm(const std::string& path, kinet::Image& image) {
+    std::ifstream file(path, std::ios::binary);
+    std::string magic;
+    int64_t depth = 0;
+    const auto next = [&file]() -> std::ifstream& {
+        while ((file >> std::ws).peek() == '#') file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+        return file;
+    };
+    file >> magic;
+    next() >> image.width;
+    next() >> image.height;
+    next() >> depth;
+    file.get();
+    const bool fits = image.width > 0 && image.height > 0 && image.width <= 1 << 20 && image.height <= 1 << 20;
+    if (!file || magic != "P6" || depth != 255 || !fits)
+        throw std::runtime_error(path + ": expected a picture, binary PPM (P6) with 8 bits a channel");
+    image.stride = 3 * image.width;
+    std::vector<uint8_t> pixels(static_cast<size_t>(image.stride * image.height));
+    if (!file.read(reinterpret_cast<char*>(pixels.data()), static_cast<std::streamsize>(pixels.size())))
+        throw std::runtime_error(path + ": the picture is cut short: copy it again");
+    image.pixels = pixels.data();
+    return pixels;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+    char* end = nullptr;
+    const float threshold = argc == 4 ? std::strtof(argv[3], &end) : NAN;
+    if (argc < 3 || argc > 4 || (end && (*end || end == argv[3]))) {
+        std::fprintf(stderr, "usage: count_field MODEL FIELD.ppm [THRESHOLD]\n");
+        return 2;
+    }
+    const kinet::Counter counter(argv[1]);
+    kinet::Image image;
+    const std::vector<uint8_t> pixels = read_ppm(argv[2], image);
+    const kinet::Found found = counter.count(image, threshold);
+    std::printf("x,y,class,score\n");
+    for (const kinet::Nucleus& nucleus : found.nuclei)
+        std::printf("%.9g,%.9g,%s,%.9g\n", nucleus.x, nucleus.y,
+                    counter.card().classes.at(static_cast<size_t>(nucleus.cls)).c_str(), nucleus.score);
+    if (found.count > static_cast<int64_t>(found.nuclei.size())) {
+        std::fprintf(stderr, "%lld nuclei, the model has room for %d: raise the threshold, or count smaller parts\n",
+                     static_cast<long long>(found.count), counter.card().capacity);
+        return 3;
+    }
+    return 0;
+} catch (const std::exception& error) {
+    std::cerr << error.what() << "\n";
+    return 1;
+}

@@ -1,0 +1,46 @@
+// A frame to its nuclei: the C++ that kinet.h wraps.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "card.hpp"
+#include "engine.hpp"
+
+namespace kinet {
+
+// Pixels of somebody else's; see kinet_count in kinet.h.
+struct Image {
+    const uint8_t* pixels = nullptr;
+    int64_t width = 0, height = 0;  // px
+    int64_t stride = 0;             // bytes from one row to the next
+    bool is_bgr = false;
+};
+
+struct Nucleus {
+    float x, y, score;
+    int32_t cls;
+};
+
+struct Found {
+    int64_t count = 0;  // larger than nuclei.size() where the model has no room for all
+    std::vector<Nucleus> nuclei;
+};
+
+class Counter {
+public:
+    explicit Counter(const std::string& path, const Options& options = {});
+
+    // Count a frame at the card's um/px; a NaN as threshold is the card's. Any number of threads at a time.
+    Found count(const Image& image, float threshold) const;
+
+    const Card& card() const { return card_; }
+
+private:
+    Card card_;
+    std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace kinet

@@ -1,0 +1,106 @@
+// A fused ONNX model on OpenVINO.
+#include <algorithm>
+#include <mutex>
+#include <openvino/openvino.hpp>
+
+#include "engine.hpp"
+#include "error.hpp"
+
+namespace kinet {
+namespace {
+
+// One core of this process, which is never destroyed: on CPUs with AMX every core gives the thread that makes it a stack
+// for signals, and two that end in the order in which they began leave one behind that is gone.
+ov::Core& core() {
+    static ov::Core& one = *new ov::Core();
+    return one;
+}
+
+// OpenVINO's messages begin with the places in its source that they come from; the last line says what is wrong.
+std::string last_line(const std::string& text) {
+    const size_t end = text.find_last_not_of(" \n");
+    const size_t start = end == std::string::npos ? end : text.find_last_of('\n', end);
+    return start == std::string::npos ? text : text.substr(start + 1, end - start);
+}
+
+ov::AnyMap properties(const Options& options) {
+    const std::string precision = options.precision.empty() ? "fp32" : options.precision;
+    ov::AnyMap found{ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)};
+    if (precision == "fp32")
+        found.insert(ov::hint::inference_precision(ov::element::f32));
+    else if (precision == "bf16")
+        found.insert(ov::hint::inference_precision(ov::element::bf16));
+    else if (precision == "fp16")
+        found.insert(ov::hint::inference_precision(ov::element::f16));
+    else
+        throw ArgumentError("precision: expected fp32, bf16 or fp16, found " + precision);
+    if (options.threads < 0)
+        throw ArgumentError("threads: expected 1 or more, or 0 to have it decided, found " +
+                            std::to_string(options.threads));
+    if (options.threads) found.insert(ov::inference_num_threads(options.threads));
+    return found;
+}
+
+class OpenVinoEngine : public Engine {
+public:
+    OpenVinoEngine(const Model& model, const Options& options) : capacity_(model.card.capacity) {
+        if (model.is_plan)
+            throw ModelError(model.path + ": a TensorRT plan, and this library was built for OpenVINO: take the .onnx");
+        const ov::AnyMap how = properties(options);
+        try {
+            const std::string device = options.device.empty() ? "CPU" : options.device;
+            compiled_ = core().compile_model(core().read_model(model.bytes, ov::Tensor()), device, how);
+        } catch (const ov::Exception& error) {
+            throw ModelError(model.path + ": OpenVINO cannot open it: " + last_line(error.what()));
+        }
+    }
+
+    int32_t run(const uint8_t* rgb, int64_t height, int64_t width, float threshold,
+                std::vector<float>& rows) override {
+        ov::InferRequest request = take();
+        try {
+            const ov::Shape shape{1, static_cast<size_t>(height), static_cast<size_t>(width), 3};
+            request.set_tensor("frame", ov::Tensor(ov::element::u8, shape, const_cast<uint8_t*>(rgb)));
+            request.set_tensor("threshold", ov::Tensor(ov::element::f32, {1}, &threshold));
+            request.infer();
+            const int32_t count = request.get_tensor("count").data<int32_t>()[0];
+            const float* found = request.get_tensor("detections").data<float>();
+            rows.assign(found, found + 4 * std::min(count, capacity_));
+            give_back(request);
+            return count;
+        } catch (const ov::Exception& error) {
+            throw Error("OpenVINO failed on a frame of " + std::to_string(width) + " x " + std::to_string(height) +
+                        " px: " + last_line(error.what()));
+        }
+    }
+
+private:
+    // A request serves one thread at a time; as many are kept as threads have counted at once.
+    ov::InferRequest take() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (idle_.empty()) return compiled_.create_infer_request();
+        ov::InferRequest request = idle_.back();
+        idle_.pop_back();
+        return request;
+    }
+
+    void give_back(const ov::InferRequest& request) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        idle_.push_back(request);
+    }
+
+    int32_t capacity_;
+    ov::CompiledModel compiled_;
+    std::mutex mutex_;
+    std::vector<ov::InferRequest> idle_;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> open_engine(const Model& model, const Options& options) {
+    return std::make_unique<OpenVinoEngine>(model, options);
+}
+
+std::string runtime_version() { return std::string("OpenVINO ") + ov::get_openvino_version().buildNumber; }
+
+}  // namespace kinet

@@ -1,0 +1,125 @@
+// The C ABI: checks its arguments, calls the counter, and turns exceptions into numbers and words.
+#include "kinet.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+
+#include "counter.hpp"
+#include "engine.hpp"
+#include "error.hpp"
+
+struct kinet_model {
+    kinet::Counter counter;
+};
+
+static_assert(sizeof(kinet_nucleus) == sizeof(kinet::Nucleus), "a buffer is filled by memcpy");
+
+namespace {
+
+thread_local char last_error[2048] = "";  // no std::string: keeping an error must not fail
+
+int32_t fail(int32_t code, const char* text) noexcept {
+    std::snprintf(last_error, sizeof last_error, "%s", text);
+    return code;
+}
+
+template <typename Work>
+auto guarded(Work work) noexcept -> decltype(work()) {
+    try {
+        return work();
+    } catch (const kinet::ArgumentError& error) {
+        return fail(KINET_BAD_ARGUMENT, error.what());
+    } catch (const kinet::ModelError& error) {
+        return fail(KINET_BAD_MODEL, error.what());
+    } catch (const std::bad_alloc&) {
+        return fail(KINET_FAILED, "memory: expected more, found none left: count smaller parts, or fewer at a time");
+    } catch (const std::exception& error) {
+        return fail(KINET_FAILED, error.what());
+    } catch (...) {
+        return fail(KINET_FAILED, "failed, and the runtime below does not say why");
+    }
+}
+
+void expect(bool holds, const char* text) {
+    if (!holds) throw kinet::ArgumentError(text);
+}
+
+}  // namespace
+
+int32_t kinet_abi(void) { return KINET_ABI; }
+
+const char* kinet_version(void) {
+    thread_local char text[256];
+    guarded([] {
+        std::snprintf(text, sizeof text, "kinet %s, %s", KINET_VERSION, kinet::runtime_version().c_str());
+        return 0;
+    });
+    return text;
+}
+
+int32_t kinet_open(const char* path, const kinet_options* options, kinet_model** model) {
+    return guarded([&]() -> int32_t {
+        expect(model != nullptr, "model: expected a place for the model, found a null pointer");
+        *model = nullptr;
+        expect(path != nullptr, "path: expected a model file, found a null pointer");
+        kinet::Options how;
+        if (options) {
+            expect(options->size >= sizeof(kinet_options), "options: expected size to be sizeof(kinet_options)");
+            how.threads = options->threads;
+            if (options->device) how.device = options->device;
+            if (options->precision) how.precision = options->precision;
+        }
+        *model = new kinet_model{kinet::Counter(path, how)};
+        return 0;
+    });
+}
+
+int32_t kinet_info(const kinet_model* model, kinet_about* about) {
+    return guarded([&]() -> int32_t {
+        expect(model != nullptr, "model: expected an open model, found a null pointer");
+        expect(about != nullptr && about->size >= sizeof about->size, "about: expected size to be sizeof(kinet_about)");
+        const kinet::Card& card = model->counter.card();
+        kinet_about all{};
+        all.size = std::min<uint32_t>(about->size, sizeof all);
+        all.classes = static_cast<int32_t>(card.classes.size());
+        all.mpp = card.mpp;
+        all.threshold = card.threshold;
+        all.capacity = card.capacity;
+        all.multiple = card.multiple;
+        all.halo = card.halo;
+        std::memcpy(about, &all, all.size);
+        return 0;
+    });
+}
+
+const char* kinet_class(const kinet_model* model, int32_t cls) {
+    if (!model || cls < 0 || cls >= static_cast<int32_t>(model->counter.card().classes.size())) return nullptr;
+    return model->counter.card().classes[static_cast<size_t>(cls)].c_str();
+}
+
+int64_t kinet_count(kinet_model* model, const uint8_t* pixels, int32_t order, int32_t width, int32_t height,
+                    int64_t stride, float threshold, kinet_nucleus* nuclei, int32_t room, int32_t* written) {
+    return guarded([&]() -> int64_t {
+        if (written) *written = 0;
+        expect(model != nullptr, "model: expected an open model, found a null pointer");
+        expect(order == KINET_RGB || order == KINET_BGR, "order: expected KINET_RGB or KINET_BGR");
+        expect(room >= 0 && (nuclei || room == 0), "nuclei: expected a buffer and its room, or a null pointer and 0");
+        const kinet::Found found = model->counter.count({pixels, width, height, stride, order == KINET_BGR}, threshold);
+        const size_t n = std::min(found.nuclei.size(), static_cast<size_t>(room));
+        if (n) std::memcpy(nuclei, found.nuclei.data(), n * sizeof *nuclei);
+        if (written) *written = static_cast<int32_t>(n);
+        return found.count;
+    });
+}
+
+void kinet_close(kinet_model* model) {
+    guarded([&] {
+        delete model;
+        return 0;
+    });
+}
+
+const char* kinet_error(void) { return last_error; }
