@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include "error.hpp"
 
@@ -10,6 +9,7 @@ namespace kinet {
 namespace {
 
 constexpr int64_t MIN_SIDE = 32, MAX_SIDE = 1 << 20, MAX_PIXELS = 1 << 29;  // as kinet_trt/frame.py
+constexpr int64_t MAX_STRIDE = int64_t{1} << 40;                                // bytes
 constexpr int GREY_SPREAD = 8;
 
 void check(const Image& image) {
@@ -19,7 +19,8 @@ void check(const Image& image) {
         throw ArgumentError("too small: " + size + "; the shorter side must have at least 32 px");
     if (std::max(image.width, image.height) > MAX_SIDE || image.width * image.height > MAX_PIXELS)
         throw ArgumentError("too large: " + size + ": count parts of it");
-    if (std::llabs(image.stride) < 3 * image.width)
+    const bool overlaps = image.stride < 3 * image.width && image.stride > -3 * image.width;
+    if (overlaps || image.stride > MAX_STRIDE || image.stride < -MAX_STRIDE)
         throw ArgumentError("stride: expected at least " + std::to_string(3 * image.width) + " bytes for " + size +
                             ", found " + std::to_string(image.stride));
 }

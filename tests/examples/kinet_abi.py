@@ -1,0 +1,96 @@
+"""The C ABI of examples/scanner_cpp through ctypes, as a host in another language sees it."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
+from pathlib import Path
+
+import numpy as np
+
+RGB, BGR = 0, 1
+BAD_ARGUMENT, BAD_MODEL, FAILED = -1, -2, -3
+
+
+class Options(ctypes.Structure):
+    _fields_ = [("size", c_uint32), ("threads", c_int32), ("device", c_char_p), ("precision", c_char_p)]
+
+
+class About(ctypes.Structure):
+    _fields_ = [
+        ("size", c_uint32),
+        ("classes", c_int32),
+        ("mpp", c_double),
+        ("threshold", c_float),
+        ("capacity", c_int32),
+        ("multiple", c_int32),
+        ("halo", c_int32),
+    ]
+
+
+class Nucleus(ctypes.Structure):
+    _fields_ = [("x", c_float), ("y", c_float), ("score", c_float), ("cls", c_int32)]
+
+
+class KinetError(Exception):
+    def __init__(self, code, text):
+        super().__init__(text)
+        self.code = code
+
+
+class Library:
+    def __init__(self, path: Path):
+        self.c = ctypes.CDLL(str(path))
+        self.c.kinet_version.restype = c_char_p
+        self.c.kinet_error.restype = c_char_p
+        self.c.kinet_class.argtypes, self.c.kinet_class.restype = (c_void_p, c_int32), c_char_p
+        self.c.kinet_open.argtypes = (c_char_p, POINTER(Options), POINTER(c_void_p))
+        self.c.kinet_info.argtypes = (c_void_p, POINTER(About))
+        self.c.kinet_close.argtypes, self.c.kinet_close.restype = (c_void_p,), None
+        self.c.kinet_count.restype = c_int64
+        self.c.kinet_count.argtypes = (
+            c_void_p,
+            c_void_p,
+            c_int32,
+            c_int32,
+            c_int32,
+            c_int64,
+            c_float,
+            POINTER(Nucleus),
+            c_int32,
+            POINTER(c_int32),
+        )
+
+    def check(self, code):
+        if code < 0:
+            raise KinetError(code, self.c.kinet_error().decode())
+        return code
+
+
+class Model:
+    def __init__(self, library: Library, path: Path, precision=None, threads=0):
+        self.library, self.handle = library, c_void_p()
+        options = Options(ctypes.sizeof(Options), threads, None, precision and precision.encode())
+        library.check(library.c.kinet_open(str(path).encode(), byref(options), byref(self.handle)))
+
+    def info(self):
+        about = About(ctypes.sizeof(About))
+        self.library.check(self.library.c.kinet_info(self.handle, byref(about)))
+        names = [self.library.c.kinet_class(self.handle, i).decode() for i in range(about.classes)]
+        return about, names
+
+    def count(self, pixels, order=RGB, threshold=float("nan"), room=8192):
+        """Return the number of nuclei and (x, y, class, score) of those that were written."""
+        height, width = pixels.shape[:2]
+        assert pixels.strides[1:] == (3, 1)
+        assert pixels.dtype == np.uint8
+        nuclei, written = (Nucleus * room)(), c_int32()
+        c, at = self.library.c, pixels.__array_interface__["data"][0]
+        stride = pixels.strides[0]
+        n = c.kinet_count(self.handle, at, order, width, height, stride, threshold, nuclei, room, byref(written))
+        self.library.check(n)
+        return n, [(nucleus.x, nucleus.y, nucleus.cls, nucleus.score) for nucleus in nuclei[: written.value]]
+
+    def close(self):
+        self.library.c.kinet_close(self.handle)
+        self.handle = c_void_p()

@@ -1,0 +1,490 @@
+"""examples/scanner_cpp, built and run: C++, C and Python find the same nuclei, to the last digit of the score."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib import resources
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kinet_abi import BAD_ARGUMENT, BAD_MODEL, BGR, KinetError, Library, Model
+
+from conftest import skip
+from kinet_trt import Counter, read_image, simulate
+from kinet_trt.engines.plan import write_plan
+from kinet_trt.frame import Frame, fit
+from kinet_trt.model_card import CARD_KEY, read_card, with_card
+from kinet_trt.peaks.graph import fuse
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE, STAND_IN = ROOT / "examples" / "scanner_cpp", Path(__file__).parent / "tensorrt_stand_in"
+PAGE = (ROOT / "docs" / "embed-cpp.md").read_text(encoding="utf-8")
+EDGE = Path(str(resources.files("kinet_trt.models") / "kinet-edge.onnx"))
+FIELDS = 20
+
+pytest.importorskip("onnx")
+
+
+def sh(*command, cwd=None, env=None, code=0):
+    """Run a command and return what it printed, standard output and error."""
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == code, (
+        f"{command}: exit status {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-5000:]}"
+    )
+    return done.stdout, done.stderr
+
+
+def block(language, number):
+    """Return a block of the page that says that it is run here."""
+    found = re.findall(
+        rf"<!-- not run: built and run by tests/examples -->\n```{language}\n(.*?)^```$", PAGE, re.M | re.S
+    )
+    return found[number]
+
+
+@pytest.fixture(scope="session")
+def openvino_dir():
+    if not shutil.which("cmake") or not shutil.which("g++"):
+        skip("no cmake and g++, which build the C++ example")
+    from openvino.utils import get_cmake_path
+
+    return f"-DOpenVINO_DIR={get_cmake_path()}"
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory, openvino_dir):
+    """Run the page's commands as a reader does, warnings being errors, and return the folder."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    shutil.copy(EDGE, folder / "kinet.onnx")
+    pixels = simulate.field(3, 640, 480)[0]
+    (folder / "field.rgb").write_bytes(pixels.tobytes())
+    write_ppm(folder / "field.ppm", pixels)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "CXXFLAGS": "-Werror -Wpedantic -Wconversion -Wshadow"}
+    sh("bash", "-euo", "pipefail", "-c", block("sh", 0), cwd=folder, env=env)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(built):
+    return built / "kinet-fused.onnx"
+
+
+@pytest.fixture(scope="session")
+def library(built):
+    return Library(built / "scanner" / "libkinet.so")
+
+
+@pytest.fixture(scope="session")
+def opened(library, model):
+    opened = Model(library, model)
+    yield opened
+    opened.close()
+
+
+def write_ppm(path, pixels):
+    height, width = pixels.shape[:2]
+    path.write_bytes(b"P6\n# a comment\n%d %d\n255\n" % (width, height) + pixels.tobytes())
+
+
+def rows(text):
+    """Return (x, y, class, score) of each row of a CSV, as float32 are printed."""
+    found = list(csv.reader(text.splitlines()))
+    assert found[0] == ["x", "y", "class", "score"]
+    return [(np.float32(x), np.float32(y), name, np.float32(score)) for x, y, name, score in found[1:]]
+
+
+def named(found, names):
+    return [(np.float32(x), np.float32(y), names[c], np.float32(score)) for x, y, c, score in found]
+
+
+def of(detections):
+    """Return (x, y, class, score) of each nucleus that Python found."""
+    columns = zip(detections.x, detections.y, detections.cls, detections.score, strict=True)
+    return named(columns, detections.classes)
+
+
+def program(folder, model, pixels, tmp_path, *more, code=0):
+    write_ppm(tmp_path / "field.ppm", pixels)
+    return sh(folder / "scanner" / "count_field", model, tmp_path / "field.ppm", *more, code=code)
+
+
+@pytest.fixture(scope="session")
+def counters(model):
+    """Give Python's counter with the shipped model and with the fused one."""
+    return Counter(precision="fp32"), Counter(model, precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def fields(shared_data):
+    """Give 20 real fields of all sources, at the model's um/px."""
+    with (shared_data / "index.csv").open() as file:
+        index = sorted(csv.DictReader(file), key=lambda row: row["source"])
+    sources = [list(group) for _, group in groupby(index, key=lambda row: row["source"])]
+    chosen = [source[i] for i in range(FIELDS) for source in sources if i < len(source)][:FIELDS]
+    return [read_image(shared_data / row["image"]).pixels for row in chosen]
+
+
+# --- the same nuclei --------------------------------------------------------------------------------------------------
+
+
+def test_cpp_c_and_python_find_the_same_nuclei_in_20_real_fields(built, opened, model, counters, fields, tmp_path):
+    unfused, fused = counters
+    names, sizes, total = opened.info()[1], set(), 0
+    for pixels in fields:
+        sizes.add(pixels.shape[:2])
+        expected = of(unfused(pixels))
+        assert of(fused(pixels)) == expected
+        n, found = opened.count(pixels)
+        assert (n, named(found, names)) == (len(expected), expected)
+        assert rows(program(built, model, pixels, tmp_path)[0]) == expected
+        total += len(expected)
+    assert len(fields) == FIELDS
+    assert total > 100 * FIELDS
+    assert sum(h % 16 > 0 or w % 16 > 0 for h, w in sizes) >= 3  # some were padded
+
+
+def test_a_field_of_another_scale_is_fitted_before(opened, counters, fields):
+    pixels, names = fields[0], opened.info()[1]
+    fitted = fit(Frame(pixels, 0.25), opened.info()[0].mpp, 1)
+    assert fitted.pixels.shape != pixels.shape
+    found = named(opened.count(fitted.pixels)[1], names)
+    expected = counters[0](Frame(pixels, 0.25))
+    x, y = fitted.to_frame(np.array([f[0] for f in found]), np.array([f[1] for f in found]))
+    assert np.array_equal(x, expected.x)
+    assert np.array_equal(y, expected.y)
+    assert [f[2] for f in found] == [expected.classes[c] for c in expected.cls]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (100, 31 + 16), (479, 641), (480, 640)])
+def test_any_size_is_padded_inside(opened, counters, size):
+    pixels = simulate.field(5, size[1], size[0])[0]
+    n, found = opened.count(pixels)
+    assert n == len(found)
+    assert named(found, opened.info()[1]) == of(counters[0](pixels))
+
+
+def test_rows_may_lie_apart_or_upside_down_and_channels_be_bgr(opened):
+    whole = simulate.field(6, 300, 200)[0]
+    pixels = whole[11:190, 7:280]
+    expected = opened.count(np.ascontiguousarray(pixels))
+    assert expected[0] > 50
+    assert opened.count(pixels) == expected
+    assert opened.count(np.ascontiguousarray(pixels[::-1])[::-1]) == expected
+    assert opened.count(np.ascontiguousarray(pixels[..., ::-1]), BGR) == expected
+    padded = np.zeros((208, 320, 3), np.uint8)[:179, :273]
+    padded[:] = pixels[..., ::-1]
+    assert opened.count(padded, BGR) == expected
+    assert opened.count(np.ascontiguousarray(pixels[..., ::-1])) != expected  # channels are looked at
+
+
+def test_the_threshold_is_the_models_unless_one_is_given(built, opened, model, counters, tmp_path):
+    pixels = simulate.field(7, 320, 320)[0]
+    card = counters[0].engine.card
+    assert opened.count(pixels) == opened.count(pixels, threshold=card.threshold)
+    for threshold in (0.05, 0.9):
+        expected = of(Counter(precision="fp32", threshold=threshold)(pixels))
+        assert named(opened.count(pixels, threshold=threshold)[1], card.classes) == expected
+        assert rows(program(built, model, pixels, tmp_path, threshold)[0]) == expected
+    with pytest.raises(KinetError, match="finite"):
+        opened.count(pixels, threshold=float("inf"))
+
+
+def test_a_picture_without_colour_has_no_nuclei(opened, counters):
+    grey = np.repeat(simulate.field(8, 200, 200)[0][..., 1:2], 3, axis=2)
+    assert opened.count(grey) == (0, [])
+    assert len(counters[0](grey)) == 0
+    for spread in (8, 9):  # just grey, and just not
+        pixels = grey.copy()
+        pixels[57, 3, 0] = 255
+        pixels[57, 3, 1:] = 255 - spread
+        n, _ = opened.count(pixels)
+        assert n == len(counters[0](pixels))
+        assert (n > 0) == (spread == 9)
+
+
+def test_info_is_the_models_card(opened, counters, library):
+    about, names = opened.info()
+    card = counters[1].engine.card
+    assert (about.mpp, about.capacity, about.multiple, about.halo) == (card.mpp, 8192, card.multiple, card.halo)
+    assert about.threshold == np.float32(card.threshold)
+    assert tuple(names) == card.classes
+    assert library.c.kinet_abi() == int(re.search(r"#define KINET_ABI (\d+)", (SOURCE / "kinet.h").read_text())[1])
+    assert re.match(rb"kinet \d+\.\d+\.\d+, OpenVINO \d{4}\.", library.c.kinet_version())
+
+
+def test_more_nuclei_than_there_is_room_for_are_said(built, library, opened, tmp_path):
+    pixels = simulate.field(9, 331, 300)[0]
+    expected = opened.count(pixels)[1]
+    assert len(expected) > 100
+    assert opened.count(pixels, room=60) == (len(expected), expected[:60])
+    assert opened.count(pixels, room=0) == (len(expected), [])
+    card, edge = read_card(EDGE)
+    small = tmp_path / "small.onnx"
+    small.write_bytes(fuse(edge, card, capacity=100)[0])
+    one = Model(library, small)
+    n, found = one.count(pixels)
+    assert n >= len(expected) > len(found)  # the padding's are among those that cannot be told
+    assert n - len(expected) <= 10
+    assert found == [nucleus for nucleus in expected if nucleus in found]
+    assert 90 <= len(found) <= 100
+    one.close()
+    out, err = program(built, small, pixels, tmp_path, code=3)
+    assert len(rows(out)) == len(found)
+    assert f"{n} nuclei, the model has room for 100" in err
+
+
+def test_bf16_counts_like_python_or_says_that_it_cannot(library, model, opened):
+    pixels = simulate.field(9, 320, 320)[0]
+    fp32 = opened.count(pixels)[0]
+    half = Model(library, model, precision="bf16", threads=1)
+    assert abs(half.count(pixels)[0] - fp32) <= max(2, 0.05 * fp32)
+    half.close()
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def flipped(data, at):
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def test_models_that_cannot_be_used_are_refused_before_they_are_run(built, library, model, tmp_path):
+    whole = model.read_bytes()
+    threshold = whole.index(b'"threshold"')
+    card, _ = read_card(model)
+    newer = with_card(whole, card).replace(b'"version": 1', b'"version": 2')
+    text = next(iter(re.findall(rb'\{"calibration_sha256.*"version": 2[^}]*\}', newer)))
+    old, new = (hashlib.sha256(t).hexdigest().encode() for t in (text.replace(b": 2}", b": 1}"), text))
+    cases = {
+        "cut short": (whole[:-100], "damaged"),
+        "half": (whole[: len(whole) // 2], "damaged"),
+        "a weight": (flipped(whole, len(whole) // 2), "damaged"),
+        "the threshold": (flipped(whole, threshold + 15), "damaged"),
+        "empty": (b"", "empty"),
+        "noise": (np.random.default_rng(0).bytes(4096), "damaged"),
+        "text": (b"not a model" * 20, "damaged"),
+        "no card": (whole.replace(CARD_KEY.encode(), b"another.program"[: len(CARD_KEY)].ljust(len(CARD_KEY))), "card"),
+        "not fused": (EDGE.read_bytes(), "--fused"),
+        "newer": (newer.replace(old, new), "newer"),
+    }
+    for name, (data, words) in cases.items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(data)
+        with pytest.raises(KinetError, match=words) as raised:
+            Model(library, path)
+        assert raised.value.code == BAD_MODEL, name
+        assert str(raised.value).startswith(str(path)), name
+        assert str(raised.value) in sh(built / "scanner" / "count_field", path, path, code=1)[1]
+    with pytest.raises(KinetError, match="expected a file that can be read"):
+        Model(library, tmp_path / "none.onnx")
+    plan = tmp_path / "it.engine"
+    write_plan(plan, whole, plan_card(model))
+    with pytest.raises(KinetError, match="built for OpenVINO"):
+        Model(library, plan)
+
+
+def test_every_cut_and_every_flipped_byte_of_the_card_is_noticed(library, model, tmp_path):
+    whole = model.read_bytes()
+    start = whole.index(CARD_KEY.encode()) - 8
+    path = tmp_path / "it.onnx"
+    random = np.random.default_rng(1)
+    for at in (start, len(whole) - 1, *random.integers(start, len(whole), 12)):
+        for data in (flipped(whole, int(at)), whole[: int(at)]):
+            path.write_bytes(data)
+            with pytest.raises(KinetError) as raised:
+                Model(library, path)
+            assert raised.value.code == BAD_MODEL
+
+
+def test_arguments_that_make_no_sense_are_refused(opened, library, model):
+    with pytest.raises(KinetError, match="31 x 40 px") as raised:
+        opened.count(np.zeros((40, 31, 3), np.uint8))
+    assert raised.value.code == BAD_ARGUMENT
+    with pytest.raises(KinetError, match="expected fp32, bf16 or fp16, found int4") as raised:
+        Model(library, model, precision="int4")
+    assert raised.value.code == BAD_ARGUMENT
+
+
+def test_the_program_says_what_is_wrong(built, model, tmp_path):
+    count_field, field = built / "scanner" / "count_field", built / "field.ppm"
+    for arguments in [(), (model,), (model, field, "abc"), (model, field, ""), (model, field, "1", "2")]:
+        assert sh(count_field, *arguments, code=2)[1].startswith("usage: count_field")
+    bad = tmp_path / "bad.ppm"
+    for data, words in [
+        (b"", "binary PPM"),
+        (b"P5\n40 40\n255\n" + bytes(1600), "binary PPM"),
+        (b"P6\n40 40\n65535\n" + bytes(9600), "binary PPM"),
+        (b"P6\n-40 40\n255\n", "binary PPM"),
+        (b"P6\n99999999999999999999 40\n255\n", "binary PPM"),
+        (b"P6\n40 40\n255\n" + bytes(4799), "cut short"),
+        (b"P6\n20 40\n255\n" + bytes(2400), "too small"),
+    ]:
+        bad.write_bytes(data)
+        out, err = sh(count_field, model, bad, code=1)
+        assert words in err
+        assert out == ""
+        assert err.count("\n") == 1
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+def test_threads_share_a_model(library, opened):
+    frames = [simulate.field(seed, 256 + 17 * seed, 200 + 9 * seed)[0] for seed in range(6)]
+    expected = [opened.count(frame) for frame in frames]
+
+    def work(i):
+        with pytest.raises(KinetError, match=f"thread-{i}.onnx"):
+            Model(library, Path(f"thread-{i}.onnx"))
+        return opened.count(frames[i % 6]) == expected[i % 6]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(24)))
+
+
+# --- as a host in C ---------------------------------------------------------------------------------------------------
+
+
+def test_the_program_of_the_page_runs_in_c_and_in_cpp(built, opened):
+    found = opened.count(simulate.field(3, 640, 480)[0])[1]
+    names = opened.info()[1]
+    flags = ["-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{SOURCE}", f"-L{built / 'scanner'}"]
+    for compiler, suffix in (("gcc", "c"), ("g++", "cpp")):
+        source, binary = built / f"host.{suffix}", built / f"host_{suffix}"
+        source.write_text(block("cpp", 0))
+        std = "-std=c11" if suffix == "c" else "-std=c++17"
+        sh(compiler, std, source, "-o", binary, *flags, "-lkinet", f"-Wl,-rpath,{built / 'scanner'}")
+        out, err = sh(binary, cwd=built)
+        assert err == ""
+        assert out.splitlines() == [f"{x:g} {y:g} {names[c]} {score:g}" for x, y, c, score in found]
+    printed = rows((built / "nuclei.csv").read_text())
+    assert printed == named(found, names)
+
+
+def test_the_library_exports_its_functions_and_nothing_more(built):
+    declared = set(re.findall(r"^KINET_API .*?(kinet_\w+)\(", (SOURCE / "kinet.h").read_text(), re.M))
+    out, _ = sh("nm", "-D", "--defined-only", built / "scanner" / "libkinet.so")
+    assert {line.split()[-1] for line in out.splitlines()} == declared
+    assert len(declared) == 8
+
+
+def test_no_byte_too_far_under_sanitizers(built, model, opened, openvino_dir, tmp_path):
+    sanitize = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
+    out = tmp_path / "asan"
+    sh("cmake", "-S", SOURCE, "-B", out, openvino_dir, "-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS={sanitize}")
+    sh("cmake", "--build", out, "-j2")
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", *sanitize.split(), f"-I{SOURCE}", f"-L{out}", "-pthread"]
+    abuse = tmp_path / "abuse"
+    sh("gcc", Path(__file__).parent / "abuse.c", "-o", abuse, *flags, "-lkinet", "-lm", f"-Wl,-rpath,{out}")
+    pixels = simulate.field(10, 333, 222)[0]
+    (tmp_path / "field.rgb").write_bytes(pixels.tobytes())
+    n, _ = opened.count(pixels)
+    # Without the variable TBB loads a library in a way that sanitizers refuse.
+    env = {**os.environ, "TBB_ENABLE_SANITIZERS": "1"}
+    said, _ = sh(abuse, model, 333, 222, tmp_path / "field.rgb", env=env)
+    assert int(said) == n
+
+
+# --- TensorRT, behind a stand-in --------------------------------------------------------------------------------------
+
+
+def plan_card(model, **more):
+    """Return the card of a plan, which for the stand-in is the ONNX file's bytes."""
+    card, whole = read_card(model)
+    profile = ((1, 32, 32), (1, 640, 640), (1, 1600, 1600))
+    of_plan = replace(card, runtime="TensorRT", runtime_version="10.13.3.9", gpu="a GPU", profile=profile)
+    return replace(of_plan, **{"model_sha256": hashlib.sha256(whole).hexdigest(), **more})
+
+
+@pytest.fixture(scope="session")
+def tensorrt(tmp_path_factory, openvino_dir):
+    """Build the example against the stand-in for TensorRT, classic and RTX, and return the folder."""
+    folder = tmp_path_factory.mktemp("tensorrt")
+    sh("cmake", "-S", STAND_IN, "-B", folder / "stand_in", openvino_dir)
+    sh("cmake", "--build", folder / "stand_in")
+    sh("cmake", "--install", folder / "stand_in", "--prefix", folder / "sdk")
+    lib = folder / "sdk" / "lib"
+    (lib / "libtensorrt_rtx.so").symlink_to("libnvinfer.so")
+    for runtime, flags in (("TENSORRT", ""), ("TENSORRT_RTX", "-DSTAND_IN_RTX")):
+        where = [f"-DKINET_RUNTIME={runtime}", f"-DTENSORRT_ROOT={folder / 'sdk'}", f"-DCMAKE_MODULE_PATH={STAND_IN}"]
+        sh("cmake", "-S", SOURCE, "-B", folder / runtime, *where, f"-DCMAKE_CXX_FLAGS=-Werror -Wshadow {flags}")
+        sh("cmake", "--build", folder / runtime, "-j2")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plan(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "fused.engine"
+    write_plan(path, model.read_bytes(), plan_card(model))
+    return path
+
+
+def test_tensorrt_gives_the_same_nuclei_through_the_same_source(tensorrt, plan, opened):
+    library = Library(tensorrt / "TENSORRT" / "libkinet.so")
+    assert library.c.kinet_version() == b"kinet 0.1.0, TensorRT 10.13.3.9"
+    one = Model(library, plan)
+    assert one.info()[1] == opened.info()[1]
+    frames = [simulate.field(seed, 640 - 97 * seed, 333 + 50 * seed)[0] for seed in range(4)]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(one.count, frames)) == [opened.count(frame) for frame in frames]
+    with pytest.raises(KinetError, match=r"1712 x 48 px.*outside the profile"):
+        one.count(simulate.field(1, 1700, 40)[0])
+    assert one.count(frames[0]) == opened.count(frames[0])  # and goes on
+    one.close()
+
+
+def test_tensorrt_refuses_what_it_cannot_run(tensorrt, plan, model, tmp_path):
+    library = Library(tensorrt / "TENSORRT" / "libkinet.so")
+    with pytest.raises(KinetError, match="built for TensorRT: kinet-trt build"):
+        Model(library, model)
+    with pytest.raises(KinetError, match="expected none, it is in the plan"):
+        Model(library, plan, precision="fp32")
+    rtx = tmp_path / "rtx.engine"
+    write_plan(rtx, model.read_bytes(), plan_card(model, runtime="TensorRT for RTX"))
+    with pytest.raises(KinetError, match=r"built by TensorRT for RTX 10\.13\.3\.9, here is TensorRT 10\.13\.3\.9"):
+        Model(library, rtx)
+    alone = tmp_path / "alone.engine"
+    shutil.copy(plan, alone)
+    with pytest.raises(KinetError, match=r"alone\.engine\.json"):
+        Model(library, alone)
+    noise = tmp_path / "noise.engine"
+    write_plan(noise, b"noise", plan_card(model, model_sha256=hashlib.sha256(b"noise").hexdigest()))
+    with pytest.raises(KinetError, match=r"cannot load it: the plan cannot be parsed$") as raised:
+        Model(library, noise)
+    assert raised.value.code == BAD_MODEL
+    noise.write_bytes(b"other")
+    with pytest.raises(KinetError, match="damaged"):
+        Model(library, noise)
+
+
+def test_tensorrt_for_rtx_is_the_other_switch(tensorrt, model, opened, tmp_path):
+    path = tmp_path / "rtx.engine"
+    write_plan(path, model.read_bytes(), plan_card(model, runtime="TensorRT for RTX"))
+    pixels = simulate.field(2, 320, 300)[0]
+    write_ppm(tmp_path / "field.ppm", pixels)
+    out, _ = sh(tensorrt / "TENSORRT_RTX" / "count_field", path, tmp_path / "field.ppm")
+    assert rows(out) == named(opened.count(pixels)[1], opened.info()[1])
+
+
+def test_the_names_of_tensorrt_that_are_used_are_those_of_its_library():
+    """The functions outside classes can be asked for in the real library of TensorRT for RTX."""
+    libs = pytest.importorskip("tensorrt_rtx_libs")
+    (path,) = Path(libs.__file__).parent.glob("libtensorrt_rtx.so*")
+    symbols = sh("nm", "-D", "--defined-only", path)[0]
+    used = set(re.findall(r"\b(getInferLib\w+)\(", (SOURCE / "engine_tensorrt.cpp").read_text()))
+    assert len(used) == 4
+    assert all(re.search(rf" T {name}$", symbols, re.M) for name in (*used, "createInferRuntime_INTERNAL"))
