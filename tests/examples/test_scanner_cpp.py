@@ -12,7 +12,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import resources
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -130,11 +129,11 @@ def counters(model):
 
 @pytest.fixture(scope="session")
 def fields(shared_data):
-    """Give 20 real fields of all sources, at the model's um/px."""
+    """Give 20 real fields, at the model's um/px: one of each size, and more of the small ones."""
     with (shared_data / "index.csv").open() as file:
-        index = sorted(csv.DictReader(file), key=lambda row: row["source"])
-    sources = [list(group) for _, group in groupby(index, key=lambda row: row["source"])]
-    chosen = [source[i] for i in range(FIELDS) for source in sources if i < len(source)][:FIELDS]
+        index = list(csv.DictReader(file))
+    chosen = list({(row["width"], row["height"]): row for row in index}.values())  # one of each size
+    chosen += [row for row in index if row not in chosen and int(row["width"]) < 640][: FIELDS - len(chosen)]
     return [read_image(shared_data / row["image"]).pixels for row in chosen]
 
 
