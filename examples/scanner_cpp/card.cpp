@@ -1,5 +1,6 @@
 #include "card.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <fstream>
@@ -145,12 +146,20 @@ const std::string& member(const Members& all, const std::string& name) {
     return found->second;
 }
 
-double number(const Members& all, const std::string& name, double least, double most) {
-    std::istringstream text(member(all, name));
+// Return the numbers of a value, of which there must be so many.
+std::vector<double> numbers(const Members& all, const std::string& name, size_t n, double least, double most) {
+    std::string json = member(all, name);
+    std::replace_if(json.begin(), json.end(), [](char c) { return c == '[' || c == ']' || c == ','; }, ' ');
+    std::istringstream text(json);
     text.imbue(std::locale::classic());  // whatever the host's decimal point is
-    double value = NAN;
-    if (!(text >> value) || !(value >= least && value <= most)) bad_card("a number that makes sense for " + name);
-    return value;
+    std::vector<double> found;
+    for (double value = NAN; text >> value && value >= least && value <= most;) found.push_back(value);
+    if (found.size() != n || !text.eof()) bad_card("numbers that make sense for " + name);
+    return found;
+}
+
+double number(const Members& all, const std::string& name, double least, double most) {
+    return numbers(all, name, 1, least, most).front();
 }
 
 std::vector<std::string> texts(const Members& all, const std::string& name) {
@@ -195,11 +204,16 @@ Model read_model(const std::string& path) try {
     card.threshold = static_cast<float>(number(all, "threshold", -3e38, 3e38));
     card.capacity = static_cast<int>(number(all, "capacity", 1, 1 << 16));
     card.multiple = static_cast<int>(number(all, "multiple", 1, 1 << 16));
-    card.halo = static_cast<int>(number(all, "halo", 1, 1 << 16));
+    card.tile = static_cast<int>(number(all, "tile", card.multiple, 1 << 16));
+    card.halo = static_cast<int>(number(all, "halo", card.multiple, 1 << 16));
+    if (card.tile % card.multiple || card.halo % card.multiple) bad_card("a tile and a halo that are multiples of px");
     card.classes = texts(all, "classes");
     if (model.is_plan) {
         card.runtime = texts(all, "runtime").front();
         card.runtime_version = texts(all, "runtime_version").front();
+        const std::vector<double> profile = numbers(all, "profile", 9, 1, 1 << 16);  // least, best, largest: n, h, w
+        card.whole_height = static_cast<int>(profile[7]);
+        card.whole_width = static_cast<int>(profile[8]);
     }
     return model;
 } catch (const ModelError& error) {

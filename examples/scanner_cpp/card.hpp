@@ -12,7 +12,8 @@ struct Card {
     float threshold = 0;               // least height of a peak
     int capacity = 0;                  // nuclei of one frame that there is room for
     int multiple = 0;                  // height and width are multiples of this many px
-    int halo = 0;                      // px about a part of a picture that must be seen with it
+    int tile = 0, halo = 0;            // core of a tile and the px about it that must be seen with it
+    int whole_height = 0, whole_width = 0;  // of a plan: largest frame that it takes; larger ones are cut into tiles
     std::vector<std::string> classes;  // in the order of their numbers
     std::string runtime, runtime_version;  // of a plan: what built it
 };

@@ -56,8 +56,8 @@ int main(int argc, char** argv) try {
         std::printf("%.9g,%.9g,%s,%.9g\n", nucleus.x, nucleus.y,
                     counter.card().classes.at(static_cast<size_t>(nucleus.cls)).c_str(), nucleus.score);
     if (found.count > static_cast<int64_t>(found.nuclei.size())) {
-        std::fprintf(stderr, "%lld nuclei, the model has room for %d: raise the threshold, or count smaller parts\n",
-                     static_cast<long long>(found.count), counter.card().capacity);
+        std::fprintf(stderr, "%lld nuclei, the model has room for %d in a tile and gave %zu: raise the threshold\n",
+                     static_cast<long long>(found.count), counter.card().capacity, found.nuclei.size());
         return 3;
     }
     return 0;

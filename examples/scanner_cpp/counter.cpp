@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "error.hpp"
+#include "tiles.hpp"
 
 namespace kinet {
 namespace {
@@ -36,19 +37,22 @@ bool has_colour(const Image& image) {
     return false;
 }
 
-// Return the frame as RGB without gaps, padded at the bottom and right by repeating the last row and column.
-std::vector<uint8_t> fit(const Image& image, int64_t height, int64_t width) {
-    std::vector<uint8_t> pixels(static_cast<size_t>(3 * height * width));
-    for (int64_t y = 0; y < height; y++) {
-        const uint8_t* from = row(image, std::min(y, image.height - 1));
-        uint8_t* to = pixels.data() + 3 * width * y;
-        std::copy_n(from, 3 * image.width, to);
+// Return a window of the frame as RGB without gaps; beyond the frame its last row and column are repeated.
+std::vector<uint8_t> window(const Image& image, const Span& rows, const Span& columns) {
+    const int64_t width = columns.window_end - columns.window_begin;
+    const int64_t inside = std::min(columns.window_end, image.width) - columns.window_begin;
+    std::vector<uint8_t> pixels(static_cast<size_t>(3 * width * (rows.window_end - rows.window_begin)));
+    uint8_t* to = pixels.data();
+    for (int64_t y = rows.window_begin; y < rows.window_end; y++, to += 3 * width) {
+        std::copy_n(row(image, std::min(y, image.height - 1)) + 3 * columns.window_begin, 3 * inside, to);
         if (image.is_bgr)
-            for (int64_t x = 0; x < image.width; x++) std::swap(to[3 * x], to[3 * x + 2]);
-        for (int64_t x = image.width; x < width; x++) std::copy_n(to + 3 * (image.width - 1), 3, to + 3 * x);
+            for (int64_t x = 0; x < inside; x++) std::swap(to[3 * x], to[3 * x + 2]);
+        for (int64_t x = inside; x < width; x++) std::copy_n(to + 3 * (inside - 1), 3, to + 3 * x);
     }
     return pixels;
 }
+
+int64_t rounded_up(int64_t length, int64_t multiple) { return (length + multiple - 1) / multiple * multiple; }
 
 }  // namespace
 
@@ -64,19 +68,31 @@ Found Counter::count(const Image& image, float threshold) const {
     if (!std::isfinite(threshold)) throw ArgumentError("threshold: expected a finite number, or NaN for the model's");
     Found found;
     if (!has_colour(image)) return found;
-    const int64_t m = card_.multiple;
-    const int64_t height = (image.height + m - 1) / m * m, width = (image.width + m - 1) / m * m;
-    const bool fits = height == image.height && width == image.width && image.stride == 3 * width && !image.is_bgr;
-    const std::vector<uint8_t> copy = fits ? std::vector<uint8_t>() : fit(image, height, width);
+    const int64_t height = rounded_up(image.height, card_.multiple), width = rounded_up(image.width, card_.multiple);
+    const bool whole = height <= card_.whole_height && width <= card_.whole_width;
+    const int64_t tile = whole ? std::max(height, width) : card_.tile;
     std::vector<float> rows;
-    found.count = engine_->run(fits ? image.pixels : copy.data(), height, width, threshold, rows);
-    for (size_t i = 0; i + 4 <= rows.size(); i += 4) {
-        const Nucleus nucleus{rows[i], rows[i + 1], rows[i + 2], static_cast<int32_t>(rows[i + 3])};
-        if (nucleus.x < static_cast<float>(image.width) && nucleus.y < static_cast<float>(image.height))
-            found.nuclei.push_back(nucleus);
-        else
-            found.count--;
+    int64_t unseen = 0;
+    for (const Span& y : spans(height, tile, card_.halo, card_.multiple)) {
+        for (const Span& x : spans(width, tile, card_.halo, card_.multiple)) {
+            const std::vector<uint8_t> pixels = window(image, y, x);
+            const int32_t n = engine_->run(pixels.data(), y.window_end - y.window_begin,
+                                           x.window_end - x.window_begin, threshold, rows);
+            unseen += std::max(0, n - card_.capacity);
+            for (size_t i = 0; i + 4 <= rows.size(); i += 4) {
+                const Nucleus nucleus{rows[i] + static_cast<float>(x.window_begin),
+                                      rows[i + 1] + static_cast<float>(y.window_begin), rows[i + 2],
+                                      static_cast<int32_t>(rows[i + 3])};
+                const bool in_padding = nucleus.x >= static_cast<float>(image.width) ||
+                                        nucleus.y >= static_cast<float>(image.height);
+                if (x.holds(nucleus.x) && y.holds(nucleus.y) && !in_padding) found.nuclei.push_back(nucleus);
+            }
+        }
     }
+    std::sort(found.nuclei.begin(), found.nuclei.end(), [](const Nucleus& one, const Nucleus& other) {
+        return one.y < other.y || (one.y == other.y && one.x < other.x);
+    });
+    found.count = static_cast<int64_t>(found.nuclei.size()) + unseen;
     return found;
 }
 

@@ -25,8 +25,8 @@ struct Nucleus {
 };
 
 struct Found {
-    int64_t count = 0;  // larger than nuclei.size() where the model has no room for all
-    std::vector<Nucleus> nuclei;
+    int64_t count = 0;  // larger than nuclei.size() where the model has no room for all; see kinet_count
+    std::vector<Nucleus> nuclei;  // in raster order
 };
 
 class Counter {

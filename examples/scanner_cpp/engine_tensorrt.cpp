@@ -174,7 +174,9 @@ public:
 
 private:
     [[noreturn]] void refused(const std::string& what) {
-        throw ModelError(path_ + ": " + NAME + " " + version() + " " + what + ": " + Log::one().take());
+        const std::string said = path_ + ": " + NAME + " " + version() + " " + what + ": " + Log::one().take();
+        if (stream_) throw Error(said);  // it is open
+        throw ModelError(said);
     }
 
     void check_tensors() {

@@ -89,6 +89,7 @@ int32_t kinet_info(const kinet_model* model, kinet_about* about) {
         all.threshold = card.threshold;
         all.capacity = card.capacity;
         all.multiple = card.multiple;
+        all.tile = card.tile;
         all.halo = card.halo;
         std::memcpy(about, &all, all.size);
         return 0;

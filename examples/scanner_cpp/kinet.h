@@ -7,9 +7,8 @@
  * knows the um/px of your camera, and at another scale the counts are wrong.
  *
  * Size. Any frame from 32 px a side on. Inside it is padded at the bottom and right by repeating its last row and
- * column, and what is found there is dropped. A frame is run as a whole: one of 4,000 x 3,000 px takes gigabytes of
- * memory, so cut it into parts that overlap by twice kinet_info.halo, begin on multiples of kinet_info.multiple, and
- * keep from each part the nuclei of its own middle.
+ * column, and what is found there is dropped. What is larger than a tile with its halo (1,312 px a side for kinet-edge)
+ * is counted in tiles, each nucleus by the one tile that owns its place: the nuclei are those of the whole frame.
  *
  * Threads. Several threads may count with one model at the same time; OpenVINO runs them side by side, TensorRT one
  * after the other. kinet_open, kinet_info and kinet_class may be called from any thread at any time. Close a model once,
@@ -67,9 +66,10 @@ typedef struct kinet_about {
     int32_t classes;   /* how many; kinet_class gives their names */
     double mpp;        /* um/px that frames must have */
     float threshold;   /* least height of a peak, chosen on validation fields */
-    int32_t capacity;  /* nuclei of one frame that the model has room for */
+    int32_t capacity;  /* nuclei that the model has room for, in a frame or in each tile of a larger one */
     int32_t multiple;  /* height and width are padded to multiples of this many px */
-    int32_t halo;      /* px about a part of a larger picture that must be seen with it */
+    int32_t tile;      /* larger frames are counted in tiles of about this side, px */
+    int32_t halo;      /* with so many px about each: what lies further has no influence */
 } kinet_about;
 
 /* x to the right and y down, px of the frame that came in, centres of pixels at integers. */
@@ -106,8 +106,9 @@ KINET_API const char *kinet_class(const kinet_model *model, int32_t cls);
  * nuclei     the caller's, room for this many; NULL and 0 to have them counted only
  * written    how many were written, in raster order; may be NULL
  *
- * Returns the number of nuclei. Where it is larger than *written, only the first are in the buffer, for want of room in
- * it or in the model; if the number is also larger than kinet_about.capacity it may include a few peaks of the padding.
+ * Returns the number of nuclei. Where it is larger than *written, only some are in the buffer: the first ones, where the
+ * buffer has no room for all; the first ones of a tile, where the model has none (more than capacity there; the number
+ * then includes those of the tile's padding and halo that have no place, so it may be somewhat too high).
  * A picture without any colour holds no stain to tell nuclei by: 0. */
 KINET_API int64_t kinet_count(kinet_model *model, const uint8_t *pixels, int32_t order, int32_t width, int32_t height,
                               int64_t stride, float threshold, kinet_nucleus *nuclei, int32_t room, int32_t *written);

@@ -24,6 +24,7 @@ class About(ctypes.Structure):
         ("threshold", c_float),
         ("capacity", c_int32),
         ("multiple", c_int32),
+        ("tile", c_int32),
         ("halo", c_int32),
     ]
 

@@ -43,7 +43,7 @@ struct Context : nvinfer1::IExecutionContext {
 
     bool setInputShape(char const* name, nvinfer1::Dims const& dims) noexcept override {
         if (std::strcmp(name, "frame") != 0 || dims.nbDims != 4 || dims.d[0] != 1 || dims.d[3] != 3) return false;
-        if (dims.d[1] % 16 || dims.d[2] % 16 || dims.d[2] > 1600) {
+        if (dims.d[1] % 16 || dims.d[2] % 16 || dims.d[1] < 64 || dims.d[2] > 1600) {
             logger.log(nvinfer1::ILogger::Severity::kERROR, "the shape is outside the profile");
             return false;
         }
