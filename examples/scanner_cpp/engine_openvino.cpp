@@ -101,6 +101,9 @@ std::unique_ptr<Engine> open_engine(const Model& model, const Options& options) 
     return std::make_unique<OpenVinoEngine>(model, options);
 }
 
-std::string runtime_version() { return std::string("OpenVINO ") + ov::get_openvino_version().buildNumber; }
+std::string runtime_version() {
+    const std::string build = ov::get_openvino_version().buildNumber;
+    return "OpenVINO " + build.substr(0, build.find('-'));
+}
 
 }  // namespace kinet
