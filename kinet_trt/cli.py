@@ -594,6 +594,23 @@ def build(
     show_built(built)
 
 
+@app.command()
+def package(
+    triton: Annotated[Path, typer.Option("--triton", metavar="DIR", help="A Triton model repository to write into.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="A .onnx, or a fused .engine; left out: the small one inside.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the model on the server; left out: the card's.")] = None,
+    instances: Annotated[int, typer.Option(min=1, help="Frames counted at a time, on each GPU.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model of this name written here before.")] = False,
+) -> None:
+    """Write a model as a server serves it: configuration, fused model, labels, a client to take from."""
+    from kinet_trt.terminal import show_packaged
+    from kinet_trt.triton import package as write
+
+    show_packaged(write(model, triton, name=name, instances=instances, force=force), triton)
+
+
 def _size(text: str) -> tuple[int, int]:
     try:
         height, width = (int(side) for side in text.lower().split("x"))

@@ -15,12 +15,15 @@ from kinet_trt import NOTICE
 from kinet_trt.ki67 import Bands, Ki67
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kinet_trt.build import Built
     from kinet_trt.calibration.int8 import Quantised
     from kinet_trt.count import Counted
     from kinet_trt.counter import Counter
     from kinet_trt.doctor import Finding, Row
     from kinet_trt.evaluate import Evaluation
+    from kinet_trt.triton import Packaged
 
 T = TypeVar("T")
 WIDE = 118
@@ -195,6 +198,20 @@ def show_bench(rows: Sequence[dict[str, Any]]) -> None:
         f1 = [f"{row[n]:.3f}" if n in row else "" for n in ("detection_f1", "classification_f1")] if accurate else []
         table.add_row(row["model"], runtime, row["precision"], *stages, *whole, *ratios, cold, memory, *f1)
     console.print(table)
+
+
+def show_packaged(packaged: Packaged, repository: Path) -> None:
+    """Print what was written for a server, and what starts it."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    card = packaged.card
+    for line in (
+        f"{packaged.folder}: {card.name} in {card.precision}{', fused here' if packaged.fused_here else ''}",
+        f"  gives    nuclei, up to {card.capacity:,} a frame",
+        f"  serve    tritonserver --model-repository={repository.resolve()}",
+        f'  client   pip install "tritonclient[grpc]" numpy opencv-python-headless; {packaged.folder / "client.py"}',
+        NOTICE,
+    ):
+        console.print(line, soft_wrap=True)
 
 
 def show_built(built: Built) -> None:
