@@ -1,0 +1,113 @@
+"""The documentation site: built without a warning, complete without a network, true where it can be held to facts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from conftest import skip
+
+pytest.importorskip("mkdocs")
+pytest.importorskip("mkdocstrings")
+
+ROOT = Path(__file__).resolve().parents[2]
+SPDX = {"Apache 2.0": "Apache-2.0", "OSI Approved :: Apache Software License": "Apache-2.0", "ISC License": "ISC"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Give the built site."""
+    folder = tmp_path_factory.mktemp("site") / "site"
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", folder],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1", "PYTHONWARNINGS": "ignore"},
+        check=False,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    return folder
+
+
+def test_it_is_built_without_a_warning(site):
+    pages = {page.name for page in site.glob("*.html")}
+    assert {f"{page.stem}.html" for page in (ROOT / "docs").glob("*.md")} | {"404.html"} == pages
+    for page in site.glob("*.html"):
+        assert "Research Use Only" in page.read_text(encoding="utf-8"), page
+
+
+def test_the_reference_shows_every_public_name(site):
+    import kinet_trt
+
+    shown = (site / "api.html").read_text(encoding="utf-8")
+    ids = set(re.findall(r'id="(kinet_trt[\w.]*)"', shown))
+    for name in kinet_trt.__all__:
+        if name != "NOTICE":
+            home = kinet_trt._HOMES[name]
+            assert {f"kinet_trt.{name}", f"kinet_trt.{home}.{name}"} & ids, name
+    assert not re.search(r":(class|func|meth|mod|attr|data):`", shown), "a role of Sphinx is shown as it is written"
+
+
+def test_nothing_is_fetched_from_elsewhere(site):
+    pytest.importorskip("playwright")
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        skip("no Chromium to show the pages")
+    asked, said = set(), []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("request", lambda request: asked.add(request.url))
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        for one in sorted(site.glob("*.html")):
+            # 404.html is for a server's root and names its files from there.
+            if one.name != "404.html":
+                page.goto(one.as_uri(), wait_until="networkidle")
+                wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+                assert wide <= 0, f"{one.name} is wider than the window"
+        browser.close()
+    assert said == []
+    for url in asked:
+        place = urlparse(url)
+        assert place.scheme in ("file", "data", "blob"), url
+        assert place.scheme != "file" or Path(unquote(place.path)).is_relative_to(site), url
+    assert any(url.endswith(".css") for url in asked)
+
+
+def closure(name, extra="", seen=None):
+    """Return the packages that one brings along here, each with its licence."""
+    seen = {} if seen is None else seen
+    for text in metadata.distribution(name).requires or []:
+        required = Requirement(text)
+        key = canonicalize_name(required.name)
+        if (required.marker is None or required.marker.evaluate({"extra": extra})) and key not in seen:
+            told = metadata.metadata(required.name)
+            named = told.get("License-Expression") or (told.get("License") or "").split("\n")[0]
+            kinds = [c.rsplit(" :: ", 1)[-1] for c in told.get_all("Classifier") or [] if c.startswith("License ::")]
+            seen[key] = SPDX.get(named, named) or kinds[0].removesuffix(" License")
+            closure(required.name, "", seen)
+    return seen
+
+
+def test_the_licences_are_those_of_the_packages():
+    text = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
+    part = text.split("## What a plain install brings along")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| ([\w-]+) \| ([^|;]+?)(?:;[^|]*)? \|$", part, re.M))
+    del rows["package"]
+    found = closure("kinet-trt")
+    # A package's own expression may name what it bundles too; the first is its own.
+    assert rows == {name: licence.split(" AND ")[0] for name, licence in found.items()}
