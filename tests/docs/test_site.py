@@ -69,7 +69,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
     asked, said = set(), []
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
+        page = browser.new_page(viewport={"width": 390, "height": 800})
         page.on("request", lambda request: asked.add(request.url))
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: said.append(str(error)))
