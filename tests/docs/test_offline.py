@@ -54,7 +54,6 @@ def test_a_wheelhouse_is_all_that_is_needed(repository, with_pip, tmp_path):
     fill, install, _ = (block.code for block in blocks(PAGE))
     bash(fill, repository, with_pip)
     megabytes = sum(file.stat().st_size for file in (repository / "wheelhouse").iterdir()) / 1e6
-    print(f"wheelhouse: {megabytes:.0f} MB")
     assert megabytes < 200
     shutil.move(repository / "wheelhouse", tmp_path / "wheelhouse")
     # Not even pip's own settings may name another place; whatever asks a server is refused at once.
