@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 MODEL = "kinet-edge"  # its name on the server
+GREY = 8  # difference of R, G and B (of 255) that noise and JPEG leave in a grey picture
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ def count(
     client: triton.InferenceServerClient, model: Model, pixels: NDArray[np.uint8], mpp: float, threshold: float
 ) -> NDArray[np.float32]:
     """Return x, y (px of the picture, pixel centres at integers), score and class of each nucleus, float32 [n, 4]."""
+    if (pixels.max(axis=2) - pixels.min(axis=2)).max() <= GREY:
+        print("the picture has no colour: there is no stain to tell nuclei by", file=sys.stderr)  # noqa: T201
+        return np.zeros((0, 4), np.float32)
     fitted, height, width = fit(pixels, mpp, model)
     frame = triton.InferInput("frame", [1, *fitted.shape], "UINT8")
     frame.set_data_from_numpy(fitted[None])

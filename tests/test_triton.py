@@ -329,4 +329,14 @@ def test_the_client_says_what_it_cannot_do(tmp_path):
     with serving(folder) as (address, _):
         assert "no picture" in fails(tmp_path / "none.png", "--url", address)
         assert "the model has room for 20" in fails(tmp_path / "a.png", "--url", address)
+        grey = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(tmp_path / "grey.png"), grey)
+        done = subprocess.run(
+            [sys.executable, folder / "client.py", tmp_path / "grey.png", "--url", address],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == "x,y,class,score\n"
+        assert done.stderr.startswith("the picture has no colour")
     assert "127.0.0.1:1 says" in fails(tmp_path / "a.png", "--url", "127.0.0.1:1")
