@@ -190,7 +190,7 @@ def _bash(script: str, where: str, folder: Path) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=1500,
+        timeout=3600,
         check=False,
     )
     assert done.returncode == 0, f"{where}: exit status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
