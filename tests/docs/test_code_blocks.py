@@ -3,7 +3,8 @@
 A page's blocks run in order in a folder of their own, which holds what a reader has: ``field.png``, some labelled
 fields, a model. Python runs as Python, commands in bash, C++ is compiled against OpenVINO and run, JSON is parsed. What
 cannot run says so in a comment before the block, ``<!-- not run: REASON -->``, or behind a command,
-``# not run: REASON``. A block after ``<!-- slow -->`` runs in ``make test-slow``.
+``# not run: REASON``. A block after ``<!-- slow -->`` runs in ``make test-slow``; there ``kinet-trt train`` takes three
+iterations, since as many as it takes by itself last most of an hour on two cores.
 """
 
 from __future__ import annotations
@@ -164,7 +165,8 @@ def commands(code: str) -> str:
     lines = code.splitlines()
     if any(line.startswith("$ ") for line in lines):
         lines = [line[2:] for line in lines if line.startswith("$ ")]
-    return "\n".join(line for line in lines if not _LINE_MARK.search(line))
+    kept = "\n".join(line for line in lines if not _LINE_MARK.search(line))
+    return re.sub(r"^kinet-trt train ", "kinet-trt train --iterations 3 ", kept, flags=re.M)
 
 
 def run(block: Block, names: dict[str, object], folder: Path) -> None:
@@ -190,7 +192,7 @@ def _bash(script: str, where: str, folder: Path) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=3600,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, f"{where}: exit status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
