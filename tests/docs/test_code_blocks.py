@@ -142,6 +142,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in seeds:
             _labelled(folder / name / f"{seed}.png", seed, 256)
     shutil.copy(ROOT / "kinet_trt" / "models" / "kinet-edge.onnx", folder / "kinet.onnx")
+    shutil.copytree(ROOT / "weights", folder / "weights")
     return folder
 
 
