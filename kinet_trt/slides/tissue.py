@@ -18,7 +18,7 @@ from kinet_trt.slides import Slide
 
 CELL_UM = 8.0
 """um that a cell of the small picture should cover: about a nucleus."""
-LEAST_DENSITY = 0.10
+LEAST_DENSITY = 0.05
 """Sum of the optical densities of R, G and B above which a cell bears stain; a lone pale nucleus has more."""
 _BRIGHTEST = 0.98  # quantile taken for glass, per channel
 _LEAST_WHITE = 160.0  # of 255: a slide that is all tissue has no glass to measure

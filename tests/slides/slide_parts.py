@@ -1,17 +1,46 @@
-"""What the tests of slides share: a small slide, and a counter with small tiles over the shipped model."""
+"""What the tests of slides share: a small slide, and counters with small tiles."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 
-from kinet_trt import Counter
+from kinet_trt import Counter, Threshold
 from kinet_trt.detections import Detections
+from kinet_trt.model_card import ModelCard
 from simulated_slides import Canvas, Piece
 
 CANVAS = Canvas(1000, 800, (Piece(90, 70, 300, 240, 3), Piece(560, 500, 330, 240, 5)))
 WHOLE = CANVAS.region(0, 0, CANVAS.width, CANVAS.height)
+CARD = ModelCard("blobs", 0.34, (0.0,) * 3, (1.0,) * 3, 0.35, tile=128, halo=32, model_sha256="b" * 64)
+
+
+class Blobs:
+    """A quick engine: its maps are the dark of each colour channel, blurred. What it sees reaches 12 px, in integers.
+
+    It stands in for a network where a test is about tiles and files: it is as local, and exact wherever a window lies.
+    """
+
+    precision, runtime, detects = "fp32", "a blur", False
+
+    def __init__(self, card: ModelCard = CARD) -> None:
+        self.card = card
+        self.seen = 0
+
+    def run(self, frames: np.ndarray) -> np.ndarray:
+        self.seen += len(frames)
+        dark = [cv2.GaussianBlur(255 - f, (25, 25), 3, borderType=cv2.BORDER_CONSTANT) for f in frames]
+        return (np.stack(dark).transpose(0, 3, 1, 2) / np.float32(255)).astype(np.float32)
+
+
+def counter_of(engine: object, threshold: float | None = None) -> Counter:
+    """Return a counter over an engine that is open already."""
+    counter = object.__new__(Counter)
+    counter.engine = engine
+    counter.threshold = Threshold(engine.card.threshold if threshold is None else threshold)
+    return counter
 
 
 def small_tiles(counter: Counter, tile: int = 256, **changes: object) -> Counter:
