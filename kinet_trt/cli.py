@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,6 +20,7 @@ from kinet_trt.errors import KinetError, MissingExtraError
 if TYPE_CHECKING:
     from kinet_trt.count import Counted
     from kinet_trt.counter import Threshold
+    from kinet_trt.slides.counted import CountedSlide
 
 app = typer.Typer(
     name="kinet-trt",
@@ -110,7 +112,9 @@ def demo(
 
 @app.command()
 def count(
-    images: Annotated[list[Path], typer.Argument(help="Images, folders or globs.", metavar="IMAGE|FOLDER...")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Images, slides, folders or globs.", metavar="IMAGE|SLIDE|FOLDER...")
+    ],
     model: Model = None,
     mpp: Mpp = None,
     threshold: ThresholdText = None,
@@ -124,32 +128,54 @@ def count(
     ] = None,
     geojson: Annotated[Path | None, typer.Option(metavar="DIR", help="Write STEM.geojson for QuPath.")] = None,
     overlay: Annotated[Path | None, typer.Option(metavar="DIR", help="Write STEM_overlay.png.")] = None,
+    region: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of slides: count only in these areas, a QuPath GeoJSON.")
+    ] = None,
+    hot_spot: Annotated[int, typer.Option(min=10, help="Of slides: tumour nuclei of a hot spot.")] = 500,
     force: Annotated[bool, typer.Option("--force", help="Replace files in --geojson and --overlay folders.")] = False,
 ) -> None:
-    """Count the nuclei of images."""
-    from kinet_trt.count import Outputs, count_image, find_images, output_names, table, to_json
+    """Count the nuclei of images and whole slides; a slide that was cut off goes on where it was."""
+    from kinet_trt.count import Outputs, count_image, find_images, json_parts, output_names, table_parts
     from kinet_trt.counter import Counter
     from kinet_trt.ki67 import NET
-    from kinet_trt.terminal import show_counted, track
+    from kinet_trt.slides import is_slide
+    from kinet_trt.slides.counted import count_slide
+    from kinet_trt.slides.region import read_region
+    from kinet_trt.terminal import counting, show_counted
 
     _check_mpp(mpp)
     least = _threshold(threshold)
-    found = find_images(images)
+    found = find_images(images, slides=True)
     _check_targets({"--json": json_file, "--csv": csv_file}, found)
     outputs = Outputs(geojson, overlay, output_names(found))
     if not force and (existing := outputs.existing()):
         raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): --force replaces them")
+    slides = {image for image in found if is_slide(image)}
+    if region and (pictures := [image for image in found if image not in slides]):
+        raise typer.BadParameter(f"--region goes with slides, and {pictures[0]} is a picture")
+    areas = read_region(region) if region else None
     counter = Counter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
 
-    counted: list[Counted] = []
+    def tell(text: str) -> None:
+        typer.echo(text, err=True)
+
+    counted: list[Counted | CountedSlide] = []
     errors: list[tuple[Path, str]] = []
-    for image in track(found, "Counting"):
-        try:
-            one, frame = count_image(counter, image, mpp)
-            counted.append(one)
-            outputs.write(one, frame)
-        except KinetError as error:
-            errors.append((image, str(error)))
+    with counting(found) as (each, report):
+        for image in each:
+            try:
+                if image in slides:
+                    whole, small = count_slide(
+                        counter, image, mpp, region=areas, hot_spot=hot_spot, report=report, tell=tell
+                    )
+                    counted.append(whole)
+                    outputs.write_slide(whole, small)
+                else:
+                    field, frame = count_image(counter, image, mpp)
+                    counted.append(field)
+                    outputs.write(field, frame)
+            except KinetError as error:
+                errors.append((image, str(error)))
     if "-" not in (json_file, csv_file) and counted:
         show_counted(counted, counter, NET if bands == "net" else None)
     for one in counted:
@@ -158,7 +184,7 @@ def count(
     messages = [f"{image}: {message}" for image, message in errors]
     for target in filter(None, (json_file, csv_file)):
         try:
-            _write(target, to_json(counter, counted, errors) if target == json_file else table(counted))
+            _write(target, json_parts(counter, counted, errors) if target == json_file else table_parts(counted))
         except KinetError as error:
             messages.append(str(error))
     for message in messages:
@@ -665,12 +691,12 @@ def _check_targets(targets: dict[str, str | None], images: list[Path]) -> None:
         taken[place] = f"the file of {option}"
 
 
-def _write(target: str, content: str) -> None:
-    from kinet_trt.files import write_atomic
+def _write(target: str, content: str | Iterable[str]) -> None:
+    from kinet_trt.files import encoded, write_atomic
 
     if target == "-":
         # Bytes: a text stream would turn line ends and refuse names that it has no letters for.
-        sys.stdout.buffer.write(content.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.writelines(map(encoded, [content] if isinstance(content, str) else content))
         sys.stdout.buffer.flush()
     else:
         write_atomic(Path(target), content)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
+import secrets
 from collections import Counter as Tally
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,11 @@ from kinet_trt.frame import Frame
 from kinet_trt.images import SUFFIXES, read_image
 from kinet_trt.ki67 import Ki67
 from kinet_trt.overlay import draw, to_png
+from kinet_trt.slides import OPENSLIDE_SUFFIXES, TIFF_SUFFIXES, is_slide
+from kinet_trt.slides.counted import CountedSlide
+from kinet_trt.slides.heat import heat_map
+from kinet_trt.slides.outputs import csv_rows, geojson, json_detections, slide_record
+from kinet_trt.slides.tissue import Thumbnail
 from kinet_trt.unlike import Unlike
 
 SCHEMA = 1
@@ -58,15 +65,27 @@ class Counted:
     remarks: tuple[str, ...] = ()
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Nuclei by class."""
+        return self.detections.counts()
+
+    @property
     def ki67(self) -> Ki67:
         """The index of this field."""
-        return Ki67.of(self.detections.counts())
+        return Ki67.of(self.counts)
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Return the image files that paths, folders (not their subfolders) and globs name, each once, in order.
+def find_images(paths: Sequence[Path], *, slides: bool = False) -> list[Path]:
+    """Return the images that paths, folders (not their subfolders) and globs name, each once, in order.
 
     Masks (``*_counted.png``) and overlays (``*_overlay.png``) that a folder or a glob holds are not images to count.
+
+    Parameters
+    ----------
+    paths
+        What was named.
+    slides
+        Whether slides are wanted, too.
 
     Raises
     ------
@@ -76,16 +95,16 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         # os.path, because pathlib raises where it may not look; what cannot be read is told when it is read.
-        if os.path.isdir(path):
+        if os.path.isdir(path) and not (slides and is_slide(path)):
             try:
-                inside = [p for p in sorted(path.iterdir()) if _is_field(p)]
+                inside = [p for p in sorted(path.iterdir()) if _is_field(p, slides)]
             except OSError as error:
                 raise KinetError(f"{path}: the folder cannot be read: {error.strerror}") from error
             if not inside:
                 raise KinetError(f"{path}: no images in this folder: expected {', '.join(SUFFIXES)}")
             found += inside
         elif not os.path.lexists(path) and glob.has_magic(str(path)):
-            inside = [p for p in sorted(map(Path, glob.glob(str(path), recursive=True))) if _is_field(p)]
+            inside = [p for p in sorted(map(Path, glob.glob(str(path), recursive=True))) if _is_field(p, slides)]
             if not inside:
                 raise KinetError(f"{path}: no image fits this pattern")
             found += inside
@@ -94,13 +113,13 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return list({os.path.abspath(path): path for path in reversed(found)}.values())[::-1]
 
 
-def _is_field(path: Path) -> bool:
-    return (
-        path.suffix.lower() in SUFFIXES
-        and not path.name.startswith(".")
-        and not path.name.endswith((MASK_SUFFIX, OVERLAY_SUFFIX))
-        and not os.path.isdir(path)
-    )
+def _is_field(path: Path, slides: bool) -> bool:
+    if path.name.startswith(".") or path.name.endswith((MASK_SUFFIX, OVERLAY_SUFFIX)):
+        return False
+    if os.path.isdir(path):
+        return slides and is_slide(path)
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES or (slides and suffix in (*OPENSLIDE_SUFFIXES, *TIFF_SUFFIXES))
 
 
 def count_image(counter: Counter, image: Path, mpp: float | None) -> tuple[Counted, Frame]:
@@ -179,6 +198,19 @@ class Outputs:
                 raise KinetError(f"the overlay cannot be drawn: {error}") from error
             write_atomic(self.overlay_of(counted.image), picture)
 
+    def write_slide(self, counted: CountedSlide, small: Thumbnail) -> None:
+        """Write what is wanted of one slide; its picture is a map of index and density.
+
+        Raises
+        ------
+        KinetError
+            If it cannot be written.
+        """
+        if self.geojson:
+            write_atomic(self._geojson(counted.image), geojson(counted))
+        if self.overlay:
+            write_atomic(self.overlay_of(counted.image), to_png(heat_map(counted, small)))
+
     def _paths(self, image: Path) -> Iterable[Path]:
         if self.geojson:
             yield self._geojson(image)
@@ -195,9 +227,18 @@ class Outputs:
         return self.overlay / f"{self.names[image]}{OVERLAY_SUFFIX}"
 
 
-def to_json(counter: Counter, counted: Sequence[Counted], errors: Sequence[tuple[Path, str]]) -> str:
+def to_json(counter: Counter, counted: Sequence[Counted | CountedSlide], errors: Sequence[tuple[Path, str]]) -> str:
     """Return the JSON of a run, schema 1."""
+    return "".join(json_parts(counter, counted, errors))
+
+
+def json_parts(
+    counter: Counter, counted: Sequence[Counted | CountedSlide], errors: Sequence[tuple[Path, str]]
+) -> Iterator[str]:
+    """Yield the parts of the JSON of a run, schema 1; the nuclei of slides are read from their ledgers."""
     engine = counter.engine
+    slides = [one for one in counted if isinstance(one, CountedSlide)]
+    stand_in = secrets.token_hex(16)
     document = {
         "schema": SCHEMA,
         "model": {
@@ -209,14 +250,18 @@ def to_json(counter: Counter, counted: Sequence[Counted], errors: Sequence[tuple
             "runtime": engine.runtime,
             "notice": engine.card.notice,
         },
-        "fields": [_record(counter, one) for one in counted],
+        "fields": [_record(counter, one, stand_in) for one in counted],
         "errors": [{"image": str(image), "message": message} for image, message in errors],
     }
     # ASCII, so that any terminal and any file name survives it.
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+    parts = re.split(f'"{stand_in}"', json.dumps(document, indent=1, allow_nan=False) + "\n")
+    yield parts[0]
+    for slide, part in zip(slides, parts[1:], strict=True):
+        yield from json_detections(slide)
+        yield part
 
 
-def _record(counter: Counter, one: Counted) -> dict[str, Any]:
+def _record(counter: Counter, one: Counted | CountedSlide, stand_in: str) -> dict[str, Any]:
     threshold = counter.threshold
     return {
         "image": str(one.image),
@@ -226,14 +271,25 @@ def _record(counter: Counter, one: Counted) -> dict[str, Any]:
         "mpp_source": one.mpp_source,
         "threshold": str(threshold) if threshold.relative else threshold.value,
         "precision": counter.engine.precision,
-        "counts": one.detections.counts(),
+        "counts": one.counts,
         "ki67_index": one.ki67.index,
         "interval": list(one.ki67.interval) if one.ki67.interval else None,
         "remarks": list(one.remarks),
-        "detections": one.detections.records(),
+        **({"slide": slide_record(one)} if isinstance(one, CountedSlide) else {}),
+        "detections": stand_in if isinstance(one, CountedSlide) else one.detections.records(),
     }
 
 
-def table(counted: Sequence[Counted]) -> str:
+def table(counted: Sequence[Counted | CountedSlide]) -> str:
     """Return the CSV of a run: one row a nucleus."""
-    return to_csv((str(one.image), one.detections) for one in counted)
+    return "".join(table_parts(counted))
+
+
+def table_parts(counted: Sequence[Counted | CountedSlide]) -> Iterator[str]:
+    """Yield the parts of the CSV of a run: one row a nucleus."""
+    yield to_csv([])
+    for one in counted:
+        if isinstance(one, CountedSlide):
+            yield from csv_rows(one)
+        else:
+            yield to_csv([(str(one.image), one.detections)]).partition("\n")[2]

@@ -80,11 +80,20 @@ class Detections:
         ]
 
     def geojson(self) -> str:
-        """Return a GeoJSON FeatureCollection of point annotations that QuPath opens with its own classes.
+        """Return a GeoJSON FeatureCollection of point annotations that QuPath opens with its own classes."""
+        return json.dumps({"type": "FeatureCollection", "features": self.features()}, allow_nan=False)
+
+    def features(self, kind: str = "annotation") -> list[dict[str, Any]]:
+        """Return a GeoJSON feature a nucleus, as QuPath writes them.
 
         QuPath measures from the corner of the first pixel, so half a px is added to the centres.
+
+        Parameters
+        ----------
+        kind
+            QuPath's kind of object: ``"annotation"`` can be corrected by hand, ``"detection"`` is for very many.
         """
-        features = [
+        return [
             {
                 "type": "Feature",
                 "geometry": {
@@ -92,7 +101,7 @@ class Detections:
                     "coordinates": [round(record["x"] + 0.5, 2), round(record["y"] + 0.5, 2)],
                 },
                 "properties": {
-                    "objectType": "annotation",
+                    "objectType": kind,
                     "classification": {
                         "name": QUPATH_NAMES.get(record["class"], record["class"]),
                         "color": list(COLOURS.get(record["class"], OTHER_COLOUR)),
@@ -102,7 +111,6 @@ class Detections:
             }
             for record in self.records()
         ]
-        return json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False)
 
 
 def to_csv(named: Iterable[tuple[str, Detections]]) -> str:

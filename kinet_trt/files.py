@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from kinet_trt.errors import KinetError
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str | Iterable[str]) -> None:
     """Write a file beside its place and rename it into place: readers see the old file or the new one, never half.
 
     Parameters
@@ -19,7 +20,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     path
         Where it goes; missing folders are made.
     content
-        Bytes, or text that is written as UTF-8 with plain newlines (bytes of an odd file name come out as they were).
+        Bytes, or text that is written as UTF-8 with plain newlines (bytes of an odd file name come out as they were);
+        what is too long for memory may come in parts, and an error in between leaves the old file too.
 
     Notes
     -----
@@ -31,17 +33,18 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         If it cannot be written; an old file is then as it was.
     """
     try:
-        data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+        parts = [content] if isinstance(content, (bytes, str)) else content
         place = path.resolve()
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.exists() and not place.is_file() and not place.is_dir():
-            place.write_bytes(data)
+            with place.open("wb") as file:
+                file.writelines(map(encoded, parts))
             return
         part = place.with_name(f".kinet-{secrets.token_hex(8)}.part")
         try:
             # Not tempfile: its files are private whatever the umask says.
             with part.open("xb") as file:
-                file.write(data)
+                file.writelines(map(encoded, parts))
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(place)
@@ -49,6 +52,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             part.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         raise KinetError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+
+
+def encoded(text: bytes | str) -> bytes:
+    """Return text as UTF-8; bytes of an odd file name come out as they were."""
+    return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
 
 
 def user_cache() -> Path | None:

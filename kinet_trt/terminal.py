@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kinet_trt.counter import Counter
     from kinet_trt.doctor import Finding, Row
     from kinet_trt.evaluate import Evaluation
+    from kinet_trt.slides.counted import CountedSlide
     from kinet_trt.triton import Packaged
 
 T = TypeVar("T")
@@ -55,6 +57,30 @@ def track(items: Sequence[T], what: str) -> Iterator[T]:
             bar.update(task, note=str(item))
             yield item
             bar.advance(task)
+
+
+@contextmanager
+def counting(images: Sequence[Path]) -> Iterator[tuple[Iterator[Path], Callable[[int, int], None]]]:
+    """Give the images, with a progress bar over them, and a function that shows how far a slide among them is."""
+    with _bar() as bar:
+        every = bar.add_task("Counting", total=len(images), note="", visible=len(images) > 1)
+        of_slide: list[TaskID] = []
+
+        def report(done: int, total: int) -> None:
+            if not of_slide:
+                # Begun here, so that tiles of an earlier run do not make the time left look short.
+                of_slide.append(bar.add_task("Tiles", total=total, completed=done, note=""))
+            bar.update(of_slide[0], completed=done)
+
+        def each() -> Iterator[Path]:
+            for image in images:
+                bar.update(every, note=str(image))
+                yield image
+                bar.advance(every)
+                while of_slide:
+                    bar.remove_task(of_slide.pop())
+
+        yield each(), report
 
 
 @contextmanager
@@ -99,7 +125,7 @@ def training_bar() -> Iterator[Callable[[Any], None]]:
         yield report
 
 
-def show_counted(counted: Sequence[Counted], counter: Counter, bands: Bands | None) -> None:
+def show_counted(counted: Sequence[Counted | CountedSlide], counter: Counter, bands: Bands | None) -> None:
     """Print a table of counted images, and what is to be said of their index together."""
     engine = counter.engine
     # File names are text: nothing in them is markup or an emoji.
@@ -110,7 +136,7 @@ def show_counted(counted: Sequence[Counted], counter: Counter, bands: Bands | No
         table.add_column(name, justify="right", no_wrap=True)
     totals = dict.fromkeys(engine.card.classes, 0)
     for one in counted:
-        counts = one.detections.counts()
+        counts = one.counts
         totals = {name: totals[name] + n for name, n in counts.items()}
         table.add_row(one.image.name, f"{one.mpp:.4g} ({one.mpp_source})", *_figures(counts))
     if len(counted) > 1:
@@ -118,6 +144,14 @@ def show_counted(counted: Sequence[Counted], counter: Counter, bands: Bands | No
     console.print(table)
     for sentence in Ki67.of(totals).sentences(bands):
         console.print(sentence, soft_wrap=True)
+    for one in counted:
+        if spot := getattr(one, "hot_spot", None):
+            index, radius = spot.ki67, spot.radius
+            console.print(
+                f"{one.image.name}: the hot spot of {index.tumor:,} tumour nuclei has {_figures_of(index)}%, within "
+                f"{radius:,.0f} um of px {spot.x:,.0f}, {spot.y:,.0f}.",
+                soft_wrap=True,
+            )
     if unknown := sum(one.mpp_source == "model" for one in counted):
         console.print(
             f"The um/px of {unknown} of {len(counted)} images is not known: the model's {engine.card.mpp:g} was taken; "
@@ -273,11 +307,15 @@ def _int8(done: Quantised) -> Iterator[str]:
 
 def _figures(counts: dict[str, int]) -> list[str]:
     ki67 = Ki67.of(counts)
-    figures = [str(n) for n in counts.values()]
+    return [*map(str, counts.values()), _figures_of(ki67)]
+
+
+def _figures_of(ki67: Ki67) -> str:
+    """Return an index and its interval, %."""
     if ki67.index is None or ki67.interval is None:
-        return [*figures, "-"]
+        return "-"
     low, high = ki67.interval
-    return [*figures, f"{100 * ki67.index:.1f} ({100 * low:.1f} - {100 * high:.1f})"]
+    return f"{100 * ki67.index:.1f} ({100 * low:.1f} - {100 * high:.1f})"
 
 
 def show_model(document: dict[str, Any]) -> None:

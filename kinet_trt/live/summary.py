@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kinet_trt.hot_spot import HOT_SPOT as HOT_SPOT
+from kinet_trt.hot_spot import Spot, hottest
 from kinet_trt.ki67 import NET, Bands, Ki67
 from kinet_trt.live.merge import Merged, Piece, area_mm2, merge
 from kinet_trt.live.records import Field
 from kinet_trt.live.registration import Layout
 
-HOT_SPOT = 500
-"""Tumour nuclei of a hot spot (WHO 2019, ENETS: at least 500, up to 2,000, where labelling is highest)."""
 GOALS = (500, 2_000)
 """Tumour nuclei that WHO and ENETS ask for, at least and at best."""
 
 _MOST_CENTRES = 800
-_CHUNK = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,27 +186,19 @@ def find_hot_spot(merged: Merged, n: int = HOT_SPOT) -> HotSpot | None:
     positive = merged.cls == merged.classes.index("positive") if "positive" in names else np.zeros_like(tumor)
     places = [place for place in np.unique(merged.place[tumor]) if int((tumor & (merged.place == place)).sum()) >= n]
     total = sum(int((tumor & (merged.place == place)).sum()) for place in places)
-    best: tuple[int, float, HotSpot] | None = None
+    step = max(1, -(-total // _MOST_CENTRES))
+    best: tuple[int, NDArray[np.intp], Spot] | None = None
     for place in places:
         here = np.flatnonzero(tumor & (merged.place == place))
-        x, y, is_positive = merged.x[here], merged.y[here], positive[here]
-        # Every k-th along a path that goes through the place row by row: an even spread, and the same every time.
-        order = np.lexsort((x, np.floor(y / 50.0)))
-        centres = order[:: max(1, -(-total // _MOST_CENTRES))]
-        for start in range(0, len(centres), _CHUNK):
-            chunk = centres[start : start + _CHUNK]
-            square = (x[chunk, None] - x) ** 2 + (y[chunk, None] - y) ** 2
-            nearest = np.argpartition(square, n - 1, axis=1)[:, :n]
-            hits = is_positive[nearest].sum(axis=1)
-            radius = np.sqrt(np.take_along_axis(square, nearest, axis=1).max(axis=1))
-            top = int(np.lexsort((radius, -hits))[0])
-            if best is None or (int(hits[top]), -float(radius[top])) > best[:2]:
-                shown = tuple(sorted({int(f) for f in merged.field[here[nearest[top]]]}))
-                index = Ki67(int(hits[top]), n)
-                centre = chunk[top]
-                found = HotSpot(int(place), float(x[centre]), float(y[centre]), float(radius[top]), index, shown)
-                best = int(hits[top]), -float(radius[top]), found
-    return best[2] if best else None
+        spot = hottest(merged.x[here], merged.y[here], positive[here], n, step)
+        if spot is not None and (best is None or spot.rank > best[2].rank):
+            best = int(place), here, spot
+    if best is None:
+        return None
+    place, here, spot = best
+    centre = here[spot.centre]
+    shown = tuple(sorted({int(f) for f in merged.field[here[spot.nuclei]]}))
+    return HotSpot(place, float(merged.x[centre]), float(merged.y[centre]), spot.radius, Ki67(spot.positive, n), shown)
 
 
 def _cautions(counted: Count) -> list[str]:

@@ -42,11 +42,14 @@ class Thumbnail:
 
     def tissue(self) -> NDArray[np.bool_]:
         """Return which cells bear tissue, or touch one that does, bool [rows, columns]."""
+        return cv2.dilate(self.stained().astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+
+    def stained(self) -> NDArray[np.bool_]:
+        """Return which cells are darker than glass, bool [rows, columns]."""
         white = [max(_LEAST_WHITE, _quantile(self.pixels[..., c], _BRIGHTEST)) for c in range(3)]
         tables = [np.log10(w / np.maximum(np.arange(256), 1)).clip(0).astype(np.float32) for w in white]
         density = sum(table[self.pixels[..., c]] for c, table in enumerate(tables))
-        stained = np.asarray(density >= LEAST_DENSITY, np.uint8)
-        return cv2.dilate(stained, np.ones((3, 3), np.uint8)) > 0
+        return np.asarray(density >= LEAST_DENSITY, np.bool_)
 
     @property
     def is_grey(self) -> bool:

@@ -1,0 +1,259 @@
+"""Counting one slide from its file to its figures, going on where an earlier run was cut off."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.counter import Counter
+from kinet_trt.detections import Detections
+from kinet_trt.files import user_cache
+from kinet_trt.hot_spot import HOT_SPOT, hottest
+from kinet_trt.ki67 import Ki67
+from kinet_trt.slides import open_slide
+from kinet_trt.slides.ledger import SUFFIX, Ledger
+from kinet_trt.slides.plan import Plan, make_plan
+from kinet_trt.slides.region import Region
+from kinet_trt.slides.tiles import count_tiles
+from kinet_trt.slides.tissue import Thumbnail, thumbnail
+
+log = logging.getLogger(__name__)
+
+KEPT_DAYS = 30
+"""Days after which counted tiles that nobody asked for again are deleted."""
+COARSE = 1.5
+"""Times the model's um/px above which a slide's finest level shows too little of a nucleus."""
+_MOST_CENTRES = 20_000
+
+
+@dataclass(frozen=True)
+class HotSpot:
+    """The disc of n tumour nuclei with the highest index.
+
+    Attributes
+    ----------
+    x, y
+        Its centre, px of level 0.
+    radius
+        um.
+    ki67
+        Index of the nuclei in it. It is the highest of many, so a little too high by chance alone.
+    """
+
+    x: float
+    y: float
+    radius: float
+    ki67: Ki67
+
+
+@dataclass(frozen=True, eq=False)
+class CountedSlide:
+    """One counted slide, without its nuclei: they stay in the ledger, and :meth:`bands` reads them.
+
+    Attributes
+    ----------
+    image
+        The file.
+    width, height
+        Of level 0, px.
+    mpp, mpp_source
+        um/px that was used, and where it came from: ``"option"`` or ``"file"``.
+    format
+        What the file is, in words.
+    plan
+        What was looked at.
+    counts
+        Nuclei by class.
+    area_mm2
+        Tissue that was counted, about: what is darker than glass in a small picture of the slide.
+    hot_spot
+        None where there are fewer tumour nuclei than it should have.
+    ledger
+        File of the counted tiles.
+    resumed
+        Tiles that an earlier run had counted.
+    remarks
+        Sentences that a person should read.
+    """
+
+    image: Path
+    width: int
+    height: int
+    mpp: float
+    mpp_source: str
+    format: str
+    plan: Plan
+    counts: dict[str, int]
+    area_mm2: float
+    hot_spot: HotSpot | None
+    ledger: Path
+    resumed: int
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def ki67(self) -> Ki67:
+        """The index of the slide."""
+        return Ki67.of(self.counts)
+
+    def bands(self) -> Iterator[Detections]:
+        """Yield all nuclei in raster order, px of level 0, one row of tiles at a time.
+
+        Raises
+        ------
+        KinetError
+            If the ledger cannot be read any more.
+        """
+        with Ledger(self.ledger, self.plan) as ledger:
+            yield from ledger.bands()
+
+
+def count_slide(
+    counter: Counter,
+    path: Path,
+    mpp: float | None = None,
+    *,
+    region: Region | None = None,
+    hot_spot: int = HOT_SPOT,
+    folder: Path | None = None,
+    report: Callable[[int, int], None] = lambda _done, _total: None,
+    tell: Callable[[str], None] = log.info,
+) -> tuple[CountedSlide, Thumbnail]:
+    """Count a slide; what an earlier run with the same slide, model, threshold and region had counted is taken over.
+
+    Parameters
+    ----------
+    counter
+        An open model with an absolute threshold.
+    path
+        The file, or the folder of an OME-Zarr.
+    mpp
+        um/px of level 0, before what the file says.
+    region
+        What counts; None: all.
+    hot_spot
+        Tumour nuclei of a hot spot.
+    folder
+        Where tiles are kept; None: :func:`state_folder`.
+    report
+        Told after each tile how many of how many are done.
+    tell
+        Told in a sentence where tiles are kept, and how many were there.
+
+    Returns
+    -------
+    counted, small
+        What was found, and a small picture of the slide.
+
+    Raises
+    ------
+    KinetError
+        If it cannot be read or counted; the tiles before are kept, and the next run goes on.
+    """
+    folder = folder or state_folder()
+    _prune(folder)
+    with open_slide(path, mpp) as slide:
+        small = thumbnail(slide, slide.mpp) if slide.mpp else None
+        card = counter.engine.card
+        plan = make_plan(slide, card, counter.threshold, counter.engine.precision, region, small)
+        assert small is not None  # make_plan has refused a slide without um/px
+        state = state_path(folder, path, plan)
+        with Ledger(state, plan) as ledger:
+            missing, total = ledger.missing(), len(plan.tiles)
+            resumed = total - len(missing)
+            if resumed:
+                tell(f"{path}: {resumed:,} of {total:,} tiles were counted before and are taken over from {state}")
+            elif missing:
+                tell(f"{path}: {total:,} tiles; they are kept in {state}")
+            report(resumed, total)
+            for done, (number, nuclei) in enumerate(count_tiles(slide, plan, missing, counter), resumed + 1):
+                ledger.land(number, nuclei)
+                report(done, total)
+            state.touch()
+            counts, spot = _sum_up(ledger, plan, hot_spot)
+        counted = CountedSlide(
+            image=path,
+            width=slide.width,
+            height=slide.height,
+            mpp=plan.mpp,
+            mpp_source=plan.mpp_source,
+            format=slide.format,
+            plan=plan,
+            counts=counts,
+            area_mm2=_area(small, plan),
+            hot_spot=spot,
+            ledger=state,
+            resumed=resumed,
+            remarks=tuple(_remarks(plan, card.mpp)),
+        )
+        return counted, small
+
+
+def state_folder() -> Path:
+    """Return where counted tiles are kept: ``slides`` in the user's cache (``~/.cache/kinet-trt`` on Linux)."""
+    return (user_cache() or Path(tempfile.gettempdir()) / "kinet-trt") / "slides"
+
+
+def state_path(folder: Path, slide: Path, plan: Plan) -> Path:
+    """Return the file that keeps the tiles of a slide: its stem, and the beginning of the plan's identity."""
+    return folder / f"{slide.stem[:80]}-{plan.identity[:16]}{SUFFIX}"
+
+
+def _prune(folder: Path) -> None:
+    """Delete tiles that nobody asked for in a month; what is in the way of that does not matter."""
+    try:
+        for old in folder.glob(f"*{SUFFIX}"):
+            if time.time() - old.stat().st_mtime > KEPT_DAYS * 86_400:
+                for name in (old.name, f"{old.name}-wal", f"{old.name}-shm", f"{old.name}.lock"):
+                    old.with_name(name).unlink(missing_ok=True)
+    except OSError as error:
+        log.info("old tiles in %s were not deleted: %s", folder, error)
+
+
+def _sum_up(ledger: Ledger, plan: Plan, n: int) -> tuple[dict[str, int], HotSpot | None]:
+    """Return the counts and the hot spot; of each tumour nucleus 9 bytes are held."""
+    counts = dict.fromkeys(plan.classes, 0)
+    tumor = [plan.classes.index(name) for name in ("positive", "negative") if name in plan.classes]
+    parts: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]] = []
+    for band in ledger.bands():
+        for name, number in band.counts().items():
+            counts[name] += number
+        own = band.where(np.isin(band.cls, tumor))
+        positive = np.asarray([name == "positive" for name in plan.classes])[own.cls]
+        parts.append((own.x, own.y, positive))
+    if not parts:
+        return counts, None
+    x, y, hits = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    # As many centres as have their discs overlap well, within what a person waits for.
+    step = max(1, n // 10, -(-len(x) // _MOST_CENTRES))
+    spot = hottest(x * np.float32(plan.mpp), y * np.float32(plan.mpp), hits, n, step)
+    if spot is None:
+        return counts, None
+    centre = spot.centre
+    return counts, HotSpot(float(x[centre]), float(y[centre]), spot.radius, Ki67(spot.positive, n))
+
+
+def _area(small: Thumbnail, plan: Plan) -> float:
+    """Return the tissue that was looked at, mm2: without the cells that only touch it."""
+    cells = small.stained()
+    if plan.region:
+        rows, columns = np.nonzero(cells)
+        cells = plan.region.holds((columns + 0.5) * small.cell - 0.5, (rows + 0.5) * small.cell - 0.5)
+    return float(np.count_nonzero(cells) * (small.cell * plan.mpp / 1000) ** 2)
+
+
+def _remarks(plan: Plan, mpp: float) -> Iterator[str]:
+    finest = plan.mpp * plan.downsample
+    if finest > COARSE * mpp:
+        yield (
+            f"the slide's finest level has {finest:.3g} um/px, the model learnt at {mpp:g}: nuclei are missed or taken "
+            "for others"
+        )
+    if not plan.tiles:
+        yield "no tissue was found: is it stained, and does the region lie on it?"
