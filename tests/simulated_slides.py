@@ -190,13 +190,14 @@ def write_zarr(
         for n, d in enumerate(downsamples)
     ]
     scales = [{"axes": axes, "datasets": datasets, "name": "slide", **({"version": "0.4"} if version == 2 else {})}]
-    group = zarr.open_group(str(path), mode="w", zarr_format=version)
+    # Python 3.10 has zarr 2, which knows neither the new names nor version 3.
+    modern = int(zarr.__version__.partition(".")[0]) >= 3
+    group = zarr.open_group(str(path), mode="w", **({"zarr_format": version} if modern else {}))
     group.attrs.update({"multiscales": scales} if version == 2 else {"ome": {"version": "0.5", "multiscales": scales}})
     for n, downsample in enumerate(downsamples):
         width, height = canvas.level(downsample)
-        array = group.create_array(
-            str(n), shape=(3, height, width), chunks=(3, side, side), dtype="uint8", fill_value=255
-        )
+        make = group.create_array if modern else group.create_dataset
+        array = make(str(n), shape=(3, height, width), chunks=(3, side, side), dtype="uint8", fill_value=255)
         for y in range(0, height, side):
             for x in range(0, width, side):
                 tile = canvas.tile(downsample, x, y, side)[: height - y, : width - x]

@@ -243,3 +243,18 @@ def test_the_users_data_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", "relative")
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
     assert user_data() == Path.home() / ".local" / "share" / "kinet-trt"
+
+
+def test_parts_are_written_as_one_and_an_error_between_them_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomic(path, (f"line {n}\n" for n in range(3)))
+    assert path.read_text() == "line 0\nline 1\nline 2\n"
+
+    def breaks():
+        yield "half"
+        raise KinetError("no more")
+
+    with pytest.raises(KinetError, match="no more"):
+        write_atomic(path, breaks())
+    assert path.read_text() == "line 0\nline 1\nline 2\n"
+    assert list(tmp_path.iterdir()) == [path]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 import zlib
 
 import cv2
@@ -17,7 +18,8 @@ from simulated_slides import GLASS, Canvas, Piece, without_level, write_tiff, wr
 
 CANVAS = Canvas(1300, 900, (Piece(300, 200, 500, 420, 3),), mpp=0.25)
 WHOLE = CANVAS.region(0, 0, 1300, 900)
-KINDS = ("ome.tif", "pages.tif", "lzw.tif", "planar.tif", "svs", "v2.zarr", "v3.zarr")
+VERSIONS = (2, 3) if sys.version_info >= (3, 11) else (2,)  # of zarr
+KINDS = ("ome.tif", "pages.tif", "lzw.tif", "planar.tif", "svs", *(f"v{version}.zarr" for version in VERSIONS))
 
 
 def write(folder, kind, **options):
@@ -164,7 +166,7 @@ def test_an_undecodable_tile_says_where(tmp_path):
         np.testing.assert_array_equal(slide.read(0, 0, 0, 500, 500), WHOLE[:500, :500])
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_missing_level_and_a_damaged_chunk_of_a_zarr_are_told(tmp_path, version):
     path = write_zarr(tmp_path / "a.zarr", CANVAS, version=version)
     chunk = path / "0" / "0.1.1" if version == 2 else path / "0" / "c" / "0" / "1" / "1"
