@@ -19,6 +19,7 @@ from kinet_trt.hot_spot import HOT_SPOT, hottest
 from kinet_trt.ki67 import Ki67
 from kinet_trt.slides import open_slide
 from kinet_trt.slides.ledger import SUFFIX, Ledger
+from kinet_trt.slides.likeness import unlike
 from kinet_trt.slides.plan import Plan, make_plan
 from kinet_trt.slides.region import Region
 from kinet_trt.slides.tiles import count_tiles
@@ -177,6 +178,7 @@ def count_slide(
                 report(done, total)
             state.touch()
             counts, spot = _sum_up(ledger, plan, hot_spot)
+            remarks = [*_remarks(plan, card.mpp), *filter(None, [unlike(slide, plan, ledger, card.mpp)])]
         counted = CountedSlide(
             image=path,
             width=slide.width,
@@ -190,7 +192,7 @@ def count_slide(
             hot_spot=spot,
             ledger=state,
             resumed=resumed,
-            remarks=tuple(_remarks(plan, card.mpp)),
+            remarks=tuple(remarks),
         )
         return counted, small
 
@@ -252,8 +254,8 @@ def _remarks(plan: Plan, mpp: float) -> Iterator[str]:
     finest = plan.mpp * plan.downsample
     if finest > COARSE * mpp:
         yield (
-            f"the slide's finest level has {finest:.3g} um/px, the model learnt at {mpp:g}: nuclei are missed or taken "
-            "for others"
+            f"The slide's finest level has {finest:.3g} um/px, the model learnt at {mpp:g}: nuclei are missed or taken "
+            "for others."
         )
     if not plan.tiles:
-        yield "no tissue was found: is it stained, and does the region lie on it?"
+        yield "No tissue was found: is it stained, and does the region lie on it?"

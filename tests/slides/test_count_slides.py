@@ -236,3 +236,16 @@ def test_slides_are_no_fields_to_train_on(tmp_path, slide):
     shutil.copy(slide, tmp_path / "b.svs")
     assert [p.name for p in find_images([tmp_path], slides=True)] == ["b.svs", "case.ome.tif"]
     assert [p.name for p in find_images([tmp_path])] == ["case.ome.tif"]
+
+
+def test_a_slide_unlike_the_trainings_is_remarked(run, tmp_path, slide):
+    code, out, err = run("count", slide, "--json", "-")
+    assert json.loads(out)["fields"][0]["remarks"] == []
+    assert "Warning" not in err
+    code, out, err = run("count", slide, "--mpp", "0.68", "--json", "-")
+    assert code == 0
+    remarks = json.loads(out)["fields"][0]["remarks"]
+    assert remarks[0].startswith("The slide's finest level has 0.68 um/px")
+    assert "Most of the tissue is unlike" in remarks[1]
+    assert "is 0.68 um/px right?" in remarks[1]
+    assert f"Warning: {slide}: " in err

@@ -241,3 +241,36 @@ def test_a_damaged_slide_is_told_once(tmp_path, caplog):
     with caplog.at_level(logging.WARNING), pytest.raises(ImageError), open_slide(path) as slide:
         slide.read(0, 0, 0, slide.width, slide.height)
     assert caplog.records == []
+
+
+def test_openslide_gives_the_same_px_however_it_is_asked_where_a_level_is_no_whole_part(tmp_path):
+    canvas = Canvas(1303, 901, CANVAS.pieces, mpp=0.25)
+    path = write_tiff(tmp_path / "odd.svs", canvas, layout="svs")
+    with open_slide(path) as slide:
+        assert "aperio" in slide.format
+        assert slide.levels[1].downsample == 4.0
+        assert not slide.pixels._downsamples[1].is_integer()
+        whole = slide.read(1, 0, 0, 325, 225)
+        for x, y, width, height in ((3, 7, 200, 190), (97, 31, 228, 194), (64, 64, 1, 1)):
+            np.testing.assert_array_equal(slide.read(1, x, y, width, height), whole[y : y + height, x : x + width])
+        small = cv2.resize(canvas.region(0, 0, 1300, 900), (325, 225), interpolation=cv2.INTER_AREA)
+        assert np.abs(whole.astype(int) - small).mean() < 1
+
+
+def test_the_empty_canvas_about_a_scan_is_no_part_of_the_slide(tmp_path, monkeypatch):
+    import openslide
+
+    path = write(tmp_path, "svs")
+    bounds = {"x": 256, "y": 128, "width": 800, "height": 640}
+
+    class Bounded(openslide.OpenSlide):
+        @property
+        def properties(self):
+            return {**super().properties, **{f"openslide.bounds-{name}": str(n) for name, n in bounds.items()}}
+
+    monkeypatch.setattr(openslide, "OpenSlide", Bounded)
+    with open_slide(path) as slide:
+        assert (slide.width, slide.height) == (800, 640)
+        np.testing.assert_array_equal(slide.read(0, 10, 20, 790, 620), WHOLE[148:768, 266:1056])
+        small = cv2.resize(WHOLE, (325, 225), interpolation=cv2.INTER_AREA)
+        np.testing.assert_array_equal(slide.read(1, 0, 0, 200, 160), small[32:192, 64:264])

@@ -1,0 +1,52 @@
+"""Whether a slide looks like what the model learnt from: by some of its tiles, as `kinet_trt.unlike` judges fields."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+
+from kinet_trt.detections import Detections
+from kinet_trt.frame import Frame
+from kinet_trt.slides import Slide
+from kinet_trt.slides.ledger import Ledger
+from kinet_trt.slides.plan import Plan
+from kinet_trt.slides.tiles import window
+from kinet_trt.unlike import Cause, causes, look, sentence
+
+JUDGED = 5
+"""Tiles that are looked at: those with most nuclei are the surest to show tissue."""
+
+
+def unlike(slide: Slide, plan: Plan, ledger: Ledger, mpp: float) -> str:
+    """Say in which way most of the tiles are unlike what the model learnt from; empty where they are not.
+
+    Parameters
+    ----------
+    slide, plan, ledger
+        A slide that is counted.
+    mpp
+        The model's um/px.
+
+    Raises
+    ------
+    KinetError
+        If a tile cannot be read any more.
+    """
+    sizes = {number: len(ledger.tile(number)) for number in plan.tiles}
+    chosen = sorted(sizes, key=lambda number: (-sizes[number], number))[:JUDGED]
+    tally, judged = Tally[Cause](), 0
+    for number in chosen:
+        tile, nuclei = plan.tile_of(number), ledger.tile(number)
+        across, down = plan.model_per_slide
+        inside = Detections(
+            ((nuclei.x + 0.5) * across - 0.5 - tile.window_left).astype(nuclei.x.dtype),
+            ((nuclei.y + 0.5) * down - 0.5 - tile.window_top).astype(nuclei.y.dtype),
+            nuclei.cls,
+            nuclei.score,
+            nuclei.classes,
+        )
+        signs = look(Frame(window(slide, plan, number), mpp), inside, mpp)
+        if signs is not None:
+            judged += 1
+            tally.update(causes(signs))
+    said = sentence(tuple(cause for cause, n in tally.items() if 2 * n > judged), plan.mpp)
+    return said.replace("This field is", "Most of the tissue is", 1)
