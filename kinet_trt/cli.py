@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,7 +21,7 @@ from kinet_trt.errors import KinetError, MissingExtraError
 if TYPE_CHECKING:
     from kinet_trt.count import Counted
     from kinet_trt.counter import Threshold
-    from kinet_trt.slides.counted import CountedSlide
+    from kinet_trt.slides.counted import CountedSlide, CountTiles
 
 app = typer.Typer(
     name="kinet-trt",
@@ -132,6 +133,10 @@ def count(
         Path | None, typer.Option(metavar="FILE", help="Of slides: count only in these areas, a QuPath GeoJSON.")
     ] = None,
     hot_spot: Annotated[int, typer.Option(min=10, help="Of slides: tumour nuclei of a hot spot.")] = 500,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of slides: count them on this Dask scheduler's workers; or local."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files in --geojson and --overlay folders.")] = False,
 ) -> None:
     """Count the nuclei of images and whole slides; a slide that was cut off goes on where it was."""
@@ -161,12 +166,19 @@ def count(
 
     counted: list[Counted | CountedSlide] = []
     errors: list[tuple[Path, str]] = []
-    with counting(found) as (each, report):
+    with _tiles_on(cluster, model) as count_tiles, counting(found) as (each, report):
         for image in each:
             try:
                 if image in slides:
                     whole, small = count_slide(
-                        counter, image, mpp, region=areas, hot_spot=hot_spot, report=report, tell=tell
+                        counter,
+                        image,
+                        mpp,
+                        region=areas,
+                        hot_spot=hot_spot,
+                        report=report,
+                        tell=tell,
+                        count_tiles=count_tiles,
                     )
                     counted.append(whole)
                     outputs.write_slide(whole, small)
@@ -653,6 +665,21 @@ def _need(command: str, extra: str, *modules: str) -> None:
         absent = sys.modules[module] is None if module in sys.modules else find_spec(module) is None
         if absent:
             raise MissingExtraError(f"kinet-trt {command}", extra, module)
+
+
+@contextmanager
+def _tiles_on(cluster: str | None, model: Path | None) -> Iterator[CountTiles]:
+    """Give what counts a slide's tiles: this process, or a cluster's workers."""
+    if cluster is None:
+        from kinet_trt.slides.tiles import count_tiles
+
+        yield count_tiles
+        return
+    _need("count --cluster", "cluster", "distributed")
+    from kinet_trt.cluster import connect, tiles_on
+
+    with connect(cluster) as client:
+        yield tiles_on(client, model)
 
 
 def _pairs(option: str, values: list[str] | None) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,15 +29,18 @@ from kinet_trt.counter import Counter
 from kinet_trt.detections import Detections
 from kinet_trt.errors import KinetError
 from kinet_trt.slides import Slide, open_slide
+from kinet_trt.slides.counted import CountTiles
 from kinet_trt.slides.plan import Plan
-from kinet_trt.slides.tiles import count_tiles
+from kinet_trt.slides.tiles import check, count_tiles
 
 log = logging.getLogger(__name__)
 
 LOCAL = "local"
 BATCH = 8
-"""Tiles that are asked for at a time: some seconds of work, so that messages do not weigh and a lost worker costs
+"""Most tiles that are asked for at a time: some seconds of work, so that messages do not weigh and a lost worker costs
 little."""
+ROUNDS = 8
+"""Batches of a slide a worker's thread, at least: at its end, no worker waits long for the last."""
 AHEAD = 2
 """Batches under way a worker's thread: one is counted, one waits there."""
 SLIDES_OPEN = 4
@@ -65,13 +68,6 @@ class Batch:
     slide: Path
     mpp: float | None
     plan: Plan
-
-
-def batches(slide: Path, mpp: float | None, plan: Plan, missing: Iterable[int], size: int = BATCH) -> Iterator[Batch]:
-    """Cut the tiles that are not counted yet into batches."""
-    numbers = tuple(missing)
-    for start in range(0, len(numbers), size):
-        yield Batch(slide.resolve(), mpp, dataclasses.replace(plan, tiles=numbers[start : start + size]))
 
 
 @contextmanager
@@ -113,6 +109,40 @@ def connect(address: str, workers: int | None = None) -> Iterator[Client]:
                 "prints, such as tcp://10.0.0.5:8786, or local"
             ) from error
         yield stack.enter_context(client)
+
+
+def tiles_on(client: Client, model: Path | None) -> CountTiles:
+    """Return what counts a slide's tiles on a cluster, for :func:`kinet_trt.slides.counted.count_slide`.
+
+    Parameters
+    ----------
+    client
+        From :func:`connect`.
+    model
+        As for :func:`count`.
+    """
+
+    def on_workers(
+        slide: Slide, plan: Plan, numbers: Sequence[int], counter: Counter
+    ) -> Iterator[tuple[int, Detections]]:
+        check(slide, plan, counter)
+        mpp = slide.mpp if slide.mpp_source == "option" else None
+        threads = max(1, sum(client.nthreads().values()))
+        size = min(BATCH, max(1, len(numbers) // (threads * ROUNDS)))
+        work = batches(slide.path, mpp, plan, numbers, size)
+        for _, tiles in count(client, work, model, plan.threshold, plan.precision):
+            if isinstance(tiles, KinetError):
+                raise tiles
+            yield from tiles
+
+    return on_workers
+
+
+def batches(slide: Path, mpp: float | None, plan: Plan, missing: Iterable[int], size: int = BATCH) -> Iterator[Batch]:
+    """Cut the tiles that are not counted yet into batches."""
+    numbers = tuple(missing)
+    for start in range(0, len(numbers), size):
+        yield Batch(slide.resolve(), mpp, dataclasses.replace(plan, tiles=numbers[start : start + size]))
 
 
 def count(

@@ -164,3 +164,47 @@ def test_a_lost_scheduler_is_one_message(slide, plan, tmp_path):
             scheduler.kill()
             with pytest.raises(KinetError, match="scheduler is lost"):
                 next(results)
+
+
+def test_the_command_counts_slides_on_a_cluster(two, slide, plan, expected, tmp_path):
+    address, out = two.scheduler.address, tmp_path / "out.json"
+    command = [sys.executable, "-m", "kinet_trt", "count", slide, "--precision", "fp32", "--json", out]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--cluster", address], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (field,) = json.loads(out.read_text())["fields"]
+    assert sum(field["counts"].values()) == sum(map(len, expected.values()))
+
+
+def test_a_slide_that_is_moved_away_is_one_message(two, slide, plan, counter, tmp_path):
+    moved = tmp_path / "moved.tif"
+    moved.write_bytes(slide.read_bytes())
+    with open_slide(moved) as opened:
+        planned = make_plan(opened, counter.card, counter.threshold, "fp32")
+        moved.rename(tmp_path / "elsewhere.tif")
+        with pytest.raises(KinetError, match=r"moved\.tif: cannot be read|cannot be read"):
+            list(cluster.tiles_on(two, None)(opened, planned, planned.tiles, counter))
+
+
+@pytest.mark.slow
+def test_two_workers_are_nearly_twice_as_fast(tmp_path, counter):
+    """At least 1.6 times one, one thread each, on two cores; the engines are open and the runs take turns."""
+    if len(os.sched_getaffinity(0)) < 2:
+        skip("two cores are needed")
+    path = tmp_path / "slide.tif"
+    write_tiff(path, Canvas(9000, 6000, (Piece(100, 100, 8000, 5000, 3),)))
+    with open_slide(path) as opened:
+        plan = make_plan(opened, counter.card, counter.threshold, "fp32")
+    seconds = {1: [], 2: []}
+    with cluster.connect("local", 1) as one, cluster.connect("local", 2) as two:
+        clients = {1: one, 2: two}
+        for client in clients.values():
+            list(on(client, path, plan, 1))
+        for _ in range(3):
+            for workers, client in clients.items():
+                began = time.perf_counter()
+                assert all(not isinstance(tiles, KinetError) for _, tiles in on(client, path, plan, 2))
+                seconds[workers].append(time.perf_counter() - began)
+    assert sorted(seconds[1])[1] / sorted(seconds[2])[1] > 1.6, (seconds, len(plan.tiles))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from kinet_trt.detections import Detections
 from kinet_trt.files import user_cache
 from kinet_trt.hot_spot import HOT_SPOT, hottest
 from kinet_trt.ki67 import Ki67
-from kinet_trt.slides import open_slide
+from kinet_trt.slides import Slide, open_slide
 from kinet_trt.slides.ledger import SUFFIX, Ledger
 from kinet_trt.slides.likeness import unlike
 from kinet_trt.slides.plan import Plan, make_plan
@@ -26,6 +26,9 @@ from kinet_trt.slides.tiles import count_tiles
 from kinet_trt.slides.tissue import Thumbnail, thumbnail
 
 log = logging.getLogger(__name__)
+
+CountTiles = Callable[[Slide, Plan, Sequence[int], Counter], Iterator[tuple[int, Detections]]]
+"""Arguments, results and errors as of :func:`kinet_trt.slides.tiles.count_tiles`, but for the order."""
 
 KEPT_DAYS = 30
 """Days after which counted tiles that nobody asked for again are deleted."""
@@ -125,6 +128,7 @@ def count_slide(
     folder: Path | None = None,
     report: Callable[[int, int], None] = lambda _done, _total: None,
     tell: Callable[[str], None] = log.info,
+    count_tiles: CountTiles = count_tiles,
 ) -> tuple[CountedSlide, Thumbnail]:
     """Count a slide; what an earlier run with the same slide, model, threshold and region had counted is taken over.
 
@@ -146,6 +150,8 @@ def count_slide(
         Told after each tile how many of how many are done.
     tell
         Told in a sentence where tiles are kept, and how many were there.
+    count_tiles
+        What counts them, in any order: here, or :func:`kinet_trt.cluster.tiles_on` several machines.
 
     Returns
     -------
