@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.counter import Counter
 from kinet_trt.detections import Detections
+from kinet_trt.errors import KinetError
 from kinet_trt.files import user_cache
 from kinet_trt.hot_spot import HOT_SPOT, hottest
 from kinet_trt.ki67 import Ki67
@@ -27,14 +28,14 @@ from kinet_trt.slides.tissue import Thumbnail, thumbnail
 
 log = logging.getLogger(__name__)
 
-CountTiles = Callable[[Slide, Plan, Sequence[int], Counter], Iterator[tuple[int, Detections]]]
-"""Arguments, results and errors as of :func:`kinet_trt.slides.tiles.count_tiles`, but for the order."""
-
 KEPT_DAYS = 30
 """Days after which counted tiles that nobody asked for again are deleted."""
 COARSE = 1.5
 """Times the model's um/px above which a slide's finest level shows too little of a nucleus."""
 _MOST_CENTRES = 20_000
+
+Work = Callable[[Slide, Plan, Sequence[int]], Iterable[tuple[int, Detections]]]
+"""Counts tiles of a slide, by their numbers; a tile that comes twice lands once."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,9 @@ def count_slide(
     region: Region | None = None,
     hot_spot: int = HOT_SPOT,
     folder: Path | None = None,
+    work: Work | None = None,
     report: Callable[[int, int], None] = lambda _done, _total: None,
     tell: Callable[[str], None] = log.info,
-    count_tiles: CountTiles = count_tiles,
 ) -> tuple[CountedSlide, Thumbnail]:
     """Count a slide; what an earlier run with the same slide, model, threshold and region had counted is taken over.
 
@@ -146,12 +147,12 @@ def count_slide(
         Tumour nuclei of a hot spot.
     folder
         Where tiles are kept; None: :func:`state_folder`.
+    work
+        Counts the tiles that are missing, in any order; None: :func:`kinet_trt.slides.tiles.count_tiles` here.
     report
         Told after each tile how many of how many are done.
     tell
         Told in a sentence where tiles are kept, and how many were there.
-    count_tiles
-        What counts them, in any order: here, or :func:`kinet_trt.cluster.tiles_on` several machines.
 
     Returns
     -------
@@ -179,9 +180,12 @@ def count_slide(
             elif missing:
                 tell(f"{path}: {total:,} tiles; they are kept in {state}")
             report(resumed, total)
-            for done, (number, nuclei) in enumerate(count_tiles(slide, plan, missing, counter), resumed + 1):
-                ledger.land(number, nuclei)
+            done = resumed
+            for number, nuclei in work(slide, plan, missing) if work else count_tiles(slide, plan, missing, counter):
+                done += ledger.land(number, nuclei)
                 report(done, total)
+            if still := ledger.missing():
+                raise KinetError(f"{len(still):,} of {total:,} tiles were not counted: run it again, and it goes on")
             state.touch()
             counts, spot = _sum_up(ledger, plan, hot_spot)
             remarks = [*_remarks(plan, card.mpp), *filter(None, [unlike(slide, plan, ledger, card.mpp)])]

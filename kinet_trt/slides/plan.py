@@ -178,7 +178,7 @@ def make_plan(
             f"model's {card.mpp:g} um/px; the shorter side must have at least {MIN_SIDE}: check the um/px (--mpp)"
         )
     small = small or thumbnail(slide, slide.mpp)
-    if small.is_grey:
+    if small.is_grey and small.stained().any():
         raise ImageError("the slide has no colour: expected haematoxylin and DAB, there is no stain to tell nuclei by")
     scaling = Scaling(of.width, of.height, width, height)
     tile = _core(card)

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from kinet_trt.engines.prepare import Axis, area_axis, linear_axis
 
+_STRIP = 32  # rows that are made at once: what is in between fits a processor's cache
+
 Read = Callable[[int, int, int, int], NDArray[np.uint8]]
 """x, y, width, height, px of a level, to its pixels, RGB uint8 [height, width, 3]."""
 
@@ -77,7 +79,14 @@ class Scaling:
         top, bottom = _span(rows, y, height, self.source_height)
         source = read(left, top, right - left, bottom - top)
         weigh = _area if shrinking else _linear
-        return weigh(source, _part(columns, x, width, left), _part(rows, y, height, top))
+        across, down = _part(columns, x, width, left), _part(rows, y, height, top)
+        pixels = np.empty((height, width, 3), np.uint8)
+        for start in range(0, height, _STRIP):
+            strip = _part(down, start, min(_STRIP, height - start), 0)
+            first, last = _span(strip, 0, len(strip.first), len(source))
+            strip = Axis(strip.first - first, strip.weights)
+            pixels[start : start + len(strip.first)] = weigh(source[first:last], across, strip)
+        return pixels
 
 
 @lru_cache(maxsize=8)

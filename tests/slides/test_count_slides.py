@@ -249,3 +249,14 @@ def test_a_slide_unlike_the_trainings_is_remarked(run, tmp_path, slide):
     assert "Most of the tissue is unlike" in remarks[1]
     assert "is 0.68 um/px right?" in remarks[1]
     assert f"Warning: {slide}: " in err
+
+
+def test_glass_alone_counts_nothing(run, tmp_path):
+    path = write_tiff(tmp_path / "glass.ome.tif", Canvas(1200, 900, ()))
+    code, out, _ = run("count", path, "--json", "-", "--overlay", tmp_path / "o")
+    assert code == 0
+    (field,) = json.loads(out)["fields"]
+    assert field["detections"] == []
+    assert field["ki67_index"] is None
+    assert field["remarks"] == ["No tissue was found: is it stained, and does the region lie on it?"]
+    assert (tmp_path / "o" / "glass.ome_overlay.png").exists()
