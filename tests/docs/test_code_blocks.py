@@ -27,6 +27,7 @@ import pytest
 
 from conftest import skip
 from kinet_trt import simulate
+from simulated_slides import Canvas, Piece, write_tiff
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -141,6 +142,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, seeds in (("FIELDS", range(20, 26)), ("mine", range(30, 33)), ("held", range(40, 42))):
         for seed in seeds:
             _labelled(folder / name / f"{seed}.png", seed, 256)
+    write_tiff(folder / "case.svs", Canvas(1000, 800, (Piece(200, 200, 400, 300),)), layout="svs", compression="jpeg")
     shutil.copy(ROOT / "kinet_trt" / "models" / "kinet-edge.onnx", folder / "kinet.onnx")
     shutil.copytree(ROOT / "weights", folder / "weights")
     return folder
