@@ -21,7 +21,7 @@ from kinet_trt.errors import KinetError, MissingExtraError
 if TYPE_CHECKING:
     from kinet_trt.count import Counted
     from kinet_trt.counter import Threshold
-    from kinet_trt.slides.counted import CountedSlide, CountTiles
+    from kinet_trt.slides.counted import CountedSlide, Work
 
 app = typer.Typer(
     name="kinet-trt",
@@ -166,7 +166,7 @@ def count(
 
     counted: list[Counted | CountedSlide] = []
     errors: list[tuple[Path, str]] = []
-    with _tiles_on(cluster, model) as count_tiles, counting(found) as (each, report):
+    with _work_on(cluster, model) as work, counting(found) as (each, report):
         for image in each:
             try:
                 if image in slides:
@@ -176,9 +176,9 @@ def count(
                         mpp,
                         region=areas,
                         hot_spot=hot_spot,
+                        work=work,
                         report=report,
                         tell=tell,
-                        count_tiles=count_tiles,
                     )
                     counted.append(whole)
                     outputs.write_slide(whole, small)
@@ -668,18 +668,16 @@ def _need(command: str, extra: str, *modules: str) -> None:
 
 
 @contextmanager
-def _tiles_on(cluster: str | None, model: Path | None) -> Iterator[CountTiles]:
-    """Give what counts a slide's tiles: this process, or a cluster's workers."""
+def _work_on(cluster: str | None, model: Path | None) -> Iterator[Work | None]:
+    """Give what counts a slide's tiles on a cluster; None: they are counted here."""
     if cluster is None:
-        from kinet_trt.slides.tiles import count_tiles
-
-        yield count_tiles
+        yield None
         return
     _need("count --cluster", "cluster", "distributed")
-    from kinet_trt.cluster import connect, tiles_on
+    from kinet_trt.cluster import connect, work_on
 
     with connect(cluster) as client:
-        yield tiles_on(client, model)
+        yield work_on(client, model)
 
 
 def _pairs(option: str, values: list[str] | None) -> list[tuple[str, str]]:

@@ -29,9 +29,9 @@ from kinet_trt.counter import Counter
 from kinet_trt.detections import Detections
 from kinet_trt.errors import KinetError
 from kinet_trt.slides import Slide, open_slide
-from kinet_trt.slides.counted import CountTiles
+from kinet_trt.slides.counted import Work
 from kinet_trt.slides.plan import Plan
-from kinet_trt.slides.tiles import check, count_tiles
+from kinet_trt.slides.tiles import count_tiles
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def connect(address: str, workers: int | None = None) -> Iterator[Client]:
         yield stack.enter_context(client)
 
 
-def tiles_on(client: Client, model: Path | None) -> CountTiles:
+def work_on(client: Client, model: Path | None) -> Work:
     """Return what counts a slide's tiles on a cluster, for :func:`kinet_trt.slides.counted.count_slide`.
 
     Parameters
@@ -122,20 +122,17 @@ def tiles_on(client: Client, model: Path | None) -> CountTiles:
         As for :func:`count`.
     """
 
-    def on_workers(
-        slide: Slide, plan: Plan, numbers: Sequence[int], counter: Counter
-    ) -> Iterator[tuple[int, Detections]]:
-        check(slide, plan, counter)
+    def work(slide: Slide, plan: Plan, numbers: Sequence[int]) -> Iterator[tuple[int, Detections]]:
         mpp = slide.mpp if slide.mpp_source == "option" else None
         threads = max(1, sum(client.nthreads().values()))
         size = min(BATCH, max(1, len(numbers) // (threads * ROUNDS)))
-        work = batches(slide.path, mpp, plan, numbers, size)
-        for _, tiles in count(client, work, model, plan.threshold, plan.precision):
+        parts = batches(slide.path, mpp, plan, numbers, size)
+        for _, tiles in count(client, parts, model, plan.threshold, plan.precision):
             if isinstance(tiles, KinetError):
                 raise tiles
             yield from tiles
 
-    return on_workers
+    return work
 
 
 def batches(slide: Path, mpp: float | None, plan: Plan, missing: Iterable[int], size: int = BATCH) -> Iterator[Batch]:

@@ -184,8 +184,8 @@ def test_a_slide_that_is_moved_away_is_one_message(two, slide, plan, counter, tm
     with open_slide(moved) as opened:
         planned = make_plan(opened, counter.card, counter.threshold, "fp32")
         moved.rename(tmp_path / "elsewhere.tif")
-        with pytest.raises(KinetError, match=r"moved\.tif: cannot be read|cannot be read"):
-            list(cluster.tiles_on(two, None)(opened, planned, planned.tiles, counter))
+        with pytest.raises(KinetError, match=r"cannot be read: .*on the worker"):
+            list(cluster.work_on(two, None)(opened, planned, planned.tiles))
 
 
 @pytest.mark.slow

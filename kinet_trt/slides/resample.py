@@ -70,8 +70,8 @@ class Scaling:
             return read(x, y, width, height)
         shrinking = self.width * self.height < self.source_width * self.source_height
         if shrinking and self.source_width % self.width == self.source_height % self.height == 0:
-            across, down = self.source_width // self.width, self.source_height // self.height
-            source = read(x * across, y * down, width * across, height * down)
+            wide, high = self.source_width // self.width, self.source_height // self.height
+            source = read(x * wide, y * high, width * wide, height * high)
             return cv2.resize(source, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
         columns = _columns(self.source_width, self.width, shrinking)
         rows = _rows(self.source_height, self.height, shrinking)
