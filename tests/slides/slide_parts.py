@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from unittest.mock import patch
 
 import cv2
 import numpy as np
 
-from kinet_trt import Counter, Threshold
+from kinet_trt import Counter
 from kinet_trt.detections import Detections
 from kinet_trt.model_card import ModelCard
 from simulated_slides import Canvas, Piece
@@ -37,18 +39,14 @@ class Blobs:
 
 def counter_of(engine: object, threshold: float | None = None) -> Counter:
     """Return a counter over an engine that is open already."""
-    counter = object.__new__(Counter)
-    counter.engine = engine
-    counter.threshold = Threshold(engine.card.threshold if threshold is None else threshold)
-    return counter
+    with patch("kinet_trt.counter.open_engine", return_value=engine):
+        return Counter("blobs.onnx", threshold=threshold)
 
 
 def small_tiles(counter: Counter, tile: int = 256, **changes: object) -> Counter:
     """Return a counter over the same engine whose card asks for small tiles."""
-    other = object.__new__(Counter)
-    other.threshold = counter.threshold
-    other.engine = object.__new__(type(counter.engine))
-    other.engine.__dict__.update(counter.engine.__dict__)
+    other = copy.copy(counter)
+    other.engine = copy.copy(counter.engine)
     other.engine.card = replace(counter.engine.card, tile=tile, **changes)
     return other
 
