@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kinet_trt.export.models import KiNet, NetworkConfig, build
+from kinet_trt.export.models import Network, NetworkConfig, build
 
 from kinet_trt.detections import CLASSES
 from kinet_trt.errors import KinetError
@@ -54,12 +54,12 @@ class Traits:
 class Checkpoint:
     """A network in evaluation mode, its traits, and what a resumed training needs (empty when it cannot resume)."""
 
-    network: KiNet
+    network: Network
     traits: Traits
     resume: dict[str, Any] = field(default_factory=dict)
 
 
-def save(path: Path, network: KiNet, traits: Traits, resume: dict[str, Any] | None = None) -> None:
+def save(path: Path, network: Network, traits: Traits, resume: dict[str, Any] | None = None) -> None:
     """Write a checkpoint, atomically."""
     buffer = io.BytesIO()
     torch.save(

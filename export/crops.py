@@ -9,6 +9,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import torch
+from kinet_trt.export.network import Target
 from kinet_trt.export.proximity import proximity_maps
 from numpy.typing import NDArray
 from torch import Tensor
@@ -71,7 +72,7 @@ class Crop:
     pixels
         RGB, uint8 [size, size, 3].
     maps, known
-        Target and where it is known, float32 [classes, size, size].
+        Target, float32 [classes or more, size, size], and where it is known, float32 [classes, size, size].
     tumor, region
         Tumour region and where that is known, float32 [1, size, size].
     """
@@ -94,14 +95,22 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         How often each field is drawn, any scale.
     plan, seed, length
         How crops are drawn, which list of them, and how many there are.
+    target
+        What the network should give; None: proximity maps.
     """
 
     def __init__(
-        self, fields: Sequence[LabelledField], weights: Sequence[float], plan: CropPlan, seed: int, length: int
+        self,
+        fields: Sequence[LabelledField],
+        weights: Sequence[float],
+        plan: CropPlan,
+        seed: int,
+        length: int,
+        target: Target | None = None,
     ) -> None:
         self.fields = list(fields)
         self.share = np.asarray(weights, np.float64) / np.sum(weights)
-        self.plan, self.seed, self.length = plan, seed, length
+        self.plan, self.seed, self.length, self.target = plan, seed, length, target
 
     def __len__(self) -> int:
         return self.length
@@ -115,13 +124,13 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         rng = np.random.default_rng([self.seed, index, 0])
         kind = rng.random()
         if kind < self.plan.empty:
-            return _empty_crop(rng, self.plan)
+            return _empty_crop(rng, self.plan, self.target)
         if kind < self.plan.empty + self.plan.simulated:
             chosen = _simulated_field(int(rng.integers(SIMULATED_FIELDS)), int(self.plan.size * 1.5))
         else:
             image = np.random.default_rng([self.seed, index // self.plan.per_image, 1])
             chosen = self.fields[image.choice(len(self.fields), p=self.share)]
-        return _crop(rng, chosen, self.plan)
+        return _crop(rng, chosen, self.plan, self.target)
 
 
 @lru_cache(maxsize=SIMULATED_FIELDS)
@@ -140,7 +149,7 @@ def _simulated_field(number: int, side: int) -> LabelledField:
     return LabelledField.simulated(pixels, truth.x, truth.y, truth.cls)
 
 
-def _empty_crop(rng: np.random.Generator, plan: CropPlan) -> Crop:
+def _empty_crop(rng: np.random.Generator, plan: CropPlan, target: Target | None) -> Crop:
     """Glass, a flat colour, a gradient or pure noise."""
     size = plan.size
     base = rng.uniform(0, 255, 3) if rng.random() < 0.7 else np.full(3, rng.uniform(0, 255))
@@ -152,12 +161,14 @@ def _empty_crop(rng: np.random.Generator, plan: CropPlan) -> Crop:
         noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.5, 2.0)))
     pixels = pixels + noise * rng.uniform(0, 12)
     nothing = np.zeros((len(CLASSES), size, size), np.float32)
+    none = np.zeros(0)
+    maps = target(none, none, none.astype(np.uint8), size, size, len(CLASSES)) if target else nothing
     return Crop(
-        np.clip(np.rint(pixels), 0, 255).astype(np.uint8), nothing, np.ones_like(nothing), nothing[:1], nothing[:1]
+        np.clip(np.rint(pixels), 0, 255).astype(np.uint8), maps, np.ones_like(nothing), nothing[:1], nothing[:1]
     )
 
 
-def _crop(rng: np.random.Generator, source: LabelledField, plan: CropPlan) -> Crop:
+def _crop(rng: np.random.Generator, source: LabelledField, plan: CropPlan, target: Target | None) -> Crop:
     pixels = source.pixels()
     height, width = pixels.shape[:2]
     size = plan.size
@@ -190,6 +201,8 @@ def _crop(rng: np.random.Generator, source: LabelledField, plan: CropPlan) -> Cr
         if name not in source.labelled or name in source.partial:
             # Where somebody marked a nucleus of another class there is none of this one; elsewhere nobody looked.
             known[s] *= (nearest <= plan.distance) | (maps[s] > 0)
+    if target:
+        maps = target(x, y, cls, size, size, len(CLASSES))
     if drawn := source.regions():
         tumor, region = (seen(mask)[None] for mask in drawn)
     else:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import torch
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.models import KiNet, NetworkConfig, build
+from kinet_trt.export.models import Network, NetworkConfig, build
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(network, traits)
 
 
-def settle(network: KiNet, images: Sequence[Tensor]) -> None:
+def settle(network: Network, images: Sequence[Tensor]) -> None:
     """Give the batch norms the statistics of these images, and change nothing of what the network computes.
 
     A norm's running mean and variance become those of its inputs, and its weight and bias undo them: in evaluation the
@@ -126,7 +126,7 @@ def settle(network: KiNet, images: Sequence[Tensor]) -> None:
             norm.running_var.copy_(variance)
 
 
-def _fill(network: KiNet, graph: onnx.ModelProto) -> None:
+def _fill(network: Network, graph: onnx.ModelProto) -> None:
     """Copy the graph's weights into the network; raise KeyError or ValueError where they do not fit."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     readers = {node.input[1]: list(node.input) for node in graph.graph.node if node.op_type in LAYERS}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import Traits
-from kinet_trt.export.models import MULTIPLE, KiNet, NetworkConfig, build, with_instance_norms
+from kinet_trt.export.models import MULTIPLE, Network, NetworkConfig, build, with_instance_norms
 from kinet_trt.export.training import normalise, predict, validate
 from kinet_trt.export.workshop import without_labels
 from torch import Tensor, nn
@@ -231,7 +231,7 @@ def _config(weights: Mapping[str, Tensor]) -> NetworkConfig:
     return NetworkConfig("release", even, "elu", roi=any("_ROI" in name for name in weights))
 
 
-def _load(network: KiNet, weights: Mapping[str, Tensor], path: Path) -> None:
+def _load(network: Network, weights: Mapping[str, Tensor], path: Path) -> None:
     expected = network.state_dict()
     # PyTorch before 0.4.1 kept no count of batches; nothing depends on it.
     counts = {name for name in expected if name.endswith("num_batches_tracked")}
@@ -258,7 +258,7 @@ def _load(network: KiNet, weights: Mapping[str, Tensor], path: Path) -> None:
     network.load_state_dict(dict(weights), strict=False)
 
 
-def estimate(network: KiNet, traits: Traits, fields: Sequence[LabelledField]) -> None:
+def estimate(network: Network, traits: Traits, fields: Sequence[LabelledField]) -> None:
     """Set the norms' running statistics to the mean of those of the fields, each seen alone, as the release sees it.
 
     Parameters
@@ -295,7 +295,7 @@ def _fields(folder: Path) -> list[LabelledField]:
     return without_labels(find_images([folder]))
 
 
-def _found(network: KiNet, traits: Traits, fields: Sequence[LabelledField]) -> list[Detections]:
+def _found(network: Network, traits: Traits, fields: Sequence[LabelledField]) -> list[Detections]:
     found = []
     for field in fields:
         view = field.pixels()[:_LARGEST, :_LARGEST]

@@ -17,95 +17,46 @@ their own with ``norm="instance"``: at one image a batch that is what they compu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import replace
 
 import torch
+from kinet_trt.export.network import (
+    MULTIPLE,
+    Activation,
+    Architecture,
+    Network,
+    NetworkConfig,
+    activation,
+    convolution,
+    upsampler,
+)
+from kinet_trt.export.networks.fcn8s import FCN8s
+from kinet_trt.export.networks.fcrn import FCRNA, FCRNB
+from kinet_trt.export.networks.frcn import FRCN
+from kinet_trt.export.networks.sfcn_opi import SFCNOPI
+from kinet_trt.export.networks.unet import UNet
 from torch import Tensor, nn
 
-Architecture = Literal["paper", "release"]
-Activation = Literal["elu", "relu"]
-Norm = Literal["batch", "instance"]
-
-MULTIPLE = 16
-"""Height and width are aligned to this many px: four halvings."""
+__all__ = ["MULTIPLE", "Activation", "Architecture", "KiNet", "Network", "NetworkConfig", "build", "reach"]
 
 
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Everything that decides the shape of a KiNet.
-
-    Attributes
-    ----------
-    architecture
-        ``"paper"`` or ``"release"`` (see the module's docstring).
-    width
-        Channels at full resolution; deeper levels have multiples of it. 32 in the paper.
-    activation
-        ``"elu"`` (the paper, alpha 1) or ``"relu"`` (as accurate when trained so, and cheaper in BF16).
-    roi
-        Whether the tumour-region branch exists. At inference it is optional (see :meth:`KiNet.forward`).
-    classes
-        Number of nucleus classes, one proximity map each.
-    dropout
-        Channel dropout rate, 0.5 in the paper.
-    norm
-        ``"batch"`` (running statistics in evaluation), or ``"instance"`` (statistics of each image, also then; they
-        change with what else is in the picture, and cannot be folded).
-    """
-
-    architecture: Architecture = "paper"
-    width: int = 32
-    activation: Activation = "elu"
-    roi: bool = True
-    classes: int = 3
-    dropout: float = 0.5
-    norm: Norm = "batch"
-
-    def __post_init__(self) -> None:
-        if self.architecture not in get_args(Architecture):
-            raise ValueError(f"architecture: expected one of {get_args(Architecture)}, found {self.architecture!r}")
-        if self.activation not in get_args(Activation):
-            raise ValueError(f"activation: expected one of {get_args(Activation)}, found {self.activation!r}")
-        if self.norm not in get_args(Norm):
-            raise ValueError(f"norm: expected one of {get_args(Norm)}, found {self.norm!r}")
-        if self.width < 2 or self.width % 2:
-            raise ValueError(f"width: expected an even number of channels from 2 on, found {self.width}")
-        if self.classes < 1:
-            raise ValueError(f"classes: expected 1 or more, found {self.classes}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected a rate in [0, 1), found {self.dropout}")
-
-    @property
-    def words(self) -> str:
-        """What a model card says of the network: ``paper, width 16, relu``."""
-        return f"{self.architecture}, width {self.width}, {self.activation}" + (
-            ", instance norm" if self.norm == "instance" else ""
-        )
-
-    @classmethod
-    def parse(cls, words: str, roi: bool = False) -> NetworkConfig:
-        """Return the configuration that :attr:`words` describes.
-
-        Raises
-        ------
-        ValueError
-            If it is not of a network of ours.
-        """
-        architecture, width, activation, *norm = (part.strip() for part in words.split(","))
-        if norm not in ([], ["instance norm"]) or not width.startswith("width "):
-            raise ValueError(words)
-        kind: Norm = "instance" if norm else "batch"
-        return cls(architecture, int(width[6:]), activation, roi, norm=kind)  # type: ignore[arg-type]
-
-
-def build(config: NetworkConfig) -> KiNet:
+def build(config: NetworkConfig) -> Network:
     """Return a freshly initialised network of this configuration."""
-    network = (ReleaseKiNet if config.architecture == "release" else PaperKiNet)(config)
+    kinds: dict[Architecture, type[Network]] = {
+        "paper": PaperKiNet,
+        "release": ReleaseKiNet,
+        "fcn8s": FCN8s,
+        "unet": UNet,
+        "fcrn-a": FCRNA,
+        "fcrn-b": FCRNB,
+        "sfcn-opi": SFCNOPI,
+        "frcn": FRCN,
+    }
+    network = kinds[config.architecture](config)
     return with_instance_norms(network) if config.norm == "instance" else network
 
 
-def with_instance_norms(network: KiNet) -> KiNet:
+def with_instance_norms(network: Network) -> Network:
     """Return the same network, changed in place, with the statistics of each image in the place of running ones."""
     for module in list(network.modules()):
         for name, child in module.named_children():
@@ -117,46 +68,8 @@ def with_instance_norms(network: KiNet) -> KiNet:
     return network
 
 
-class KiNet(nn.Module):
-    """What both architectures share: the configuration and the meaning of the outputs."""
-
-    roi_channels: int
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def forward(self, image: Tensor, roi: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return proximity maps and, on request, tumour-region logits.
-
-        Parameters
-        ----------
-        image
-            Normalised RGB, float [N, 3, H, W]; any H and W in PyTorch (training and export use multiples of 16).
-        roi
-            Whether to run the region branch; it costs as much again as the nucleus branch.
-
-        Returns
-        -------
-        maps
-            float [N, classes, H, W], about 1 at nucleus centres and 0 elsewhere (Eq. 1), linear output.
-        logits
-            float [N, 2, H, W] (paper: non-tumour, tumour before the softmax) or [N, 1, H, W] (release: before the
-            sigmoid), or None.
-        """
-        raise NotImplementedError
-
-    def tumor_probability(self, logits: Tensor) -> Tensor:
-        """Turn region logits into the probability of tumour, float [N, 1, H, W]."""
-        return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1:]
-
-    def need_roi(self) -> None:
-        """Raise if the network was built without the region branch."""
-        if not self.config.roi:
-            raise ValueError(
-                "the tumour-region map was asked for, but this network was built without its branch "
-                "(roi=False): train it with the branch, or leave the map out"
-            )
+class KiNet(Network):
+    """What both architectures of KiNet share: their region branch."""
 
 
 def fit(x: Tensor, like: Tensor) -> Tensor:
@@ -254,7 +167,7 @@ class ReleaseKiNet(KiNet):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
-        w, act, p = config.width, _activation(config.activation), config.dropout
+        w, act, p = config.width, activation(config.activation), config.dropout
         self.in_tr_100 = _ConvNorm(3, w, act)
         self.down_tr32_50 = _ReleaseDown(w, 2 * w, 1, act, 0.0)
         self.down_tr64_25 = _ReleaseDown(2 * w, 4 * w, 2, act, 0.0)
@@ -278,8 +191,8 @@ class ReleaseKiNet(KiNet):
             self.up2_ROI = _ReleaseSide(8 * w, 2 * w, 4, act)
             self.out_tr_ROI = _ReleaseOut(6 * w, w, self.roi_channels, act)
 
-    def forward(self, image: Tensor, roi: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return maps and region logits; see :meth:`KiNet.forward`."""
+    def outputs(self, image: Tensor, roi: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return maps and region logits; see :meth:`Network.forward`."""
         skip1 = self.in_tr_100(image)
         skip2 = self.down_tr32_50(skip1)
         skip4 = self.down_tr64_25(skip2)
@@ -303,29 +216,15 @@ class ReleaseKiNet(KiNet):
 # --- the paper --------------------------------------------------------------------------------------------------------
 
 
-def _conv(inputs: int, outputs: int, act: nn.Module, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs), act
-    )
-
-
-def _transposed(inputs: int, outputs: int, act: nn.Module, stride: int) -> nn.Sequential:
-    """Up-sample by ``stride``: kernel 4 for a doubling, kernel = stride for the side branches."""
-    kernel, padding = (4, 1) if stride == 2 else (stride, 0)
-    return nn.Sequential(
-        nn.ConvTranspose2d(inputs, outputs, kernel, stride=stride, padding=padding, bias=False),
-        nn.BatchNorm2d(outputs),
-        act,
-    )
-
-
 class _PaperDown(nn.Module):
     """Strided convolution, then a residual block: the identity is added to the stacked non-linear output."""
 
     def __init__(self, inputs: int, outputs: int, act: nn.Module, dropout: float) -> None:
         super().__init__()
-        self.down = _conv(inputs, outputs, act, stride=2)
-        self.block = nn.Sequential(_conv(outputs, outputs, act), _conv(outputs, outputs, act), nn.Dropout2d(dropout))
+        self.down = convolution(inputs, outputs, act, stride=2)
+        self.block = nn.Sequential(
+            convolution(outputs, outputs, act), convolution(outputs, outputs, act), nn.Dropout2d(dropout)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         down = self.down(x)
@@ -337,8 +236,8 @@ class _PaperUp(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, skip: int, act: nn.Module) -> None:
         super().__init__()
-        self.up = _transposed(inputs, outputs, act, 2)
-        self.block = nn.Sequential(_conv(outputs + skip, outputs, act), _conv(outputs, outputs, act))
+        self.up = upsampler(inputs, outputs, act, 2)
+        self.block = nn.Sequential(convolution(outputs + skip, outputs, act), convolution(outputs, outputs, act))
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         # An odd skip is one px smaller than twice its half: the last row and column of `up` go.
@@ -351,7 +250,7 @@ class _ClassHead(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, classes: int, act: nn.Module) -> None:
         super().__init__()
-        self.hidden = _conv(inputs, hidden * classes, act)
+        self.hidden = convolution(inputs, hidden * classes, act)
         self.out = nn.Conv2d(hidden * classes, classes, 3, padding=1, groups=classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -365,8 +264,8 @@ class PaperKiNet(KiNet):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
-        w, act, p = config.width, _activation(config.activation), config.dropout
-        self.stem = _conv(3, w, act)
+        w, act, p = config.width, activation(config.activation), config.dropout
+        self.stem = convolution(3, w, act)
         self.down2 = _PaperDown(w, 2 * w, act, 0.0)
         self.down4 = _PaperDown(2 * w, 4 * w, act, 0.0)
         self.down8 = _PaperDown(4 * w, 8 * w, act, p)
@@ -376,8 +275,8 @@ class PaperKiNet(KiNet):
         self.up4 = _PaperUp(8 * w, 4 * w, 4 * w, act)
         self.up2 = _PaperUp(4 * w, 2 * w, 2 * w, act)
         self.up1 = _PaperUp(2 * w, w, w, act)
-        self.side8 = _transposed(8 * w, w, act, 8)
-        self.side4 = _transposed(4 * w, w, act, 4)
+        self.side8 = upsampler(8 * w, w, act, 8)
+        self.side4 = upsampler(4 * w, w, act, 4)
         self.out = _ClassHead(3 * w, w // 2, config.classes, act)
 
         if config.roi:
@@ -387,10 +286,10 @@ class PaperKiNet(KiNet):
             self.roi_up4 = _PaperUp(8 * w, 4 * w, 4 * w, act)
             self.roi_up2 = _PaperUp(4 * w, 2 * w, 2 * w, act)
             self.roi_up1 = _PaperUp(2 * w, w, w, act)
-            self.roi_out = nn.Sequential(_conv(w, w, act), nn.Conv2d(w, self.roi_channels, 3, padding=1))
+            self.roi_out = nn.Sequential(convolution(w, w, act), nn.Conv2d(w, self.roi_channels, 3, padding=1))
 
-    def forward(self, image: Tensor, roi: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return maps and region logits; see :meth:`KiNet.forward`."""
+    def outputs(self, image: Tensor, roi: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return maps and region logits; see :meth:`Network.forward`."""
         skip1 = self.stem(image)
         skip2 = self.down2(skip1)
         skip4 = self.down4(skip2)
@@ -412,11 +311,7 @@ class PaperKiNet(KiNet):
         return maps, self.roi_out(self.roi_up1(self.roi_up2(up4, skip2), skip1))
 
 
-def _activation(name: Activation) -> nn.Module:
-    return nn.ELU(inplace=True) if name == "elu" else nn.ReLU(inplace=True)
-
-
-def widen_upsamplers(network: KiNet) -> KiNet:
+def widen_upsamplers(network: Network) -> Network:
     """Rewrite, in place, each transposed convolution with stride > kernel as one whose kernel is its stride.
 
     The taps are the same and the added ones are zero, so the output is the same, to the last bit. Engines get layers
@@ -426,7 +321,7 @@ def widen_upsamplers(network: KiNet) -> KiNet:
 
     Returns
     -------
-    KiNet
+    Network
         The same network.
     """
     for module in network.modules():
@@ -450,15 +345,14 @@ def _widened(old: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
     return new.to(old.weight.device, old.weight.dtype)
 
 
-def reach(network: KiNet) -> int:
+def reach(network: Network) -> int:
     """Return how many px away an input pixel can still change the nucleus maps (half the receptive field).
 
-    Measured, not derived: with every weight made positive and every activation linear, a pixel's influence cannot
-    cancel, so the farthest non-zero gradient is the reach. The largest of the 16 alignments counts.
+    Measured, not derived: with every weight made positive, every activation linear and every pooling a mean, a pixel's
+    influence cannot cancel, so the farthest non-zero gradient is the reach. The largest of all alignments counts.
     """
-    probe = build(
-        NetworkConfig(network.config.architecture, 2, network.config.activation, roi=False, dropout=0.0)
-    ).eval()
+    own = network.config
+    probe = build(NetworkConfig(own.architecture, 2, own.activation, roi=False, dropout=0.0)).eval()
     with torch.no_grad():
         for parameter in probe.parameters():
             parameter.fill_(1.0)
@@ -466,13 +360,16 @@ def reach(network: KiNet) -> int:
         for name, child in module.named_children():
             if isinstance(child, (nn.ELU, nn.ReLU, nn.BatchNorm2d)):
                 setattr(module, name, nn.Identity())
+            elif isinstance(child, nn.MaxPool2d):
+                setattr(module, name, nn.AvgPool2d(child.kernel_size))
     probe = probe.double()
-    size, farthest = 32 * MULTIPLE, 0
+    size, farthest = 64 * MULTIPLE, 0
     centre = size // 2
-    for offset in range(MULTIPLE):
-        image = torch.zeros(1, 3, size, MULTIPLE * 2, dtype=torch.float64, requires_grad=True)
-        maps, _ = probe(image)
-        maps[0, 0, centre + offset].sum().backward()
+    for offset in range(own.multiple):
+        image = torch.zeros(1, 3, size, own.multiple * 2, dtype=torch.float64, requires_grad=True)
+        # Before the maps: a softmax of equal numbers has no gradient.
+        outputs, _ = probe.outputs(image)
+        outputs[0, :, centre + offset].sum().backward()
         assert image.grad is not None
         rows = image.grad[0].abs().sum((0, 2)).nonzero().flatten()
         farthest = max(farthest, int((rows - centre - offset).abs().max()))

@@ -18,7 +18,7 @@ from kinet_trt.calibration.agreement import Agreement, compare
 from kinet_trt.calibration.low_resolution import at_low_resolution
 from kinet_trt.calibration.pointwise import as_pointwise
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.models import MULTIPLE, KiNet, reach, widen_upsamplers
+from kinet_trt.export.models import Network, reach, widen_upsamplers
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -50,7 +50,7 @@ class Deployed(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: KiNet, traits: Traits, roi: bool) -> None:
+    def __init__(self, network: Network, traits: Traits, roi: bool) -> None:
         super().__init__()
         self.network, self.roi = network, roi
         # pixel * scale + shift: one multiplication and one addition a value.
@@ -87,9 +87,9 @@ class Parity:
 def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool, roi: bool) -> tuple[bytes, ModelCard]:
     """Turn a checkpoint into a serialised ONNX model with its card.
 
-    H and W are free in multiples of 16, N is free. Batch norms are folded, no layer has a stride above its kernel, side
-    up-samplers are pointwise convolutions (the release's eightfold ones work at low resolution up to the head), the
-    graph has been through onnxsim, and its opset is 18.
+    H and W are free in multiples of 16 (FCN-8s: 32), N is free. Batch norms are folded, no layer has a stride above its
+    kernel, side up-samplers are pointwise convolutions (the release's eightfold ones work at low resolution up to the
+    head), the graph has been through onnxsim, and its opset is 18.
 
     Parameters
     ----------
@@ -114,7 +114,8 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
     network, traits = copy.deepcopy(checkpoint.network), checkpoint.traits
     if roi and not network.config.roi:
         raise KinetError("--roi: this network was trained without the tumour-region branch: leave the option out")
-    halo = -(-(reach(network) + traits.nms_radius) // MULTIPLE) * MULTIPLE
+    multiple = network.config.multiple
+    halo = -(-(reach(network) + traits.nms_radius) // multiple) * multiple
     graph = _traced(Deployed(_densified(widen_upsamplers(network)), traits, roi).eval())
     graph = at_low_resolution(as_pointwise(_simplified(graph)))
     if precision == "fp16":
@@ -130,7 +131,7 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
         mpp=traits.mpp,
         mean=traits.mean,
         std=traits.std,
-        multiple=MULTIPLE,
+        multiple=multiple,
         tile=TILE,
         halo=halo,
         threshold=traits.threshold,
@@ -178,7 +179,7 @@ def parity(
     maps_of
         The compiled model's maps of each frame, float32 [classes, H, W].
     frames
-        RGB, uint8 [H, W, 3], H and W multiples of 16.
+        RGB, uint8 [H, W, 3], H and W multiples of the network's alignment.
 
     Raises
     ------
@@ -205,8 +206,9 @@ def _peaks(maps: NDArray[np.float32], card: ModelCard) -> Detections:
 
 def _traced(deployed: Deployed) -> onnx.ModelProto:
     rows, columns = (torch.export.Dim(name, min=2, max=512) for name in ("rows", "columns"))
-    shapes = {0: torch.export.Dim("batch", min=1, max=1024), 1: MULTIPLE * rows, 2: MULTIPLE * columns}
-    example = torch.zeros(2, 5 * MULTIPLE, 7 * MULTIPLE, 3, dtype=torch.uint8)
+    multiple = deployed.network.config.multiple
+    shapes = {0: torch.export.Dim("batch", min=1, max=1024), 1: multiple * rows, 2: multiple * columns}
+    example = torch.zeros(2, 5 * multiple, 7 * multiple, 3, dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
             deployed,
@@ -254,7 +256,7 @@ def _quiet() -> Iterator[None]:
         exporter.setLevel(level)
 
 
-def _densified(network: KiNet) -> KiNet:
+def _densified(network: Network) -> Network:
     """Write grouped convolutions as dense ones with zeros between the groups: engines run the dense ones faster."""
     for module in network.modules():
         for name, child in module.named_children():
@@ -278,7 +280,7 @@ def _dense(old: nn.Conv2d) -> nn.Conv2d:
     return new
 
 
-def _weights_hash(network: KiNet) -> str:
+def _weights_hash(network: Network) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 from kinet_trt.export import checkpoint
 from kinet_trt.export.crops import CropPlan, Crops
 from kinet_trt.export.losses import correlation_penalty, joint_loss, nucleus_loss, roi_loss
-from kinet_trt.export.models import MULTIPLE, KiNet, NetworkConfig, build
+from kinet_trt.export.models import MULTIPLE, KiNet, Network, NetworkConfig, build
 from kinet_trt.export.pictures import contact_sheet
 from numpy.typing import NDArray
 from torch import Tensor
@@ -45,6 +45,9 @@ KEPT = 50
 """Iterations between checkpoints to go on from: validations, which take longer, may be rarer."""
 MPP = 0.34
 """Scale of the training fields, um/px: nominal, no source states its own."""
+
+Task = Literal["both", "roi", "nuclei"]
+"""What is learnt: both tasks jointly (Eq. 5), or one of them with what only the other needs left as it is."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,7 @@ def train(
     factors: Mapping[str, float] | None = None,
     start: checkpoint.Checkpoint | None = None,
     teacher: checkpoint.Checkpoint | None = None,
+    task: Task = "both",
     seed: int = 0,
     data: str = "",
     workers: int = 1,
@@ -251,6 +255,8 @@ def train(
     teacher
         A trained network whose maps are imitated beside the labels, and alone where there are none (Hinton, Vinyals and
         Dean 2015): so that a small network learns what a large one found in fields that nobody labelled.
+    task
+        What is learnt. With ``"roi"`` the newest weights count as the best, since validation is of nuclei.
     seed
         Of weights, crops and dropout.
     data
@@ -265,6 +271,10 @@ def train(
     KinetError
         If the loss is no longer finite, or a checkpoint to resume from is of another network.
     """
+    if teacher and build(config).target:
+        raise KinetError(
+            f"--teacher: its maps are proximity maps, and {config.architecture} learns others: leave it out"
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     training, validating = split(fields)
@@ -273,12 +283,13 @@ def train(
     optimizer = _optimizer(network, recipe)
     traits = _traits(training, data)
     if start:
-        traits = replace(start.traits, data=f"{start.traits.data}; then {traits.data}", metrics={})
+        more = "" if start.traits.data == traits.data else f"; then {traits.data}"
+        traits = replace(start.traits, data=start.traits.data + more, metrics={})
 
     last, first, best = out.with_suffix(".last.pt"), 0, -1.0
     best_at = 0
     weights = source_weights(training, factors or {})
-    fingerprint = _fingerprint(training, weights, recipe, seed, teacher)
+    fingerprint = _fingerprint(training, weights, recipe, seed, teacher, task)
     if teacher:
         teacher.network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     if last.exists():
@@ -294,7 +305,7 @@ def train(
         checkpoint.save(out, average, traits)
         _record(out, 0, 0.0, begun, validating)
         report(Progress(0, recipe.iterations, 0.0, begun))
-    crops = Crops(training, weights, recipe.crops, seed, recipe.iterations * recipe.batch)
+    crops = Crops(training, weights, recipe.crops, seed, recipe.iterations * recipe.batch, network.target)
     loader = DataLoader(
         torch.utils.data.Subset(crops, range(first * recipe.batch, len(crops))),
         batch_size=recipe.batch,
@@ -309,7 +320,7 @@ def train(
         torch.manual_seed(seed * 1_000_003 + iteration)  # so that a resumed run drops the same channels
         due = iteration % recipe.every == 0 or iteration == recipe.iterations
         kept = due or iteration % KEPT == 0
-        loss = _step(network, optimizer, recipe, iteration, [t.to(device) for t in examples], traits, teacher)
+        loss = _step(network, optimizer, recipe, iteration, [t.to(device) for t in examples], traits, teacher, task)
         if not np.isfinite(loss) or (kept and not _is_finite(network)):
             if last.exists():  # its weights are on the way there: the next try must not begin with them
                 last.replace(out.with_suffix(".diverged.pt"))
@@ -323,7 +334,7 @@ def train(
         if due:
             validation = validate(average, traits, validating)
             traits = replace(traits, threshold=validation.threshold, metrics=_metrics(validation))
-            if validation.figure > best:
+            if validation.figure > best or task == "roi":
                 best, best_at = validation.figure, iteration
                 checkpoint.save(out, average, traits)
         if kept:
@@ -348,7 +359,67 @@ def train(
     return checkpoint.load(out).traits
 
 
-def predict(network: KiNet, traits: checkpoint.Traits, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+def train_by_stages(
+    fields: Sequence[LabelledField],
+    out: Path,
+    config: NetworkConfig,
+    recipe: Recipe = PAPER,
+    *,
+    factors: Mapping[str, float] | None = None,
+    seed: int = 0,
+    data: str = "",
+    workers: int = 1,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> checkpoint.Traits:
+    """Train KiNet's branches one after the other: what the paper compares joint learning with (sKiNet, Figure 7).
+
+    First the region branch, from the picture to its output, while the nucleus branch's own layers stay as they are;
+    then the nucleus branch while the region branch's own layers stay. The encoder belongs to both, and learns in both
+    stages: the paper's text leaves that open. Each stage has all of the recipe's iterations, so that the nucleus branch
+    learns from as many crops as in joint learning. The first stage's checkpoint is ``NAME.roi.pt``.
+
+    Parameters
+    ----------
+    fields, out, config, recipe, factors, seed, data, workers, report
+        As in :func:`train`; an interrupted run goes on in the stage that it was in.
+
+    Raises
+    ------
+    KinetError
+        As :func:`train`, and if the network has no region branch.
+    """
+    if not config.roi:
+        raise KinetError("training by stages begins with the region branch: this network has none")
+    first = out.with_name(f"{out.stem}.roi.pt")
+    if not _is_finished(first, recipe):
+        train(
+            *(fields, first, config, recipe),
+            factors=factors,
+            task="roi",
+            seed=seed,
+            data=data,
+            workers=workers,
+            report=report,
+        )
+    start = checkpoint.load(first)
+    return train(
+        *(fields, out, config, recipe),
+        factors=factors,
+        start=start,
+        task="nuclei",
+        seed=seed,
+        data=data,
+        workers=workers,
+        report=report,
+    )
+
+
+def _is_finished(out: Path, recipe: Recipe) -> bool:
+    last = out.with_suffix(".last.pt")
+    return last.exists() and checkpoint.load(last).resume.get("iteration", 0) >= recipe.iterations
+
+
+def predict(network: Network, traits: checkpoint.Traits, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the maps of one RGB image, uint8 [H, W, 3], as float32 [classes, H', W'], H' and W' padded."""
     fitted = fit(Frame(pixels), traits.mpp, MULTIPLE)
     device = next(network.parameters()).device
@@ -365,7 +436,7 @@ def normalise(pixels: Tensor, traits: checkpoint.Traits) -> Tensor:
     return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
-def validate(network: KiNet, traits: checkpoint.Traits, fields: Sequence[LabelledField]) -> Validation:
+def validate(network: Network, traits: checkpoint.Traits, fields: Sequence[LabelledField]) -> Validation:
     """Find the threshold with the best mean F1 over sources, and the figures there."""
     found = []
     for f in fields:
@@ -403,33 +474,37 @@ def _metrics(validation: Validation) -> dict[str, float]:
 
 
 def _step(
-    network: KiNet,
+    network: Network,
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
     iteration: int,
     examples: Sequence[Tensor],
     traits: checkpoint.Traits,
     teacher: checkpoint.Checkpoint | None = None,
+    task: Task = "both",
 ) -> float:
     """Do one iteration and return its loss."""
-    pixels, maps, known, tumor, region = examples
+    pixels, target, known, tumor, region = examples
     for group in optimizer.param_groups:
         group["lr"] = _rate(recipe, iteration)
     network.train()
     image = normalise(pixels, traits).contiguous(memory_format=torch.channels_last)
     with torch.autocast(image.device.type, torch.bfloat16, enabled=_has_bfloat16(image.device)):
-        predicted, logits = network(image, roi=network.config.roi)
+        predicted, logits = network.outputs(image, roi=network.config.roi and task != "nuclei")
     predicted = predicted.float()
-    nucleus = nucleus_loss(predicted, maps, known, recipe.lam, recipe.floor)
+    nucleus = network.loss(predicted, target, known, recipe.lam, recipe.floor)
     if teacher:
-        imitated = nucleus_loss(predicted, _taught(teacher, pixels), torch.ones_like(maps), recipe.lam, recipe.floor)
+        imitated = nucleus_loss(predicted, _taught(teacher, pixels), torch.ones_like(known), recipe.lam, recipe.floor)
         nucleus = (1 - TAUGHT) * nucleus + TAUGHT * imitated
-    if recipe.eta and iteration > recipe.eta_after:
+    if recipe.eta and iteration > recipe.eta_after and isinstance(network, KiNet):
         nucleus = nucleus + recipe.eta * correlation_penalty(predicted)
     roi = torch.zeros_like(nucleus) if logits is None else roi_loss(logits.float(), tumor, region)
     if recipe.mean_loss:
         area = pixels.shape[1] * pixels.shape[2]
         nucleus, roi = nucleus / area, roi / area
+    if task == "roi":
+        # What the loss does not reach has no gradient, and the optimiser leaves it alone, decay included.
+        nucleus = torch.zeros_like(nucleus)
     has_nuclei = torch.ones_like(nucleus) if teacher else (known.amax((1, 2, 3)) > 0).float()
     loss = joint_loss(nucleus, roi, has_nuclei, recipe.gamma)
     optimizer.zero_grad(set_to_none=True)
@@ -448,7 +523,7 @@ def _taught(teacher: checkpoint.Checkpoint, pixels: Tensor) -> Tensor:
     return maps.float().clamp(0, 1)  # type: ignore[no-any-return]
 
 
-def _optimizer(network: KiNet, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer not in ("sgd", "adamw"):
         raise ValueError(f"optimizer: expected sgd or adamw, found {recipe.optimizer!r}")
     if recipe.optimizer == "adamw":
@@ -472,7 +547,7 @@ def _has_bfloat16(device: torch.device) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
 
 
-def _follow(average: KiNet, network: KiNet, decay: float) -> None:
+def _follow(average: Network, network: Network, decay: float) -> None:
     with torch.no_grad():
         for a, b in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
             if a.dtype.is_floating_point:
@@ -503,7 +578,7 @@ def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _resume(
-    last: Path, network: KiNet, average: KiNet, optimizer: torch.optim.Optimizer, fingerprint: str
+    last: Path, network: Network, average: Network, optimizer: torch.optim.Optimizer, fingerprint: str
 ) -> tuple[int, float, int, checkpoint.Traits]:
     """Take up a run where it was; the normalisation is the one that its weights were trained with."""
     saved = checkpoint.load(last)
@@ -527,6 +602,7 @@ def _fingerprint(
     recipe: Recipe,
     seed: int,
     teacher: checkpoint.Checkpoint | None,
+    task: Task,
 ) -> str:
     """Return what must be the same for a run to go on; its length may change, and how often it is looked at."""
     same = replace(recipe, iterations=0, patience=0, every=0)
@@ -538,10 +614,12 @@ def _fingerprint(
     if teacher:
         sums = [float(value.double().sum()) for value in teacher.network.state_dict().values()]
         run = (*run, sums)
+    if task != "both":
+        run = (*run, task)
     return hashlib.sha256(repr(run).encode()).hexdigest()
 
 
-def _is_finite(network: KiNet) -> bool:
+def _is_finite(network: Network) -> bool:
     return all(bool(value.isfinite().all()) for value in network.state_dict().values())
 
 

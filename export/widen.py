@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from kinet_trt.export.models import KiNet, build
+from kinet_trt.export.models import Network, build
 from torch import Tensor, nn
 
 from kinet_trt.errors import KinetError
 
 
-def widen(network: KiNet, width: int, seed: int = 0) -> KiNet:
+def widen(network: Network, width: int, seed: int = 0) -> Network:
     """Return a network of ``width`` channels that computes what ``network`` does, up to rounding.
 
     Every channel is copied, and each weight that reads it is shared out at random among the copies (Net2WiderNet; Chen,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NetworkName = Literal["kinet", "okinet", "skinet", "fcn8s", "unet", "fcrn-a", "fcrn-b", "sfcn-opi", "frcn"]
+"""KiNet, KiNet without the region task, KiNet trained by stages, and what the paper compares them with."""
+
 SETTLING_FIELDS = 16
 PARITY_FIELDS = 4
 PARITY_SIDE = 512
@@ -43,9 +46,10 @@ def train_fields(
     out: Path,
     *,
     recipe: str | None,
-    architecture: Architecture,
+    network: NetworkName = "kinet",
+    architecture: Architecture | None,
     width: int | None,
-    activation: Activation,
+    activation: Activation | None,
     roi: bool,
     dropout: float | None,
     iterations: int | None,
@@ -86,11 +90,12 @@ def train_fields(
             raise KinetError(f"--partial: expected one of {known} and one of {CLASSES}, found {source}={cls}")
         fields = [replace(f, partial=(*f.partial, cls)) if f.source == source else f for f in fields]
     weights = {source: _factor(text) for source, text in factors.items()}
+    if start and network != "kinet":
+        raise KinetError(f"--from: its network counts: leave --network {network} out")
+    if network == "skinet" and teacher:
+        raise KinetError("--teacher: not by stages: leave it out, or take --network kinet")
     begin = _beginning(start, width, dropout) if start else None
-    try:
-        fresh = NetworkConfig(architecture, width or 32, activation, roi, dropout=0.5 if dropout is None else dropout)
-    except ValueError as error:
-        raise KinetError(str(error)) from None
+    fresh = _fresh(network, architecture, width, activation, roi, dropout)
     config = begin.network.config if begin else fresh
     if not config.roi and (alone := [f for f in fields if not f.labelled]):
         log.warning("%d fields have regions alone: without the region branch there is nothing to learn", len(alone))
@@ -102,6 +107,10 @@ def train_fields(
     fields = [f.at_scale(mpp, begin.traits.mpp if begin else training.MPP) for f in fields]
     if begin and start and _is_model(start):
         _settle(begin, [f for f in fields if f.split != "test"])
+    if network == "skinet":
+        return training.train_by_stages(
+            fields, out, config, regime, factors=weights, seed=seed, data=folder.name + ":", report=report
+        )
     return training.train(
         fields,
         out,
@@ -114,6 +123,30 @@ def train_fields(
         data=folder.name + ":",
         report=report,
     )
+
+
+def _fresh(
+    network: NetworkName,
+    architecture: Architecture | None,
+    width: int | None,
+    activation: Activation | None,
+    roi: bool,
+    dropout: float | None,
+) -> NetworkConfig:
+    """Return what is trained when nothing is begun with; what is left out is as in the network's paper."""
+    rate = 0.5 if dropout is None else dropout
+    try:
+        if network in get_args(Architecture):
+            if architecture:
+                raise KinetError(f"--architecture: only KiNet has several: leave it out for --network {network}")
+            own: Architecture = network  # type: ignore[assignment]
+            return NetworkConfig(own, width or 32, activation or "relu", roi=False, dropout=rate)
+        if network == "skinet" and not roi:
+            raise KinetError("--no-roi: --network skinet begins with the region branch: leave one of them out")
+        with_roi = roi and network != "okinet"
+        return NetworkConfig(architecture or "paper", width or 32, activation or "elu", with_roi, dropout=rate)
+    except ValueError as error:
+        raise KinetError(str(error)) from None
 
 
 def without_labels(images: Sequence[Path]) -> list[LabelledField]:
@@ -184,7 +217,7 @@ def export_checkpoint(
     from kinet_trt.export import onnx  # training gets by without the onnx package
 
     loaded = checkpoints.load(source)
-    frames = _parity_frames(images, loaded.traits.mpp)
+    frames = _parity_frames(images, loaded.traits.mpp, loaded.network.config.multiple)
     model, card = onnx.export(loaded, out.stem, precision, half_weights, roi)
     engine = OpenVinoEngine(card, model, "fp32")
     maps = [engine.run(frame[None])[0].copy() for frame in frames]
@@ -194,13 +227,13 @@ def export_checkpoint(
     return card, parity
 
 
-def _parity_frames(images: Path | None, mpp: float) -> list[NDArray[np.uint8]]:
+def _parity_frames(images: Path | None, mpp: float, multiple: int) -> list[NDArray[np.uint8]]:
     if images is None:
         pictures = [simulate.field(seed, PARITY_SIDE, PARITY_SIDE)[0] for seed in range(PARITY_FIELDS)]
     else:
         files = find_images([images])[:PARITY_FIELDS]
         pictures = [_read(path)[:PARITY_SIDE, :PARITY_SIDE] for path in files]
-    return [fit(Frame(pixels), mpp, 16).pixels for pixels in pictures]
+    return [fit(Frame(pixels), mpp, multiple).pixels for pixels in pictures]
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from kinet_trt.export.checkpoint import Traits
-from kinet_trt.export.models import KiNet, NetworkConfig, build
+from kinet_trt.export.models import Network, NetworkConfig, build
 from kinet_trt.export.training import normalise
 from skimage.feature import peak_local_max
 
@@ -74,6 +74,6 @@ def eager(card: ModelCard, frame: Frame) -> Contestant:
     return Contestant(card.network, f"PyTorch {torch.__version__} eager", "fp32", run)
 
 
-def _network(config: NetworkConfig) -> KiNet:
+def _network(config: NetworkConfig) -> Network:
     torch.manual_seed(0)
     return build(config).eval()

@@ -406,11 +406,19 @@ def train(
         Literal["paper", "best", "tune"] | None,
         typer.Option(help="The paper's regime, ours, or ours for few fields; left out: paper, or tune with --from."),
     ] = None,
-    architecture: Annotated[Literal["paper", "release"], typer.Option(help="The paper's or the release's.")] = "paper",
+    network: Annotated[
+        Literal["kinet", "okinet", "skinet", "fcn8s", "unet", "fcrn-a", "fcrn-b", "sfcn-opi", "frcn"],
+        typer.Option(help="KiNet; without the region task; by stages; or one that its paper compares it with."),
+    ] = "kinet",
+    architecture: Annotated[
+        Literal["paper", "release"] | None, typer.Option(help="KiNet's in the paper, or the release's.")
+    ] = None,
     width: Annotated[
         int | None, typer.Option(help="Channels at full resolution; left out: 32, or those of --from.")
     ] = None,
-    activation: Annotated[Literal["elu", "relu"], typer.Option(help="After each convolution.")] = "elu",
+    activation: Annotated[
+        Literal["elu", "relu"] | None, typer.Option(help="After each convolution; left out: elu for KiNet, else relu.")
+    ] = None,
     roi: Annotated[bool, typer.Option(help="Train the tumour-region branch too.")] = True,
     dropout: Annotated[
         float | None, typer.Option(min=0, max=0.95, help="Channel dropout rate; left out: 0.5, or that of --from.")
@@ -446,6 +454,7 @@ def train(
             fields,
             out,
             recipe=recipe,
+            network=network,
             architecture=architecture,
             width=width,
             activation=activation,

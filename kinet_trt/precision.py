@@ -147,7 +147,8 @@ def compute_in_half(graph: onnx.ModelProto) -> None:
     image = _image(body)
     first = next(i for i, node in enumerate(body.node) if image in node.input)
     halves = [node for node in list(body.node)[first:] if node.op_type != "InstanceNormalization"]
-    constants = {name for node in halves for name in node.input}
+    # A Resize takes its factors in FP32 whatever it resizes.
+    constants = {name for node in halves for name in (node.input[:1] if node.op_type == "Resize" else node.input)}
     scales = {node.input[1] for node in body.node if node.op_type in QUANTISERS}  # those of weights come before
     _raise_scales(body)
     for tensor in body.initializer:

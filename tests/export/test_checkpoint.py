@@ -149,7 +149,7 @@ def test_a_newer_checkpoint_asks_for_an_upgrade(tmp_path: Path) -> None:
     [
         pytest.param({"network": {"architecture": "paper", "width": 4}}, id="another width"),
         pytest.param({"network": {"architecture": "release", "width": 2}}, id="another architecture"),
-        pytest.param({"network": {"architecture": "unet", "width": 2}}, id="unknown architecture"),
+        pytest.param({"network": {"architecture": "vnet", "width": 2}}, id="unknown architecture"),
         pytest.param({"network": {"depth": 3}}, id="unknown option"),
         pytest.param({"network": {"width": "32"}}, id="width as text"),
         pytest.param({"weights": {}}, id="no weights"),

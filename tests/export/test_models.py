@@ -263,7 +263,7 @@ def test_fit_gives_the_size_that_is_asked_for(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"architecture": "unet"},
+        {"architecture": "vnet"},
         {"activation": "gelu"},
         {"width": 0},
         {"width": 1},

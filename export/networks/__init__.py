@@ -1,0 +1,1 @@
+"""The networks that KiNet's paper compares it with, one module each."""

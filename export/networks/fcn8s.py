@@ -1,0 +1,70 @@
+"""FCN-8s: Shelhamer, Long and Darrell, Fully convolutional networks for semantic segmentation, PAMI 2017.
+
+Taken from the paper: the convolutions of VGG-16 with a max pooling after each of five blocks, its fully connected
+layers as convolutions (7x7 and 1x1, each with dropout), class scores by 1x1 convolutions of the last layer and of the
+fourth and third pooling, summed from coarse to fine behind learnt up-samplers (2, 2, then 8 times), softmax,
+cross-entropy.
+
+Chosen here: half of VGG's channels (32 to 256) and 512 in place of 4096 in the fully connected layers, so that it has
+10.4 million parameters in place of 134; batch norm, since nothing is pre-trained; dropout of whole channels; zero
+padding that keeps the size in place of 100 px about the image; nuclei as discs. Its coarsest layer is a 32nd of the
+image's size, so frames are aligned to 32 px.
+"""
+
+from __future__ import annotations
+
+from kinet_trt.export.network import Network, NetworkConfig, activation, convolution
+from kinet_trt.export.networks.discs import cross_entropy, discs
+from torch import Tensor, nn
+
+_BLOCKS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
+"""Width and number of convolutions of VGG-16's blocks."""
+
+
+class FCN8s(Network):
+    """See the module."""
+
+    target = staticmethod(discs)
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
+        w, act, scores = config.width, activation(config.activation), config.classes + 1
+        blocks, inputs = [], 3
+        for width, convolutions in _BLOCKS:
+            block = []
+            for _ in range(convolutions):
+                block.append(convolution(inputs, width * w, act))
+                inputs = width * w
+            blocks.append(nn.Sequential(*block, nn.MaxPool2d(2)))
+        self.to4 = nn.Sequential(*blocks[:2])
+        self.to8, self.to16, self.to32 = blocks[2:]
+        self.full = nn.Sequential(
+            convolution(8 * w, 16 * w, act, kernel=7),
+            nn.Dropout2d(config.dropout),
+            convolution(16 * w, 16 * w, act, kernel=1),
+            nn.Dropout2d(config.dropout),
+        )
+        self.score32 = nn.Conv2d(16 * w, scores, 1)
+        self.score16 = nn.Conv2d(8 * w, scores, 1)
+        self.score8 = nn.Conv2d(4 * w, scores, 1)
+        self.from32 = nn.ConvTranspose2d(scores, scores, 4, stride=2, padding=1)
+        self.from16 = nn.ConvTranspose2d(scores, scores, 4, stride=2, padding=1)
+        self.from8 = nn.ConvTranspose2d(scores, scores, 16, stride=8, padding=4)
+
+    def layers(self, image: Tensor) -> Tensor:
+        """Return scores of the classes and, last, the background."""
+        eighth = self.to8(self.to4(image))
+        sixteenth = self.to16(eighth)
+        scores = self.score32(self.full(self.to32(sixteenth)))
+        scores = self.from32(scores) + self.score16(sixteenth)
+        scores = self.from16(scores) + self.score8(eighth)
+        return self.from8(scores)  # type: ignore[no-any-return]
+
+    def maps(self, outputs: Tensor) -> Tensor:
+        """Return the classes' probabilities."""
+        return outputs.softmax(dim=1)[:, :-1]
+
+    def loss(self, outputs: Tensor, target: Tensor, known: Tensor, lam: float, floor: float) -> Tensor:
+        """Return the cross-entropy summed over pixels."""
+        del lam, floor
+        return cross_entropy(outputs, target, known).sum((1, 2))

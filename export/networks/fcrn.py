@@ -1,0 +1,102 @@
+"""FCRN-A and FCRN-B: Xie, Noble and Zisserman 2018.
+
+Microscopy cell counting and detection with fully convolutional regression networks, Computer Methods in Biomechanics
+and Biomedical Engineering: Imaging and Visualization 6.
+
+Taken from the paper: no connections past the bottleneck; in A 3x3 convolutions with three max poolings (32, 64, 128,
+512 channels) and back (128, 64, 32); in B fewer poolings, two, and 5x5 convolutions (32, 64, 128, 256, 256, 256);
+up-sampling by bilinear interpolation followed by a convolution; density maps, the sum of a Gaussian for each nucleus,
+and the mean square error.
+
+Chosen here: one map a class; batch norm; Gaussians with sigma = 3 px for nuclei of 20 px, and densities in units in
+which a Gaussian by itself peaks at 1 (the paper multiplies by 100): times 2 pi sigma^2, so that the sum of a map over
+its pixels is 56.5 times the number of nuclei.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from kinet_trt.export.network import Network, NetworkConfig, Points, activation, convolution
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+SIGMA = 3.0
+"""Of a nucleus's Gaussian, px."""
+
+
+def densities(
+    x: Points, y: Points, cls: NDArray[np.integer], height: int, width: int, classes: int
+) -> NDArray[np.float32]:
+    """Return the sum of the nuclei's Gaussians in the map of their class.
+
+    Returns
+    -------
+    NDArray
+        float32 [classes, height, width]; a nucleus by itself peaks at 1, its pixels sum to ``2 pi SIGMA**2``.
+    """
+    maps = np.zeros((classes, height, width), np.float32)
+    reach = 5 * SIGMA
+    for px, py, s in zip(x, y, cls, strict=True):
+        top, bottom = max(0, int(py - reach)), min(height, int(py + reach) + 2)
+        left, right = max(0, int(px - reach)), min(width, int(px + reach) + 2)
+        if top >= bottom or left >= right:
+            continue
+        rows, columns = np.arange(top, bottom, dtype=np.float32), np.arange(left, right, dtype=np.float32)
+        dy, dx = np.exp(-((rows - py) ** 2) / (2 * SIGMA**2)), np.exp(-((columns - px) ** 2) / (2 * SIGMA**2))
+        maps[s, top:bottom, left:right] += (dy[:, None] * dx[None]).astype(np.float32)
+    return maps
+
+
+class _Density(Network):
+    """What A and B share: the target, and the squared error of what is known."""
+
+    target = staticmethod(densities)
+    body: nn.Sequential
+
+    def layers(self, image: Tensor) -> Tensor:
+        """Return densities."""
+        return self.body(image)  # type: ignore[no-any-return]
+
+    def loss(self, outputs: Tensor, target: Tensor, known: Tensor, lam: float, floor: float) -> Tensor:
+        """Return the squared error summed over what is known."""
+        del lam, floor
+        return (known * (outputs - target) ** 2).sum((1, 2, 3))
+
+
+def _doubled() -> nn.Upsample:
+    return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class FCRNA(_Density):
+    """See the module."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
+        w, act = config.width, activation(config.activation)
+        self.body = nn.Sequential(
+            *(convolution(3, w, act), nn.MaxPool2d(2)),
+            *(convolution(w, 2 * w, act), nn.MaxPool2d(2)),
+            *(convolution(2 * w, 4 * w, act), nn.MaxPool2d(2)),
+            convolution(4 * w, 16 * w, act),
+            *(_doubled(), convolution(16 * w, 4 * w, act)),
+            *(_doubled(), convolution(4 * w, 2 * w, act)),
+            *(_doubled(), convolution(2 * w, w, act)),
+            nn.Conv2d(w, config.classes, 1),
+        )
+
+
+class FCRNB(_Density):
+    """See the module."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
+        w, act = config.width, activation(config.activation)
+        self.body = nn.Sequential(
+            convolution(3, w, act),
+            *(convolution(w, 2 * w, act, kernel=5), nn.MaxPool2d(2)),
+            convolution(2 * w, 4 * w, act),
+            *(convolution(4 * w, 8 * w, act, kernel=5), nn.MaxPool2d(2)),
+            convolution(8 * w, 8 * w, act),
+            *(_doubled(), convolution(8 * w, 8 * w, act, kernel=5)),
+            *(_doubled(), nn.Conv2d(8 * w, config.classes, 5, padding=2)),
+        )

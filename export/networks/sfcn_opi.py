@@ -1,0 +1,94 @@
+"""SFCN-OPI: Zhou, Dou, Chen, Qin and Heng 2018.
+
+Detection and fine-grained classification of nuclei using sibling FCN with objectness prior interaction, AAAI.
+
+Taken from the paper: residual units; two sibling branches over shared lower layers, one that says whether a pixel is a
+nucleus and one that says of which class, each fused from coarse to fine behind learnt up-samplers; the first's
+probability (the objectness prior) times the second's (conditional on there being a nucleus) as the result; a detection
+loss weighted for the rareness of nuclei, and a classification loss where a nucleus is or the prior says that one is,
+whose gradient reaches the detection branch too.
+
+Chosen here: channels 32, 64, 128 (shared) and 256 (classification alone, which sees farther), two residual units a
+level; dropout in the last; a weight of 4 on nuclei; a prior of 0.5 or more says that one is there; nuclei as discs;
+both branches at once from the beginning, where the paper trains in stages.
+"""
+
+from __future__ import annotations
+
+import torch
+from kinet_trt.export.network import Network, NetworkConfig, activation, convolution
+from kinet_trt.export.networks.discs import cross_entropy, discs
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RARE = 4.0
+"""Weight of a nucleus's pixels in the detection loss."""
+PRIOR = 0.5
+"""Objectness from which a pixel enters the classification loss, whatever it is."""
+
+
+class _Residual(nn.Module):
+    """act(x + two convolutions of x); where the size or the channels change, x goes through a convolution."""
+
+    def __init__(self, inputs: int, outputs: int, act: nn.Module, stride: int) -> None:
+        super().__init__()
+        self.first = convolution(inputs, outputs, act, stride=stride)
+        self.second = convolution(outputs, outputs, nn.Identity())
+        same = stride == 1 and inputs == outputs
+        self.short = nn.Identity() if same else convolution(inputs, outputs, nn.Identity(), 1, stride)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.second(self.first(x)) + self.short(x))  # type: ignore[no-any-return]
+
+
+class SFCNOPI(Network):
+    """See the module."""
+
+    target = staticmethod(discs)
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
+        w, act, classes = config.width, activation(config.activation), config.classes
+
+        def level(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+            return nn.Sequential(_Residual(inputs, outputs, act, stride), _Residual(outputs, outputs, act, 1))
+
+        def doubled(channels: int) -> nn.ConvTranspose2d:
+            return nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)
+
+        self.shared1 = nn.Sequential(convolution(3, w, act), level(w, w, 1))
+        self.shared2, self.shared4 = level(w, 2 * w, 2), level(2 * w, 4 * w, 2)
+        self.object4, self.object2, self.object1 = nn.Conv2d(4 * w, 2, 1), nn.Conv2d(2 * w, 2, 1), nn.Conv2d(w, 2, 1)
+        self.object_from4, self.object_from2 = doubled(2), doubled(2)
+        self.deep8 = nn.Sequential(level(4 * w, 8 * w, 2), nn.Dropout2d(config.dropout))
+        self.kind8, self.kind4 = nn.Conv2d(8 * w, classes, 1), nn.Conv2d(4 * w, classes, 1)
+        self.kind2 = nn.Conv2d(2 * w, classes, 1)
+        self.kind_from8, self.kind_from4, self.kind_from2 = doubled(classes), doubled(classes), doubled(classes)
+
+    def layers(self, image: Tensor) -> Tensor:
+        """Return scores of nucleus and no nucleus, then of the classes."""
+        full = self.shared1(image)
+        half = self.shared2(full)
+        quarter = self.shared4(half)
+        objects = self.object_from4(self.object4(quarter)) + self.object2(half)
+        objects = self.object_from2(objects) + self.object1(full)
+        kinds = self.kind_from8(self.kind8(self.deep8(quarter))) + self.kind4(quarter)
+        kinds = self.kind_from4(kinds) + self.kind2(half)
+        return torch.cat([objects, self.kind_from2(kinds)], dim=1)
+
+    def maps(self, outputs: Tensor) -> Tensor:
+        """Return the prior times the conditional probability of each class."""
+        return outputs[:, :2].softmax(dim=1)[:, :1] * outputs[:, 2:].softmax(dim=1)
+
+    def loss(self, outputs: Tensor, target: Tensor, known: Tensor, lam: float, floor: float) -> Tensor:
+        """Return the weighted cross-entropy of nucleus or not, and that of the joint probabilities, summed."""
+        del lam, floor
+        nucleus = (target * known).amax(dim=1, keepdim=True)
+        # Nobody knows that there is no nucleus where one class was not looked for.
+        looked = torch.maximum(nucleus, known.amin(dim=1, keepdim=True))
+        detection = (1 + (RARE - 1) * nucleus[:, 0]) * cross_entropy(outputs[:, :2], nucleus, looked)
+        prior, kinds = F.log_softmax(outputs[:, :2], dim=1), F.log_softmax(outputs[:, 2:], dim=1)
+        joint = cross_entropy(torch.cat([prior[:, :1] + kinds, prior[:, 1:]], dim=1), target, known)
+        judged = ((nucleus[:, 0] > 0) | (prior[:, 0].exp() >= PRIOR)).detach()
+        return (detection + joint * judged).sum((1, 2))

@@ -1,0 +1,54 @@
+"""Density maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from hypothesis import given
+from hypothesis import strategies as st
+from kinet_trt.export.models import NetworkConfig
+from kinet_trt.export.networks.fcrn import FCRNA, SIGMA, densities
+
+UNIT = 2 * np.pi * SIGMA**2
+coordinates = st.floats(20, 76, width=32)
+
+
+@given(st.lists(st.tuples(coordinates, coordinates, st.integers(0, 2)), max_size=12))
+def test_a_map_sums_to_the_number_of_its_nuclei(nuclei: list[tuple[float, float, int]]) -> None:
+    x, y, cls = (np.array([nucleus[i] for nucleus in nuclei]) for i in range(3))
+    found = densities(x, y, cls.astype(int), 96, 96, 3)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(
+        found.sum((1, 2)) / UNIT, np.bincount(cls.astype(int), minlength=3), atol=1e-3 * max(1, len(nuclei))
+    )
+
+
+def test_a_nucleus_peaks_at_one_and_neighbours_add_up() -> None:
+    found = densities(np.array([30.0]), np.array([40.0]), np.array([2]), 96, 96, 3)
+    assert found[2, 40, 30] == 1
+    assert found[2, 40, 33] == pytest.approx(np.exp(-0.5), rel=1e-5)
+    two = densities(np.array([30.0, 36.0]), np.array([40.0, 40.0]), np.array([2, 2]), 96, 96, 3)
+    assert two[2, 40, 30] == pytest.approx(1 + np.exp(-2), rel=1e-5)
+
+
+def test_what_reaches_into_the_picture_is_drawn() -> None:
+    found = densities(np.array([-3.0, 200.0]), np.array([40.0, 40.0]), np.array([0, 0]), 96, 96, 3)
+    assert found[0, 40, 0] == pytest.approx(np.exp(-0.5), rel=1e-5)
+    assert not found[0, :, 60:].any()
+
+
+def test_the_loss_is_the_squared_error_of_what_is_known() -> None:
+    network = FCRNA(NetworkConfig("fcrn-a", 2, "relu", roi=False))
+    outputs = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    target, known = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)
+    known[0, 1] = 0
+    known[1] = 0
+    loss = network.loss(outputs, target, known, 5.0, 0.0)
+    assert loss[0].item() == pytest.approx((outputs[0, [0, 2]] ** 2).sum().item(), rel=1e-5)
+    assert loss[1].item() == 0
+    loss.sum().backward()
+    assert not outputs.grad[0, 1].any()
+    assert not outputs.grad[1].any()
