@@ -206,23 +206,37 @@ def _crop(rng: np.random.Generator, source: LabelledField, plan: CropPlan, targe
     if drawn := source.regions():
         tumor, region = (seen(mask)[None] for mask in drawn)
     else:
-        tumor, region = _weak_region(x, y, cls, inside, source.counted is not None)
+        tumor, region = weak_region(x, y, cls, inside, source.counted is not None)
     rgb = np.asarray(view, np.uint8)
     return Crop(vary_stain(rng, rgb) if plan.stain else rgb, maps, known, tumor, region)
 
 
-def _weak_region(
+def weak_region(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     cls: NDArray[np.uint8],
     inside: NDArray[np.float32],
     drawn: bool,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the tumour region and where it is known: a drawn region is tumour; else what labelled nuclei stand in."""
-    size = inside.shape[0]
+    """Return the tumour region and where it is known: a drawn region is tumour; else what labelled nuclei stand in.
+
+    Parameters
+    ----------
+    x, y, cls
+        Nuclei, px, and their class index.
+    inside
+        1 where nuclei were marked, float32 [H, W].
+    drawn
+        Whether somebody drew ``inside``.
+
+    Returns
+    -------
+    tumor, known
+        float32 [1, H, W].
+    """
     if drawn:
         return inside[None].copy(), inside[None].copy()
-    near = [np.zeros((size, size), np.uint8) for _ in range(2)]
+    near = [np.zeros(inside.shape, np.uint8) for _ in range(2)]
     for px, py, s in zip(x, y, cls, strict=True):
         cv2.circle(near[int(s == NON_TUMOR)], (round(px), round(py)), ROI_REACH, (1,), -1)
     tumor, other = (a.astype(np.float32) * inside for a in near)

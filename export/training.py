@@ -391,7 +391,7 @@ def train_by_stages(
     if not config.roi:
         raise KinetError("training by stages begins with the region branch: this network has none")
     first = out.with_name(f"{out.stem}.roi.pt")
-    if not _is_finished(first, recipe):
+    if not is_finished(first, recipe):
         train(
             *(fields, first, config, recipe),
             factors=factors,
@@ -414,7 +414,8 @@ def train_by_stages(
     )
 
 
-def _is_finished(out: Path, recipe: Recipe) -> bool:
+def is_finished(out: Path, recipe: Recipe) -> bool:
+    """Whether a run that writes ``out`` has had all of its iterations."""
     last = out.with_suffix(".last.pt")
     return last.exists() and checkpoint.load(last).resume.get("iteration", 0) >= recipe.iterations
 

@@ -236,7 +236,7 @@ def to_a_count(run: Run, folder: Path, name: str, *options: object) -> tuple[int
     found = folder.parent / "found.json"
     assert run("count", folder, "-m", model, "--threshold", 0.05, "--json", found)[0] == 0
     assert run("eval", folder, "-m", model, "--json", folder.parent / "eval.json")[0] == 0
-    return sum(sum(image["counts"].values()) for image in json.loads(found.read_text())["images"]), card.parity
+    return sum(sum(image["counts"].values()) for image in json.loads(found.read_text())["fields"]), card.parity
 
 
 @pytest.mark.parametrize("name", ["unet", "fcrn-a"])

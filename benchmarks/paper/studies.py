@@ -1,0 +1,147 @@
+"""What is trained for the paper's tables: budgets, and the runs of each study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from kinet_trt.export.network import NetworkConfig
+from kinet_trt.export.training import BEST, Recipe
+
+NETWORKS = ("fcn8s", "unet", "fcrn-a", "fcrn-b", "sfcn-opi", "frcn", "kinet")
+"""Of Table I, in its order."""
+SHOWN = {
+    "fcn8s": "FCN-8s",
+    "unet": "U-Net",
+    "fcrn-a": "FCRN-A",
+    "fcrn-b": "FCRN-B",
+    "sfcn-opi": "SFCN-OPI",
+    "frcn": "FRCN",
+    "kinet": "KiNet",
+    "okinet": "oKiNet",
+    "skinet": "sKiNet",
+}
+STUDIES = ("table", "labels", "stages", "gamma", "lambda")
+"""Table I and Figures 6, 7, 8 and 9."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is spent.
+
+    Attributes
+    ----------
+    iterations, batch, size
+        Of a run: iterations, crops in each, side of a crop (px). Training by stages has twice the iterations.
+    width
+        Channels at full resolution, of every network.
+    seeds
+        Of weights, crops, and which fields keep their labels.
+    networks
+        Of the table.
+    fractions
+        Shares of the training fields that keep their nuclei.
+    gammas, lambdas
+        Weights of Eq. 5 and Eq. 2.
+    words
+        What it is for.
+    """
+
+    name: str
+    iterations: int
+    batch: int
+    size: int
+    width: int
+    seeds: tuple[int, ...]
+    words: str
+    networks: tuple[str, ...] = NETWORKS
+    fractions: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+    gammas: tuple[float, ...] = (0.1, 1.0, 5.0, 25.0, 50.0, 100.0)
+    lambdas: tuple[float, ...] = (0.0, 0.05, 0.5, 5.0, 10.0, 50.0)
+
+    def recipe(self, lam: float, gamma: float) -> Recipe:
+        """Return the regime of a run: ours, on real crops alone, validated five times."""
+        crops = replace(BEST.crops, size=self.size, simulated=0.0)
+        average = min(BEST.average, 1 - 10 / self.iterations)
+        return replace(
+            BEST,
+            crops=crops,
+            batch=self.batch,
+            iterations=self.iterations,
+            patience=self.iterations,
+            every=max(1, self.iterations // 5),
+            lam=lam,
+            gamma=gamma,
+            average=average,
+        )
+
+
+BUDGETS = {
+    budget.name: budget
+    for budget in (
+        Budget(
+            "quick",
+            *(20, 2, 64, 4, (0,)),
+            "to see that everything works; its figures mean nothing",
+            networks=("frcn", "kinet"),
+            fractions=(0.05, 1.0),
+            gammas=(0.1, 25.0),
+            lambdas=(0.0, 5.0),
+        ),
+        Budget("small", *(600, 4, 128, 8, (0, 1)), "what two cores do in a night or two"),
+        Budget("gpu", *(3000, 8, 208, 16, (0, 1, 2)), "for a GPU"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes
+    ----------
+    network
+        As of ``kinet-trt train --network``.
+    seed
+        See :class:`Budget`.
+    fraction
+        Share of the training fields that keep their nuclei; the others keep their regions.
+    gamma, lam
+        Of Eq. 5 and 2.
+    """
+
+    network: str
+    seed: int
+    fraction: float = 1.0
+    gamma: float = 25.0
+    lam: float = 5.0
+
+    @property
+    def name(self) -> str:
+        """A name for files."""
+        return f"{self.network}-f{self.fraction:g}-g{self.gamma:g}-l{self.lam:g}-s{self.seed}"
+
+    def config(self, width: int) -> NetworkConfig:
+        """Return what is trained: each network with the activation of its paper."""
+        if self.network in ("kinet", "okinet", "skinet"):
+            return NetworkConfig("paper", width, "elu", roi=self.network != "okinet")
+        return NetworkConfig(self.network, width, "relu", roi=False)  # type: ignore[arg-type]
+
+
+def runs_of(study: str, budget: Budget, seed: int) -> list[Run]:
+    """Return the runs of a study with one seed; studies share runs."""
+    if study == "table":
+        return [Run(network, seed) for network in budget.networks]
+    if study == "labels":
+        return [Run(network, seed, fraction=f) for f in budget.fractions for network in ("okinet", "kinet")]
+    if study == "stages":
+        return [Run(network, seed) for network in ("frcn", "skinet", "kinet")]
+    if study == "gamma":
+        return [Run("kinet", seed, gamma=gamma) for gamma in budget.gammas]
+    return [Run("kinet", seed, lam=lam) for lam in budget.lambdas]
+
+
+def all_runs(budget: Budget, studies: tuple[str, ...] = STUDIES) -> list[Run]:
+    """Return all runs, each once: every study with the first seed before any with the second."""
+    return list(
+        dict.fromkeys(run for seed in budget.seeds for study in studies for run in runs_of(study, budget, seed))
+    )
