@@ -369,7 +369,7 @@ def reach(network: Network) -> int:
         image = torch.zeros(1, 3, size, own.multiple * 2, dtype=torch.float64, requires_grad=True)
         # Before the maps: a softmax of equal numbers has no gradient.
         outputs, _ = probe.outputs(image)
-        outputs[0, :, centre + offset].sum().backward()
+        outputs[0, :, centre + offset].sum().backward()  # type: ignore[no-untyped-call]
         assert image.grad is not None
         rows = image.grad[0].abs().sum((0, 2)).nonzero().flatten()
         farthest = max(farthest, int((rows - centre - offset).abs().max()))

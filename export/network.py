@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from kinet_trt.export.losses import nucleus_loss
@@ -112,16 +112,18 @@ class Network(nn.Module):
     ----------
     config
         What it was built by.
-    target
-        What its outputs are held to; None: proximity maps.
     """
 
-    target: ClassVar[Target | None] = None
     roi_channels = 0
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
+
+    @property
+    def target(self) -> Target | None:
+        """What its outputs are held to; None: proximity maps."""
+        return None
 
     def forward(self, image: Tensor, roi: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return maps and, on request, tumour-region logits.

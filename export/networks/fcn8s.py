@@ -13,7 +13,7 @@ image's size, so frames are aligned to 32 px.
 
 from __future__ import annotations
 
-from kinet_trt.export.network import Network, NetworkConfig, activation, convolution
+from kinet_trt.export.network import Network, NetworkConfig, Target, activation, convolution
 from kinet_trt.export.networks.discs import cross_entropy, discs
 from torch import Tensor, nn
 
@@ -23,8 +23,6 @@ _BLOCKS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
 
 class FCN8s(Network):
     """See the module."""
-
-    target = staticmethod(discs)
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
@@ -50,6 +48,11 @@ class FCN8s(Network):
         self.from32 = nn.ConvTranspose2d(scores, scores, 4, stride=2, padding=1)
         self.from16 = nn.ConvTranspose2d(scores, scores, 4, stride=2, padding=1)
         self.from8 = nn.ConvTranspose2d(scores, scores, 16, stride=8, padding=4)
+
+    @property
+    def target(self) -> Target:
+        """Return discs."""
+        return discs
 
     def layers(self, image: Tensor) -> Tensor:
         """Return scores of the classes and, last, the background."""

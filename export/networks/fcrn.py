@@ -16,7 +16,7 @@ its pixels is 56.5 times the number of nuclei.
 from __future__ import annotations
 
 import numpy as np
-from kinet_trt.export.network import Network, NetworkConfig, Points, activation, convolution
+from kinet_trt.export.network import Network, NetworkConfig, Points, Target, activation, convolution
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -50,8 +50,12 @@ def densities(
 class _Density(Network):
     """What A and B share: the target, and the squared error of what is known."""
 
-    target = staticmethod(densities)
     body: nn.Sequential
+
+    @property
+    def target(self) -> Target:
+        """Return densities."""
+        return densities
 
     def layers(self, image: Tensor) -> Tensor:
         """Return densities."""

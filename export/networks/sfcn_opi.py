@@ -16,7 +16,7 @@ both branches at once from the beginning, where the paper trains in stages.
 from __future__ import annotations
 
 import torch
-from kinet_trt.export.network import Network, NetworkConfig, activation, convolution
+from kinet_trt.export.network import Network, NetworkConfig, Target, activation, convolution
 from kinet_trt.export.networks.discs import cross_entropy, discs
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,8 +45,6 @@ class _Residual(nn.Module):
 class SFCNOPI(Network):
     """See the module."""
 
-    target = staticmethod(discs)
-
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
         w, act, classes = config.width, activation(config.activation), config.classes
@@ -65,6 +63,11 @@ class SFCNOPI(Network):
         self.kind8, self.kind4 = nn.Conv2d(8 * w, classes, 1), nn.Conv2d(4 * w, classes, 1)
         self.kind2 = nn.Conv2d(2 * w, classes, 1)
         self.kind_from8, self.kind_from4, self.kind_from2 = doubled(classes), doubled(classes), doubled(classes)
+
+    @property
+    def target(self) -> Target:
+        """Return discs."""
+        return discs
 
     def layers(self, image: Tensor) -> Tensor:
         """Return scores of nucleus and no nucleus, then of the classes."""

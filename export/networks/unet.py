@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from kinet_trt.export.network import Network, NetworkConfig, Points, activation, convolution
+from kinet_trt.export.network import Network, NetworkConfig, Points, Target, activation, convolution
 from kinet_trt.export.networks.discs import RADIUS, cross_entropy, discs
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -57,8 +57,6 @@ def borders(
 class UNet(Network):
     """See the module."""
 
-    target = staticmethod(borders)
-
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
         w, act = config.width, activation(config.activation)
@@ -74,6 +72,11 @@ class UNet(Network):
         self.up2, self.join2 = nn.ConvTranspose2d(4 * w, 2 * w, 2, stride=2), twice(4 * w, 2 * w)
         self.up1, self.join1 = nn.ConvTranspose2d(2 * w, w, 2, stride=2), twice(2 * w, w)
         self.score = nn.Conv2d(w, config.classes + 1, 1)
+
+    @property
+    def target(self) -> Target:
+        """Return discs and the weight between them."""
+        return borders
 
     def layers(self, image: Tensor) -> Tensor:
         """Return scores of the classes and, last, the background."""
