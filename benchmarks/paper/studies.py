@@ -87,7 +87,7 @@ BUDGETS = {
             gammas=(0.1, 25.0),
             lambdas=(0.0, 5.0),
         ),
-        Budget("small", *(600, 4, 128, 8, (0, 1)), "what two cores do in a night or two"),
+        Budget("small", *(1000, 8, 128, 8, (0, 1, 2)), "what two free cores do in a night"),
         Budget("gpu", *(3000, 8, 208, 16, (0, 1, 2)), "for a GPU"),
     )
 }
