@@ -1,9 +1,9 @@
 """FCN-8s: Shelhamer, Long and Darrell, Fully convolutional networks for semantic segmentation, PAMI 2017.
 
-Taken from the paper: the convolutions of VGG-16 with a max pooling after each of five blocks, its fully connected
-layers as convolutions (7x7 and 1x1, each with dropout), class scores by 1x1 convolutions of the last layer and of the
-fourth and third pooling, summed from coarse to fine behind learnt up-samplers (2, 2, then 8 times), softmax,
-cross-entropy.
+Taken from the paper, as we remember it (it was not at hand): the convolutions of VGG-16 with a max pooling after each
+of five blocks, its fully connected layers as convolutions (7x7 and 1x1, each with dropout), class scores by 1x1
+convolutions of the last layer and of the fourth and third pooling, summed from coarse to fine behind learnt up-samplers
+(2, 2, then 8 times), softmax, cross-entropy.
 
 Chosen here: half of VGG's channels (32 to 256) and 512 in place of 4096 in the fully connected layers, so that it has
 10.4 million parameters in place of 134; batch norm, since nothing is pre-trained; dropout of whole channels; zero

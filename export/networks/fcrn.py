@@ -3,10 +3,10 @@
 Microscopy cell counting and detection with fully convolutional regression networks, Computer Methods in Biomechanics
 and Biomedical Engineering: Imaging and Visualization 6.
 
-Taken from the paper: no connections past the bottleneck; in A 3x3 convolutions with three max poolings (32, 64, 128,
-512 channels) and back (128, 64, 32); in B fewer poolings, two, and 5x5 convolutions (32, 64, 128, 256, 256, 256);
-up-sampling by bilinear interpolation followed by a convolution; density maps, the sum of a Gaussian for each nucleus,
-and the mean square error.
+Taken from the paper, as we remember it (it was not at hand): no connections past the bottleneck; in A 3x3 convolutions
+with three max poolings (32, 64, 128, 512 channels) and back (128, 64, 32); in B fewer poolings, two, and 5x5
+convolutions (32, 64, 128, 256, 256, 256); up-sampling by bilinear interpolation followed by a convolution; density
+maps, the sum of a Gaussian for each nucleus, and the mean square error.
 
 Chosen here: one map a class; batch norm; Gaussians with sigma = 3 px for nuclei of 20 px, and densities in units in
 which a Gaussian by itself peaks at 1 (the paper multiplies by 100): times 2 pi sigma^2, so that the sum of a map over

@@ -2,9 +2,9 @@
 
 Efficient and robust cell detection: a structured regression approach, Medical Image Analysis 44.
 
-Taken from the paper: residual units along a contraction and an expansion, multi-context aggregation (maps of several
-levels up-sampled to full resolution and joined before the output), proximity maps as a structured label, and the
-squared error weighted by them; KiNet's Eq. 1 and 2 are these, for several classes.
+Taken from the paper, as we remember it (it was not at hand): residual units along a contraction and an expansion,
+multi-context aggregation (maps of several levels up-sampled to full resolution and joined before the output), proximity
+maps as a structured label, and the squared error weighted by them; KiNet's Eq. 1 and 2 are these, for several classes.
 
 Chosen here: channels 32 to 256, four halvings and dropout as in KiNet, one output block for all classes, no long
 connections between the two paths and no region branch: those are what KiNet adds.

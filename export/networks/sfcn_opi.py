@@ -2,11 +2,11 @@
 
 Detection and fine-grained classification of nuclei using sibling FCN with objectness prior interaction, AAAI.
 
-Taken from the paper: residual units; two sibling branches over shared lower layers, one that says whether a pixel is a
-nucleus and one that says of which class, each fused from coarse to fine behind learnt up-samplers; the first's
-probability (the objectness prior) times the second's (conditional on there being a nucleus) as the result; a detection
-loss weighted for the rareness of nuclei, and a classification loss where a nucleus is or the prior says that one is,
-whose gradient reaches the detection branch too.
+Taken from the paper, as we remember it (it was not at hand): residual units; two sibling branches over shared lower
+layers, one that says whether a pixel is a nucleus and one that says of which class, each fused from coarse to fine
+behind learnt up-samplers; the first's probability (the objectness prior) times the second's (conditional on there being
+a nucleus) as the result; a detection loss weighted for the rareness of nuclei, and a classification loss where a
+nucleus is or the prior says that one is, whose gradient reaches the detection branch too.
 
 Chosen here: channels 32, 64, 128 (shared) and 256 (classification alone, which sees farther), two residual units a
 level; dropout in the last; a weight of 4 on nuclei; a prior of 0.5 or more says that one is there; nuclei as discs;

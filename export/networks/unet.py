@@ -1,9 +1,9 @@
 """U-Net: Ronneberger, Fischer and Brox, U-Net: convolutional networks for biomedical image segmentation, MICCAI 2015.
 
-Taken from the paper: two 3x3 convolutions a level, four max poolings, channels doubled each time, 2x2 transposed
-convolutions back with the level's own maps beside them, dropout at the end of the contraction, softmax, and the
-cross-entropy with a weight of 1 + w0 exp(-(d1 + d2)^2 / 2 sigma^2), w0 = 10, sigma = 5 px, on the background between
-two nuclei at the distances d1 and d2.
+Taken from the paper, as we remember it (it was not at hand): two 3x3 convolutions a level, four max poolings, channels
+doubled each time, 2x2 transposed convolutions back with the level's own maps beside them, dropout at the end of the
+contraction, softmax, and the cross-entropy with a weight of 1 + w0 exp(-(d1 + d2)^2 / 2 sigma^2), w0 = 10, sigma = 5
+px, on the background between two nuclei at the distances d1 and d2.
 
 Chosen here: 32 channels at full resolution in place of 64 (7.8 million parameters in place of 31.0), batch norm, zero
 padding that keeps the size, nuclei as discs. The weight that balances class frequencies is left out, for how frequent a
