@@ -172,6 +172,8 @@ class OpenVinoEngine:
         }
         if self._threads:
             config["INFERENCE_NUM_THREADS"] = self._threads
+            # Each process would pin its threads from the first core on: two with one thread would share one core.
+            config["ENABLE_CPU_PINNING"] = False
         if self._cache:
             config["CACHE_DIR"] = str(self._cache)
         try:
