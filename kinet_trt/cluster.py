@@ -127,7 +127,7 @@ def work_on(client: Client, model: Path | None) -> Work:
         threads = max(1, sum(client.nthreads().values()))
         size = min(BATCH, max(1, len(numbers) // (threads * ROUNDS)))
         parts = batches(slide.path, mpp, plan, numbers, size)
-        for _, tiles in count(client, parts, model, plan.threshold, plan.precision):
+        for _, tiles in count(client, parts, model, plan):
             if isinstance(tiles, KinetError):
                 raise tiles
             yield from tiles
@@ -143,7 +143,7 @@ def batches(slide: Path, mpp: float | None, plan: Plan, missing: Iterable[int], 
 
 
 def count(
-    client: Client, work: Iterable[Batch], model: Path | None, threshold: float, precision: str
+    client: Client, work: Iterable[Batch], model: Path | None, plan: Plan
 ) -> Iterator[tuple[Batch, list[tuple[int, Detections]] | KinetError]]:
     """Count batches on a cluster.
 
@@ -155,8 +155,8 @@ def count(
         Drawn as the cluster has room for it.
     model
         The model file, under the same path on every machine; None: the one inside the package.
-    threshold, precision
-        The plans'.
+    plan
+        Whose model, threshold and precision all of the work has.
 
     Yields
     ------
@@ -168,7 +168,7 @@ def count(
     KinetError
         If the scheduler is lost.
     """
-    opened = Opened(model.resolve() if model else None, threshold, precision)
+    opened = Opened(model.resolve() if model else None, plan)
     with _in_words():
         client.register_plugin(opened, name=opened.name)
     work = iter(work)
@@ -194,9 +194,10 @@ class Opened(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
 
     idempotent = True
 
-    def __init__(self, model: Path | None, threshold: float, precision: str) -> None:
-        self._model, self._threshold, self._precision = model, threshold, precision
-        asked = repr((str(model), threshold, precision))
+    def __init__(self, model: Path | None, plan: Plan) -> None:
+        self._model, self._threshold, self._precision = model, plan.threshold, plan.precision
+        # By its content too: workers outlive commands, and another model may by then lie under the same path.
+        asked = repr((str(model), plan.model_sha256, plan.threshold, plan.precision))
         self.name = f"kinet-trt-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
 
     def setup(self, worker: Worker) -> None:
@@ -204,7 +205,7 @@ class Opened(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         self._threads, self._where = worker.state.nthreads, worker.address
         self._lock = threading.Lock()
         self._counter: Counter | None = None
-        self._slides: dict[tuple[Path, float | None], Slide] = {}
+        self._slides: dict[tuple[Path, float | None, str], Slide] = {}
 
     def teardown(self, worker: Worker) -> None:  # noqa: ARG002  # Dask calls it so
         """Close what is open."""
@@ -218,8 +219,9 @@ class Opened(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
                 self._counter = Counter(
                     self._model, threshold=self._threshold, precision=self._precision, threads=self._threads
                 )
-            slide = self._slides.pop((batch.slide, batch.mpp), None) or open_slide(batch.slide, batch.mpp)
-            self._slides[batch.slide, batch.mpp] = slide
+            which = batch.slide, batch.mpp, batch.plan.fingerprint
+            slide = self._slides.pop(which, None) or open_slide(batch.slide, batch.mpp)
+            self._slides[which] = slide
             # Those further back may still be read by this worker's other threads; they close when the last has done.
             while len(self._slides) > SLIDES_OPEN:
                 self._slides.pop(next(iter(self._slides)))

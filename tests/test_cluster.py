@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter as Tally
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def expected(slide, plan, counter):
 
 
 def on(client, slide, plan, size=1, **changes):
-    asked = {"model": None, "threshold": plan.threshold, "precision": plan.precision, **changes}
+    asked = {"model": None, "plan": plan, **changes}
     return cluster.count(client, cluster.batches(slide, None, plan, plan.tiles, size), **asked)
 
 
@@ -101,7 +102,7 @@ def test_what_is_wrong_is_said_once_a_batch_and_the_rest_is_counted(two, slide, 
     missing = tmp_path / "moved.tif"
     good = list(cluster.batches(slide, None, plan, plan.tiles[:2], 1))
     work = [good[0], *cluster.batches(missing, None, plan, plan.tiles[:1]), good[1]]
-    results = list(cluster.count(two, work, None, plan.threshold, plan.precision))
+    results = list(cluster.count(two, work, None, plan))
     (wrong,) = (result for _, result in results if isinstance(result, KinetError))
     assert "on the worker tcp://127.0.0.1" in str(wrong)
     assert "one path everywhere" in str(wrong)
@@ -111,6 +112,19 @@ def test_what_is_wrong_is_said_once_a_batch_and_the_rest_is_counted(two, slide, 
 def test_a_worker_with_another_model_is_refused(two, slide, plan, fused_model):
     results = [result for _, result in on(two, slide, plan, 8, model=fused_model)]
     assert all("the model is not the plan's" in str(result) for result in results)
+
+
+def test_another_slide_and_another_model_under_the_same_paths_are_opened_anew(two, counter, fused_model, tmp_path):
+    slide, model = tmp_path / "case.tif", tmp_path / "model.onnx"
+    built_in = resources.files("kinet_trt.models") / "kinet-edge.onnx"
+    for seed, content in ((3, built_in.read_bytes()), (4, fused_model.read_bytes())):
+        model.write_bytes(content)
+        write_tiff(slide, Canvas(700, 480, (Piece(100, 100, 400, 300, seed),)))
+        own = Counter(model, threads=1)
+        with open_slide(slide) as opened:
+            plan = make_plan(opened, own.card, own.threshold, own.engine.precision)
+            expected = dict(count_tiles(opened, plan, plan.tiles, own))
+        assert landed(on(two, slide, plan, model=model), expected).total() == len(plan.tiles) > 0
 
 
 def test_an_address_without_a_scheduler_is_one_message(monkeypatch):

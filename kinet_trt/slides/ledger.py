@@ -130,6 +130,14 @@ class Ledger:
         x, y, cls, score = (np.ascontiguousarray(rows[name]) for name in ("x", "y", "cls", "score"))
         return Detections(x, y, cls, score, self._plan.classes)
 
+    def fullest(self, n: int) -> list[int]:
+        """Return the numbers of the n counted tiles with most nuclei, the fullest first."""
+        with self._lock, self._told():
+            rows = self._connection.execute(
+                "SELECT number FROM tiles ORDER BY length(nuclei) DESC, number LIMIT ?", (n,)
+            )
+            return [number for (number,) in rows]
+
     def bands(self) -> Iterator[Detections]:
         """Yield all nuclei in raster order, one row of tiles at a time."""
         columns = len(self._plan.columns)

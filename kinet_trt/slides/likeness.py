@@ -31,10 +31,8 @@ def unlike(slide: Slide, plan: Plan, ledger: Ledger, mpp: float) -> str:
     KinetError
         If a tile cannot be read any more.
     """
-    sizes = {number: len(ledger.tile(number)) for number in plan.tiles}
-    chosen = sorted(sizes, key=lambda number: (-sizes[number], number))[:JUDGED]
     tally, judged = Tally[Cause](), 0
-    for number in chosen:
+    for number in ledger.fullest(JUDGED):
         tile, nuclei = plan.tile_of(number), ledger.tile(number)
         across, down = plan.model_per_slide
         inside = Detections(

@@ -64,6 +64,13 @@ def test_a_tile_lands_once(tmp_path):
             ledger.land(3, Detections.empty(("a", "b")))
 
 
+def test_the_fullest_tiles_come_first_and_of_equal_ones_the_first(tmp_path):
+    with Ledger(tmp_path / "a.tiles", PLAN) as ledger:
+        for number, n in zip(PLAN.tiles[:5], (3, 9, 0, 9, 4), strict=True):
+            ledger.land(number, nuclei(number, n))
+        assert ledger.fullest(3) == [PLAN.tiles[1], PLAN.tiles[3], PLAN.tiles[4]]
+
+
 def test_bands_are_all_nuclei_in_raster_order(tmp_path):
     with Ledger(tmp_path / "a.tiles", PLAN) as ledger:
         for number in reversed(PLAN.tiles):
