@@ -1,0 +1,56 @@
+"""Detection and classification F1 of both models that ship, on the validation fields of their training.
+
+Run: python benchmarks/shipped.py FIELDS    (writes benchmarks/results/shipped.json; needs the extras eval and train)
+
+The fields chose threshold and checkpoint, so the figures flatter; they are for comparing the two.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from statistics import mean
+
+from kinet_trt.export.training import split
+
+from kinet_trt import Counter
+from kinet_trt.bench import machine
+from kinet_trt.evaluate import Evaluation, evaluate_field
+from kinet_trt.fields import read_fields
+from kinet_trt.files import write_atomic
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = {"kinet-edge": None, "kinet": ROOT / "weights" / "kinet.onnx"}
+
+
+def main(folder: Path) -> None:
+    """Write the figures of each source, and the mean of them all."""
+    _, fields = split(read_fields(folder))
+    models = {}
+    for name, path in MODELS.items():
+        counter = Counter(path, precision="fp32")
+        sources = {}
+        for source in sorted({field.source for field in fields}):
+            own = Evaluation(tuple(evaluate_field(counter, f) for f in fields if f.source == source))
+            at = own.at_threshold
+            sources[source] = {
+                "nuclei": at.detection.true,
+                "detection_f1": round(at.detection.f1, 4),
+                "classification_f1": round(at.weighted[2], 4),
+                "auc": round(own.auc, 4),
+            }
+        figures = [s[key] for s in sources.values() for key in ("detection_f1", "classification_f1")]
+        models[name] = {
+            "sha256": counter.card.model_sha256,
+            "threshold": counter.threshold.value,
+            "mean": round(mean(figures), 4),
+            "sources": sources,
+        }
+        print(name, json.dumps(models[name], indent=1))
+    result = {"schema": 1, "machine": machine(), "precision": "fp32", "models": models}
+    write_atomic(ROOT / "benchmarks" / "results" / "shipped.json", json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
