@@ -4,9 +4,9 @@
     python benchmarks/paper/run.py --budget small --costs    # what the networks cost; with nothing else on the machine
     python benchmarks/paper/run.py --budget small --page     # writes docs/paper.md and its pictures
 
-Several processes share the runs with ``--share 0/3``, ``1/3``, ``2/3``. With a GPU PyTorch takes it. Results stand
-under benchmarks/results/paper/BUDGET and hold figures alone; what is being trained stands under runs/paper/BUDGET,
-which git does not see.
+Started more than once, the processes share the runs. With a GPU PyTorch takes it. Results stand under
+benchmarks/results/paper/BUDGET and hold figures alone; what is being trained stands under runs/paper/BUDGET, which git
+does not see.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from study_fields import divided, with_labels
 
 from kinet_trt.errors import KinetError
 from kinet_trt.fields import read_fields
-from kinet_trt.files import write_atomic
+from kinet_trt.files import Claim, write_atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 15
@@ -45,10 +45,12 @@ def main() -> None:
         for path in page.write(budget, results, options.docs):
             print(path)
     else:
-        first, of = (int(number) for number in options.share.split("/"))
-        runs = all_runs(budget, tuple(options.studies))
-        for run in runs[first::of]:
-            done(run, budget, options.data, results, options.work / budget.name, options.workers)
+        work = options.work / budget.name
+        for run in all_runs(budget, tuple(options.studies)):
+            claim = Claim(work / run.name)
+            if claim.take():  # else another process is at it
+                done(run, budget, options.data, results, work, options.workers)
+                claim.release()
 
 
 def _options() -> argparse.Namespace:
@@ -57,7 +59,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--costs", action="store_true", help="measure parameters, multiplications and time")
     parser.add_argument("--page", action="store_true", help="write docs/paper.md")
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=STUDIES)
-    parser.add_argument("--share", default="0/1", help="which part of the runs, like 0/3")
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare crops; 0: none")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of timing")
     parser.add_argument("--side", type=int, default=costs.SIDE, help="px of the frame that is timed")
@@ -74,7 +75,6 @@ def done(run: Run, budget: Budget, data: Path, results: Path, work: Path, worker
     if file.exists():
         return json.loads(file.read_text())  # type: ignore[no-any-return]
     print(f"{run.name} ...", flush=True)
-    work.mkdir(parents=True, exist_ok=True)
     learnt, judging = divided(read_fields(data))
     fields = with_labels(learnt, run.fraction, run.seed)
     config, recipe, out = run.config(budget.width), budget.recipe(run.lam, run.gamma), work / f"{run.name}.pt"

@@ -234,12 +234,20 @@ def test_the_quick_budget_goes_all_the_way(data: Path, tmp_path: Path) -> None:
     places = ("--results", tmp_path / "results", "--work", tmp_path / "work", "--docs", tmp_path / "docs")
     command = [sys.executable, ROOT / "benchmarks" / "paper" / "run.py", "--budget", "quick", "--data", data]
 
-    def call(*options: object) -> str:
+    def begun(*options: object) -> subprocess.Popen[str]:
         arguments = [*map(str, command), *map(str, options), *map(str, places)]
-        return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+        return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+
+    def ended(process: subprocess.Popen[str]) -> str:
+        out, _ = process.communicate()
+        assert process.returncode == 0
+        return out
+
+    def call(*options: object) -> str:
+        return ended(begun(*options))
 
     runs = all_runs(QUICK)
-    out = call("--workers", 0, "--share", "0/2") + call("--workers", 0, "--share", "1/2")
+    out = "".join(ended(process) for process in [begun("--workers", 0) for _ in range(2)])
     assert sorted(line.split()[0] for line in out.splitlines()) == sorted(run.name for run in runs)
     assert call("--workers", 0) == ""
     call("--costs", "--rounds", 1, "--side", 64)
