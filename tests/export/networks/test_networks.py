@@ -19,6 +19,7 @@ from kinet_trt.export.checkpoint import Checkpoint, Traits
 from kinet_trt.export.crops import CropPlan, Crops
 from kinet_trt.export.models import Network, NetworkConfig, build, reach
 from kinet_trt.export.network import KINETS, Architecture
+from kinet_trt.export.networks.fcrn import STEPS
 from kinet_trt.export.training import BEST, Recipe, train, train_by_stages
 from kinet_trt.export.widen import widen
 from kinet_trt.export.workshop import NetworkName
@@ -242,7 +243,7 @@ def to_a_count(run: Run, folder: Path, name: str, *options: object) -> tuple[int
 @pytest.mark.parametrize("name", ["unet", "fcrn-a"])
 def test_a_network_goes_all_the_way(name: str, run: Run, fields: Path) -> None:
     _, parity = to_a_count(run, fields, name, "--width", 2, "--iterations", 3)
-    assert parity["max_error"] < 1e-4
+    assert parity["max_error"] < (1.01 / STEPS if name == "fcrn-a" else 1e-4)
 
 
 @pytest.mark.slow
@@ -250,9 +251,7 @@ def test_a_network_goes_all_the_way(name: str, run: Run, fields: Path) -> None:
 def test_each_network_trains_quickly_exports_builds_and_counts(name: str, run: Run, fields: Path) -> None:
     found, parity = to_a_count(run, fields, name, "--width", 8, "--quick")
     assert found > 20
-    # An interpolated map, 60 iterations old, has maxima beside which stands the same number to the last bit but one.
-    moved = 0.005 * parity["same"] if name == "fcrn-a" else 0
-    assert parity["only_pytorch"] == parity["only_onnx"] <= moved
+    assert parity["only_pytorch"] == parity["only_onnx"] == 0
     pytest.importorskip("tensorrt_rtx")
     engine = fields.parent / "k.engine"
     code, _, err = run("build", fields.parent / "k.onnx", "-o", engine, "--precision", "fp16")
