@@ -13,6 +13,8 @@ from kinet_trt.fields import LabelledField
 
 JUDGED, CHOOSING = 0.3, 0.2
 """Shares of a field that is its source's only one: the right part judges, the one beside it chooses the threshold."""
+BARE = "regions alone"
+"""Source of the fields that lost their nuclei."""
 
 
 def divided(fields: Sequence[LabelledField]) -> tuple[list[LabelledField], list[LabelledField]]:
@@ -54,13 +56,18 @@ def with_labels(fields: Sequence[LabelledField], fraction: float, seed: int) -> 
 
 
 def without_nuclei(field: LabelledField) -> LabelledField:
-    """Return a field with its regions alone: those that its nuclei stand in, as training takes them."""
+    """Return a field with its regions alone: those that its nuclei stand in, as training takes them.
+
+    All of them are one source, which training draws a fifth as often as all others together: left among the fields of
+    their own sources, they would take the place of nearly all that teach nuclei where few fields keep them.
+    """
     tumor, known = weak_region(
         field.x, field.y, field.cls, field.counted_mask().astype(np.float32), field.counted is not None
     )
     nothing = np.zeros(0, np.float32)
     return replace(
         field,
+        source=BARE,
         x=nothing,
         y=nothing,
         cls=np.zeros(0, np.uint8),

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "paper"))
 import page
 from costs import multiplications, sizes
 from kinet_trt.export.models import NetworkConfig, build
+from kinet_trt.export.training import UNLABELLED, source_weights
 from run import done
 from studies import BUDGETS, NETWORKS, Budget, Run, all_runs, runs_of
 from study_fields import divided, with_labels, without_nuclei
@@ -120,6 +121,15 @@ def test_a_smaller_share_of_labels_is_part_of_a_larger_one(data: Path) -> None:
     assert shares[0] < shares[1] < shares[2]
     assert set(learnt[min(shares[0])].labelled) == set(CLASSES)
     assert len({frozenset(labelled(0.5, seed)) for seed in range(8)}) > 1
+
+
+def test_what_keeps_its_nuclei_is_drawn_most(data: Path) -> None:
+    learnt, _ = divided(read_fields(data))
+    training = [f for f in with_labels(learnt, 0.2, 0) if f.split != "val"]
+    drawn = np.array(source_weights(training, {}))
+    bare = np.array([not f.labelled for f in training])
+    assert bare.any()
+    assert drawn[bare].sum() / drawn[~bare].sum() == pytest.approx(UNLABELLED)
 
 
 def test_without_nuclei_a_field_keeps_its_regions() -> None:
