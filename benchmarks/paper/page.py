@@ -128,7 +128,7 @@ def _budget_words(found: Results, done: Sequence[dict[str, Any]], ready: int, wa
         f"{budget.size} px (the paper: 100,000 of 16 crops of 200 px), {budget.width} channels at full resolution, "
         f"{len(budget.seeds)} seed{'s' if len(budget.seeds) > 1 else ''}, on {devices}. {ready} of {wanted} runs are "
         f"done.{counted} ± is the deviation over seeds, not over fields.\n\n"
-        f"```\n{PIPELINE.format(budget.name)}\n{PIPELINE.format(budget.name)} --costs\n"
+        f"<!-- not run: takes hours -->\n```\n{PIPELINE.format(budget.name)}\n{PIPELINE.format(budget.name)} --costs\n"
         f"{PIPELINE.format(budget.name)} --page\n```\n"
     )
 

@@ -1,7 +1,7 @@
 """Whole slides: `open_slide` finds the reader that suits a file, and gives a `Slide` whose regions can be read.
 
 The way of a slide: `kinet_trt.slides.plan` decides what is looked at, `kinet_trt.slides.tiles` counts tiles,
-`kinet_trt.slides.ledger` keeps what they held, `kinet_trt.slides.run` does one after the other and goes on where it
+`kinet_trt.slides.ledger` keeps what they held, `kinet_trt.slides.counted` does one after the other and goes on where it
 was, `kinet_trt.slides.outputs` writes what comes of it. Label and macro images are never read.
 """
 
