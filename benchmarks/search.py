@@ -37,7 +37,7 @@ from kinet_trt.files import write_atomic
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "search.json"
 WORK = ROOT / "runs" / "search"
-ITERATIONS, SEED = 800, 0
+ITERATIONS, SEED = 500, 0
 SIDE, ROUNDS = 608, 15
 FACTORS = {"pnet-figure": 2.5, "immunoratio": 0.6, "bcdata": 1.5}
 CANDIDATES = {
@@ -49,7 +49,6 @@ CANDIDATES = {
         ("release", 16, "relu"),
         ("paper", 24, "relu"),
         ("paper", 32, "relu"),
-        ("release", 8, "relu"),
     )
 }
 SHIPPED = {"paper, width 16, relu": "kinet-edge", "paper, width 32, relu": "kinet"}
