@@ -126,11 +126,17 @@ def _budget_words(found: Results, done: Sequence[dict[str, Any]], ready: int, wa
     return (
         f"**Budget `{budget.name}`**, {budget.words}: {budget.iterations} iterations of {budget.batch} crops of "
         f"{budget.size} px (the paper: 100,000 of 16 crops of 200 px), {budget.width} channels at full resolution, "
-        f"{len(budget.seeds)} seed{'s' if len(budget.seeds) > 1 else ''}, on {devices}. {ready} of {wanted} runs are "
-        f"done.{counted} ± is the deviation over seeds, not over fields.\n\n"
+        f"{_seeds_words(budget, done)}, on {devices}. {ready} of {wanted} runs are done.{counted} ± is the deviation "
+        "over seeds, not over fields; a number without it is of one seed, and some hundredths may be chance.\n\n"
         f"<!-- not run: takes hours -->\n```\n{PIPELINE.format(budget.name)}\n{PIPELINE.format(budget.name)} --costs\n"
         f"{PIPELINE.format(budget.name)} --page\n```\n"
     )
+
+
+def _seeds_words(budget: Budget, done: Sequence[dict[str, Any]]) -> str:
+    planned = ", ".join(map(str, budget.seeds))
+    ran = ", ".join(map(str, sorted({document["run"]["seed"] for document in done})))
+    return f"seed{'s' if ',' in ran else ''} {ran or 'none'}" + (f" of {planned}" if ran != planned else "")
 
 
 def verdicts(found: Results) -> list[str]:
@@ -139,16 +145,14 @@ def verdicts(found: Results) -> list[str]:
     for task in ("detection", "classification"):
         means = {name: float(np.mean(f)) for name in found.budget.networks if (f := figures(found.alike(name), task))}
         if "kinet" in means and len(means) > 1:
-            best = max(means, key=lambda name: means[name])
-            others = max(value for name, value in means.items() if name != "kinet")
-            ahead = "leads" if best == "kinet" else f"does not lead, {SHOWN[best]} does"
-            said.append(
-                f"{task.capitalize()}: KiNet {ahead} ({means['kinet']:.3f}; the best of the others {others:.3f}; "
-                f"paper: KiNet leads by {_published_lead(task):.3f})."
-            )
+            other = max((name for name in means if name != "kinet"), key=lambda name: means[name])
+            ours, theirs = f"KiNet ({means['kinet']:.3f})", f"{SHOWN[other]} ({means[other]:.3f})"
+            leads = means["kinet"] > means[other]
+            here = f"{ours} leads, next is {theirs}" if leads else f"{ours} does not lead, {theirs} does"
+            said.append(f"{task.capitalize()} F1: {here} (paper: KiNet leads by {_published_lead(task):.3f}).")
     for task in ("detection", "classification"):
         said += _pair(found, task, "kinet", "skinet", "joint learning", "training by stages", "about 0.01 better")
-        said += _pair(found, task, "kinet", "okinet", "with regions", "without", "better at every share of labels")
+        said += _by_share(found, task)
     diverged = sorted(
         {
             f"{SHOWN[document['run']['network']]} with lambda {document['run']['lam']:g}, gamma "
@@ -186,6 +190,21 @@ def _pair(found: Results, task: str, one: str, other: str, first: str, second: s
     ]
 
 
+def _by_share(found: Results, task: str) -> list[str]:
+    """Say at how many shares of labels regions help."""
+    gains = []
+    for fraction in found.budget.fractions:
+        means = [figures(found.alike(name, fraction=fraction), task) for name in ("kinet", "okinet")]
+        if all(means):
+            gains.append(float(np.mean(means[0]) - np.mean(means[1])))
+    if not gains:
+        return []
+    return [
+        f"{task.capitalize()}, with regions against without: better at {sum(gain > 0 for gain in gains)} of "
+        f"{len(gains)} shares of labels, {min(gains):+.3f} to {max(gains):+.3f} F1 (paper: better at every one)."
+    ]
+
+
 def _table(found: Results) -> str:
     rows = [
         "| network | detection P | R | F1 | paper F1 | distance, px | paper | class. P | R | F1 | paper F1 | AUC "
@@ -204,13 +223,13 @@ def _table(found: Results) -> str:
         cells = [
             SHOWN[name],
             *columns[:3],
-            p[2],
+            f"{p[2]:.3f}",
             away,
             p[3],
             *columns[3:],
-            p[6],
+            f"{p[6]:.3f}",
             spread([d["auc"] for d in good]),
-            p[7],
+            f"{p[7]:.3f}",
         ]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(rows) + "\n"
