@@ -1,8 +1,8 @@
 """Which KiNet to ship: width, activation and head, by accuracy against time.
 
-    python benchmarks/search.py FIELDS            # trains every candidate alike; killed, it goes on where it was
-    python benchmarks/search.py FIELDS --time     # with nothing else on the machine
-    python benchmarks/search.py FIELDS --draw     # docs/search.svg, and the table for docs/kinet-edge.md
+    python benchmarks/search.py FIELDS    # trains every candidate alike; killed, it goes on where it was
+    python benchmarks/search.py --time    # with nothing else on the machine
+    python benchmarks/search.py --draw    # docs/search.svg, and the table for docs/kinet-edge.md
 
 The two architectures differ above all in their heads: ``paper`` gives each class two 3x3 convolutions of its own on
 three maps of one width, ``release`` one 5x5 on six times the width. Training is far shorter than that of a model that
@@ -57,19 +57,22 @@ SHIPPED = {"paper, width 16, relu": "kinet-edge", "paper, width 32, relu": "kine
 def main() -> None:
     """Do what the options say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("fields", type=Path)
-    parser.add_argument("--time", action="store_true")
-    parser.add_argument("--draw", action="store_true")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("fields", type=Path, nargs="?")
+    what.add_argument("--time", action="store_true")
+    what.add_argument("--draw", action="store_true")
     options = parser.parse_args()
     document = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"schema": 1, "candidates": {}}
-    if options.time:
+    if options.fields:
+        _train(document, options.fields)
+    elif options.time:
         _time(document)
-    elif options.draw:
+    else:
         write_atomic(ROOT / "docs" / "search.svg", picture(document))
         print(table(document))
-        return
-    else:
-        _train(document, options.fields)
+
+
+def _keep(document: dict[str, Any]) -> None:
     write_atomic(RESULTS, json.dumps(document, indent=1) + "\n")
 
 
@@ -88,10 +91,10 @@ def _train(document: dict[str, Any], folder: Path) -> None:
         if not is_finished(out, recipe):
             print(name, flush=True)
             train(fields, out, config, recipe, factors=FACTORS, seed=SEED)
-        traits = checkpoint.load(out).traits
-        parameters = sum(p.numel() for p in build(config).parameters())
-        document["candidates"][name] = {"parameters": parameters, "validation": traits.metrics}
-        write_atomic(RESULTS, json.dumps(document, indent=1) + "\n")
+        made = checkpoint.load(out)
+        parameters = sum(p.numel() for p in made.network.parameters())
+        document["candidates"][name] = {"parameters": parameters, "validation": made.traits.metrics}
+        _keep(document)
 
 
 def _time(document: dict[str, Any]) -> None:
@@ -112,6 +115,7 @@ def _time(document: dict[str, Any]) -> None:
             times = {row["precision"]: row["network_ms"]["p50"] for row in own}
             document["candidates"][name]["network_ms"] = times
     document |= {"side": SIDE, "rounds": ROUNDS, "machine": machine()}
+    _keep(document)
 
 
 def _timed(document: dict[str, Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:

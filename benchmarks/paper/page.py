@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from studies import SHOWN, Budget, Run, runs_of
+from studies import SHOWN, Budget, Run, all_runs
 
 from kinet_trt.files import write_atomic
 
@@ -81,17 +81,15 @@ def write(budget: Budget, results: Path, docs: Path) -> list[Path]:
 def text(found: Results) -> str:
     """Return the page."""
     budget = found.budget
-    done = [document for seed in budget.seeds for study in _ALL for run in runs_of(study, budget, seed)
-            if (document := found.of(run))]  # fmt: skip
-    wanted = len({run.name for seed in budget.seeds for study in _ALL for run in runs_of(study, budget, seed)})
-    ready = len({json.dumps(document["run"]) for document in done})
+    runs = all_runs(budget)
+    done = [document for run in runs if (document := found.of(run))]
     parts = [
         "# The paper's tables, here\n",
         "Every system of the paper's evaluation (Xing et al. 2019, section IV), trained and judged by this "
         "repository's own pipeline. The numbers marked *paper* are those that it published, on its own images.\n",
-        _budget_words(found, done, ready, wanted),
+        _budget_words(budget, done, len(runs)),
         "## What was found\n",
-        *(f"- {sentence}" for sentence in verdicts(found)),
+        *(f"- {sentence}" for sentence in verdicts(found, done)),
         "\n## Table I: the networks\n",
         _table(found),
         _cost_table(found),
@@ -111,11 +109,7 @@ def text(found: Results) -> str:
     return "\n".join(parts) + "\n"
 
 
-_ALL = ("table", "labels", "stages", "gamma", "lambda")
-
-
-def _budget_words(found: Results, done: Sequence[dict[str, Any]], ready: int, wanted: int) -> str:
-    budget = found.budget
+def _budget_words(budget: Budget, done: Sequence[dict[str, Any]], wanted: int) -> str:
     devices = ", ".join(sorted({document["device"] for document in done})) or "nothing yet"
     fields = next((d["fields"] for d in done if d["run"]["network"] == "kinet" and d["run"]["fraction"] == 1), None)
     counted = (
@@ -126,10 +120,11 @@ def _budget_words(found: Results, done: Sequence[dict[str, Any]], ready: int, wa
     return (
         f"**Budget `{budget.name}`**, {budget.words}: {budget.iterations} iterations of {budget.batch} crops of "
         f"{budget.size} px (the paper: 100,000 of 16 crops of 200 px), {budget.width} channels at full resolution, "
-        f"{_seeds_words(budget, done)}, on {devices}. {ready} of {wanted} runs are done.{counted} ± is the deviation "
-        "over seeds, not over fields; a number without it is of one seed, and some hundredths may be chance.\n\n"
-        f"<!-- not run: takes hours -->\n```\n{PIPELINE.format(budget.name)}\n{PIPELINE.format(budget.name)} --costs\n"
-        f"{PIPELINE.format(budget.name)} --page\n```\n"
+        f"{_seeds_words(budget, done)}, on {devices}. {len(done)} of {wanted} runs are done.{counted} ± is the "
+        "deviation over seeds, not over fields (of distances, over nuclei); a number without it is of one seed, and "
+        "some hundredths may be chance.\n\n<!-- not run: takes hours -->\n```\n"
+        + "".join(f"{PIPELINE.format(budget.name)}{option}\n" for option in ("", " --costs", " --page"))
+        + "```\n"
     )
 
 
@@ -139,7 +134,7 @@ def _seeds_words(budget: Budget, done: Sequence[dict[str, Any]]) -> str:
     return f"seed{'s' if ',' in ran else ''} {ran or 'none'}" + (f" of {planned}" if ran != planned else "")
 
 
-def verdicts(found: Results) -> list[str]:
+def verdicts(found: Results, done: Sequence[dict[str, Any]]) -> list[str]:
     """Say whether KiNet leads, joint learning beats stages and regions help, as it was found; and what diverged."""
     said = []
     for task in ("detection", "classification"):
@@ -151,18 +146,21 @@ def verdicts(found: Results) -> list[str]:
             here = f"{ours} leads, next is {theirs}" if leads else f"{ours} does not lead, {theirs} does"
             said.append(f"{task.capitalize()} F1: {here} (paper: KiNet leads by {_published_lead(task):.3f}).")
     for task in ("detection", "classification"):
-        said += _pair(found, task, "kinet", "skinet", "joint learning", "training by stages", "about 0.01 better")
-        said += _by_share(found, task)
-    diverged = sorted(
-        {
-            f"{SHOWN[document['run']['network']]} with lambda {document['run']['lam']:g}, gamma "
-            f"{document['run']['gamma']:g}, seed {document['run']['seed']}"
-            for seed in found.budget.seeds
-            for study in _ALL
-            for run in runs_of(study, found.budget, seed)
-            if (document := found.of(run)) and "diverged" in document
-        }
-    )
+        if gains := _gains(found, task, "skinet"):
+            said.append(
+                f"{task.capitalize()}, joint learning against training by stages: {np.mean(gains):+.3f} F1 on average, "
+                f"better with {sum(gain > 0 for gain in gains)} of {len(gains)} seeds (paper: about 0.01 better)."
+            )
+        shares = [_gains(found, task, "okinet", fraction) for fraction in found.budget.fractions]
+        if helped := [float(np.mean(gains)) for gains in shares if gains]:
+            said.append(
+                f"{task.capitalize()}, with regions against without: better at {sum(gain > 0 for gain in helped)} of "
+                f"{len(helped)} shares of labels, {min(helped):+.3f} to {max(helped):+.3f} F1 (paper: at every one)."
+            )
+    diverged = [
+        f"{SHOWN[run['network']]} with lambda {run['lam']:g}, gamma {run['gamma']:g}, seed {run['seed']}"
+        for run in sorted((d["run"] for d in done if "diverged" in d), key=lambda run: json.dumps(run))
+    ]
     said.append(f"Diverged: {'; '.join(diverged) if diverged else 'no run'} (paper: lambda 50 and 500).")
     return said
 
@@ -173,36 +171,15 @@ def _published_lead(task: str) -> float:
     return kinet - max(float(row[column]) for name, row in PUBLISHED.items() if name != "kinet")
 
 
-def _pair(found: Results, task: str, one: str, other: str, first: str, second: str, paper: str) -> list[str]:
-    """Say which of two does better, seed by seed."""
-    pairs = []
-    for seed in found.budget.seeds:
-        both = [found.of(Run(name, seed)) for name in (one, other)]
-        if all(document and "diverged" not in document for document in both):
-            pairs.append([document[task][2] for document in both if document])
-    if not pairs:
-        return []
-    gains = [a - b for a, b in pairs]
-    better = sum(gain > 0 for gain in gains)
-    return [
-        f"{task.capitalize()}, {first} against {second}: {np.mean(gains):+.3f} F1 on average, better with {better} of "
-        f"{len(gains)} seeds (paper: {paper})."
-    ]
-
-
-def _by_share(found: Results, task: str) -> list[str]:
-    """Say at how many shares of labels regions help."""
+def _gains(found: Results, task: str, other: str, fraction: float = 1.0) -> list[float]:
+    """Return how much better KiNet's F1 is than another's, one value for each seed that both had."""
     gains = []
-    for fraction in found.budget.fractions:
-        means = [figures(found.alike(name, fraction=fraction), task) for name in ("kinet", "okinet")]
-        if all(means):
-            gains.append(float(np.mean(means[0]) - np.mean(means[1])))
-    if not gains:
-        return []
-    return [
-        f"{task.capitalize()}, with regions against without: better at {sum(gain > 0 for gain in gains)} of "
-        f"{len(gains)} shares of labels, {min(gains):+.3f} to {max(gains):+.3f} F1 (paper: better at every one)."
-    ]
+    for seed in found.budget.seeds:
+        pair = [found.of(Run(name, seed, fraction)) for name in ("kinet", other)]
+        values = [document[task][2] for document in pair if document and "diverged" not in document]
+        if len(values) == 2:
+            gains.append(values[0] - values[1])
+    return gains
 
 
 def _table(found: Results) -> str:

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import given
 from hypothesis import strategies as st
 from kinet_trt.export.models import NetworkConfig
-from kinet_trt.export.networks.fcrn import FCRNA, SIGMA, densities
+from kinet_trt.export.networks.fcrn import FCRNA, SIGMA, STEPS, densities
 
 UNIT = 2 * np.pi * SIGMA**2
 coordinates = st.floats(20, 76, width=32)
@@ -52,3 +52,15 @@ def test_the_loss_is_the_squared_error_of_what_is_known() -> None:
     loss.sum().backward()
     assert not outputs.grad[0, 1].any()
     assert not outputs.grad[1].any()
+
+
+def test_the_maps_come_in_steps_and_the_loss_does_not() -> None:
+    network = FCRNA(NetworkConfig("fcrn-a", 2, "relu", roi=False)).eval()
+    image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        outputs, _ = network.outputs(image)
+        maps, _ = network(image)
+    steps = maps * STEPS
+    assert torch.equal(steps, steps.round())
+    assert not torch.equal(outputs * STEPS, (outputs * STEPS).round())
+    assert float((maps - outputs).abs().max()) <= 0.5 / STEPS + 1e-6
