@@ -249,7 +249,7 @@ def test_more_nuclei_than_there_is_room_for_are_said(built, library, opened, tmp
     one = Model(library, small)
     n, found = one.count(pixels)
     assert n >= len(expected) > len(found)  # the padding's are among those that cannot be told
-    assert n - len(expected) <= 10
+    assert n < 1.1 * len(expected)
     assert found == [nucleus for nucleus in expected if nucleus in found]
     assert 90 <= len(found) <= 100
     one.close()
