@@ -129,9 +129,9 @@ def _budget_words(budget: Budget, done: Sequence[dict[str, Any]], wanted: int) -
 
 
 def _seeds_words(budget: Budget, done: Sequence[dict[str, Any]]) -> str:
-    planned = ", ".join(map(str, budget.seeds))
-    ran = ", ".join(map(str, sorted({document["run"]["seed"] for document in done})))
-    return f"seed{'s' if ',' in ran else ''} {ran or 'none'}" + (f" of {planned}" if ran != planned else "")
+    ran = [document["run"]["seed"] for document in done]
+    runs = ", ".join(str(ran.count(seed)) for seed in budget.seeds)
+    return f"seeds {', '.join(map(str, budget.seeds))} ({runs} runs)"
 
 
 def verdicts(found: Results, done: Sequence[dict[str, Any]]) -> list[str]:

@@ -198,7 +198,8 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
     assert "Detection F1: KiNet (0.805) does not lead, U-Net (0.905) does (paper: KiNet leads by 0.038)." in text
     assert "joint learning against training by stages: +0.100 F1 on average, better with 2 of 2 seeds" in text
     assert "Detection, with regions against without: better at 0 of 7 shares of labels, -0.020 to -0.020 F1" in text
-    assert "seeds 0, 1, on CPU" in text
+    each = len(all_runs(budget)) // 2
+    assert f"seeds 0, 1 ({each}, {each} runs), on CPU" in text
     assert "Diverged: KiNet with lambda 50, gamma 25, seed 0; KiNet with lambda 50, gamma 25, seed 1 " in text
     assert "| 50 | diverged | diverged | diverged |" in text
     assert "| KiNet | 0.805 ± 0.007 |" in text
@@ -213,7 +214,7 @@ def test_the_page_of_half_a_study_says_how_much_is_there(tmp_path: Path) -> None
     run = Run("kinet", 0)
     (tmp_path / f"{run.name}.json").write_text(json.dumps(made_up(run, 0.8)))
     text = page.text(page.Results(SMALL, tmp_path))
-    assert f"seed 0 of 0, 1, 2, on CPU. 1 of {len(all_runs(SMALL))} runs are done" in text
+    assert f"seeds 0, 1, 2 (1, 0, 0 runs), on CPU. 1 of {len(all_runs(SMALL))} runs are done" in text
     assert "leads" not in text.split("## Table I")[0].split("What was found")[1]
 
 
