@@ -1,0 +1,115 @@
+"""Length units to um, for every reader that takes the size of a pixel from a file.
+
+OME-XML's units (https://www.openmicroscopy.org/Schemas/OME/2016-06), the unit names of OME-Zarr (those of UDUNITS-2), and
+what people type into ImageJ's "Set Scale".
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+
+_PREFIXES: Mapping[str, tuple[str, float]] = {
+    "yotta": ("Y", 1e24),
+    "zetta": ("Z", 1e21),
+    "exa": ("E", 1e18),
+    "peta": ("P", 1e15),
+    "tera": ("T", 1e12),
+    "giga": ("G", 1e9),
+    "mega": ("M", 1e6),
+    "kilo": ("k", 1e3),
+    "hecto": ("h", 1e2),
+    "deca": ("da", 1e1),
+    "": ("", 1.0),
+    "deci": ("d", 1e-1),
+    "centi": ("c", 1e-2),
+    "milli": ("m", 1e-3),
+    "micro": ("μ", 1e-6),
+    "nano": ("n", 1e-9),
+    "pico": ("p", 1e-12),
+    "femto": ("f", 1e-15),
+    "atto": ("a", 1e-18),
+    "zepto": ("z", 1e-21),
+    "yocto": ("y", 1e-24),
+}
+# Symbols whose capitals mean something: Mm is not mm.
+_SYMBOLS: Mapping[str, float] = {
+    **{f"{symbol}m": factor * 1e6 for symbol, factor in _PREFIXES.values()},
+    "um": 1.0,
+    "μ": 1.0,
+    "Å": 1e-4,
+}
+_NAMES: Mapping[str, float] = {
+    **{f"{name}met{end}": factor * 1e6 for name, (_, factor) in _PREFIXES.items() for end in ("er", "re")},
+    "dekameter": 1e7,
+    "mikrometer": 1.0,
+    "micron": 1.0,
+    "mikron": 1.0,
+    "micra": 1.0,
+    "mc": 1.0,
+    "angstrom": 1e-4,
+    "ångström": 1e-4,
+    "ångstrom": 1e-4,
+    "thou": 25.4,
+    "mil": 25.4,
+    "li": 25_400 / 12,
+    "line": 25_400 / 12,
+    "pt": 25_400 / 72,
+    "point": 25_400 / 72,
+    "in": 25_400.0,
+    "inch": 25_400.0,
+    "inche": 25_400.0,
+    '"': 25_400.0,
+    "ft": 304_800.0,
+    "foot": 304_800.0,
+    "feet": 304_800.0,
+    "yd": 914_400.0,
+    "yard": 914_400.0,
+    "mi": 1_609_344_000.0,
+    "mile": 1_609_344_000.0,
+    "ua": 149_597_870_700e6,
+    "ly": 9_460_730_472_580_800e6,
+    "pc": 3.085_677_581e22,
+    "parsec": 3.085_677_581e22,
+}
+_LOWER_SYMBOLS = {symbol: um for symbol, um in _SYMBOLS.items() if symbol == symbol.lower()}
+_UNCALIBRATED = ("", "pixel", "pixels", "px", "reference frame", "unknown", "none", "null")
+
+
+def um_in(unit: str) -> float | None:
+    """Return how many um one unit of length has.
+
+    The micro sign may be U+00B5, the Greek letter U+03BC, ``u``, or the escape ``\\u00B5`` that ImageJ writes. Capitals
+    count where they tell two units apart (``Mm``, ``mm``); otherwise they do not (``MM``, ``Micron``).
+
+    Parameters
+    ----------
+    unit
+        A symbol or a name, singular or plural, such as ``um``, ``Å``, ``nanometer``, ``inches``.
+
+    Returns
+    -------
+    float or None
+        um; None where the unit is not one of length, or not known.
+    """
+    text = _normal(unit)
+    if text in _SYMBOLS:
+        return _SYMBOLS[text]
+    lower = text.lower()
+    singular = lower.removesuffix("s")
+    return _LOWER_SYMBOLS.get(lower, _NAMES.get(lower, _NAMES.get(singular) if len(singular) > 2 else None))
+
+
+def is_uncalibrated(unit: str) -> bool:
+    """Return whether a unit, such as "pixel", says that a picture has no physical size."""
+    return _normal(unit).lower() in _UNCALIBRATED
+
+
+def _normal(unit: str) -> str:
+    """Return a unit with one micro sign, one angstrom sign, no escapes and nothing around it."""
+    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), unit)
+    # UTF-8 read as Latin-1, and what decoders put for a Latin-1 micro sign that they read as UTF-8.
+    text = text.replace("\u00c2\u00b5", "\u00b5").replace("\u00ce\u00bc", "\u00b5").replace("\ufffdm", "\u00b5m")
+    text = unicodedata.normalize("NFKC", text).strip("\0 \t\r\n.()[]")
+    return re.sub(r"\s*(/|per)\s*(px|pixel)s?$", "", text, flags=re.IGNORECASE)
