@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 CLASSES = ("positive", "negative", "non_tumor")
 """The nucleus classes in the order of a standard KiNet's maps; a model card may say otherwise."""
 
+NAMES: Mapping[str, str] = {"positive": "positive tumour", "negative": "negative tumour", "non_tumor": "non-tumour"}
+"""Classes as people read them; others keep their own name."""
 QUPATH_NAMES: Mapping[str, str] = {"positive": "Positive", "negative": "Negative", "non_tumor": "Other"}
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "positive": (230, 40, 40),

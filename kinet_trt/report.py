@@ -20,6 +20,7 @@ import numpy as np
 
 from kinet_trt import NOTICE
 from kinet_trt import report_pictures as pictures
+from kinet_trt.detections import NAMES
 from kinet_trt.errors import KinetError
 from kinet_trt.ki67 import NET, Bands
 from kinet_trt.live.agreement import Agreement
@@ -33,8 +34,6 @@ from kinet_trt.live.summary import HOT_SPOT, Count, Summary, field_counts, field
 from kinet_trt.overlay import RING_UM
 from kinet_trt.report_pictures import percent, span_of
 
-NAMES: Mapping[str, str] = {"positive": "positive tumour", "negative": "negative tumour", "non_tumor": "non-tumour"}
-"""Classes as the report calls them; others keep their own name."""
 MOST_ENTRIES = 300
 """Corrections that the table lists one by one."""
 
