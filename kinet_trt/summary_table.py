@@ -74,7 +74,7 @@ def check_suffix(path: Path) -> None:
         try:
             import openpyxl  # noqa: F401
         except ImportError as error:
-            raise KinetError(f"{path}: Excel files need openpyxl: pip install 'kinet-trt[xlsx]', or use .csv") from error
+            raise KinetError(f"{path}: Excel needs openpyxl: pip install 'kinet-trt[xlsx]', or use .csv") from error
 
 
 def to_csv(rows: Sequence[Row]) -> str:

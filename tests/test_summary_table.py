@@ -113,5 +113,5 @@ def test_the_suffix_decides_and_others_are_refused(tmp_path: Path):
 def test_excel_without_openpyxl_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
     check_suffix(tmp_path / "a.csv")
-    with pytest.raises(KinetError, match="need openpyxl"):
+    with pytest.raises(KinetError, match="needs openpyxl"):
         check_suffix(tmp_path / "a.xlsx")
