@@ -1,7 +1,7 @@
 """Length units to um, for every reader that takes the size of a pixel from a file.
 
-OME-XML's units (https://www.openmicroscopy.org/Schemas/OME/2016-06), the unit names of OME-Zarr (those of UDUNITS-2), and
-what people type into ImageJ's "Set Scale".
+The units of OME-XML (https://www.openmicroscopy.org/Schemas/OME/2016-06), the unit names of OME-Zarr (UDUNITS-2), and
+what people type into "Set Scale" of ImageJ.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ _UNCALIBRATED = ("", "pixel", "pixels", "px", "reference frame", "unknown", "non
 
 
 def um_in(unit: str) -> float | None:
-    """Return how many um one unit of length has.
+    r"""Return how many um one unit of length has.
 
-    The micro sign may be U+00B5, the Greek letter U+03BC, ``u``, or the escape ``\\u00B5`` that ImageJ writes. Capitals
+    The micro sign may be U+00B5, the Greek letter U+03BC, ``u``, or the escape ``\u00B5`` that ImageJ writes. Capitals
     count where they tell two units apart (``Mm``, ``mm``); otherwise they do not (``MM``, ``Micron``).
 
     Parameters

@@ -55,12 +55,14 @@ def test_a_unit_of_length_is_known_however_it_is_written(unit, um):
     assert um_in(unit) == pytest.approx(um)
 
 
-OME = "Ym Zm Em Pm Tm Gm Mm km hm dam m dm cm mm µm nm pm fm am zm ym Å thou li in ft yd mi ua ly pc pt".split()
-ZARR = (
-    "angstrom attometer centimeter decimeter exameter femtometer foot gigameter hectometer inch kilometer megameter "
-    "meter micrometer mile millimeter nanometer parsec petameter picometer terameter yard yoctometer yottameter "
-    "zeptometer zettameter"
-).split()
+OME = """
+Ym Zm Em Pm Tm Gm Mm km hm dam m dm cm mm µm nm pm fm am zm ym Å thou li in ft yd mi ua ly pc pt
+""".split()
+ZARR = """
+angstrom attometer centimeter decimeter exameter femtometer foot gigameter hectometer inch kilometer megameter meter
+micrometer mile millimeter nanometer parsec petameter picometer terameter yard yoctometer yottameter zeptometer
+zettameter
+""".split()
 
 
 def test_all_units_of_ome_xml_and_ome_zarr_are_known_and_each_is_another_length():
