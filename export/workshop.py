@@ -79,7 +79,7 @@ def train_fields(
         regime = replace(regime, iterations=60, every=60, batch=4)
     if iterations:
         regime = replace(regime, iterations=iterations, every=min(regime.every, iterations))
-    fields = read_fields(folder)
+    fields = read_fields(folder, mpp)
     if classes:
         fields = label(fields, classes)
     elif sentence := guess(fields):

@@ -315,7 +315,7 @@ def evaluate(
 
     _check_mpp(mpp)
     least = _threshold(threshold)
-    chosen = with_nuclei([f for f in read_fields(fields) if split in (None, f.split)])
+    chosen = with_nuclei([f for f in read_fields(fields, mpp) if split in (None, f.split)])
     if not chosen:
         raise KinetError(f"{fields}: no fields with nuclei" + (f" of the split {split!r}" if split else ""))
     if classes:

@@ -1,23 +1,25 @@
-"""Fields with known nuclei: what training learns from and evaluation is held to."""
+"""Labelled fields: images with annotated nuclei, for training and evaluation."""
 
 from __future__ import annotations
 
-import csv
 import logging
+from collections import Counter as Tally
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt import label_maps, qupath
+from kinet_trt import label_maps, points, qupath
 from kinet_trt.detections import CLASSES
 from kinet_trt.errors import ImageError, KinetError, shown
 from kinet_trt.frame import Frame, fit
 from kinet_trt.images import SUFFIXES, read_image
-from kinet_trt.qupath import Outlines
+from kinet_trt.points import Table
+from kinet_trt.qupath import Marked, Outlines
 
 log = logging.getLogger(__name__)
 
@@ -211,8 +213,8 @@ class LabelledField:
         return np.asarray(mask > 127)
 
 
-def read_fields(folder: Path) -> list[LabelledField]:
-    """Read a folder of fields.
+def read_fields(folder: Path, mpp: float | None = None) -> list[LabelledField]:
+    """Read a folder of labelled fields.
 
     It has one of these layouts:
 
@@ -220,34 +222,59 @@ def read_fields(folder: Path) -> list[LabelledField]:
       ``counted_mask, source, split, classes`` (paths relative to the index);
     * the KiNet layout, ``images/SPLIT`` with the maps ``labels_postm/SPLIT``, ``labels_negtm/SPLIT``,
       ``labels_other/SPLIT`` and ``rois/SPLIT`` (:mod:`kinet_trt.label_maps`): a class without a map is not labelled;
-    * images with ``.csv`` files of the same name (``x,y,class``), or with ``.geojson`` files as QuPath exports them
-      (:mod:`kinet_trt.qupath`).
+    * images with tables of the same name (``x,y,class`` or a measurement table of QuPath, :mod:`kinet_trt.points`), or
+      with GeoJSON files of QuPath (:mod:`kinet_trt.qupath`);
+    * images and one measurement table of QuPath that names them.
 
-    Points are in ``.csv`` or ``.geojson`` files. Where nothing says which classes a source labels, those that occur in
-    its fields count as labelled, and the fields as ``guessed``. ``*_counted.png`` is a mask, never a field.
+    Without a list of classes for a source, the classes that occur in its fields count as labelled, and the fields as
+    ``guessed``. ``*_counted.png`` is a mask, never a field. Fields of whose labels nothing was understood are left out,
+    with a warning.
+
+    Parameters
+    ----------
+    folder
+        Where they are.
+    mpp
+        um/px of the images; defaults to that of each file. Needed for positions in um; it decides which outlines are as
+        large as a nucleus.
 
     Raises
     ------
     KinetError
-        If nothing is found, or a file of points cannot be understood.
+        If nothing is found, or a file of labels cannot be understood.
     """
     indices = [path / "index.csv" for path in (folder, folder.parent) if (path / "index.csv").is_file()]
-    indexed = [f for index in indices[:1] for f in _from_index(index, folder)]
-    fields = _guessed(indexed or list(_from_maps(folder) if label_maps.is_layout(folder) else _from_pairs(folder)))
+    indexed = [f for index in indices[:1] for f in _from_index(index, folder, mpp)]
+    fields = _guessed(indexed or list(_from_maps(folder) if label_maps.is_layout(folder) else _from_pairs(folder, mpp)))
     if not fields:
         raise KinetError(
-            f"{folder}: no fields found: expected an index.csv; or images ({', '.join(SUFFIXES)}) with .csv files of "
-            "the same name and the columns x,y,class, or with .geojson files from QuPath; or the folders images and "
-            "labels_postm, labels_negtm, labels_other of KiNet"
+            f"{folder}: no fields found: expected an index.csv; or images ({', '.join(SUFFIXES)}) with tables of the "
+            "same name (.csv, .tsv or .txt, columns x,y,class) or GeoJSON files from QuPath; or the folders images and "
+            f"labels_postm, labels_negtm, labels_other of KiNet{_inside(folder)}"
         )
     return fields
 
 
+def _inside(folder: Path) -> str:
+    """Return what a folder without fields holds, for its message."""
+    suffixes = Tally("".join(path.suffixes[-2:]).lower() for path in folder.iterdir() if path.is_file())
+    found = ", ".join(f"{n} x {suffix or 'no suffix'}" for suffix, n in suffixes.most_common(5))
+    return f"; found {found}" if found else "; found no files"
+
+
 def with_nuclei(fields: Sequence[LabelledField]) -> list[LabelledField]:
-    """Return the fields in which some class was labelled; the others have regions alone, and there it is said."""
+    """Return the fields in which nuclei were labelled, without those that have only regions; logs how many those are.
+
+    Raises
+    ------
+    KinetError
+        If not one nucleus is labelled in any of them: there is nothing to compare with.
+    """
     kept = [f for f in fields if f.labelled]
     if len(kept) < len(fields):
-        log.warning("%d fields have regions and no nuclei: they are left out", len(fields) - len(kept))
+        log.warning("%d fields have regions but no nuclei: they are left out", len(fields) - len(kept))
+    if kept and not any(len(f.x) for f in kept):
+        raise KinetError(f"{kept[0].image.parent}: expected labelled nuclei, found none in {len(kept)} fields")
     return kept
 
 
@@ -266,14 +293,14 @@ def label(fields: Sequence[LabelledField], classes: Sequence[str]) -> list[Label
 
 
 def guess(fields: Sequence[LabelledField]) -> str:
-    """Return the sentence that says what was taken as labelled where nobody says it; empty where it is said."""
+    """Return a sentence on the fields whose labelled classes are only assumed; empty if there are none."""
     guessed = [f for f in fields if f.guessed]
     if not guessed:
         return ""
     taken = sorted({name for f in guessed for name in f.labelled}, key=CLASSES.index)
     return (
-        f"Nobody says which classes are labelled in {len(guessed)} of {len(fields)} fields: taken are those that "
-        f"occur, {', '.join(taken)}. Others count neither way; --classes says which were looked for."
+        f"No class list for {len(guessed)} of {len(fields)} fields: assuming the classes that occur, "
+        f"{', '.join(taken)}. Other classes are not evaluated; use --classes to name those that were labelled."
     )
 
 
@@ -290,32 +317,30 @@ def _guessed(fields: Sequence[LabelledField]) -> list[LabelledField]:
     ]
 
 
-def _from_index(index: Path, folder: Path) -> Iterator[LabelledField]:
-    for number, row in _rows(index, ("image", "points")):
+def _from_index(index: Path, folder: Path, mpp: float | None) -> Iterator[LabelledField]:
+    columns, rows = points.read_rows(index, _index_columns, "a header with the columns image,points")
+    for number, cells in rows:
+        row = {name: cells[column] for name, column in columns.items()}
         if not row["image"] or not row["points"]:
-            raise KinetError(f"{index}, line {number}: expected an image and its points, found {shown(row)}")
+            raise KinetError(f"{index}, line {number}: expected an image and its points, found {shown(cells)}")
         image = index.parent / row["image"]
         if folder != index.parent and image.parent != folder:
             continue
-        labelled = tuple(name for name in (row.get("classes") or "").split("+") if name)
+        labelled = tuple(name for name in row.get("classes", "").split("+") if name)
         if unknown := set(labelled) - set(CLASSES):
             raise KinetError(
                 f"{index}, line {number}: unknown class {shown(sorted(unknown))}; known are {', '.join(CLASSES)}"
             )
-        counted = index.parent / row["counted_mask"] if row.get("counted_mask") else None
-        marked = _marked(index.parent / row["points"])
-        yield LabelledField(
-            image,
-            marked.x,
-            marked.y,
-            marked.cls,
-            labelled or CLASSES,
-            counted,
-            source=row.get("source") or "",
-            split=row.get("split") or "",
-            guessed=not labelled,
-            outlines=marked.outlines,
-        )
+        marked = _marked(index.parent / row["points"], image, mpp)
+        if found := _field(image, marked, labelled):
+            counted = index.parent / row["counted_mask"] if row.get("counted_mask") else None
+            yield replace(found, counted=counted, source=row.get("source", ""), split=row.get("split", ""))
+
+
+def _index_columns(header: Sequence[str]) -> dict[str, str] | None:
+    """Return the columns of an index by their plain names; None if one that is needed is missing."""
+    named = {name.casefold(): name for name in header}
+    return named if {"image", "points"} <= set(named) else None
 
 
 def _from_maps(folder: Path) -> Iterator[LabelledField]:
@@ -347,76 +372,97 @@ def _from_maps(folder: Path) -> Iterator[LabelledField]:
         log.warning("%s and %d more images have no maps: they are left out", bare[0], len(bare) - 1)
 
 
-def _from_pairs(folder: Path) -> Iterator[LabelledField]:
+def _from_pairs(folder: Path, mpp: float | None) -> Iterator[LabelledField]:
     if not folder.is_dir():
         raise KinetError(f"{folder}: expected a folder of fields, found {'a file' if folder.exists() else 'nothing'}")
-    for image in sorted(folder.iterdir()):
-        if image.suffix.lower() not in SUFFIXES or image.name.endswith(MASK_SUFFIX):
+    inside = sorted(folder.iterdir())
+    images = [path for path in inside if path.suffix.lower() in SUFFIXES and not path.name.endswith(MASK_SUFFIX)]
+    beside = {image: _labels_of(image) for image in images}
+    own = {path for found in beside.values() for path in found}
+    shared = _shared_table(folder, images, [path for path in inside if path not in own])
+    for image, found in beside.items():
+        if shared and any(points.names(name, image) for name in shared.images):
+            found = [*found, shared.path]
+        if len(found) > 1:
+            raise KinetError(f"{found[0]} and {found[1].name} both mark nuclei of {image.name}: remove one of them")
+        if not found:
             continue
-        points = [path for suffix in (".csv", qupath.SUFFIX) if (path := image.with_suffix(suffix)).is_file()]
-        if not points:
-            continue
-        if len(points) > 1:
-            raise KinetError(f"{points[0]} and {points[1].name} both mark nuclei of {image.name}: remove one of them")
-        marked, counted = _marked(points[0]), image.with_name(image.stem + MASK_SUFFIX)
-        # Without a nucleus, areas of tissue are what the file is there for.
-        regions_alone = not len(marked.x) and bool(marked.outlines.tumor or marked.outlines.other)
-        yield LabelledField(
-            image,
-            marked.x,
-            marked.y,
-            marked.cls,
-            () if regions_alone else CLASSES,
-            counted if counted.is_file() else None,
-            guessed=not regions_alone,
-            outlines=marked.outlines,
-        )
+        if shared and found[0] == shared.path:
+            marked = shared.nuclei(image, partial(_mpp_of, image, mpp))
+        else:
+            marked = _marked(found[0], image, mpp)
+        if labelled := _field(image, marked):
+            counted = image.with_name(image.stem + MASK_SUFFIX)
+            yield replace(labelled, counted=counted if counted.is_file() else None)
 
 
-def _marked(points: Path) -> qupath.Marked:
-    """Read a file of points, by its suffix."""
-    if points.suffix.lower() == qupath.SUFFIX:
-        return qupath.read_geojson(points)
-    return qupath.Marked(*read_points(points), Outlines())
-
-
-def read_points(
-    path: Path,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
-    """Read ``x,y,class`` rows: x and y float32 [n], px; class uint8 [n], index in :data:`CLASSES`."""
-    xs: list[np.float32] = []
-    ys: list[np.float32] = []
-    classes: list[int] = []
-    for number, row in _rows(path, ("x", "y", "class")):
-        try:
-            with np.errstate(over="ignore"):
-                x, y = np.float32(row["x"]), np.float32(row["y"])
-            cls = CLASSES.index(row["class"])
-        except (TypeError, ValueError):
-            raise KinetError(
-                f"{path}, line {number}: expected x,y,class with class one of {', '.join(CLASSES)}; found {shown(row)}"
-            ) from None
-        if not (np.isfinite(x) and np.isfinite(y)):
-            raise KinetError(
-                f"{path}, line {number}: x and y must be finite, found {shown(row['x'])}, {shown(row['y'])}"
+def _labels_of(image: Path) -> list[Path]:
+    """Return the files of labels with an image's name; those that may be something else only if they are labels."""
+    found = []
+    for suffix in (*points.SUFFIXES, *qupath.SUFFIXES):
+        for path in (image.with_suffix(suffix), image.with_name(image.name + suffix)):
+            doubtful = (suffix == ".txt" and not points.is_table(path)) or (
+                suffix in (".json", ".zip") and not qupath.is_geojson(path)
             )
-        xs.append(x)
-        ys.append(y)
-        classes.append(cls)
-    return np.asarray(xs, np.float32), np.asarray(ys, np.float32), np.asarray(classes, np.uint8)
+            if path.is_file() and not doubtful:
+                found.append(path)
+    return found
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield line number and row of a CSV file that must have these columns."""
+def _shared_table(folder: Path, images: Sequence[Path], others: Sequence[Path]) -> Table | None:
+    """Return the measurement table that names several images of a folder; None if there is none.
+
+    Raises
+    ------
+    KinetError
+        If there are two.
+    """
+    tables = []
+    for path in others:
+        if path.suffix.lower() in points.SUFFIXES and path.is_file() and points.is_table(path):
+            table = points.read_table(path)
+            if any(points.names(name, image) for name in table.images for image in images):
+                tables.append(table)
+    if len(tables) > 1:
+        raise KinetError(f"{folder}: {tables[0].path.name} and {tables[1].path.name} name its images: remove one")
+    return next(iter(tables), None)
+
+
+def _field(image: Path, marked: Marked, labelled: tuple[str, ...] = ()) -> LabelledField | None:
+    """Return an image with what was marked in it; None, and a warning, where nothing of it was understood.
+
+    A field without nuclei counts as one without any only where nothing else was marked: labels that are not understood
+    must not be taught as background.
+    """
+    tissue = bool(marked.outlines.tumor or marked.outlines.other)
+    if marked.left_out and not len(marked.x) and not tissue:
+        log.warning("%s: no nucleus of a known class among its labels: the field is left out", image)
+        return None
+    # Without a nucleus, areas of tissue are what the file is there for.
+    regions_alone = not labelled and not len(marked.x) and tissue
+    return LabelledField(
+        image,
+        marked.x,
+        marked.y,
+        marked.cls,
+        () if regions_alone else labelled or CLASSES,
+        guessed=not labelled and not regions_alone,
+        outlines=marked.outlines,
+    )
+
+
+def _marked(path: Path, image: Path, mpp: float | None) -> Marked:
+    """Read a file of labels, by its suffix."""
+    if path.name.lower().endswith(qupath.SUFFIXES):
+        return qupath.read_geojson(path, partial(_mpp_of, image, mpp))
+    return points.read_table(path).nuclei(image, partial(_mpp_of, image, mpp))
+
+
+def _mpp_of(image: Path, mpp: float | None) -> float | None:
+    """Return the um/px of an image: the given one, else the file's; None where it is unknown or cannot be read."""
+    if mpp is not None:
+        return mpp
     try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            if missing := set(columns) - set(reader.fieldnames or ()):
-                raise KinetError(
-                    f"{path}: expected a header with the columns {','.join(columns)}; not found: "
-                    f"{', '.join(sorted(missing))}"
-                )
-            for row in reader:
-                yield reader.line_num, row
-    except (OSError, ValueError, csv.Error) as error:
-        raise KinetError(f"{path}: cannot be read as CSV: {error}") from error
+        return read_image(image).mpp
+    except ImageError:
+        return None

@@ -1,15 +1,19 @@
-"""What somebody marked in QuPath: its GeoJSON as nuclei, and as outlines of what was looked at.
+"""Read annotations and detections that QuPath exports as GeoJSON: nuclei, and the areas in which they were marked.
 
-QuPath measures from the corner of the first pixel: half a px is taken off its coordinates.
+QuPath measures from the corner of the first pixel: half a px is subtracted from its coordinates.
 """
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import logging
 import re
+import zipfile
+import zlib
 from collections import Counter as Tally
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,16 +27,20 @@ from kinet_trt.errors import KinetError, shown
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".geojson"
-LARGEST_NUCLEUS = 2_500
-"""Area, px, above which an outlined annotation is a region of tissue, and no nucleus: 56 px across."""
+SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".geojson.zip", ".json.zip", ".zip")
+"""What QuPath's export calls its files; compressed ones hold one GeoJSON."""
+MAX_NUCLEUS_AREA = 289.0
+"""Area, um2, above which an outlined annotation is a region of tissue, not a nucleus: a disc 19 um across."""
+DEFAULT_MPP = 0.34
+"""um/px that is assumed for that area where the um/px is unknown: the scale of the training fields."""
 UNKNOWN_REACH = 16
-"""px about a nucleus of an unknown class that are left out: the radius within which the paper matches nuclei."""
+"""Radius, px, of the area that is excluded around a nucleus of unknown class: the paper's matching radius."""
+_MAX_UNPACKED = 1 << 30  # bytes of a compressed file's content
 
 POSITIVE, NEGATIVE, NON_TUMOR = range(3)
 _WORDS: Mapping[str, int] = {
-    **dict.fromkeys(("positive", "pos", "immunopositive", "ki67+", "1+", "2+", "3+"), POSITIVE),
-    **dict.fromkeys(("negative", "neg", "immunonegative", "ki67-"), NEGATIVE),
+    **dict.fromkeys(("positive", "pos", "immunopositive", "ki67+", "+", "1+", "2+", "3+"), POSITIVE),
+    **dict.fromkeys(("negative", "neg", "immunonegative", "ki67-", "-"), NEGATIVE),
     **dict.fromkeys(("other", "nontumor", "stroma", "stromal", "immune", "lymphocyte", "normal"), NON_TUMOR),
     **dict.fromkeys(("fibroblast", "endothelial", "inflammatory"), NON_TUMOR),
 }
@@ -43,6 +51,7 @@ _AREAS: Mapping[str, str] = {
     "tumor": "tumor",
     **dict.fromkeys(("stroma", "other", "nontumor", "normal", "necrosis", "immune cell"), "other"),
 }
+_KINDS = {"cell": "Cell|Detection", "tmacore": "TMACore", "root": "Root"}  # parts of QuPath's Java class names
 _SHIFT = 4  # bits of a pixel's fraction with which outlines are drawn
 
 Ring = NDArray[np.float64]
@@ -52,18 +61,18 @@ Shape = tuple[Ring, ...]
 
 @dataclass(frozen=True, eq=False)
 class Outlines:
-    """Areas that somebody drew.
+    """Annotated areas.
 
     Attributes
     ----------
     counted
-        Where every nucleus was marked; none: everywhere.
+        Areas in which every nucleus was marked; if empty, the whole image.
     ignored
-        Where nothing is known.
+        Areas that are excluded from training and evaluation.
     tumor, other
-        Tumour, and tissue that is none: they teach the region branch.
+        Tumour areas and other tissue: the training data of the region branch.
     unknown
-        Centres of nuclei whose class nobody knows, float64 [n, 2], px: the px about them are left out.
+        Centres of nuclei of unknown class, float64 [n, 2], px. A disc around each is excluded.
     """
 
     counted: tuple[Shape, ...] = ()
@@ -74,11 +83,11 @@ class Outlines:
 
     @property
     def bounds(self) -> bool:
-        """Whether part of the picture is left out."""
+        """Whether part of the image is excluded."""
         return bool(self.counted or self.ignored or len(self.unknown))
 
     def counted_mask(self, height: int, width: int) -> NDArray[np.bool_]:
-        """Return where nuclei were marked, bool [height, width]."""
+        """Return the mask of the area in which nuclei were marked, bool [height, width]."""
         mask = _filled(self.counted, height, width) if self.counted else np.ones((height, width), bool)
         mask &= ~_filled(self.ignored, height, width)
         about = np.zeros((height, width), np.uint8)
@@ -88,7 +97,7 @@ class Outlines:
         return mask
 
     def regions(self, height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-        """Return tumour and where that is known, bool [height, width]; None where nobody drew either kind."""
+        """Return the tumour mask and the annotated mask, bool [height, width]; None without annotated tissue."""
         if not (self.tumor or self.other):
             return None
         tumor, other = _filled(self.tumor, height, width), _filled(self.other, height, width)
@@ -97,7 +106,7 @@ class Outlines:
 
 @dataclass(frozen=True, eq=False)
 class Marked:
-    """The nuclei and the areas of one file.
+    """The nuclei and areas of one file.
 
     Attributes
     ----------
@@ -107,19 +116,22 @@ class Marked:
         Index in :data:`CLASSES`, uint8 [n].
     outlines
         The areas.
+    left_out
+        Number of objects that were not understood, by what they are.
     """
 
     x: NDArray[np.float32]
     y: NDArray[np.float32]
     cls: NDArray[np.uint8]
-    outlines: Outlines
+    outlines: Outlines = field(default_factory=Outlines)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def nucleus_class(name: str) -> int | None:
-    """Return the class of a nucleus as people name it, index in :data:`CLASSES`; None for a class that is not known.
+    """Return the class of a nucleus by its common names, index in :data:`CLASSES`; None for an unknown class.
 
-    ``Positive``, ``Tumor: Negative``, ``Immune cells``, ``Other``, ``non_tumor``, ``2+``: case, spaces and order do not
-    matter. ``Tumor`` alone does not say whether the nucleus is stained.
+    ``Positive``, ``Tumor: Negative``, ``Immune cells``, ``Other``, ``non_tumor``, ``2+``, ``Ki67 -``: case, spaces and
+    order do not matter. ``Tumor`` alone does not state whether the nucleus is stained.
     """
     words = _words(name)
     known = {_WORDS[word] for word in words if word in _WORDS}
@@ -131,29 +143,38 @@ def nucleus_class(name: str) -> int | None:
 
 
 def _words(name: str) -> list[str]:
-    text = name.lower().replace("tumour", "tumor").replace("ki-67", "ki67")
+    text = name.lower().replace("tumour", "tumor").replace("ki-67", "ki67").replace("\u2212", "-")
     text = re.sub(r"non[\s_-]*tumor", "nontumor", text)
-    words = re.split(r"[\s:,;/_()*]+|(?<=[a-z])-(?=[a-z])", text)
-    return [re.sub(r"^(cell|lymphocyte|fibroblast)s$", r"\1", word) for word in words if word]
+    words = [word for word in re.split(r"[\s:,;/_()*]+|(?<=[a-z])-(?=[a-z])", text) if word]
+    # A dash between words separates them ("Tumor - Positive"); at the end it is the sign of "Ki67 -".
+    words = [word for i, word in enumerate(words) if word != "-" or i == len(words) - 1]
+    return [re.sub(r"^(cell|lymphocyte|fibroblast)s$", r"\1", word) for word in words]
 
 
-def read_geojson(path: Path) -> Marked:
-    """Read the GeoJSON that QuPath exports, or that ``kinet-trt count --geojson`` wrote.
+def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> Marked:
+    """Read a GeoJSON that QuPath exported, or that ``kinet-trt count --geojson`` wrote.
 
     Points, also several in one annotation, are nuclei; so are the centroids of cells, of detections and of outlined
-    annotations of a nucleus's size. Larger annotations are areas, by their class: unclassified or ``Region*`` for what
-    was counted, ``Ignore*``, ``Tumor``, ``Stroma`` and other tissue. What has another class, or none, is left out with
-    the px about it, and said.
+    annotations up to :data:`MAX_NUCLEUS_AREA`. Larger annotations are areas, by their class: unclassified or
+    ``Region*`` for what was counted, ``Ignore*``, ``Tumor``, ``Stroma`` and other tissue; TMA cores count as regions.
+    Objects inside other objects (``childObjects``) are read, each once. An annotation without a class takes its name as
+    the class where that is one. Objects that are not understood are excluded together with their area, and logged.
+
+    Parameters
+    ----------
+    path
+        ``.geojson`` or ``.json``; ``.gz`` and ``.zip`` are unpacked.
+    mpp
+        Gives the um/px of the image, which decides the largest nucleus; called where outlines were annotated. None
+        stands for :data:`DEFAULT_MPP`.
 
     Raises
     ------
     KinetError
-        If the file cannot be read, is no GeoJSON, or holds a coordinate that is no number.
+        If the file cannot be read, is not GeoJSON, or has a coordinate that is not a finite number.
     """
-    try:
-        document = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise KinetError(f"{path}: cannot be read as GeoJSON: {error}") from None
+    document = _document(path)
+    largest = 0.0  # px, not known yet
     centres: list[tuple[float, float]] = []
     classes: list[int] = []
     unknown: list[tuple[float, float]] = []
@@ -163,18 +184,25 @@ def read_geojson(path: Path) -> Marked:
         try:
             name, kind = _name(feature), _kind(feature)
             points, shapes = _geometry(feature.get("nucleusGeometry") or feature.get("geometry") or {})
+            missing = bool((feature.get("properties") or {}).get("isMissing"))
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
             raise KinetError(
                 f"{path}: expected features as QuPath exports them, found {shown(feature)}: export the objects again "
                 "as GeoJSON"
             ) from None
+        if kind == "root":
+            continue
+        if kind == "tmacore":
+            areas["ignored" if missing else "counted"] += shapes
+            continue
         cls, area = nucleus_class(name), _AREAS.get(" ".join(_words(name)))
-        large = sum(map(_area, shapes)) > LARGEST_NUCLEUS
+        if kind == "annotation" and shapes and not largest:
+            largest = MAX_NUCLEUS_AREA / (mpp() or DEFAULT_MPP) ** 2
+        large = sum(map(_area, shapes)) > largest
         if kind == "annotation" and shapes and (large or (cls is None and name)):
             if area is None:
                 left[f"area of the class {shown(name)}"] += 1
-            else:
-                areas[area] += shapes
+            areas[area or "ignored"] += shapes
             continue
         if not points and not shapes:
             left["line or empty object"] += 1
@@ -188,8 +216,8 @@ def read_geojson(path: Path) -> Marked:
         classes += [cls] * len(points)
     if left:
         log.warning(
-            "%s: not understood and left out: %s. Classes of nuclei are Positive, Negative and Other; of areas "
-            "Region*, Ignore*, Tumor and Stroma",
+            "%s: not understood and left out together with their area: %s. Classes of nuclei are Positive, Negative "
+            "and Other; of areas Region*, Ignore*, Tumor and Stroma",
             path,
             ", ".join(f"{n} x {what}" for what, n in sorted(left.items())),
         )
@@ -205,36 +233,94 @@ def read_geojson(path: Path) -> Marked:
             other=tuple(areas["other"]),
             unknown=np.asarray(unknown, np.float64).reshape(-1, 2),
         ),
+        dict(left),
     )
 
 
+def is_geojson(path: Path) -> bool:
+    """Return whether a file holds GeoJSON features: other programs write ``.json`` and ``.zip`` files too."""
+    try:
+        return all(True for _ in _features(_document(path), path))
+    except KinetError:
+        return False
+
+
+def _document(path: Path) -> Any:
+    try:
+        return json.loads(_unpacked(path).decode("utf-8-sig"))
+    except (OSError, EOFError, ValueError, RecursionError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise KinetError(f"{path}: cannot be read as GeoJSON: {error}") from None
+
+
+def _unpacked(path: Path) -> bytes:
+    """Return the bytes of a file, or of the one file in a compressed one."""
+    suffix = path.suffix.lower()
+    if suffix not in (".gz", ".zip"):
+        return path.read_bytes()
+    if suffix == ".gz":
+        with gzip.open(path) as packed:
+            content = packed.read(_MAX_UNPACKED + 1)
+    else:
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+            names = [name for name in archive.namelist() if name.lower().endswith((".geojson", ".json"))]
+            if len(names) != 1:
+                raise ValueError(f"expected one .geojson inside, found {len(names)}: unpack it")
+            with archive.open(names[0]) as packed:
+                content = packed.read(_MAX_UNPACKED + 1)
+    if len(content) > _MAX_UNPACKED:
+        raise ValueError("it unpacks to more than 1 GiB")
+    return content
+
+
 def _features(document: Any, path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the features of a collection, of a list of them, or of a single one."""
+    """Yield the features of a collection, of a list or of a single one, each followed by the objects inside it.
+
+    QuPath writes nested objects where several are exported without a FeatureCollection; in a list of all objects a
+    child also stands alone. An object is known by its id and geometry.
+    """
     found = document.get("features", [document]) if isinstance(document, dict) else document
-    if not isinstance(found, list) or not all(isinstance(one, dict) and one.get("type") == "Feature" for one in found):
-        raise KinetError(
-            f"{path}: expected GeoJSON features, found {shown(document)}: export the objects from QuPath with "
-            "File > Export objects as GeoJSON"
-        )
-    yield from found
+    waiting = list(reversed(found)) if isinstance(found, list) else [found]
+    seen: set[str] = set()
+    while waiting:
+        feature = waiting.pop()
+        if not isinstance(feature, dict) or feature.get("type") != "Feature":
+            raise KinetError(
+                f"{path}: expected GeoJSON features, found {shown(document)}: export the objects from QuPath with "
+                "File > Export objects as GeoJSON"
+            )
+        properties = feature.get("properties")
+        for holder in (feature, properties if isinstance(properties, dict) else {}):
+            for key in ("childObjects", "children"):
+                children = holder.get(key)
+                waiting += reversed(children) if isinstance(children, list) else []
+        if feature.get("id"):
+            identity = json.dumps([feature["id"], feature.get("geometry")])
+            if identity in seen:
+                continue
+            seen.add(identity)
+        yield feature
 
 
 def _name(feature: Mapping[str, Any]) -> str:
-    """Return an object's class; QuPath writes ``name``, and for derived classes ``names``."""
-    given = (feature.get("properties") or {}).get("classification") or {}
+    """Return an object's class (``name``, or ``names`` of a derived class), else a name that is a known class."""
+    properties = feature.get("properties") or {}
+    given = properties.get("classification") or {}
     name = given.get("name") or ": ".join(given.get("names") or [])
     if not isinstance(name, str):
         raise TypeError
+    own = properties.get("name")
+    if not name and isinstance(own, str) and (nucleus_class(own) is not None or " ".join(_words(own)) in _AREAS):
+        return own
     return name
 
 
 def _kind(feature: Mapping[str, Any]) -> str:
-    """Return ``annotation``, ``cell`` and so on; QuPath before 0.3 says it in the id."""
+    """Return ``annotation``, ``cell``, ``tmacore`` and so on; QuPath before 0.3 writes it in the id."""
     kind = (feature.get("properties") or {}).get("objectType") or (feature.get("properties") or {}).get("object_type")
     if kind is None:
         identity = str(feature.get("id", ""))
-        kind = "cell" if re.search("Cell|Detection", identity) else "annotation"
-    return str(kind).lower()
+        kind = next((k for k, word in _KINDS.items() if re.search(word, identity)), "annotation")
+    return re.sub(r"[^a-z]", "", str(kind).lower())
 
 
 def _geometry(geometry: Mapping[str, Any]) -> tuple[list[tuple[float, float]], list[Shape]]:

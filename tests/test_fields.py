@@ -9,7 +9,7 @@ import pytest
 
 from kinet_trt.detections import CLASSES
 from kinet_trt.errors import KinetError
-from kinet_trt.fields import LabelledField, label, read_fields, read_points
+from kinet_trt.fields import LabelledField, label, read_fields, with_nuclei
 from kinet_trt.qupath import Outlines
 
 POINTS = "x,y,class\n1.5,2,positive\n10,20.25,non_tumor\n"
@@ -24,88 +24,6 @@ def write_image(path, seed=0, size=(24, 32)):
 
 def write_mask(path, mask):
     path.write_bytes(cv2.imencode(".png", mask.astype(np.uint8) * 255)[1].tobytes())
-
-
-# --- points -----------------------------------------------------------------------------------------------------------
-
-
-def test_points_are_read_with_types_and_class_indices(tmp_path):
-    (tmp_path / "a.csv").write_text(POINTS)
-    x, y, cls = read_points(tmp_path / "a.csv")
-    assert (x.dtype, y.dtype, cls.dtype) == (np.float32, np.float32, np.uint8)
-    assert (x.tolist(), y.tolist(), cls.tolist()) == ([1.5, 10], [2, 20.25], [0, 2])
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\xef\xbb\xbf" + POINTS.encode(),  # Excel
-        POINTS.replace("\n", "\r\n").encode(),
-        POINTS.rstrip("\n").encode(),
-        b"class,score,y,x\npositive,0.9,2,1.5\nnon_tumor,1,20.25,10\n",
-        b'"x","y","class"\n"1.5","2","positive"\n"10","20.25","non_tumor"\n',
-        b"x,y,class\n1.5,2,positive\n\n10,20.25,non_tumor\n\n",
-    ],
-)
-def test_points_as_programs_write_them(tmp_path, content):
-    (tmp_path / "a.csv").write_bytes(content)
-    x, y, cls = read_points(tmp_path / "a.csv")
-    assert (x.tolist(), y.tolist(), cls.tolist()) == ([1.5, 10], [2, 20.25], [0, 2])
-
-
-def test_a_header_alone_is_a_field_without_nuclei(tmp_path):
-    (tmp_path / "a.csv").write_text("x,y,class\n")
-    assert [len(part) for part in read_points(tmp_path / "a.csv")] == [0, 0, 0]
-
-
-@pytest.mark.parametrize(
-    "row", ["1,2,tumour", "1,2,", "1,2", "one,2,positive", "1,,positive", ",,", "1;2;positive", "1,2,Positive"]
-)
-def test_a_bad_row_is_shown_with_its_file_and_line(tmp_path, row):
-    (tmp_path / "a.csv").write_text(f"x,y,class\n5,5,positive\n{row}\n")
-    with pytest.raises(KinetError, match=r"a\.csv, line 3: expected x,y,class with class one of positive, negative"):
-        read_points(tmp_path / "a.csv")
-
-
-def test_the_line_of_a_bad_row_is_the_one_an_editor_shows(tmp_path):
-    (tmp_path / "a.csv").write_text("x,y,class\n\n5,5,positive\n\n1,2,tumour\n")
-    with pytest.raises(KinetError, match="line 5:"):
-        read_points(tmp_path / "a.csv")
-
-
-@pytest.mark.parametrize("row", ["nan,2,positive", "1,inf,positive", "-inf,1,positive", "1e300,1,positive"])
-def test_coordinates_must_be_finite_float32(tmp_path, row):
-    (tmp_path / "a.csv").write_text(f"x,y,class\n{row}\n")
-    with pytest.raises(KinetError, match=r"line 2: x and y must be finite"):
-        read_points(tmp_path / "a.csv")
-
-
-@pytest.mark.parametrize("header", ["a,b,c", "x;y;class", "1.5,2,positive"])
-def test_another_header_is_refused(tmp_path, header):
-    (tmp_path / "a.csv").write_text(f"{header}\n1,2,positive\n")
-    with pytest.raises(KinetError, match="columns x,y,class"):
-        read_points(tmp_path / "a.csv")
-
-
-@pytest.mark.parametrize("content", ["", "1.5,2,positive\n", "x,y\n"])
-def test_a_file_without_the_header_is_not_a_field_without_nuclei(tmp_path, content):
-    (tmp_path / "a.csv").write_text(content)
-    with pytest.raises(KinetError, match=r"a\.csv"):
-        read_points(tmp_path / "a.csv")
-
-
-@pytest.mark.parametrize(
-    "content", [b"x,y,class\n1,2,\xff\xfe\n", b"x,y,class\n1,2," + b"p" * 200_000, POINTS.encode("utf-16")]
-)
-def test_points_that_are_no_text_are_a_kinet_error(tmp_path, content):
-    (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(KinetError, match=r"a\.csv"):
-        read_points(tmp_path / "a.csv")
-
-
-def test_missing_points_are_a_kinet_error(tmp_path):
-    with pytest.raises(KinetError, match=r"missing\.csv: cannot be read"):
-        read_points(tmp_path / "missing.csv")
 
 
 # --- folders of pairs -------------------------------------------------------------------------------------------------
@@ -232,7 +150,7 @@ def test_a_bad_index_is_refused(indexed, content, says):
 @pytest.mark.parametrize("content", [b"image,points\n\xff\xfe,a.csv\n", b"image,points\n" + b"a" * 200_000 + b",b\n"])
 def test_an_index_that_is_no_text_is_a_kinet_error(indexed, content):
     (indexed / "index.csv").write_bytes(content)
-    with pytest.raises(KinetError, match=r"index\.csv"):
+    with pytest.raises(KinetError, match=r"index\.csv|a\.csv: cannot be read"):
         read_fields(indexed)
 
 
@@ -375,6 +293,58 @@ def test_nuclei_of_another_image_are_an_error(tmp_path):
     for _ in range(2):
         with pytest.raises(KinetError, match="2 of its 3 marked nuclei lie outside of its 32 x 24 px"):
             field.pixels()
+
+
+def test_labels_that_are_not_understood_leave_the_field_out(tmp_path, caplog):
+    for name in "ab":
+        write_image(tmp_path / f"{name}.png")
+    (tmp_path / "a.geojson").write_text(geojson(("MultiPoint", [[5, 6], [20, 10]], "Mitosis")))
+    (tmp_path / "b.geojson").write_text(geojson(("Point", [5, 6], "Positive")))
+    assert [field.name for field in read_fields(tmp_path)] == ["b"]
+    assert "a.png: no nucleus of a known class" in caplog.text
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(KinetError, match=r"no fields found.*found .*1 x \.png"):
+        read_fields(tmp_path)
+
+
+def test_a_qupath_table_of_a_project_labels_the_images_that_it_names(tmp_path):
+    for name in "abc":
+        write_image(tmp_path / f"{name}.png")
+    (tmp_path / "measurements.tsv").write_text(
+        "Image\tClassification\tCentroid X px\tCentroid Y px\n"
+        "a.png\tPositive\t5.5\t6.5\nc.png\tNegative\t20.5\t10.5\na.png\tNegative\t7.5\t8.5\n"
+    )
+    a, c = read_fields(tmp_path)
+    assert (a.name, a.x.tolist(), c.name, c.x.tolist()) == ("a", [5, 7], "c", [20])
+    (tmp_path / "c.csv").write_text(POINTS)
+    with pytest.raises(KinetError, match=r"c\.csv and measurements\.tsv both mark nuclei of c\.png"):
+        read_fields(tmp_path)
+
+
+def test_um_per_px_that_is_given_turns_lengths_into_px(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text("x µm,y µm,class\n5,2.5,positive\n")
+    (field,) = read_fields(tmp_path, 0.25)
+    assert (field.x.tolist(), field.y.tolist()) == ([20], [10])
+    with pytest.raises(KinetError, match="give the um/px"):
+        read_fields(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.txt", "Exposure: 20 ms\n"), ("a.json", '{"counts": 3}')])
+def test_other_files_with_the_name_of_an_image_are_no_labels(tmp_path, name, content):
+    write_image(tmp_path / "a.png")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(KinetError, match="no fields found"):
+        read_fields(tmp_path)
+    (tmp_path / "a.csv").write_text(POINTS)
+    assert len(read_fields(tmp_path)) == 1
+
+
+def test_fields_without_a_single_nucleus_are_no_ground_truth(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text("x,y,class\n")
+    with pytest.raises(KinetError, match="expected labelled nuclei, found none in 1 fields"):
+        with_nuclei(read_fields(tmp_path))
 
 
 # --- scale ------------------------------------------------------------------------------------------------------------

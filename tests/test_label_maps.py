@@ -146,4 +146,4 @@ def test_an_image_with_a_region_alone_labels_no_class(tmp_path, caplog):
     assert label([alone], ["positive"])[0].labelled == ()
     with caplog.at_level(logging.WARNING):
         assert with_nuclei([alone, both]) == [both]
-    assert "1 fields have regions and no nuclei" in caplog.text
+    assert "1 fields have regions but no nuclei" in caplog.text

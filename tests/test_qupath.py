@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -24,13 +26,13 @@ from kinet_trt.model_card import ModelCard
 from kinet_trt.qupath import NEGATIVE, NON_TUMOR, POSITIVE, UNKNOWN_REACH, nucleus_class, read_geojson
 
 
-def feature(kind, coordinates, name=None, objects="annotation", **rest):
+def feature(kind, coordinates, name=None, objects="annotation", properties=(), **rest):
     classification = {} if name is None else {"classification": {"name": name, "color": [1, 2, 3]}}
     return {
         "type": "Feature",
         "id": "5f0c2a8e-0000-4000-8000-000000000000",
         "geometry": {"type": kind, "coordinates": coordinates},
-        "properties": {"objectType": objects, **classification},
+        "properties": {"objectType": objects, **classification, **dict(properties)},
         **rest,
     }
 
@@ -59,6 +61,7 @@ def nuclei(marked):
     [
         *(("Positive", POSITIVE), ("positive", POSITIVE), ("Tumor: Positive", POSITIVE), ("Positive tumour", POSITIVE)),
         *(("2+", POSITIVE), ("Ki67+", POSITIVE), ("Ki-67 positive", POSITIVE), ("Immunopositive", POSITIVE)),
+        *(("Ki67 +", POSITIVE), ("Ki67 -", NEGATIVE), ("Tumor - Positive", POSITIVE), ("Tumor (-)", NEGATIVE)),
         *(("Negative", NEGATIVE), ("Tumor: Negative", NEGATIVE), ("immunonegative tumor nuclei", NEGATIVE)),
         *(("Other", NON_TUMOR), ("non_tumor", NON_TUMOR), ("Non-tumour", NON_TUMOR), ("Stroma", NON_TUMOR)),
         *(("Immune cells", NON_TUMOR), ("Immune cells: Positive", NON_TUMOR), ("Stroma: Negative", NON_TUMOR)),
@@ -146,14 +149,16 @@ def test_what_is_not_understood_is_said_and_left_out_with_the_px_about_it(tmp_pa
         feature("Point", [70.5, 90.5]),
         feature("Point", [10.5, 10.5], "Positive"),
         feature("LineString", [[0, 0], [5, 5]], "Positive"),
-        feature("Polygon", square(0, 0, 90), "Positive"),
+        feature("Polygon", square(0, 200, 90), "Positive"),
         feature("Polygon", square(120, 100, 20)),  # a nucleus that nobody classified, not a region of 20 px
     )
     assert nuclei(marked) == [(10, 10, POSITIVE)]
     said = caplog.text
     for part in ("2 x nucleus of the class 'Mitosis'", "2 x nucleus without a class", "1 x line", "area of the class"):
         assert part in said
-    mask = marked.outlines.counted_mask(128, 160)
+    assert sum(marked.left_out.values()) == 6
+    mask = marked.outlines.counted_mask(300, 160)
+    assert not mask[201:289, 1:89].any()
     assert not mask[50, 50]
     assert not mask[50, 90 + UNKNOWN_REACH - 1]
     assert not mask[90, 70]
@@ -165,6 +170,86 @@ def test_what_is_not_understood_is_said_and_left_out_with_the_px_about_it(tmp_pa
 def test_nothing_is_said_where_everything_is_understood(tmp_path, caplog):
     read(tmp_path, feature("Point", [1, 1], "Positive"), feature("Polygon", square(0, 0, 500), "Region*"))
     assert not caplog.text
+
+
+def outlined(path, mpp, side=60):
+    path = path / "field.geojson"
+    path.write_text(json.dumps([feature("Polygon", square(100, 100, side), "Positive")]))
+    return read_geojson(path, lambda: mpp)
+
+
+@pytest.mark.parametrize(("mpp", "nuclei_found"), [(0.1, 1), (None, 0), (0.34, 0), (0.28, 1)])
+def test_the_size_of_an_outlined_nucleus_is_judged_in_um(tmp_path, mpp, nuclei_found, caplog):
+    marked = outlined(tmp_path, mpp)
+    assert len(marked.x) == nuclei_found
+    # An outline that is too large for a nucleus is not background either.
+    assert marked.outlines.counted_mask(200, 200)[130, 130] == bool(nuclei_found)
+    assert bool(caplog.text) == (not nuclei_found)
+
+
+@pytest.mark.parametrize("where", ["properties", "children", "top"])
+def test_objects_inside_others_are_read_once(tmp_path, where):
+    children = [
+        feature("Point", [10.5, 20.5], "Positive", "detection", id="a"),
+        feature("Point", [30.5, 40.5], "Negative", "detection", id="b"),
+    ]
+    parent = feature("Polygon", square(0, 0, 200), id="p")
+    holder = parent if where == "top" else parent["properties"]
+    holder["children" if where == "children" else "childObjects"] = children
+    for objects in ([parent], [parent, *children]):
+        marked = read(tmp_path, *objects, collection=False)
+        assert nuclei(marked) == [(10, 20, POSITIVE), (30, 40, NEGATIVE)]
+        assert len(marked.outlines.counted) == 1
+    (tmp_path / "one.geojson").write_text(json.dumps(parent))
+    assert len(read_geojson(tmp_path / "one.geojson").x) == 2
+
+
+def test_deeply_nested_objects_are_read(tmp_path):
+    inner = feature("Point", [10.5, 20.5], "Positive", id="deep")
+    for depth in range(50):
+        inner = feature("Polygon", square(0, 0, 200 + depth), id=str(depth), properties={"childObjects": [inner]})
+    assert len(read(tmp_path, inner).x) == 1
+
+
+def test_tma_cores_are_areas_that_were_counted(tmp_path, caplog):
+    root = {"type": "Feature", "geometry": None, "properties": {"objectType": "root"}}
+    core, missing = (feature("Polygon", square(left, 0, 80), "Region*", "tmaCore") for left in (0, 100))
+    missing["properties"]["isMissing"] = True
+    root["properties"]["childObjects"] = [core, missing]
+    mask = read(tmp_path, root, feature("Point", [10, 10], "Positive")).outlines.counted_mask(100, 200)
+    assert mask[40, 40]
+    assert not mask[40, 140]
+    assert not caplog.text
+
+
+def test_a_name_is_the_class_where_there_is_no_class(tmp_path, caplog):
+    named, other = feature("MultiPoint", [[10.5, 20.5]]), feature("Polygon", square(0, 0, 90))
+    named["properties"]["name"], other["properties"]["name"] = "Positive", "Core A-3"
+    marked = read(tmp_path, named, other)
+    assert nuclei(marked) == [(10, 20, POSITIVE)]
+    assert len(marked.outlines.counted) == 1
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".geojson.gz", ".geojson.zip", ".zip", ".json"])
+def test_compressed_exports_are_read(tmp_path, suffix):
+    content = json.dumps([feature("Point", [1.5, 2.5], "Positive")]).encode()
+    path = tmp_path / f"a{suffix}"
+    if suffix.endswith("zip"):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.geojson", content)
+    else:
+        path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    assert nuclei(read_geojson(path)) == [(1, 2, POSITIVE)]
+
+
+@pytest.mark.parametrize("suffix", [".geojson.gz", ".zip"])
+@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"[]" * 100)[:20]])
+def test_a_damaged_archive_is_one_error(tmp_path, suffix, content):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(KinetError, match=r"a\..*cannot be read as GeoJSON"):
+        read_geojson(path)
 
 
 # --- areas ------------------------------------------------------------------------------------------------------------
