@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from kinet_trt.ki67 import Ki67 as Ki67
     from kinet_trt.logs import log_to as log_to
 
+    __version__: str
+
 NOTICE = "For Research Use Only. Not for use in diagnostic procedures."
 """Stands wherever a result does."""
 
@@ -34,11 +36,13 @@ _HOMES = {
     "log_to": "logs",
     "read_image": "images",
 }
-__all__ = ["NOTICE", *sorted(_HOMES)]
+__all__ = ["NOTICE", "__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> object:
     # Imported on first use: `kinet-trt --help` and other rooms need neither OpenCV nor OpenVINO.
+    if name == "__version__":
+        return import_module("importlib.metadata").version("kinet-trt")
     if name not in _HOMES:
         raise AttributeError(f"module 'kinet_trt' has no attribute {name!r}")
     return getattr(import_module(f"kinet_trt.{_HOMES[name]}"), name)

@@ -57,6 +57,10 @@ class Detections:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {name.replace('non_tumor', 'non-tumour')}" for name, n in self.counts().items())
+        return f"Detections({len(self)} nuclei: {counts})"
+
     @classmethod
     def empty(cls, classes: tuple[str, ...] = CLASSES) -> Detections:
         """Return no nuclei."""

@@ -166,13 +166,13 @@ def fitted_size(height: int, width: int, frame_mpp: float | None, mpp: float) ->
     if max(height, width) * scale > MAX_SIDE or height * width * scale**2 > MAX_PIXELS:
         raise ImageError(
             f"too large: {width} x {height} px at {frame_mpp or mpp:g} um/px is more than "
-            f"{MAX_PIXELS / 1e6:.0f} megapixels at the model's {mpp:g} um/px: check the um/px (--mpp), or count "
+            f"{MAX_PIXELS / 1e6:.0f} megapixels at the model's {mpp:g} um/px: check the um/px (mpp), or count "
             "a region"
         )
     fitted = round(height * scale), round(width * scale)
     if min(fitted) < MIN_SIDE:
         raise ImageError(
             f"too small: {width} x {height} px at {frame_mpp or mpp:g} um/px is {fitted[1]} x {fitted[0]} px at "
-            f"the model's {mpp:g} um/px; the shorter side must have at least {MIN_SIDE}: check the um/px (--mpp)"
+            f"the model's {mpp:g} um/px; the shorter side must have at least {MIN_SIDE}: check the um/px (mpp)"
         )
     return fitted

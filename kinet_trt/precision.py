@@ -63,7 +63,7 @@ def check_convertible(card: ModelCard, precision: str) -> None:
         )
     if card.capacity:
         raise KinetError(
-            f"{card.name} is fused: its precision is settled. Begin with the model that it was made from, and --fused"
+            f"{card.name} is fused: its precision is fixed. Convert the model that it was made from and fuse the result"
         )
 
 

@@ -427,7 +427,7 @@ def test_eval_reads_a_folder_of_fields_and_tells_how_good_the_model_is(run, tmp_
     )
     assert (code, err) == (0, "")
     assert "AUC" in out
-    assert "Nobody says which classes are labelled in 2 of 2 fields" in out
+    assert "No class list for 2 of 2 fields" in out
     document = json.loads((tmp_path / "e.json").read_text())
     assert document["detection"]["f1"] > 0.9
     assert len(document["fields"]) == 2
@@ -488,7 +488,7 @@ def test_eval_reads_the_kinet_folder_layout_and_its_splits(run, tmp_path, caplog
     code, out, _ = run("eval", tmp_path, "--split", "test", "--json", tmp_path / "e.json")
     assert code == 0
     assert "1 fields have regions and no nuclei: they are left out" in caplog.text
-    assert "Nobody says" not in out
+    assert "No class list" not in out
     document = json.loads((tmp_path / "e.json").read_text())
     assert len(document["fields"]) == 1
     assert document["detection"]["f1"] > 0.9

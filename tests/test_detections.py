@@ -136,3 +136,8 @@ def test_all_three_files_tell_of_the_same_nuclei(rows):
         assert feature["geometry"]["coordinates"] == pytest.approx([x + 0.5, y + 0.5], abs=0.0101)
         assert (float(line["x"]), float(line["y"])) == (record["x"], record["y"])
         assert line["class"] == record["class"] == CLASSES[c]
+
+
+def test_the_repr_is_one_short_line():
+    many = Detections(*(np.zeros(10_000, t) for t in (np.float32, np.float32, np.uint8, np.float32)))
+    assert repr(many) == "Detections(10000 nuclei: 10000 positive, 0 negative, 0 non-tumour)"

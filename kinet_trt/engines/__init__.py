@@ -150,7 +150,7 @@ def check_frames(
     if size and frames.shape[1:3] != size:
         raise EngineError(
             f"{card.name} was built for frames of {size[0]} x {size[1]} px (H x W), found {frames.shape[1]} x "
-            f"{frames.shape[2]}: build it for this size, or without --size for any"
+            f"{frames.shape[2]}: build it for this size, or without a fixed size"
         )
 
 

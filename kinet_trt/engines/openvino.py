@@ -152,13 +152,13 @@ class OpenVinoEngine:
             needed = {"bf16": "BF16", "fp16": "FP16"}.get(asked)
             offered = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             if needed and needed not in offered:
-                raise EngineError(f"precision {asked}: this CPU offers {', '.join(offered)}: use --precision fp32")
+                raise EngineError(f"precision {asked}: this CPU offers {', '.join(offered)}: choose fp32")
         self._compiled = self._compile(precision)
         if precision == "fp32":
             return precision
         if problem := self._problem(precision):
             if asked != "auto":
-                raise EngineError(f"precision {asked}: wrong on this CPU ({problem}): use --precision fp32")
+                raise EngineError(f"precision {asked}: wrong on this CPU ({problem}): choose fp32")
             log.warning("BF16 is wrong on this CPU (%s): counting in FP32", problem)
             self._compiled = self._compile("fp32")
             return "fp32"

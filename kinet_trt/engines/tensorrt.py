@@ -495,7 +495,7 @@ def _in_words(path: Path) -> Iterator[None]:
         free, total = cupy.cuda.runtime.memGetInfo()
         raise EngineError(
             f"{path}: the GPU's memory does not suffice: {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB are free "
-            f"({error}). Close what else runs on it, or build for smaller frames (--size) or fewer at a time (--batch)"
+            f"({error}). Close what else runs on it, or build the engine for smaller frames or a smaller batch"
         ) from error
     except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:  # copies; kernels
         raise EngineError(

@@ -160,11 +160,11 @@ def make_plan(
         built for windows that leave no core.
     """
     if slide.mpp is None:
-        raise ImageError("the file does not say its um/px, and a slide is not counted without: give it with --mpp")
+        raise ImageError("the file does not state its um/px, and a slide is not counted without: give it (mpp)")
     threshold = threshold if isinstance(threshold, Threshold) else Threshold(float(threshold))
     if threshold.relative:
         raise KinetError(
-            f"threshold {threshold}: a slide is counted tile by tile, and nobody knows its largest value before the "
+            f"threshold {threshold}: a slide is counted tile by tile, and its largest value is known only at the "
             "end: give a number"
         )
     level = _level(slide, card.mpp)
@@ -175,7 +175,7 @@ def make_plan(
     if min(width, height) < MIN_SIDE:
         raise ImageError(
             f"too small: {slide.width} x {slide.height} px at {slide.mpp:g} um/px is {width} x {height} px at the "
-            f"model's {card.mpp:g} um/px; the shorter side must have at least {MIN_SIDE}: check the um/px (--mpp)"
+            f"model's {card.mpp:g} um/px; the shorter side must have at least {MIN_SIDE}: check the um/px (mpp)"
         )
     small = small or thumbnail(slide, slide.mpp)
     if small.is_grey and small.stained().any():

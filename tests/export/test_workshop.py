@@ -61,12 +61,12 @@ def test_qupath_fields_are_trained_on(run: Run, tmp_path: Path, caplog: pytest.L
     code, out, err = run("train", tmp_path / "mine", "-o", tmp_path / "k.pt", *TINY, "--no-roi")
     assert code == 0, err
     assert "threshold" in out
-    assert "Nobody says which classes are labelled in 2 of 2 fields" in caplog.text
+    assert "No class list for 2 of 2 fields" in caplog.text
     assert checkpoint.load(tmp_path / "k.pt").traits.data == "mine: unnamed (1 fields)"
     caplog.clear()
     options = ("--classes", ",".join(CLASSES), *TINY, "--no-roi")
     assert run("train", tmp_path / "mine", "-o", tmp_path / "l.pt", *options)[0] == 0
-    assert "Nobody says" not in caplog.text
+    assert "No class list" not in caplog.text
     assert run("train", tmp_path / "mine", "-o", tmp_path / "m.pt", "--classes", "tumour", *TINY)[0] == 1
 
 
