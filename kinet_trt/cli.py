@@ -86,7 +86,7 @@ def demo(
     """Count a simulated field with exact truth, and a real one."""
     from kinet_trt import demo as fields
     from kinet_trt.counter import Counter
-    from kinet_trt.ki67 import Ki67
+    from kinet_trt.ki67 import Ki67, class_name
 
     counter = Counter(model, precision=precision)
     typer.echo(f"{counter.engine.card.name} on {counter.engine.runtime}, {counter.engine.precision}")
@@ -97,7 +97,7 @@ def demo(
         typer.echo(f"\n{shown.title}")
         for name, n in shown.detections.counts().items():
             known = f"   (truth {shown.truth[name]})" if shown.truth else ""
-            typer.echo(f"  {name:<10} {n:5d}{known}")
+            typer.echo(f"  {class_name(name):<10} {n:5d}{known}")
         typer.echo(f"  {shown.ki67.sentences()[0]}")
         if shown.truth:
             index = Ki67.of(shown.truth).index or 0.0
@@ -132,7 +132,8 @@ def count(
     region: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Of slides: count only in these areas, a QuPath GeoJSON.")
     ] = None,
-    hot_spot: Annotated[int, typer.Option(min=10, help="Of slides: tumour nuclei of a hot spot.")] = 500,
+    hot_spot: Annotated[int, typer.Option(min=10, help="Tumour nuclei of a hot spot.")] = 500,
+    together: Annotated[bool, typer.Option("--together", help="Pool the images: they are of one case.")] = False,
     cluster: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Of slides: count them on this Dask scheduler's workers; or local."),
@@ -147,6 +148,7 @@ def count(
     from kinet_trt.slides.counted import count_slide
     from kinet_trt.slides.region import read_region
     from kinet_trt.terminal import counting, show_counted
+    from kinet_trt.together import Together
 
     _check_mpp(mpp)
     least = _threshold(threshold)
@@ -183,20 +185,21 @@ def count(
                     counted.append(whole)
                     outputs.write_slide(whole, small)
                 else:
-                    field, frame = count_image(counter, image, mpp)
+                    field, frame = count_image(counter, image, mpp, hot_spot)
                     counted.append(field)
                     outputs.write(field, frame)
             except KinetError as error:
                 errors.append((image, str(error)))
+    total = Together.of(counted) if together else None
     if "-" not in (json_file, csv_file) and counted:
-        show_counted(counted, counter, NET if bands == "net" else None)
+        show_counted(counted, counter, NET if bands == "net" else None, total)
     for one in counted:
         for remark in one.remarks:
             typer.echo(f"Warning: {one.image}: {remark}", err=True)
     messages = [f"{image}: {message}" for image, message in errors]
     for target in filter(None, (json_file, csv_file)):
         try:
-            _write(target, json_parts(counter, counted, errors) if target == json_file else table_parts(counted))
+            _write(target, json_parts(counter, counted, errors, total) if target == json_file else table_parts(counted))
         except KinetError as error:
             messages.append(str(error))
     for message in messages:

@@ -21,14 +21,16 @@ from kinet_trt.errors import ImageError, KinetError
 from kinet_trt.fields import MASK_SUFFIX
 from kinet_trt.files import write_atomic
 from kinet_trt.frame import Frame
+from kinet_trt.hot_spot import HOT_SPOT, HotSpot, hot_spot_of
 from kinet_trt.images import SUFFIXES, read_image
-from kinet_trt.ki67 import Ki67
+from kinet_trt.ki67 import NET, UNLIKE, Bands, Ki67, Statement
 from kinet_trt.overlay import draw, to_png
 from kinet_trt.slides import OPENSLIDE_SUFFIXES, TIFF_SUFFIXES, is_slide
 from kinet_trt.slides.counted import CountedSlide
 from kinet_trt.slides.heat import heat_map
 from kinet_trt.slides.outputs import csv_rows, geojson, json_detections, slide_record
 from kinet_trt.slides.tissue import Thumbnail
+from kinet_trt.together import Together
 from kinet_trt.unlike import Unlike
 
 SCHEMA = 1
@@ -53,7 +55,12 @@ class Counted:
     detections
         Its nuclei.
     remarks
-        Sentences that a person should read: in which way the field is unlike those that the model learnt from.
+        Sentences that a person should read.
+    hot_spot
+        None where there are fewer tumour nuclei than it should have.
+    unlike
+        The one of the remarks that says how the field is unlike the training data; None where it is not. No grade range
+        is then given.
     """
 
     image: Path
@@ -63,6 +70,8 @@ class Counted:
     mpp_source: str
     detections: Detections
     remarks: tuple[str, ...] = ()
+    hot_spot: HotSpot | None = None
+    unlike: str | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -73,6 +82,10 @@ class Counted:
     def ki67(self) -> Ki67:
         """The index of this field."""
         return Ki67.of(self.counts)
+
+    def statement(self, bands: Bands | None = NET) -> Statement:
+        """Return what this field says about the grade."""
+        return Statement(self.ki67, self.hot_spot.ki67 if self.hot_spot else None, bands, UNLIKE if self.unlike else "")
 
 
 def find_images(paths: Sequence[Path], *, slides: bool = False) -> list[Path]:
@@ -122,8 +135,19 @@ def _is_field(path: Path, slides: bool) -> bool:
     return suffix in SUFFIXES or (slides and suffix in (*OPENSLIDE_SUFFIXES, *TIFF_SUFFIXES))
 
 
-def count_image(counter: Counter, image: Path, mpp: float | None) -> tuple[Counted, Frame]:
+def count_image(counter: Counter, image: Path, mpp: float | None, hot_spot: int = HOT_SPOT) -> tuple[Counted, Frame]:
     """Count one image file at ``mpp`` um/px, else at the file's resolution tag, else at the model's.
+
+    Parameters
+    ----------
+    counter
+        An open model.
+    image
+        The file.
+    mpp
+        um/px; None: not known.
+    hot_spot
+        Tumour nuclei of a hot spot.
 
     Returns
     -------
@@ -140,9 +164,10 @@ def count_image(counter: Counter, image: Path, mpp: float | None) -> tuple[Count
     source, used = next((name, value) for name, value in known.items() if value is not None)
     try:
         found = counter(frame, used)
-        remark = Unlike(counter.engine.card.mpp)(Frame(frame.pixels, used), found)
-        remarks = (remark,) if remark else ()
-        return Counted(image, frame.width, frame.height, used, source, found, remarks), frame
+        unlike = Unlike(counter.engine.card.mpp)(Frame(frame.pixels, used), found) or None
+        remarks = (unlike,) if unlike else ()
+        spot = hot_spot_of(found, used, hot_spot)
+        return Counted(image, frame.width, frame.height, used, source, found, remarks, spot, unlike), frame
     except MemoryError:
         raise ImageError(f"not enough memory for {frame.width} x {frame.height} px: count a region of it") from None
 
@@ -227,13 +252,21 @@ class Outputs:
         return self.overlay / f"{self.names[image]}{OVERLAY_SUFFIX}"
 
 
-def to_json(counter: Counter, counted: Sequence[Counted | CountedSlide], errors: Sequence[tuple[Path, str]]) -> str:
+def to_json(
+    counter: Counter,
+    counted: Sequence[Counted | CountedSlide],
+    errors: Sequence[tuple[Path, str]],
+    together: Together | None = None,
+) -> str:
     """Return the JSON of a run, schema 1."""
-    return "".join(json_parts(counter, counted, errors))
+    return "".join(json_parts(counter, counted, errors, together))
 
 
 def json_parts(
-    counter: Counter, counted: Sequence[Counted | CountedSlide], errors: Sequence[tuple[Path, str]]
+    counter: Counter,
+    counted: Sequence[Counted | CountedSlide],
+    errors: Sequence[tuple[Path, str]],
+    together: Together | None = None,
 ) -> Iterator[str]:
     """Yield the parts of the JSON of a run, schema 1; the nuclei of slides are read from their ledgers."""
     engine = counter.engine
@@ -250,6 +283,7 @@ def json_parts(
             "runtime": engine.runtime,
             "notice": engine.card.notice,
         },
+        **({"together": together.record()} if together else {}),
         "fields": [_record(counter, one, stand_in) for one in counted],
         "errors": [{"image": str(image), "message": message} for image, message in errors],
     }
@@ -274,6 +308,8 @@ def _record(counter: Counter, one: Counted | CountedSlide, stand_in: str) -> dic
         "counts": one.counts,
         "ki67_index": one.ki67.index,
         "interval": list(one.ki67.interval) if one.ki67.interval else None,
+        "hot_spot": one.hot_spot.record() if one.hot_spot else None,
+        "unlike": one.unlike,
         "remarks": list(one.remarks),
         **({"slide": slide_record(one)} if isinstance(one, CountedSlide) else {}),
         "detections": stand_in if isinstance(one, CountedSlide) else one.detections.records(),

@@ -4,13 +4,79 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kinet_trt.detections import Detections
+from kinet_trt.ki67 import Ki67
+
 HOT_SPOT = 500
 """Tumour nuclei of a hot spot (WHO 2019, ENETS: at least 500, up to 2,000, where labelling is highest)."""
+CENTRES = 800
+"""Tumour nuclei of a picture or a session about which a hot spot is sought, at most."""
 _ROW = 50.0  # um: centres are taken along rows of this height
+
+
+@dataclass(frozen=True)
+class HotSpot:
+    """The hot spot of a picture or a slide.
+
+    Attributes
+    ----------
+    x, y
+        Its centre, px of the picture, or of level 0 of the slide.
+    radius
+        um.
+    ki67
+        Index of the nuclei in it. As the highest of many it is slightly too high by chance alone.
+    """
+
+    x: float
+    y: float
+    radius: float
+    ki67: Ki67
+
+    def record(self) -> dict[str, Any]:
+        """Return it as JSON has it: x, y (px), radius_um, tumor, positive, ki67_index, interval."""
+        assert self.ki67.interval is not None
+        return {
+            "x": round(self.x, 2),
+            "y": round(self.y, 2),
+            "radius_um": round(self.radius, 1),
+            "tumor": self.ki67.tumor,
+            "positive": self.ki67.positive,
+            "ki67_index": self.ki67.index,
+            "interval": list(self.ki67.interval),
+        }
+
+
+def hot_spot_of(nuclei: Detections, mpp: float, n: int = HOT_SPOT) -> HotSpot | None:
+    """Find the hot spot of a picture.
+
+    Parameters
+    ----------
+    nuclei
+        All of its nuclei.
+    mpp
+        um/px.
+    n
+        Tumour nuclei of a hot spot, at least 1.
+
+    Returns
+    -------
+    HotSpot or None
+        None where there are fewer tumour nuclei.
+    """
+    tumor = nuclei.where(
+        np.isin(nuclei.cls, [k for k, c in enumerate(nuclei.classes) if c in ("positive", "negative")])
+    )
+    positive = np.asarray([name == "positive" for name in nuclei.classes])[tumor.cls]
+    spot = hottest(tumor.x * np.float32(mpp), tumor.y * np.float32(mpp), positive, n, -(-len(tumor) // CENTRES))
+    if spot is None:
+        return None
+    return HotSpot(float(tumor.x[spot.centre]), float(tumor.y[spot.centre]), spot.radius, Ki67(spot.positive, n))
 
 
 @dataclass(frozen=True, eq=False)

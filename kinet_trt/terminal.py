@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kinet_trt import NOTICE
-from kinet_trt.ki67 import Bands, Ki67
+from kinet_trt.ki67 import ENOUGH, Bands, Ki67, Statement, class_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kinet_trt.doctor import Finding, Row
     from kinet_trt.evaluate import Evaluation
     from kinet_trt.slides.counted import CountedSlide
+    from kinet_trt.together import Together
     from kinet_trt.triton import Packaged
 
 T = TypeVar("T")
@@ -125,42 +126,100 @@ def training_bar() -> Iterator[Callable[[Any], None]]:
         yield report
 
 
-def show_counted(counted: Sequence[Counted | CountedSlide], counter: Counter, bands: Bands | None) -> None:
-    """Print a table of counted images, and what is to be said of their index together."""
-    engine = counter.engine
+def show_counted(
+    counted: Sequence[Counted | CountedSlide], counter: Counter, bands: Bands | None, together: Together | None = None
+) -> None:
+    """Print a table of counted images; in sentences, what one image or, where it is given, their sum says."""
     # File names are text: nothing in them is markup or an emoji.
     console = Console(highlight=False, markup=False, emoji=False)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("image", overflow="fold")
-    for name in ("um/px", *(name.replace("_", "-") for name in engine.card.classes), "Ki67 % (95%)"):
-        table.add_column(name, justify="right", no_wrap=True)
-    totals = dict.fromkeys(engine.card.classes, 0)
-    for one in counted:
-        counts = one.counts
-        totals = {name: totals[name] + n for name, n in counts.items()}
-        table.add_row(one.image.name, f"{one.mpp:.4g} ({one.mpp_source})", *_figures(counts))
-    if len(counted) > 1:
-        table.add_row("together", "", *_figures(totals))
-    console.print(table)
-    for sentence in Ki67.of(totals).sentences(bands):
-        console.print(sentence, soft_wrap=True)
-    for one in counted:
-        if spot := getattr(one, "hot_spot", None):
-            index, radius = spot.ki67, spot.radius
+    statements = [one.statement(bands) for one in counted]
+    total = together.statement(bands) if together else None
+    several = len(counted) > 1
+    console.print(_counted_table(counted, statements, counter, together, total))
+    if several and total is None:
+        _show_each(console, counted, statements)
+    else:
+        _show_statement(console, total or statements[0])
+        where = together.hot_spot_image.name if together and together.hot_spot_image and several else ""
+        if spot := together.hot_spot if together else counted[0].hot_spot:
             console.print(
-                f"{one.image.name}: the hot spot of {index.tumor:,} tumour nuclei has {_figures_of(index)}%, within "
-                f"{radius:,.0f} um of px {spot.x:,.0f}, {spot.y:,.0f}.",
+                f"The hot spot lies {f'in {where}, ' if where else ''}within {spot.radius:,.0f} um of "
+                f"px {spot.x:,.0f}, {spot.y:,.0f}.",
                 soft_wrap=True,
             )
+    engine = counter.engine
     if unknown := sum(one.mpp_source == "model" for one in counted):
         console.print(
-            f"The um/px of {unknown} of {len(counted)} images is not known: the model's {engine.card.mpp:g} was taken; "
+            f"The um/px of {unknown} of {len(counted)} images is not known: the model's {engine.card.mpp:g} was used; "
             "--mpp sets it.",
             soft_wrap=True,
         )
-    how = f"{engine.card.name} on {engine.runtime}, {engine.precision}, threshold {counter.threshold}."
+    scales = {_scale_of(one) for one in counted}
+    scale = f", {scales.pop().replace(' ', ' um/px ')}" if len(scales) == 1 else ""
+    how = f"{engine.card.name} on {engine.runtime}, {engine.precision}, threshold {counter.threshold}{scale}."
     console.print(how, style="dim", soft_wrap=True)
     console.print(NOTICE, soft_wrap=True)
+
+
+def _counted_table(
+    counted: Sequence[Counted | CountedSlide],
+    statements: Sequence[Statement],
+    counter: Counter,
+    together: Together | None,
+    total: Statement | None,
+) -> Table:
+    spots = any(statement.hot_spot for statement in statements)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("image", overflow="fold")
+    classes = map(class_name, counter.engine.card.classes)
+    scales = [_scale_of(one) for one in counted]
+    several = len({*scales}) > 1  # one that holds for all is not worth a column
+    for name in (*(["um/px"] if several else []), *classes, "Ki67 % (95%)", *(["hot spot"] if spots else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    rows = [(one.image.name, scale, one.counts) for one, scale in zip(counted, scales, strict=True)]
+    if together and len(counted) > 1:
+        rows.append(("together", "", together.counts))
+    for (name, scale, counts), statement in zip(rows, [*statements, *([total] if total else [])], strict=False):
+        average = f"{_figures_of(statement.average)}{_range_of(statement, statement.average)}"
+        cells = [name, *([scale] if several else []), *map(str, counts.values()), average]
+        if spots and (spot := statement.hot_spot):
+            cells.append(f"{100 * (spot.index or 0):.1f}{_range_of(statement, spot)}")
+        table.add_row(*cells, style="bold" if statement.warning else None)
+    return table
+
+
+def _scale_of(one: Counted | CountedSlide) -> str:
+    return f"{one.mpp:.4g} ({one.mpp_source})"
+
+
+def _range_of(statement: Statement, ki67: Ki67) -> str:
+    """Return the range as a table shows it: with a ? while it is provisional."""
+    name = statement.range_of(ki67)
+    return f" {name}{'?' if ki67.provisional else ''}" if name else ""
+
+
+def _show_statement(console: Console, statement: Statement) -> None:
+    for sentence in statement.sentences():
+        console.print(sentence, style="bold" if sentence == statement.warning else None, soft_wrap=True)
+
+
+def _show_each(console: Console, counted: Sequence[Counted | CountedSlide], statements: Sequence[Statement]) -> None:
+    """Print what several images need said beside their rows."""
+    differ = [one.image.name for one, statement in zip(counted, statements, strict=True) if statement.warning]
+    if differ:
+        console.print(
+            f"The hot spot lies in another range than the average: {', '.join(differ)}. WHO grades by the hot spot.",
+            style="bold",
+            soft_wrap=True,
+        )
+    if none := [one.image.name for one, s in zip(counted, statements, strict=True) if s.no_range and s.bands]:
+        console.print(
+            f"No grade range is given where an image looks unlike the model's training data: {', '.join(none)}.",
+            soft_wrap=True,
+        )
+    if any(_range_of(s, ki67).endswith("?") for s in statements for ki67 in (s.average, s.hot_spot) if ki67):
+        console.print(f"?: provisional, fewer than {ENOUGH} tumour nuclei.", soft_wrap=True)
+    console.print("Each image is counted separately; --together pools the images of one case.", soft_wrap=True)
 
 
 def show_evaluation(evaluation: Evaluation, counter: Counter) -> None:
@@ -190,7 +249,7 @@ def show_evaluation(evaluation: Evaluation, counter: Counter) -> None:
     )
     for name, score in zip(CLASSES, pooled.per_class, strict=True):
         console.print(
-            f"{name:<10} precision {score.precision:.3f}, recall {score.recall:.3f}, F1 {score.f1:.3f} "
+            f"{class_name(name):<10} precision {score.precision:.3f}, recall {score.recall:.3f}, F1 {score.f1:.3f} "
             f"({score.true} nuclei)",
             soft_wrap=True,
         )
@@ -303,11 +362,6 @@ def _int8(done: Quantised) -> Iterator[str]:
         )
     how = "" if cost.from_labels else ", estimated from the nuclei that changed"
     yield f"costs {max(0.0, cost.loss):.2f} points of F1{how}"
-
-
-def _figures(counts: dict[str, int]) -> list[str]:
-    ki67 = Ki67.of(counts)
-    return [*map(str, counts.values()), _figures_of(ki67)]
 
 
 def _figures_of(ki67: Ki67) -> str:

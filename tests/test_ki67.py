@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinet_trt.ki67 import ENOUGH, HOPELESS, NET, Bands, Ki67, wilson
+from kinet_trt.ki67 import ENOUGH, HOPELESS, NET, UNLIKE, Bands, Ki67, Statement, wilson
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,12 @@ def test_more_cells_decides_and_one_cell_less_does_not(tumor, data):
 
 
 @pytest.mark.parametrize("ki67", [Ki67(3, 100), Ki67(20, 100), Ki67(200, 1000)])
-def test_an_index_on_a_cut_off_is_never_decided(ki67):
+def test_an_index_on_a_cut_off_is_never_settled(ki67):
     assert ki67.more_cells() is None
-    assert ki67.sentences()[-1] == "The interval spans a cut-off: counting more will not decide."
+    assert not Statement(ki67).settled
+    assert ki67.sentences()[-1] == (
+        "The interval crosses a grade boundary; counting more nuclei is unlikely to settle it."
+    )
 
 
 def test_more_cells_uses_the_bands_it_is_given():
@@ -121,22 +124,81 @@ def test_a_cut_belongs_to_the_band_that_inclusive_says():
     assert Bands(("a", "b"), (0.1,), (False,)).of(math.nextafter(0.1, 1)) == "b"
 
 
-def test_sentences_of_a_decided_index():
+def test_sentences_of_a_settled_index():
     assert Ki67(59, 750).sentences() == [
-        "Ki67 index 7.9% (59 of 750; 95% interval 6.1% to 10.0%).",
+        "Ki67 index 7.9% (59 of 750 tumour nuclei; 95% interval 6.1% to 10.0%).",
         "In the G2 range.",
+        "The interval lies within one grade range.",
     ]
 
 
-def test_sentences_of_few_nuclei_that_span_a_cut_off():
+def test_sentences_of_few_nuclei_across_a_boundary():
     ki67 = Ki67(9, 60)
     said = ki67.sentences()
-    assert said[0].startswith("Ki67 index 15.0% (9 of 60; 95% interval ")
+    assert said[0].startswith("Ki67 index 15.0% (9 of 60 tumour nuclei; 95% interval ")
     assert said[1:3] == [f"Fewer than {ENOUGH} tumour nuclei: provisional.", "In the G2 range."]
     assert said[3] == (
-        f"The interval spans a cut-off: about {ki67.more_cells():,} more tumour nuclei at this rate would decide."
+        "The interval crosses a grade boundary; at this rate, about "
+        f"{max(ki67.more_cells(), 440):,} more tumour nuclei would settle it."
     )
     assert len(said) == 4
+
+
+def test_a_hot_spot_in_another_range_is_stated_first_among_the_words():
+    said = Statement(Ki67(90, 1000), Ki67(140, 500)).sentences()
+    assert said[:3] == [
+        "Ki67 index 9.0% (90 of 1,000 tumour nuclei; 95% interval 7.4% to 10.9%).",
+        "Hot spot 28.0% (140 of 500 tumour nuclei; 95% interval 24.2% to 32.1%).",
+        "The hot spot lies in the G3 range, the average in the G2 range: WHO grades by the hot spot.",
+    ]
+    assert "within one grade range" not in " ".join(said)
+
+
+def test_a_hot_spot_in_the_same_range_is_stated_too():
+    statement = Statement(Ki67(70, 1000), Ki67(50, 500))
+    assert statement.warning == ""
+    assert statement.settled
+    assert statement.sentences()[2:] == [
+        "The hot spot and the average both lie in the G2 range.",
+        "Both intervals lie within one grade range.",
+    ]
+
+
+def test_a_hot_spot_whose_interval_crosses_a_boundary_settles_nothing():
+    statement = Statement(Ki67(100, 1000), Ki67(98, 500))
+    assert not statement.settled
+    assert statement.notes[-1] == "The interval of the hot spot crosses a grade boundary."
+
+
+def test_a_small_hot_spot_is_provisional():
+    statement = Statement(Ki67(70, 1000), Ki67(5, 50))
+    assert not statement.settled
+    assert "The hot spot has fewer than 500 tumour nuclei: provisional." in statement.sentences()
+
+
+def test_a_field_unlike_the_training_data_has_no_range():
+    statement = Statement(Ki67(700, 1000), Ki67(400, 500), no_range=UNLIKE)
+    assert (statement.range_of(statement.average), statement.range_of(statement.hot_spot)) == ("", "")
+    assert not statement.settled
+    said = statement.sentences()
+    assert said[2:] == [UNLIKE]
+    assert not any(name in " ".join(said) for name in NET.names)
+    assert UNLIKE not in Statement(Ki67(700, 1000), bands=None, no_range=UNLIKE).sentences()
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(tumor=st.integers(1, 3000), spot=st.integers(1, 700), data=st.data())
+def test_nothing_is_settled_while_provisional_or_while_the_ranges_differ(tumor, spot, data):
+    average = Ki67(data.draw(st.integers(0, tumor)), tumor)
+    hot = Ki67(data.draw(st.integers(0, spot)), spot)
+    statement = Statement(average, hot)
+    text = " ".join(statement.sentences())
+    assert "decide" not in text
+    assert (statement.warning in text) if statement.warning else ("WHO" not in text)
+    assert bool(statement.warning) == (NET.of(average.index) != NET.of(hot.index))
+    assert statement.settled == ("within one grade range" in text)
+    if "provisional" in text or statement.warning:
+        assert not statement.settled
 
 
 def test_provisional_ends_at_500():
@@ -152,4 +214,4 @@ def test_without_bands_nothing_is_said_of_ranges_or_cut_offs():
 @given(tumor=st.integers(0, 3000), data=st.data())
 def test_sentences_never_sound_like_a_diagnosis(tumor, data):
     text = " ".join(Ki67(data.draw(st.integers(0, tumor)), tumor).sentences()).lower()
-    assert not any(word in text for word in ("diagnos", "patient", "grade", "malignan", "benign", " is g"))
+    assert not any(word in text for word in ("diagnos", "patient", "grade g", "malignan", "benign", " is g"))

@@ -16,8 +16,8 @@ from kinet_trt.counter import Counter
 from kinet_trt.detections import Detections
 from kinet_trt.errors import KinetError
 from kinet_trt.files import user_cache
-from kinet_trt.hot_spot import HOT_SPOT, hottest
-from kinet_trt.ki67 import Ki67
+from kinet_trt.hot_spot import HOT_SPOT, HotSpot, hottest
+from kinet_trt.ki67 import NET, UNLIKE, Bands, Ki67, Statement
 from kinet_trt.slides import Slide, open_slide
 from kinet_trt.slides.ledger import SUFFIX, Ledger
 from kinet_trt.slides.likeness import unlike
@@ -36,26 +36,6 @@ _MOST_CENTRES = 20_000
 
 Work = Callable[[Slide, Plan, Sequence[int]], Iterable[tuple[int, Detections]]]
 """Counts tiles of a slide, by their numbers; a tile that comes twice lands once."""
-
-
-@dataclass(frozen=True)
-class HotSpot:
-    """The disc of n tumour nuclei with the highest index.
-
-    Attributes
-    ----------
-    x, y
-        Its centre, px of level 0.
-    radius
-        um.
-    ki67
-        Index of the nuclei in it. It is the highest of many, so a little too high by chance alone.
-    """
-
-    x: float
-    y: float
-    radius: float
-    ki67: Ki67
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +66,9 @@ class CountedSlide:
         Tiles that an earlier run had counted.
     remarks
         Sentences that a person should read.
+    unlike
+        The one of them that says how the tissue is unlike the training data; None where it is not. No grade range is
+        then given.
     """
 
     image: Path
@@ -101,11 +84,16 @@ class CountedSlide:
     ledger: Path
     resumed: int
     remarks: tuple[str, ...] = ()
+    unlike: str | None = None
 
     @property
     def ki67(self) -> Ki67:
         """The index of the slide."""
         return Ki67.of(self.counts)
+
+    def statement(self, bands: Bands | None = NET) -> Statement:
+        """Return what the slide says about the grade."""
+        return Statement(self.ki67, self.hot_spot.ki67 if self.hot_spot else None, bands, UNLIKE if self.unlike else "")
 
     def bands(self) -> Iterator[Detections]:
         """Yield all nuclei in raster order, px of level 0, one row of tiles at a time.
@@ -188,7 +176,8 @@ def count_slide(
                 raise KinetError(f"{len(still):,} of {total:,} tiles were not counted: run it again, and it goes on")
             state.touch()
             counts, spot = _sum_up(ledger, plan, hot_spot)
-            remarks = [*_remarks(plan, card.mpp), *filter(None, [unlike(slide, plan, ledger, card.mpp)])]
+            warning = unlike(slide, plan, ledger, card.mpp) or None
+            remarks = [*_remarks(plan, card.mpp), *([warning] if warning else [])]
         counted = CountedSlide(
             image=path,
             width=slide.width,
@@ -203,6 +192,7 @@ def count_slide(
             ledger=state,
             resumed=resumed,
             remarks=tuple(remarks),
+            unlike=warning,
         )
         return counted, small
 

@@ -40,7 +40,7 @@ def json_detections(counted: CountedSlide) -> Iterator[str]:
 
 def slide_record(counted: CountedSlide) -> dict[str, Any]:
     """Return what a slide's JSON has beside what every field's has."""
-    plan, spot = counted.plan, counted.hot_spot
+    plan = counted.plan
     total = len(plan.rows) * len(plan.columns)
     return {
         "format": counted.format,
@@ -49,14 +49,5 @@ def slide_record(counted: CountedSlide) -> dict[str, Any]:
         "tiles": len(plan.tiles),
         "tiles_left_out": total - len(plan.tiles),
         "tissue_mm2": round(counted.area_mm2, 4),
-        "hot_spot": None
-        if spot is None
-        else {
-            "x": round(spot.x, 2),
-            "y": round(spot.y, 2),
-            "radius_um": round(spot.radius, 1),
-            "tumor": spot.ki67.tumor,
-            "positive": spot.ki67.positive,
-            "ki67_index": spot.ki67.index,
-        },
+        "hot_spot": counted.hot_spot.record() if counted.hot_spot else None,
     }
