@@ -6,6 +6,7 @@ import copy
 import csv
 import hashlib
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,8 @@ UNLABELLED = 0.2
 """How often a source without labelled nuclei is drawn, as a share of all others together."""
 KEPT = 50
 """Iterations between checkpoints to go on from: validations, which take longer, may be rarer."""
+WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+"""Values of ONEDNN_MAX_CPU_ISA with which oneDNN has no BF16 arithmetic."""
 MPP = 0.34
 """Scale of the training fields, um/px: nominal, no source states its own."""
 
@@ -545,6 +548,9 @@ def _has_bfloat16(device: torch.device) -> bool:
     """Whether mixed precision pays: any GPU here, and CPUs with BF16 arithmetic."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
+    # oneDNN may be limited to older instructions, and then only imitates BF16; PyTorch does not say so.
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_BFLOAT16:
+        return False
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
 
 

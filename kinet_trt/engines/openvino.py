@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
+from openvino import opset8
 
 from kinet_trt import simulate
 from kinet_trt.detections import Detections
@@ -53,6 +54,42 @@ def core() -> ov.Core:
     segmentation fault. So there is one, and it stays.
     """
     return ov.Core()
+
+
+def read_network(model: bytes) -> ov.Model:
+    """Read a serialised ONNX model so that its INT8 layers are right on this CPU.
+
+    Without AMX, OpenVINO 2026.4 stores int8 activations as uint8 with an offset of 128. Where tensors are concatenated
+    that are quantised by QuantizeLinear and DequantizeLinear, it then rounds to whole numbers instead of to the
+    quantisation step: the maps are off by a quarter of their deviation, without an error. Written as one FakeQuantize
+    operation each, OpenVINO's own form, they are right and as fast.
+
+    Raises
+    ------
+    RuntimeError
+        If OpenVINO cannot read the model.
+    """
+    network = core().read_model(io.BytesIO(model))
+    if not _has_amx():
+        for operation in network.get_ordered_ops():
+            if operation.get_type_name() == "FakeQuantize":
+                _include_dequantisation(operation)
+    return network
+
+
+def _include_dequantisation(quantise: Any) -> None:
+    """Replace a FakeQuantize to int8 and the dequantisation after it by one FakeQuantize; others stay as they are."""
+    last = quantise
+    for kind in ("Convert", "Convert", "Subtract", "Multiply"):
+        readers = [reader.get_node() for reader in last.output(0).get_target_inputs()]
+        if [reader.get_type_name() for reader in readers] != [kind]:
+            return
+        last = readers[0]
+    values, low, high = quantise.input_values()[:3]
+    levels = quantise.get_attributes()["levels"]
+    joined = opset8.fake_quantize(values, low, high, low, high, levels)
+    joined.set_friendly_name(last.get_friendly_name())
+    last.output(0).replace(joined.output(0))
 
 
 class OpenVinoEngine:
@@ -101,7 +138,7 @@ class OpenVinoEngine:
         self._core = core()
         self._local = threading.local()
         try:
-            self._network = self._core.read_model(io.BytesIO(model))
+            self._network = read_network(model)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot read the model: {_first_line(error)}") from error
         check_outputs([name for output in self._network.outputs for name in output.get_names()], card)
