@@ -125,9 +125,9 @@ def test_how_a_command_ended_is_told():
     assert "not at all" in failed["said"]
     crashed = gpu.run([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"], 60)
     assert crashed["outcome"] == "ended by SIGSEGV"
-    stopped = gpu.run([sys.executable, "-c", "import time; print('so far', flush=True); time.sleep(60)"], 1)
+    stopped = gpu.run([sys.executable, "-c", "import time; print('so far', flush=True); time.sleep(600)"], 1)
     assert stopped["outcome"] == "stopped after 1 s"
-    assert stopped["seconds"] < 30
+    assert stopped["seconds"] < 300
 
 
 def test_what_became_of_tests_is_read(tmp_path):

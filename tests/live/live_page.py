@@ -29,7 +29,7 @@ def page(
     chosen = serve.Options(store=store, port=0, browser=False, **options)
     with serve.serving(microscope, counter, chosen) as served:
         base = f"http://127.0.0.1:{served.port}"
-        with httpx.Client(base_url=base, headers={"origin": base}, timeout=30) as client:
+        with httpx.Client(base_url=base, headers={"origin": base}, timeout=60) as client:
             yield served, client, microscope
 
 
@@ -51,7 +51,7 @@ def next_frame(live: ClientConnection, wanted: Callable[[dict[str, Any]], bool] 
     """Return the head of the next frame of which something is true; those before are said to be shown."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        message = live.recv(timeout=30)
+        message = live.recv(timeout=60)
         if isinstance(message, bytes):
             head, _ = frame_of(message)
             live.send(json.dumps({"type": "shown", "frame": head["frame"]}))

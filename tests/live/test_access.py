@@ -165,7 +165,7 @@ def test_with_the_token_a_cookie_is_given_and_the_address_is_clean(shared):
     assert client.post("/api/auto", json={"on": False}, headers=kept).status_code == 200
     assert client.post("/api/auto", json={"on": True}, headers=kept | {"origin": "http://evil"}).status_code == 403
     with socket(served, **kept) as live:
-        assert live.recv(timeout=30)
+        assert live.recv(timeout=60)
     assert client.get("/api/state", headers={"authorization": f"Bearer {served.token}"}).status_code == 200
     assert client.get("/api/state", headers={"cookie": "a=\x01; kinet_trt=b"}).status_code == 401
 

@@ -53,7 +53,7 @@ class Run:
         self.resumed = told["resumed"]
         self.opened = contextlib.ExitStack()
         headers = {"origin": self.base}
-        self.client = self.opened.enter_context(httpx.Client(base_url=self.base, headers=headers, timeout=30))
+        self.client = self.opened.enter_context(httpx.Client(base_url=self.base, headers=headers, timeout=60))
         self.live = self.opened.enter_context(
             # A busy machine may be silent for long: that is not what is tested.
             connect(f"ws{self.base[4:]}/api/live", additional_headers=headers, max_size=None, ping_interval=None)

@@ -24,7 +24,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, WebSocke
 
 SOURCE = "sim:size=640x480,mpp=0.34,fps=6,rest=4,overlap=0.3,speed=600"
 SIZES = ((360, 740), (1024, 768), (1920, 1080))
-WAIT = 20_000  # ms; the machine may be busy
+WAIT = 60_000  # ms; the machine may be busy
 EVIL = '<img src=x onerror="window.evil=1"><script>window.evil=1</script>'
 PIXELS = """() => {
   const canvas = document.querySelector('#live-canvas');
@@ -60,7 +60,7 @@ def running(folder: Path, port: int = 0) -> Iterator[tuple[str, subprocess.Popen
             assert line.startswith("Live page: "), f"{line!r} {(folder / 'err').read_text()}"
             yield line.split()[-1], program
             program.send_signal(signal.SIGTERM)
-            assert program.wait(40) in (0, -signal.SIGKILL)
+            assert program.wait(120) in (0, -signal.SIGKILL)
     assert "Traceback" not in (folder / "err").read_text()
 
 

@@ -66,10 +66,10 @@ def nuclei(client, field) -> dict:
 def test_a_page_gets_the_state_and_frames_with_their_nuclei(served, counter):
     seen, pictures = [], []
     with socket(served[0]) as live:
-        state = json.loads(live.recv(timeout=30))
+        state = json.loads(live.recv(timeout=60))
         live.send(json.dumps({"type": "view", "width": 160}))
         while len(pictures) < 4:
-            message = live.recv(timeout=30)
+            message = live.recv(timeout=60)
             if isinstance(message, bytes):
                 head, data = frame_of(message)
                 live.send(json.dumps({"type": "shown", "frame": head["frame"]}))
@@ -92,14 +92,14 @@ def test_the_next_frame_waits_until_the_last_one_is_on_the_screen(served):
     with socket(served[0]) as live:
         got = []
         while not got:
-            got = [one for one in [live.recv(timeout=30)] if isinstance(one, bytes)]
+            got = [one for one in [live.recv(timeout=60)] if isinstance(one, bytes)]
         # The state comes at least every second; no frame may come between.
         for _ in range(3):
-            assert isinstance(live.recv(timeout=30), str)
+            assert isinstance(live.recv(timeout=60), str)
         live.send(json.dumps({"type": "shown", "frame": -5}))
         live.send("no JSON")
         live.send("[1]")
-        assert isinstance(live.recv(timeout=30), str)
+        assert isinstance(live.recv(timeout=60), str)
         live.send(json.dumps({"type": "shown", "frame": frame_of(got[0])[0]["frame"]}))
         assert next_frame(live)["frame"] > frame_of(got[0])[0]["frame"]
 
@@ -109,9 +109,9 @@ def test_one_page_too_many_is_told_so(served):
     sockets = [one.__enter__() for one in opened]
     try:
         for live in sockets:
-            live.recv(timeout=30)
+            live.recv(timeout=60)
         with socket(served[0]) as late, pytest.raises(ConnectionClosed) as closed:
-            late.recv(timeout=30)
+            late.recv(timeout=60)
         assert closed.value.rcvd.code == 1013
     finally:
         for one in opened:
