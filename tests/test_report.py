@@ -148,7 +148,7 @@ def test_the_page_says_what_was_counted(file, html):
         f"{summary.area_mm2:.3f} mm²",
         *summary.cautions,
         "0.5 µm/px, measured with a stage micrometer",
-        "only assumed: the model's own",
+        "assumed: the model's own value",
         "c0ffee" * 10 + "abcd",
         "a runtime 1.0",
         "1 added, 1 removed, 1 reclassified or confirmed; 1 undone",

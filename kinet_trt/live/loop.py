@@ -416,7 +416,7 @@ class Loop:
         quality = self._watch.look(frame, mpp, captured)
         if mpp_source == "model":
             why = camera.mpp_note or "um/px is not known: set it"
-            remarks.append(f"Counted as if it had the model's {card.mpp:g} um/px, which is only assumed: {why}.")
+            remarks.append(f"Counted at the model's {card.mpp:g} um/px, which is only assumed: {why}.")
         if detections is not None:
             remarks += self._remarks_on(frame, detections)
             now = time.monotonic()

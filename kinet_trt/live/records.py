@@ -11,12 +11,12 @@ from kinet_trt.live.region import Region
 from kinet_trt.model_card import ModelCard
 
 HOW_KNOWN = {
-    "option": "typed by a person",
+    "option": "entered by hand",
     "calibrated": "measured with a stage micrometer",
     "objective": "from an objective preset",
-    "camera": "told by the camera or the microscope",
+    "camera": "reported by the camera or the microscope",
     "file": "from the file's resolution tag",
-    "model": "only assumed: the model's own",
+    "model": "assumed: the model's own value",
 }
 """How um/px can be known, and how that is said."""
 

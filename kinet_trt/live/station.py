@@ -40,7 +40,7 @@ TUMOR = 0.5
 
 HINDERED = {
     "empty": "There is no tissue in the picture.",
-    "blurred": "The picture is blurred: focus.",
+    "blurred": "The picture is out of focus.",
     "moving": "The stage is moving.",
 }
 """Why a frame is not offered for capture, as a person should read it."""
@@ -269,7 +269,7 @@ class Station:
         """
         with self._changing:
             if self._recount is not None:
-                raise RefusedError("a recount is under way: end it before looking at the session's count")
+                raise RefusedError("a recount is in progress: end it before looking at the session's count")
             return self._open
 
     @property
@@ -319,13 +319,13 @@ class Station:
         """
         with self._changing:
             if self._recount is not None:
-                raise RefusedError("a recount is under way: end it before capturing fields")
+                raise RefusedError("a recount is in progress: end it before capturing fields")
             if known := self._captured.get(sequence):
                 return known
             with self._lock:
                 seen = self._shown.get(sequence)
             if seen is None:
-                raise RefusedError("that picture has passed: capture the one that is shown now")
+                raise RefusedError("that frame is no longer available: capture the one shown now")
             if seen.detections is None:
                 raise RefusedError(f"this picture was not counted: {seen.uncounted}")
             waived = {"blurred", "moving"} if anyway else set()
@@ -484,7 +484,7 @@ class Station:
         with self._changing:
             found = [one for one in self.store.readings(self._open.id)[1:] if one.id == reading]
             if not found:
-                raise RefusedError("there is no such recount in the open session")
+                raise RefusedError("the open session has no such recount")
             self._recount = found[0]
             self._change(at_once=True)
             return found[0]
@@ -499,7 +499,7 @@ class Station:
         """Say that the recount is done with a field: only then it is compared."""
         with self._changing:
             if self._recount is None:
-                raise RefusedError("no recount is under way")
+                raise RefusedError("no recount is in progress")
             self.store.finish(self._recount.id, self._mine(field), done)
             self._change()
 
@@ -515,7 +515,7 @@ class Station:
         """Return a field's id if it is of the open session: nobody changes another by a stale page."""
         known = self.store.field(field)
         if known.session != self._open.id:
-            raise RefusedError("that field is not of the open session")
+            raise RefusedError("that field does not belong to the open session")
         return known.id
 
     def _enter(self, session: Session) -> None:
@@ -567,7 +567,7 @@ class Station:
                     self.capture(seen.sequence, automatic=True)
                     said = ""
                 except KinetError as error:
-                    log.warning("a field could not be captured by itself: %s", error)
+                    log.warning("a field could not be captured automatically: %s", error)
                     said = str(error)
                 with self._lock:
                     self._said = said

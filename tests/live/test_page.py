@@ -287,7 +287,7 @@ def test_a_mouse_corrects_and_undoes(page: Page):
     expect(page.locator("#field-words")).to_contain_text("2 corrections")
     found = nuclei(page, field)
     assert (found["c"][k], found["m"][k]) == (other, before["c"][k])  # the model's answer and the person's
-    expect(page.locator("#field-hint")).to_contain_text("the model said")
+    expect(page.locator("#field-hint")).to_contain_text("the model found")
 
     canvas.click(position=spot(page, *empty_place(before)), modifiers=["Shift"])
     until(page, f"fetch('/api/fields/{field}').then((a) => a.json()).then((a) => a.nuclei.removed[{n}])")
@@ -407,7 +407,7 @@ def test_what_a_person_types_is_text(page: Page, address: str):
     press(page, "Escape", "o")
     expect(page.locator("#field-notes")).to_contain_text(EVIL)
     press(page, "Escape")
-    page.get_by_role("button", name="Open another").click()
+    page.get_by_role("button", name="Other sessions").click()
     expect(page.locator("#sessions-list")).to_contain_text(EVIL)
     assert page.evaluate("window.evil") is None
     assert page.locator("img:not(.icon):not(#thumbnails img)").count() == 0
@@ -436,7 +436,7 @@ def test_a_second_reader_sees_nothing_of_the_first(page: Page):
     field = capture(page)
     settled(page, "state.session.summary !== null")
     press(page, "s")
-    page.get_by_role("button", name="Recount blind").click()
+    page.get_by_role("button", name="Blind recount").click()
     page.get_by_label("Name of the second reader").fill("Ben")
     page.locator("#ask-yes").click()
     expect(page.locator("#banners")).to_contain_text("Blind recount")
@@ -446,7 +446,7 @@ def test_a_second_reader_sees_nothing_of_the_first(page: Page):
     for hidden in ("#interval svg", "#scale svg", "#facts div", "#session-classes li"):
         expect(page.locator(hidden)).to_have_count(0)
     expect(page.locator("#report")).to_be_hidden()
-    expect(page.locator("#offer")).to_contain_text("No captures during a recount")
+    expect(page.locator("#offer")).to_contain_text("Capture is off during a recount")
     assert len(nuclei(page, field)["n"]) == 0
     page.locator("#title").click()
     press(page, "o")
@@ -456,11 +456,11 @@ def test_a_second_reader_sees_nothing_of_the_first(page: Page):
     press(page, "d")
     expect(page.locator("#thumbnails button")).to_contain_text("done")
     press(page, "Escape", "s")
-    page.get_by_role("button", name="End the recount").click()
+    page.locator("#recount").click()
     page.locator("#ask-yes").click()
     expect(page.locator("#recounts")).to_contain_text("Ben")
     expect(page.locator("#recounts")).to_contain_text("1 of 1 fields done")
-    expect(page.locator("#recounts")).to_contain_text("only the second")
+    expect(page.locator("#recounts")).to_contain_text("by the second only")
     expect(page.locator("#big")).to_contain_text("%")
 
 
@@ -472,7 +472,7 @@ def test_sessions_begin_open_and_go(page: Page):
     page.locator("#ask-yes").click()
     expect(page.locator("#title")).to_have_text("Case 13")
     expect(page.locator("#thumbnails button")).to_have_count(0)
-    page.get_by_role("button", name="Open another").click()
+    page.get_by_role("button", name="Other sessions").click()
     row = page.locator("#sessions-list li").filter(has_text="Case 12").filter(has_text="1 field").last
     row.get_by_role("button", name="Open").click()
     expect(page.locator("#title")).to_have_text("Case 12")
@@ -500,8 +500,8 @@ def as_before(page: Page, address: str) -> Iterator[None]:
 @pytest.mark.usefixtures("as_before")
 def test_the_resting_stage_captures(page: Page):
     press(page, "a")
-    expect(page.locator(".toast")).to_contain_text("captured by themselves")
-    expect(page.locator(".toast")).to_have_text("Field 1 captured by itself")
+    expect(page.locator(".toast")).to_contain_text("Automatic capture is on")
+    expect(page.locator(".toast")).to_have_text("Field 1 captured automatically")
     expect(page.locator("#thumbnails button")).to_have_count(1)
 
 
@@ -512,19 +512,19 @@ def test_the_size_of_a_pixel_is_set(page: Page):
     page.keyboard.type("0,5")
     press(page, "Enter")
     expect(page.locator("#scale-chip")).to_have_text("0.5 µm/px")
-    expect(page.locator("#mpp-words")).to_have_text("typed by a person")
+    expect(page.locator("#mpp-words")).to_have_text("entered by hand")
     page.locator("#preset-name").fill("10x")
     press(page, "Enter")
     expect(page.locator("#presets")).to_contain_text("10x")
     page.locator("#mpp-input").fill("nonsense")
     press(page, "Enter")
     expect(page.get_by_role("alert")).to_contain_text("expected a number above 0")
-    page.get_by_role("button", name="As the camera says").click()
+    page.get_by_role("button", name="Use the camera's value").click()
     expect(page.locator("#scale-chip")).to_have_text("0.34 µm/px")
     page.locator("#presets button").first.click()
     expect(page.locator("#mpp-words")).to_have_text("from an objective preset")
     expect(page.locator("#presets button").first).to_have_attribute("aria-pressed", "true")
-    page.get_by_role("button", name="Forget 10x").click()
+    page.get_by_role("button", name="Delete 10x").click()
     page.locator("#ask-yes").click()
     expect(page.locator("#presets button")).to_have_count(0)
 
@@ -533,7 +533,7 @@ def test_the_size_of_a_pixel_is_set(page: Page):
 def test_a_stage_micrometer_calibrates(page: Page):
     expect(page.locator("#live-state")).to_have_text("● Live")
     press(page, "c")
-    expect(page.locator("#live-state")).to_have_text("Held")
+    expect(page.locator("#live-state")).to_have_text("Frozen")
     box = page.locator("#live-canvas").bounding_box()
     scale = min(box["width"] / 640, box["height"] / 480)
     for x in (100, 500):
@@ -550,6 +550,7 @@ def test_a_stage_micrometer_calibrates(page: Page):
 
 @pytest.mark.usefixtures("as_before")
 def test_threshold_region_and_pause(page: Page):
+    expect(page.locator("#live-state")).to_have_text("● Live")
     press(page, "t")
     page.locator("#threshold-number").fill("0.6")
     press(page, "Tab")
@@ -575,7 +576,7 @@ def test_threshold_region_and_pause(page: Page):
     press(page, "p")
     expect(page.locator("#live-state")).to_have_text("Paused")
     expect(page.locator("#banners")).to_contain_text("Paused")
-    expect(page.locator("#offer")).to_contain_text("Not offered")
+    expect(page.locator("#offer")).to_contain_text("Not ready")
     page.locator("#banners button").click()
     expect(page.locator("#live-state")).to_have_text("● Live")
 
@@ -608,7 +609,7 @@ def test_what_goes_wrong_is_loud_and_in_words(visit: Callable[..., Page]):
     banners = page.locator("#banners")
     for part, values, words in (
         ("camera", {"phase": "stalled", "sentence": "no frame for 3 s"}, ["Camera stalled", "no frame for 3 s"]),
-        ("camera", {"phase": "reconnecting", "sentence": "gone; again in 2 s"}, ["Camera gone", "again in 2 s"]),
+        ("camera", {"phase": "reconnecting", "sentence": "gone; in 2 s"}, ["Camera disconnected", "in 2 s"]),
         ("loop", {"phase": "failed", "why": "the engine broke"}, ["Counting failed", "the engine broke"]),
         ("scale", {"assumed": True}, ["Pixel size assumed", "Set it"]),
         ("scale", {"note": "another frame size"}, ["Pixel size changed", "another frame size"]),
@@ -621,7 +622,7 @@ def test_what_goes_wrong_is_loud_and_in_words(visit: Callable[..., Page]):
     change.clear()
     expect(banners).to_be_empty()
     lines[-1].close(code=1001)
-    expect(banners).to_contain_text("kinet-trt has ended")
+    expect(banners).to_contain_text("kinet-trt has stopped")
     expect(page.locator("#live-state")).to_have_text("● Live")  # it is there again by itself
     assert len(lines) == 2
     lines[-1].close(code=1013)
@@ -640,9 +641,9 @@ def test_a_killed_program_is_said_and_come_back_to(browser: Browser, tmp_path: P
         press(page, ".", "Delete")
         expect(page.locator("#field-words")).to_contain_text("1 correction")
         program.kill()
-        expect(page.locator("#banners")).to_contain_text("The counter does not answer")
+        expect(page.locator("#banners")).to_contain_text("kinet-trt does not respond")
         press(page, "u")
-        expect(page.get_by_role("alert").filter(has_text="nothing was done")).to_be_visible()
+        expect(page.get_by_role("alert").filter(has_text="nothing was changed")).to_be_visible()
         press(page, "Escape")
         expect(page.locator("#veil")).to_contain_text("No connection")
         expect(page.locator("#offer")).to_contain_text("nothing can be captured")
@@ -651,7 +652,7 @@ def test_a_killed_program_is_said_and_come_back_to(browser: Browser, tmp_path: P
         expect(page.locator("#live-state")).to_have_text("● Live")
         expect(page.locator("#banners")).to_be_empty()
         expect(page.locator("#thumbnails button")).to_contain_text("1 corrected")
-        expect(page.locator(".toast").filter(has_text="goes on where it was")).to_be_visible()
+        expect(page.locator(".toast").filter(has_text="Session resumed")).to_be_visible()
         assert nuclei(page, field)["removed"][0] is True
     page.close()
 
@@ -696,7 +697,7 @@ def test_the_index_is_read_from_afar(page: Page):
 
 def test_help_lists_the_keys(page: Page):
     press(page, "?")
-    expect(page.get_by_role("dialog")).to_contain_text("Capture the field on the screen")
+    expect(page.get_by_role("dialog")).to_contain_text("Capture the field shown")
     press(page, " ")  # closes the help, whose button has the focus; it captures nothing
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert state(page)["session"]["fields"] == []

@@ -154,7 +154,7 @@ def test_the_same_place_twice_counts_once(served, client):
 
 
 def test_what_has_passed_or_was_never_shown_is_not_captured(served, client):
-    assert "has passed" in post(client, "/api/capture", {"frame": 10**9}, 409)["error"]
+    assert "no longer available" in post(client, "/api/capture", {"frame": 10**9}, 409)["error"]
     assert client.get("/api/state").json()["session"]["fields"] == []
 
 
@@ -307,7 +307,8 @@ def test_sessions_are_left_reopened_exported_and_deleted(served, client, tmp_pat
     second = post(client, "/api/sessions", {"title": "Tuesday", "reader": ""})["session"]
     state = client.get("/api/state").json()
     assert (state["session"]["id"], state["session"]["fields"]) == (second, [])
-    assert "not of the open session" in post(client, f"/api/fields/{field['id']}/remove", {"nucleus": 0}, 409)["error"]
+    refused = post(client, f"/api/fields/{field['id']}/remove", {"nucleus": 0}, 409)["error"]
+    assert "does not belong to the open session" in refused
     assert client.get(f"/api/fields/{field['id']}").status_code == 409
     post(client, "/api/sessions/open", {"session": first})
     state = until(client, lambda state: state["session"]["id"] == first and not state["joining"])

@@ -242,8 +242,8 @@ function describe() {
   const { nuclei, classes } = data;
   const [name, model] = [classes[nuclei.c[pointed]], classes[nuclei.m[pointed]]].map((one) => one && nameOf(one));
   const touched = nuclei.touched[pointed];
-  let words = !model ? `${name}, added by a person` : !touched ? `${name}, the model's answer` : model === name ? `${name}, the model's answer, confirmed by a person` : `${name} by a person; the model said ${model}`;
-  if (nuclei.removed[pointed]) words = model ? `removed by a person; the model said ${model}` : `added by a person, removed again`;
+  let words = !model ? `${name}, added by hand` : !touched ? `${name}, found by the model` : model === name ? `${name}, found by the model and confirmed by hand` : `${name}, changed by hand; the model found ${model}`;
+  if (nuclei.removed[pointed]) words = model ? `removed by hand; the model found ${model}` : "added by hand, then removed";
   else if (nuclei.counted && !nuclei.counted[pointed]) words += ". Not counted here: outside the region, or counted in another field";
   text($("field-hint"), `Nucleus ${nuclei.n[pointed]}: ${words}.`);
 }
@@ -271,8 +271,8 @@ function correct(place, remove = false) {
   const { nuclei } = data;
   if (remove || tool === "remove") {
     if (i !== null && !nuclei.removed[i]) change("remove", { nucleus: nuclei.n[i] }, "Removed");
-    else hint("There is no nucleus to remove at this place.");
-  } else if (i !== null) change("reclassify", { nucleus: nuclei.n[i], class: tool }, `Now ${nameOf(tool)}`);
+    else hint("There is no nucleus here to remove.");
+  } else if (i !== null) change("reclassify", { nucleus: nuclei.n[i], class: tool }, `Changed to ${nameOf(tool)}`);
   else change("add", { x: place.x, y: place.y, class: tool }, `Added ${nameOf(tool)}`);
 }
 
@@ -296,13 +296,13 @@ export function drawRegion() {
   if (!data || sketch) return;
   point(null);
   sketch = new Sketch(surface, $("field-sketch"), {
-    words: "Press on the corners of the region; press on the first one, or Done, to close it. Only what lies inside counts.",
+    words: "Click the corners of the region. Click the first corner again, or Done, to close it. Only nuclei inside it are counted.",
     least: 3,
     ended: () => {
       sketch = null;
       surface.cursor = null;
     },
-    done: (points) => change("region", { points: points.map(({ x, y }) => [x, y]) }, "The region counts now"),
+    done: (points) => change("region", { points: points.map(({ x, y }) => [x, y]) }, "Region set"),
   });
 }
 
@@ -373,8 +373,8 @@ $("field-previous").onclick = () => step(-1);
 $("field-next").onclick = () => step(1);
 $("field-undo").onclick = undo;
 $("field-region").onclick = drawRegion;
-$("field-whole").onclick = () => change("region", { points: null }, "The whole field counts");
-$("field-map").onclick = () => change("region", { map: true }, "The tumour map counts");
+$("field-whole").onclick = () => change("region", { points: null }, "Region cleared: the whole field is counted");
+$("field-map").onclick = () => change("region", { map: true }, "Limited to the tumour map");
 $("field-note").onclick = note;
 $("field-delete").onclick = remove;
 $("field-finish").onclick = finish;

@@ -1,6 +1,6 @@
 // The live picture: frames as they come, the nuclei on them, and what a person does to them.
 
-import { $, attribute, make, micrometres, number, percent, rebuilt, shown, span, text } from "./dom.js";
+import { $, attribute, lower, make, micrometres, number, percent, rebuilt, shown, span, text } from "./dom.js";
 import { looks, nameOf, putAll, shape } from "./marks.js";
 import { on, post, sayShown, sayView, state } from "./server.js";
 import { Sketch } from "./sketch.js";
@@ -90,13 +90,13 @@ function describe() {
 /** Return whether the frame may be captured: words, their style, and whether a person may insist. */
 function offer(header) {
   if (!online) return ["No connection: nothing can be captured.", "no", false];
-  if (!header) return ["Waiting for the first picture.", "", false];
-  if (frozen) return ["The picture is held.", "", false];
-  if (state && !["connected", "ended"].includes(state.camera.phase)) return ["No new picture comes: this one is old.", "no", false];
-  if (state?.session.recount) return ["No captures during a recount.", "no", false];
+  if (!header) return ["Waiting for the first frame.", "", false];
+  if (frozen) return ["The picture is frozen.", "", false];
+  if (state && !["connected", "ended"].includes(state.camera.phase)) return ["No new frames arrive: this picture is out of date.", "no", false];
+  if (state?.session.recount) return ["Capture is off during a recount.", "no", false];
   if (header.offered) return ["Ready to capture.", "yes", false];
   const insist = header.hindrances.every((word) => word === "blurred" || word === "moving");
-  return [`Not offered: ${header.hindered || header.uncounted}`, "no", insist];
+  return [`Not ready: ${lower(header.hindered || header.uncounted)}`, "no", insist];
 }
 
 /** What the camera and the count are doing, on the picture. */
@@ -105,16 +105,16 @@ function mood() {
   const [words, style] = !online
     ? ["No connection", "bad"]
     : camera.phase !== "connected"
-      ? [{ connecting: "Connecting", stalled: "Camera stalled", reconnecting: "Camera gone", ended: "Ended", closed: "Camera closed" }[camera.phase] ?? camera.phase, camera.phase === "connecting" ? "warn" : "bad"]
+      ? [{ connecting: "Connecting", stalled: "Camera stalled", reconnecting: "Camera disconnected", ended: "Ended", closed: "Camera closed" }[camera.phase] ?? camera.phase, camera.phase === "connecting" ? "warn" : "bad"]
       : loop.phase === "counting"
-        ? frozen ? ["Held", "warn"] : !now ? ["Waiting", "warn"] : now.header.uncounted ? ["Not counted", "warn"] : ["● Live", "good"]
+        ? frozen ? ["Frozen", "warn"] : !now ? ["Waiting", "warn"] : now.header.uncounted ? ["Not counted", "warn"] : ["● Live", "good"]
         : { paused: ["Paused", "warn"], failed: ["Counting failed", "bad"], ended: ["Ended", "warn"], closed: ["Closed", "bad"] }[loop.phase];
   text($("live-state"), words);
   attribute($("live-state"), "class", `chip ${style}`);
   const gone = !online || !["connected", "ended"].includes(camera.phase);
   $("live-picture").classList.toggle("gone", gone);
   shown($("veil"), gone);
-  if (gone) text($("veil"), online ? camera.sentence : "No connection to the counter. This picture is old.");
+  if (gone) text($("veil"), online ? camera.sentence : "No connection to kinet-trt. This picture is out of date.");
 }
 
 function show() {
@@ -128,7 +128,7 @@ function show() {
 
 function classButton(name, k) {
   const count = make("b", { "data-name": name }, "–");
-  const button = make("button", { type: "button", class: "count", "aria-pressed": !looks.hidden.has(name) ? "true" : "false", title: `Show or hide ${nameOf(name)} (${k + 1})`, "aria-label": `Marks of ${nameOf(name)}` }, shape(name), count, make("span", { class: "name" }, nameOf(name)));
+  const button = make("button", { type: "button", class: "count", "aria-pressed": !looks.hidden.has(name) ? "true" : "false", title: `Show or hide ${nameOf(name)} (${k + 1})` }, shape(name), count, make("span", { class: "name" }, nameOf(name)));
   button.onclick = () => toggleClass(name);
   return button;
 }
@@ -153,7 +153,7 @@ export async function capture(anyway = false) {
     const before = state.session.fields.map((field) => field.id);
     const { field, number: n } = await post("/api/capture", { frame: now.header.frame, anyway });
     if (before.includes(field)) {
-      toast(`This picture is field ${n} already`);
+      toast(`This picture is already field ${n}`);
       return;
     }
     // Only now: it is on disk.
@@ -193,7 +193,7 @@ export function calibrate() {
   if (!ready()) return;
   frozen = true;
   sketch = new Sketch(surface, $("live-sketch"), {
-    words: "Press on two marks of the stage micrometer, as far apart as can be. The wheel zooms; arrow keys and Enter work too.",
+    words: "Click two marks of the stage micrometer, as far apart as possible. The wheel zooms; arrow keys and Enter work too.",
     most: 2,
     least: 2,
     ended,
@@ -202,7 +202,7 @@ export function calibrate() {
       const answer = await ask("Length of the line", `The line is ${px.toFixed(1)} px long. How many µm is that on the micrometer?`, [{ name: "length", label: "µm", value: "100", least: 1 }], "Use");
       if (!answer) return;
       const length = Number(answer.length.replace(",", "."));
-      if (!(length > 0)) complain(new Error("The length: expected a number of µm above 0. Nothing was changed."));
+      if (!(length > 0)) complain(new Error("Length: expected a number above 0, in µm. Nothing was changed."));
       else if (await trying(() => post("/api/scale", { mpp: length / px, source: "calibrated" }))) toast(`Calibrated: ${micrometres(length / px)}`);
     },
   });
@@ -213,7 +213,7 @@ export function calibrate() {
 export function drawRegion() {
   if (!ready()) return;
   sketch = new Sketch(surface, $("live-sketch"), {
-    words: "Press on the corners of the region; press on the first one, or Done, to close it. Only what lies inside will count in the next fields.",
+    words: "Click the corners of the region. Click the first corner again, or Done, to close it. In the next fields, only nuclei inside it are counted.",
     least: 3,
     ended,
     done: (points) => trying(() => post("/api/region", { points: points.map(({ x, y }) => [x, y]) })),

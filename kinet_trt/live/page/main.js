@@ -1,4 +1,4 @@
-// The page of kinet-trt live: what stands at its head, the warnings, and the beginning of everything.
+// The page of kinet-trt live: what its header shows, the warnings, and the beginning of everything.
 
 import { $, attribute, number, shown, text } from "./dom.js";
 import "./field.js";
@@ -32,7 +32,7 @@ function show() {
   attribute($("lamp"), "class", well ? "lamp good" : lost === null && loop.phase === "paused" ? "lamp" : "lamp bad");
   text($("status-words"), lost === null ? `${camera.name}, ${camera.width} × ${camera.height} · ${camera.fps.toFixed(0)} frames/s · ${loop.fps.toFixed(1)} counted/s` : "No connection");
   const delay = loop.p50 === null ? "" : `Shown ${number(loop.p50)} ms after capture (99%: ${number(loop.p99 ?? loop.p50)} ms) · `;
-  text($("latency"), `${delay}${number(loop.counted)} counted, ${number(camera.dropped)} passed over, ${number(camera.missed)} missed`);
+  text($("latency"), `${delay}${number(loop.counted)} counted, ${number(camera.dropped)} skipped, ${number(camera.missed)} lost`);
   shown($("latency"), lost === null);
 }
 
@@ -43,21 +43,21 @@ function warnings() {
   if (!state) return said;
   const { camera, loop, scale, session } = state;
   if (lost === null && ["stalled", "reconnecting", "closed"].includes(camera.phase)) {
-    const word = { stalled: "Camera stalled", reconnecting: "Camera gone", closed: "Camera closed" }[camera.phase];
+    const word = { stalled: "Camera stalled", reconnecting: "Camera disconnected", closed: "Camera closed" }[camera.phase];
     said.push({ kind: "red", word, words: camera.sentence });
   }
   if (loop.phase === "failed") said.push({ kind: "red", word: "Counting failed", words: loop.why, button: ["Try again", togglePause] });
-  if (loop.phase === "paused") said.push({ kind: "amber", word: "Paused", words: "Frames are shown and not counted.", button: ["Go on", togglePause] });
+  if (loop.phase === "paused") said.push({ kind: "amber", word: "Paused", words: "Frames are shown but not counted.", button: ["Resume", togglePause] });
   if (loop.phase === "ended" || camera.phase === "ended") said.push({ kind: "plain", word: "Ended", words: "The recording is over. The session stays open." });
   if (scale.assumed) {
-    said.push({ kind: "amber", word: "Pixel size assumed", words: `${scale.note || "Nobody said how large a pixel is."} Counts and index are wrong if it is not ${Number(scale.mpp.toPrecision(4))} µm/px.`, button: ["Set it", toScale] });
+    said.push({ kind: "amber", word: "Pixel size assumed", words: `${scale.note || "The pixel size is not known."} Counts and index are wrong if it is not ${Number(scale.mpp.toPrecision(4))} µm/px.`, button: ["Set it", toScale] });
   } else if (scale.note) {
     said.push({ kind: "amber", word: "Pixel size changed", words: scale.note, button: ["Check it", toScale] });
   }
   if (state.trouble) said.push({ kind: "amber", word: "Not done", words: state.trouble });
   if (session.recount) {
     const { reader, done, of } = session.recount;
-    said.push({ kind: "plain", word: "Blind recount", words: `${reader || "The second reader"} counts. ${done} of ${of} fields done; nothing of the first count is shown. Open the fields one by one.`, button: ["End it", recount] });
+    said.push({ kind: "plain", word: "Blind recount", words: `${reader || "The second reader"} is counting: ${done} of ${of} fields done. The first count is hidden. Open the fields one by one.`, button: ["End recount", recount] });
   }
   return said;
 }

@@ -20,7 +20,7 @@ on("state", ({ session }) => {
   for (const field of fields) {
     // The newest first: it is the one that was just captured.
     if (!cards.has(field.id)) {
-      if (seen === session.id && field.automatic) toast(`Field ${field.number} captured by itself`);
+      if (seen === session.id && field.automatic) toast(`Field ${field.number} captured automatically`);
       $("thumbnails").prepend(card(field));
     }
     update(field, recount);
@@ -81,7 +81,7 @@ function figure(place, fields, spot, places) {
   const width = Math.max(...fields.map((field) => field.x + wide(field))) - left;
   const height = Math.max(...fields.map((field) => field.y + high(field))) - top;
   const edge = 0.03 * Math.max(width, height);
-  const picture = draw("svg", { viewBox: `${-edge} ${-edge} ${width + 2 * edge} ${height + 3.4 * edge}`, role: "group", "aria-label": `${fields.length} fields side by side` });
+  const picture = draw("svg", { viewBox: `${-edge} ${-edge} ${width + 2 * edge} ${height + 3.4 * edge}`, role: "group", "aria-label": `${fields.length} fields on the map` });
   // The first field on top, as the first to be seen.
   for (const field of [...fields].reverse()) {
     const box = { x: field.x - left, y: field.y - top, width: wide(field), height: high(field) };
@@ -108,6 +108,6 @@ function figure(place, fields, spot, places) {
   const power = 10 ** Math.floor(Math.log10(width / 3));
   const length = [5, 2, 1].find((k) => k * power <= width / 3) * power;
   picture.append(draw("rect", { class: "ruler", x: 0, y: height + 1.1 * edge, width: length, height: edge / 3 }));
-  const words = `${places > 1 ? `Place ${place + 1}: ` : ""}${fields.length} ${fields.length === 1 ? "field" : "fields"}. The bar is ${length < 1000 ? `${length} µm` : `${length / 1000} mm`}.${spot ? ` Dashed: the hot spot of ${number(spot.n)} cells, ${percent(spot.index)}.` : ""}`;
+  const words = `${places > 1 ? `Group ${place + 1}: ` : ""}${fields.length} ${fields.length === 1 ? "field" : "fields"}. Scale bar: ${length < 1000 ? `${length} µm` : `${length / 1000} mm`}.${spot ? ` Dashed circle: hot spot of ${number(spot.n)} tumour nuclei, ${percent(spot.index)}.` : ""}`;
   return make("figure", {}, picture, make("figcaption", {}, words));
 }

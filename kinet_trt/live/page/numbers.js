@@ -13,7 +13,7 @@ let saidAt = 0;
 on("state", ({ session, bands, joining }) => {
   const { recount } = session;
   const summary = session.fields.length ? session.summary : null;
-  text($("index-label"), `Ki67 index of the session${joining && session.fields.length ? " · adding up…" : ""}`);
+  text($("index-label"), `Ki67 index of the session${joining && session.fields.length ? " · updating…" : ""}`);
   const hidden = recount ? "Hidden during the blind recount" : null;
   text($("big"), hidden ?? (session.fields.length ? percent(summary?.index) : "No field yet"));
   $("big").className = `big${hidden || !session.fields.length ? " words" : joining ? " old" : ""}`;
@@ -61,7 +61,7 @@ function sentences(summary, bands) {
 }
 
 function progress({ cells, share }, tumor) {
-  return make("div", {}, `${number(Math.min(tumor, cells))} of ${number(cells)} cells`, draw("svg", { viewBox: "0 0 100 1", preserveAspectRatio: "none", "aria-hidden": "true" }, draw("rect", { width: 100 * share, height: 1 })));
+  return make("div", {}, `${number(Math.min(tumor, cells))} of ${number(cells)} tumour nuclei`, draw("svg", { viewBox: "0 0 100 1", preserveAspectRatio: "none", "aria-hidden": "true" }, draw("rect", { width: 100 * share, height: 1 })));
 }
 
 function factsOf(summary) {
@@ -71,10 +71,10 @@ function factsOf(summary) {
     [`Hot spot of ${number(summary.hot_spot_size)}`, spot ? percent(spot.index) : "–", spot ? `(${span(spot.interval, "–")})` : "too few in one place"],
     ["Mean of fields", percent(summary.mean_of_fields), ""],
     ["Area counted", `${summary.area_mm2.toFixed(3)} mm²`, ""],
-    ["Seen repeatedly", number(summary.repeats), "counted once"],
+    ["In overlaps", number(summary.repeats), "(counted once)"],
   ];
-  if (summary.corrected) facts.push(["Decided by a person", number(summary.corrected), ""]);
-  if (summary.places > 1) facts.push(["Places", number(summary.places), "not joined"]);
+  if (summary.corrected) facts.push(["Corrected by hand", number(summary.corrected), ""]);
+  if (summary.places > 1) facts.push(["Groups of fields", number(summary.places), "(not aligned)"]);
   return facts;
 }
 

@@ -49,17 +49,17 @@ export function connect() {
 }
 
 async function reason(code) {
-  if (code === 1013) return "Too many pages are open at this counter: close one of them.";
-  if (code === 1001) return "kinet-trt has ended. Start it again; this page comes back by itself.";
+  if (code === 1013) return "Too many pages are open: close one of them.";
+  if (code === 1001) return "kinet-trt has stopped. Start it again: this page reconnects automatically.";
   try {
     const answer = await fetch("/api/state");
     if (answer.status === 401 || answer.status === 403) {
-      return "This page has no key any more: open the address that kinet-trt printed when it started.";
+      return "This page is no longer authorized: open the address that kinet-trt printed when it started.";
     }
   } catch {
     // Nobody there: the words below are right.
   }
-  return "The counter does not answer. Is kinet-trt still running? This page keeps trying.";
+  return "kinet-trt does not respond. Is it still running? This page keeps trying to reconnect.";
 }
 
 function say(message) {
@@ -92,9 +92,9 @@ async function ask(path, options) {
   try {
     answer = await fetch(path, options);
   } catch {
-    throw new Error("The counter does not answer, so nothing was done. Is kinet-trt still running?");
+    throw new Error("kinet-trt does not respond, so nothing was changed. Is it still running?");
   }
   const document = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(document.error ?? `The counter refused this (${answer.status}).`);
+  if (!answer.ok) throw new Error(document.error ?? `The request failed (status ${answer.status}).`);
   return document;
 }

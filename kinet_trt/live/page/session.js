@@ -9,19 +9,19 @@ on("state", ({ session }) => {
   text($("title"), title || "Untitled session");
   document.title = `${title || "Ki67 count"} · kinet-trt`;
   for (const [id, value] of [["title-input", title], ["reader-input", reader]]) if (!$("title-form").contains(document.activeElement)) $(id).value = value;
-  text($("session-words"), `Begun ${when(session.created)}. ${fields.length} ${fields.length === 1 ? "field" : "fields"}.`);
+  text($("session-words"), `Started ${when(session.created)}. ${fields.length} ${fields.length === 1 ? "field" : "fields"}.`);
   attribute($("export"), "href", `/api/sessions/${session.id}/file`);
   for (const id of ["report", "csv", "geojson", "export"]) shown($(id), recount === null);
   shown($("exports-hidden"), recount !== null);
   rebuilt($("notes"), notes, () => notes.map((note) => make("li", {}, note.text, make("small", {}, [note.reader, when(note.time)].filter(Boolean).join(", ")))));
   rebuilt($("recounts"), [recounts, fields.length], () => recounts.map(recountRow));
-  text($("recount-words"), recount ? `${recount.reader || "The second reader"} counts: ${recount.done} of ${recount.of} fields done.` : recounts.length ? "" : "Someone else counts the same fields and sees nothing of this count; the report then shows how well the two agree.");
-  text($("recount"), recount ? "End the recount" : "Recount blind…");
+  text($("recount-words"), recount ? `${recount.reader || "The second reader"} is counting: ${recount.done} of ${recount.of} fields done.` : recounts.length ? "" : "A second reader counts the same fields without seeing this count. The report then shows how well the two agree.");
+  text($("recount"), recount ? "End recount" : "Blind recount…");
   $("recount").disabled = !fields.length;
   for (const id of ["new-session", "list-sessions", "delete-session"]) $(id).disabled = recount !== null;
   if (session.resumed && sessionStorage.getItem("resumed") !== String(session.id)) {
     sessionStorage.setItem("resumed", session.id); // said once, not after every reload
-    toast(`The session goes on where it was: ${fields.length} ${fields.length === 1 ? "field" : "fields"}.`);
+    toast(`Session resumed: ${fields.length} ${fields.length === 1 ? "field" : "fields"}.`);
   }
 });
 
@@ -52,35 +52,35 @@ function recountRow({ id, reader, done, agreement }) {
   const of = state.session.fields.length;
   const words = [`${done} of ${of} fields done.`];
   if (agreement) {
-    if (agreement.same_class != null) words.push(`Same class on ${percent(agreement.same_class)} of ${agreement.both} nuclei that both have.`);
+    if (agreement.same_class != null) words.push(`Same class for ${percent(agreement.same_class)} of the ${agreement.both} nuclei that both readers marked.`);
     if (agreement.kappa != null) {
       const limits = agreement.kappa_interval?.map((k) => k.toFixed(2)).join(" to ");
       words.push(`Kappa ${agreement.kappa.toFixed(2)}${limits ? ` (95% ${limits})` : ""}.`);
     }
-    if (agreement.difference != null) words.push(`Index ${agreement.difference > 0 ? "+" : "−"}${Math.abs(100 * agreement.difference).toFixed(1)} points.`);
-    words.push(`Only the first: ${agreement.only_first}; only the second: ${agreement.only_second}.`);
+    if (agreement.difference != null) words.push(`Difference in the index: ${agreement.difference > 0 ? "+" : "−"}${Math.abs(100 * agreement.difference).toFixed(1)} percentage points.`);
+    words.push(`Marked by the first reader only: ${agreement.only_first}; by the second only: ${agreement.only_second}.`);
   }
-  const again = make("button", { type: "button" }, "Go on with it");
+  const again = make("button", { type: "button" }, "Continue recount");
   again.onclick = () => trying(() => post("/api/recount", { recount: id }));
-  return make("div", { class: "recount" }, make("b", {}, reader || "A second reader"), make("p", {}, words.join(" ")), make("div", { class: "row" }, again));
+  return make("div", { class: "recount" }, make("b", {}, reader || "Second reader"), make("p", {}, words.join(" ")), make("div", { class: "row" }, again));
 }
 
 /** Begin a blind recount, or end the one that is under way. */
 export async function recount() {
   if (state.session.recount) {
     const { done, of } = state.session.recount;
-    const answer = await ask("End the recount?", `${done} of ${of} fields are done. The count of the first reader is shown again; the recount can be gone on with later.`, [], "End it");
+    const answer = await ask("End the recount?", `${done} of ${of} fields are done. The first reader's count is shown again. The recount can be continued later.`, [], "End recount");
     if (answer) await trying(() => post("/api/recount", { recount: null }));
     return;
   }
   const answer = await ask(
-    "Recount blind",
-    "The second reader sees the same fields and nothing of the first count.",
+    "Blind recount",
+    "The second reader sees the same fields but nothing of the first count.",
     [
       { name: "reader", label: "Name of the second reader" },
-      { name: "start", label: "Begin with", value: "nothing", choices: [["nothing", "an empty field: the reader marks every nucleus"], ["model", "the model's nuclei: the reader corrects them"]] },
+      { name: "start", label: "Start from", value: "nothing", choices: [["nothing", "an empty field: the reader marks every nucleus"], ["model", "the model's nuclei: the reader corrects them"]] },
     ],
-    "Begin",
+    "Start",
   );
   if (answer) await trying(() => post("/api/recount", answer));
 }
@@ -89,8 +89,8 @@ $("recount").onclick = recount;
 // --- sessions -------------------------------------------------------------------------------------------------------
 
 $("new-session").onclick = async () => {
-  const answer = await ask("New session", "The session that is open stays as it is and can be opened again.", [{ name: "title", label: "Title" }, { name: "reader", label: "Who reads", value: state.session.reader }], "Begin");
-  if (answer && (await trying(() => post("/api/sessions", answer)))) toast("A new session");
+  const answer = await ask("New session", "The open session is kept and can be opened again.", [{ name: "title", label: "Title" }, { name: "reader", label: "Reader", value: state.session.reader }], "Start");
+  if (answer && (await trying(() => post("/api/sessions", answer)))) toast("New session started");
 };
 
 $("list-sessions").onclick = () => list();
@@ -113,9 +113,9 @@ function sessionRow({ id, title, created, fields, open }) {
   go.onclick = async () => {
     if (!(await trying(() => post("/api/sessions/open", { session: id })))) return;
     $("sessions").close();
-    toast(`Open: ${name}`);
+    toast(`Opened: ${name}`);
   };
-  const file = make("a", { class: "button", href: `/api/sessions/${id}/file`, download: true }, "File");
+  const file = make("a", { class: "button", href: `/api/sessions/${id}/file`, download: true }, "Session file");
   const away = make("button", { type: "button", class: "danger" }, "Delete…");
   away.onclick = async () => {
     $("sessions").close();
@@ -129,6 +129,6 @@ function sessionRow({ id, title, created, fields, open }) {
 $("delete-session").onclick = () => remove(state.session.id, state.session.title || "this session", state.session.fields.length);
 
 async function remove(id, name, fields) {
-  const answer = await ask(`Delete ${name}?`, `${fields} ${fields === 1 ? "field" : "fields"} with pictures, counts, corrections and notes are gone for good.`, [], "Delete", true);
+  const answer = await ask(`Delete ${name}?`, `${fields} ${fields === 1 ? "field" : "fields"} with pictures, counts, corrections and notes will be deleted permanently.`, [], "Delete", true);
   if (answer && (await trying(() => post("/api/sessions/delete", { session: id })))) toast("Session deleted");
 }

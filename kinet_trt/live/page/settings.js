@@ -1,4 +1,4 @@
-// Settings: size of a pixel, threshold, capture, marks. What is set holds when the counter says so, not before.
+// Settings: pixel size, threshold, capture, marks. What is set holds when the counter says so, not before.
 
 import { $, attribute, make, micrometres, rebuilt, remember, remembered, shown, text } from "./dom.js";
 import { redrawField } from "./field.js";
@@ -18,31 +18,31 @@ on("state", ({ scale, presets, threshold, fused, auto, blank, live_region: regio
   if (document.activeElement !== $("threshold-number")) $("threshold-number").value = threshold;
   const relative = threshold.startsWith("relative:");
   if (document.activeElement !== $("threshold-range")) $("threshold-range").value = relative ? threshold.slice(9) : threshold;
-  attribute($("threshold-number"), "title", fused ? "This model takes a number only" : "A number, or relative: and a number");
+  attribute($("threshold-number"), "title", fused ? "This model accepts a number only" : "A number, or relative: and a number");
   attribute($("threshold-range"), "aria-valuetext", threshold);
   attribute($("auto"), "aria-checked", auto);
   attribute($("blank"), "aria-checked", blank);
   attribute($("pause"), "aria-pressed", loop.phase === "paused" || loop.phase === "failed");
-  text($("pause"), { paused: "Go on", failed: "Try again" }[loop.phase] ?? "Pause");
+  text($("pause"), { paused: "Resume", failed: "Try again" }[loop.phase] ?? "Pause");
   shown($("live-whole"), region !== null);
   text($("model"), `${model.name}, ${model.precision} on ${model.runtime}, ${micrometres(model.mpp)}, ${model.sha256.slice(0, 12)}…`);
 });
 
-// --- size of a pixel ------------------------------------------------------------------------------------------------
+// --- pixel size -----------------------------------------------------------------------------------------------------
 
 function presetButton({ name, mpp }, scale) {
   const mine = scale.source === "objective" && Math.abs(scale.mpp - mpp) < 1e-9;
   const use = make("button", { type: "button", "aria-pressed": mine ? "true" : "false", title: micrometres(mpp) }, name, make("span", { class: "soft fine" }, String(Number(mpp.toPrecision(4)))));
   use.onclick = () => setScale(mpp, "objective");
-  const away = make("button", { type: "button", "aria-label": `Forget ${name}`, title: `Forget ${name}` }, "×");
+  const away = make("button", { type: "button", "aria-label": `Delete ${name}`, title: `Delete ${name}` }, "×");
   away.onclick = async () => {
-    if (await ask(`Forget the objective ${name}?`, `${micrometres(mpp)}. The size that is in use stays.`, [], "Forget", true)) setPresets(state.presets.filter((preset) => preset.name !== name));
+    if (await ask(`Delete the objective ${name}?`, `${micrometres(mpp)}. The pixel size in use does not change.`, [], "Delete", true)) setPresets(state.presets.filter((preset) => preset.name !== name));
   };
   return make("span", { class: "preset" }, use, away);
 }
 
 async function setScale(mpp, source) {
-  if (await trying(() => post("/api/scale", { mpp, source }))) toast(mpp === null ? "As the camera says" : `Set: ${micrometres(mpp)}`);
+  if (await trying(() => post("/api/scale", { mpp, source }))) toast(mpp === null ? "Using the camera's value" : `Set: ${micrometres(mpp)}`);
 }
 
 const setPresets = (presets) => trying(() => post("/api/presets", { presets }));
@@ -63,18 +63,18 @@ $("preset-form").onsubmit = async (event) => {
   event.preventDefault();
   const name = $("preset-name").value.trim();
   if (!name) {
-    complain(new Error("An objective: expected a name, such as 20x."));
+    complain(new Error("Objective: expected a name such as 20x."));
     return;
   }
   const others = state.presets.filter((preset) => preset.name !== name);
   if (await setPresets([...others, { name, mpp: state.scale.mpp }])) {
     $("preset-name").value = "";
-    toast(`Kept: ${name}, ${micrometres(state.scale.mpp)}`);
+    toast(`Saved: ${name}, ${micrometres(state.scale.mpp)}`);
   }
 };
 $("scale-chip").onclick = () => toScale();
 
-/** Go to where the size of a pixel is set. */
+/** Go to where the pixel size is set. */
 export function toScale() {
   toTab("settings");
   $("mpp-input").focus();
@@ -100,7 +100,7 @@ async function setThreshold() {
 
 export async function toggleAuto() {
   const on = !state.auto;
-  if (await trying(() => post("/api/auto", { on }))) toast(on ? "Fields are captured by themselves when the stage rests" : "Only you capture fields");
+  if (await trying(() => post("/api/auto", { on }))) toast(on ? "Automatic capture is on: fields are captured when the stage stops" : "Automatic capture is off");
 }
 
 export async function togglePause() {
@@ -111,11 +111,11 @@ $("auto").onclick = toggleAuto;
 $("pause").onclick = togglePause;
 $("blank").onclick = async () => {
   if (state.blank) {
-    if (await trying(() => post("/api/blank", { on: false }))) toast("The light is as the camera sees it");
+    if (await trying(() => post("/api/blank", { on: false }))) toast("Flat-field correction is off");
     return;
   }
-  const answer = await ask("Even out the light", "Move to a place of the slide with glass only, in focus and lit as usual. Ten frames are taken from now on, about a second.", [], "It shows glass: take it");
-  if (answer && (await trying(() => post("/api/blank", { on: true })))) toast("The light is evened out");
+  const answer = await ask("Flat-field correction", "Move to an empty area of the slide (glass only), in focus and at the usual brightness. Ten frames are taken, in about a second.", [], "Take blank field");
+  if (answer && (await trying(() => post("/api/blank", { on: true })))) toast("Flat-field correction is on");
 };
 $("live-region").onclick = drawRegion;
 $("live-whole").onclick = () => trying(() => post("/api/region", { points: null }));

@@ -22,7 +22,7 @@ export class Sketch {
     };
     bar.replaceChildren(
       this.words,
-      button("Back one", () => this.back()),
+      button("Undo point", () => this.back()),
       ...(most === Infinity ? [button("Done", () => this.finish())] : []),
       button("Cancel", () => this.end()),
     );
@@ -59,7 +59,7 @@ export class Sketch {
 
   finish() {
     if (this.points.length < this.least) {
-      this.words.textContent = `It takes ${this.least} corners at least: ${this.points.length} so far.`;
+      this.words.textContent = `At least ${this.least} corners are needed: ${this.points.length} so far.`;
       return;
     }
     const { points } = this;

@@ -15,7 +15,7 @@ export function toast(words) {
 export function complain(error) {
   const words = error.message ?? String(error);
   for (const box of [...$("toasts").children]) if (box.textContent === words || $("toasts").children.length > 2) box.remove();
-  const box = make("div", { class: "toast red", role: "alert", title: "Press to close" }, words);
+  const box = make("div", { class: "toast red", role: "alert", title: "Click to close" }, words);
   box.onclick = () => box.remove();
   $("toasts").append(box);
   setTimeout(() => box.remove(), 9000);
