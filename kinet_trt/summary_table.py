@@ -38,7 +38,7 @@ class Row:
     hot_spot
         Index of the hot spot; None where there are too few tumour nuclei.
     mpp
-        um/px that was used.
+        um/px that was used; None where the row sums up pictures of several.
     mpp_known
         How that was known, in words.
     model
@@ -52,7 +52,7 @@ class Row:
     picture: str
     counts: dict[str, int]
     hot_spot: Ki67 | None
-    mpp: float
+    mpp: float | None
     mpp_known: str
     model: str
     warnings: tuple[str, ...] = ()
@@ -165,7 +165,7 @@ def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
                 *_shares(ki67),
                 spot.tumor if spot else None,
                 *(_shares(spot) if spot else (None, None, None)),
-                float(f"{row.mpp:.6g}"),
+                None if row.mpp is None else float(f"{row.mpp:.6g}"),
                 _text(row.mpp_known),
                 _text(row.model),
                 _text(" ".join(row.warnings)),

@@ -1,4 +1,4 @@
-"""A session as files for other programs: a CSV table of its nuclei, and GeoJSON with pictures for QuPath."""
+"""A session as files: tables of its nuclei and of its fields, GeoJSON with pictures for QuPath, figures of fields."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import os
+import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,26 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.detections import COLOURS, OTHER_COLOUR, QUPATH_NAMES
+from kinet_trt import overlay
+from kinet_trt.detections import COLOURS, NAMES, OTHER_COLOUR, QUPATH_NAMES, Detections
 from kinet_trt.errors import KinetError
 from kinet_trt.files import write_atomic
+from kinet_trt.hot_spot import HOT_SPOT, hot_spot_of
 from kinet_trt.live.corrections import Answer
 from kinet_trt.live.merge import Piece
+from kinet_trt.live.records import HOW_KNOWN, Field, Session
 from kinet_trt.live.region import Polygon, Region
 from kinet_trt.live.store import Store
-from kinet_trt.live.summary import Count
+from kinet_trt.live.summary import Count, field_ki67, summarise
+from kinet_trt.summary_table import Row
 
 COLUMNS = ("field", "nucleus", "x", "y", "place", "x_um", "y_um", "class", "model_class", "score", "by", "counted")
+
+
+def file_name(session: Session, what: str) -> str:
+    """Return the name of a file of a session: case, date and what it is, as in ``Case-12_2026-11-28_nuclei.csv``."""
+    case = re.sub(r"[^\w.-]+", "-", session.title).strip("-._")[:60] or f"session-{session.id}"
+    return f"{case}_{datetime.fromtimestamp(session.created):%Y-%m-%d}_{what}"
 
 
 def state(answer: Answer, nucleus: int) -> str:
@@ -62,6 +74,45 @@ def nuclei_csv(counted: Count) -> str:
                 ]
             )
     return text.getvalue()
+
+
+def summary_rows(counted: Count, session: Session, hot_spot: int = HOT_SPOT) -> tuple[list[Row], Row]:
+    """Return one row per field, and one for the session, in which nuclei of overlaps are counted once."""
+    rows = [_row(field, piece, session, hot_spot) for field, piece in zip(counted.fields, counted.pieces, strict=True)]
+    summary = summarise(counted, hot_spot=hot_spot)
+    scales = {(row.mpp, row.mpp_known) for row in rows}
+    mpp, known = scales.pop() if len(scales) == 1 else (None, "several")
+    total = Row(
+        picture=f"all {len(rows)} fields, overlaps counted once",
+        counts=summary.counts,
+        hot_spot=summary.hot_spot.ki67 if summary.hot_spot else None,
+        mpp=mpp,
+        mpp_known=known,
+        model="; ".join(dict.fromkeys(row.model for row in rows)),
+        warnings=summary.cautions,
+        case=session.title,
+    )
+    return rows, total
+
+
+def _row(field: Field, piece: Piece, session: Session, hot_spot: int) -> Row:
+    answer = piece.answer
+    kept = np.flatnonzero(piece.inside() & ~answer.removed)
+    nuclei = Detections(answer.x[kept], answer.y[kept], answer.cls[kept], answer.score[kept], answer.classes)
+    spot = hot_spot_of(nuclei, field.mpp, hot_spot)
+    warnings = ["The pixel size is only assumed."] if field.mpp_source == "model" else []
+    if field.region is not None:
+        warnings.append("Limited to a region.")
+    return Row(
+        picture=f"field {field.number}",
+        counts=nuclei.counts(),
+        hot_spot=spot.ki67 if spot else None,
+        mpp=field.mpp,
+        mpp_known=HOW_KNOWN[field.mpp_source],
+        model=f"{field.model.card.name}, {field.model.precision}",
+        warnings=tuple(warnings),
+        case=session.title,
+    )
 
 
 def geojson(piece: Piece, region: Region | None, counted: NDArray[np.bool_]) -> str:
@@ -136,3 +187,47 @@ def write_geojson(store: Store, counted: Count, folder: Path, *, force: bool = F
         write_atomic(folder / f"{name}.png", store.png(field.id))
         drawn = geojson(piece, field.region, counted.merged.counted[field.id])
         write_atomic(folder / f"{name}.geojson", drawn)
+
+
+def figure(store: Store, counted: Count, field: int) -> bytes:
+    """Return a field with its nuclei, legend and scale bar as PNG.
+
+    Parameters
+    ----------
+    store, counted
+        The session.
+    field
+        Number of the field in it.
+
+    Raises
+    ------
+    KinetError
+        If the session has no such field, or its picture cannot be read.
+    """
+    known = {one.number: (one, piece) for one, piece in zip(counted.fields, counted.pieces, strict=True)}
+    if field not in known:
+        raise KinetError(f"expected a field of this session, found number {field}")
+    one, piece = known[field]
+    answer, own = piece.answer, counted.merged.counted[one.id]
+    by_hand = answer.touched >= 0
+    marks = []
+    for small, hand in ((True, False), (False, False), (False, True)):
+        kind = ~answer.removed & (~own if small else own & (by_hand == hand))
+        for k, name in enumerate(answer.classes):
+            chosen = kind & (answer.cls == k)
+            if not chosen.any():
+                continue
+            words = NAMES.get(name, name)
+            words = f"{words}, not counted here" if small else f"{words}, set by hand" if hand else words
+            places = np.stack([answer.x[chosen], answer.y[chosen]], axis=1).astype(float)
+            marks.append(overlay.Marks(words, name, places, small, hand))
+    ki67 = field_ki67(piece)
+    said = [f"Field {one.number}", f"{datetime.fromtimestamp(one.time):%Y-%m-%d %H:%M}", f"{one.mpp:.4g} µm/px"]
+    if ki67.index is not None and ki67.interval is not None:
+        low, high = ki67.interval
+        said.append(
+            f"Ki67 index {100 * ki67.index:.1f}% ({ki67.positive:,} of {ki67.tumor:,} tumour nuclei; 95% interval "
+            f"{100 * low:.1f}% to {100 * high:.1f}%)"
+        )
+    drawn = overlay.figure(store.pixels(one.id), marks, one.mpp, " · ".join(said), outlines(one.region))
+    return overlay.to_png(drawn)

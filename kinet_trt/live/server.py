@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
@@ -30,12 +31,13 @@ from kinet_trt.errors import KinetError
 from kinet_trt.live import messages, orders
 from kinet_trt.live import presets as preset_file
 from kinet_trt.live.access import Access, Guard
-from kinet_trt.live.export import nuclei_csv, write_geojson
+from kinet_trt.live.export import figure, file_name, nuclei_csv, summary_rows, write_geojson
 from kinet_trt.live.loop import Seen, Viewer
 from kinet_trt.live.presets import Preset
 from kinet_trt.live.region import Polygon, polygon
 from kinet_trt.live.station import RefusedError, Station
 from kinet_trt.report import build
+from kinet_trt.summary_table import check_suffix, to_csv, to_xlsx
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ _KINDS = {
     ".png": "image/png",
     ".webmanifest": "application/manifest+json",
 }
+_CSV = "text/csv; charset=utf-8"
+_XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
@@ -281,22 +285,39 @@ class Server:
 
         @app.get("/api/sessions/{session}/file")
         def session_file(session: int) -> Response:
-            return _file(
-                lambda path: store.export_session(session, path), f"session-{session}.kinet", "application/vnd.sqlite3"
-            )
+            name = file_name(store.session(session), "session.kinet")
+            return _file(lambda path: store.export_session(session, path), name, "application/vnd.sqlite3")
 
         @app.get("/api/report.html")
         def report() -> Response:
-            html = build(store, station.unblinded().id, bands=station.bands, hot_spot=station.hot_spot)
-            return Response(html, media_type="text/html", headers={"content-security-policy": _REPORT_POLICY})
+            live = station.unblinded()
+            html = build(store, live.id, bands=station.bands, hot_spot=station.hot_spot)
+            named = _disposition("inline", file_name(live.session, "report.html"))
+            return Response(html, media_type="text/html", headers={"content-security-policy": _REPORT_POLICY} | named)
 
         @app.get("/api/nuclei.csv")
         def nuclei_table() -> Response:
-            return _download(nuclei_csv(station.unblinded().count()).encode(), "text/csv; charset=utf-8", "nuclei.csv")
+            live = station.unblinded()
+            return _download(nuclei_csv(live.count()).encode(), _CSV, file_name(live.session, "nuclei.csv"))
+
+        @app.get("/api/summary.csv")
+        def summary_csv() -> Response:
+            live = station.unblinded()
+            rows, _ = summary_rows(live.count(), live.session, station.hot_spot)
+            return _download(to_csv(rows).encode(), _CSV, file_name(live.session, "summary.csv"))
+
+        @app.get("/api/summary.xlsx")
+        def summary_xlsx() -> Response:
+            live = station.unblinded()
+            name = file_name(live.session, "summary.xlsx")
+            check_suffix(Path(name))
+            rows, total = summary_rows(live.count(), live.session, station.hot_spot)
+            return _download(to_xlsx(rows, total), _XLSX, name)
 
         @app.get("/api/geojson.zip")
         def geojson() -> Response:
-            counted = station.unblinded().count()
+            live = station.unblinded()
+            counted = live.count()
 
             def write(path: Path) -> None:
                 with tempfile.TemporaryDirectory(prefix="kinet-") as folder, zipfile.ZipFile(path, "w") as archive:
@@ -304,7 +325,7 @@ class Server:
                     for one in sorted(Path(folder).iterdir()):
                         archive.write(one, one.name)
 
-            return _file(write, "geojson.zip", "application/zip")
+            return _file(write, file_name(live.session, "geojson.zip"), "application/zip")
 
         # Fields
 
@@ -319,6 +340,12 @@ class Server:
         @app.get("/api/fields/{field}/thumbnail.jpg")
         def thumbnail(field: int) -> Response:
             return _picture(messages.jpeg(store.pixels(station.field(field).field.id), messages.THUMBNAIL))
+
+        @app.get("/api/fields/{field}/figure.png")
+        def field_figure(field: int) -> Response:
+            live, number = station.unblinded(), station.field(field).field.number
+            name = file_name(live.session, f"field-{number}.png")
+            return _download(figure(store, live.count(), number), "image/png", name)
 
         @app.post("/api/fields/{field}/add")
         def add(field: int, order: orders.Place) -> Response:
@@ -408,7 +435,14 @@ def _picture(data: bytes) -> Response:
 
 
 def _download(data: bytes, kind: str, name: str) -> Response:
-    return Response(data, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
+    return Response(data, media_type=kind, headers=_disposition("attachment", name))
+
+
+def _disposition(how: str, name: str) -> dict[str, str]:
+    """Return the header that names a file, whatever its letters."""
+    plain = quote(name)
+    said = f'filename="{name}"' if plain == name else f"filename*=utf-8''{plain}"
+    return {"content-disposition": f"{how}; {said}"}
 
 
 def _file(write: Callable[[Path], None], name: str, kind: str) -> Response:

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import zipfile
+from datetime import datetime
 
 import cv2
 import numpy as np
@@ -20,6 +21,8 @@ from kinet_trt.counter import Counter
 from kinet_trt.live import serve
 from kinet_trt.live.server import MOST_PAGES
 from kinet_trt.live.store import Store
+
+FILES = ("/api/report.html", "/api/summary.csv", "/api/summary.xlsx", "/api/nuclei.csv", "/api/geojson.zip")
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +274,7 @@ def test_a_recount_is_blind_and_compared_afterwards(served, client):
     assert (state["session"]["summary"], state["session"]["recounts"]) == (None, [])
     assert sum(state["session"]["fields"][0]["counts"].values()) == 0
     assert nuclei(client, field)["n"] == []
-    for path in ("/api/report.html", "/api/nuclei.csv", "/api/geojson.zip"):
+    for path in (*FILES, f"/api/fields/{field['id']}/figure.png"):
         assert client.get(path).status_code == 409
     assert "recount" in post(client, "/api/capture", {"frame": 1}, 409)["error"]
     for x, y, c in list(zip(first["x"], first["y"], first["c"], strict=True))[:20]:
@@ -344,6 +347,28 @@ def test_the_session_goes_out_as_csv_and_geojson(served, client):
     )
     assert picture.shape == (240, 320, 3)
     assert client.get(f"/api/fields/{field['id']}/thumbnail.jpg").headers["content-type"] == "image/jpeg"
+
+
+def test_files_are_named_after_case_and_date(served, client):
+    field = captured(served, client)
+    session = client.get("/api/state").json()["session"]
+    figure = f"/api/fields/{field['id']}/figure.png"
+    paths = {path: path.rpartition("/")[2] for path in FILES} | {figure: f"field-{field['number']}.png"}
+    paths[f"/api/sessions/{session['id']}/file"] = "session.kinet"
+    date = f"{datetime.fromtimestamp(session['created']):%Y-%m-%d}"
+    for title, case in (("Case 12: liver", "Case-12-liver"), ("Müller", "M%C3%BCller")):
+        post(client, "/api/sessions/rename", {"title": title})
+        for path, what in paths.items():
+            answer = client.get(path)
+            how, _, name = answer.headers["content-disposition"].partition("; ")
+            assert answer.status_code == 200
+            assert how == ("inline" if what == "report.html" else "attachment")
+            assert name.split("=")[1].removeprefix("utf-8''").strip('"') == f"{case}_{date}_{what}"
+    (row,) = csv.DictReader(io.StringIO(client.get("/api/summary.csv").text))
+    assert (row["Case"], row["Picture"]) == ("Müller", "field 1")
+    assert int(row["Positive tumour"]) == field["counts"]["positive"]
+    book = pytest.importorskip("openpyxl").load_workbook(io.BytesIO(client.get("/api/summary.xlsx").content))
+    assert book.sheetnames == ["Total", "Pictures"]
 
 
 def test_a_field_is_deleted(served, client):
