@@ -27,6 +27,7 @@ from kinet_trt.errors import KinetError
 from kinet_trt.model_card import ModelCard, onnx_hash, with_card
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.precision import compute_in_half, store_in_half
+from kinet_trt.telemetry import no_telemetry
 
 OPSET = 18
 TILE = 1024
@@ -231,7 +232,8 @@ def _traced(deployed: Deployed) -> onnx.ModelProto:
 
 
 def _simplified(graph: onnx.ModelProto) -> onnx.ModelProto:
-    import onnxsim
+    with no_telemetry():
+        import onnxsim  # which imports ONNX Runtime
 
     with _quiet():
         simplified, good = onnxsim.simplify(graph)

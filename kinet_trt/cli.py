@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,8 @@ import typer
 
 from kinet_trt import NOTICE
 from kinet_trt.errors import KinetError, MissingExtraError
+from kinet_trt.logs import be_verbose, to_terminal
+from kinet_trt.telemetry import switch_off
 
 if TYPE_CHECKING:
     from kinet_trt.count import Counted
@@ -47,7 +48,8 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; left out:
 
 def main() -> None:
     """Run the command line; a user's error is one message and exit status 1."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    switch_off()
+    to_terminal()
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal has no letters for (Windows' code pages) must not end the run.
         if isinstance(stream, io.TextIOWrapper):
@@ -74,7 +76,7 @@ def _options(
 ) -> None:
     del version
     if verbose:
-        logging.getLogger("kinet_trt").setLevel(logging.INFO)
+        be_verbose()
 
 
 @app.command()

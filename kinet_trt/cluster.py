@@ -19,8 +19,10 @@ from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import dask
 from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, get_worker, wait
 from distributed import TimeoutError as NothingYet
 from distributed.comm.core import CommClosedError
@@ -89,6 +91,9 @@ def connect(address: str, workers: int | None = None) -> Iterator[Client]:
     """
     with ExitStack() as stack:
         if address == LOCAL:
+            # Dask's own folder for this would stay behind, and every user of the machine shares it.
+            scratch = stack.enter_context(TemporaryDirectory(prefix="kinet-trt-"))
+            stack.enter_context(dask.config.set({"temporary-directory": scratch}))
             # Processes, for an engine uses what its process has; and nothing listens beyond this machine.
             cluster = LocalCluster(
                 n_workers=workers,

@@ -1,12 +1,17 @@
-"""What kinet-trt has to say, handed to a program that it is built into."""
+"""Messages: ours to a function or to the terminal, those of other libraries only where they are asked for."""
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LOGGER = "kinet_trt"
+
+_NATIVE = {"OPENCV_LOG_LEVEL": ("SILENT", "WARNING"), "OPENCV_FFMPEG_LOGLEVEL": ("-8", "24")}
+"""What OpenCV and its FFmpeg write past Python, by default and with --verbose; both read these when they are loaded."""
 
 
 @contextmanager
@@ -43,6 +48,34 @@ def log_to(hook: Callable[[str, str], None], level: int = logging.WARNING) -> It
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
+
+
+def to_terminal() -> None:
+    """Send messages to standard error, for the command line: warnings of kinet-trt, and nothing of other libraries.
+
+    What another library finds odd about a file, kinet-trt says in its own words where it matters. OpenCV and FFmpeg
+    write past :mod:`logging`: call this before OpenCV is imported. Levels that the user has set stay.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_is_ours)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)
+    for variable, (quiet, _) in _NATIVE.items():
+        os.environ.setdefault(variable, quiet)
+
+
+def be_verbose() -> None:
+    """Let everything through that :func:`to_terminal` holds back, and what kinet-trt does."""
+    logging.getLogger(LOGGER).setLevel(logging.INFO)
+    for handler in logging.getLogger().handlers:
+        handler.removeFilter(_is_ours)
+    for variable, (quiet, verbose) in _NATIVE.items():
+        if os.environ.get(variable) == quiet:
+            os.environ[variable] = verbose
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] == LOGGER
 
 
 class _Hook(logging.Handler):

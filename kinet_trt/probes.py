@@ -235,6 +235,8 @@ except DriverError as error:
 
 _COUNT = """
 import logging, time
+from kinet_trt.telemetry import switch_off
+switch_off()
 warnings = []
 class Keep(logging.Handler):
     def emit(self, record):

@@ -18,6 +18,9 @@ from hypothesis import HealthCheck, settings
 
 from kinet_trt.engines.driver import ask_driver
 from kinet_trt.errors import EngineError
+from kinet_trt.telemetry import switch_off
+
+switch_off()
 
 settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")

@@ -76,15 +76,31 @@ def landed(results, expected):
 
 
 @pytest.fixture(scope="module")
-def two():
-    with cluster.connect("local", 2) as client:
-        yield client
+def home(tmp_path_factory):
+    """Give an empty home folder for the workers."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def two(home):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        # Where CI is set, OpenVINO sends nothing anyway, and the test of the home folder would see nothing.
+        patch.delenv("CI", raising=False)
+        with cluster.connect("local", 2) as client:
+            patch.undo()
+            yield client
 
 
 def test_workers_find_the_same_nuclei(two, slide, plan, expected):
     assert len(plan.tiles) > 5
     assert sum(map(len, expected.values())) > 500
     assert landed(on(two, slide, plan, 2), expected) == dict.fromkeys(plan.tiles, 1)
+
+
+def test_workers_write_nothing_into_the_home_folder(two, home, slide, plan):
+    list(on(two, slide, plan, 2))
+    assert list(home.iterdir()) == []
 
 
 def test_every_worker_opens_its_engine_once(two, slide, plan):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from kinet_trt.detections import Detections
@@ -19,6 +18,10 @@ from kinet_trt.engines import (
 )
 from kinet_trt.errors import EngineError
 from kinet_trt.model_card import ModelCard
+from kinet_trt.telemetry import no_telemetry
+
+with no_telemetry():
+    import onnxruntime as ort
 
 _ERRORS_ONLY = 3
 

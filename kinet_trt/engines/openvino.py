@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset8
 
@@ -29,6 +28,10 @@ from kinet_trt.engines import (
 from kinet_trt.errors import EngineError
 from kinet_trt.model_card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
+from kinet_trt.telemetry import no_telemetry
+
+with no_telemetry():
+    import openvino as ov
 
 log = logging.getLogger(__name__)
 

@@ -44,6 +44,7 @@ REASONS = {
     "takes hours",
     "built and run by tests/examples",
     "run by tests/docs/test_offline.py",
+    "run by tests/test_privacy.py",
 }
 """Why a block is not run. A new reason is a matter for review: most blocks can be made to run."""
 SHELL = ("bash", "console", "sh", "powershell")

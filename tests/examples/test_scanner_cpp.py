@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import resources
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,8 @@ def block(language, number):
 def openvino_dir():
     if not shutil.which("cmake") or not shutil.which("g++"):
         skip("no cmake and g++, which build the C++ example")
-    from openvino.utils import get_cmake_path
-
-    return f"-DOpenVINO_DIR={get_cmake_path()}"
+    (package,) = find_spec("openvino").submodule_search_locations
+    return f"-DOpenVINO_DIR={package}/cmake"
 
 
 @pytest.fixture(scope="session")
