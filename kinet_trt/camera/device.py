@@ -11,6 +11,7 @@ import cv2
 
 from kinet_trt.camera import CameraError, Properties, Shot, SourceTextError
 from kinet_trt.camera._opencv import Reader
+from kinet_trt.camera.found import advice, cameras
 from kinet_trt.camera.options import number, parse_options, size
 from kinet_trt.errors import shown
 from kinet_trt.frame import Frame
@@ -77,7 +78,7 @@ class DeviceSource:
 
     def open(self) -> Properties:
         """See `kinet_trt.camera.FrameSource.open`."""
-        hint = "is it plugged in, is another program using it, may you read it (group video)? Other numbers: 0, 1, 2"
+        hint = advice(self._index, cameras())
         backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
         reader = self._reader = Reader(f"camera {self._index}", self._index, backend, [], hint)
         wanted = self._wanted
