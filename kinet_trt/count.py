@@ -25,8 +25,9 @@ from kinet_trt.hot_spot import HOT_SPOT, HotSpot, hot_spot_of
 from kinet_trt.images import SUFFIXES, read_image
 from kinet_trt.ki67 import NET, UNLIKE, Bands, Ki67, Statement
 from kinet_trt.overlay import draw, to_png
-from kinet_trt.slides import OPENSLIDE_SUFFIXES, TIFF_SUFFIXES, is_slide
+from kinet_trt.slides import OPENSLIDE_SUFFIXES, dicom, is_slide, is_zarr
 from kinet_trt.slides.counted import CountedSlide
+from kinet_trt.slides.files import TIFF_SUFFIXES, one_for_each_slide, slide_of_folder
 from kinet_trt.slides.heat import heat_map
 from kinet_trt.slides.outputs import csv_rows, geojson, json_detections, slide_record
 from kinet_trt.slides.tissue import Thumbnail
@@ -91,7 +92,8 @@ class Counted:
 def find_images(paths: Sequence[Path], *, slides: bool = False) -> list[Path]:
     """Return the images that paths, folders (not their subfolders) and globs name, each once, in order.
 
-    Masks (``*_counted.png``) and overlays (``*_overlay.png``) that a folder or a glob holds are not images to count.
+    Masks (``*_counted.png``) and overlays (``*_overlay.png``) that a folder or a glob holds are not images to count. A
+    slide of several files is named once, and so is a file that links lead to.
 
     Parameters
     ----------
@@ -107,6 +109,9 @@ def find_images(paths: Sequence[Path], *, slides: bool = False) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
+        if slides and (whole := slide_of_folder(path)):
+            found.append(whole)
+            continue
         # os.path, because pathlib raises where it may not look; what cannot be read is told when it is read.
         if os.path.isdir(path) and not (slides and is_slide(path)):
             try:
@@ -118,11 +123,14 @@ def find_images(paths: Sequence[Path], *, slides: bool = False) -> list[Path]:
             found += inside
         elif not os.path.lexists(path) and glob.has_magic(str(path)):
             inside = [p for p in sorted(map(Path, glob.glob(str(path), recursive=True))) if _is_field(p, slides)]
+            inside = [p for p in inside if not (slides and any(map(is_zarr, p.parents)))]
             if not inside:
                 raise KinetError(f"{path}: no image fits this pattern")
             found += inside
         else:
             found.append(path)
+    if slides:
+        return one_for_each_slide(found)
     return list({os.path.abspath(path): path for path in reversed(found)}.values())[::-1]
 
 
@@ -132,7 +140,13 @@ def _is_field(path: Path, slides: bool) -> bool:
     if os.path.isdir(path):
         return slides and is_slide(path)
     suffix = path.suffix.lower()
-    return suffix in SUFFIXES or (slides and suffix in (*OPENSLIDE_SUFFIXES, *TIFF_SUFFIXES))
+    if suffix in SUFFIXES:
+        return True
+    if not slides:
+        return False
+    if suffix in (*OPENSLIDE_SUFFIXES, *TIFF_SUFFIXES) and suffix != dicom.SUFFIX:
+        return True
+    return dicom.is_listed(path) or (suffix == dicom.SUFFIX and not dicom.is_dicom(path))
 
 
 def count_image(counter: Counter, image: Path, mpp: float | None, hot_spot: int = HOT_SPOT) -> tuple[Counted, Frame]:

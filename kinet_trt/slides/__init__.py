@@ -20,11 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.errors import ImageError, MissingExtraError
-from kinet_trt.slides import tiff_head
+from kinet_trt.slides import dicom, tiff_head
+from kinet_trt.slides.files import COMPANION_SUFFIX, SET_SUFFIX, TIFF_SUFFIXES, is_ome_set, ndpi_set
 from kinet_trt.slides.fingerprint import fingerprint
 
-TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
-OPENSLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".dcm")
+OPENSLIDE_SUFFIXES = (
+    ".svs", ".ndpi", SET_SUFFIX, ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".avs", dicom.SUFFIX,
+)  # fmt: skip
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 ZARR_SUFFIX = ".zarr"
 _ZARR_FILES = ("zarr.json", ".zattrs", ".zgroup")
 _WHITE = 255
@@ -58,12 +61,18 @@ class Pixels(Protocol):
     sizes
         Width and height of each level, px, the largest first.
     mpp
-        um/px of level 0, where the file says it; else None.
+        um/px of level 0, where the file states it; else None.
+    unused_size
+        Why a pixel size that the file states is not used, in words; None where it is used, or none is stated.
+    remarks
+        What a person should know of how the file was read, a sentence each.
     """
 
     format: str
     sizes: Sequence[tuple[int, int]]
     mpp: float | None
+    unused_size: str | None
+    remarks: Sequence[str]
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Return a rectangle that lies wholly inside a level, RGB uint8 [height, width, 3]; raise anything."""
@@ -94,6 +103,10 @@ class Slide:
         Of its size and content, hexadecimal: see :func:`kinet_trt.slides.fingerprint.fingerprint`.
     pixels
         The reader.
+    unused_size
+        Why a pixel size that the file states is not used, in words; None where it is used, or none is stated.
+    remarks
+        What a person should know of how the file was read, a sentence each.
     """
 
     path: Path
@@ -105,6 +118,8 @@ class Slide:
     format: str
     fingerprint: str
     pixels: Pixels
+    unused_size: str | None = None
+    remarks: tuple[str, ...] = ()
 
     def at(self, mpp: float | None) -> Slide:
         """Return the slide with another um/px, that somebody gave; None: as it is."""
@@ -199,20 +214,55 @@ def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
     except BaseException:
         pixels.close()
         raise
-    slide = Slide(path, width, height, known, "file" if known else "", levels, pixels.format, mark, pixels)
+    source = "file" if known else ""
+    slide = Slide(
+        path,
+        width,
+        height,
+        known,
+        source,
+        levels,
+        pixels.format,
+        mark,
+        pixels,
+        pixels.unused_size,
+        tuple(pixels.remarks),
+    )
     return slide.at(mpp)
 
 
 def is_slide(path: Path) -> bool:
-    """Say whether a path is counted as a slide: by its suffix, a TIFF by its content, a folder by its OME-Zarr files.
+    """Return whether a path is counted as a slide: by its suffix, or by its content where that says more.
 
-    A TIFF is a slide when it is a tiled pyramid, or has more pixels than are read as one picture.
+    A TIFF is a slide when it is a tiled pyramid, comes from a scanner that OpenSlide knows, is one of an OME-TIFF set,
+    or has more pixels than are read as one picture. A DICOM file is one whatever its name, and a folder with the
+    metadata of an OME-Zarr.
     """
     # os.path, because pathlib raises where it may not look.
     if os.path.isdir(path):
-        return any(os.path.isfile(path / name) for name in _ZARR_FILES)  # noqa: PTH113
+        return is_zarr(path)
     suffix = path.suffix.lower()
-    return suffix in OPENSLIDE_SUFFIXES or (suffix in TIFF_SUFFIXES and tiff_head.is_slide(path))
+    if suffix in OPENSLIDE_SUFFIXES or path.name.lower().endswith(COMPANION_SUFFIX):
+        return True
+    if suffix in TIFF_SUFFIXES:
+        return tiff_head.is_slide(path) or is_ome_set(path) or (tiff_head.is_tiled(path) and _has_known_maker(path))
+    return suffix not in PICTURE_SUFFIXES and dicom.is_dicom(path)
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether a path is a folder with the metadata of a zarr."""
+    return any(os.path.isfile(path / name) for name in _ZARR_FILES)  # noqa: PTH113 - pathlib raises
+
+
+def _has_known_maker(path: Path) -> bool:
+    if not find_spec("openslide"):
+        return False
+    from kinet_trt.slides.openslide import GENERIC, vendor
+
+    try:
+        return vendor(path) not in (None, GENERIC)
+    except ImageError:
+        return False
 
 
 def _open(path: Path) -> Pixels:
@@ -222,14 +272,31 @@ def _open(path: Path) -> Pixels:
 
         return ZarrPixels(path)
     _need("openslide", "tifffile", "imagecodecs")
-    from kinet_trt.slides.openslide import OpenSlidePixels, vendor
+    if path.suffix.lower() == SET_SUFFIX:
+        path = _only_of_set(path)
+    if dicom.is_dicom(path):
+        _need("pydicom")
+        if why := dicom.why_no_slide(path):
+            raise ImageError(why)
+    from kinet_trt.slides.openslide import GENERIC, OpenSlidePixels, vendor
 
     maker = vendor(path)
-    if maker and maker != "generic-tiff":
+    if maker and maker != GENERIC:
         return OpenSlidePixels(path, maker)
     from kinet_trt.slides.tiff import TiffPixels
 
     return TiffPixels(path)
+
+
+def _only_of_set(path: Path) -> Path:
+    """Return the one slide of a set of NDPI files."""
+    slides = ndpi_set(path)
+    if len(slides) != 1:
+        raise ImageError(
+            f"a set of {len(slides)} NDPI files that are there, one for each stain or channel; expected one: name the "
+            "NDPI file to count"
+        )
+    return slides[0]
 
 
 def _need(*modules: str) -> None:

@@ -177,7 +177,7 @@ def count_slide(
             state.touch()
             counts, spot = _sum_up(ledger, plan, hot_spot)
             warning = unlike(slide, plan, ledger, card.mpp) or None
-            remarks = [*_remarks(plan, card.mpp), *([warning] if warning else [])]
+            remarks = [*slide.remarks, *_remarks(plan, card.mpp), *([warning] if warning else [])]
         counted = CountedSlide(
             image=path,
             width=slide.width,

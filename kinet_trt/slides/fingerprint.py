@@ -7,30 +7,35 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from kinet_trt.slides.files import files_of
+
 _SAMPLE = 1 << 16  # bytes
 _SAMPLES = 32
 
 
 def fingerprint(path: Path) -> str:
-    """Return a sha256 over a slide's size and samples of its content, in hexadecimal.
+    """Return a sha256 over the size and samples of the content of all files of a slide, in hexadecimal.
 
     Of a file its first and last 64 KiB are taken and 30 such samples between, evenly spread: a slide on a network drive
-    is not read twice. Of a folder (OME-Zarr, or what stands beside a ``.mrxs``) the name and size of every file, all
-    files of metadata, and samples of 32 others. Names of the slide itself and times do not matter: a copy is the same.
+    is not read twice. Of a folder (OME-Zarr, or the one beside a ``.mrxs``) the name and size of every file, all files
+    of metadata, and samples of 32 others. Of a slide of several files (:func:`kinet_trt.slides.files.files_of`) each.
+    Names of the slide itself and times do not matter: a copy has the same fingerprint.
 
     Raises
     ------
     OSError
         If it cannot be read.
     """
+    parts = sorted(_of_one(part) for part in files_of(path))
+    return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _of_one(path: Path) -> str:
     digest = hashlib.sha256()
-    companion = path.with_suffix("")
     if path.is_dir():
         _add_folder(digest, path)
     else:
         _add_file(digest, path, _SAMPLES)
-        if path.suffix.lower() == ".mrxs" and companion.is_dir():
-            _add_folder(digest, companion)
     return digest.hexdigest()
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from kinet_trt.errors import ImageError
 from kinet_trt.images import square_mpp
 
+GENERIC = "generic-tiff"
+"""OpenSlide's name for a tiled TIFF whose maker it does not know."""
 _BLOCK = 512  # px of a level
 
 
@@ -20,7 +22,14 @@ def vendor(path: Path) -> str | None:
     try:
         return openslide.OpenSlide.detect_format(str(path))
     except openslide.OpenSlideError as error:
-        raise ImageError(f"the slide is damaged ({error}): copy or export it again") from None
+        raise _unread(error) from None
+
+
+def _unread(error: Exception) -> ImageError:
+    """Return the error for a slide that OpenSlide does not open: a kind that it does not read is not damaged."""
+    if "nsupported" in str(error) or "not supported" in str(error):
+        return ImageError(f"OpenSlide does not read this kind of slide ({error}): export it as an OME-TIFF")
+    return ImageError(f"the slide is damaged, or a file of it is missing ({error}): copy or export it again")
 
 
 class OpenSlidePixels:
@@ -37,7 +46,7 @@ class OpenSlidePixels:
         try:
             self._slide = openslide.OpenSlide(str(path))
         except (openslide.OpenSlideError, OSError) as error:
-            raise ImageError(f"the slide is damaged ({error}): copy or export it again") from None
+            raise _unread(error) from None
         try:
             self._read_head(maker)
         except BaseException:
@@ -58,6 +67,8 @@ class OpenSlidePixels:
             self._left = self._top = 0
             self.sizes = list(self._slide.level_dimensions)
         self.mpp = square_mpp(properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y"))
+        self.unused_size: str | None = None
+        self.remarks: Sequence[str] = ()
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See :class:`kinet_trt.slides.Pixels`."""

@@ -160,7 +160,8 @@ def make_plan(
         built for windows that leave no core.
     """
     if slide.mpp is None:
-        raise ImageError("the file does not state its um/px, and a slide is not counted without: give it (mpp)")
+        why = slide.unused_size or "does not state its um/px"
+        raise ImageError(f"the file {why}, and a slide is not counted without: give it (mpp)")
     threshold = threshold if isinstance(threshold, Threshold) else Threshold(float(threshold))
     if threshold.relative:
         raise KinetError(

@@ -162,7 +162,7 @@ def test_each_mistake_is_one_message_and_costs_no_other_slide(run, tmp_path, sli
     told = [line for line in err.splitlines() if line.startswith("Error:")]
     assert len(told) == 5, err
     for line, name, what in zip(
-        told, names, ("does not say its um/px.*--mpp", "export", "slide is damaged|not a TIFF", "level 0, px .*decoded",
+        told, names, ("does not state its um/px.*mpp", "export", "slide is damaged|not a TIFF", "level 0, px .*decoded",
         "level '1'.*missing"), strict=True,
     ):  # fmt: skip
         assert name in line

@@ -200,9 +200,9 @@ def test_a_plan_is_held_to_slide_and_counter(counter, path, tmp_path):
 
 def test_what_cannot_be_planned_is_one_message(counter, path, tmp_path):
     with open_slide(path) as slide:
-        with pytest.raises(ImageError, match=r"does not say its um/px.*--mpp"):
+        with pytest.raises(ImageError, match=r"does not state its um/px.*mpp"):
             plan_of(replace(slide, mpp=None, mpp_source=""), counter)
-        with pytest.raises(ImageError, match=r"too small.*--mpp"):
+        with pytest.raises(ImageError, match=r"too small.*mpp"):
             plan_of(slide.at(0.005), counter)
         with pytest.raises(KinetError, match=r"relative:0\.5.*give a number"):
             make_plan(slide, counter.engine.card, Threshold(0.5, relative=True), "fp32")

@@ -1,0 +1,134 @@
+"""DICOM files: which are whole slides, and which belong together.
+
+A DICOM slide is a series of files, one for each level of its pyramid, its label and its overview. OpenSlide opens the
+slide from any of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+SUFFIX = ".dcm"
+_MAGIC_AT, _MAGIC = 128, b"DICM"
+_WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_ASIDE = ("LABEL", "OVERVIEW", "THUMBNAIL")
+_LAST_TAG = 0x0020000E  # SeriesInstanceUID: what follows is long, and not needed
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the head of a DICOM file states.
+
+    Attributes
+    ----------
+    kind
+        What the file is, in words: ``"CT Image"``; empty where it does not state it.
+    series, instance
+        Unique identifiers of its series and of the file; empty where it does not state them.
+    is_slide
+        Whether it is part of a whole slide.
+    is_directory
+        Whether it lists other files (``DICOMDIR``) and holds no picture.
+    is_aside
+        Whether it is the slide's label, overview or thumbnail.
+    compression
+        Name of its transfer syntax.
+    """
+
+    kind: str
+    series: str
+    instance: str
+    is_slide: bool
+    is_directory: bool
+    is_aside: bool
+    compression: str
+
+
+def is_dicom(path: Path) -> bool:
+    """Return whether a file begins as DICOM files do, whatever its name: archives export them without a suffix."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        with path.open("rb") as file:
+            return file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
+    except OSError:
+        return False
+
+
+def read_header(path: Path) -> Header | None:
+    """Return the head of a DICOM file; None if it cannot be read, or pydicom is not installed."""
+    if not find_spec("pydicom") or not is_dicom(path):
+        return None
+    from pydicom.filereader import read_partial
+
+    try:
+        # pydicom warns of values that break the standard; what matters here is whether they can be read.
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = read_partial(file, stop_when=lambda tag, _vr, _length: tag > _LAST_TAG)
+        meta = found.file_meta
+        kind = found.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID")
+        syntax = meta.get("TransferSyntaxUID")
+        return Header(
+            kind=_named(kind).removesuffix(" Storage"),
+            series=str(found.get("SeriesInstanceUID") or ""),
+            instance=str(found.get("SOPInstanceUID") or ""),
+            is_slide=kind == _WHOLE_SLIDE,
+            is_directory=kind == _DIRECTORY,
+            is_aside=any(word in _ASIDE for word in map(str, found.get("ImageType") or ())),
+            compression=_named(syntax),
+        )
+    except Exception:  # pydicom raises many kinds on damaged files
+        return None
+
+
+def series_files(path: Path) -> dict[Path, Header]:
+    """Return the files of the series that a DICOM file belongs to: those in its folder, itself included.
+
+    Parameters
+    ----------
+    path
+        One of them.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be read.
+    """
+    own = read_header(path)
+    if own is None or not own.series:
+        return {}
+    headers = {file: read_header(file) for file in sorted(path.parent.iterdir()) if file.is_file()}
+    return {file: head for file, head in headers.items() if head and head.series == own.series}
+
+
+def is_listed(path: Path) -> bool:
+    """Return whether a file that a folder holds is a DICOM picture, and not a label, an overview or a directory."""
+    if not is_dicom(path):
+        return False
+    header = read_header(path)
+    return header is None or not (header.is_aside or header.is_directory)
+
+
+def why_no_slide(path: Path) -> str | None:
+    """Return why a DICOM file is not a slide that can be counted; None: it is no DICOM file, or a slide."""
+    if not is_dicom(path):
+        return None
+    header = read_header(path)
+    if header is None or not header.kind:
+        return "DICOM, but not a whole slide: it does not state what it holds"
+    if not header.is_slide:
+        article = "an" if header.kind[0] in "AEIOU" else "a"
+        return f"DICOM, but {article} {header.kind.replace(' Image', ' image')}: not a whole slide"
+    if all(one.is_aside for one in series_files(path).values()):
+        return "DICOM, but only the label or overview of a slide: put the files of the whole series into one folder"
+    return None
+
+
+def _named(identifier: object) -> str:
+    """Return the name of a DICOM identifier, as the standard has it; itself where the standard has none."""
+    return str(getattr(identifier, "name", identifier) or "")
