@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from openvino import opset8
 
 from kinet_trt import simulate
 from kinet_trt.detections import Detections
@@ -32,6 +31,7 @@ from kinet_trt.telemetry import no_telemetry
 
 with no_telemetry():
     import openvino as ov
+    from openvino import opset8
 
 log = logging.getLogger(__name__)
 
