@@ -142,7 +142,7 @@ def count(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files in --geojson and --overlay folders.")] = False,
 ) -> None:
-    """Count the nuclei of images and whole slides; a slide that was cut off goes on where it was."""
+    """Count the nuclei of images and whole slides; a slide that was interrupted is resumed."""
     from kinet_trt.count import Outputs, count_image, find_images, json_parts, output_names, table_parts
     from kinet_trt.counter import Counter
     from kinet_trt.ki67 import NET
@@ -170,7 +170,7 @@ def count(
 
     counted: list[Counted | CountedSlide] = []
     errors: list[tuple[Path, str]] = []
-    with _work_on(cluster, model) as work, counting(found) as (each, report):
+    with _interruptible(), _work_on(cluster, model) as work, counting(found) as (each, report):
         for image in each:
             try:
                 if image in slides:
@@ -679,6 +679,16 @@ def _need(command: str, extra: str, *modules: str) -> None:
         absent = sys.modules[module] is None if module in sys.modules else find_spec(module) is None
         if absent:
             raise MissingExtraError(f"kinet-trt {command}", extra, module)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Turn Ctrl-C into a message and the exit status that shells expect of it, 130."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        typer.echo(str(stop) or "Interrupted.", err=True)
+        raise typer.Exit(130) from None
 
 
 @contextmanager

@@ -150,7 +150,9 @@ def count_slide(
     Raises
     ------
     KinetError
-        If it cannot be read or counted; the tiles before are kept, and the next run goes on.
+        If it cannot be read or counted; the tiles counted so far are kept, and the next run resumes.
+    KeyboardInterrupt
+        On Ctrl-C; its message says how to resume.
     """
     folder = folder or state_folder()
     _prune(folder)
@@ -169,11 +171,19 @@ def count_slide(
                 tell(f"{path}: {total:,} tiles; they are kept in {state}")
             report(resumed, total)
             done = resumed
-            for number, nuclei in work(slide, plan, missing) if work else count_tiles(slide, plan, missing, counter):
-                done += ledger.land(number, nuclei)
-                report(done, total)
+            try:
+                for number, nuclei in (
+                    work(slide, plan, missing) if work else count_tiles(slide, plan, missing, counter)
+                ):
+                    done += ledger.land(number, nuclei)
+                    report(done, total)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(
+                    f"{path}: interrupted after {done:,} of {total:,} tiles. Run the same command again to resume: the "
+                    f"counted tiles are kept in {state}"
+                ) from None
             if still := ledger.missing():
-                raise KinetError(f"{len(still):,} of {total:,} tiles were not counted: run it again, and it goes on")
+                raise KinetError(f"{len(still):,} of {total:,} tiles were not counted: run the command again to resume")
             state.touch()
             counts, spot = _sum_up(ledger, plan, hot_spot)
             warning = unlike(slide, plan, ledger, card.mpp) or None

@@ -125,6 +125,29 @@ def test_a_killed_run_goes_on_where_it_was(run, tmp_path, slide, cache):
     assert killed == undisturbed
 
 
+def test_ctrl_c_says_how_to_resume(run, slide, cache, monkeypatch):
+    from kinet_trt.slides import counted
+
+    first_tile = counted.count_tiles
+
+    def interrupted(*arguments):
+        yield next(iter(first_tile(*arguments)))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(counted, "count_tiles", interrupted)
+        code, out, err = run("count", slide, "--json", "-")
+    (state,) = cache.glob("*.tiles")
+    assert (code, out) == (130, "")
+    assert err.rstrip().endswith(
+        f"{slide}: interrupted after 1 of 3 tiles. Run the same command again to resume: the counted tiles are kept in "
+        f"{state}"
+    )
+    code, _, err = run("count", slide, "--json", "-")
+    assert code == 0
+    assert "1 of 3 tiles were counted before" in err
+
+
 def _landed(cache) -> int:
     import sqlite3
 
