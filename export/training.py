@@ -42,6 +42,10 @@ TAUGHT = 0.5
 """Share of the nucleus loss that a teacher's maps have, where there is one."""
 UNLABELLED = 0.2
 """How often a source without labelled nuclei is drawn, as a share of all others together."""
+SHORT = 50
+"""Iterations for which starting a process that prepares crops pays."""
+TIMED = 4
+"""Iterations that are timed for the estimate; the one before them, in which everything is prepared, is not."""
 KEPT = 50
 """Iterations between checkpoints to go on from: validations, which take longer, may be rarer."""
 WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
@@ -148,13 +152,16 @@ class Validation:
 class Progress:
     """What a training run reports after each iteration; ``validation`` only where there was one.
 
-    Iteration 0 is the network that training begins with, where one was given; it has no loss (0).
+    Iteration 0 is the network that training begins with, where one was given; it has no loss (0). ``seconds`` is an
+    estimate of how long the iterations and validations that are left take on this machine, given once, after the first
+    iterations of a run.
     """
 
     iteration: int
     iterations: int
     loss: float
     validation: Validation | None = None
+    seconds: float | None = None
 
 
 def source_weights(fields: Sequence[LabelledField], factors: Mapping[str, float]) -> list[float]:
@@ -234,7 +241,7 @@ def train(
     task: Task = "both",
     seed: int = 0,
     data: str = "",
-    workers: int = 1,
+    workers: int | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> checkpoint.Traits:
     """Train a network and write its best checkpoint to ``out``, the newest beside it as ``NAME.last.pt``.
@@ -265,7 +272,8 @@ def train(
     data
         Where the fields came from, for the model card.
     workers
-        Processes that prepare crops.
+        Processes that prepare crops; None: one, and none where fewer than 50 iterations are left, since a process takes
+        seconds to start. The result does not depend on it.
     report
         Called after each iteration.
 
@@ -308,6 +316,8 @@ def train(
         checkpoint.save(out, average, traits)
         _record(out, 0, 0.0, begun, validating)
         report(Progress(0, recipe.iterations, 0.0, begun))
+    if workers is None:
+        workers = int(recipe.iterations - first >= SHORT)
     crops = Crops(training, weights, recipe.crops, seed, recipe.iterations * recipe.batch, network.target)
     loader = DataLoader(
         torch.utils.data.Subset(crops, range(first * recipe.batch, len(crops))),
@@ -319,6 +329,7 @@ def train(
         prefetch_factor=4 if workers else None,
     )
     losses: list[float] = []  # since the last validation
+    warm = 0.0
     for iteration, examples in enumerate(loader, start=first + 1):
         torch.manual_seed(seed * 1_000_003 + iteration)  # so that a resumed run drops the same channels
         due = iteration % recipe.every == 0 or iteration == recipe.iterations
@@ -353,7 +364,13 @@ def train(
         if validation:
             _record(out, iteration, float(np.mean(losses)), validation, validating)
             losses.clear()
-        report(Progress(iteration, recipe.iterations, loss, validation))
+        seconds = None
+        if iteration == first + 1:
+            warm = time.perf_counter()
+        elif iteration == first + 1 + TIMED and iteration < recipe.iterations:
+            each = (time.perf_counter() - warm) / TIMED
+            seconds = _left(average, traits, validating, recipe, iteration, each)
+        report(Progress(iteration, recipe.iterations, loss, validation, seconds))
         if iteration - best_at >= recipe.patience:
             log.info("no gain for %d iterations: stopping", recipe.patience)
             break
@@ -371,7 +388,7 @@ def train_by_stages(
     factors: Mapping[str, float] | None = None,
     seed: int = 0,
     data: str = "",
-    workers: int = 1,
+    workers: int | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> checkpoint.Traits:
     """Train KiNet's branches one after the other: what the paper compares joint learning with (sKiNet, Figure 7).
@@ -395,6 +412,13 @@ def train_by_stages(
         raise KinetError("training by stages begins with the region branch: this network has none")
     first = out.with_name(f"{out.stem}.roi.pt")
     if not is_finished(first, recipe):
+
+        def report_first(progress: Progress) -> None:
+            if progress.seconds is not None:  # the second stage takes about as long
+                whole = progress.seconds * progress.iterations / (progress.iterations - progress.iteration)
+                progress = replace(progress, seconds=progress.seconds + whole)
+            report(progress)
+
         train(
             *(fields, first, config, recipe),
             factors=factors,
@@ -402,7 +426,7 @@ def train_by_stages(
             seed=seed,
             data=data,
             workers=workers,
-            report=report,
+            report=report_first,
         )
     start = checkpoint.load(first)
     return train(
@@ -458,6 +482,23 @@ def validate(network: Network, traits: checkpoint.Traits, fields: Sequence[Label
         if figure > best.figure:
             best = Validation(threshold, figure, by_source)
     return replace(best, found=tuple(found))
+
+
+def _left(
+    network: Network,
+    traits: checkpoint.Traits,
+    fields: Sequence[LabelledField],
+    recipe: Recipe,
+    iteration: int,
+    each: float,
+) -> float:
+    """Estimate how many seconds are left of a run whose iterations take ``each`` seconds: one field is predicted."""
+    begun = time.perf_counter()
+    predict(network, traits, fields[0].pixels())
+    pixel = (time.perf_counter() - begun) / fields[0].pixels()[..., 0].size
+    validation = pixel * sum(f.pixels()[..., 0].size for f in fields)
+    validations = -(-recipe.iterations // recipe.every) - iteration // recipe.every
+    return (recipe.iterations - iteration) * each + validations * validation
 
 
 def _source_f1(pairs: Sequence[tuple[Detections, LabelledField]], threshold: float) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -446,7 +447,9 @@ def train(
         Path | None, typer.Option(help="Images without labels, for the teacher to speak of.", metavar="DIR")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and crops.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="About a minute: to see that everything works.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="About a minute, with 8 channels: to see that everything works.")
+    ] = False,
 ) -> None:
     """Train a network on labelled fields; an interrupted run goes on where it was."""
     _need("train", "train", "torch", "lap", *(["onnx"] if start and start.suffix != ".pt" else []))
@@ -477,9 +480,15 @@ def train(
             quick=quick,
             report=report,
         )
-    typer.echo(f"{out}: threshold {traits.threshold:g}")
+    typer.echo(f"{out}: threshold {traits.threshold:g}, {out.stat().st_size / 1e6:.1f} MB")
     for name, value in traits.metrics.items():
         typer.echo(f"  {name:<32} {value:.3f}")
+    for state in (out.with_name(f"{out.stem}.roi.last.pt"), out.with_suffix(".last.pt")):
+        if state.exists():
+            size = f"{state.stat().st_size / 1e6:.1f} MB"
+            typer.echo(f"{state}: {size}, needed only to resume this run with more --iterations")
+    checkpoint, model, folder = (shlex.quote(str(path)) for path in (out, out.with_suffix(".onnx"), fields))
+    typer.echo(f"Next: kinet-trt export {checkpoint} -o {model}, then kinet-trt eval {folder} -m {model}")
 
 
 @app.command("import-weights")

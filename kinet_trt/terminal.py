@@ -100,6 +100,15 @@ def stages(what: str) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda stage, done, total: bar.update(task, completed=done, total=total, note=stage)
 
 
+def duration(seconds: float) -> str:
+    """Return an estimated duration in words, like ``about 70 s`` or ``about 3.5 h``."""
+    if seconds < 100:
+        return f"about {max(10, round(seconds, -1)):.0f} s"
+    if seconds < 100 * 60:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} h"
+
+
 @contextmanager
 def training_bar() -> Iterator[Callable[[Any], None]]:
     """Give a function that shows a training run's progress: loss, and F1 where there was a validation."""
@@ -119,6 +128,8 @@ def training_bar() -> Iterator[Callable[[Any], None]]:
                     f"{what}; threshold {validation.threshold:g}; detection/classification F1 {last}",
                     highlight=False,
                 )
+            if progress.seconds is not None:
+                bar.console.print(f"{duration(progress.seconds)} left on this machine", highlight=False)
             bar.update(
                 task, completed=progress.iteration, total=progress.iterations, note=f"loss {progress.loss:.4g}{figure}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from kinet_trt.export.training import (
     PAPER,
     RECIPES,
     THRESHOLDS,
+    TIMED,
     Progress,
     Recipe,
     normalise,
@@ -184,6 +186,22 @@ def test_a_diverged_run_can_be_repeated_with_a_lower_rate_as_its_message_says(tm
     with pytest.raises(KinetError, match="diverged"):
         run([simulated()], tmp_path / "k.pt", recipe)
     run([simulated()], tmp_path / "k.pt", replace(recipe, lr=1e-7, iterations=8))
+
+
+def test_the_time_left_is_estimated_once_from_iterations_and_validations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kinet_trt.export.training.time.perf_counter", itertools.count(0.0, 10.0).__next__)
+    field = simulated()
+    other = simulated(2, 400, 160, split="val")
+    seen = run([field, other, replace(other)], tmp_path / "k.pt", replace(TINY, iterations=20, every=8))
+    estimates = {p.iteration: p.seconds for p in seen if p.seconds is not None}
+    # The clock was read after the first iteration and after TIMED more, then before and after one field of two.
+    assert estimates == {1 + TIMED: pytest.approx((20 - 5) * 10 / TIMED + 3 * 10 * 2)}
+    with pytest.raises(KinetError, match="finished"):
+        run([field, other, replace(other)], tmp_path / "k.pt", replace(TINY, iterations=20, every=8))
+    short = run([field], tmp_path / "short.pt")
+    assert [p.seconds for p in short[:4]] == [None] * 4
 
 
 def test_a_run_without_gain_stops_after_its_patience(tmp_path: Path) -> None:

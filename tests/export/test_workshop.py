@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -18,6 +19,7 @@ from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import Traits
 from kinet_trt.export.models import NetworkConfig, build
 from kinet_trt.export.proximity import proximity_maps
+from kinet_trt.export.workshop import QUICK_WIDTH
 
 from kinet_trt import simulate
 from kinet_trt.detections import CLASSES, Detections
@@ -68,6 +70,23 @@ def test_qupath_fields_are_trained_on(run: Run, tmp_path: Path, caplog: pytest.L
     assert run("train", tmp_path / "mine", "-o", tmp_path / "l.pt", *options)[0] == 0
     assert "No class list" not in caplog.text
     assert run("train", tmp_path / "mine", "-o", tmp_path / "m.pt", "--classes", "tumour", *TINY)[0] == 1
+
+
+def test_a_quick_run_is_narrow_says_how_long_it_takes_and_leaves_nothing_to_resume(run: Run, tmp_path: Path) -> None:
+    fields, made = tmp_path / "my fields", tmp_path / "k.pt"
+    write_qupath(fields, 1)
+    labelled = ("--classes", ",".join(CLASSES))
+    code, out, err = run("train", fields, "-o", made, "--quick", "--iterations", 6, *labelled, "--no-roi")
+    assert code == 0, err
+    assert re.search(r"^about \d+ s left on this machine$", err, re.M)
+    assert re.search(r"k\.pt: threshold 0\.\d+, \d\.\d MB\n", out)
+    assert f"Next: kinet-trt export {made} -o {tmp_path / 'k.onnx'}, then kinet-trt eval '{fields}' -m" in out
+    assert checkpoint.load(made).network.config.width == QUICK_WIDTH <= 16
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["k.pt"]
+    # The real run may be written to the same file; it says what it leaves.
+    code, out, err = run("train", fields, "-o", made, *TINY, *labelled, "--no-roi")
+    assert code == 0, err
+    assert re.search(r"k\.last\.pt: \d\.\d MB, needed only to resume this run with more --iterations\n", out)
 
 
 def test_the_kinet_layout_is_trained_on_without_its_test_images(run: Run, tmp_path: Path) -> None:

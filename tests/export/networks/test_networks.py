@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from kinet_trt.export.crops import CropPlan, Crops
 from kinet_trt.export.models import Network, NetworkConfig, build, reach
 from kinet_trt.export.network import KINETS, Architecture
 from kinet_trt.export.networks.fcrn import STEPS
-from kinet_trt.export.training import BEST, Recipe, train, train_by_stages
+from kinet_trt.export.training import BEST, Progress, Recipe, train, train_by_stages
 from kinet_trt.export.widen import widen
 from kinet_trt.export.workshop import NetworkName
 
@@ -183,6 +184,18 @@ def test_stages_teach_one_branch_at_a_time(tmp_path: Path) -> None:
     assert {"stem", "down16", "up8", "side8", "out"} <= learnt
     assert not any(name.startswith("roi") for name in learnt)
     assert checkpoint.load(tmp_path / "k.pt").traits.data == "simulated (1 fields)"
+
+
+def test_the_time_left_of_the_first_stage_includes_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kinet_trt.export.training.time.perf_counter", itertools.count(0.0, 10.0).__next__)
+    seen: list[Progress] = []
+    recipe = replace(TINY, iterations=8, every=8)
+    train_by_stages(
+        [field()], tmp_path / "k.pt", NetworkConfig("paper", 2, "relu"), recipe, workers=0, report=seen.append
+    )
+    first, second = (p.seconds for p in seen if p.seconds is not None)
+    # Three of eight iterations are left of each, and before the second begins all of its own.
+    assert first == pytest.approx(second * (1 + 8 / 3))
 
 
 def test_an_interrupted_training_by_stages_goes_on_in_its_stage(tmp_path: Path) -> None:
