@@ -79,6 +79,7 @@ class Stop(Exception):  # noqa: N818
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.training
 def test_the_loss_goes_down_on_one_field(tmp_path: Path) -> None:
     crops = replace(TINY.crops, stain=False, scale=1.0, empty=0.0)
     recipe = replace(TINY, iterations=50, every=50, batch=4, lr=0.02, crops=crops)
@@ -120,6 +121,7 @@ def test_normalisation_is_that_of_the_training_fields(tmp_path: Path) -> None:
     assert image[0, 2, 5, 7].item() == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("recipe", [TINY, replace(TINY, optimizer="sgd", lr=1e-3, average=0.0)])
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, recipe: Recipe) -> None:
     whole, cut = tmp_path / "whole.pt", tmp_path / "cut.pt"

@@ -15,7 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export import checkpoint
+from kinet_trt.export import checkpoint, training
 from kinet_trt.export.checkpoint import Checkpoint, Traits
 from kinet_trt.export.crops import CropPlan, Crops
 from kinet_trt.export.models import Network, NetworkConfig, build, reach
@@ -138,6 +138,20 @@ def learn(architecture: str, out: Path, recipe: Recipe = TINY) -> list[float]:
     config = NetworkConfig(architecture, 2, "relu", roi=False)
     train([field()], out, config, recipe, workers=0, report=lambda p: losses.append(p.loss))
     return losses
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("architecture", get_args(Architecture))
+@pytest.mark.parametrize("width", [2, 8])
+def test_every_network_takes_a_few_steps(architecture: Architecture, width: int) -> None:
+    """Forward and backward as in training; a kernel that writes where it must not ends the process."""
+    config = NetworkConfig(architecture, width, "relu", roi=architecture in KINETS)
+    net = build(config).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    crops = Crops([field()], [1.0], CropPlan(size=64), 0, 6, net.target)
+    optimizer = torch.optim.SGD(net.parameters(), 1e-4)
+    for iteration in range(3):
+        examples = [torch.stack(parts) for parts in zip(*(crops[2 * iteration + i] for i in (0, 1)), strict=True)]
+        assert np.isfinite(training._step(net, optimizer, TINY, iteration + 1, examples, Traits()))
 
 
 @pytest.mark.parametrize("architecture", SOME)
