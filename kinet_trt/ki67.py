@@ -140,7 +140,9 @@ class Statement:
 
     @property
     def warning(self) -> str:
-        """What to read first: that hot spot and average lie in different ranges; empty where they do not."""
+        """What to read first: that no range is given, or that hot spot and average differ in it; else empty."""
+        if self.no_range and self.bands and self.average.tumor:
+            return self.no_range
         hot, average = self.range_of(self.hot_spot), self.range_of(self.average)
         if not hot or hot == average:
             return ""
@@ -164,10 +166,8 @@ class Statement:
             said.append(f"Fewer than {ENOUGH} tumour nuclei: provisional.")
         elif self.hot_spot and self.hot_spot.provisional:
             said.append(f"The hot spot has fewer than {ENOUGH} tumour nuclei: provisional.")
-        if self.bands is None:
+        if self.bands is None or self.no_range:
             return said
-        if self.no_range:
-            return [*said, self.no_range]
         hot, average = self.range_of(self.hot_spot), self.range_of(self.average)
         if not hot:
             said.append(f"In the {average} range.")

@@ -22,7 +22,7 @@ from kinet_trt import NOTICE
 from kinet_trt import report_pictures as pictures
 from kinet_trt.detections import NAMES
 from kinet_trt.errors import KinetError
-from kinet_trt.ki67 import NET, Bands
+from kinet_trt.ki67 import NET, Bands, Ki67, Statement
 from kinet_trt.live.agreement import Agreement
 from kinet_trt.live.corrections import Correction, standing
 from kinet_trt.live.export import outlines, state
@@ -48,7 +48,7 @@ def build(store: Store, session: int, *, bands: Bands | None = NET, hot_spot: in
     store, session
         Which.
     bands
-        Grade ranges; None: no word on them.
+        Grade ranges; None: none are stated.
     hot_spot
         Tumour nuclei of a hot spot.
 
@@ -67,7 +67,7 @@ def build(store: Store, session: int, *, bands: Bands | None = NET, hot_spot: in
     first = [one for one in record if one.reading == readings[0].id and one.field in inside]
     parts = [
         _header(live.session, counted, readings),
-        _result(summary, bands, hot_spot),
+        _result(summary, hot_spot),
         _cautions(summary.cautions),
         _mosaics(store, counted, summary),
         _fields(store, counted, notes),
@@ -134,60 +134,66 @@ def _header(session: Session, counted: Count, readings: Sequence[Reading]) -> st
     taken = f"Fields taken {_when(min(times))} to {_when(max(times), clock=True)}." if times else "No fields yet."
     title = _typed(session.title) if session.title else "Ki67 count"
     return (
-        f"<header><h1>{title}</h1><p>{reader}Session begun {_when(session.created)}. {taken}</p>"
+        f"<header><h1>{title}</h1><p>{reader}Session started {_when(session.created)}. {taken}</p>"
         f'<p class="notice">{_e(NOTICE)}</p></header>'
     )
 
 
-def _result(summary: Summary, bands: Bands | None, n: int) -> str:
-    ki67, counts = summary.ki67, summary.counts
-    sentences = "".join(f"<p>{_e(sentence)}</p>" for sentence in ki67.sentences(bands))
-    spot = summary.hot_spot
-    shown = pictures.interval(ki67, bands) + pictures.progress(summary) if ki67.tumor else ""
+def _result(summary: Summary, n: int) -> str:
+    statement, spot = summary.statement, summary.hot_spot
+    highest = max(ki67.interval[1] if ki67 and ki67.interval else 0.0 for ki67 in (summary.ki67, statement.hot_spot))
+    hot = (
+        _index("Hot spot", spot.ki67, statement, highest)
+        if spot
+        else f'<div><h3>Hot spot</h3><p class="big">–</p><p class="soft">Fewer than {n:,} tumour nuclei in each group '
+        "of fields.</p></div>"
+    )
+    loud = f'<p class="loud">{_e(statement.warning)}</p>' if statement.warning else ""
+    notes = statement.notes if summary.ki67.tumor else statement.sentences()
+    words = "".join(f"<p>{_e(sentence)}</p>" for sentence in notes)
+    progress = pictures.progress(summary) if summary.ki67.tumor else ""
     facts = [
-        *((name.capitalize(), f"{number:,}", "") for name, number in _named(counts)),
-        ("Tumour nuclei", f"{ki67.tumor:,}", "positive and negative"),
-        (
-            "Hot spot",
-            percent(spot.ki67.index) if spot else "none",
-            f"of {n:,} tumour nuclei; 95% {span_of(spot.ki67)}" if spot else f"no place has {n:,} tumour nuclei",
-        ),
-        ("Average", percent(ki67.index), "all nuclei together"),
-        ("Mean of the fields", percent(summary.mean_of_fields), "each field counts the same"),
-        ("Fields", f"{summary.fields:,}", f"in {summary.places:,} {'place' if summary.places == 1 else 'places'}"),
+        *((name.capitalize(), f"{number:,}", "nuclei") for name, number in _named(summary.counts)),
+        ("Tumour nuclei", f"{summary.ki67.tumor:,}", "positive and negative"),
+        ("Mean of the fields", percent(summary.mean_of_fields), "each field has the same weight"),
+        ("Fields", f"{summary.fields:,}", f"in {summary.places:,} group{'' if summary.places == 1 else 's'}"),
         (
             "Area counted",
             f"{summary.area_mm2:.3f} mm²",
-            f"{ki67.tumor / summary.area_mm2:,.0f} tumour nuclei/mm²" if summary.area_mm2 else "",
+            f"{summary.ki67.tumor / summary.area_mm2:,.0f} tumour nuclei/mm²" if summary.area_mm2 else "",
         ),
-        ("Seen more than once", f"{summary.repeats:,}", "sightings in overlaps, counted once"),
-        ("Decided by a person", f"{summary.corrected:,}", "nuclei added, confirmed or reclassified"),
-        ("To decide the range", *_missing(summary, bands)),
+        ("In overlaps", f"{summary.repeats:,}", "(counted once)"),
+        ("Corrected by hand", f"{summary.corrected:,}", "nuclei added, confirmed or reclassified"),
     ]
     cells = "".join(
         f"<div><dt>{_e(name)}</dt><dd>{_e(value)}<small>{_e(more)}</small></dd></div>" for name, value, more in facts
     )
     return (
-        f'<section class="result"><div><p class="soft">Ki67 index</p><p class="big">{percent(ki67.index)}</p>'
-        f'<p class="soft">{f"95% interval {span_of(ki67)}" if ki67.tumor else "no tumour nuclei"}</p></div>'
-        f'<div>{sentences}{shown}</div></section><dl class="facts">{cells}</dl>'
+        f'<h2>Ki67 index</h2>{loud}<section class="result">{hot}'
+        f"{_index('Average', summary.ki67, statement, highest)}</section>"
+        f'<section class="words">{words}{progress}</section><dl class="facts">{cells}</dl>'
     )
 
 
-def _missing(summary: Summary, bands: Bands | None) -> tuple[str, str]:
-    """Return how many more tumour nuclei would decide, and what that means."""
-    if bands is None or not summary.ki67.tumor:
-        return "–", "no grade ranges" if bands is None else "no tumour nuclei"
-    if summary.more_cells is None:
-        return "–", "counting more will not decide"
-    return (f"{summary.more_cells:,}", "more tumour nuclei, at this rate") if summary.more_cells else ("0", "decided")
+def _index(title: str, ki67: Ki67, statement: Statement, highest: float) -> str:
+    """Return an index with its interval and range, large, and a scale that has room for ``highest``."""
+    if not ki67.tumor:
+        return f'<div><h3>{title}</h3><p class="big">–</p><p class="soft">No tumour nuclei.</p></div>'
+    name = statement.range_of(ki67)
+    provisional = " (provisional)" if ki67.provisional else ""
+    range_ = f'<p class="range">{_e(name)} range{provisional}</p>' if name else ""
+    bands = None if statement.no_range else statement.bands
+    return (
+        f'<div><h3>{title}</h3><p class="big">{percent(ki67.index)}</p>{range_}<p class="soft">{ki67.positive:,} of '
+        f"{ki67.tumor:,} tumour nuclei; 95% interval {span_of(ki67)}</p>{pictures.interval(ki67, bands, highest)}</div>"
+    )
 
 
 def _cautions(cautions: Sequence[str]) -> str:
     if not cautions:
         return ""
     said = "".join(f"<li>{_e(caution)}</li>" for caution in cautions)
-    return f'<section class="cautions"><h3>To be known of this count</h3><ul>{said}</ul></section>'
+    return f'<section class="cautions"><h3>Notes on this count</h3><ul>{said}</ul></section>'
 
 
 def _mosaics(store: Store, counted: Count, summary: Summary) -> str:
@@ -201,8 +207,8 @@ def _mosaics(store: Store, counted: Count, summary: Summary) -> str:
         return ""
     spot = " The dashed red circle is the hot spot." if summary.hot_spot else ""
     return (
-        f"<h2>Where the fields lie</h2><p>Found from what the fields show; where they overlap a nucleus is counted "
-        f"once.{spot}</p>{''.join(drawn)}"
+        "<h2>Map of the fields</h2><p>The fields are aligned by their content; a nucleus in an overlap is counted once."
+        f"{spot}</p>{''.join(drawn)}"
     )
 
 
@@ -222,11 +228,11 @@ def _fields(store: Store, counted: Count, notes: Sequence[Note]) -> str:
     key += [
         (
             pictures.key("M-2.5 0a2.5 2.5 0 1 0 5 0a2.5 2.5 0 1 0 -5 0", "away"),
-            "not counted here: in another field, or outside",
+            "not counted here: counted in another field, or outside the region",
         ),
-        (pictures.key(pictures.plus([(0, 0)], 6), "said"), "added by a person"),
-        (pictures.key(pictures.dot([(0, 0)], 2.5), "said"), "class given by a person"),
-        (pictures.key(pictures.cross([(0, 0)], 5), "said"), "removed by a person"),
+        (pictures.key(pictures.plus([(0, 0)], 6), "said"), "added by hand"),
+        (pictures.key(pictures.dot([(0, 0)], 2.5), "said"), "class set by hand"),
+        (pictures.key(pictures.cross([(0, 0)], 5), "said"), "removed by hand"),
     ]
     items = "".join(f"<li>{picture}{_e(word)}</li>" for picture, word in key)
     return f'<h2>Fields</h2><ul class="key">{items}</ul><div class="fields">{"".join(cards)}</div>'
@@ -261,7 +267,7 @@ def _field(store: Store, field: Field, piece: Piece, counted: Count, notes: Sequ
     numbers = ", ".join(f"{number:,} {name}" for name, number in _named(counts))
     limits = " Limited to a region." if field.region is not None else ""
     stage = f" Stage {field.stage[0]:,.0f}, {field.stage[1]:,.0f} µm." if field.stage else ""
-    how = " Captured by itself." if field.automatic else ""
+    how = " Captured automatically." if field.automatic else ""
     index = f"index {percent(ki67.index)} ({span_of(ki67)})" if ki67.tumor else "no tumour nuclei"
     picture = pictures.data_uri(pictures.shrunk(store.pixels(field.id), longest))
     return (
@@ -276,7 +282,7 @@ def _field(store: Store, field: Field, piece: Piece, counted: Count, notes: Sequ
 
 def _corrections(record: Sequence[Correction], counted: Count) -> str:
     if not record:
-        return "<h2>Corrections</h2><p>None: every nucleus is the model's answer.</p>"
+        return "<h2>Corrections</h2><p>None: all nuclei are as the model found them.</p>"
     numbers = {field.id: field.number for field in counted.fields}
     pieces = {piece.field: piece for piece in counted.pieces}
     stands = {one.id for one in standing(record)}
@@ -296,8 +302,9 @@ def _corrections(record: Sequence[Correction], counted: Count) -> str:
     rest = f"<p class='soft'>And {more:,} more, in the session file.</p>" if more else ""
     return (
         f"<h2>Corrections</h2><p>{tally['add']:,} added, {tally['remove']:,} removed, {tally['reclassify']:,} "
-        f"reclassified or confirmed; {undone:,} undone. The session file keeps the model's answer and the person's.</p>"
-        + _table(["When", "Who", "Field", "Nucleus", "What", "The model said", "The person said"], rows)
+        f"reclassified or confirmed; {undone:,} undone. The session file keeps both the model's result and the "
+        "corrections.</p>"
+        + _table(["When", "Who", "Field", "Nucleus", "Correction", "Model", "Corrected to"], rows)
         + rest
     )
 
@@ -307,9 +314,9 @@ def _readers(readings: Sequence[Reading], agreements: Sequence[tuple[Reading, Ag
         return ""
     parts = ["<h2>Second readers</h2>"]
     for reading, found in agreements:
-        start = "the model's nuclei" if reading.start == "model" else "an empty field"
+        start = "the model's nuclei" if reading.start == "model" else "empty fields"
         who = _typed(reading.reader) if reading.reader else "A second reader"
-        parts.append(f"<h3>{who}</h3><p>Recounted blind, beginning with {start}.</p>")
+        parts.append(f"<h3>{who}</h3><p>Blind recount, starting from {start}.</p>")
         if found is None:
             parts.append("<p>No field is finished yet.</p>")
             continue
@@ -327,11 +334,13 @@ def _agreement(found: Agreement, first: Reading, second: Reading) -> str:
     ]
     if kappa is not None and span is not None and found.same_class is not None:
         said.append(
-            f"Same class for {100 * found.same_class:.1f}% of the nuclei that both have; Cohen's kappa {kappa:.2f} "
+            f"Same class for {100 * found.same_class:.1f}% of the nuclei that both marked; Cohen's kappa {kappa:.2f} "
             f"(95% interval {span[0]:.2f} to {span[1]:.2f})."
         )
     else:
-        said.append("Cohen's kappa is not defined here: the readers have too few nuclei in common, or one class only.")
+        said.append(
+            "Cohen's kappa is not defined here: the readers marked too few nuclei in common, or only one class."
+        )
     names = [NAMES.get(name, name) for name in found.classes]
     rows = [[_e(name), *(f"{v:,}" for v in row)] for name, row in zip(names, found.table, strict=True)]
     return "".join(f"<p>{s}</p>" for s in said) + _table(
@@ -357,18 +366,20 @@ def _method(counted: Count, hot_spot: int, recounted: bool) -> str:
     ]
     hashes = dict.fromkeys((name, sha) for name, sha, *_ in models)
     how = [
-        "A nucleus is a peak of the model's map above the threshold; its class is that of the highest map. The index "
-        "is positive tumour nuclei over all tumour nuclei; its interval is Wilson's, 95%.",
-        "Fields are joined by the correlation of their optical density and by their nuclei, and only where both agree. "
-        "Where fields overlap, the one that shows a nucleus furthest from its edge decides on it; a person's word goes "
-        "before that.",
-        f"The hot spot is the disc of {hot_spot:,} tumour nuclei, about a tumour nucleus, with the highest index (WHO: "
-        "500 to 2,000 cells where labelling is highest). As the highest of many it is a little too high by chance.",
+        "A nucleus is a peak of the model's map above the threshold; its class is that of the highest class map. The "
+        "index is the number of positive tumour nuclei divided by that of all tumour nuclei, with a 95% Wilson score "
+        "interval.",
+        "Fields are aligned by the correlation of their optical density and by their nuclei, and only where both "
+        "agree. In overlaps, a nucleus is taken from the field that shows it furthest from the edge; corrections by "
+        "hand take precedence.",
+        f"The hot spot is the disc of {hot_spot:,} tumour nuclei, centred on a tumour nucleus, with the highest "
+        "index (WHO: 500 to 2,000 cells where labelling is highest). As the highest of many it is slightly too high by "
+        "chance.",
     ]
     if recounted:
         how.append(
-            "Readers are held together nucleus by nucleus, within 4 µm: Cohen's kappa over the classes of nuclei that "
-            "both have (Fleiss, Cohen and Everitt's interval), and the difference of their indices."
+            "Readers are compared nucleus by nucleus, within 4 µm: Cohen's kappa over the classes of nuclei that both "
+            "marked (interval of Fleiss, Cohen and Everitt), and the difference of their indices."
         )
     tables = (
         _table(["Model", "Network", "Runtime", "Precision", "Threshold", "Fields"], rows)
@@ -377,12 +388,12 @@ def _method(counted: Count, hot_spot: int, recounted: bool) -> str:
             f'<table><tr><td>{_e(name)}</td><td class="hash">{_e(sha) or "not known"}</td></tr></table>'
             for name, sha in hashes
         )
-        + "<h3>Size of a pixel</h3>"
-        + _table(["µm/px", "How it was known", "Fields"], [[a, _e(b), _spans(n)] for (a, b), n in scales.items()])
+        + "<h3>Pixel size</h3>"
+        + _table(["µm/px", "Source", "Fields"], [[a, _e(b), _spans(n)] for (a, b), n in scales.items()])
         if models
         else ""
     )
-    return f"<h2>How it was counted</h2>{tables}<h3>Definitions</h3>{''.join(f'<p>{_e(line)}</p>' for line in how)}"
+    return f"<h2>Methods</h2>{tables}<h3>Definitions</h3>{''.join(f'<p>{_e(line)}</p>' for line in how)}"
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

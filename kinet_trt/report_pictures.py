@@ -24,12 +24,12 @@ SHAPES = ("positive", "negative", "non_tumor")
 """Classes with a shape and a colour of their own."""
 
 
-def interval(ki67: Ki67, bands: Bands | None) -> str:
-    """Draw the index and its interval on a scale with the bands."""
+def interval(ki67: Ki67, bands: Bands | None, highest: float) -> str:
+    """Draw the index and its interval on a scale with the bands, which has room for ``highest``."""
     if ki67.index is None or ki67.interval is None:
         return ""
     low, high = ki67.interval
-    top = min(1.0, max(0.25 if bands else 0.1, math.ceil(high * 1.15 * 20) / 20))
+    top = min(1.0, max(0.25 if bands else 0.1, math.ceil(highest * 1.15 * 20) / 20))
     width, left = 620.0, 10.0
 
     def at(value: float) -> float:
@@ -45,8 +45,7 @@ def interval(ki67: Ki67, bands: Bands | None) -> str:
     parts += [f'<path class="cut" d="M{at(cut):.1f} 20V62"/>' for cut in cuts[1:-1]]
     parts.append(f'<rect class="span" x="{at(low):.1f}" y="30" width="{max(2, at(high) - at(low)):.1f}" height="22"/>')
     parts.append(f'<path class="point" d="M{at(ki67.index):.1f} 29l7 12l-7 12l-7 -12z"/>')
-    ticks = sorted({*cuts})
-    for tick in ticks:
+    for tick in cuts if at(cuts[1]) - left > 50 else cuts[1:]:
         anchor = "start" if tick == 0 else "end" if tick == top else "middle"
         parts.append(f'<text x="{at(tick):.1f}" y="76" text-anchor="{anchor}">{100 * tick:g}%</text>')
     return (
@@ -56,23 +55,23 @@ def interval(ki67: Ki67, bands: Bands | None) -> str:
 
 
 def progress(summary: Summary) -> str:
-    """Draw how far the count is towards what guidelines ask for."""
+    """Draw how many of the tumour nuclei that guidelines ask for are counted."""
     rows = []
     for k, (goal, share) in enumerate(zip(GOALS, summary.progress, strict=True)):
         y = 4 + 24 * k
         rows.append(
             f'<rect class="track" x="10" y="{y}" width="430" height="14" rx="3"/>'
             f'<rect class="done" x="10" y="{y}" width="{430 * share:.1f}" height="14" rx="3"/>'
-            f'<text x="452" y="{y + 12}">{min(summary.ki67.tumor, goal):,} of {goal:,} nuclei</text>'
+            f'<text x="452" y="{y + 12}">{min(summary.ki67.tumor, goal):,} of {goal:,} tumour nuclei</text>'
         )
     return (
         f'<svg class="scale" viewBox="0 0 640 50" role="img" aria-label="{summary.ki67.tumor:,} tumour nuclei of the '
-        f'{" and ".join(f"{goal:,}" for goal in GOALS)} asked for">{"".join(rows)}</svg>'
+        f'{" and ".join(f"{goal:,}" for goal in GOALS)} recommended">{"".join(rows)}</svg>'
     )
 
 
 def mosaic(store: Store, counted: Count, place: int, fields: Sequence[Field], summary: Summary) -> str:
-    """Draw the fields of a place side by side, with their numbers, the hot spot and a scale bar."""
+    """Draw a group of fields as they are aligned, with their numbers, the hot spot and a scale bar."""
     at = counted.layout.placed
     left, top = min(at[f.id].x for f in fields), min(at[f.id].y for f in fields)
     right = max(at[f.id].x + f.width * f.mpp for f in fields)
@@ -109,10 +108,10 @@ def mosaic(store: Store, counted: Count, place: int, fields: Sequence[Field], su
     )
     word = f"{length:g} µm" if length < 1000 else f"{length / 1000:g} mm"
     return (
-        f'<figure><svg viewBox="0 0 {wide:.1f} {high:.1f}" role="img" aria-label="{len(fields)} fields side by side">'
+        f'<figure><svg viewBox="0 0 {wide:.1f} {high:.1f}" role="img" aria-label="{len(fields)} aligned fields">'
         f'<image width="{wide:.1f}" height="{high:.1f}" preserveAspectRatio="none" href="{data_uri(canvas)}"/>'
         f"{''.join(frames)}{circle}{''.join(numbers)}{ruler}</svg>"
-        f"<figcaption>Place {place + 1}: {len(fields)} fields. The bar is {word}.</figcaption></figure>"
+        f"<figcaption>Group {place + 1}: {len(fields)} fields. Scale bar: {word}.</figcaption></figure>"
     )
 
 

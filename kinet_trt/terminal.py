@@ -216,14 +216,14 @@ def _show_statement(console: Console, statement: Statement) -> None:
 
 def _show_each(console: Console, counted: Sequence[Counted | CountedSlide], statements: Sequence[Statement]) -> None:
     """Print what several images need said beside their rows."""
-    differ = [one.image.name for one, statement in zip(counted, statements, strict=True) if statement.warning]
+    differ = [one.image.name for one, s in zip(counted, statements, strict=True) if s.warning and not s.no_range]
     if differ:
         console.print(
             f"The hot spot lies in another range than the average: {', '.join(differ)}. WHO grades by the hot spot.",
             style="bold",
             soft_wrap=True,
         )
-    if none := [one.image.name for one, s in zip(counted, statements, strict=True) if s.no_range and s.bands]:
+    if none := [one.image.name for one, s in zip(counted, statements, strict=True) if s.warning and s.no_range]:
         console.print(
             f"No grade range is given where an image looks unlike the model's training data: {', '.join(none)}.",
             soft_wrap=True,

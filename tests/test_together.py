@@ -12,7 +12,7 @@ import pytest
 from kinet_trt import Detections, simulate
 from kinet_trt.count import Counted
 from kinet_trt.hot_spot import hot_spot_of
-from kinet_trt.ki67 import Ki67
+from kinet_trt.ki67 import UNLIKE, Ki67
 from kinet_trt.together import Together
 
 
@@ -48,7 +48,7 @@ def test_a_picture_has_the_hot_spot_of_its_tumour_nuclei():
 def test_a_picture_says_where_its_hot_spot_lies_in_another_range():
     one = counted("a.png", nuclei(150, 1000))
     assert one.statement().warning.startswith("The hot spot lies in the G3 range, the average in the G2 range")
-    assert counted("a.png", nuclei(150, 1000), "It is a photograph.").statement().warning == ""
+    assert counted("a.png", nuclei(150, 1000), "It is a photograph.").statement().warning == UNLIKE
 
 
 def test_images_of_one_case_are_pooled_and_the_highest_hot_spot_counts():

@@ -24,6 +24,7 @@ Every line is one object with these keys; within a schema keys are only ever add
 ``rested``                whether the stage has just come to rest on a field that may be captured
 ``remarks``               sentences that a person should read: that um/px is only assumed, that the field is unlike
                           those that the model learnt from (`kinet_trt.unlike`)
+``unlike``                the one of them that says how the field looks unlike the training data; null where it does not
 ``latency_ms``            from capture to the end of the count
 ``counting_ms``           how long the count took
 ``p50_ms``, ``p99_ms``    ms from capture until a line was written, of the last 10 s; null on the first line
@@ -150,6 +151,7 @@ def record(seen: Seen, status: Status, counter: Counter, detections: bool = Fals
         "hindrances": list(seen.hindrances),
         "rested": seen.rested,
         "remarks": list(seen.remarks),
+        "unlike": seen.unlike,
         "latency_ms": round(seen.latency_ms, 1),
         "counting_ms": round(seen.counting_ms, 1),
         "p50_ms": _rounded(status.shown_p50, 1),

@@ -74,6 +74,8 @@ class Seen:
         From capture to the end of the count; `Viewer.shown` says how long until it was shown.
     camera
         The camera's state when it was counted: frames a second, dropped and missed frames.
+    unlike
+        The one of the remarks that says how the frame looks unlike the training data; None where it does not.
     rests
         How often the stage has come to rest so far on a field that may be captured (`rested`): who skips frames sees by
         it that it did.
@@ -95,6 +97,7 @@ class Seen:
     latency_ms: float
     camera: State
     rests: int = 0
+    unlike: str | None = None
 
     @property
     def ki67(self) -> Ki67 | None:
@@ -396,6 +399,7 @@ class Loop:
         card, frame, detections = counter.engine.card, raw, None
         uncounted = {"paused": "paused", "failed": "counting has stopped"}.get(phase, "")
         remarks: list[str] = []
+        unlike: str | None = None
         camera = self.newest.state
         started = time.perf_counter()
         try:
@@ -418,7 +422,8 @@ class Loop:
             why = camera.mpp_note or "um/px is not known: set it"
             remarks.append(f"Counted at the model's {card.mpp:g} um/px, which is only assumed: {why}.")
         if detections is not None:
-            remarks += self._remarks_on(frame, detections)
+            unlike = " ".join(self._remarks_on(frame, detections)) or None
+            remarks += [unlike] if unlike else []
             now = time.monotonic()
             with self._lock:
                 self._counted += 1
@@ -441,6 +446,7 @@ class Loop:
             latency_ms=_ms_since(captured),
             camera=camera,
             rests=self._rests,
+            unlike=unlike,
         )
         if not seen.rested:
             return seen

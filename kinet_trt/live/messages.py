@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt import NOTICE
-from kinet_trt.ki67 import Bands, Ki67
+from kinet_trt.ki67 import Bands, Ki67, Statement
 from kinet_trt.live.agreement import Agreement
 from kinet_trt.live.loop import Seen
 from kinet_trt.live.presets import Preset
@@ -82,7 +82,7 @@ def state(station: Station, presets: tuple[Preset, ...]) -> Json:
         "presets": [{"name": one.name, "mpp": one.mpp} for one in presets],
         "joining": view.joining,
         "trouble": view.trouble or station.said,
-        "session": _session(view, station.bands, station.hot_spot),
+        "session": _session(view, station.hot_spot),
         "bands": _bands(station.bands),
     }
 
@@ -103,6 +103,8 @@ def field(one: FieldView) -> Json:
         "counts": one.counts,
         "index": ki67.index,
         "interval": _pair(ki67.interval),
+        "provisional": ki67.provisional,
+        "unlike": one.unlike or None,
         "corrections": one.corrections,
         "region": _outline(known.region),
         "place": one.placed.place if one.placed else None,
@@ -153,6 +155,8 @@ def frame(seen: Seen, width: int) -> bytes:
         "counts": None if found is None else found.counts(),
         "index": ki67.index if ki67 else None,
         "interval": _pair(ki67.interval) if ki67 else None,
+        "provisional": ki67.provisional if ki67 else None,
+        "unlike": seen.unlike,
         "offered": seen.offered,
         "hindrances": list(seen.hindrances),
         "hindered": " ".join(HINDERED[word] for word in seen.hindrances if word in HINDERED),
@@ -178,7 +182,7 @@ def jpeg(pixels: NDArray[np.uint8], width: int, quality: int = _QUALITY) -> byte
     return data.tobytes()
 
 
-def _session(view: View, bands: Bands | None, hot_spot: int) -> Json:
+def _session(view: View, hot_spot: int) -> Json:
     recount = view.recount
     return {
         "id": view.session.id,
@@ -188,7 +192,7 @@ def _session(view: View, bands: Bands | None, hot_spot: int) -> Json:
         "resumed": view.resumed,
         "version": view.version,
         "fields": [field(one) for one in view.fields],
-        "summary": _summary(view.summary, bands, hot_spot) if view.summary and not recount else None,
+        "summary": _summary(view.summary, hot_spot) if view.summary and not recount else None,
         "notes": [_note(note) for note in view.notes],
         "recount": None
         if recount is None
@@ -203,19 +207,23 @@ def _session(view: View, bands: Bands | None, hot_spot: int) -> Json:
     }
 
 
-def _summary(summary: Summary, bands: Bands | None, hot_spot: int) -> Json:
-    ki67, spot = summary.ki67, summary.hot_spot
-    low_high = ki67.interval
+def _summary(summary: Summary, hot_spot: int) -> Json:
+    ki67, spot, statement = summary.ki67, summary.hot_spot, summary.statement
     return {
         "counts": summary.counts,
         "tumor": ki67.tumor,
         "positive": ki67.positive,
         "index": ki67.index,
-        "interval": _pair(low_high),
-        "band": bands.of(ki67.index) if bands and ki67.index is not None else "",
-        "sentences": ki67.sentences(bands),
+        "interval": _pair(ki67.interval),
+        "band": statement.range_of(ki67),
+        "sentences": statement.sentences(),
+        "average": _index(statement, ki67),
+        "notes": statement.notes,
+        "warning": statement.warning,
+        "no_range": statement.no_range if statement.bands else "",
+        "settled": statement.settled,
         "more_cells": summary.more_cells,
-        "decided": bool(bands and low_high and bands.of(low_high[0]) == bands.of(low_high[1])),
+        "decided": statement.settled,
         "goals": [{"cells": n, "share": share} for n, share in zip(GOALS, summary.progress, strict=True)],
         "mean_of_fields": summary.mean_of_fields,
         "area_mm2": summary.area_mm2,
@@ -231,11 +239,21 @@ def _summary(summary: Summary, bands: Bands | None, hot_spot: int) -> Json:
             "y": spot.y,
             "radius": spot.radius,
             "n": spot.ki67.tumor,
-            "index": spot.ki67.index,
-            "interval": _pair(spot.ki67.interval),
+            **_index(statement, spot.ki67),
             "fields": list(spot.fields),
         },
         "hot_spot_size": hot_spot,
+    }
+
+
+def _index(statement: Statement, ki67: Ki67) -> Json:
+    return {
+        "index": ki67.index,
+        "interval": _pair(ki67.interval),
+        "tumor": ki67.tumor,
+        "positive": ki67.positive,
+        "range": statement.range_of(ki67),
+        "provisional": ki67.provisional,
     }
 
 

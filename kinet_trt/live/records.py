@@ -18,7 +18,7 @@ HOW_KNOWN = {
     "file": "from the file's resolution tag",
     "model": "assumed: the model's own value",
 }
-"""How um/px can be known, and how that is said."""
+"""Sources of um/px, in words for people."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from kinet_trt.counter import Threshold
 from kinet_trt.detections import Detections
@@ -18,6 +18,7 @@ from kinet_trt.live.region import Region
 from kinet_trt.live.registration import VERSION, Layout, Registration, View, lay_out
 from kinet_trt.live.store import Store
 from kinet_trt.live.summary import Count, count
+from kinet_trt.unlike import Unlike
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class OpenSession:
         self._registration = Registration()
         self._unsaved: dict[int, list[Link]] = {}
         self._unseen: set[int] = set()
+        self._unlike: dict[int, str] = {}
         self._lock = threading.RLock()
 
     @property
@@ -105,7 +107,24 @@ class OpenSession:
             fields = [f for f in fields if only is None or f.id in only]
             answers = self.store.answers(fields, reading or self.store.readings(self.id)[0])
         pieces = [piece_of(f, answer) for f, answer in zip(fields, answers, strict=True)]
-        return count(fields, pieces, layout)
+        return count(fields, pieces, layout, self.unlike(fields))
+
+    def unlike(self, fields: Sequence[Field]) -> dict[int, str]:
+        """Return in which way fields look unlike the training data, by id; those that do not are left out.
+
+        Looked at once for each field, with the model's own nuclei.
+        """
+        for field in fields:
+            with self._lock:
+                if field.id in self._unlike:
+                    continue
+                try:
+                    frame = Frame(self.store.pixels(field.id), field.mpp)
+                    self._unlike[field.id] = Unlike(field.model.card.mpp)(frame, field.detections)
+                except KinetError as error:
+                    log.warning("field %d was not compared with the training data: %s", field.number, error)
+                    self._unlike[field.id] = ""
+        return {field.id: said for field in fields if (said := self._unlike[field.id])}
 
     def agreement(self, recount: Reading) -> Agreement | None:
         """Hold a recount to the first reading, on the fields that the recount is done with; None: on none."""

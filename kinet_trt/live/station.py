@@ -72,6 +72,8 @@ class FieldView:
         About it.
     finished
         Whether the recount that is under way is done with it.
+    unlike
+        In which way it looks unlike the training data, a sentence; empty where it does not, or until that is known.
     """
 
     field: Field
@@ -82,6 +84,7 @@ class FieldView:
     counted: NDArray[np.bool_] | None
     notes: tuple[Note, ...]
     finished: bool
+    unlike: str = ""
 
 
 @dataclass(frozen=True)
@@ -623,6 +626,7 @@ class Station:
         if before is not None and (before.session.id, before.recount) != (session.id, recount):
             before = None
         placed = {one.field.id: one.placed for one in before.fields} if before else {}
+        unlike = {one.field.id: one.unlike for one in before.fields} if before else {}
         views = [
             FieldView(
                 field=field,
@@ -633,6 +637,7 @@ class Station:
                 counted=None,
                 notes=tuple(note for note in notes if note.field == field.id),
                 finished=field.id in done,
+                unlike=unlike.get(field.id, ""),
             )
             for field, answer in zip(fields, answers, strict=True)
         ]
@@ -661,6 +666,7 @@ class Station:
                 one,
                 placed=counted.layout.placed.get(one.field.id),
                 counted=counted.merged.counted.get(one.field.id),
+                unlike=counted.unlike.get(one.field.id, ""),
             )
             for one in quick.fields
         ]

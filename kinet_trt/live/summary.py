@@ -1,25 +1,23 @@
-"""What a session sums up to: counts, index, hot spot, average, area, and what should be known of them."""
+"""The summary of a session: counts, index, hot spot, average, area, and what may be wrong with them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kinet_trt.hot_spot import CENTRES, Spot, hottest
 from kinet_trt.hot_spot import HOT_SPOT as HOT_SPOT
-from kinet_trt.hot_spot import Spot, hottest
-from kinet_trt.ki67 import NET, Bands, Ki67
+from kinet_trt.ki67 import NET, Bands, Ki67, Statement
 from kinet_trt.live.merge import Merged, Piece, area_mm2, merge
 from kinet_trt.live.records import Field
 from kinet_trt.live.registration import Layout
 
 GOALS = (500, 2_000)
 """Tumour nuclei that WHO and ENETS ask for, at least and at best."""
-
-_MOST_CENTRES = 800
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +34,15 @@ class Count:
         Where they lie.
     merged
         The nuclei, each once.
+    unlike
+        Of fields that look unlike the training data, by id: in which way, a sentence.
     """
 
     fields: tuple[Field, ...]
     pieces: tuple[Piece, ...]
     layout: Layout
     merged: Merged
+    unlike: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class HotSpot:
     radius
         um.
     ki67
-        Index of the nuclei in it. It is the highest of many, so a little too high by chance alone.
+        Index of the nuclei in it. As the highest of many it is slightly too high by chance alone.
     fields
         The fields that show nuclei of it.
     """
@@ -70,18 +71,21 @@ class HotSpot:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is said of a session.
+    """The summary of a session.
 
     Attributes
     ----------
     fields, places
-        How many; fields of one place were joined to one another.
+        How many; fields of one place were aligned to one another.
     counts
         Nuclei by class, each once.
     ki67
         Index of all of them: the average over everything that was captured.
+    statement
+        What the average and the hot spot say about the grade.
     more_cells
-        Tumour nuclei that would decide the band at this rate; 0: decided; None: counting more will not decide.
+        How many more tumour nuclei, at this rate, bring the whole interval of the average into one range; 0: it lies in
+        one; None: counting more is unlikely to help.
     mean_of_fields
         Mean of the fields' own indices, each field counting the same; None without tumour nuclei.
     hot_spot
@@ -91,7 +95,7 @@ class Summary:
     repeats
         Sightings that were not counted because another field shows the same nucleus.
     corrected
-        Counted nuclei on which a person decided.
+        Counted nuclei that a person added, confirmed or reclassified.
     cautions
         Sentences on what may make the count wrong.
     """
@@ -100,6 +104,7 @@ class Summary:
     places: int
     counts: dict[str, int]
     ki67: Ki67
+    statement: Statement
     more_cells: int | None
     mean_of_fields: float | None
     hot_spot: HotSpot | None
@@ -114,9 +119,11 @@ class Summary:
         return tuple(min(1.0, self.ki67.tumor / goal) for goal in GOALS)
 
 
-def count(fields: Sequence[Field], pieces: Sequence[Piece], layout: Layout) -> Count:
+def count(
+    fields: Sequence[Field], pieces: Sequence[Piece], layout: Layout, unlike: Mapping[int, str] | None = None
+) -> Count:
     """Count fields with their answers where they lie."""
-    return Count(tuple(fields), tuple(pieces), layout, merge(pieces, layout))
+    return Count(tuple(fields), tuple(pieces), layout, merge(pieces, layout), unlike or {})
 
 
 def summarise(counted: Count, *, hot_spot: int = HOT_SPOT, bands: Bands | None = NET) -> Summary:
@@ -129,20 +136,21 @@ def summarise(counted: Count, *, hot_spot: int = HOT_SPOT, bands: Bands | None =
     hot_spot
         Tumour nuclei of a hot spot.
     bands
-        Grade ranges; None: no word on them.
+        Grade ranges; None: none are stated.
     """
     merged = counted.merged
     counts = merged.counts()
-    ki67 = Ki67.of(counts)
+    ki67, spot = Ki67.of(counts), find_hot_spot(merged, hot_spot)
     own = [index for piece in counted.pieces if (index := field_ki67(piece).index) is not None]
     return Summary(
         fields=len(counted.fields),
         places=counted.layout.places,
         counts=counts,
         ki67=ki67,
+        statement=Statement(ki67, spot.ki67 if spot else None, bands, _no_range(counted)),
         more_cells=ki67.more_cells(bands) if bands else 0,
         mean_of_fields=math.fsum(own) / len(own) if own else None,
-        hot_spot=find_hot_spot(merged, hot_spot),
+        hot_spot=spot,
         area_mm2=area_mm2(counted.pieces, counted.layout),
         repeats=merged.repeats,
         corrected=int(merged.corrected.sum()),
@@ -186,7 +194,7 @@ def find_hot_spot(merged: Merged, n: int = HOT_SPOT) -> HotSpot | None:
     positive = merged.cls == merged.classes.index("positive") if "positive" in names else np.zeros_like(tumor)
     places = [place for place in np.unique(merged.place[tumor]) if int((tumor & (merged.place == place)).sum()) >= n]
     total = sum(int((tumor & (merged.place == place)).sum()) for place in places)
-    step = max(1, -(-total // _MOST_CENTRES))
+    step = max(1, -(-total // CENTRES))
     best: tuple[int, NDArray[np.intp], Spot] | None = None
     for place in places:
         here = np.flatnonzero(tumor & (merged.place == place))
@@ -201,29 +209,43 @@ def find_hot_spot(merged: Merged, n: int = HOT_SPOT) -> HotSpot | None:
     return HotSpot(place, float(merged.x[centre]), float(merged.y[centre]), spot.radius, Ki67(spot.positive, n), shown)
 
 
+def _no_range(counted: Count) -> str:
+    """Say why no grade range is given; empty where one is."""
+    numbers = _unlike_numbers(counted)
+    if not numbers:
+        return ""
+    look = "looks" if len(numbers) == 1 else "look"
+    return f"No grade range is given, because {_listed(numbers)} {look} unlike the model's training data."
+
+
+def _unlike_numbers(counted: Count) -> list[int]:
+    return [field.number for field in counted.fields if counted.unlike.get(field.id)]
+
+
 def _cautions(counted: Count) -> list[str]:
     """Return what may make a count wrong."""
-    fields, said = counted.fields, []
+    fields = counted.fields
+    said = [f"Field {field.number}: {warning}" for field in fields if (warning := counted.unlike.get(field.id))]
     if assumed := [f.number for f in fields if f.mpp_source == "model"]:
         said.append(
-            f"The size of a pixel is only assumed in {_listed(assumed)}. If it is wrong, so are the count, the area "
-            "and the index."
+            f"The pixel size of {_listed(assumed)} is only assumed. If it is wrong, so are the count, the area and the "
+            "index."
         )
     if len({round(f.mpp, 4) for f in fields}) > 1:
-        said.append("The fields have pixels of several sizes.")
+        said.append("The fields differ in pixel size.")
     if len({(f.model.card.model_sha256, f.model.precision) for f in fields}) > 1:
-        said.append("The fields were counted with several models or precisions.")
+        said.append("The fields were counted with different models or precisions.")
     if len({str(f.threshold) for f in fields}) > 1:
-        said.append("The fields were counted at several thresholds.")
+        said.append("The fields were counted at different thresholds.")
     if counted.layout.places > 1:
         said.append(
-            f"The fields lie in {counted.layout.places} places that could not be joined. Where fields of different "
-            "places show the same tissue, its nuclei are counted more than once."
+            f"The fields form {counted.layout.places} groups that could not be aligned. Where fields of different "
+            "groups show the same tissue, its nuclei are counted more than once."
         )
     if doubtful := _overlap_by_stage(counted):
         said.append(
-            f"By the stage's word {_listed(sorted(doubtful))} overlap other fields, yet their pictures could not be "
-            "joined: their nuclei may be counted twice."
+            f"According to the stage position, {_listed(sorted(doubtful))} overlap other fields, but their pictures "
+            "could not be aligned: their nuclei may be counted twice."
         )
     return said
 

@@ -145,6 +145,15 @@ def test_a_captured_field_is_what_was_shown_and_on_disk_at_once(served, client):
     assert summary["counts"] == shown["counts"]
     assert summary["tumor"] == shown["counts"]["positive"] + shown["counts"]["negative"]
     assert [goal["cells"] for goal in summary["goals"]] == [500, 2000]
+    average = summary["average"]
+    assert (average["tumor"], average["index"], average["interval"]) == (
+        summary["tumor"], summary["index"], summary["interval"],
+    )  # fmt: skip
+    # A field this small is provisional: nothing is settled, whatever its interval.
+    assert (average["provisional"], summary["settled"], summary["decided"]) == (True, False, False)
+    assert (average["range"], summary["warning"]) == (summary["band"], summary["no_range"])
+    assert summary["sentences"][1:] == [*filter(None, [summary["warning"]]), *summary["notes"]]
+    assert (listed["unlike"] is None) == (summary["no_range"] == "")
 
 
 def test_the_same_place_twice_counts_once(served, client):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from parts import detections, keep, some_frame
 
+from kinet_trt import Frame, simulate
 from kinet_trt.live.corrections import replay
 from kinet_trt.live.merge import Piece, merge
 from kinet_trt.live.registration import Layout, Placed
@@ -64,7 +66,12 @@ def test_a_summary_says_what_may_be_wrong(tmp_path):
         keep(store, live.id, some_frame(seed=1, stage=(1.0, 2.0)), even, mpp_source="model")
         keep(store, live.id, some_frame(seed=2), even, mpp=0.25)
         said = " ".join(summarise(live.count()).cautions)
-        for part in ("only assumed in field 2", "several sizes", "3 places", "fields 1 and 2 overlap"):
+        for part in (
+            "pixel size of field 2 is only assumed",
+            "differ in pixel size",
+            "3 groups",
+            "fields 1 and 2 overlap",
+        ):
             assert part in said
         assert summarise(live.count()).area_mm2 == pytest.approx(64 * 48 * (2 * 0.25 + 0.0625) / 1e6)
 
@@ -79,6 +86,28 @@ def test_the_average_and_the_mean_of_the_fields_differ(tmp_path):
         assert summary.ki67.index == 0.5
         assert summary.mean_of_fields == pytest.approx((0.25 + 1.0) / 2)
         assert summary.more_cells == live_more(summary)
+
+
+def test_a_session_with_a_field_unlike_the_training_data_has_no_range(tmp_path):
+    pixels, truth = simulate.field(3, 400, 400)
+    blurred = np.asarray(cv2.GaussianBlur(pixels, (0, 0), 6), np.uint8)
+    with Store.open(tmp_path / "s.kinet") as store:
+        live = OpenSession(store, store.create_session().id)
+        nuclei = detections(truth.x, truth.y, truth.cls)
+        keep(store, live.id, Frame(pixels, 0.34), nuclei, mpp=0.34)
+        summary = summarise(live.count(), hot_spot=50)
+        assert summary.statement.range_of(summary.hot_spot.ki67)
+        assert live.count().unlike == {}
+        bad = keep(store, live.id, Frame(blurred, 0.34), nuclei, mpp=0.34)
+        summary = summarise(live.count(), hot_spot=50)
+        assert list(live.count().unlike) == [bad.id]
+        assert summary.statement.warning == (
+            "No grade range is given, because field 2 looks unlike the model's training data."
+        )
+        assert summary.statement.range_of(summary.ki67) == ""
+        assert "it is blurred" in summary.cautions[0]
+        store.delete_field(bad.id)
+        assert summarise(live.count()).statement.range_of(summary.ki67)
 
 
 def live_more(summary) -> int | None:
