@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 
 from kinet_trt.errors import ImageError, MissingExtraError
 from kinet_trt.slides import dicom, tiff_head
-from kinet_trt.slides.files import COMPANION_SUFFIX, SET_SUFFIX, TIFF_SUFFIXES, is_ome_set, ndpi_set
+from kinet_trt.slides.files import COMPANION_SUFFIX, PICTURE_SUFFIXES, SET_SUFFIX, TIFF_SUFFIXES, is_ome_set, ndpi_set
 from kinet_trt.slides.fingerprint import fingerprint
 
 OPENSLIDE_SUFFIXES = (
     ".svs", ".ndpi", SET_SUFFIX, ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".avs", dicom.SUFFIX,
 )  # fmt: skip
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 ZARR_SUFFIX = ".zarr"
 _ZARR_FILES = ("zarr.json", ".zattrs", ".zgroup")
 _WHITE = 255

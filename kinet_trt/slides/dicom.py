@@ -6,6 +6,7 @@ slide from any of them.
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -124,9 +125,18 @@ def why_no_slide(path: Path) -> str | None:
     if not header.is_slide:
         article = "an" if header.kind[0] in "AEIOU" else "a"
         return f"DICOM, but {article} {header.kind.replace(' Image', ' image')}: not a whole slide"
-    if all(one.is_aside for one in series_files(path).values()):
+    if header.is_aside and all(one.is_aside for one in series_files(path).values()):
         return "DICOM, but only the label or overview of a slide: put the files of the whole series into one folder"
     return None
+
+
+def with_names(text: str) -> str:
+    """Return a text with the names of DICOM identifiers, such as transfer syntaxes, in place of their numbers."""
+    if not find_spec("pydicom"):
+        return text
+    from pydicom.uid import UID
+
+    return re.sub(r"1\.2\.840\.10008(\.\d+)+", lambda found: str(UID(found[0]).name), text)
 
 
 def _named(identifier: object) -> str:

@@ -19,6 +19,7 @@ INDEX_SUFFIXES = (".vms", ".vmu")
 SET_SUFFIX = ".ndpis"
 MRXS_SUFFIX = ".mrxs"
 COMPANION_SUFFIX = ".companion.ome"
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 _MRXS_INDEX = "Slidedat.ini"
 _LARGEST_TEXT = 1 << 26  # bytes of an index or a companion file
@@ -72,7 +73,7 @@ def files_of(path: Path) -> list[Path]:
         metadata, ome = ome_of(path)
         image = _image_of(ome, path.name) if ome else None
         found += [metadata, *tiffs_of(path, image)] if image else [metadata]
-    elif suffix == dicom.SUFFIX or dicom.is_dicom(path):
+    elif dicom.is_dicom(path):
         found += dicom.series_files(path)
     return list(dict.fromkeys(found))
 
@@ -82,9 +83,9 @@ def ome_of(path: Path) -> tuple[Path, Ome | None]:
 
     None where there are none, or they cannot be read.
     """
-    if not path.is_file():
-        return path, None
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return path, None
         text = (
             path.read_text("utf-8-sig") if path.name.lower().endswith(COMPANION_SUFFIX) else tiff_head.description(path)
         )
@@ -130,7 +131,7 @@ class _Folder:
             path = index
         elif name.endswith(COMPANION_SUFFIX) or suffix in TIFF_SUFFIXES:
             path = self._first_of_set(path)
-        elif suffix == dicom.SUFFIX or dicom.is_dicom(path):
+        elif suffix not in PICTURE_SUFFIXES and dicom.is_dicom(path):
             header = self._header(path)
             if header and header.series:
                 return (os.path.realpath(self.path), header.series), self._volume(path, header)

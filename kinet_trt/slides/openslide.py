@@ -10,7 +10,8 @@ import openslide
 from numpy.typing import NDArray
 
 from kinet_trt.errors import ImageError
-from kinet_trt.images import square_mpp
+from kinet_trt.slides import dicom
+from kinet_trt.slides.pixel_size import pixel_size
 
 GENERIC = "generic-tiff"
 """OpenSlide's name for a tiled TIFF whose maker it does not know."""
@@ -28,7 +29,8 @@ def vendor(path: Path) -> str | None:
 def _unread(error: Exception) -> ImageError:
     """Return the error for a slide that OpenSlide does not open: a kind that it does not read is not damaged."""
     if "nsupported" in str(error) or "not supported" in str(error):
-        return ImageError(f"OpenSlide does not read this kind of slide ({error}): export it as an OME-TIFF")
+        why = dicom.with_names(str(error))
+        return ImageError(f"OpenSlide does not read this kind of slide ({why}): export it as an OME-TIFF")
     return ImageError(f"the slide is damaged, or a file of it is missing ({error}): copy or export it again")
 
 
@@ -66,8 +68,7 @@ class OpenSlidePixels:
         else:
             self._left = self._top = 0
             self.sizes = list(self._slide.level_dimensions)
-        self.mpp = square_mpp(properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y"))
-        self.unused_size: str | None = None
+        self.mpp, self.unused_size = pixel_size(properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y"))
         self.remarks: Sequence[str] = ()
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:

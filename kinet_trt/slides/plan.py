@@ -178,6 +178,8 @@ def make_plan(
             f"too small: {slide.width} x {slide.height} px at {slide.mpp:g} um/px is {width} x {height} px at the "
             f"model's {card.mpp:g} um/px; the shorter side must have at least {MIN_SIDE}: check the um/px (mpp)"
         )
+    if region:
+        _check_region(region, slide)
     small = small or thumbnail(slide, slide.mpp)
     if small.is_grey and small.stained().any():
         raise ImageError("the slide has no colour: expected haematoxylin and DAB, there is no stain to tell nuclei by")
@@ -203,6 +205,16 @@ def make_plan(
         threshold=threshold.value,
         precision=precision,
     )
+
+
+def _check_region(region: Region, slide: Slide) -> None:
+    """Raise a KinetError if a region lies beside the slide: it is then another slide's, or in another unit."""
+    left, top, right, bottom = region.bounds
+    if right < 0 or bottom < 0 or left > slide.width or top > slide.height:
+        raise KinetError(
+            f"the region lies outside of the slide: expected px of level 0, {slide.width} x {slide.height}; found "
+            f"({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f}): export the areas that were drawn on this slide"
+        )
 
 
 def _level(slide: Slide, mpp: float) -> int:

@@ -45,6 +45,13 @@ class Region:
                 digest.update(b"\n")
         return digest.hexdigest()
 
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of all areas that count, px of level 0."""
+        corners = np.concatenate([ring for shape in self.counted for ring in shape])
+        (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+        return float(left), float(top), float(right), float(bottom)
+
     def holds(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Return which places lie in it, bool [n]: in any area that counts and in none that is left out.
 
@@ -84,20 +91,27 @@ class Region:
 def read_region(path: Path) -> Region:
     """Read where to count from a QuPath GeoJSON.
 
-    Areas without a class and those called ``Region*`` are counted, ``Ignore*`` are left out. Where there are none of
-    the first kind, areas called ``Tumor`` are counted.
+    Areas without a class, those called ``Region*`` and the cores of a TMA are counted, ``Ignore*`` and missing cores
+    are left out. Where there are none of the first kind, areas called ``Tumor`` are counted.
 
     Raises
     ------
     KinetError
         If it cannot be read, or holds no such area.
     """
-    outlines = read_geojson(path).outlines
+    marked = read_geojson(path)
+    outlines = marked.outlines
     counted = outlines.counted or outlines.tumor
     if not counted:
+        found = {
+            "points or nuclei": len(marked.x) + len(outlines.unknown),
+            "areas that are left out": len(outlines.ignored),
+            "areas of other tissue": len(outlines.other),
+        }
+        listed = ", ".join(f"{n} {what}" for what, n in found.items() if n) or "no objects"
         raise KinetError(
-            f"{path}: expected areas without a class, or called Region* or Tumor, found none: draw where to count in "
-            "QuPath and export the objects as GeoJSON"
+            f"{path}: expected areas without a class or called Region* or Tumor, or TMA cores, found {listed}: draw "
+            "where to count in QuPath and export the objects as GeoJSON"
         )
     return Region(counted, outlines.ignored)
 

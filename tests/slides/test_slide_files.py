@@ -6,6 +6,7 @@ import json
 import shutil
 
 import cv2
+import dicom_slides
 import numpy as np
 import pytest
 import tifffile
@@ -79,6 +80,12 @@ def test_a_dicom_file_that_is_no_slide_is_named_as_what_it_is(tmp_path):
     write_other(tmp_path / "ct2.dcm")
     write_other(tmp_path / "DICOMDIR", "1.2.840.10008.1.3.10", "")
     assert [path.name for path in listed(tmp_path)] == ["ct.dcm", "empty.dcm", "text.dcm"]
+
+
+def test_a_compression_that_openslide_does_not_read_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_slides, "_JPEG", "1.2.840.10008.1.2.4.80")
+    with pytest.raises(ImageError, match=r"^OpenSlide does not read .* transfer syntax JPEG-LS .*: export it"):
+        open_slide(write_series(tmp_path / "slide", WHOLE)[1])
 
 
 def vms(folder, pixels):

@@ -206,6 +206,9 @@ def test_what_cannot_be_planned_is_one_message(counter, path, tmp_path):
             plan_of(slide.at(0.005), counter)
         with pytest.raises(KinetError, match=r"relative:0\.5.*give a number"):
             make_plan(slide, counter.engine.card, Threshold(0.5, relative=True), "fp32")
+        beside = Region(((np.array([[4e4, 0], [5e4, 0], [5e4, 900]]),),))
+        with pytest.raises(KinetError, match=r"region lies outside of the slide: .* 1000 x 800; found .*\(40000, 0\)"):
+            plan_of(slide, counter, beside)
         tight = ((1, 32, 32), (1, 64, 64), (1, 64, 1024))
         with pytest.raises(EngineError, match=r"up to 64 x 1024 px.*build it"):
             plan_of(slide, counter, profile=tight)

@@ -47,10 +47,27 @@ def test_which_areas_count(tmp_path):
         ([area(None, left), area(None, right), area("Ignore*", left)], [False, True]),
     ):
         assert read_region(written(tmp_path / "a.geojson", *features)).holds(*places).tolist() == expected
-    with pytest.raises(KinetError, match=r"areas without a class.*found none: draw"):
+    with pytest.raises(KinetError, match=r"areas without a class.*found 1 areas of other tissue: draw"):
         read_region(written(tmp_path / "a.geojson", area("Stroma", left)))
+    with pytest.raises(KinetError, match=r"areas without a class.*found no objects: draw"):
+        read_region(written(tmp_path / "a.geojson"))
     with pytest.raises(KinetError, match="cannot be read as GeoJSON"):
         read_region(tmp_path / "absent.geojson")
+
+
+def test_the_cores_of_a_tma_are_areas_and_areas_may_lie_inside_others(tmp_path):
+    right = tuple((x + 400, y) for x, y in SQUARE)
+    cores = area(None, SQUARE), area(None, right)
+    for core in cores:
+        core["properties"]["objectType"] = "tmaCore"
+    places = np.array([200.0, 600.0]), np.array([200.0, 200.0])
+    assert read_region(written(tmp_path / "a.geojson", *cores)).holds(*places).tolist() == [True, True]
+    cores[1]["properties"]["isMissing"] = True
+    assert read_region(written(tmp_path / "a.geojson", *cores)).holds(*places).tolist() == [True, False]
+    root = area("Stroma", SQUARE)
+    root["properties"]["childObjects"] = [area("Region*", right)]
+    (tmp_path / "b.geojson").write_text(json.dumps(root))
+    assert read_region(tmp_path / "b.geojson").holds(*places).tolist() == [False, True]
 
 
 corner = st.tuples(st.integers(0, 80), st.integers(0, 80))
