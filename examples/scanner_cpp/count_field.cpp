@@ -1,5 +1,6 @@
-// count_field MODEL FIELD.ppm [THRESHOLD]: print the nuclei of a field at the model's um/px as CSV.
+// count_field MODEL FIELD.ppm [THRESHOLD [MPP]]: print the nuclei of a field as CSV, in px of the field.
 //
+// THRESHOLD: nan for the model's own. MPP: um/px of the field; left out: the model's.
 // Exit status 1 where something is wrong, 2 for usage, 3 where the model has no room for all nuclei of the field.
 #include <cmath>
 #include <cstdio>
@@ -41,16 +42,17 @@ std::vector<uint8_t> read_ppm(const std::string& path, kinet::Image& image) {
 }  // namespace
 
 int main(int argc, char** argv) try {
-    char* end = nullptr;
-    const float threshold = argc == 4 ? std::strtof(argv[3], &end) : NAN;
-    if (argc < 3 || argc > 4 || (end && (*end || end == argv[3]))) {
-        std::fprintf(stderr, "usage: count_field MODEL FIELD.ppm [THRESHOLD]\n");
+    char *end = nullptr, *mpp_end = nullptr;
+    const float threshold = argc > 3 ? std::strtof(argv[3], &end) : NAN;
+    const double mpp = argc > 4 ? std::strtod(argv[4], &mpp_end) : NAN;
+    if (argc < 3 || argc > 5 || (end && (*end || end == argv[3])) || (mpp_end && (*mpp_end || mpp_end == argv[4]))) {
+        std::fprintf(stderr, "usage: count_field MODEL FIELD.ppm [THRESHOLD [MPP]]\n");
         return 2;
     }
     const kinet::Counter counter(argv[1]);
     kinet::Image image;
     const std::vector<uint8_t> pixels = read_ppm(argv[2], image);
-    const kinet::Found found = counter.count(image, threshold);
+    const kinet::Found found = counter.count_at(image, argc > 4 ? mpp : counter.card().mpp, threshold);
     std::printf("x,y,class,score\n");
     for (const kinet::Nucleus& nucleus : found.nuclei)
         std::printf("%.9g,%.9g,%s,%.9g\n", nucleus.x, nucleus.y,

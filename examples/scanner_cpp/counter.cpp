@@ -4,14 +4,16 @@
 #include <cmath>
 
 #include "error.hpp"
+#include "scale.hpp"
 #include "tiles.hpp"
 
 namespace kinet {
 namespace {
 
-constexpr int64_t MIN_SIDE = 32, MAX_SIDE = 1 << 20, MAX_PIXELS = 1 << 29;  // as kinet_trt/frame.py
-constexpr int64_t MAX_STRIDE = int64_t{1} << 40;                                // bytes
+constexpr int64_t MAX_STRIDE = int64_t{1} << 40;  // bytes
 constexpr int GREY_SPREAD = 8;
+
+}  // namespace
 
 void check(const Image& image) {
     if (!image.pixels) throw ArgumentError("pixels: expected a frame, found a null pointer");
@@ -25,6 +27,8 @@ void check(const Image& image) {
         throw ArgumentError("stride: expected at least " + std::to_string(3 * image.width) + " bytes for " + size +
                             ", found " + std::to_string(image.stride));
 }
+
+namespace {
 
 const uint8_t* row(const Image& image, int64_t y) { return image.pixels + y * image.stride; }
 
@@ -93,6 +97,18 @@ Found Counter::count(const Image& image, float threshold) const {
         return one.y < other.y || (one.y == other.y && one.x < other.x);
     });
     found.count = static_cast<int64_t>(found.nuclei.size()) + unseen;
+    return found;
+}
+
+Found Counter::count_at(const Image& image, double mpp, float threshold) const {
+    if (mpp == card_.mpp) return count(image, threshold);
+    const Scaled scaled = scale_to(image, mpp, card_.mpp);
+    if (!has_colour(image)) return {};
+    Found found = count({scaled.pixels.data(), scaled.width, scaled.height, 3 * scaled.width, false}, threshold);
+    for (Nucleus& nucleus : found.nuclei) {
+        nucleus.x = unscaled(nucleus.x, scaled.scale_x);
+        nucleus.y = unscaled(nucleus.y, scaled.scale_y);
+    }
     return found;
 }
 

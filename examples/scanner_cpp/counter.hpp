@@ -19,6 +19,12 @@ struct Image {
     bool is_bgr = false;
 };
 
+// What can be counted, in px at the model's um/px; as kinet_trt/frame.py.
+constexpr int64_t MIN_SIDE = 32, MAX_SIDE = 1 << 20, MAX_PIXELS = 1 << 29;
+
+// Throw an ArgumentError unless an image can be counted.
+void check(const Image& image);
+
 struct Nucleus {
     float x, y, score;
     int32_t cls;
@@ -35,6 +41,9 @@ public:
 
     // Count a frame at the card's um/px; a NaN as threshold is the card's. Any number of threads at a time.
     Found count(const Image& image, float threshold) const;
+
+    // Count a frame of this um/px: it is scaled to the card's first. Places are px of the frame that came in.
+    Found count_at(const Image& image, double mpp, float threshold) const;
 
     const Card& card() const { return card_; }
 

@@ -103,12 +103,20 @@ const char* kinet_class(const kinet_model* model, int32_t cls) {
 
 int64_t kinet_count(kinet_model* model, const uint8_t* pixels, int32_t order, int32_t width, int32_t height,
                     int64_t stride, float threshold, kinet_nucleus* nuclei, int32_t room, int32_t* written) {
+    const double mpp = model ? model->counter.card().mpp : 0;
+    return kinet_count_at(model, pixels, order, width, height, stride, mpp, threshold, nuclei, room, written);
+}
+
+int64_t kinet_count_at(kinet_model* model, const uint8_t* pixels, int32_t order, int32_t width, int32_t height,
+                       int64_t stride, double mpp, float threshold, kinet_nucleus* nuclei, int32_t room,
+                       int32_t* written) {
     return guarded([&]() -> int64_t {
         if (written) *written = 0;
         expect(model != nullptr, "model: expected an open model, found a null pointer");
         expect(order == KINET_RGB || order == KINET_BGR, "order: expected KINET_RGB or KINET_BGR");
         expect(room >= 0 && (nuclei || room == 0), "nuclei: expected a buffer and its room, or a null pointer and 0");
-        const kinet::Found found = model->counter.count({pixels, width, height, stride, order == KINET_BGR}, threshold);
+        const kinet::Image image{pixels, width, height, stride, order == KINET_BGR};
+        const kinet::Found found = model->counter.count_at(image, mpp, threshold);
         const size_t n = std::min(found.nuclei.size(), static_cast<size_t>(room));
         if (n) std::memcpy(nuclei, found.nuclei.data(), n * sizeof *nuclei);
         if (written) *written = static_cast<int32_t>(n);

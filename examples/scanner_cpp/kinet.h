@@ -3,8 +3,8 @@
  *
  * A model that was built with `kinet-trt build --fused` in, a frame in, nuclei out. No Python.
  *
- * Scale. A frame is expected at the model's um/px (kinet_info.mpp; 0.34 for kinet-edge): scale it before. Nothing here
- * knows the um/px of your camera, and at another scale the counts are wrong.
+ * Scale. kinet_count_at takes the um/px of the frame and scales it to the model's (kinet_about.mpp; 0.34 for
+ * kinet-edge). kinet_count expects a frame that has the model's um/px already: at another scale the counts are wrong.
  *
  * Size. Any frame from 32 px a side on. Inside it is padded at the bottom and right by repeating its last row and
  * column, and what is found there is dropped. What is larger than a tile with its halo (1,312 px a side for kinet-edge)
@@ -17,8 +17,8 @@
  * Errors. What returns an int32_t or int64_t returns a negative KINET_* on failure, and kinet_error() says in words what
  * was expected, what was found and what to do. No exception leaves this library.
  *
- * Stability. Within one KINET_ABI functions, fields and values keep their meaning; fields are only added, at the end of
- * the two structs that begin with their own size.
+ * Stability. Within one KINET_ABI functions, fields and values keep their meaning; functions are only added, and fields
+ * only at the end of the two structs that begin with their own size.
  *
  * For Research Use Only. Not for use in diagnostic procedures.
  */
@@ -64,7 +64,7 @@ typedef struct kinet_options {
 typedef struct kinet_about {
     uint32_t size;     /* sizeof(kinet_about) */
     int32_t classes;   /* how many; kinet_class gives their names */
-    double mpp;        /* um/px that frames must have */
+    double mpp;        /* um/px that kinet_count expects of a frame */
     float threshold;   /* least height of a peak, chosen on validation fields */
     int32_t capacity;  /* nuclei that the model has room for, in a frame or in each tile of a larger one */
     int32_t multiple;  /* height and width are padded to multiples of this many px */
@@ -112,6 +112,14 @@ KINET_API const char *kinet_class(const kinet_model *model, int32_t cls);
  * A picture without any colour holds no stain to tell nuclei by: 0. */
 KINET_API int64_t kinet_count(kinet_model *model, const uint8_t *pixels, int32_t order, int32_t width, int32_t height,
                               int64_t stride, float threshold, kinet_nucleus *nuclei, int32_t room, int32_t *written);
+
+/* Count a frame of any um/px: as kinet_count, but the frame is scaled to the model's um/px first, by area averages where
+ * it shrinks and half-pixel bilinear where it grows. Places are px of the frame that came in.
+ *
+ * mpp  um/px of the frame, more than 0 */
+KINET_API int64_t kinet_count_at(kinet_model *model, const uint8_t *pixels, int32_t order, int32_t width, int32_t height,
+                                 int64_t stride, double mpp, float threshold, kinet_nucleus *nuclei, int32_t room,
+                                 int32_t *written);
 
 /* Close a model; NULL does nothing. */
 KINET_API void kinet_close(kinet_model *model);

@@ -108,6 +108,10 @@ int main(int argc, char **argv) {
     refused(kinet_count(model, pixels, KINET_RGB, width, height, INT64_MIN, NAN, NULL, 0, NULL), "stride");
     refused(kinet_count(model, pixels, KINET_RGB, width, height, stride, INFINITY, NULL, 0, NULL), "threshold");
     refused(kinet_count(model, pixels, KINET_RGB, width, height, stride, NAN, NULL, 1, NULL), "room");
+    refused(kinet_count_at(model, pixels, KINET_RGB, width, height, stride, 0, NAN, NULL, 0, NULL), "mpp");
+    refused(kinet_count_at(model, NULL, KINET_RGB, width, height, stride, 0.2, NAN, NULL, 0, NULL), "pixels");
+    CHECK(kinet_count_at(model, pixels, KINET_RGB, width, height, stride, 0.25, NAN, NULL, 0, NULL) > 0);
+    CHECK(kinet_count_at(model, pixels, KINET_RGB, width, height, stride, 0.51, NAN, NULL, 0, NULL) > 0);
     refused(kinet_count(model, pixels, KINET_RGB, width, height, stride, NAN, &one, -1, &written), "room");
     CHECK(written == 0);
 

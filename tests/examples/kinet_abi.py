@@ -48,19 +48,11 @@ class Library:
         self.c.kinet_open.argtypes = (c_char_p, POINTER(Options), POINTER(c_void_p))
         self.c.kinet_info.argtypes = (c_void_p, POINTER(About))
         self.c.kinet_close.argtypes, self.c.kinet_close.restype = (c_void_p,), None
-        self.c.kinet_count.restype = c_int64
-        self.c.kinet_count.argtypes = (
-            c_void_p,
-            c_void_p,
-            c_int32,
-            c_int32,
-            c_int32,
-            c_int64,
-            c_float,
-            POINTER(Nucleus),
-            c_int32,
-            POINTER(c_int32),
-        )
+        frame = (c_void_p, c_void_p, c_int32, c_int32, c_int32, c_int64)
+        found = (c_float, POINTER(Nucleus), c_int32, POINTER(c_int32))
+        self.c.kinet_count.restype = self.c.kinet_count_at.restype = c_int64
+        self.c.kinet_count.argtypes = (*frame, *found)
+        self.c.kinet_count_at.argtypes = (*frame, c_double, *found)
 
     def check(self, code):
         if code < 0:
@@ -80,15 +72,16 @@ class Model:
         names = [self.library.c.kinet_class(self.handle, i).decode() for i in range(about.classes)]
         return about, names
 
-    def count(self, pixels, order=RGB, threshold=float("nan"), room=8192):
+    def count(self, pixels, order=RGB, threshold=float("nan"), room=8192, mpp=None):
         """Return the number of nuclei and (x, y, class, score) of those that were written."""
         height, width = pixels.shape[:2]
         assert pixels.strides[1:] == (3, 1)
         assert pixels.dtype == np.uint8
         nuclei, written = (Nucleus * room)(), c_int32()
         c, at = self.library.c, pixels.__array_interface__["data"][0]
-        stride = pixels.strides[0]
-        n = c.kinet_count(self.handle, at, order, width, height, stride, threshold, nuclei, room, byref(written))
+        frame = (self.handle, at, order, width, height, pixels.strides[0])
+        rest = (threshold, nuclei, room, byref(written))
+        n = c.kinet_count(*frame, *rest) if mpp is None else c.kinet_count_at(*frame, mpp, *rest)
         self.library.check(n)
         return n, [(nucleus.x, nucleus.y, nucleus.cls, nucleus.score) for nucleus in nuclei[: written.value]]
 

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from kinet_abi import BAD_ARGUMENT, BAD_MODEL, BGR, FAILED, KinetError, Library, Model
@@ -169,6 +170,39 @@ def test_a_field_of_another_scale_is_fitted_before(opened, counters, fields):
     assert np.array_equal(x, expected.x)
     assert np.array_equal(y, expected.y)
     assert [f[2] for f in found] == [expected.classes[c] for c in expected.cls]
+
+
+@pytest.mark.parametrize("mpp", [0.2, 0.17, 0.5, 0.34])
+def test_a_frame_of_any_um_per_px_gives_the_nuclei_that_python_finds(built, model, opened, counters, mpp, tmp_path):
+    pixels = simulate.field(21, 400, 360)[0]
+    side = 0.34 / mpp
+    pixels = cv2.resize(pixels, None, fx=side, fy=side, interpolation=cv2.INTER_CUBIC)[:-1, :-1]
+    expected = counters[0](pixels, mpp=mpp)
+    n, found = opened.count(pixels, mpp=mpp)
+    assert n == len(found)
+    # Not to the last one: OpenCV rounds pixels in its own way, by up to one grey level.
+    x, y = (np.array([nucleus[axis] for nucleus in found]) for axis in (0, 1))
+    near = np.hypot(x[:, None] - expected.x, y[:, None] - expected.y) < 1.5 * side
+    same = near & (np.array([nucleus[2] for nucleus in found])[:, None] == expected.cls)
+    assert same.any(axis=1).mean() > 0.99
+    assert same.any(axis=0).mean() > 0.99
+    assert opened.count(np.ascontiguousarray(pixels[..., ::-1]), BGR, mpp=mpp) == (n, found)
+    printed = rows(program(built, model, pixels, tmp_path, "nan", mpp)[0])
+    assert printed == named(found, expected.classes)
+
+
+def test_um_per_px_that_makes_no_sense_is_refused(opened):
+    pixels = simulate.field(5, 64, 64)[0]
+    for mpp, words in (
+        (0.0, "positive"),
+        (-1.0, "positive"),
+        (float("nan"), "positive"),
+        (0.1, "too small"),
+        (1e5, "too large"),
+    ):
+        with pytest.raises(KinetError, match=words) as raised:
+            opened.count(pixels, mpp=mpp)
+        assert raised.value.code == BAD_ARGUMENT
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (100, 31 + 16), (479, 641), (480, 640)])
@@ -376,7 +410,7 @@ def test_threads_share_a_model(library, opened):
 
 
 def test_the_program_of_the_page_runs_in_c_and_in_cpp(built, opened):
-    found = opened.count(simulate.field(3, 640, 480)[0])[1]
+    found = opened.count(simulate.field(3, 640, 480)[0], mpp=0.25)[1]
     names = opened.info()[1]
     flags = ["-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{SOURCE}", f"-L{built / 'scanner'}"]
     for compiler, suffix in (("gcc", "c"), ("g++", "cpp")):

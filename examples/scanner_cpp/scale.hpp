@@ -1,0 +1,26 @@
+// A frame scaled to the model's um/px, as kinet_trt/frame.py does it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "counter.hpp"
+
+namespace kinet {
+
+struct Scaled {
+    std::vector<uint8_t> pixels;  // RGB, rows without gaps
+    int64_t width = 0, height = 0;
+    double scale_x = 1, scale_y = 1;  // model px per px of the frame
+};
+
+// Scale a frame of um/px `mpp` to `model_mpp`: area averages when shrinking, half-pixel bilinear when enlarging.
+// Throws ArgumentError where mpp is not a positive number, or the result is too small or too large to count.
+Scaled scale_to(const Image& image, double mpp, double model_mpp);
+
+// Return where the centre of a model px lies in the frame; pixel centres are integers in both.
+inline float unscaled(float centre, double scale) {
+    return scale == 1.0 ? centre : static_cast<float>((static_cast<double>(centre) + 0.5) / scale - 0.5);
+}
+
+}  // namespace kinet
