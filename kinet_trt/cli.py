@@ -86,7 +86,7 @@ def demo(
     model: Model = None,
     precision: Precision = "auto",
 ) -> None:
-    """Count a simulated field with exact truth, and a real one."""
+    """Count a simulated field with known ground truth and a real one, and write labelled fields to try commands on."""
     from kinet_trt import demo as fields
     from kinet_trt.counter import Counter
     from kinet_trt.ki67 import Ki67, class_name
@@ -94,9 +94,6 @@ def demo(
     counter = Counter(model, precision=precision)
     typer.echo(f"{counter.engine.card.name} on {counter.engine.runtime}, {counter.engine.precision}")
     for shown in (fields.simulated(counter, out), fields.real(counter, out)):
-        if shown is None:
-            typer.echo('\nThe real field needs scikit-image: pip install "kinet-trt[demo]"')
-            continue
         typer.echo(f"\n{shown.title}")
         for name, n in shown.detections.counts().items():
             known = f"   (truth {shown.truth[name]})" if shown.truth else ""
@@ -108,9 +105,11 @@ def demo(
         if score := shown.score:
             typer.echo(
                 f"  {score.paired} of {score.true} nuclei found ({score.recall:.1%}), "
-                f"{score.detected - score.paired} invented; detection F1 {score.f1:.3f}."
+                f"{score.detected - score.paired} false positives; detection F1 {score.f1:.3f}."
             )
         typer.echo(f"  Overlay: {shown.overlay}")
+    typer.echo(f"\n{fields.LABELLED} simulated fields with their nuclei: {fields.labelled(out)}")
+    typer.echo(f"Next: kinet-trt count {out / 'real.png'} --overlay {out / 'overlays'}")
     typer.echo(f"\n{NOTICE}")
 
 

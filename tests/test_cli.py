@@ -17,6 +17,8 @@ import pytest
 
 from kinet_trt import cli, simulate
 from kinet_trt.counter import DEFAULT_MODEL
+from kinet_trt.fields import read_fields
+from kinet_trt.images import read_image
 from kinet_trt.model_card import CARD_HASH_KEY, CARD_KEY, read_card, with_card
 
 MODEL = Path(cli.__file__).parent / "models" / DEFAULT_MODEL
@@ -350,22 +352,26 @@ def test_a_newer_card_is_told_apart_from_a_damaged_one(run, tmp_path, field):
     assert "upgrade" in err
 
 
-def test_the_demo_tells_how_far_off_it_is(run, tmp_path):
+def test_the_demo_compares_with_the_ground_truth_and_leaves_fields_to_try(run, tmp_path):
     code, out, _ = run("demo", "--out", tmp_path)
     assert code == 0
     assert "truth" in out
     assert "detection F1" in out
     assert "Research Use Only" in out
-    assert {p.name for p in tmp_path.iterdir()} >= {"simulated.png", "simulated_overlay.png"}
+    assert {p.name for p in tmp_path.iterdir()} >= {"simulated.png", "simulated_overlay.png", "real.png"}
+    real = read_image(tmp_path / "real.png")
+    assert (real.width, real.height, real.mpp) == (596, 596, pytest.approx(0.346, abs=1e-4))
+    fields = read_fields(tmp_path / "fields")
+    assert len(fields) == 8
+    assert all(len(field.x) > 20 for field in fields)
 
 
 def test_the_demo_runs_without_its_extras_too(run, tmp_path, monkeypatch):
-    for name in ("lap", "skimage", "skimage.data"):
-        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "lap", None)
     code, out, _ = run("demo", "--out", tmp_path)
     assert code == 0
     assert "The true index is" in out
-    assert "kinet-trt[demo]" in out
+    assert "Real Ki67 field" in out
 
 
 def test_help_is_quick_and_needs_nothing_heavy():

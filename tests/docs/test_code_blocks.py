@@ -1,10 +1,12 @@
 """Every block of code in the README and the documentation is run, or says why it cannot be run here.
 
-A page's blocks run in order in a folder of their own, which holds what a reader has: ``field.png``, some labelled
-fields, a model. Python runs as Python, commands in bash, C++ is compiled against OpenVINO and run, JSON is parsed. What
-cannot run says so in a comment before the block, ``<!-- not run: REASON -->``, or behind a command,
-``# not run: REASON``. A block after ``<!-- slow -->`` runs in ``make test-slow``; there ``kinet-trt train`` takes three
-iterations, since as many as it takes by itself last most of an hour on two cores.
+The pages that a newcomer reads first (``FIRST``) run in one login shell in a bare clone, with nothing but what the page
+itself makes. The blocks of other pages run in order in a folder of their own, with the environment active, as
+``docs/index.md`` says, and with what a reader has by then: ``field.png``, some labelled fields, a model. Python runs as
+Python, commands in bash, C++ is compiled against OpenVINO and run, JSON is parsed. What cannot run says so in a comment
+before the block, ``<!-- not run: REASON -->``, or behind a command, ``# not run: REASON``. A block after
+``<!-- slow -->`` runs in ``make test-slow``; there ``kinet-trt train`` takes three iterations, since the default number
+lasts most of an hour on two cores.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +33,7 @@ from kinet_trt import simulate
 from simulated_slides import Canvas, Piece, write_tiff
 
 ROOT = Path(__file__).resolve().parents[2]
+FIRST = ["README.md", "docs/index.md"]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 
 REASONS = {
@@ -42,13 +46,14 @@ REASONS = {
     "needs Windows",
     "runs until it is stopped",
     "takes hours",
+    "runs all tests",
     "built and run by tests/examples",
     "run by tests/docs/test_offline.py",
     "run by tests/test_privacy.py",
 }
 """Why a block is not run. A new reason is a matter for review: most blocks can be made to run."""
 SHELL = ("bash", "console", "sh", "powershell")
-PROGRAMS = ("kinet-trt", "pip", "python", "make", "git", ".venv", "tritonserver", "docker", "cmake", "sudo")
+PROGRAMS = ("kinet-trt", "source", "pip", "python", "make", "git", ".venv", "tritonserver", "docker", "cmake", "sudo")
 """What a command begins with, in a block without a language."""
 DATA = ("", "text", "csv", "toml", "yaml", "protobuf")
 """Blocks that show something; there is nothing to run in them."""
@@ -230,7 +235,61 @@ def _needs(page: str) -> bool:
     return any(b.kind != "data" and not b.reason and not b.slow for b in blocks(page))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if _needs(page)])
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a bare clone with an environment as ``make demo`` makes it; packages are those of the tests."""
+    if not shutil.which("git") or not shutil.which("make"):
+        skip("no git and make, which a newcomer needs")
+    folder = tmp_path_factory.mktemp("newcomer") / "kinet-trt"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    (packages,) = (folder / ".venv").glob("lib/*/site-packages")
+    (packages / "tests.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    program = folder / ".venv" / "bin" / "kinet-trt"
+    program.write_text(f"#!{folder}/.venv/bin/python\nfrom kinet_trt.cli import main\nmain()\n")
+    program.chmod(0o755)
+    (folder / ".venv" / "demo.stamp").touch()  # what make leaves when the packages are installed
+    return folder
+
+
+@pytest.mark.parametrize("page", FIRST)
+def test_a_newcomer_types_the_blocks_of_a_page_in_order(page, clone, tmp_path):
+    for module in ("onnx", "onnxruntime", "lap"):
+        pytest.importorskip(module)
+    script = ["set -eo pipefail"]
+    for number, block in enumerate(b for b in blocks(page) if not b.reason and not b.slow):
+        if block.kind == "shell":
+            script.append(commands(block.code))
+        elif block.kind == "python":
+            (tmp_path / f"{number}.py").write_text(block.code)
+            script.append(f"python {tmp_path / str(number)}.py")
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "typed.sh").write_text("\n".join(script))
+    shutil.rmtree(clone / "demo", ignore_errors=True)
+    # A login shell with an empty home: no PATH, no variable of this process that a reader does not have.
+    done = subprocess.run(
+        ["env", "-i", f"HOME={home}", "LANG=C.UTF-8", "bash", "-l", tmp_path / "typed.sh"],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+    assert done.returncode == 0, f"{page}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if _needs(page) and page not in FIRST])
 def test_the_blocks_of_a_page_run(page, workplace):
     _page(page, workplace, slow=False)
 
