@@ -18,7 +18,7 @@ def test_a_camera_that_is_not_there() -> None:
     before = open_files()
     for text in ("97", "/dev/video97", "device:97,size=1280x960,fps=30,fourcc=MJPG"):
         source = open_source(text)
-        with pytest.raises(CameraError, match="camera 97 cannot be opened: (no camera was found|cameras found)"):
+        with pytest.raises(CameraError, match=r"camera 97 cannot be opened: (no camera was found|cameras found)"):
             source.open()
         source.close()
         with pytest.raises(CameraError, match="gives no more frames"):
