@@ -1,8 +1,9 @@
 """Whole slides: `open_slide` finds the reader that suits a file, and gives a `Slide` whose regions can be read.
 
-The way of a slide: `kinet_trt.slides.plan` decides what is looked at, `kinet_trt.slides.tiles` counts tiles,
-`kinet_trt.slides.ledger` keeps what they held, `kinet_trt.slides.counted` does one after the other and goes on where it
-was, `kinet_trt.slides.outputs` writes what comes of it. Label and macro images are never read.
+`kinet_trt.slides.files` finds the files of a slide, `kinet_trt.slides.plan` decides which tiles are counted,
+`kinet_trt.slides.tiles` counts them, `kinet_trt.slides.ledger` keeps their nuclei, `kinet_trt.slides.counted` runs
+these steps and resumes an interrupted run, and `kinet_trt.slides.outputs` writes the results. Label and macro images
+are never read.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,16 @@ OPENSLIDE_SUFFIXES = (
     ".svs", ".ndpi", SET_SUFFIX, ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".avs", dicom.SUFFIX,
 )  # fmt: skip
 ZARR_SUFFIX = ".zarr"
+_UNREAD: Mapping[str, str] = {
+    ".vsi": "an Olympus VSI",
+    ".isyntax": "a Philips iSyntax",
+    ".i2syntax": "a Philips iSyntax",
+    ".kfb": "a KFBio",
+    ".sdpc": "a Sqray",
+    ".mds": "a Motic",
+    ".mdsx": "a Motic",
+}
+"""Slides that no reader opens, by suffix. A ``.vsi`` is a TIFF that holds only the label and an overview."""
 _ZARR_FILES = ("zarr.json", ".zattrs", ".zgroup")
 _WHITE = 255
 
@@ -241,7 +252,7 @@ def is_slide(path: Path) -> bool:
     if os.path.isdir(path):
         return is_zarr(path)
     suffix = path.suffix.lower()
-    if suffix in OPENSLIDE_SUFFIXES or path.name.lower().endswith(COMPANION_SUFFIX):
+    if suffix in OPENSLIDE_SUFFIXES or suffix in _UNREAD or path.name.lower().endswith(COMPANION_SUFFIX):
         return True
     if suffix in TIFF_SUFFIXES:
         return tiff_head.is_slide(path) or is_ome_set(path) or (tiff_head.is_tiled(path) and _has_known_maker(path))
@@ -270,6 +281,8 @@ def _open(path: Path) -> Pixels:
         from kinet_trt.slides.zarr import ZarrPixels
 
         return ZarrPixels(path)
+    if what := _UNREAD.get(path.suffix.lower()):
+        raise ImageError(f"{what} slide, which is not read: export it as OME-TIFF, SVS or DICOM")
     _need("openslide", "tifffile", "imagecodecs")
     if path.suffix.lower() == SET_SUFFIX:
         path = _only_of_set(path)

@@ -126,6 +126,8 @@ def _images(group: Any, path: Path) -> list[_Image]:
     names = sorted(group.group_keys(), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
     inside = [(name, group[name]) for name in names[:_MOST_IMAGES]]
     images = {name: _Image(one, about) for name, one in inside if (about := _multiscales(_attributes(one)))}
+    if wells := [name for name, one in inside if "well" in _attributes(one)]:
+        raise ImageError(f"a row of a plate: name one of its images, e.g. {path / wells[0] / '0'}")
     if not images:
         raise ImageError(
             "a zarr without the metadata of OME-Zarr 0.4 or 0.5: expected 'multiscales'; export the slide as OME-Zarr"

@@ -129,6 +129,7 @@ def test_a_plate_a_well_and_a_folder_of_images_say_what_to_name(tmp_path):
     for path, why, named in (
         (plate, "a plate of 2 wells", plate / "B" / "2" / "0"),
         (well, "a well of a plate", image),
+        (plate / "B", "a row of a plate", plate / "B" / "2" / "0"),
         (several, "a folder of 2 images", several / "x"),
     ):
         assert is_slide(path)
@@ -214,3 +215,12 @@ def test_a_compression_that_is_not_read_is_named(tmp_path):
             file.pages[0].tags["Compression"].overwrite(code)
         with pytest.raises(ImageError, match=rf"^TIFF with {name} compression, which is not read here: export"):
             open_slide(path)
+
+
+def test_a_slide_that_no_reader_opens_is_not_taken_for_a_picture(tmp_path):
+    """A .vsi is a TIFF of the label and an overview; the slide lies in a folder beside it."""
+    path = tmp_path / "a.vsi"
+    tifffile.imwrite(path, WHOLE, photometric="rgb")
+    assert is_slide(path)
+    with pytest.raises(ImageError, match=r"^an Olympus VSI slide, which is not read: export it as OME-TIFF"):
+        open_slide(path)
