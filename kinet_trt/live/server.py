@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import logging
 import shutil
@@ -188,8 +189,7 @@ class Server:
             redoc_url=None,
             openapi_url=None,
             lifespan=self._life,
-            # Requests hold titles of cases: none is reported to a collector that the environment may name.
-            telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+            **_without_telemetry(),
         )
         app.add_exception_handler(KinetError, _told)
         app.add_exception_handler(RequestValidationError, _told)
@@ -475,6 +475,13 @@ def _object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
+
+
+def _without_telemetry() -> dict[str, Any]:
+    """Return the option of newer FastAPI that keeps requests from a collector that the environment may name."""
+    if "telemetry" not in inspect.signature(FastAPI).parameters:
+        return {}
+    return {"telemetry": {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}}
 
 
 def _told(_: Request, error: Exception) -> Response:

@@ -91,6 +91,14 @@ def test_a_page_gets_the_state_and_frames_with_their_nuclei(served, counter):
     assert until(served[1], lambda state: state["loop"]["p99"])["loop"]["p99"] > 0
 
 
+def test_no_request_is_reported_to_a_collector_that_the_environment_names(tmp_path, counter, monkeypatch, caplog):
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    with page(tmp_path / "s.kinet", counter) as (_, client, _):
+        assert client.get("/api/state").status_code == 200
+    assert "telemetry" not in caplog.text
+
+
 def test_the_next_frame_waits_until_the_last_one_is_on_the_screen(served):
     with socket(served[0]) as live:
         got = []
