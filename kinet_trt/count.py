@@ -20,7 +20,7 @@ from kinet_trt.detections import Detections, to_csv
 from kinet_trt.errors import ImageError, KinetError
 from kinet_trt.fields import MASK_SUFFIX
 from kinet_trt.files import write_atomic
-from kinet_trt.frame import Frame
+from kinet_trt.frame import NO_COLOUR, Frame, fitted_size
 from kinet_trt.hot_spot import HOT_SPOT, HotSpot, hot_spot_of
 from kinet_trt.images import SUFFIXES, read_image
 from kinet_trt.ki67 import NET, UNLIKE, Bands, Ki67, Statement
@@ -56,7 +56,7 @@ class Counted:
     detections
         Its nuclei.
     remarks
-        Sentences that a person should read.
+        Sentences that a person should read, such as why a stated pixel size was not used.
     hot_spot
         None where there are fewer tumour nuclei than it should have.
     unlike
@@ -174,16 +174,29 @@ def count_image(counter: Counter, image: Path, mpp: float | None, hot_spot: int 
         If the file cannot be read or counted.
     """
     frame = read_image(image)
+    if not frame.pixels.any():
+        raise ImageError("every pixel is black: the file holds no picture: export it again")
     known = {"option": mpp, "file": frame.mpp, "model": counter.engine.card.mpp}
     source, used = next((name, value) for name, value in known.items() if value is not None)
     try:
-        found = counter(frame, used)
+        found, remarks = _find(counter, frame, used)
+        if frame.unused_size and source != "option":
+            remarks = (f"The file {frame.unused_size}.", *remarks)
         unlike = Unlike(counter.engine.card.mpp)(Frame(frame.pixels, used), found) or None
-        remarks = (unlike,) if unlike else ()
+        remarks += (unlike,) if unlike else ()
         spot = hot_spot_of(found, used, hot_spot)
         return Counted(image, frame.width, frame.height, used, source, found, remarks, spot, unlike), frame
     except MemoryError:
         raise ImageError(f"not enough memory for {frame.width} x {frame.height} px: count a region of it") from None
+
+
+def _find(counter: Counter, frame: Frame, mpp: float) -> tuple[Detections, tuple[str, ...]]:
+    """Return the nuclei of a frame, and what a person should know of how it was read and counted."""
+    card = counter.engine.card
+    if not frame.is_grey:
+        return counter(frame, mpp), frame.remarks
+    fitted_size(frame.height, frame.width, mpp, card.mpp)
+    return Detections.empty(card.classes), (*frame.remarks, NO_COLOUR)
 
 
 def output_names(images: Sequence[Path]) -> dict[Path, str]:

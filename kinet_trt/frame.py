@@ -18,6 +18,9 @@ MAX_SIDE, MAX_PIXELS = 1 << 20, 1 << 29
 """Longest side and area in model px; more is a slide, or a wrong um/px."""
 
 
+NO_COLOUR = "The picture has no colour: there is no stain to tell nuclei by, so none are counted."
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One brightfield image.
@@ -32,6 +35,10 @@ class Frame:
         When it was taken, s since the epoch; None when it is not known.
     stage
         Stage position x, y, um; None when it is not known.
+    unused_size
+        Why a pixel size that the file states is not used; None where it states none, or it is used.
+    remarks
+        What a person should know of how the file was read: which page of several, how deep values were scaled.
 
     Raises
     ------
@@ -43,6 +50,8 @@ class Frame:
     mpp: float | None = None
     time: float | None = None
     stage: tuple[float, float] | None = None
+    unused_size: str | None = None
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         pixels = self.pixels

@@ -9,12 +9,15 @@ import unicodedata
 import zlib
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from kinet_trt import simulate
 from kinet_trt.errors import ImageError
 from kinet_trt.images import SUFFIXES, read_image
 
@@ -255,19 +258,21 @@ def test_a_fourth_tiff_channel_that_is_not_said_to_be_alpha_is_not_taken_for_it(
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_other_pixel_types_are_refused(read, dtype):
-    with pytest.raises(ImageError, match=r"expected 8 or 16 bit"):
-        read(encoded(Image.fromarray(GREY.astype(dtype)), "TIFF"), "a.tif")
+def test_grey_of_32_bits_is_read(read, dtype):
+    frame = read(encoded(Image.fromarray(GREY.astype(dtype)), "TIFF"), "a.tif")
+    np.testing.assert_array_equal(frame.pixels[..., 1], GREY)
 
 
-def test_a_float_rgb_tiff_is_refused(read):
+@pytest.mark.parametrize("white", [1, 255])
+def test_a_float_rgb_tiff_is_read_and_its_range_named(read, white):
     tags = [(339, 3, 3, struct.pack("<3H", 3, 3, 3))]
-    with pytest.raises(ImageError):
-        read(tiff(RGB.astype(np.float32), tags), "a.tif")
+    frame = read(tiff((RGB / 255 * white).astype(np.float32), tags), "a.tif")
+    np.testing.assert_array_equal(frame.pixels, RGB)
+    assert f"{white} (white)" in frame.remarks[0]
 
 
 def test_lab_is_refused_because_it_is_not_brightfield_rgb(read):
-    with pytest.raises(ImageError, match="pixel type 'LAB'"):
+    with pytest.raises(ImageError, match="CIELAB colours: save it as RGB"):
         read(encoded(Image.new("LAB", (WIDTH, HEIGHT)), "TIFF"), "a.tif")
 
 
@@ -325,7 +330,9 @@ def test_tiff_resolution_gives_um_per_px(read, unit, um, scale):
     ],
 )
 def test_a_printers_resolution_is_ignored(read, kind, options):
-    assert read(encoded(RGB, kind, **options)).mpp is None
+    frame = read(encoded(RGB, kind, **options))
+    assert frame.mpp is None
+    assert f"({options['dpi'][0]} dpi), expected 0.05 to 5 um/px of a microscope" in frame.unused_size
 
 
 @pytest.mark.parametrize("um", [0.04, 5.1, 1000])
@@ -333,10 +340,13 @@ def test_an_implausible_resolution_is_ignored(read, um):
     assert read(tiff(RGB, resolution_tags(25_400 / um, 2)), "a.tif").mpp is None
 
 
-def test_pixels_that_are_not_square_have_no_um_per_px(read, caplog):
-    assert read(tiff(RGB, resolution_tags(40_000, 3, 30_000)), "a.tif").mpp is None
-    assert "not square" in caplog.text
-    assert read(tiff(RGB, resolution_tags(40_000, 3, 39_900)), "a.tif").mpp == pytest.approx(0.25, rel=0.01)
+def test_pixels_that_are_not_square_have_no_um_per_px(read):
+    frame = read(tiff(RGB, resolution_tags(40_000, 3, 30_000)), "a.tif")
+    assert frame.mpp is None
+    assert frame.unused_size == "states pixels of 0.25 x 0.3333 um, expected square ones"
+    frame = read(tiff(RGB, resolution_tags(40_000, 3, 39_900)), "a.tif")
+    assert frame.mpp == pytest.approx(0.25, rel=0.01)
+    assert frame.unused_size is None
 
 
 @pytest.mark.parametrize("per_unit", [(0, 1), (0, 0), (1, 0), (0xFFFFFFFF, 1), (1, 0xFFFFFFFF)])
@@ -379,8 +389,57 @@ def test_ome_writes_a_physical_size(read, unit):
     assert read(tiff(RGB, [text_tag(270, ome("2.5E-1", "2.5E-1", unit))]), "a.tif").mpp == pytest.approx(0.25)
 
 
-def test_ome_in_another_unit_is_not_taken_for_um(read):
-    assert read(tiff(RGB, [text_tag(270, ome(0.25, 0.25, "mm"))]), "a.tif").mpp is None
+@pytest.mark.parametrize(("unit", "um"), [("nm", 1e-3), ("mm", 1e3), ("\u03bcm", 1), ("in", 25_400)])
+def test_sizes_in_other_units_are_converted(read, unit, um):
+    assert read(tiff(RGB, [text_tag(270, ome(0.25 / um, 0.25 / um, unit))]), "a.tif").mpp == pytest.approx(0.25)
+    tags = [text_tag(270, f"ImageJ=1.54f\nunit={unit}\n"), *resolution_tags(4 * um, 1)]
+    assert read(tiff(RGB, tags), "a.tif").mpp == pytest.approx(0.25, rel=1e-3)
+
+
+def test_a_unit_that_is_not_known_is_named(read):
+    frame = read(tiff(RGB, [text_tag(270, ome(0.25, 0.25, "furlong"))]), "a.tif")
+    assert (frame.mpp, frame.unused_size) == (None, "states a pixel size of 0.25 furlong, a unit that is not known")
+    tags = [text_tag(270, "ImageJ=1.54f\nunit=furlong\n"), *resolution_tags(4, 1)]
+    frame = read(tiff(RGB, tags), "a.tif")
+    assert (frame.mpp, frame.unused_size) == (None, "states a pixel size of 0.25 furlong, a unit that is not known")
+
+
+@pytest.mark.parametrize("prefix", ["", "ome:"])
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_ome_xml_may_have_a_prefix_and_single_quotes(read, prefix, quote):
+    namespace = f"xmlns{prefix and ':ome'}='http://www.openmicroscopy.org/Schemas/OME/2016-06'"
+    pixels = f"<{prefix}Pixels PhysicalSizeX='0.25' PhysicalSizeY='0.25'/>"
+    text = f"<{prefix}OME {namespace}><{prefix}Image>{pixels}</{prefix}Image></{prefix}OME>".replace("'", quote)
+    assert read(tiff(RGB, [text_tag(270, text)]), "a.tif").mpp == pytest.approx(0.25)
+
+
+def test_entities_in_ome_xml_are_not_expanded(read):
+    bomb = "".join(f'<!ENTITY a{n + 1} "{f"&a{n};" * 20}">' for n in range(9))
+    text = f'<!DOCTYPE OME [<!ENTITY a0 "aaaaaaaaaa">{bomb}]>{ome(0.25, 0.25)[38:]}'.replace(
+        "<Image>", "<Image Name='&a9;'>"
+    )
+    frame = read(tiff(RGB, [text_tag(270, text)]), "a.tif")
+    assert frame.mpp is None
+    assert "metadata that cannot be read" in frame.unused_size
+
+
+def test_exif_counts_where_the_jfif_header_has_the_default_of_a_library(read):
+    exif = Image.Exif()
+    exif[282] = exif[283] = 101_600.0
+    exif[296] = 2
+    data = bytearray(encoded(RGB, "JPEG", exif=exif.tobytes()))
+    jfif = data.index(b"JFIF\0")
+    data[jfif + 7 : jfif + 12] = struct.pack(">BHH", 1, 72, 72)
+    frame = read(bytes(data), "a.jpg")
+    assert frame.mpp == pytest.approx(0.25)
+    assert frame.unused_size is None
+
+
+def test_two_sizes_that_differ_are_told(read):
+    tags = [text_tag(270, ome(0.25, 0.25)), *resolution_tags(20_000, 3)]
+    frame = read(tiff(RGB, tags), "a.tif")
+    assert frame.mpp == pytest.approx(0.25)
+    assert frame.unused_size == "states both 0.25 and 0.5 um/px: the first one is used"
 
 
 @pytest.mark.parametrize(
@@ -426,10 +485,13 @@ def test_other_content_is_not_an_image(read, data):
         read(data)
 
 
-@pytest.mark.parametrize("kind", ["EPS", "GIF", "PDF", "PPM", "ICO"])
+NAMES = {"EPS": "PostScript", "GIF": "GIF", "PDF": "PDF", "PPM": "PNM", "ICO": "ICO"}
+
+
+@pytest.mark.parametrize("kind", NAMES)
 def test_formats_that_were_not_promised_are_refused_whatever_the_suffix(read, kind):
     # An EPS is a program: Pillow would start Ghostscript on it.
-    with pytest.raises(ImageError, match="expected PNG, JPEG, TIFF or BMP"):
+    with pytest.raises(ImageError, match=f"^an? .*{NAMES[kind]}.*: expected PNG, JPEG, .*: save it as PNG or TIFF"):
         read(encoded(RGB, kind), "field.png")
 
 
@@ -512,3 +574,167 @@ def test_flipped_bytes_give_a_frame_or_an_image_error(tmp_path_factory, name, da
         return
     assert frame.pixels.dtype == np.uint8
     assert frame.pixels.shape[2] == 3
+
+
+# --- several pages ----------------------------------------------------------------------------------------------------
+
+OTHER = smooth(1)
+PLANES = np.ascontiguousarray(RGB.transpose(2, 0, 1))
+
+
+def written(pages, **options):
+    """Write TIFF pages with tifffile: (pixels, options) each."""
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file, **options) as writer:
+        for pixels, own in pages:
+            writer.write(np.ascontiguousarray(pixels), **own)
+    return file.getvalue()
+
+
+def one(pixels, *, imagej=False, ome=False, **options):
+    return written([(pixels, options)], imagej=imagej, ome=ome)
+
+
+PLAIN = {"metadata": None, "photometric": "rgb"}
+THREE_PLANES = {
+    "ome": one(PLANES, ome=True, photometric="minisblack", metadata={"axes": "CYX"}),
+    "ome, blue first": one(
+        PLANES[::-1],
+        ome=True,
+        photometric="minisblack",
+        metadata={"axes": "CYX", "Channel": {"Name": ["Blue", "Green", "Red"]}},
+    ),
+    "ome z stack": one(
+        np.stack([PLANES, PLANES[:, ::-1]]), ome=True, photometric="minisblack", metadata={"axes": "ZCYX"}
+    ),
+    "imagej": one(PLANES, imagej=True, metadata={"axes": "CYX", "mode": "composite"}),
+    "pages": written([(plane, {"metadata": None, "contiguous": False}) for plane in PLANES]),
+    "planar": one(PLANES, photometric="rgb", planarconfig="separate", metadata=None),
+    "planar 16": one(PLANES.astype(np.uint16) * 257, photometric="rgb", planarconfig="separate", metadata=None),
+    "white is zero": one(255 - PLANES, photometric="miniswhite", metadata={"axes": "CYX"}, ome=True),
+    "16 bits": one(PLANES.astype(np.uint16) * 257, ome=True, photometric="minisblack", metadata={"axes": "CYX"}),
+}
+
+
+@pytest.mark.parametrize("name", THREE_PLANES)
+def test_three_grey_planes_are_red_green_and_blue(read, name):
+    frame = read(THREE_PLANES[name], "a.tif")
+    np.testing.assert_array_equal(frame.pixels, RGB)
+    said = {"pages": "Three grey pages are taken", "ome z stack": "Pages 1 to 3 of 6 are read (z stack)"}
+    assert [remark.startswith(said.get(name, "?")) for remark in frame.remarks] == [True] * (name in said)
+
+
+def test_channels_that_are_no_colours_are_named_or_refused(read):
+    stains = {"axes": "CYX", "Channel": {"Name": ["DAPI", "FITC", "Cy5"]}}
+    frame = read(one(PLANES, ome=True, photometric="minisblack", metadata=stains), "a.tif")
+    assert frame.remarks == ("The channels DAPI, FITC, Cy5 are taken for red, green and blue.",)
+    with pytest.raises(ImageError, match="found 2 channels in grey pages: save the picture as RGB"):
+        read(one(PLANES[:2], ome=True, photometric="minisblack", metadata={"axes": "CYX"}), "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("pages", "remark"),
+    [
+        ([(OTHER[::4, ::4], PLAIN), (RGB, PLAIN)], "Page 2 of 2 is read, the largest; the others are not counted."),
+        ([(RGB, PLAIN), (OTHER[::4, ::4], PLAIN)], None),
+        ([(RGB, PLAIN), (OTHER[::2, ::2], {**PLAIN, "subfiletype": 1})], None),
+        ([(RGB, PLAIN), (OTHER, {**PLAIN, "contiguous": False})], "Page 1 of 2 is read (pages); "),
+        ([(RGB, PLAIN), (OTHER[4:], PLAIN)], "Page 1 of 2 is read, the largest; "),
+        ([(np.stack([RGB, OTHER, OTHER]), {"photometric": "rgb"})], "Page 1 of 3 is read (pages); "),
+    ],
+)
+def test_of_several_pages_the_largest_is_read_and_that_is_said(read, pages, remark):
+    frame = read(written(pages), "a.tif")
+    np.testing.assert_array_equal(frame.pixels, RGB)
+    assert len(frame.remarks) == (remark is not None)
+    assert all(said.startswith(remark) for said in frame.remarks)
+
+
+@pytest.mark.parametrize(("axis", "name"), [("Z", "z stack"), ("T", "time series")])
+@pytest.mark.parametrize("kind", ["imagej", "ome"])
+def test_a_stack_is_said_to_be_one(read, axis, name, kind):
+    options = {"metadata": {"axes": f"{axis}YXS"}, "photometric": "rgb", kind: True}
+    frame = read(one(np.stack([RGB, OTHER, OTHER, OTHER]), **options), "a.tif")
+    np.testing.assert_array_equal(frame.pixels, RGB)
+    assert frame.remarks == (f"Page 1 of 4 is read ({name}); the others are not counted.",)
+
+
+def test_the_pixel_size_is_that_of_the_picture_that_is_read(read):
+    def about(mpp, name):
+        return {"axes": "YXS", "PhysicalSizeX": mpp, "PhysicalSizeY": mpp, "Name": name}
+
+    pages = [
+        (OTHER[::4, ::4], {"photometric": "rgb", "metadata": about(1.0, "overview")}),
+        (RGB, {"photometric": "rgb", "metadata": about(0.25, "field")}),
+    ]
+    frame = read(written(pages, ome=True), "a.tif")
+    np.testing.assert_array_equal(frame.pixels, RGB)
+    assert frame.mpp == pytest.approx(0.25)
+
+
+# --- kinds that Pillow's TIFF library does not decode, and other formats ----------------------------------------------
+
+FIELD = simulate.field(3, 160, 120)[0]
+
+
+@pytest.mark.parametrize("compression", ["jpeg2000", "jpegxl", "lerc", "webp", "zstd", "lzma", "jpeg", "lzw", "zlib"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_tiff_of_any_compression_is_read(read, compression, dtype):
+    if dtype == "uint16" and compression in ("webp", "jpeg"):
+        return  # of 8 bits only
+    pixels = FIELD if dtype == "uint8" else FIELD.astype(np.uint16) * 257
+    frame = read(one(pixels, compression=compression, **PLAIN), "a.tif")
+    assert np.abs(frame.pixels.astype(int) - FIELD).mean() < (3 if compression in ("jpeg", "webp") else 0.01)
+    assert frame.remarks == ()
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.jp2", "a.j2k", "a.avif", "a.jxl"])
+def test_other_formats_are_read(read, name):
+    options = {".webp": {"lossless": True}, ".jp2": {}, ".j2k": {}, ".avif": {"quality": 95}}
+    suffix = name[1:]
+    if suffix == ".jxl":
+        data = imagecodecs.jpegxl_encode(FIELD, lossless=True)
+    else:
+        kind = {".jp2": "JPEG2000", ".j2k": "JPEG2000"}.get(suffix, suffix[1:].upper())
+        data = encoded(FIELD, kind, **options[suffix], **({"no_jp2": True} if suffix == ".j2k" else {}))
+    frame = read(data, name)
+    assert np.abs(frame.pixels.astype(int) - FIELD).mean() < (3 if suffix == ".avif" else 0.01)
+    assert suffix in SUFFIXES
+
+
+def test_jpeg_2000_and_jpeg_xl_of_16_bits_are_read(read):
+    deep = FIELD.astype(np.uint16) * 257
+    for data in (imagecodecs.jpeg2k_encode(deep, level=0), imagecodecs.jpegxl_encode(deep, lossless=True)):
+        np.testing.assert_array_equal(read(data, "a.jp2").pixels, FIELD)
+
+
+# --- bit depth and damage ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_saturated_pixel_does_not_darken_a_12_bit_picture(read, suffix):
+    deep = np.rint(RGB / 255 * 4095).astype(np.uint16)
+    deep[3, 5] = 65535
+    frame = read(encoded_deep(deep, suffix))
+    assert (frame.pixels != RGB).any(axis=2).sum() <= 1
+    assert "1 of 2400 pixels are brighter than 4095" in frame.remarks[0]
+
+
+def test_the_bits_that_a_file_states_count(read):
+    dim = np.rint(RGB / 255 * 800).astype(np.uint16)
+    png = encoded_deep(dim, ".png")
+    header = png.index(b"IHDR") + 4 + 13 + 4
+    stated = png[:header] + chunk(b"sBIT", bytes([12, 12, 12])) + png[header:]
+    assert read(stated).pixels.max() == round(800 / 4095 * 255)
+    assert read(png).pixels.max() == round(800 / 1023 * 255)
+    bits = one(dim, ome=True, photometric="rgb", metadata={"axes": "YXS", "SignificantBits": 12})
+    assert read(bits, "a.tif").pixels.max() == round(800 / 4095 * 255)
+    largest = tiff(dim, [(281, 3, 3, struct.pack("<3H", 4095, 4095, 4095))])
+    assert read(largest, "a.tif").pixels.max() == round(800 / 4095 * 255)
+
+
+def test_a_jpeg_with_lost_data_is_damaged_although_its_end_marker_stays(read):
+    data = bytearray(encoded(FIELD, "JPEG", quality=90))
+    data[len(data) * 3 // 4 : -200] = bytes(len(data) - 200 - len(data) * 3 // 4)
+    with pytest.raises(ImageError, match=r"the JPEG is damaged \(.+\): copy or export it again"):
+        read(bytes(data), "a.jpg")

@@ -14,7 +14,7 @@ from kinet_trt.camera.newest import Newest, State
 from kinet_trt.counter import Counter, Threshold
 from kinet_trt.detections import Detections
 from kinet_trt.errors import ImageError, KinetError
-from kinet_trt.frame import Frame
+from kinet_trt.frame import NO_COLOUR, Frame
 from kinet_trt.ki67 import Ki67
 from kinet_trt.live.mailbox import Mailbox
 from kinet_trt.live.quality import Quality, Watch
@@ -406,7 +406,7 @@ class Loop:
             frame = correction(raw) if correction else raw
             if frame.is_grey:
                 # The counter would say so of every frame in the log.
-                remarks.append("The picture has no colour: there is no stain to tell nuclei by, so none are counted.")
+                remarks.append(NO_COLOUR)
                 detections = None if uncounted else Detections.empty(card.classes)
             elif not uncounted:
                 detections = counter(frame)

@@ -10,8 +10,8 @@ import openslide
 from numpy.typing import NDArray
 
 from kinet_trt.errors import ImageError
+from kinet_trt.pixel_size import pixel_size
 from kinet_trt.slides import dicom
-from kinet_trt.slides.pixel_size import pixel_size
 
 GENERIC = "generic-tiff"
 """OpenSlide's name for a tiled TIFF whose maker it does not know."""

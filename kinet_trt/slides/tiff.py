@@ -18,12 +18,11 @@ import tifffile
 from numpy.typing import NDArray
 
 from kinet_trt.errors import ImageError
-from kinet_trt.images import described_mpp
 from kinet_trt.ome import Ome, OmeImage
+from kinet_trt.pixel_size import described, first_usable, pixel_size, resolution
 from kinet_trt.slides import tiff_head
 from kinet_trt.slides.choice import is_aside, others_remark
 from kinet_trt.slides.files import COMPANION_SUFFIX, ome_of, tiffs_of
-from kinet_trt.slides.pixel_size import pixel_size
 
 log = logging.getLogger(__name__)
 
@@ -107,11 +106,8 @@ class TiffPixels:
             return pixel_size(*image.mpp)
         text, unit = self._file.pages[0].tags.get(270), first.tags.get(296)
         density = [_ratio(first.tags.get(number)) for number in (282, 283)]
-        if self._ome is None and (sizes := described_mpp(str(text.value) if text else "", density)):
-            return pixel_size(*sizes)
-        um = {2: 25_400, 3: 10_000}.get(int(unit.value) if unit else 2)
-        across, down = (um / value if um and value else None for value in density)
-        return pixel_size(across, down)
+        stated = described(str(text.value) if text else "", density) if self._ome is None else None
+        return first_usable([stated, resolution(density, int(unit.value) if unit else 2)])
 
     def _smaller(self, first: Any) -> list[Any]:
         """Return the pages that are the first page's pyramid; a label or an overview has other proportions."""
