@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kinet_trt import NOTICE
-from kinet_trt.errors import KinetError, MissingExtraError
+from kinet_trt.errors import KinetError, MissingExtraError, printable
 from kinet_trt.logs import be_verbose, to_terminal
 from kinet_trt.telemetry import switch_off
 
@@ -143,7 +143,7 @@ def count(
     force: Annotated[bool, typer.Option("--force", help="Replace files in --geojson and --overlay folders.")] = False,
 ) -> None:
     """Count the nuclei of images and whole slides; a slide that was interrupted is resumed."""
-    from kinet_trt.count import Outputs, count_image, find_images, json_parts, output_names, table_parts
+    from kinet_trt.count import Outputs, count_image, find_images, json_parts, output_names, skipped, table_parts
     from kinet_trt.counter import Counter
     from kinet_trt.ki67 import NET
     from kinet_trt.slides import is_slide
@@ -155,6 +155,8 @@ def count(
     _check_mpp(mpp)
     least = _threshold(threshold)
     found = find_images(images, slides=True)
+    for line in skipped(images, found):
+        typer.echo(f"Warning: {line}", err=True)
     _check_targets({"--json": json_file, "--csv": csv_file}, found)
     outputs = Outputs(geojson, overlay, output_names(found))
     if not force and (existing := outputs.existing()):
@@ -197,8 +199,8 @@ def count(
         show_counted(counted, counter, NET if bands == "net" else None, total)
     for one in counted:
         for remark in one.remarks:
-            typer.echo(f"Warning: {one.image}: {remark}", err=True)
-    messages = [f"{image}: {message}" for image, message in errors]
+            typer.echo(f"Warning: {printable(one.image)}: {remark}", err=True)
+    messages = [f"{printable(image)}: {message}" for image, message in errors]
     for target in filter(None, (json_file, csv_file)):
         try:
             _write(target, json_parts(counter, counted, errors, total) if target == json_file else table_parts(counted))

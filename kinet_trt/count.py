@@ -24,6 +24,7 @@ from kinet_trt.frame import NO_COLOUR, Frame, fitted_size
 from kinet_trt.hot_spot import HOT_SPOT, HotSpot, hot_spot_of
 from kinet_trt.images import SUFFIXES, read_image
 from kinet_trt.ki67 import NET, UNLIKE, Bands, Ki67, Statement
+from kinet_trt.kinds import suffix_kind
 from kinet_trt.overlay import draw, to_png
 from kinet_trt.slides import OPENSLIDE_SUFFIXES, dicom, is_slide, is_zarr
 from kinet_trt.slides.counted import CountedSlide
@@ -119,7 +120,8 @@ def find_images(paths: Sequence[Path], *, slides: bool = False) -> list[Path]:
             except OSError as error:
                 raise KinetError(f"{path}: the folder cannot be read: {error.strerror}") from error
             if not inside:
-                raise KinetError(f"{path}: no images in this folder: expected {', '.join(SUFFIXES)}")
+                others = "".join(f"; {line}" for line in skipped([path], []))
+                raise KinetError(f"{path}: no images in this folder: expected {', '.join(SUFFIXES)}{others}")
             found += inside
         elif not os.path.lexists(path) and glob.has_magic(str(path)):
             inside = [p for p in sorted(map(Path, glob.glob(str(path), recursive=True))) if _is_field(p, slides)]
@@ -130,8 +132,46 @@ def find_images(paths: Sequence[Path], *, slides: bool = False) -> list[Path]:
         else:
             found.append(path)
     if slides:
-        return one_for_each_slide(found)
-    return list({os.path.abspath(path): path for path in reversed(found)}.values())[::-1]
+        found = one_for_each_slide(found)
+    return list({_identity(path): path for path in reversed(found)}.values())[::-1]
+
+
+def skipped(paths: Sequence[Path], found: Sequence[Path]) -> list[str]:
+    """Return one line for each kind of picture in folders and globs that is not read, such as GIF.
+
+    Parameters
+    ----------
+    paths
+        What was named.
+    found
+        What is counted of them: see :func:`find_images`.
+    """
+    lines, counted = [], set(found)
+    for path in paths:
+        if path in counted or not (os.path.isdir(path) or glob.has_magic(str(path))):
+            continue
+        try:
+            inside = (
+                list(path.iterdir()) if os.path.isdir(path) else list(map(Path, glob.glob(str(path), recursive=True)))
+            )
+        except OSError:
+            continue
+        left = [one for one in inside if one not in counted and not one.name.startswith(".") and one.is_file()]
+        kinds = Tally(kind for one in left if (kind := suffix_kind(one.suffix)))
+        lines += [
+            f"{path}: {number} {kind} file{'s' if number > 1 else ''} skipped: not read; save as PNG or TIFF to count"
+            for kind, number in sorted(kinds.items())
+        ]
+    return lines
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    """Return what two names of one file have in common, be they links to it or different spellings of its path."""
+    try:
+        about = path.stat()
+    except (OSError, ValueError):
+        return os.path.abspath(path)
+    return (about.st_dev, about.st_ino) if about.st_ino else os.path.realpath(path)
 
 
 def _is_field(path: Path, slides: bool) -> bool:

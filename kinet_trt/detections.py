@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kinet_trt.files import csv_text
 
 CLASSES = ("positive", "negative", "non_tumor")
 """The nucleus classes in the order of a standard KiNet's maps; a model card may say otherwise."""
@@ -121,9 +121,5 @@ class Detections:
 
 def to_csv(named: Iterable[tuple[str, Detections]]) -> str:
     """Return one CSV table ``image,x,y,class,score`` of the nuclei of several images."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["image", "x", "y", "class", "score"])
-    for image, detections in named:
-        table.writerows([image, *record.values()] for record in detections.records())
-    return text.getvalue()
+    rows = ([image, *record.values()] for image, detections in named for record in detections.records())
+    return csv_text([["image", "x", "y", "class", "score"], *rows])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 LONGEST_VALUE = 120
 """Characters of a wrong value that a message shows: a damaged file can hold millions."""
 
@@ -13,6 +15,14 @@ def shown(value: object) -> str:
     """Return a wrong value as a message shows it: its ``repr``, cut where it is long."""
     text = repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def printable(text: object) -> str:
+    """Return text, such as a file name, on one line that any file can hold: control characters as escapes."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char
+        for char in str(text)
+    )
 
 
 class KinetError(Exception):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -152,3 +153,17 @@ else:
 
     def _lock(file: BinaryIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Return a CSV table with one line feed per row; cells with a line break of any kind stand in quotes."""
+    lines = _Lines()
+    # Before Python 3.13 the csv module leaves a carriage return bare unless it ends lines.
+    csv.writer(lines, lineterminator="\r\n").writerows(rows)
+    return "".join(lines)
+
+
+class _Lines(list[str]):
+    def write(self, line: str) -> None:
+        """Keep a line that the csv module writes."""
+        self.append(f"{line[:-2]}\n")

@@ -44,11 +44,6 @@ _SUFFIXES: Mapping[str, str] = {
     ".jxr": "JPEG XR",
     ".wdp": "JPEG XR",
     ".ico": "ICO",
-    ".svg": "SVG",
-    ".eps": "PostScript",
-    ".pdf": "PDF",
-    ".pptx": "PowerPoint",
-    ".docx": "Word",
     ".dng": "raw camera",
     ".cr2": "raw camera",
     ".cr3": "raw camera",
@@ -61,11 +56,6 @@ _SUFFIXES: Mapping[str, str] = {
     ".oir": "Olympus OIR",
     ".oib": "Olympus OIB",
     ".vsi": "Olympus VSI",
-    ".mp4": "video",
-    ".avi": "video",
-    ".mov": "video",
-    ".mkv": "video",
-    ".zip": "ZIP",
 }
 
 
@@ -87,5 +77,5 @@ def content_kind(data: bytes) -> str | None:
 
 
 def suffix_kind(suffix: str) -> str | None:
-    """Return what kind of picture, document or video a suffix stands for that is not read; None for all others."""
+    """Return what kind of picture a suffix stands for that is not read; None for all others."""
     return _SUFFIXES.get(suffix.lower())

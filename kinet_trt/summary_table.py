@@ -5,16 +5,15 @@ The CSV is UTF-8 with commas and decimal points. Text that a spreadsheet would r
 
 from __future__ import annotations
 
-import csv
 import io
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kinet_trt import NOTICE
 from kinet_trt.detections import CLASSES, NAMES
-from kinet_trt.errors import KinetError
+from kinet_trt.errors import KinetError, printable
+from kinet_trt.files import csv_text
 from kinet_trt.ki67 import Ki67
 
 SUFFIXES = (".csv", ".xlsx")
@@ -79,11 +78,10 @@ def check_suffix(path: Path) -> None:
 
 def to_csv(rows: Sequence[Row]) -> str:
     """Return the table as CSV: a header and one line per row."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    for row in _cells(rows):
-        table.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in row])
-    return text.getvalue()
+    return csv_text(
+        [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in row]
+        for row in _cells(rows)
+    )
 
 
 def to_xlsx(rows: Sequence[Row], total: Row | None = None) -> bytes:
@@ -138,7 +136,7 @@ def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
     header = [
         *(["Case"] if with_case else []),
         "Picture",
-        *(_text(NAMES.get(name, name).capitalize()) for name in classes),
+        *(printable(NAMES.get(name, name).capitalize()) for name in classes),
         "Tumour nuclei",
         "Ki67 index (%)",
         "95% interval from (%)",
@@ -158,17 +156,17 @@ def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
         ki67, spot = Ki67.of(row.counts), row.hot_spot
         table.append(
             [
-                *([_text(row.case)] if with_case else []),
-                _text(row.picture),
+                *([printable(row.case)] if with_case else []),
+                printable(row.picture),
                 *(row.counts.get(name, 0) for name in classes),
                 ki67.tumor,
                 *_shares(ki67),
                 spot.tumor if spot else None,
                 *(_shares(spot) if spot else (None, None, None)),
                 None if row.mpp is None else float(f"{row.mpp:.6g}"),
-                _text(row.mpp_known),
-                _text(row.model),
-                _text(" ".join(row.warnings)),
+                printable(row.mpp_known),
+                printable(row.model),
+                printable(" ".join(row.warnings)),
                 NOTICE,
             ]
         )
@@ -180,11 +178,3 @@ def _shares(ki67: Ki67) -> tuple[float | None, float | None, float | None]:
         return None, None, None
     index, low, high = (round(100 * share, 2) for share in (ki67.index, *ki67.interval))
     return index, low, high
-
-
-def _text(text: str) -> str:
-    """Return a text on one line that any file can hold: what is no character of a line is escaped."""
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char
-        for char in text
-    )

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kinet_trt import NOTICE
+from kinet_trt.errors import printable
 from kinet_trt.ki67 import ENOUGH, Bands, Ki67, Statement, class_name
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def show_counted(
         _show_each(console, counted, statements)
     else:
         _show_statement(console, total or statements[0])
-        where = together.hot_spot_image.name if together and together.hot_spot_image and several else ""
+        where = printable(together.hot_spot_image.name) if together and together.hot_spot_image and several else ""
         if spot := together.hot_spot if together else counted[0].hot_spot:
             console.print(
                 f"The hot spot lies {f'in {where}, ' if where else ''}within {spot.radius:,.0f} um of "
@@ -187,7 +188,7 @@ def _counted_table(
     several = len({*scales}) > 1  # one that holds for all is not worth a column
     for name in (*(["um/px"] if several else []), *classes, "Ki67 % (95%)", *(["hot spot"] if spots else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    rows = [(one.image.name, scale, one.counts) for one, scale in zip(counted, scales, strict=True)]
+    rows = [(printable(one.image.name), scale, one.counts) for one, scale in zip(counted, scales, strict=True)]
     if together and len(counted) > 1:
         rows.append(("together", "", together.counts))
     for (name, scale, counts), statement in zip(rows, [*statements, *([total] if total else [])], strict=False):
@@ -216,14 +217,15 @@ def _show_statement(console: Console, statement: Statement) -> None:
 
 def _show_each(console: Console, counted: Sequence[Counted | CountedSlide], statements: Sequence[Statement]) -> None:
     """Print what several images need said beside their rows."""
-    differ = [one.image.name for one, s in zip(counted, statements, strict=True) if s.warning and not s.no_range]
+    named = [(printable(one.image.name), s) for one, s in zip(counted, statements, strict=True) if s.warning]
+    differ = [name for name, s in named if not s.no_range]
     if differ:
         console.print(
             f"The hot spot lies in another range than the average: {', '.join(differ)}. WHO grades by the hot spot.",
             style="bold",
             soft_wrap=True,
         )
-    if none := [one.image.name for one, s in zip(counted, statements, strict=True) if s.warning and s.no_range]:
+    if none := [name for name, s in named if s.no_range]:
         console.print(
             f"No grade range is given where an image looks unlike the model's training data: {', '.join(none)}.",
             soft_wrap=True,

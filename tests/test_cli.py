@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from kinet_trt import cli, simulate
 from kinet_trt.counter import DEFAULT_MODEL
@@ -161,19 +162,22 @@ def test_the_same_field_at_another_scale_gives_about_the_same_nuclei(run, tmp_pa
     assert max(counts) < 1.15 * min(counts)
 
 
-def test_sixteen_bit_grey_and_transparent_files_are_read(run, tmp_path, field, caplog):
+def test_sixteen_bit_grey_and_transparent_files_are_read(run, tmp_path, field):
     pixels = field[0]
     save(tmp_path / "deep.tif", pixels.astype(np.uint16) * 257)
     save(tmp_path / "plain.png", pixels)
     rgba = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
     cv2.imwrite(str(tmp_path / "alpha.png"), cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
     save(tmp_path / "grey.png", pixels[..., 1])
-    code, out, _ = run("count", tmp_path, "--json", "-")
-    found = {Path(f["image"]).stem: f["detections"] for f in json.loads(out)["fields"]}
+    code, out, err = run("count", tmp_path, "--json", "-")
+    fields = {Path(f["image"]).stem: f for f in json.loads(out)["fields"]}
+    found = {name: field["detections"] for name, field in fields.items()}
     assert code == 0
     assert found["deep"] == found["plain"] == found["alpha"]
     assert found["grey"] == []
-    assert "no colour" in caplog.text
+    assert ["no colour" in remark for remark in fields["grey"]["remarks"]] == [True]
+    assert err.count("no colour") == 1
+    assert f"Warning: {tmp_path / 'grey.png'}: The picture has no colour" in err
 
 
 def test_derived_names_are_not_overwritten_without_force(run, tmp_path, field):
@@ -527,3 +531,22 @@ def test_bench_shows_a_row_for_each_precision(run, tmp_path):
     assert run("bench", "--size", "big")[0] == 2
     assert run("bench", "--plot", tmp_path / "p.png")[0] == 2
     assert run("bench", "--precision", "fp64", "--no-yardsticks")[0] == 1
+
+
+def test_what_is_no_picture_is_an_error_and_what_was_not_used_of_a_file_is_told(run, tmp_path, field):
+    save(tmp_path / "black.png", np.zeros_like(field[0]))
+    code, _, err = run("count", tmp_path / "black.png")
+    assert code == 1
+    assert "every pixel is black" in err
+    Image.fromarray(field[0]).save(tmp_path / "printer.png", dpi=(300, 300))
+    (tmp_path / "other.gif").write_bytes(b"GIF89a")
+    code, out, err = run("count", tmp_path, "--json", "-")
+    (record,) = json.loads(out)["fields"]
+    assert code == 1
+    assert [remark for remark in record["remarks"] if "300 dpi" in remark]
+    assert (
+        "printer.png: The file states 84.67 x 84.67 um/px (300 dpi), expected 0.05 to 5 um/px of a microscope." in err
+    )
+    assert "1 GIF file skipped" in err
+    _, out, err = run("count", tmp_path / "printer.png", "--mpp", "0.34", "--json", "-")
+    assert "dpi" not in out + err

@@ -12,8 +12,8 @@ import zarr
 from numpy.typing import NDArray
 
 from kinet_trt.errors import ImageError, shown
-from kinet_trt.slides.choice import is_aside, others_remark
 from kinet_trt.pixel_size import pixel_size
+from kinet_trt.slides.choice import is_aside, others_remark
 from kinet_trt.units import is_uncalibrated, um_in
 
 _MOST_IMAGES = 1000  # of a collection that are looked at
