@@ -139,7 +139,7 @@ FORMS: dict[str, Write] = {
     "alpha.tif": tiff(OPAQUE, extrasamples=["unassalpha"]),
     "cmyk.tif": pillow(FIELD, "CMYK"),
     "16-bit-cmyk.tif": tiff(np.dstack([65535 - DEEP, np.zeros_like(DEEP[..., :1])]), photometric="separated"),
-    "palette.tif": lambda path: Image.fromarray(FIELD).quantize(256).save(path, dpi=DPI),
+    "palette.tif": lambda path: Image.fromarray(FIELD).quantize(256).save(path),
     "turned.tif": tiff(FIELD, extratags=[(274, 3, 1, 6, True)]),
     "rgb.ome.tif": ome(FIELD, "YXS"),
     "planes.ome.tif": ome(PLANES, "CYX", "minisblack"),
