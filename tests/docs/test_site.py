@@ -66,12 +66,9 @@ def test_nothing_is_fetched_from_elsewhere(site):
     pytest.importorskip("playwright")
     from playwright.sync_api import sync_playwright
 
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        skip("no Chromium to show the pages")
     asked, said = set(), []
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = play.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 390, "height": 800})
         page.on("request", lambda request: asked.add(request.url))
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
@@ -89,6 +86,29 @@ def test_nothing_is_fetched_from_elsewhere(site):
         assert place.scheme in ("file", "data", "blob"), url
         assert place.scheme != "file" or Path(unquote(place.path)).is_relative_to(site), url
     assert any(url.endswith(".css") for url in asked)
+
+
+def test_search_works_in_pages_that_are_opened_from_a_disk(site):
+    pytest.importorskip("playwright")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto((site / "index.html").as_uri())
+        page.locator("input.md-search__input").click()
+        page.locator("input.md-search__input").press_sequentially("hot spot")  # the theme listens to keys
+        found = page.locator(".md-search-result__link").first
+        found.wait_for(timeout=60_000)
+        found.click()
+        page.wait_for_url(lambda url: not url.endswith("/index.html"))
+        assert "hot spot" in page.locator("article").inner_text().lower()
+        browser.close()
+
+
+def _chromium():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None) or skip("no Chromium (Debian package chromium)")
 
 
 def closure(name, extra="", seen=None):
