@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -425,11 +427,35 @@ def test_the_report_opens_beside_the_page(page: Page):
     report = opened.value
     expect(report.locator("h1")).to_have_text("Case 12")
     expect(report.get_by_text("Counted by Anna")).to_be_visible()
-    for name, suffix in (("CSV", "csv"), ("GeoJSON", "zip"), ("Session file", "kinet")):
-        with page.expect_download() as coming:
-            page.get_by_role("link", name=name).click()
-        assert coming.value.suggested_filename.endswith(suffix)
-        assert Path(coming.value.path()).stat().st_size > 100
+    for name, what in (
+        ("Summary (CSV)", "summary.csv"),
+        ("Summary (Excel)", "summary.xlsx"),
+        ("Nuclei (CSV)", "nuclei.csv"),
+        ("GeoJSON", "geojson.zip"),
+        ("Session file", "session.kinet"),
+    ):
+        assert saved(page, page.get_by_role("link", name=name)) == f"Case-12_{date.today()}_{what}"
+    press(page, "o")
+    expect(page.locator("#field-title")).to_have_text("Field 1")
+    assert saved(page, page.get_by_role("link", name="Save picture")) == f"Case-12_{date.today()}_field-1.png"
+
+
+def saved(page: Page, link: Locator) -> str:
+    """Save what a link leads to; return its name."""
+    with page.expect_download() as coming:
+        link.click()
+    assert Path(coming.value.path()).stat().st_size > 100
+    return coming.value.suggested_filename
+
+
+def test_the_report_is_printed(visit: Callable[..., Page]):
+    page = visit(lambda page: page.context.add_init_script("window.print = () => (window.printed = true)"))
+    capture(page)
+    press(page, "s")
+    with page.context.expect_page() as opened:
+        page.get_by_role("button", name="Print / PDF").click()
+    expect(opened.value.locator("h1")).to_have_text("Case 12")
+    until(opened.value, "window.printed === true")
 
 
 def test_a_second_reader_sees_nothing_of_the_first(page: Page):
@@ -608,7 +634,7 @@ def test_what_goes_wrong_is_loud_and_in_words(visit: Callable[..., Page]):
     expect(page.locator("#live-state")).to_have_text("● Live")
     banners = page.locator("#banners")
     for part, values, words in (
-        ("camera", {"phase": "stalled", "sentence": "no frame for 3 s"}, ["Camera stalled", "no frame for 3 s"]),
+        ("camera", {"phase": "stalled", "sentence": "no frame for 3 s"}, ["Camera stalled", "No frame for 3 s"]),
         ("camera", {"phase": "reconnecting", "sentence": "gone; in 2 s"}, ["Camera disconnected", "in 2 s"]),
         ("loop", {"phase": "failed", "why": "the engine broke"}, ["Counting failed", "the engine broke"]),
         ("scale", {"assumed": True}, ["Pixel size assumed", "Set it"]),
@@ -726,3 +752,153 @@ def test_landmarks_labels_and_a_visible_focus(page: Page):
     expect(page.locator(".skip")).to_be_focused()
     press(page, "Tab")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def faults(page: Page) -> list[str]:
+    """Return what axe-core finds serious or critical on the page as it is now."""
+    if not page.evaluate("typeof axe === 'object'"):
+        page.evaluate((resources.files("axe_playwright_python") / "axe.min.js").read_text("utf-8"))
+    rules = "{'label-content-name-mismatch': {enabled: true}, 'target-size': {enabled: true}}"
+    found = page.evaluate(f"axe.run(document, {{resultTypes: ['violations'], rules: {rules}}})")
+    assert len(found["passes"]) > 10
+    return [
+        f"{one['id']}: {node['html'][:200]}"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_axe_finds_nothing_serious(visit: Callable[..., Page], theme: str):
+    pytest.importorskip("axe_playwright_python")
+    page = visit(lambda page: page.add_init_script(f"localStorage.setItem('theme', '{theme}')"))
+    capture(page)
+    expect(page.locator("#big")).to_contain_text("%")
+    for name in ("fields", "map", "settings", "session"):
+        page.locator(f"#tab-{name}").click()
+        assert faults(page) == [], name
+    press(page, "?")
+    assert faults(page) == []
+    press(page, "Escape", "n")
+    assert faults(page) == []
+    press(page, "Escape")
+    page.get_by_role("button", name="Other sessions").click()
+    expect(page.locator("#sessions-list li").first).to_be_visible()
+    assert faults(page) == []
+    press(page, "Escape", "o")
+    expect(page.locator("#field-title")).to_have_text("Field 1")
+    press(page, ".", "Delete")
+    expect(page.locator("#field-words")).to_contain_text("1 correction")
+    assert faults(page) == []
+    # The test can fail.
+    page.evaluate("document.querySelector('#field-back').setAttribute('aria-label', 'Away')")
+    page.evaluate("document.querySelector('#field-words').style.color = '#777f88'")
+    assert {fault.partition(":")[0] for fault in faults(page)} >= {"label-content-name-mismatch", "color-contrast"}
+
+
+def test_the_hot_spot_is_as_prominent_as_the_average(visit: Callable[..., Page]):
+    import json
+
+    change: dict[str, Any] = {}
+
+    def between(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+
+        def tell(message: str | bytes) -> None:
+            if isinstance(message, str):
+                said = json.loads(message)
+                if said["session"]["summary"]:
+                    said["session"]["summary"] |= change
+                message = json.dumps(said)
+            route.send(message)
+
+        server.on_message(tell)
+
+    page = visit(lambda page: page.route_web_socket(re.compile("/api/live"), between))
+    capture(page)
+    expect(page.locator("#big")).to_contain_text("%")
+    expect(page.locator("#spot-big")).to_contain_text("%")
+    sizes = page.evaluate("[...document.querySelectorAll('#pair .big')].map((one) => getComputedStyle(one).fontSize)")
+    assert len(sizes) == 2
+    assert sizes[0] == sizes[1]
+    for figure in page.locator("#pair .figure").all():
+        expect(figure).to_contain_text("95% interval")
+        expect(figure).to_contain_text("tumour nuclei")
+        expect(figure).to_contain_text(re.compile("provisional", re.IGNORECASE))
+    expect(page.locator("#index")).not_to_contain_text("decide")
+    expect(page.locator("#differs")).to_be_hidden()
+    change["warning"] = "The hot spot lies in the G3 range."
+    expect(page.locator("#differs")).to_have_text("The hot spot lies in the G3 range.")
+    # Without a range nothing shows one.
+    no_range = {"range": "", "provisional": False}
+    summary = state(page)["session"]["summary"]
+    change |= {part: summary[part] | no_range for part in ("average", "hot_spot")}
+    change |= {"warning": "", "no_range": "No grade range: unlike.", "notes": []}
+    expect(page.locator("#cautions")).to_contain_text("No grade range: unlike.")
+    expect(page.locator("#scale .cut")).to_have_count(0)
+    assert not re.search(r"\bG[123]\b", page.locator("#index").inner_text())
+    # Four thumbnails are seen at once all the same.
+    page.evaluate(
+        "const list = document.querySelector('#thumbnails');"
+        "for (const k of [1, 2, 3]) list.append(list.children[0].cloneNode(true))"
+    )
+    boxes = [one.bounding_box() for one in page.locator("#thumbnails button").all()]
+    assert len(boxes) == 4
+    panel = page.locator("#panel-fields").bounding_box()
+    assert max(box["y"] + box["height"] for box in boxes) <= min(900, panel["y"] + panel["height"])
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 768), (390, 844)])
+def test_a_long_title_is_not_cut(visit: Callable[..., Page], address: str, width: int, height: int):
+    page = visit(viewport={"width": width, "height": height})
+    title = "Case 12, liver metastasis of a pancreatic tumour, block B3, second cut, Ki67 clone MIB-1, " + "x" * 60
+    post(page, address, "sessions/rename", {"title": title})
+    expect(page.locator("#title")).to_have_text(title)
+    cut = "((one) => one.scrollWidth > one.clientWidth || one.scrollHeight > one.clientHeight + 1)"
+    assert not page.evaluate(f"{cut}(document.querySelector('#title'))")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_legend_explains_the_marks(page: Page):
+    capture(page)
+    press(page, "o")
+    legend = page.locator("#field-legend")
+    for words in ("white: not counted here", "set by hand", "added by hand", "removed by hand"):
+        expect(legend).to_contain_text(words)
+    assert page.evaluate(
+        "[...document.querySelectorAll('#field-legend canvas')].every((one) => one.getContext('2d')"
+        ".getImageData(0, 0, 30, 30).data.some((value) => value > 0))"
+    )
+
+
+def test_a_missing_camera_is_named_and_the_next_attempt_counts_down(visit: Callable[..., Page]):
+    import json
+
+    why = "camera 7 cannot be opened: cameras found: 0 (USB Microscope). Start with kinet-trt live 0"
+    begun = time.monotonic()
+
+    def between(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+
+        def tell(message: str | bytes) -> None:
+            if isinstance(message, str):
+                said = json.loads(message)
+                left = max(0.0, begun + 60 - time.monotonic())
+                said["camera"] |= {"phase": "reconnecting", "name": "", "why": why, "retry_in": left}
+                message = json.dumps(said)
+            route.send(message)
+
+        server.on_message(tell)
+
+    page = visit(lambda page: page.route_web_socket(re.compile("/api/live"), between))
+    banner = page.locator("#banners .banner")
+    expect(banner).to_contain_text("No camera")
+    expect(banner).to_contain_text("Start with kinet-trt live 0")
+    banner.evaluate("(one) => (one.dataset.same = 'yes')")
+    left = []
+    while len(set(left)) < 4:
+        left.append(int(re.search(r"Next attempt in (\d+) s", banner.inner_text())[1]))
+        page.wait_for_timeout(200)
+    assert left == sorted(left, reverse=True)
+    expect(banner).to_have_attribute("data-same", "yes")  # read out once, not every second

@@ -50,6 +50,7 @@ export function rebuilt(element, data, build) {
 
 /** A sentence as it reads after a colon. */
 export const lower = (words) => words.charAt(0).toLowerCase() + words.slice(1);
+export const upper = (words) => words.charAt(0).toUpperCase() + words.slice(1);
 export const number = (n) => Math.round(n).toLocaleString("en-US");
 export const percent = (share) => (share == null ? "–" : `${(100 * share).toFixed(1)}%`);
 export const span = (limits, word = " to ") => (limits ? limits.map(percent).join(word) : "");

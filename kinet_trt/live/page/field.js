@@ -124,7 +124,8 @@ function show(answer) {
   text($("field-finish").firstChild, field.finished ? "Not done " : "Field done ");
   shown($("field-whole"), field.region !== null);
   shown($("field-map"), Boolean(state.model.tumor_map) && field.region !== "map");
-  shown($("field-delete"), recount === null);
+  for (const id of ["field-delete", "field-figure"]) shown($(id), recount === null);
+  attribute($("field-figure"), "href", `/api/fields/${field.id}/figure.png`);
   rebuilt($("field-notes"), field.notes, () => field.notes.map((note) => make("p", {}, note)));
   describe();
   surface.redraw();

@@ -3,6 +3,7 @@
 import { $, draw, make, remember } from "./dom.js";
 import * as field from "./field.js";
 import * as live from "./live.js";
+import { legend } from "./marks.js";
 import * as session from "./session.js";
 import { state } from "./server.js";
 import { toScale, toggleAuto, toggleMarks, togglePause } from "./settings.js";
@@ -85,7 +86,9 @@ function nameTheme() {
 }
 
 function help() {
-  if (!$("help").open) $("help").showModal();
+  if ($("help").open) return;
+  $("help").showModal();
+  $("help").scrollTop = 0; // the button that has the focus is at its end
 }
 
 /** Name a key with what is held: "Space", "Shift+Space", "Ctrl+z", "Shift+ArrowLeft", "?". */
@@ -144,6 +147,9 @@ for (const [title, { keys }] of Object.entries(KEYS)) {
   });
   $("help-keys").append(make("section", {}, make("h3", {}, title), ...rows));
 }
+
+$("help-keys").append(make("section", {}, make("h3", {}, "Marks"), make("ul", { class: "legend" }, ...legend(true))));
+$("field-legend").append(...legend(false));
 
 $("help-button").onclick = help;
 $("theme").onclick = toggleTheme;

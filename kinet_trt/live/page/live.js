@@ -1,6 +1,6 @@
 // The live picture: frames as they come, the nuclei on them, and what a person does to them.
 
-import { $, attribute, lower, make, micrometres, number, percent, rebuilt, shown, span, text } from "./dom.js";
+import { $, attribute, lower, make, micrometres, number, percent, rebuilt, shown, span, text, upper } from "./dom.js";
 import { looks, nameOf, putAll, shape } from "./marks.js";
 import { on, post, sayShown, sayView, state } from "./server.js";
 import { Sketch } from "./sketch.js";
@@ -105,7 +105,7 @@ function mood() {
   const [words, style] = !online
     ? ["No connection", "bad"]
     : camera.phase !== "connected"
-      ? [{ connecting: "Connecting", stalled: "Camera stalled", reconnecting: "Camera disconnected", ended: "Ended", closed: "Camera closed" }[camera.phase] ?? camera.phase, camera.phase === "connecting" ? "warn" : "bad"]
+      ? [{ connecting: "Connecting", stalled: "Camera stalled", reconnecting: camera.name ? "Camera disconnected" : "No camera", ended: "Ended", closed: "Camera closed" }[camera.phase] ?? camera.phase, camera.phase === "connecting" ? "warn" : "bad"]
       : loop.phase === "counting"
         ? frozen ? ["Frozen", "warn"] : !now ? ["Waiting", "warn"] : now.header.uncounted ? ["Not counted", "warn"] : ["● Live", "good"]
         : { paused: ["Paused", "warn"], failed: ["Counting failed", "bad"], ended: ["Ended", "warn"], closed: ["Closed", "bad"] }[loop.phase];
@@ -114,7 +114,7 @@ function mood() {
   const gone = !online || !["connected", "ended"].includes(camera.phase);
   $("live-picture").classList.toggle("gone", gone);
   shown($("veil"), gone);
-  if (gone) text($("veil"), online ? camera.sentence : "No connection to kinet-trt. This picture is out of date.");
+  if (gone) text($("veil"), online ? upper(camera.why || camera.sentence) : "No connection to kinet-trt. This picture is out of date.");
 }
 
 function show() {

@@ -1,6 +1,6 @@
 // The page of kinet-trt live: what its header shows, the warnings, and the beginning of everything.
 
-import { $, attribute, number, shown, text } from "./dom.js";
+import { $, attribute, number, shown, text, upper } from "./dom.js";
 import "./field.js";
 import "./keys.js";
 import "./live.js";
@@ -42,9 +42,12 @@ function warnings() {
   if (lost !== null) said.push({ kind: "red", word: "No connection", words: lost });
   if (!state) return said;
   const { camera, loop, scale, session } = state;
-  if (lost === null && ["stalled", "reconnecting", "closed"].includes(camera.phase)) {
-    const word = { stalled: "Camera stalled", reconnecting: "Camera disconnected", closed: "Camera closed" }[camera.phase];
-    said.push({ kind: "red", word, words: camera.sentence });
+  // While it tries again, the warning stays.
+  const retrying = camera.phase === "reconnecting" || (camera.phase === "connecting" && camera.why);
+  if (lost === null && retrying) {
+    said.push({ kind: "red", word: camera.name ? "Camera disconnected" : "No camera", words: upper(camera.why || camera.sentence), next: camera.retry_in });
+  } else if (lost === null && ["stalled", "closed"].includes(camera.phase)) {
+    said.push({ kind: "red", word: camera.phase === "stalled" ? "Camera stalled" : "Camera closed", words: upper(camera.sentence) });
   }
   if (loop.phase === "failed") said.push({ kind: "red", word: "Counting failed", words: loop.why, button: ["Try again", togglePause] });
   if (loop.phase === "paused") said.push({ kind: "amber", word: "Paused", words: "Frames are shown but not counted.", button: ["Resume", togglePause] });

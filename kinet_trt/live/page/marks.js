@@ -11,6 +11,8 @@ const RADIUS = 2.6;
 const LEAST = 4; // px on the screen
 
 export const nameOf = (name) => NAMES[name] ?? name;
+/** The same where the tumour is meant anyway: "positive". */
+export const shortOf = (name) => nameOf(name).replace(" tumour", "");
 export const styleOf = (name) => (name in COLOURS ? name : "other");
 
 /** How the marks look, on every picture of this page. */
@@ -112,6 +114,34 @@ export function putAll(to, surface, { x, y, c }, classes, mpp) {
     }
   });
   to.globalAlpha = 1;
+}
+
+/** What the marks mean: the legend at a field and in the help. */
+const LEGEND = [
+  ["plain", "positive", "positive tumour"],
+  ["plain", "negative", "negative tumour"],
+  ["plain", "non_tumor", "non-tumour"],
+  ["away", "negative", "white: not counted here (outside the region, or counted in another field)"],
+  ["touched given", "positive", "class set by hand"],
+  ["touched added", "positive", "added by hand"],
+  ["removed", "", "removed by hand"],
+];
+
+/** Return the entries of the legend; `classes` whether with the classes, which the tools at a field show anyway. */
+export function legend(classes) {
+  return LEGEND.filter(([kinds]) => classes || kinds !== "plain").map(([kinds, name, words]) => {
+    const box = document.createElement("li");
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [30, 30];
+    canvas.setAttribute("aria-hidden", "true");
+    const to = canvas.getContext("2d");
+    for (const kind of kinds.split(" ")) {
+      const sign = ["given", "added", "removed"].includes(kind);
+      put(to, sign ? "sign" : kind, sign ? kind : name, kind === "away" ? 12 : 8.5, [[15, 15]]);
+    }
+    box.append(canvas, words);
+    return box;
+  });
 }
 
 /** Return a small drawing of a class's shape for buttons and lists. */

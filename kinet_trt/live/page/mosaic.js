@@ -1,8 +1,8 @@
 // The captured fields: as thumbnails with their own counts, and on the map where they lie beside one another.
 
-import { $, attribute, draw, make, number, percent, rebuilt, shown, span, text } from "./dom.js";
+import { $, attribute, draw, make, number, percent, rebuilt, shown, text } from "./dom.js";
 import { open, openField } from "./field.js";
-import { shape } from "./marks.js";
+import { nameOf, shape } from "./marks.js";
 import { on } from "./server.js";
 import { toast } from "./words.js";
 
@@ -42,7 +42,7 @@ function card(field) {
 function update(field, recount) {
   const { button, parts } = cards.get(field.id);
   text(parts.index, percent(field.index));
-  rebuilt(parts.line, field.counts, () => Object.entries(field.counts).map(([name, n]) => make("span", { class: "mini" }, shape(name), number(n))));
+  rebuilt(parts.line, field.counts, () => Object.entries(field.counts).map(([name, n]) => make("span", { class: "mini" }, shape(name), number(n), make("span", { class: "unseen" }, ` ${nameOf(name)} `))));
   const flags = [];
   if (recount) flags.push(field.finished ? "✓ done" : "to do");
   if (field.mpp_source === "model") flags.push("µm/px assumed");
@@ -51,8 +51,6 @@ function update(field, recount) {
   if (field.notes.length) flags.push(field.notes.length === 1 ? "1 note" : `${field.notes.length} notes`);
   text(parts.flags, flags.join(" · "));
   parts.flags.classList.toggle("good", field.finished && recount !== null);
-  const counts = Object.entries(field.counts).map(([name, n]) => `${n} ${name.replace("_", "-")}`);
-  attribute(button, "aria-label", `Field ${field.number}: index ${percent(field.index)}${field.interval ? `, ${span(field.interval)}` : ""}; ${counts.join(", ")}. ${flags.join(", ")}`);
   attribute(button, "aria-current", open === field.id ? "true" : null);
 }
 

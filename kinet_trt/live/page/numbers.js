@@ -1,63 +1,97 @@
-// The count of the session: the index, how sure it is, and what it would take to be surer.
+// The count of the session: average and hot spot, how certain they are, and what more counting would bring.
 
 import { $, draw, make, number, percent, rebuilt, shown, span, text } from "./dom.js";
-import { nameOf, shape } from "./marks.js";
+import { shape, shortOf } from "./marks.js";
 import { on } from "./server.js";
 import { announce } from "./words.js";
 
-const SAY_EVERY = 6000; // ms between two words on the index for screen readers
+const SAY_EVERY = 6000; // ms between two announcements of the index to screen readers
 
 let said = "";
 let saidAt = 0;
 
 on("state", ({ session, bands, joining }) => {
-  const { recount } = session;
-  const summary = session.fields.length ? session.summary : null;
-  text($("index-label"), `Ki67 index of the session${joining && session.fields.length ? " · updating…" : ""}`);
-  const hidden = recount ? "Hidden during the blind recount" : null;
-  text($("big"), hidden ?? (session.fields.length ? percent(summary?.index) : "No field yet"));
-  $("big").className = `big${hidden || !session.fields.length ? " words" : joining ? " old" : ""}`;
-  text($("interval"), recount ? `${recount.reader || "The second reader"}: ${recount.done} of ${recount.of} fields done` : summary?.interval ? `95% interval ${span(summary.interval)}` : "");
-  rebuilt($("scale"), [summary?.index, summary?.interval, bands], () => (summary?.interval ? [scale(summary, bands)] : []));
-  rebuilt($("sentences"), [summary?.sentences, summary?.decided, bands.length], () => sentences(summary, bands));
+  const { recount, fields } = session;
+  const summary = fields.length && !recount ? session.summary : null;
+  text($("index-label"), `Ki67 index of the session${joining && fields.length ? " · updating…" : ""}`);
+  const words = recount ? "Hidden during the blind recount" : fields.length ? null : "No field yet";
+  $("index").classList.toggle("old", Boolean(joining));
+  rebuilt($("pair"), [words, summary?.average, summary?.hot_spot, summary?.hot_spot_size, summary?.settled, recount], () => (words ? [instead(words, recount)] : figures(summary)));
+  text($("differs"), summary?.warning ?? "");
+  const ranges = summary?.no_range ? [] : bands;
+  rebuilt($("scale"), [summary?.average, summary?.hot_spot, ranges], () => (summary?.average.interval ? [scale(summary, ranges)] : []));
   rebuilt($("goals"), summary ? [summary.goals, summary.tumor] : null, () => (summary?.goals ?? []).map((goal) => progress(goal, summary.tumor)));
   rebuilt($("session-classes"), summary?.counts, () =>
-    Object.entries(summary?.counts ?? {}).map(([name, n]) => make("li", {}, shape(name), make("b", {}, number(n)), make("span", {}, nameOf(name)))),
+    Object.entries(summary?.counts ?? {}).map(([name, n]) => make("li", {}, shape(name), make("b", {}, number(n)), make("span", {}, shortOf(name)))),
   );
-  rebuilt($("facts"), factsOf(summary), () => factsOf(summary).map(([name, value, more]) => make("div", {}, make("dt", {}, name), make("dd", {}, value, make("small", {}, more ? ` ${more}` : "")))));
-  rebuilt($("cautions"), summary?.cautions, () => (summary?.cautions ?? []).map((caution) => make("li", {}, caution)));
-  shown($("cautions"), Boolean(summary?.cautions.length));
+  rebuilt($("facts"), factsOf(summary), () => factsOf(summary).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+  const notes = (summary?.notes ?? []).filter((note) => note !== summary.no_range);
+  rebuilt($("sentences"), notes, () => notes.map((note) => make("p", {}, note)));
+  const cautions = [summary?.no_range, ...(summary?.cautions ?? [])].filter(Boolean);
+  rebuilt($("cautions"), cautions, () => cautions.map((caution) => make("li", {}, caution)));
+  shown($("cautions"), cautions.length > 0);
   tell(summary);
 });
 
-/** Draw the index and its interval on a scale with the bands. */
-function scale({ index, interval: [low, high] }, bands) {
+/** What the card shows where there are no figures to show. */
+function instead(words, recount) {
+  const progress = recount ? `${recount.reader || "The second reader"}: ${recount.done} of ${recount.of} fields done` : "";
+  return make("div", { class: "instead" }, make("p", { class: "big words", id: "big" }, words), make("p", {}, progress));
+}
+
+/** The average and the hot spot, side by side. */
+function figures(summary) {
+  const { average, hot_spot: spot, hot_spot_size: size, settled } = summary ?? {};
+  return [
+    figure("Average", average, "", settled, { id: "big", interval: "interval" }),
+    figure(size ? `Hot spot of ${number(size)}` : "Hot spot", spot, summary ? `Fewer than ${number(size)} tumour nuclei in one place` : "", settled, { id: "spot-big", interval: "spot-interval" }),
+  ];
+}
+
+/** "14.7–18.9%": the two figures stand in narrow columns. */
+const range = ([low, high]) => `${(100 * low).toFixed(1)}–${percent(high)}`;
+
+function figure(name, found, otherwise, settled, { id, interval }) {
+  const there = found?.index != null;
+  const grade = there && found.range ? `${found.range} range${found.provisional ? ", provisional" : ""}` : there && found.provisional ? "Provisional" : "";
+  return make(
+    "div",
+    { class: "figure" },
+    make("h2", {}, name),
+    make("p", { class: "big", id }, ...(there ? [found.index === 1 ? "100" : (100 * found.index).toFixed(1), make("small", {}, "%")] : ["–"])),
+    make("p", { id: interval, class: "interval" }, ...(there ? ["95% interval ", make("span", {}, range(found.interval))] : [otherwise])),
+    make("p", { class: "of" }, there ? `${number(found.positive)} of ${number(found.tumor)} tumour nuclei` : ""),
+    make("p", { class: settled ? "range settled" : "range" }, grade),
+  );
+}
+
+/** Draw average and hot spot with their intervals on one scale with the grade ranges. */
+function scale({ average, hot_spot: spot }, bands) {
+  const rows = [["Average", average], ...(spot ? [["Hot spot", spot]] : [])];
+  const high = Math.max(...rows.map(([, { interval }]) => interval[1]));
   const top = Math.min(1, Math.max(bands.length ? 0.25 : 0.1, Math.ceil(high * 1.15 * 20) / 20));
-  const [width, left] = [596, 12];
+  const [left, width, first] = [64, 348, bands.length ? 20 : 2];
+  const bottom = first + 22 * rows.length;
   const at = (value) => left + (width * value) / top;
-  const picture = draw("svg", { viewBox: "0 0 620 102", role: "img", "aria-label": `Index ${percent(index)}, 95% interval ${span([low, high])}` });
+  const words = rows.map(([name, { index, interval }]) => `${name} ${percent(index)}, 95% interval ${span(interval)}`);
+  const picture = draw("svg", { viewBox: `0 0 420 ${bottom + 20}`, role: "img", "aria-label": words.join("; ") });
   const ranges = (bands.length ? bands : [{ name: "", from: 0, to: 1 }]).filter(({ from }) => from < top);
   for (const { name, from, to } of ranges) {
     const end = Math.min(to, top);
-    const here = bands.length && index >= from && index <= end;
-    picture.append(draw("rect", { class: here ? "band here" : "band", x: at(from), y: 28, width: at(end) - at(from), height: 42 }));
-    picture.append(draw("text", { class: here ? "here" : "", x: (at(from) + at(end)) / 2, y: 19, "text-anchor": "middle" }, name));
-    if (from > 0) picture.append(draw("path", { class: "cut", d: `M${at(from)} 24V74` }));
+    picture.append(draw("rect", { class: "band", x: at(from), y: first, width: at(end) - at(from), height: bottom - first }));
+    picture.append(draw("text", { x: (at(from) + at(end)) / 2, y: 14, "text-anchor": "middle" }, name));
+    if (from > 0) picture.append(draw("path", { class: "cut", d: `M${at(from)} ${first - 3}V${bottom + 3}` }));
   }
-  picture.append(draw("rect", { class: "span", x: at(low), y: 36, width: Math.max(3, at(high) - at(low)), height: 26 }));
-  picture.append(draw("path", { class: "point", d: `M${at(index)} 32l10 17l-10 17l-10-17z` }));
-  for (const tick of [0, ...ranges.slice(1).map(({ from }) => from), top]) {
-    picture.append(draw("text", { x: at(tick), y: 95, "text-anchor": tick === 0 ? "start" : tick === top ? "end" : "middle" }, `${Number((100 * tick).toFixed(1))}%`));
+  rows.forEach(([name, { index, interval: [low, up] }], k) => {
+    const y = first + 11 + 22 * k;
+    picture.append(draw("text", { x: 0, y: y + 5 }, name));
+    picture.append(draw("rect", { class: "span", x: at(low), y: y - 6, width: Math.max(3, at(up) - at(low)), height: 12 }));
+    picture.append(draw("path", { class: "point", d: `M${at(index)} ${y - 9}l6 9l-6 9l-6-9z` }));
+  });
+  for (const tick of [...(at(ranges[1]?.from ?? top) > left + 48 ? [0] : []), ...ranges.slice(1).map(({ from }) => from), top]) {
+    picture.append(draw("text", { x: at(tick), y: bottom + 16, "text-anchor": tick === 0 ? "start" : tick === top ? "end" : "middle" }, `${Number((100 * tick).toFixed(1))}%`));
   }
   return picture;
-}
-
-function sentences(summary, bands) {
-  // The first one repeats the index and its interval, which stand above.
-  const words = (summary?.index == null ? summary?.sentences : summary.sentences.slice(1)) ?? [];
-  const said = words.flatMap((sentence) => [sentence, " "]);
-  if (summary?.decided && bands.length && summary.index != null) said.push(make("span", { class: "decided" }, "The count decides."));
-  return said;
 }
 
 function progress({ cells, share }, tumor) {
@@ -66,22 +100,21 @@ function progress({ cells, share }, tumor) {
 
 function factsOf(summary) {
   if (!summary) return [];
-  const spot = summary.hot_spot;
   const facts = [
-    [`Hot spot of ${number(summary.hot_spot_size)}`, spot ? percent(spot.index) : "–", spot ? `(${span(spot.interval, "–")})` : "too few in one place"],
-    ["Mean of fields", percent(summary.mean_of_fields), ""],
-    ["Area counted", `${summary.area_mm2.toFixed(3)} mm²`, ""],
-    ["In overlaps", number(summary.repeats), "(counted once)"],
+    ["Mean of fields", percent(summary.mean_of_fields)],
+    ["Area", `${summary.area_mm2.toFixed(3)} mm²`],
+    ["In overlaps", `${number(summary.repeats)} (counted once)`],
   ];
-  if (summary.corrected) facts.push(["Corrected by hand", number(summary.corrected), ""]);
-  if (summary.places > 1) facts.push(["Groups of fields", number(summary.places), "(not aligned)"]);
+  if (summary.corrected) facts.push(["Corrected by hand", number(summary.corrected)]);
+  if (summary.places > 1) facts.push(["Groups of fields", `${number(summary.places)} (not aligned)`]);
   return facts;
 }
 
-/** Tell screen readers the index, not more often than can be listened to. */
+/** Announce average and hot spot to screen readers, not more often than can be listened to. */
 function tell(summary) {
-  if (summary?.index == null) return;
-  const words = `Session index ${percent(summary.index)}, interval ${span(summary.interval)}, ${number(summary.tumor)} tumour nuclei.`;
+  if (summary?.average.index == null) return;
+  const { average, hot_spot: spot } = summary;
+  const words = `Average ${percent(average.index)}, interval ${span(average.interval)}, ${number(average.tumor)} tumour nuclei.${spot ? ` Hot spot ${percent(spot.index)}, interval ${span(spot.interval)}.` : ""} ${summary.warning}`.trim();
   if (words === said || Date.now() - saidAt < SAY_EVERY) return;
   if (said) announce(words);
   said = words;

@@ -2,7 +2,9 @@
 
 import { $, attribute, make, percent, rebuilt, shown, text, when } from "./dom.js";
 import { get, on, post, state } from "./server.js";
-import { ask, toast, trying } from "./words.js";
+import { ask, complain, toast, trying } from "./words.js";
+
+const DOWNLOADS = ["report", "print", "summary-csv", "summary-xlsx", "csv", "geojson", "export"];
 
 on("state", ({ session }) => {
   const { title, reader, recount, recounts, fields, notes } = session;
@@ -11,7 +13,7 @@ on("state", ({ session }) => {
   for (const [id, value] of [["title-input", title], ["reader-input", reader]]) if (!$("title-form").contains(document.activeElement)) $(id).value = value;
   text($("session-words"), `Started ${when(session.created)}. ${fields.length} ${fields.length === 1 ? "field" : "fields"}.`);
   attribute($("export"), "href", `/api/sessions/${session.id}/file`);
-  for (const id of ["report", "csv", "geojson", "export"]) shown($(id), recount === null);
+  for (const id of DOWNLOADS) shown($(id), recount === null);
   shown($("exports-hidden"), recount !== null);
   rebuilt($("notes"), notes, () => notes.map((note) => make("li", {}, note.text, make("small", {}, [note.reader, when(note.time)].filter(Boolean).join(", ")))));
   rebuilt($("recounts"), [recounts, fields.length], () => recounts.map(recountRow));
@@ -24,6 +26,13 @@ on("state", ({ session }) => {
     toast(`Session resumed: ${fields.length} ${fields.length === 1 ? "field" : "fields"}.`);
   }
 });
+
+/** Open the report in another tab, and the browser's print dialog on it. */
+$("print").onclick = () => {
+  const report = window.open($("report").href);
+  if (report) report.addEventListener("load", () => report.print());
+  else complain(new Error("The browser blocked the new tab: open the report and print it from there."));
+};
 
 $("title-form").onsubmit = async (event) => {
   event.preventDefault();

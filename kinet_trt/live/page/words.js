@@ -1,6 +1,6 @@
 // What the page says to a person: words that pop up, warnings that stay, questions, and words for screen readers.
 
-import { $, make, rebuilt } from "./dom.js";
+import { $, make, rebuilt, text } from "./dom.js";
 
 /** Show a word for a moment. */
 export function toast(words) {
@@ -35,21 +35,36 @@ export function announce(words) {
   $("announcer").textContent = words;
 }
 
-/** Show the warnings: each {kind: "red" | "amber" | "plain", word, words, button?: [label, action]}. */
+/**
+ * Show the warnings: each {kind: "red" | "amber" | "plain", word, words, button?: [label, action], next?: seconds}.
+ *
+ * `next` is when something is tried again; it counts down beside the words, which are read out once.
+ */
 export function warn(warnings) {
-  const data = warnings.map(({ kind, word, words, button }) => [kind, word, words, button?.[0]]);
+  const coming = warnings.find(({ next }) => next !== undefined);
+  due = coming === undefined ? undefined : coming.next === null ? -Infinity : performance.now() + 1000 * coming.next;
+  const data = warnings.map(({ kind, word, words, button, next }) => [kind, word, words, button?.[0], next !== undefined]);
   rebuilt($("banners"), data, () =>
-    warnings.map(({ kind, word, words, button }) => {
+    warnings.map(({ kind, word, words, button, next }) => {
       const box = make("div", { class: `banner ${kind}`, role: kind === "plain" ? "status" : "alert" }, make("b", {}, word), make("p", {}, words));
       if (button) {
         const press = make("button", { type: "button" }, button[0]);
         press.onclick = button[1];
         box.append(press);
       }
+      if (next !== undefined) box.append(make("span", { id: "countdown", "aria-live": "off" }));
       return box;
     }),
   );
+  countDown();
 }
+
+let due; // when something is tried again, ms; undefined: nothing is
+function countDown() {
+  const left = Math.ceil((due - performance.now()) / 1000);
+  if (due !== undefined && $("countdown")) text($("countdown"), left > 0 ? `Next attempt in ${left} s` : "Trying to connect…");
+}
+setInterval(countDown, 200);
 
 /**
  * Ask a person something in a dialog.
