@@ -78,7 +78,10 @@ def nuclei_csv(counted: Count) -> str:
 
 def summary_rows(counted: Count, session: Session, hot_spot: int = HOT_SPOT) -> tuple[list[Row], Row]:
     """Return one row per field, and one for the session, in which nuclei of overlaps are counted once."""
-    rows = [_row(field, piece, session, hot_spot) for field, piece in zip(counted.fields, counted.pieces, strict=True)]
+    rows = [
+        _row(field, piece, session, hot_spot, counted.unlike.get(field.id, ""))
+        for field, piece in zip(counted.fields, counted.pieces, strict=True)
+    ]
     summary = summarise(counted, hot_spot=hot_spot)
     scales = {(row.mpp, row.mpp_known) for row in rows}
     mpp, known = scales.pop() if len(scales) == 1 else (None, "several")
@@ -89,18 +92,20 @@ def summary_rows(counted: Count, session: Session, hot_spot: int = HOT_SPOT) -> 
         mpp=mpp,
         mpp_known=known,
         model="; ".join(dict.fromkeys(row.model for row in rows)),
-        warnings=summary.cautions,
+        warnings=(*filter(None, [summary.statement.warning]), *summary.cautions),
         case=session.title,
     )
     return rows, total
 
 
-def _row(field: Field, piece: Piece, session: Session, hot_spot: int) -> Row:
+def _row(field: Field, piece: Piece, session: Session, hot_spot: int, unlike: str) -> Row:
     answer = piece.answer
     kept = np.flatnonzero(piece.inside() & ~answer.removed)
     nuclei = Detections(answer.x[kept], answer.y[kept], answer.cls[kept], answer.score[kept], answer.classes)
     spot = hot_spot_of(nuclei, field.mpp, hot_spot)
-    warnings = ["The pixel size is only assumed."] if field.mpp_source == "model" else []
+    warnings = [unlike] if unlike else []
+    if field.mpp_source == "model":
+        warnings.append("The pixel size is only assumed.")
     if field.region is not None:
         warnings.append("Limited to a region.")
     return Row(

@@ -42,6 +42,8 @@ def state(station: Station, presets: tuple[Preset, ...]) -> Json:
         "camera": {
             "phase": camera.phase,
             "sentence": camera.sentence(),
+            "why": camera.why,
+            "retry_in": _rounded(camera.retry_in, 2),
             "name": camera.name,
             "fps": round(camera.fps, 1),
             "dropped": camera.dropped,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import cv2
@@ -79,7 +80,10 @@ def test_the_summary_has_one_row_per_field_and_one_for_the_session(session):
     assert [row.counts["positive"] for row in rows] == [1, 2]
     assert [row.hot_spot for row in rows] == [None, Ki67(2, 3)]
     assert [(row.mpp, row.mpp_known) for row in rows] == [(0.25, "entered by hand"), (0.25, HOW_KNOWN["model"])]
-    assert rows[1].warnings == ("The pixel size is only assumed.",)
+    assert rows[1].warnings[-1] == "The pixel size is only assumed."
+    first = session.store.fields(session.id)[0].id
+    rows, _ = summary_rows(dataclasses.replace(session.count(), unlike={first: "Unlike."}), session.session)
+    assert [row.warnings[:1] for row in rows] == [("Unlike.",), ("The pixel size is only assumed.",)]
     assert {row.model for row in (*rows, total)} == {"test, fp32"}
     assert {row.case for row in (*rows, total)} == {"Case 12"}
     assert (total.mpp, total.mpp_known) == (None, "several")
