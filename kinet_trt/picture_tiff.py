@@ -20,6 +20,7 @@ from PIL import Image
 
 from kinet_trt.depth import to_8_bit
 from kinet_trt.errors import ImageError
+from kinet_trt.jpeg import damage
 from kinet_trt.ome import is_ome, read_ome
 from kinet_trt.pillow import EIGHT_BIT_MODES, LARGEST_PICTURE, as_stored, over_white, to_rgb
 from kinet_trt.pixel_size import Stated, described, positive, resolution
@@ -36,6 +37,7 @@ _AXES = {"Z": "z stack", "T": "time series", "C": "channels", "I": "pages", "Q":
 _COLOUR_AXES = "CIQS"
 """Axes along which three grey pages are colours: channels, samples, and those whose meaning the file does not state."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6  # photometric interpretations
+_JPEG = 7
 _PILLOW = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
 """Compressions of Pillow's own TIFF library: none, CCITT, LZW, JPEG, deflate, PackBits."""
 _PREMULTIPLIED, _ALPHA = 1, 2  # extra samples
@@ -236,7 +238,8 @@ def _read_page(page: Any, data: bytes, significant: int | None) -> tuple[NDArray
 
 def _by_pillow(page: Any, data: bytes) -> NDArray[np.uint8] | None:
     """Return a page of 8 bits as Pillow decodes it; None where Pillow cannot read this kind of TIFF."""
-    if page.is_subifd or page.keyframe.is_volumetric:
+    key = page.keyframe
+    if page.is_subifd or key.is_volumetric:
         return None
     try:
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
@@ -246,12 +249,23 @@ def _by_pillow(page: Any, data: bytes) -> NDArray[np.uint8] | None:
             if image.mode not in EIGHT_BIT_MODES:
                 return None
             image.load()
+            if key.compression == _JPEG and (lost := _jpeg_damage(page, data)):
+                raise ImageError(f"its JPEG data are damaged ({lost}): copy or export the file again")
             return as_stored(to_rgb(image), _orientation(page))
     except (ImageError, Image.DecompressionBombError, MemoryError):
         raise
     except Exception as error:
         log.debug("Pillow does not decode this TIFF: %s", error)
         return None
+
+
+def _jpeg_damage(page: Any, data: bytes) -> str | None:
+    """Return what is wrong with the first damaged strip or tile of a page; None where all can be decoded."""
+    tables = bytes(page.jpegtables or b"\xff\xd8\xff\xd9")[:-2]  # without the end marker
+    for place, length in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if length and (lost := damage(tables + data[place + 2 : place + length])):
+            return lost
+    return None
 
 
 def _by_tifffile(page: Any, data: bytes) -> NDArray[np.generic]:
@@ -270,13 +284,18 @@ def _by_tifffile(page: Any, data: bytes) -> NDArray[np.generic]:
 
 def _by_opencv(page: Any, data: bytes) -> NDArray[np.generic] | None:
     """Return the values of a 16-bit page in the order of the file; None where OpenCV cannot read it."""
-    if page.keyframe.planarconfig == 2 or page.is_subifd:
+    key = page.keyframe
+    if key.planarconfig == 2 or page.is_subifd or key.compression not in _PILLOW or key.dtype != np.uint16:
         return None
+    # OpenCV gives zeros for what it cannot decode; Pillow raises an error.
+    with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
+        image.seek(page.index)
+        image.load()
     read, pages = cv2.imdecodemulti(
         np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED, range=(page.index, page.index + 1)
     )
     values = pages[0] if read and len(pages) == 1 else None
-    if values is None or values.dtype != page.keyframe.dtype:
+    if values is None or values.dtype != np.uint16:
         return None
     values = as_stored(values, _orientation(page))
     return np.asarray(values if values.ndim == 2 else values[..., [2, 1, 0, 3][: values.shape[2]]])
@@ -293,6 +312,8 @@ def _codec_is_missing(error: Exception) -> bool:
 def _unreadable(key: Any, error: Exception) -> Exception:
     """Return the error for a page that no decoder reads: its kind, where that is the reason, and what to do."""
     said = f"a TIFF with {_name(key.compression)} compression"
+    if _codec_is_missing(error) and key.compression in _PILLOW and key.bitspersample <= 16:
+        return ValueError("it cannot be decoded")
     if _codec_is_missing(error):
         return ImageError(f'{said}: pip install "kinet-trt[slides]" to read it, or export it with LZW or deflate')
     if isinstance(error, (NotImplementedError, KeyError)) or "not supported" in str(error):

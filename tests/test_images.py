@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import struct
+import subprocess
+import sys
 import unicodedata
 import zlib
 
@@ -738,3 +741,58 @@ def test_a_jpeg_with_lost_data_is_damaged_although_its_end_marker_stays(read):
     data[len(data) * 3 // 4 : -200] = bytes(len(data) - 200 - len(data) * 3 // 4)
     with pytest.raises(ImageError, match=r"the JPEG is damaged \(.+\): copy or export it again"):
         read(bytes(data), "a.jpg")
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": (64, 64)}, {"rowsperstrip": 40}])
+def test_lost_data_of_a_jpeg_inside_a_tiff_are_damage(read, options):
+    data = one(FIELD, compression="jpeg", compressionargs={"level": 90}, **PLAIN, **options)
+    assert read(data, "a.tif").pixels.shape == FIELD.shape
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place, length = file.pages[0].dataoffsets[-1], file.pages[0].databytecounts[-1]
+    damaged = data[: place + length // 2] + bytes(length - length // 2 - 2) + data[place + length - 2 :]
+    with pytest.raises(ImageError, match=r"JPEG data are damaged \(.+\): copy or export the file again"):
+        read(damaged, "a.tif")
+
+
+WITHOUT_IMAGECODECS = """
+import json, sys
+from pathlib import Path
+sys.modules["imagecodecs"] = None
+import numpy as np
+from kinet_trt.errors import ImageError
+from kinet_trt.images import read_image
+found = {}
+for path in sorted(Path(sys.argv[1]).glob("*.*")):
+    try:
+        pixels = read_image(path).pixels
+        np.save(path.with_suffix(".npy"), pixels)
+    except ImageError as error:
+        found[path.name] = str(error)
+print(json.dumps(found))
+"""
+
+
+def test_without_imagecodecs_ordinary_files_are_read_and_others_named(tmp_path):
+    deep = FIELD.astype(np.uint16) * 257
+    lzw = one(deep, compression="lzw", **PLAIN)
+    files = {
+        "lzw.tif": lzw,
+        "turned.tif": one(deep, compression="lzw", extratags=[(274, 3, 1, 6, True)], **PLAIN),
+        "deflate.tif": one(deep, compression="zlib", **PLAIN),
+        "jpeg.tif": one(FIELD, compression="jpeg", **PLAIN),
+        "cut.tif": lzw[: len(lzw) * 2 // 3] + bytes(len(lzw) // 3),
+        "jpeg2000.tif": one(FIELD, compression="jpeg2000", **PLAIN),
+        "jpegxl.tif": one(deep, compression="jpegxl", **PLAIN),
+        "webp.tif": one(FIELD, compression="webp", **PLAIN),
+        "a.jxl": imagecodecs.jpegxl_encode(FIELD, lossless=True),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    done = subprocess.run([sys.executable, "-c", WITHOUT_IMAGECODECS, tmp_path], capture_output=True, check=True)
+    found = json.loads(done.stdout)
+    assert sorted(found) == ["a.jxl", "cut.tif", "jpeg2000.tif", "jpegxl.tif", "webp.tif"]
+    assert "damaged or cut short" in found.pop("cut.tif")
+    assert "a TIFF with JPEG 2000 compression" in found["jpeg2000.tif"]
+    assert all('pip install "kinet-trt[slides]" to read it, or' in message for message in found.values())
+    for name in ("lzw", "turned", "deflate"):
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), FIELD)
