@@ -48,8 +48,8 @@ def to_8_bit(values: NDArray[np.generic], stated_bits: int | None = None) -> tup
     else:
         raise ImageError(f"pixel type {values.dtype}: expected integers or floats: convert the file to 8 bit RGB")
     # In float64 the largest 32-bit integers keep their value.
-    kind = np.float32 if values.dtype.itemsize <= 2 or values.dtype.kind == "f" else np.float64
-    scaled = np.clip(values.astype(kind) / kind(white), 0, 1)
+    precise = np.float32 if values.dtype.itemsize <= 2 or values.dtype.kind == "f" else np.float64
+    scaled = np.clip(np.true_divide(values.astype(precise), precise(white)), 0, 1)
     return np.asarray(np.rint(scaled * 255), np.uint8), remarks
 
 

@@ -25,8 +25,8 @@ def damage(data: bytes) -> str | None:
         The decoder's message, such as "premature end of data segment".
     """
     try:
-        # A quarter of the size is enough: all coded data are read for it.
-        simplejpeg.decode_jpeg(data, fastdct=True, fastupsample=True, min_factor=4, min_height=1, min_width=1)
+        # At full size: simplejpeg 1.9 writes beyond its memory where it scales a lossless JPEG.
+        simplejpeg.decode_jpeg(data, fastdct=True, fastupsample=True)
     except ValueError as error:
         message = str(error)
         extra = re.search(r"(\d+) extraneous bytes before marker 0xd9", message)

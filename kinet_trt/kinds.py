@@ -8,6 +8,7 @@ READABLE = "PNG, JPEG, TIFF, BMP, WebP, JPEG 2000, JPEG XL or AVIF"
 
 _STARTS: Mapping[bytes, str] = {
     b"GIF8": "a GIF",
+    b"\xff\xd8\xff": "a JPEG of 12 bits, or one with a damaged header",
     b"8BPS": "a Photoshop file (PSD)",
     b"%PDF": "a PDF",
     b"%!PS": "a PostScript file",

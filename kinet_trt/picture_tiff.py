@@ -134,7 +134,9 @@ def _choose(file: Any) -> _Chosen:
     if not series.axes.endswith(page.axes) or int(np.prod(shape)) != len(pages):
         axes, shape = "Q" if len(pages) > 1 else "", (len(pages),)
     grey = page.keyframe.samplesperpixel == 1 and page.keyframe.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
-    colour = next((axis for axis in axes if axis in _COLOUR_AXES), None) if grey else None
+    # A stack of ImageJ may be one colour picture: its slices are then labelled Red, Green, Blue.
+    along = axes if _colour_order(_channel_names(file)) else _COLOUR_AXES
+    colour = next((axis for axis in axes if axis in along), None) if grey else None
     if colour and shape[axes.index(colour)] == len(COLOURS):
         grid = np.moveaxis(np.arange(len(pages)).reshape(shape), axes.index(colour), -1).reshape(-1, len(COLOURS))
         taken = next(([pages[n] for n in row] for row in grid if all(pages[n] is not None for n in row)), None)

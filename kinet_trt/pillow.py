@@ -14,7 +14,7 @@ LARGEST_PICTURE = 178_956_970
 """px above which a picture is not read in one piece: Pillow's limit."""
 
 # Pillow and OpenCV turn a TIFF by its orientation tag; this turns it back to the pixels as stored.
-_UNDO: Mapping[int, Callable[[NDArray[np.generic]], NDArray[np.generic]]] = {
+_UNDO: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -27,7 +27,8 @@ _UNDO: Mapping[int, Callable[[NDArray[np.generic]], NDArray[np.generic]]] = {
 
 def as_stored(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Return the decoded pixels of a TIFF before the decoder turned them by the orientation tag."""
-    return _UNDO.get(orientation, np.asarray)(pixels)
+    undo = _UNDO.get(orientation)
+    return undo(pixels) if undo else pixels
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -611,6 +611,7 @@ THREE_PLANES = {
         np.stack([PLANES, PLANES[:, ::-1]]), ome=True, photometric="minisblack", metadata={"axes": "ZCYX"}
     ),
     "imagej": one(PLANES, imagej=True, metadata={"axes": "CYX", "mode": "composite"}),
+    "imagej stack": one(PLANES, imagej=True, metadata={"axes": "ZYX", "Labels": ["Red", "Green", "Blue"]}),
     "pages": written([(plane, {"metadata": None, "contiguous": False}) for plane in PLANES]),
     "planar": one(PLANES, photometric="rgb", planarconfig="separate", metadata=None),
     "planar 16": one(PLANES.astype(np.uint16) * 257, photometric="rgb", planarconfig="separate", metadata=None),

@@ -1,5 +1,6 @@
 import io
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,6 +25,10 @@ def test_a_sound_jpeg_has_no_damage(mode, kind):
     assert damage(data) is None
     assert damage(data + bytes(100)) is None
     assert damage(data[:-2] + bytes(8) + data[-2:]) is None
+
+
+def test_a_lossless_jpeg_has_no_damage():
+    assert damage(imagecodecs.jpeg_encode(PIXELS, lossless=True)) is None
 
 
 def test_a_white_picture_of_zero_bits_has_no_damage():
