@@ -12,7 +12,7 @@ from typing import Any
 
 from kinet_trt.engines.plan import read_plan
 from kinet_trt.errors import CardError, KinetError
-from kinet_trt.model_card import CARD_KEY, ModelCard, read_onnx_card
+from kinet_trt.model_card import CARD_KEY, ModelCard, changed_since, stated_card
 from kinet_trt.onnx_file import BITS, DTYPES, Node, OnnxFile, Tensor, read_onnx
 
 SCHEMA = 1
@@ -91,7 +91,7 @@ class _Flow:
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
-    """Say what a ``.onnx`` or ``.engine`` file holds.
+    """Describe a ``.onnx`` or ``.engine`` file; a model that was changed after its card was written gets a note.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
     Raises
     ------
     KinetError
-        If the file cannot be read, is damaged, or is not what its card was written for.
+        If the file cannot be read, is damaged, or is an engine that its card was not written for.
     """
     kind = path.suffix.lower()
     if kind not in (".onnx", ".engine"):
@@ -130,13 +130,15 @@ def inspect_file(path: Path) -> dict[str, Any]:
 
 def _of_onnx(model: bytes) -> dict[str, Any]:
     file = read_onnx(model)
-    card = read_onnx_card(model) if CARD_KEY in file.metadata else None
+    card = stated_card(model) if CARD_KEY in file.metadata else None
     rows, memory = summarise(file)
     notes = []
     if card is None:
         notes.append("No model card: kinet-trt export did not write this file, and kinet-trt cannot count with it.")
+    if card and (changed := changed_since(card, model)):
+        notes.append(f"{changed[0].upper()}{changed[1:]}. kinet-trt does not count with it.")
     if any(tensor.external for tensor in file.constants.values()):
-        notes.append("Weights lie in other files beside this one.")
+        notes.append("Weights are in other files (external data); kinet-trt reads models of one file.")
     unknown = [row.type for row in rows if row.macs_per_pixel is None]
     if unknown:
         notes.append(f"MACs of {', '.join(unknown)} are not known: their sizes are not told by the file.")

@@ -239,13 +239,39 @@ def with_card(model: bytes, card: ModelCard) -> bytes:
 
 
 def read_onnx_card(model: bytes) -> ModelCard:
-    """Read the card of a serialised ONNX model and check that model and card are whole.
+    """Read the card of a serialised ONNX model and check that both are whole.
 
     Raises
     ------
     CardError
         If there is no card, if it is damaged or newer than this version, or if the model's bytes are not those it
         was written for.
+    """
+    card = stated_card(model)
+    if changed := changed_since(card, model):
+        raise CardError(changed)
+    return card
+
+
+def changed_since(card: ModelCard, model: bytes) -> str:
+    """Return a sentence on a model that is not the one its card was written for; empty if it is."""
+    actual = onnx_hash(model)
+    if actual == card.model_sha256:
+        return ""
+    return (
+        f"the model was changed or damaged after its card was written: it was written for sha256 "
+        f"{card.model_sha256[:12] or 'none'}, the file has {actual[:12]}. If another tool saved it (a simplifier, an "
+        "opset conversion, external data), use the file that kinet-trt wrote, or export it again; else copy it again"
+    )
+
+
+def stated_card(model: bytes) -> ModelCard:
+    """Read the card of a serialised ONNX model, which may have been changed since: see :func:`changed_since`.
+
+    Raises
+    ------
+    CardError
+        If there is no card, or if it is damaged or newer than this version.
     """
     found = dict(_entry(model[value:end]) for number, _, value, end in walk(model) if number == _METADATA_FIELD)
     if CARD_KEY not in found:
@@ -256,14 +282,7 @@ def read_onnx_card(model: bytes) -> ModelCard:
     text = found[CARD_KEY]
     if hashlib.sha256(text.encode()).hexdigest() != found.get(CARD_HASH_KEY):
         raise CardError("the model card is damaged: its checksum does not fit. Copy or export the model again")
-    card = ModelCard.from_json(text)
-    actual = onnx_hash(model)
-    if actual != card.model_sha256:
-        raise CardError(
-            f"the model is damaged: its card was written for sha256 {card.model_sha256[:12] or 'none'}, the file has "
-            f"{actual[:12]}. Copy or export it again"
-        )
-    return card
+    return ModelCard.from_json(text)
 
 
 def read_card(path: Path) -> tuple[ModelCard, bytes]:
