@@ -142,6 +142,41 @@ def another_camera(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return compressed(pixels, int(rng.uniform(60, 98)))
 
 
+def another_laboratory(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """Change stain, light, lens and frame as laboratories and microscopes differ: none of it makes tissue strange."""
+    white = np.maximum(np.percentile(pixels[::4, ::4].reshape(-1, 3), 98, axis=0), 60)
+    density = -np.log10((pixels + 1.0) / (white + 1))
+    mean = density.mean(axis=2, keepdims=True)
+    # About the grey axis: hue by some degrees, saturation by a third.
+    angle, colour = np.radians(rng.uniform(-9, 9)), rng.uniform(0.7, 1.5)
+    cosine, sine = np.cos(angle), np.sin(angle) / np.sqrt(3)
+    chroma = density - mean
+    turned_by = cosine * chroma + sine * (np.roll(chroma, 1, axis=2) - np.roll(chroma, -1, axis=2))
+    light = 10 ** -(rng.uniform(0.7, 1.4) * (mean + colour * turned_by))
+    height, width = pixels.shape[:2]
+    y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    fall = 1 - rng.choice([0, 0.15, 0.35]) * (x**2 + y**2) / 2
+    balance = rng.uniform([0.9, 0.88, 0.78], 1) * rng.uniform(200, 262)
+    shown = np.clip(light * fall[..., None] * balance, 0, 255).astype(np.uint8)
+    return framed(another_camera(shown, rng), rng)
+
+
+def framed(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """Draw, in a third of the pictures each, a border of one colour, or a scale bar with its length."""
+    pixels, kind = pixels.copy(), int(rng.integers(3))
+    height, width = pixels.shape[:2]
+    if kind == 1:
+        side, colour = int(rng.integers(4, 1 + max(5, min(height, width) // 12))), int(rng.choice([0, 128, 255]))
+        for edge in (pixels[:side], pixels[-side:], pixels[:, :side], pixels[:, -side:])[: int(rng.choice([1, 2, 4]))]:
+            edge[:] = colour
+    elif kind == 2:
+        colour = (0, 0, 0) if rng.random() < 0.5 else (255, 255, 255)
+        left, top = width - 20 - width // 5, height - 24
+        cv2.rectangle(pixels, (left, top), (width - 20, top + 5), colour, -1)
+        cv2.putText(pixels, "50 um", (left, top - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1, cv2.LINE_AA)
+    return pixels
+
+
 STAINS: Mapping[str, Damage] = {
     "eosin for DAB": partial(other_stains, first=HAEMATOXYLIN, second=EOSIN),
     "eosin for DAB, second vectors": partial(other_stains, first=HAEMATOXYLIN_2, second=EOSIN_2),

@@ -1,7 +1,9 @@
-"""Unlike: whether a field looks like what the model learnt from; if not, in which way, in words.
+"""Unlike: whether a field looks like the training data; if not, in which way, in words.
 
-It looks at one window of at most 720 x 720 px at the model's um/px, about the median nucleus, and measures
+It measures one window of at most 720 x 720 px at the model's um/px, about the median nucleus:
 
+- appearance: colour and structure, as `kinet_trt.appearance` measures them. A score of these, with size and spectrum,
+  says whether the picture shows H-DAB stained tissue at all.
 - hue: optical density by hue. Haematoxylin is blue, DAB brown; eosin is magenta, between the two on the far side of
   grey. White is taken once as the picture has it, channel by channel, and once as grey: a pink veil is white to itself.
 - sharpness and contrast, as `kinet_trt.sharpness` measures them.
@@ -11,7 +13,8 @@ It looks at one window of at most 720 x 720 px at the model's um/px, about the m
 - spectrum: the share of each half octave in the picture's power (Welch 1967). A second score, of size and spectrum,
   says whether nuclei look twice as large, or the picture holds no more detail than half its resolution could.
 
-The limits are in `kinet_trt.unlike_table`, which ``benchmarks/unlike.py`` made; docs/unlike.md says what they catch.
+The limits are in `kinet_trt.unlike_table` and `kinet_trt.tissue_table`, which ``benchmarks/unlike.py`` and
+``benchmarks/tissue.py`` made; docs/unlike.md says what they catch.
 """
 
 from __future__ import annotations
@@ -25,12 +28,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kinet_trt.appearance import appearance
 from kinet_trt.detections import Detections
 from kinet_trt.frame import Frame
 from kinet_trt.sharpness import BLURRED, EMPTY, bands
+from kinet_trt.tissue_table import BIAS, NUMBERS
 from kinet_trt.unlike_table import DARK, FOREIGN, LARGE, MAGENTA, SMALL
 
-Cause = Literal["dark", "empty", "stain", "blurred", "small", "large"]
+Cause = Literal["other", "dark", "empty", "stain", "blurred", "small", "large"]
 
 LEAST_SIDE = 128
 """Shorter side in model px below which a picture is too small to be judged."""
@@ -44,6 +49,9 @@ the profile itself."""
 
 OCTAVES = 12
 """How many numbers tell of the spectrum: the log share of each half octave from 1/91 to 0.7 periods a px."""
+
+FARTHEST = 6.0
+"""Spreads from the usual value beyond which a number counts no more: one alone must not decide."""
 
 _WINDOW = 720  # model px
 _TILE = 128  # model px: what a spectrum is taken of; 4 x 4 such tiles spread over the window
@@ -75,6 +83,8 @@ class Signs:
         `SIZE_SIGNS` numbers; NaN for what needs more nuclei than were found.
     spectrum
         `OCTAVES` numbers.
+    appearance
+        See `kinet_trt.appearance`.
     """
 
     magenta: float
@@ -84,6 +94,43 @@ class Signs:
     sharpness: float
     size: tuple[float, ...]
     spectrum: tuple[float, ...]
+    appearance: tuple[float, ...]
+
+    @property
+    def tissue(self) -> tuple[float, ...]:
+        """What the score of tissue is made of: appearance, width of dark structures, and shares of the spectrum.
+
+        The width is that of the coarsest quarter. The half octaves are those of 64 to 32 px, and of 5 px: finer ones
+        tell one camera from another, not tissue from other things.
+        """
+        return (*self.appearance, self.size[3], *self.spectrum[2:5], self.spectrum[8])
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A score of how far numbers are from their usual values; above 0 they are too far.
+
+    ``bias + sum(below * max(0, -z) + above * max(0, z))`` with ``z = (number - usual) / spread``, limited to `FARTHEST`
+    either way. No weight is negative: a number that is unusual never makes up for another.
+    """
+
+    usual: tuple[float, ...]
+    spread: tuple[float, ...]
+    below: tuple[float, ...]
+    above: tuple[float, ...]
+    bias: float
+
+    def of(self, numbers: tuple[float, ...]) -> float:
+        """Return the score."""
+        z = (np.asarray(numbers) - np.asarray(self.usual)) / np.asarray(self.spread)
+        z = np.clip(z, -FARTHEST, FARTHEST)
+        return self.bias + float(np.maximum(-z, 0) @ np.asarray(self.below) + np.maximum(z, 0) @ np.asarray(self.above))
+
+
+@cache
+def _tissue() -> Deviation:
+    usual, spread, below, above = zip(*NUMBERS, strict=True)
+    return Deviation(usual, spread, below, above, BIAS)
 
 
 @dataclass(frozen=True)
@@ -102,7 +149,7 @@ class Line:
 
 
 class Unlike:
-    """Says of a counted frame how it is unlike what the model learnt from: a `kinet_trt.live.loop.Remark`.
+    """Says how a counted frame is unlike the training data: a `kinet_trt.live.loop.Remark`.
 
     Parameters
     ----------
@@ -114,7 +161,7 @@ class Unlike:
         self._mpp = mpp
 
     def __call__(self, frame: Frame, detections: Detections) -> str:
-        """Return a sentence, empty where the field is like the others or cannot be judged.
+        """Return sentences; empty where the field looks like the training data or cannot be judged.
 
         Parameters
         ----------
@@ -127,23 +174,27 @@ class Unlike:
         return "" if signs is None else sentence(causes(signs), frame.mpp or self._mpp)
 
 
-def causes(signs: Signs, large: Line | None = None, small: Line | None = None) -> tuple[Cause, ...]:
+def causes(
+    signs: Signs, large: Line | None = None, small: Line | None = None, tissue: Deviation | None = None
+) -> tuple[Cause, ...]:
     """Return what is wrong; where one thing explains the others, only that.
 
     Parameters
     ----------
     signs
         From `look`.
-    large, small
-        Scores of size and spectrum, and of size; None: those of the table.
+    large, small, tissue
+        Scores of size and spectrum, of size, and of `Signs.tissue`; None: those of the tables.
     """
+    if signs.contrast < EMPTY and signs.darkness <= DARK:
+        return ("empty",)
+    found: list[Cause] = ["other"] if (tissue or _tissue()).of(signs.tissue) > 0 else []
     stain = signs.magenta > MAGENTA or signs.foreign > FOREIGN
     if signs.darkness > DARK:
         # A dark section of another stain looks the same.
-        return ("dark", "stain") if stain else ("dark",)
-    if signs.contrast < EMPTY:
-        return ("empty",)
-    found: list[Cause] = ["stain"] if stain else []
+        return (*found, "dark", "stain") if stain else (*found, "dark")
+    if stain:
+        found.append("stain")
     if signs.sharpness < BLURRED:
         found.append("blurred")
     if (large or Line(*LARGE)).of(signs.size + signs.spectrum) > 0:
@@ -153,7 +204,7 @@ def causes(signs: Signs, large: Line | None = None, small: Line | None = None) -
     return tuple(found)
 
 
-def sentence(found: tuple[Cause, ...], mpp: float) -> str:
+def sentence(found: tuple[Cause, ...], mpp: float, *, slide: bool = False) -> str:
     """Return the causes in words; empty without any.
 
     Parameters
@@ -162,19 +213,30 @@ def sentence(found: tuple[Cause, ...], mpp: float) -> str:
         From `causes`.
     mpp
         um/px that was counted at.
+    slide
+        Whether most of a slide is meant, not one field.
     """
     if not found:
         return ""
     words: dict[Cause, str] = {
-        "dark": "the background is dark, as in fluorescence: the model knows brightfield only",
+        "dark": "the background is dark, as in fluorescence, but the model is for brightfield images",
         "empty": "there is hardly any tissue in it",
         "stain": "the stain does not look like haematoxylin and DAB",
         "blurred": "it is blurred",
         "small": f"nuclei look about half as large as expected: is {mpp:g} um/px right?",
-        "large": f"nuclei look about twice as large as expected, or finer detail is missing: is {mpp:g} um/px right?",
+        "large": f"nuclei look about twice as large as expected, or fine detail is missing: is {mpp:g} um/px right?",
     }
+    if "other" in found:
+        subject = "Most of this slide" if slide else "This"
+        said = f"{subject} does not look like H-DAB stained tissue: the counts mean nothing."
+        found = tuple(cause for cause in found if cause not in ("other", "stain"))
+        opening = " If it is tissue: "
+    else:
+        said, opening = "", f"{'Most of the tissue' if slide else 'This field'} is unlike the training data: "
+    if not found:
+        return said
     text = "; ".join(words[cause] for cause in found)
-    return f"This field is unlike those that the model learnt from: {text}{'' if text.endswith('?') else '.'}"
+    return f"{said}{opening}{text}{'' if text.endswith('?') else '.'}"
 
 
 def look(frame: Frame, detections: Detections, model_mpp: float) -> Signs | None:
@@ -208,6 +270,7 @@ def look(frame: Frame, detections: Detections, model_mpp: float) -> Signs | None
         sharpness=sharpness,
         size=(*_widths(pixels), *_profile(pixels, x, y)),
         spectrum=_spectrum(pixels),
+        appearance=appearance(pixels),
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether a slide looks like what the model learnt from: by some of its tiles, as `kinet_trt.unlike` judges fields."""
+"""Whether a slide looks like the training data: by some of its tiles, as `kinet_trt.unlike` judges fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ JUDGED = 5
 
 
 def unlike(slide: Slide, plan: Plan, ledger: Ledger, mpp: float) -> str:
-    """Say in which way most of the tiles are unlike what the model learnt from; empty where they are not.
+    """Say in which way most of the tiles are unlike the training data; empty where they are not.
 
     Parameters
     ----------
@@ -46,5 +46,4 @@ def unlike(slide: Slide, plan: Plan, ledger: Ledger, mpp: float) -> str:
         if signs is not None:
             judged += 1
             tally.update(causes(signs))
-    said = sentence(tuple(cause for cause, n in tally.items() if 2 * n > judged), plan.mpp)
-    return said.replace("This field is", "Most of the tissue is", 1)
+    return sentence(tuple(cause for cause, n in tally.items() if 2 * n > judged), plan.mpp, slide=True)

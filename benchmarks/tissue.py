@@ -1,0 +1,249 @@
+"""Whether pictures that show no tissue are recognised: kinet_trt/tissue_table.py, ``no_tissue`` of results/unlike.json.
+
+`python benchmarks/tissue.py FIELDS PICTURES [MEASURED]`. FIELDS is the folder of `benchmarks/unlike.py`, with
+``more/``. PICTURES is a folder of ordinary colour pictures, whose subfolders are sources: photographs, screenshots,
+drawings. The figures are of the Debian packages opencv-doc, gnome-backgrounds, mate-backgrounds, ukui-wallpapers,
+lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 and plasma-workspace-wallpapers, unpacked with ``dpkg -x``, and of the
+wheels of scikit-image, scikit-learn, SciPy 1.9, gradio, ultralytics, imgaug and matplotlib. MEASURED keeps what was
+measured.
+
+Fits the score of `kinet_trt.unlike.Signs.tissue`: logistic regression with a ridge and no negative weight, on tissue
+as it is and changed as laboratories and microscopes differ, against the pictures and what `no_tissue.py` draws. Each
+source of tissue is judged by a score that was fitted without it, and each half of the pictures by one fitted on the
+other half. The table is fitted on all. Pictures are judged at the middle, without nuclei: the score uses none.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from damages import Pixels, another_laboratory
+from no_tissue import DRAWN
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from skimage.data import immunohistochemistry
+from unlike import LABORATORY, RESULT, ROOT, fields
+
+from kinet_trt.appearance import NAMES
+from kinet_trt.detections import Detections
+from kinet_trt.files import write_atomic
+from kinet_trt.frame import Frame
+from kinet_trt.images import read_image
+from kinet_trt.terminal import track
+from kinet_trt.unlike import FARTHEST, Deviation, look
+
+TABLE = ROOT / "kinet_trt" / "tissue_table.py"
+MPP = 0.34
+FALSE = 0.02
+"""Share of the fields as they are that the score warns of."""
+RIDGE = 0.004
+NUMBERS = (*NAMES, "coarsest quarter", "64 px", "45 px", "32 px", "5 px")
+"""What `Signs.tissue` holds."""
+BELOW = {"hue of brown", "number of colours", "yellow in dark spots", "64 px", "45 px", "32 px"}
+"""Numbers that may be too small."""
+ABOVE = {*NUMBERS} - {"number of colours", "45 px", "32 px"}
+"""Numbers that may be too large. The other sides are left out: they would reject tissue of a new laboratory."""
+SIMULATED = "simulated"
+EVENNESS = {True: 0.5, False: 0.4}
+"""Power of its size that each of a source's pictures is divided by, for tissue and for the rest."""
+MOST, SMALLEST = 120, 20_000  # pictures of a source, bytes of a picture: icons are left out
+LARGEST = 2600  # px of a picture's longer side; larger ones are shrunk first
+
+
+@dataclass(frozen=True)
+class Row:
+    """A picture that was measured; `view` is how it was shown."""
+
+    tissue: bool
+    source: str
+    name: str
+    view: str
+    numbers: tuple[float, ...]
+
+    @property
+    def half(self) -> int:
+        """Which half a picture belongs to, by its name: all its views together."""
+        return zlib.crc32(self.name.encode()) % 2
+
+
+def tissue(folder: Path) -> Iterator[tuple[str, str, Pixels]]:
+    """Yield source, name and pixels of every real and simulated field."""
+    yield from fields(folder)
+    for source in ("endonet", "marrow"):
+        with (folder / "more" / source / "index.csv").open() as file:
+            for row in csv.DictReader(file):
+                yield source, row["image"], read_image(folder / "more" / source / row["image"]).pixels
+    for path in sorted((folder / "more" / "scanners").glob("*.png")):
+        yield "scanners", path.stem, read_image(path).pixels
+
+
+def pictures(folder: Path) -> Iterator[tuple[str, str, Pixels]]:
+    """Yield source, name and pixels of every colour picture, at most `MOST` a source, and of what is drawn."""
+    for source in sorted(folder.iterdir()):
+        paths = [p for p in sorted(source.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg", ".png") and p.is_file()]
+        paths = [p for p in paths if p.stat().st_size > SMALLEST]
+        for path in paths[:: -(-len(paths) // MOST)]:
+            read = cv2.imread(str(path))
+            if read is None or min(read.shape[:2]) < 160:
+                continue
+            shrink = min(1.0, LARGEST / max(read.shape[:2]))
+            read = cv2.resize(read, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+            yield source.name, path.name, np.ascontiguousarray(read[..., ::-1]).astype(np.uint8)
+    for number, (kind, draw) in enumerate(DRAWN.items()):
+        for seed in range(8):
+            width, height = [(640, 480), (1000, 800), (400, 360), (720, 720)][seed % 4]
+            yield f"drawn: {kind}", f"{kind} {seed}", draw(np.random.default_rng([number, seed]), width, height)
+
+
+def views(pixels: Pixels, rng: np.random.Generator) -> Iterator[tuple[str, Pixels, float]]:
+    """Yield a picture as it is, at another um/px, whole and in part: what, pixels, um/px."""
+    height, width = pixels.shape[:2]
+    yield "as it is", pixels, MPP
+    yield ("0.25 um/px", pixels, 0.25) if rng.random() < 0.5 else ("0.5 um/px", pixels, 0.5)
+    if max(height, width) > 900:
+        yield "whole", pixels, MPP * 720 / max(height, width)
+    if min(height, width) >= 400:
+        top, left = (int(rng.integers(0, length - 299)) for length in (height, width))
+        yield "a part", np.ascontiguousarray(pixels[top : top + 300, left : left + 300]), MPP
+
+
+def numbers(pixels: Pixels, mpp: float) -> tuple[float, ...] | None:
+    """Measure a picture; None where it cannot be judged."""
+    signs = look(Frame(np.ascontiguousarray(pixels), mpp), Detections.empty(), MPP)
+    return signs and signs.tissue
+
+
+def measure_tissue(folder: Path) -> Iterator[Row]:
+    """Measure every field, as it is and as another laboratory might show it."""
+    rng = np.random.default_rng(0)
+    for source, name, pixels in track(list(tissue(folder)), "Measuring tissue"):
+        changed = another_laboratory(pixels[:700, :700], rng)
+        for view, shown, mpp in (
+            ("as it is", pixels, MPP),
+            ("another laboratory", changed, MPP * float(rng.uniform(0.8, 1.25))),
+        ):
+            if measured := numbers(shown, mpp):
+                yield Row(True, LABORATORY.get(source, source), name, view, measured)
+
+
+def measure_colon() -> Iterator[Row]:
+    """Measure scikit-image's field of colon, which states no um/px: whole and in parts, at three."""
+    whole, rng = immunohistochemistry(), np.random.default_rng(3)
+    for mpp in (0.4, 0.5, 0.6):
+        for part in (whole, whole[:300, :300], whole[212:, 212:], whole[:300, 212:], whole[212:, :300]):
+            for view, shown in (("as it is", part), ("another laboratory", another_laboratory(part, rng))):
+                if measured := numbers(shown, mpp):
+                    yield Row(True, "colon", f"colon {mpp:g}", view, measured)
+
+
+def measure_pictures(folder: Path) -> Iterator[Row]:
+    """Measure every picture that shows no tissue, in several views."""
+    rng = np.random.default_rng(0)
+    for source, name, pixels in pictures(folder):
+        for view, shown, mpp in views(pixels, rng):
+            if measured := numbers(shown, mpp):
+                yield Row(False, source, name, view, measured)
+
+
+def fit(rows: Sequence[Row]) -> Deviation:
+    """Return the score with the bias at which `FALSE` of the tissue as it is scores above 0."""
+    ours, others = ([r for r in rows if r.tissue == kind and r.source != SIMULATED] for kind in (True, False))
+    values, rest = (np.array([r.numbers for r in part]) for part in (ours, others))
+    own, foreign = _weights(ours), _weights(others)
+    usual = own @ values
+    spread = np.sqrt(own @ (values - usual) ** 2) + 1e-3
+    parts = np.r_[_sides(values, usual, spread), _sides(rest, usual, spread)]
+    answer, weight = np.r_[np.zeros(len(ours)), np.ones(len(others))], np.r_[own, foreign] / 2
+
+    def loss(line: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        score, penalty = parts @ line[:-1] + line[-1], RIDGE * line[:-1]
+        error = weight * (1 / (1 + np.exp(-np.clip(score, -50, 50))) - answer)
+        value = weight @ (np.logaddexp(0, score) - answer * score) + penalty @ line[:-1] / 2
+        return float(value), np.r_[parts.T @ error + penalty, error.sum()]
+
+    count = parts.shape[1]
+    bounds = [(0, None if name in sides else 0) for sides in (BELOW, ABOVE) for name in NUMBERS] + [(None, None)]
+    line = minimize(loss, np.zeros(count + 1), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500}).x
+    plain = np.array([r.view == "as it is" for r in ours])
+    bias = -float(np.quantile(parts[: len(ours)][plain] @ line[:-1], 1 - FALSE))
+    half = count // 2
+    rounded = (tuple(float(f"{v:.4g}") for v in part) for part in (usual, spread, line[:half], line[half:-1]))
+    return Deviation(*rounded, float(f"{bias:.4g}"))
+
+
+def _sides(values: NDArray[np.float64], usual: NDArray[np.float64], spread: NDArray[np.float64]) -> NDArray[np.float64]:
+    z = np.clip((values - usual) / spread, -FARTHEST, FARTHEST)
+    return np.c_[np.maximum(-z, 0), np.maximum(z, 0)]
+
+
+def _weights(rows: Sequence[Row]) -> NDArray[np.float64]:
+    """Return weights by a power of the size of the row's source; together 1."""
+    sizes: dict[str, int] = {}
+    for row in rows:
+        sizes[row.source] = sizes.get(row.source, 0) + 1
+    weight = np.array([sizes[r.source] ** -EVENNESS[r.tissue] for r in rows])
+    return np.asarray(weight / weight.sum())
+
+
+def judged(rows: Sequence[Row], table: Deviation) -> dict[str, Any]:
+    """Return, by source and view, how many of how many score above 0: by the table, and by a score that knew less."""
+    unseen: dict[tuple[bool, str], Deviation] = {}
+    for source in track(sorted({r.source for r in rows if r.tissue}), "Fitting without each source"):
+        unseen[True, source] = fit([r for r in rows if not (r.tissue and r.source == source)])
+    for half in (0, 1):
+        unseen[False, str(half)] = fit([r for r in rows if r.tissue or r.half != half])
+    result: dict[str, Any] = {"tissue": {}, "no tissue": {}}
+    for row in rows:
+        kind = "tissue" if row.tissue else "no tissue"
+        cell = result[kind].setdefault(row.view, {}).setdefault(row.source, {"pictures": 0, "warned": 0, "new": 0})
+        cell["pictures"] += 1
+        cell["warned"] += table.of(row.numbers) > 0
+        cell["new"] += unseen[row.tissue, row.source if row.tissue else str(row.half)].of(row.numbers) > 0
+    return result
+
+
+def write_table(table: Deviation) -> None:
+    """Write the constants that the runtime reads."""
+    columns = zip(NUMBERS, table.usual, table.spread, table.below, table.above, strict=True)
+    rows = "".join(f"    ({', '.join(map(repr, row))}),  # {name}\n" for name, *row in columns)
+    write_atomic(
+        TABLE,
+        '"""The score of tissue of `kinet_trt.unlike`, made by benchmarks/tissue.py: do not edit."""\n\n'
+        f"BIAS = {table.bias!r}\n"
+        "# Usual value, spread, and the weights below and above it, of each number of `Signs.tissue`.\n"
+        f"NUMBERS = (\n{rows})\n",
+    )
+
+
+def main() -> None:
+    """Measure, fit, judge, write."""
+    kept = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+    if kept and kept.is_file():
+        rows = [Row(**{**row, "numbers": tuple(row["numbers"])}) for row in json.loads(kept.read_text())]
+    else:
+        rows = [*measure_tissue(Path(sys.argv[1])), *measure_colon(), *measure_pictures(Path(sys.argv[2]))]
+        if kept:
+            write_atomic(kept, json.dumps([asdict(row) for row in rows]))
+    table = fit(rows)
+    write_table(table)
+    result = judged(rows, table)
+    for kind, by_view in result.items():
+        for view, cells in by_view.items():
+            shares = [sum(c[key] for s, c in cells.items() if s != SIMULATED) for key in ("pictures", "warned", "new")]
+            by = ", ".join(f"{s} {c['warned']}-{c['new']}/{c['pictures']}" for s, c in cells.items())
+            print(f"{kind:<10} {view:<20} {shares[1] / shares[0]:6.1%} new {shares[2] / shares[0]:6.1%}   {by}")
+    document = json.loads(RESULT.read_text())
+    write_atomic(RESULT, json.dumps({**document, "no_tissue": result}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
