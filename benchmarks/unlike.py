@@ -252,7 +252,8 @@ def main() -> None:
             write_atomic(kept, json.dumps([asdict(row) for row in rows]))
     large, small = fit(rows, True), fit(rows, False)
     write_table(large, small)
-    document = {"machine": machine(), "ms": speed()}
+    before = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    document = {"machine": machine(), "ms": speed(), "no_tissue": before.get("no_tissue")}
     for name, left_out in (("with_its_source", False), ("without_its_source", True)):
         table = document[name] = judged(rows, left_out)
         print(f"\n{name}")
