@@ -35,7 +35,7 @@ Phase = Literal["counting", "paused", "failed", "ended", "closed"]
 
 
 class Remark(Protocol):
-    """Something to be said of a frame beside its count, such as that it is unlike what the model learnt from."""
+    """Something to be said of a frame beside its count, such as that it is unlike the training data."""
 
     def __call__(self, frame: Frame, detections: Detections) -> str:
         """Return a sentence for a person; empty when there is nothing to say. It runs between two counts: be quick."""
