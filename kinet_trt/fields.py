@@ -153,6 +153,8 @@ class LabelledField:
                 self._frames.append(read_image(self.image))
             except ImageError as error:
                 raise ImageError(f"{self.image}: {error}") from None
+            for remark in self._frames[0].remarks:
+                log.warning("%s: %s", self.image, remark)
             self._check_inside(self._frames[0])
         return self._frames[0]
 

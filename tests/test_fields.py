@@ -6,6 +6,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from kinet_trt.detections import CLASSES
 from kinet_trt.errors import KinetError
@@ -20,6 +21,14 @@ def write_image(path, seed=0, size=(24, 32)):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
     return pixels
+
+
+def test_what_should_be_known_of_a_picture_is_logged_with_its_name(tmp_path, caplog):
+    pages = [Image.fromarray(np.full((24, 32, 3), value, np.uint8)) for value in (90, 200)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    (tmp_path / "a.csv").write_text(POINTS)
+    read_fields(tmp_path)[0].frame()
+    assert f"{tmp_path / 'a.tif'}: Page 1 of 2 is read" in caplog.text
 
 
 def write_mask(path, mask):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from pathlib import Path
 
 from kinet_trt.camera import CameraError, NoFrameError, Properties, Shot
 from kinet_trt.errors import ImageError
-from kinet_trt.frame import Frame
 from kinet_trt.images import SUFFIXES, read_image
 
 IMAGES_A_SECOND = 1.0
@@ -69,7 +69,7 @@ class FolderSource:
                 raise NoFrameError(f"{self._folder}: its next image is {wait:.1f} s away")
         self._sequence += 1
         image = read_image(self._images[self._sequence - 1])
-        return Shot(Frame(image.pixels, mpp=image.mpp, time=time.time()), self._sequence)
+        return Shot(dataclasses.replace(image, time=time.time()), self._sequence)
 
     def close(self) -> None:
         """See `kinet_trt.camera.FrameSource.close`."""

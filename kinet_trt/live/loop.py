@@ -398,7 +398,7 @@ class Loop:
                 self._lock.notify_all()
         card, frame, detections = counter.engine.card, raw, None
         uncounted = {"paused": "paused", "failed": "counting has stopped"}.get(phase, "")
-        remarks: list[str] = []
+        remarks = list(raw.remarks)
         unlike: str | None = None
         camera = self.newest.state
         started = time.perf_counter()
@@ -419,7 +419,8 @@ class Loop:
         mpp, mpp_source = _how_known(frame.mpp, person, self._stated) or (card.mpp, "model")
         quality = self._watch.look(frame, mpp, captured)
         if mpp_source == "model":
-            why = camera.mpp_note or "um/px is not known: set it"
+            unused = raw.unused_size and f"the file {raw.unused_size}"
+            why = camera.mpp_note or unused or "um/px is not known: set it"
             remarks.append(f"Counted at the model's {card.mpp:g} um/px, which is only assumed: {why}.")
         if detections is not None:
             unlike = " ".join(self._remarks_on(frame, detections)) or None

@@ -42,6 +42,18 @@ def test_images_come_in_the_order_of_their_numbers(folder: Path) -> None:
     assert [shot.frame.mpp for shot in shots] == [pytest.approx(0.25)] * 3
 
 
+def test_what_should_be_known_of_a_file_comes_with_its_frame(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((48, 64, 3), (value, 0, 100), np.uint8)) for value in (1, 2)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], dpi=(300, 300))
+    source = FolderSource(tmp_path, every_frame=True)
+    source.open()
+    shot = source.newest(1.0)
+    assert shot is not None
+    assert "Page 1 of 2 is read" in shot.frame.remarks[0]
+    assert "300 dpi" in (shot.frame.unused_size or "")
+    source.close()
+
+
 def test_at_a_cameras_pace(folder: Path) -> None:
     source = FolderSource(folder)
     source.open()
