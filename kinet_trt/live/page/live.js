@@ -118,9 +118,9 @@ function mood() {
 }
 
 function show() {
-  const { scale, model } = state;
+  const { camera, scale, model } = state;
   rebuilt($("live-classes"), model.classes, () => model.classes.map(classButton));
-  text($("scale-chip"), `${micrometres(scale.mpp)}${scale.assumed ? " ASSUMED" : ""}`);
+  text($("scale-chip"), camera.width ? `${micrometres(scale.mpp)}${scale.assumed ? " ASSUMED" : ""}` : "– µm/px");
   attribute($("scale-chip"), "class", scale.assumed || scale.note ? "chip warn" : "chip");
   describe();
   if (now && active && state.loop.phase !== "counting") surface.redraw();

@@ -30,7 +30,7 @@ function show() {
   text($("notice"), notice);
   const well = lost === null && camera.phase === "connected" && loop.phase === "counting";
   attribute($("lamp"), "class", well ? "lamp good" : lost === null && loop.phase === "paused" ? "lamp" : "lamp bad");
-  text($("status-words"), lost === null ? `${camera.name}, ${camera.width} × ${camera.height} · ${camera.fps.toFixed(0)} frames/s · ${loop.fps.toFixed(1)} counted/s` : "No connection");
+  text($("status-words"), lost !== null ? "No connection" : camera.width ? `${camera.name}, ${camera.width} × ${camera.height} · ${camera.fps.toFixed(0)} frames/s · ${loop.fps.toFixed(1)} counted/s` : "No frame yet");
   const delay = loop.p50 === null ? "" : `Shown ${number(loop.p50)} ms after capture (99%: ${number(loop.p99 ?? loop.p50)} ms) · `;
   text($("latency"), `${delay}${number(loop.counted)} counted, ${number(camera.dropped)} skipped, ${number(camera.missed)} lost`);
   shown($("latency"), lost === null);
