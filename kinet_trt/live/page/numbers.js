@@ -25,9 +25,9 @@ on("state", ({ session, bands, joining }) => {
     Object.entries(summary?.counts ?? {}).map(([name, n]) => make("li", {}, shape(name), make("b", {}, number(n)), make("span", {}, shortOf(name)))),
   );
   rebuilt($("facts"), factsOf(summary), () => factsOf(summary).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
-  const notes = (summary?.notes ?? []).filter((note) => note !== summary.no_range);
+  const notes = (summary?.notes ?? []).filter((note) => note !== summary.no_range && note !== summary.warning);
   rebuilt($("sentences"), notes, () => notes.map((note) => make("p", {}, note)));
-  const cautions = [summary?.no_range, ...(summary?.cautions ?? [])].filter(Boolean);
+  const cautions = [summary?.no_range === summary?.warning ? "" : summary?.no_range, ...(summary?.cautions ?? [])].filter(Boolean);
   rebuilt($("cautions"), cautions, () => cautions.map((caution) => make("li", {}, caution)));
   shown($("cautions"), cautions.length > 0);
   tell(summary);
