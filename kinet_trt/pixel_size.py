@@ -37,9 +37,10 @@ def pixel_size(x: object, y: object) -> tuple[float | None, str | None]:
     if across is None or down is None:
         return None, f"states a pixel size of {x} x {y} um, expected positive numbers"
     if not (low <= across <= high and low <= down <= high):
+        dpi = 25_400 / across
+        as_dpi = f" ({dpi:.0f} dpi)" if 1 <= dpi <= 10_000 else ""  # as a printer or a screen would state it
         return None, (
-            f"states {across:.4g} x {down:.4g} um/px ({25_400 / across:.0f} dpi), "
-            f"expected {low:g} to {high:g} um/px of a microscope"
+            f"states {across:.4g} x {down:.4g} um/px{as_dpi}, expected {low:g} to {high:g} um/px of a microscope"
         )
     if abs(across / down - 1) > 0.01:
         return None, f"states pixels of {across:.4g} x {down:.4g} um, expected square ones"
