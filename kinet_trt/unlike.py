@@ -190,7 +190,7 @@ def causes(
         return ("empty",)
     found: list[Cause] = ["other"] if (tissue or _tissue()).of(signs.tissue) > 0 else []
     stain = signs.magenta > MAGENTA or signs.foreign > FOREIGN
-    if signs.darkness > DARK:
+    if found and signs.darkness > DARK:  # densely stained tissue is dark too, but it is tissue
         # A dark section of another stain looks the same.
         return (*found, "dark", "stain") if stain else (*found, "dark")
     if stain:
