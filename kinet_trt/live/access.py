@@ -112,15 +112,15 @@ class Guard:
         """Return the status and the sentence with which a request is refused; None: it may come in."""
         access, host = self._access, headers.one("host")
         if host is None or (access.hosts is not None and host.lower() not in access.hosts):
-            return 421, "This page answers only by the address that kinet-trt printed."
+            return 421, "Open this page by the address that kinet-trt printed."
         changes = scope["type"] == "websocket" or scope["method"] not in _HARMLESS
         origin = headers.one("origin")
         if (changes or origin is not None) and origin not in (f"http://{host}", f"https://{host}"):
-            return 403, "The request comes from another page."
+            return 403, "The request was refused because it comes from another page."
         if headers.one("sec-fetch-site") in ("cross-site", "same-site") and scope.get("path") != "/":
-            return 403, "The request comes from another page."
+            return 403, "The request was refused because it comes from another page."
         if access.token and not self._knows(headers):
-            return 401, "The token is missing: open the address that kinet-trt printed when it started, token included."
+            return 401, "The token is missing: open the full address that kinet-trt printed when it started."
         return None
 
     def _given(self, scope: Scope) -> str | None:

@@ -498,4 +498,4 @@ def _told(_: Request, error: Exception) -> Response:
 def _failed(_: Request, error: Exception) -> Response:
     log.error("a request failed: %s: %s", type(error).__name__, error)
     log.debug("", exc_info=error)
-    return JSONResponse({"error": f"something is wrong in kinet-trt: {type(error).__name__}"}, 500)
+    return JSONResponse({"error": f"internal error in kinet-trt: {type(error).__name__}"}, 500)

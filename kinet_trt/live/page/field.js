@@ -126,7 +126,7 @@ function show(answer) {
   shown($("field-map"), Boolean(state.model.tumor_map) && field.region !== "map");
   for (const id of ["field-delete", "field-figure"]) shown($(id), recount === null);
   attribute($("field-figure"), "href", `/api/fields/${field.id}/figure.png`);
-  rebuilt($("field-notes"), field.notes, () => field.notes.map((note) => make("p", {}, note)));
+  rebuilt($("field-notes"), [field.unlike, field.notes], () => [...(field.unlike ? [make("p", { class: "assumed" }, field.unlike)] : []), ...field.notes.map((note) => make("p", {}, note))]);
   describe();
   surface.redraw();
 }

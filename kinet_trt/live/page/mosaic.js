@@ -46,6 +46,7 @@ function update(field, recount) {
   const flags = [];
   if (recount) flags.push(field.finished ? "✓ done" : "to do");
   if (field.mpp_source === "model") flags.push("µm/px assumed");
+  if (field.unlike) flags.push("unlike the training data");
   if (field.region) flags.push("region");
   if (field.corrections) flags.push(`${field.corrections} corrected`);
   if (field.notes.length) flags.push(field.notes.length === 1 ? "1 note" : `${field.notes.length} notes`);
