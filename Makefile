@@ -8,8 +8,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 demo: .venv/demo.stamp
 	$(BIN)/kinet-trt demo --out demo
 
+# Work stealing keeps the tests of a module together, and with them the fixtures that they share.
 test: .venv/dev.stamp check
-	$(BIN)/python -m pytest -m "not slow" -n auto
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
 test-slow: .venv/dev.stamp
 	$(BIN)/python -m pytest -m slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ settings.register_profile("ci", deadline=None, derandomize=True, suppress_health
 settings.load_profile("ci")
 
 FUZZ_SEED = "KINET_FUZZ_SEED"
+PROGRAMS = ("g++", "cmake", "chromium", "unshare", "ip")
+"""What some tests run; others need the GStreamer packages of ci/apt.txt."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,10 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    """Print the seeds."""
+def pytest_report_header(config: pytest.Config) -> Iterator[str]:
+    """Print the seeds, and what is missing here."""
     short, long = _fuzz_seeds()
-    return f"fuzz seeds: {short} for a hundred cases, {long} for ten thousand; {FUZZ_SEED}=N sets both"
+    missing = [program for program in PROGRAMS if not shutil.which(program)]
+    if missing:
+        yield f"not installed, tests that need them are skipped: {', '.join(missing)} (Debian's packages: ci/apt.txt)"
+    yield f"fuzz seeds: {short} for a hundred cases, {long} for ten thousand; {FUZZ_SEED}=N sets both"
 
 
 def _fuzz_seeds() -> tuple[int, int]:
@@ -56,6 +62,19 @@ def skip(reason: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI has everything, yet: {reason}")
     pytest.skip(reason)
+
+
+def find_program(*names: str, package: str) -> str:
+    """Return the path of the first of these programs that is installed; else skip the test, naming Debian's package."""
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        skip(f"no {' or '.join(names)}: apt-get install {package} (all packages that the tests use: ci/apt.txt)")
+    return str(found)
+
+
+def find_chromium() -> str:
+    """Return the path of Chromium; skip the test where there is none."""
+    return find_program("chromium", "chromium-browser", "google-chrome", package="chromium fonts-dejavu-core")
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, files
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conftest import skip
+from conftest import find_program, skip
 from kinet_trt.kernels import OPTIONS, Launch, kernel_names
 
 OUTCOMES = {1: "more shared memory than 48 KiB", 2: "a write beyond shared memory", 3: "threads left a barrier waiting"}
@@ -23,9 +22,7 @@ GUARD = 64
 
 def build(text: str, folder: Path) -> ctypes.CDLL:
     """Compile the text of a CUDA file for the CPU, warnings and all."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        skip("no g++, which compiles the kernels for the CPU")
+    compiler = find_program("g++", package="g++")
     kernels = kernel_names(text)
     assert kernels
     unit, library = folder / "kernels.cpp", folder / "kernels.so"

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import skip
+from conftest import find_chromium
 from kinet_trt import NOTICE, Detections, Frame, KinetError
 from kinet_trt.counter import Threshold
 from kinet_trt.live.export import nuclei_csv
@@ -290,9 +290,7 @@ def test_a_damaged_picture_is_one_message(file, tmp_path):
 
 
 def test_a_browser_shows_it_and_prints_it(html, tmp_path):
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        skip("no Chromium here to show the report in")
+    chromium = find_chromium()
     (tmp_path / "r.html").write_text(html, "utf-8")
     base = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     page = (tmp_path / "r.html").as_uri()

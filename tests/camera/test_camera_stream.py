@@ -197,7 +197,10 @@ def rtsp() -> Iterator[tuple[str, subprocess.Popen[str]]]:
     python = shutil.which("python3", path="/usr/bin")
     script = Path(__file__).with_name("rtsp_server.py")
     if python is None or subprocess.run([python, script, "--check"], capture_output=True, check=False).returncode:
-        skip("no GStreamer RTSP server: apt-get install the packages of ci/apt.txt")
+        skip(
+            "no GStreamer RTSP server: apt-get install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base "
+            "gstreamer1.0-plugins-good"
+        )
     server = subprocess.Popen([str(python), str(script)], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None

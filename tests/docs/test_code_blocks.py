@@ -28,7 +28,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from conftest import skip
+from conftest import find_program, skip
 from kinet_trt import simulate
 from simulated_slides import Canvas, Piece, write_tiff
 
@@ -209,8 +209,7 @@ def _bash(script: str, where: str, folder: Path) -> None:
 
 
 def _compiling() -> str:
-    if not shutil.which("g++"):
-        skip("no g++ to compile a block of C++")
+    find_program("g++", package="g++")
     spec = find_spec("openvino")
     assert spec
     assert spec.origin

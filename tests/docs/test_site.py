@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -15,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from conftest import skip
+from conftest import find_chromium
 
 pytest.importorskip("mkdocs")
 pytest.importorskip("mkdocstrings")
@@ -68,7 +67,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
 
     asked, said = set(), []
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
+        browser = play.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"], timeout=180_000)
         page = browser.new_page(viewport={"width": 390, "height": 800})
         page.on("request", lambda request: asked.add(request.url))
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
@@ -93,7 +92,7 @@ def test_search_works_in_pages_that_are_opened_from_a_disk(site):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
+        browser = play.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"], timeout=180_000)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto((site / "index.html").as_uri())
         page.locator("input.md-search__input").click()
@@ -104,11 +103,6 @@ def test_search_works_in_pages_that_are_opened_from_a_disk(site):
         page.wait_for_url(lambda url: not url.endswith("/index.html"))
         assert "hot spot" in page.locator("article").inner_text().lower()
         browser.close()
-
-
-def _chromium():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next(filter(None, map(shutil.which, names)), None) or skip("no Chromium (Debian package chromium)")
 
 
 def closure(name, extra="", seen=None):

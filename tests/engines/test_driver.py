@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 
 import pytest
 
-from conftest import skip
+from conftest import find_program
 from kinet_trt.engines import driver
 from kinet_trt.engines.driver import Gpu, ask_driver
 from kinet_trt.errors import EngineError
@@ -57,9 +56,7 @@ int cuGetErrorString(int error, const char **text) {
 @pytest.fixture
 def library(tmp_path):
     """Give a function that compiles a driver's library with other answers."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        skip("no gcc, which compiles the stand-in for the driver's library")
+    compiler = find_program("gcc", package="g++")
 
     def build(**answers):
         text, path = tmp_path / "driver.c", tmp_path / f"libcuda{len(list(tmp_path.iterdir()))}.so"

@@ -42,7 +42,7 @@ def test_simulated_fields_give_the_same_nuclei(counters):
 def test_real_fields_give_the_same_nuclei(counters, shared_data):
     fields = [f for f in read_fields(shared_data) if f.source != "immunoratio"]
     for f in fields[:: max(1, len(fields) // 20)][:20]:
-        a, b = (counter(f.pixels()) for counter in counters)
+        a, b = (counter(f.pixels()[:390, :395]) for counter in counters)
         assert same(a, b), f.name
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import urllib.request
 
 import pytest
 
-from conftest import skip
+from conftest import find_chromium
 from kinet_trt import Counter, Frame, simulate
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -24,9 +23,7 @@ SECONDS = 20
 
 @pytest.mark.slow
 def test_the_count_keeps_up_with_the_page_open(tmp_path):
-    chromium = shutil.which("chromium")
-    if not chromium:
-        skip("no chromium")
+    chromium = find_chromium()
     frame = Frame(simulate.field(7, 1280, 960, mpp=0.17)[0], 0.17)
     counter = Counter()
     bare = []

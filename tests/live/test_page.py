@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from conftest import skip
+from conftest import find_chromium
 
 pytest.importorskip("playwright")
 pytest.importorskip("fastapi")
@@ -76,11 +75,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Give Debian's Chromium."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        skip("no Chromium to show the page")
     with sync_playwright() as play:
-        found = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        found = play.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"], timeout=3 * WAIT)
         yield found
         found.close()
 
