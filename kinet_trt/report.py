@@ -24,7 +24,7 @@ from kinet_trt.detections import NAMES
 from kinet_trt.errors import KinetError
 from kinet_trt.ki67 import NET, Bands, Ki67, Statement
 from kinet_trt.live.agreement import Agreement
-from kinet_trt.live.corrections import Correction, standing
+from kinet_trt.live.corrections import REVERSALS, Correction, standing
 from kinet_trt.live.export import outlines, state
 from kinet_trt.live.merge import Piece
 from kinet_trt.live.records import HOW_KNOWN, Field, Note, Reading, Session
@@ -287,14 +287,17 @@ def _corrections(record: Sequence[Correction], counted: Count) -> str:
     pieces = {piece.field: piece for piece in counted.pieces}
     stands = {one.id for one in standing(record)}
     tally = Tally(one.kind for one in record if one.id in stands)
-    undone = sum(one.kind == "undo" for one in record)
+    undone = sum(one.kind not in REVERSALS and one.id not in stands for one in record)
     rows = []
     for one in record[:MOST_ENTRIES]:
+        word = one.kind if one.id in stands or one.kind in REVERSALS else f"{one.kind} (undone)"
+        if one.nucleus < 0:  # about the region of the field
+            rows.append([_when(one.time), _typed(one.reader), str(numbers[one.field]), "", word, "", ""])
+            continue
         answer = pieces[one.field].answer
         before = answer.model_cls[one.nucleus]
         model = NAMES.get(answer.classes[before], answer.classes[before]) if before >= 0 else "no nucleus"
         said = NAMES.get(one.cls, one.cls) if one.cls else {"remove": "no nucleus"}.get(one.kind, "")
-        word = one.kind if one.id in stands or one.kind == "undo" else f"{one.kind} (undone)"
         rows.append(
             [_when(one.time), _typed(one.reader), str(numbers[one.field]), str(one.nucleus), word, _e(model), _e(said)]
         )

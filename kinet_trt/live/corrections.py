@@ -1,8 +1,8 @@
 """What people changed of the model's answer: an append-only record, and the answer that replaying it gives.
 
 Nothing is ever overwritten: a nucleus that was removed or given another class keeps what the model said of it, and an
-undo is one more entry. Nuclei are numbered within a field: the model's first, in raster order, then those that were
-added, in the order of the record (undone ones keep their number).
+undo or a redo is one more entry. Nuclei are numbered within a field: the model's first, in raster order, then those
+that were added, in the order of the record (undone ones keep their number).
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from kinet_trt.detections import Detections
 from kinet_trt.errors import KinetError, shown
 
-Kind = Literal["add", "remove", "reclassify", "undo"]
-KINDS: tuple[Kind, ...] = ("add", "remove", "reclassify", "undo")
+Kind = Literal["add", "remove", "reclassify", "region", "undo", "redo"]
+KINDS: tuple[Kind, ...] = ("add", "remove", "reclassify", "region", "undo", "redo")
+REVERSALS = ("undo", "redo")
+"""Kinds of entries that cancel an earlier one."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,17 @@ class Correction:
     field, reading
         What it belongs to.
     kind
-        ``"add"``, ``"remove"``, ``"reclassify"`` or ``"undo"``.
+        ``"add"``, ``"remove"``, ``"reclassify"``, ``"region"`` (another region of the field counts), ``"undo"`` or
+        ``"redo"``.
     nucleus
-        Number of the nucleus in its field.
+        Number of the nucleus in its field; -1 where the entry is about the region.
     x, y
         Of an added nucleus, px of the frame; else None.
     cls
         New class by name, of ``"add"`` and ``"reclassify"``; else None.
     undoes
-        Of ``"undo"``: the id of the entry that no longer counts.
+        Of ``"undo"``: the id of the correction that no longer counts. Of ``"redo"``: the id of the undo that no longer
+        counts.
     reader
         Who made it, as typed.
     time
@@ -108,9 +112,30 @@ class Answer:
 
 
 def standing(record: Sequence[Correction]) -> list[Correction]:
-    """Return the entries that were not undone, without the undos."""
-    undone = {one.undoes for one in record if one.kind == "undo"}
-    return [one for one in record if one.kind != "undo" and one.id not in undone]
+    """Return the corrections that count: those that were not undone, or were redone; without undos and redos."""
+    cancelled = _cancelled(record)
+    return [one for one in record if one.kind not in REVERSALS and one.id not in cancelled]
+
+
+def redoable(record: Sequence[Correction]) -> Correction | None:
+    """Return the undo that a redo takes back: the last one that no correction follows. None: nothing can be redone."""
+    cancelled = _cancelled(record)
+    for one in reversed(record):
+        if one.kind == "undo" and one.id not in cancelled:
+            return one
+        if one.kind not in REVERSALS:
+            return None
+    return None
+
+
+def _cancelled(record: Sequence[Correction]) -> set[int]:
+    """Return the ids of the entries that a later one cancels."""
+    cancelled: set[int] = set()
+    # From the end: a redo cancels an undo, which then cancels nothing.
+    for one in reversed(record):
+        if one.kind in REVERSALS and one.undoes is not None and one.id not in cancelled:
+            cancelled.add(one.undoes)
+    return cancelled
 
 
 def replay(model: Detections, record: Sequence[Correction]) -> Answer:
@@ -128,6 +153,7 @@ def replay(model: Detections, record: Sequence[Correction]) -> Answer:
     KinetError
         If an entry speaks of a nucleus or a class that does not exist: the record is damaged.
     """
+    record = [one for one in record if one.nucleus >= 0 or one.kind not in ("region", *REVERSALS)]
     added = [one for one in record if one.kind == "add"]
     n, total = len(model), len(model) + len(added)
     grown = len(added)
@@ -141,7 +167,7 @@ def replay(model: Detections, record: Sequence[Correction]) -> Answer:
     removed = np.arange(total) >= n  # an added nucleus is there only while its entry stands
     touched = np.full(total, -1, np.int64)
     for one in record:
-        if not 0 <= one.nucleus < total or (one.cls is None) != (one.kind in ("remove", "undo")):
+        if not 0 <= one.nucleus < total or (one.cls is None) != (one.kind in ("remove", *REVERSALS)):
             raise KinetError(f"the record of corrections is damaged: entry {one.id} speaks of no nucleus of its field")
     for one in standing(record):
         removed[one.nucleus] = one.kind == "remove"

@@ -134,7 +134,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Note:
-    """What a person wrote about a session or one of its fields: text, never markup."""
+    """What a person wrote about a session or one of its fields: text, never markup.
+
+    ``reading`` is the recount in which it was written; None: outside a recount.
+    """
 
     id: int
     session: int
@@ -142,6 +145,7 @@ class Note:
     reader: str
     text: str
     time: float
+    reading: int | None = None
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,7 @@ class OpenSession:
                     self._know(f, links)
             for f in waiting:
                 view = self._view(f)
+                self._registration.forget(f.id)  # a field that was deleted and restored
                 found = self._registration.add(view) if view else []
                 try:
                     self.store.save_links(f.id, found, VERSION)

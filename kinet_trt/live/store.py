@@ -29,10 +29,10 @@ from kinet_trt.counter import Threshold
 from kinet_trt.detections import Detections
 from kinet_trt.errors import KinetError, shown
 from kinet_trt.frame import Frame
-from kinet_trt.live.corrections import KINDS, Answer, Correction, Kind, class_index, replay, standing
+from kinet_trt.live.corrections import KINDS, Answer, Correction, Kind, class_index, redoable, replay, standing
 from kinet_trt.live.records import HOW_KNOWN, Field, Link, Model, Note, Reading, Session
 from kinet_trt.live.region import Region, from_bytes, to_bytes
-from kinet_trt.live.tables import APPLICATION, TABLES, VERSION
+from kinet_trt.live.tables import ADDED, APPLICATION, DELETED, TABLES, VERSION
 from kinet_trt.model_card import ModelCard
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ _FIELD_COLUMNS = (
     "f.id, f.session, f.number, f.time, f.width, f.height, f.mpp, f.mpp_source, f.stage_x, f.stage_y, f.threshold, "
     "f.automatic, f.nuclei, f.nuclei_crc, f.region_kind, f.region, f.registered, m.card, m.runtime, m.precision"
 )
+_FIELDS = f"SELECT {_FIELD_COLUMNS} FROM fields f JOIN models m ON m.id = f.model"  # noqa: S608
 
 
 class Store:
@@ -72,6 +73,7 @@ class Store:
         self._lock = threading.RLock()
         self._identity = _identity(path)
         self._models: dict[tuple[str, str, str], Model] = {}
+        self._version = VERSION  # of the file's layout
 
     @classmethod
     def open(cls, path: Path, *, create: bool = True) -> Store:
@@ -122,7 +124,11 @@ class Store:
         with _told(path):
             store = cls(path, _connect(path, mode), writable=mode.startswith("rw"))
             try:
-                store._prepare() if store.writable else store._check()
+                if store.writable:
+                    store._prepare()
+                else:
+                    store._check()
+                    store._stand_in()
             except BaseException:
                 store.close()
                 raise
@@ -187,9 +193,14 @@ class Store:
             db.execute("UPDATE readings SET reader = ? WHERE id = ?", (reader, reading))
 
     def mark_session(self, session: int, *, opened: bool) -> Session:
-        """Note that a session is being worked on, or was left: one that nobody left was cut short."""
+        """Note that a session is open, or closed: one that was never closed was interrupted.
+
+        Closing a session deletes its deleted fields for good.
+        """
         with self._write() as db:
             closed = None if opened else time.time()
+            if not opened:
+                db.execute(f"DELETE FROM fields WHERE session = ? AND id IN {DELETED}", (session,))  # noqa: S608
             db.execute("UPDATE sessions SET closed = ? WHERE id = ?", (closed, self.session(session).id))
         return self.session(session)
 
@@ -220,17 +231,21 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             Store.open(part).close()
-            field_of = "field IN (SELECT id FROM main.fields WHERE session = :s)"
+            # Without the deleted fields, and without a table's schema: what version 2 added may be a temporary table.
+            inside = f"(SELECT id FROM fields WHERE session = :s AND id NOT IN {DELETED})"  # noqa: S608
+            notes = f"session = :s AND (field IS NULL OR field IN {inside})"
             chosen = {
                 "sessions": "id = :s",
-                "models": "id IN (SELECT model FROM main.fields WHERE session = :s)",
-                "fields": "session = :s",
-                "frames": field_of,
+                "models": f"id IN (SELECT model FROM fields WHERE id IN {inside})",  # noqa: S608
+                "fields": f"id IN {inside}",
+                "frames": f"field IN {inside}",
                 "readings": "session = :s",
-                "finished": field_of,
-                "corrections": field_of,
-                "notes": "session = :s",
-                "links": "first IN (SELECT id FROM main.fields WHERE session = :s)",
+                "finished": f"field IN {inside}",
+                "corrections": f"field IN {inside}",
+                "region_changes": f"correction IN (SELECT id FROM corrections WHERE field IN {inside})",  # noqa: S608
+                "notes": notes,
+                "note_readings": f"note IN (SELECT id FROM notes WHERE {notes})",  # noqa: S608
+                "links": f"first IN {inside} AND second IN {inside}",
             }
             with self._lock, _told(path):
                 db = self._connection
@@ -238,7 +253,7 @@ class Store:
                 try:
                     db.execute("BEGIN")
                     for table, which in chosen.items():
-                        copy = f"INSERT INTO other.{table} SELECT * FROM main.{table} WHERE {which}"  # noqa: S608
+                        copy = f"INSERT INTO other.{table} SELECT * FROM {table} WHERE {which}"  # noqa: S608
                         db.execute(copy, {"s": session})
                     db.execute("COMMIT")
                 finally:
@@ -333,23 +348,18 @@ class Store:
         return self.field(field)
 
     def fields(self, session: int) -> list[Field]:
-        """Return the fields of a session in the order of their capture."""
-        with self._read() as db:
-            self.session(session)
-            rows = db.execute(
-                f"SELECT {_FIELD_COLUMNS} FROM fields f JOIN models m ON m.id = f.model "  # noqa: S608
-                "WHERE f.session = ? ORDER BY f.number",
-                (session,),
-            ).fetchall()
-        return [self._field(row) for row in rows]
+        """Return the fields of a session in the order of their capture, without those that were deleted."""
+        return self._fields(session, f"f.id NOT IN {DELETED} ORDER BY f.number")
+
+    def deleted_fields(self, session: int) -> list[Field]:
+        """Return the deleted fields of a session that can be restored, the last deleted one last."""
+        order = "(SELECT MAX(id) FROM deletions WHERE field = f.id)"
+        return self._fields(session, f"f.id IN {DELETED} ORDER BY {order}")
 
     def field(self, field: int) -> Field:
-        """Return one field."""
+        """Return one field; a deleted one is not there."""
         with self._read() as db:
-            row = db.execute(
-                f"SELECT {_FIELD_COLUMNS} FROM fields f JOIN models m ON m.id = f.model WHERE f.id = ?",  # noqa: S608
-                (field,),
-            ).fetchone()
+            row = db.execute(f"{_FIELDS} WHERE f.id = ? AND f.id NOT IN {DELETED}", (field,)).fetchone()
         if row is None:
             raise KinetError(f"{self.path}: there is no field {field} in this file")
         return self._field(row)
@@ -374,17 +384,56 @@ class Store:
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
     def delete_field(self, field: int) -> None:
-        """Take a field out of its session for good."""
+        """Take a field out of its session; :meth:`restore_field` brings it back until the session is closed."""
         with self._write() as db:
-            db.execute("DELETE FROM fields WHERE id = ?", (self.field(field).id,))
+            self._mark_deleted(db, self.field(field).id, True)
 
-    def set_region(self, field: int, region: Region | None) -> Field:
-        """Limit a field to a region; None: all of it counts."""
+    def restore_field(self, field: int) -> Field:
+        """Bring a deleted field back with its nuclei, corrections and notes.
+
+        Raises
+        ------
+        KinetError
+            If it was not deleted, or its session was closed since.
+        """
+        with self._write() as db:
+            if db.execute(f"SELECT 1 WHERE ? IN {DELETED}", (field,)).fetchone() is None:
+                raise KinetError(f"{self.path}: there is no deleted field {field} to restore: its session was closed")
+            self._mark_deleted(db, field, False)
+            # The fields that were captured meanwhile have not been joined with it.
+            db.execute("DELETE FROM links WHERE first = ?1 OR second = ?1", (field,))
+            db.execute("UPDATE fields SET registered = 0 WHERE id = ?", (field,))
+            return self.field(field)
+
+    @staticmethod
+    def _mark_deleted(db: sqlite3.Connection, field: int, deleted: bool) -> None:
+        db.execute("INSERT INTO deletions (field, deleted, time) VALUES (?, ?, ?)", (field, int(deleted), time.time()))
+
+    def set_region(self, field: int, region: Region | None, *, reader: str = "") -> Field:
+        """Limit a field to a region; None: all of it counts. :meth:`undo` takes it back.
+
+        Parameters
+        ----------
+        field
+            Which.
+        region
+            What counts of it.
+        reader
+            Who says so; empty: the session's first reader.
+        """
         with self._write() as db:
             known = self.field(field)
-            kind, outline = _stored_region(region, known.height, known.width)
-            db.execute("UPDATE fields SET region_kind = ?, region = ? WHERE id = ?", (kind, outline, field))
+            before = db.execute("SELECT region_kind, region FROM fields WHERE id = ?", (field,)).fetchone()
+            after = _stored_region(region, known.height, known.width)
+            made = self._record(known, self._reading(known, None), "region", -1, reader)
+            db.execute("INSERT INTO region_changes VALUES (?, ?, ?, ?, ?)", (made.id, *before, *after))
+            self._put_region(field, after)
         return self.field(field)
+
+    def _put_region(self, field: int, stored: Sequence[Any]) -> None:
+        """Give a field a stored region, within a transaction."""
+        change = "UPDATE fields SET region_kind = ?, region = ? WHERE id = ?"
+        self._connection.execute(change, (*stored, field))
 
     # --- corrections --------------------------------------------------------------------------------------------------
 
@@ -455,15 +504,56 @@ class Store:
             The one that no longer stands; None when there is none.
         """
         with self._write():
-            chosen = self.readings(session)[0].id if reading is None else reading
-            record = [one for one in self._corrections("f.session = ?", session) if one.reading == chosen]
-            left = [one for one in standing(record) if field in (None, one.field)]
+            record = self._record_of(session, field, reading)
+            left = standing(record)
             if not left:
                 return None
-            last, known = left[-1], self.field(left[-1].field)
-            counted = self._reading(known, chosen)
-            self._record(known, counted, "undo", last.nucleus, reader, undoes=last.id)
+            last = left[-1]
+            self._reverse(last, last.id, "undo", reader)
             return last
+
+    def redo(
+        self, session: int, *, field: int | None = None, reader: str = "", reading: int | None = None
+    ) -> Correction | None:
+        """Redo the correction that was undone last; each call goes one further, until a new correction is made.
+
+        Parameters
+        ----------
+        session, field, reader, reading
+            As in :meth:`undo`.
+
+        Returns
+        -------
+        Correction or None
+            The one that counts again; None when there is none.
+        """
+        with self._write():
+            record = self._record_of(session, field, reading)
+            undo = redoable(record)
+            found = [one for one in record if undo is not None and one.id == undo.undoes]
+            if undo is None or not found:
+                return None
+            self._reverse(found[0], undo.id, "redo", reader)
+            return found[0]
+
+    def _record_of(self, session: int, field: int | None, reading: int | None) -> list[Correction]:
+        """Return the record of a reading, of one field or of all."""
+        chosen = self.readings(session)[0].id if reading is None else reading
+        record = self._corrections("f.session = ?", session)
+        return [one for one in record if one.reading == chosen and field in (None, one.field)]
+
+    def _reverse(self, correction: Correction, cancels: int, kind: Literal["undo", "redo"], reader: str) -> None:
+        """Undo or redo a correction, within a transaction."""
+        known = self.field(correction.field)
+        counted = self._reading(known, correction.reading)
+        self._record(known, counted, kind, correction.nucleus, reader, undoes=cancels)
+        if correction.kind == "region":
+            which = "before_kind, before" if kind == "undo" else "after_kind, after"
+            query = f"SELECT {which} FROM region_changes WHERE correction = ?"  # noqa: S608
+            stored = self._connection.execute(query, (correction.id,)).fetchone()
+            if stored is None:
+                raise KinetError(f"{self.path}: {_DAMAGED}: the region of correction {correction.id} is missing")
+            self._put_region(known.id, stored)
 
     def corrections(self, field: int, reading: int | None = None) -> list[Correction]:
         """Return the record of a field in a reading (None: the session's first), undos included, in order."""
@@ -542,10 +632,25 @@ class Store:
     def finished(self, reading: int) -> set[int]:
         """Return the fields that a recount is done with."""
         with self._read() as db:
-            return {field for (field,) in db.execute("SELECT field FROM finished WHERE reading = ?", (reading,))}
+            query = f"SELECT field FROM finished WHERE reading = ? AND field NOT IN {DELETED}"  # noqa: S608
+            return {field for (field,) in db.execute(query, (reading,))}
 
-    def note(self, session: int, text: str, *, reader: str = "", field: int | None = None) -> Note:
-        """Write a note about a session or one of its fields."""
+    def note(
+        self, session: int, text: str, *, reader: str = "", field: int | None = None, reading: int | None = None
+    ) -> Note:
+        """Write a note about a session or one of its fields.
+
+        Parameters
+        ----------
+        session, text
+            Which, and what.
+        reader
+            Who wrote it.
+        field
+            The field that it is about; None: the session.
+        reading
+            The recount in which it is written; None: outside a recount.
+        """
         text, reader, now = _text("note", text, LONGEST_NOTE), _text("reader", reader, LONGEST_NAME), time.time()
         with self._write() as db:
             self.session(session)
@@ -557,15 +662,20 @@ class Store:
                     (session, field, reader, text, now),
                 )
             )
-        return Note(note, session, field, reader, text, now)
+            if reading is not None:
+                db.execute("INSERT INTO note_readings VALUES (?, ?)", (note, reading))
+        return Note(note, session, field, reader, text, now, reading)
 
     def notes(self, session: int) -> list[Note]:
         """Return the notes of a session in order."""
         with self._read() as db:
             rows = db.execute(
-                "SELECT id, session, field, reader, text, time FROM notes WHERE session = ? ORDER BY id", (session,)
+                "SELECT n.id, n.session, n.field, n.reader, n.text, n.time, r.reading "  # noqa: S608
+                "FROM notes n LEFT JOIN note_readings r ON r.note = n.id "
+                f"WHERE n.session = ? AND (n.field IS NULL OR n.field NOT IN {DELETED}) ORDER BY n.id",
+                (session,),
             ).fetchall()
-        return [Note(*row) for row in self._sound(rows, "iiIttf")]
+        return [Note(*row) for row in self._sound(rows, "iiIttfI")]
 
     # --- registration -------------------------------------------------------------------------------------------------
 
@@ -583,8 +693,9 @@ class Store:
         """Return which fields of a session overlap."""
         with self._read() as db:
             rows = db.execute(
-                "SELECT l.first, l.second, l.dx, l.dy, l.pairs, l.likeness FROM links l "
-                "JOIN fields f ON f.id = l.first WHERE f.session = ? ORDER BY l.second, l.first",
+                "SELECT l.first, l.second, l.dx, l.dy, l.pairs, l.likeness FROM links l "  # noqa: S608
+                f"JOIN fields f ON f.id = l.first WHERE f.session = ? AND l.first NOT IN {DELETED} "
+                f"AND l.second NOT IN {DELETED} ORDER BY l.second, l.first",
                 (session,),
             ).fetchall()
         links = [Link(*row) for row in self._sound(rows, "iiffif")]
@@ -613,8 +724,10 @@ class Store:
                 raise KinetError(f"{self.path}: the session file was moved or deleted while it was open: put it back")
             db.execute("BEGIN IMMEDIATE")
             try:
+                self._upgrade()
                 yield db
                 db.execute("COMMIT")
+                self._version = VERSION
             except BaseException:
                 # SQLite has undone it by itself where the disk was full.
                 with contextlib.suppress(sqlite3.Error):
@@ -632,11 +745,13 @@ class Store:
         db.execute("PRAGMA wal_autocheckpoint = 1").fetchall()
         # What is deleted is overwritten: a picture of tissue does not stay behind in free pages.
         db.execute("PRAGMA secure_delete = ON").fetchall()
-        if blank:
+        if not blank:
+            self._stand_in()
+        else:
             db.execute("BEGIN IMMEDIATE")
             try:
                 if self._check():  # another process may have been faster
-                    for statement in TABLES.split(";"):
+                    for statement in (*TABLES.split(";"), *ADDED.split(";")):
                         db.execute(statement)
                     db.execute(f"PRAGMA application_id = {APPLICATION}")
                     db.execute(f"PRAGMA user_version = {VERSION}")
@@ -646,6 +761,23 @@ class Store:
                     db.execute("ROLLBACK")
             _sync_folder(self.path)
         self._identity = _identity(self.path)
+
+    def _stand_in(self) -> None:
+        """Let a file of an older version be read as it is: what it lacks are empty temporary tables."""
+        if self._version < VERSION:
+            self._connection.execute("PRAGMA temp_store = MEMORY")
+            for statement in ADDED.split(";"):
+                self._connection.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE"))
+
+    def _upgrade(self) -> None:
+        """Bring a file of an older version up to date, within the first transaction that writes to it."""
+        if self._version == VERSION:
+            return
+        for name in ("deletions", "region_changes", "note_readings"):
+            self._connection.execute(f"DROP TABLE temp.{name}")
+        for statement in ADDED.split(";"):
+            self._connection.execute(statement)
+        self._connection.execute(f"PRAGMA user_version = {VERSION}")
 
     def _check(self) -> bool:
         """Return whether the file is new.
@@ -671,7 +803,14 @@ class Store:
                 f"{self.path}: the session file is of version {version}, this kinet-trt reads up to version {VERSION}: "
                 "upgrade kinet-trt"
             )
+        self._version = version
         return False
+
+    def _fields(self, session: int, which: str) -> list[Field]:
+        with self._read() as db:
+            self.session(session)
+            rows = db.execute(f"{_FIELDS} WHERE f.session = ? AND {which}", (session,)).fetchall()
+        return [self._field(row) for row in rows]
 
     def _field(self, row: Sequence[Any]) -> Field:
         """Read a row; what makes no sense is damage."""
@@ -722,7 +861,8 @@ class Store:
         with self._read() as db:
             rows = db.execute(
                 "SELECT c.id, c.field, c.reading, c.kind, c.nucleus, c.x, c.y, c.cls, c.undoes, c.reader, c.time "  # noqa: S608
-                f"FROM corrections c JOIN fields f ON f.id = c.field WHERE {which} ORDER BY c.id",
+                f"FROM corrections c JOIN fields f ON f.id = c.field WHERE {which} AND f.id NOT IN {DELETED} "
+                "ORDER BY c.id",
                 (value,),
             ).fetchall()
         record = [Correction(*row) for row in self._sound(rows, "iiitiFFTItf")]

@@ -1,6 +1,6 @@
 """The layout of a session file."""
 
-VERSION = 1
+VERSION = 2
 """Of the file's layout."""
 APPLICATION = 0x4B4E4554
 """SQLite's application_id of a session file: "KNET"."""
@@ -40,4 +40,21 @@ CREATE INDEX fields_of ON fields (session, number);
 CREATE INDEX corrections_of ON corrections (field, reading);
 CREATE INDEX links_second ON links (second);
 """
-"""SQL that makes the tables of a new file."""
+"""SQL that makes the tables of version 1."""
+
+ADDED = """
+CREATE TABLE IF NOT EXISTS deletions (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, field INTEGER NOT NULL REFERENCES fields ON DELETE CASCADE,
+  deleted INTEGER NOT NULL, time REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS region_changes (
+  correction INTEGER PRIMARY KEY REFERENCES corrections ON DELETE CASCADE,
+  before_kind TEXT, before BLOB, after_kind TEXT, after BLOB);
+CREATE TABLE IF NOT EXISTS note_readings (
+  note INTEGER PRIMARY KEY REFERENCES notes ON DELETE CASCADE,
+  reading INTEGER NOT NULL REFERENCES readings ON DELETE CASCADE);
+"""
+"""SQL that makes the tables that version 2 added: deleted and restored fields, the region before and after each change,
+and the reading in which a note was written."""
+
+DELETED = "(SELECT field FROM (SELECT field, deleted, MAX(id) FROM deletions GROUP BY field) WHERE deleted)"
+"""SQL of the fields whose last entry in the table of deletions says that they are deleted."""

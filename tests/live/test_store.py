@@ -173,19 +173,19 @@ def shape(answer):
 
 
 _MOVES = st.lists(
-    st.tuples(st.sampled_from(("add", "remove", "reclassify", "undo")), st.integers(0, 99), st.integers(0, 2)),
-    max_size=14,
+    st.tuples(st.sampled_from(("add", "remove", "reclassify", "undo", "redo")), st.integers(0, 99), st.integers(0, 2)),
+    max_size=16,
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(_MOVES)
 def test_any_corrections_and_undos_give_what_replaying_the_record_gives(tmp_path_factory, moves):
     path = tmp_path_factory.mktemp("c") / "s.kinet"
     with Store.open(path) as store:
         session = store.create_session("", "A").id
         field = keep(store, session, nuclei=some_nuclei(4))
-        history = [shape(store.answer(field.id))]
+        history, ahead = [shape(store.answer(field.id))], []
         grown = 4
         for kind, which, cls in moves:
             now, name = dict(history[-1]), CARD.classes[cls]
@@ -194,22 +194,30 @@ def test_any_corrections_and_undos_give_what_replaying_the_record_gives(tmp_path
                 undone = store.undo(session)
                 assert (undone is None) == (len(history) == 1)
                 if undone:
-                    history.pop()
+                    ahead.append(history.pop())
+            elif kind == "redo":
+                redone = store.redo(session, field=field.id)
+                assert (redone is None) == (not ahead)
+                if redone:
+                    history.append(ahead.pop())
             elif kind == "add":
                 made = store.add(field.id, which * 0.5, 7.25, name)
                 assert made.nucleus == grown
                 now[grown], grown = (which * 0.5, 7.25, name), grown + 1
                 history.append(now)
+                ahead.clear()
             elif chosen is None:
                 continue
             elif kind == "remove":
                 store.remove(field.id, chosen)
                 del now[chosen]
                 history.append(now)
+                ahead.clear()
             else:
                 store.reclassify(field.id, chosen, name)
                 now[chosen] = (*now[chosen][:2], name)
                 history.append(now)
+                ahead.clear()
             assert shape(store.answer(field.id)) == history[-1]
         record = store.corrections(field.id)
     with Store.open(path) as store:
@@ -232,6 +240,133 @@ def test_the_record_keeps_who_said_what(store):
         ("undo", "C", 3),
     ]
     assert len(store.answer(field.id).detections()) == len(field.detections)
+
+
+def test_a_redo_is_one_more_entry_and_ends_with_a_new_correction(store):
+    session = store.create_session("", "A").id
+    field, other = keep(store, session), keep(store, session)
+    store.remove(field.id, 1)
+    store.remove(other.id, 2)
+    assert store.redo(session) is None
+    assert store.undo(session, field=field.id).nucleus == 1  # not the last one of all
+    assert store.redo(session, field=other.id) is None
+    assert store.redo(session, field=field.id, reader="B").nucleus == 1
+    assert store.answer(field.id).removed[1]
+    assert [(one.kind, one.reader) for one in store.corrections(field.id)] == [
+        ("remove", "A"),
+        ("undo", "A"),
+        ("redo", "B"),
+    ]
+    store.undo(session, field=field.id)
+    store.remove(field.id, 3)
+    assert store.redo(session, field=field.id) is None
+
+
+def test_regions_are_undone_and_redone_among_the_other_corrections(tmp_path):
+    path = tmp_path / "s.kinet"
+    first, second = Polygon(((1.0, 1.0), (30.0, 2.0), (5.0, 30.0))), Polygon(((2.0, 2.0), (40.0, 2.0), (5.0, 40.0)))
+    with Store.open(path) as store:
+        session = store.create_session("", "A").id
+        field = keep(store, session, region=first).id
+        store.set_region(field, second)
+        store.remove(field, 0)
+        store.set_region(field, None)
+        wanted = [(second, 0), (second, 1), (first, 1)]  # the region, and whether nucleus 0 is there
+        for region, there in wanted:
+            assert store.undo(session, field=field) is not None
+            assert store.field(field).region == region
+            assert store.answer(field).removed[0] == (not there)
+        assert store.undo(session, field=field) is None
+    with Store.open(path) as store:  # another run of the program
+        assert [store.redo(session).kind for _ in range(3)] == ["region", "remove", "region"]
+        assert store.redo(session) is None
+        assert store.field(field).region is None
+        assert [one.kind for one in store.corrections(field)][:3] == ["region", "remove", "region"]
+        out = tmp_path / "out.kinet"
+        store.export_session(session, out)
+    with Store.open(out) as copy:
+        assert copy.undo(session).kind == "region"
+        assert copy.field(field).region == second
+
+
+def test_a_deleted_field_comes_back_whole_until_the_session_is_closed(tmp_path):
+    path = tmp_path / "s.kinet"
+    with Store.open(path) as store:
+        session = store.create_session("", "A").id
+        kept, gone = keep(store, session), keep(store, session, some_frame(seed=7), some_nuclei(5))
+        store.remove(gone.id, 2)
+        store.note(session, "about it", field=gone.id)
+        recount = store.start_recount(session, "B")
+        store.finish(recount.id, gone.id)
+        store.save_links(gone.id, [Link(kept.id, gone.id, 1.0, 2.0, 9, 0.9)], 1)
+        store.delete_field(gone.id)
+        assert [one.id for one in store.fields(session)] == [kept.id]
+        assert store.notes(session) == store.session_corrections(session) == store.links(session) == []
+        assert store.finished(recount.id) == set()
+        assert store.undo(session) is None
+        with pytest.raises(KinetError, match="no field"):
+            store.field(gone.id)
+        store.export_session(session, tmp_path / "without.kinet")
+        (listed,) = store.deleted_fields(session)
+        assert (listed.id, listed.number) == (gone.id, 2)
+        with pytest.raises(KinetError, match="no deleted field"):
+            store.restore_field(kept.id)
+    with Store.open(path) as store:  # the program was killed meanwhile: nobody has closed the session
+        back = store.restore_field(gone.id)
+        assert (back.number, back.registered, same(back.detections, gone.detections)) == (2, 0, True)
+        assert store.answer(gone.id).removed.tolist() == [False, False, True, False, False]
+        assert [one.text for one in store.notes(session)] == ["about it"]
+        assert (store.finished(recount.id), store.deleted_fields(session)) == ({gone.id}, [])
+        store.delete_field(gone.id)
+        piece = store.png(gone.id)[1000:1032]
+        assert piece in path.read_bytes()
+        store.mark_session(session, opened=False)
+        with pytest.raises(KinetError, match="no deleted field"):
+            store.restore_field(gone.id)
+        assert store.deleted_fields(session) == []
+    assert piece not in path.read_bytes()
+    with Store.open(tmp_path / "without.kinet") as other:
+        assert [one.id for one in other.fields(session)] == [kept.id]
+        assert other.deleted_fields(session) == []
+
+
+def old_file(path) -> int:
+    """Make a session file as version 1 wrote it; return its session."""
+    with Store.open(path) as store:
+        session = store.create_session("old", "A").id
+        field = keep(store, session)
+        store.remove(field.id, 3)
+        store.undo(session)
+        store.note(session, "word")
+    db = sqlite3.connect(path)
+    for table in ("deletions", "region_changes", "note_readings"):
+        db.execute(f"DROP TABLE {table}")
+    db.execute("PRAGMA user_version = 1")
+    db.commit()
+    db.close()
+    return session
+
+
+def test_a_file_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written(tmp_path):
+    path = tmp_path / "s.kinet"
+    session = old_file(path)
+    before = path.read_bytes()
+    with Store.open(path, create=False) as store:
+        (field,) = store.fields(session)
+        assert (len(store.corrections(field.id)), [one.text for one in store.notes(session)]) == (2, ["word"])
+        store.export_session(session, tmp_path / "copy.kinet")
+    assert path.read_bytes() == before
+    with Store.open(path) as store:
+        with pytest.raises(KinetError, match="no deleted field"):
+            store.restore_field(field.id)
+        assert path.read_bytes() == before  # a change that was refused
+        assert store.redo(session).nucleus == 3
+        store.delete_field(field.id)
+        store.restore_field(field.id)
+    with Store.open(path, create=False) as store, Store.open(tmp_path / "copy.kinet", create=False) as copy:
+        assert store.answer(field.id).removed[3]
+        assert len(copy.fields(session)) == 1
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (2,)
 
 
 def test_a_correction_of_what_is_not_there_is_refused(store):
@@ -335,6 +470,11 @@ def work(round):
         say("field", field.id, hashlib.sha256(frame.pixels.tobytes()).hexdigest())
         made = store.add(field.id, 3, 4, "positive")
         say("correction", made.id)
+        store.undo(session.id)
+        store.redo(session.id)
+        store.delete_field(field.id)
+        say("deleted")
+        store.restore_field(field.id)
 
 for line in sys.stdin:
     pid = os.fork()
@@ -354,17 +494,21 @@ def killed_captures(path, times: int, seed: int) -> None:
         for number in range(times):
             nursery.stdin.write(f"{number}\n")
             nursery.stdin.flush()
-            killer = None
+            killer, worker, left, heard, pace = None, None, rng.randrange(12), time.monotonic(), 0.05
             while (line := nursery.stdout.readline().split()) != ["dead"]:
                 assert line, "the nursery died"
                 if line[0] == "pid":
-                    # From the very making of the file to some captures later.
-                    killer = threading.Timer(rng.random() * 0.15, os.kill, (int(line[1]), 9))
-                    killer.start()
+                    worker = int(line[1])
                 elif line[0] == "field":
                     confirmed[int(line[1])] = line[2]
                 elif line[0] == "correction":
                     corrected.add(int(line[1]))
+                # From the very making of the file to some captures later, at any moment between two lines.
+                heard, pace = time.monotonic(), time.monotonic() - heard
+                if left <= 0 and worker and killer is None:
+                    killer = threading.Timer(rng.random() * pace, os.kill, (worker, 9))
+                    killer.start()
+                left -= 1
             assert killer is not None
             killer.join()
     finally:
@@ -373,6 +517,8 @@ def killed_captures(path, times: int, seed: int) -> None:
         nursery.wait()
     with Store.open(path) as store:
         (session,) = store.sessions()
+        for one in store.deleted_fields(session.id):
+            store.restore_field(one.id)
         there = store.fields(session.id)
         assert confirmed.keys() <= {f.id for f in there}
         # Killed between the commit and the word, a field is there that was not confirmed; never half of one.
@@ -530,7 +676,7 @@ def test_a_newer_file_asks_for_an_upgrade(tmp_path):
     db.execute("PRAGMA user_version = 99")
     db.close()
     for create in (True, False):
-        with pytest.raises(KinetError, match=r"version 99.*up to version 1.*upgrade"):
+        with pytest.raises(KinetError, match=r"version 99.*up to version 2.*upgrade"):
             Store.open(path, create=create)
 
 
@@ -573,7 +719,9 @@ def read_all(path) -> None:
                     store.answer(field.id, reading.id)
             store.notes(session.id), store.links(session.id)
             keep(store, session.id)
-            store.undo(session.id)
+            store.deleted_fields(session.id)
+            while store.undo(session.id):
+                pass
 
 
 def test_a_correction_of_no_nucleus_is_damage_and_names_the_file(store):
@@ -603,6 +751,8 @@ def small_file(tmp_path_factory) -> bytes:
         session = store.create_session("x", "A").id
         fields = [keep(store, session, some_frame(40, 32, seed=k), some_nuclei(6, 40, 32)) for k in range(2)]
         store.set_region(fields[0].id, Polygon(((1.0, 1.0), (30.0, 2.0), (5.0, 30.0))))
+        store.undo(session)
+        store.redo(session)
         store.reclassify(fields[0].id, 1, "positive")
         store.save_links(fields[1].id, [Link(fields[0].id, fields[1].id, 1.0, 2.0, 9, 0.9)], 1)
         store.note(session, "word")
