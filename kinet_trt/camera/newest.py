@@ -11,7 +11,6 @@ from typing import Literal
 
 from kinet_trt.camera import CameraError, FrameSource, NoFrameError, Properties, Shot
 from kinet_trt.errors import ImageError, KinetError
-from kinet_trt.frame import Frame
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +135,7 @@ class Newest:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
         self._shot: Shot | None = None
-        self._state = State("connecting", 0.0)
+        self._state = State("connecting", 0.0, mpp=mpp)
         self._since = time.monotonic()
         self._retry_at: float | None = None
         self._properties: Properties | None = None
@@ -146,6 +145,7 @@ class Newest:
         self._given = mpp  # stated by a person, and not yet tied to a frame
         self._person: _Believed | None = None
         self._own: _Believed | None = None
+        self._last: tuple[tuple[int, int], float | None] | None = None  # size and own um/px of the last frame
 
     def __enter__(self) -> Newest:
         self._thread.start()
@@ -194,13 +194,24 @@ class Newest:
                 fps=len(self._arrivals) / _WINDOW,
             )
 
-    def set_mpp(self, mpp: float | None) -> None:
+    def set_mpp(self, mpp: float | None) -> int:
         """State the um/px by hand (a calibration, another objective); None goes back to what the source says.
 
         It holds from the next frame on, for frames like that one.
+
+        Returns
+        -------
+        int
+            Sequence number of the last frame before it.
         """
         with self._lock:
             self._given, self._person = mpp, None
+            note = ""
+            # The state tells at once what will hold.
+            if mpp is None and self._last and self._properties:
+                mpp, note = self._scale(*self._last, self._properties)
+            self._state = replace(self._state, mpp=mpp, mpp_note=note)
+            return self._sequence
 
     def close(self) -> None:
         """End the thread and close the source. A source that hangs is left behind, with a warning, after 15 s."""
@@ -274,7 +285,8 @@ class Newest:
             step = 1 if self._camera_sequence is None else max(1, shot.sequence - self._camera_sequence)
             self._camera_sequence = shot.sequence
             self._sequence += step
-            mpp, note = self._scale(shot.frame, properties)
+            self._last = (shot.frame.width, shot.frame.height), shot.frame.mpp
+            mpp, note = self._scale(*self._last, properties)
             self._state = replace(
                 self._state,
                 why="",
@@ -293,25 +305,24 @@ class Newest:
                 self._arrivals.popleft()
             self._lock.notify_all()
 
-    def _scale(self, frame: Frame, properties: Properties) -> tuple[float | None, str]:
-        """Return the um/px to believe, and why not another."""
-        size = (frame.width, frame.height)
+    def _scale(self, size: tuple[int, int], stated: float | None, properties: Properties) -> tuple[float | None, str]:
+        """Return the um/px to believe of a frame of this size that states this um/px, and why not another."""
         if self._given is not None:
-            self._person, self._given = _Believed(self._given, size, frame.mpp), None
+            self._person, self._given = _Believed(self._given, size, stated), None
         if person := self._person:
-            if frame.mpp != person.stated:
-                now = "no um/px" if frame.mpp is None else f"{frame.mpp:g} um/px"
+            if stated != person.stated:
+                now = "no um/px" if stated is None else f"{stated:g} um/px"
                 return None, f"the camera now states {now}, which it did not when {person.mpp:g} was set: set it again"
             # A source that accounts for binning by itself, and states the same, only reads another part of its sensor.
-            if size != person.size and not (properties.mpp_is_per_frame and frame.mpp is not None):
+            if size != person.size and not (properties.mpp_is_per_frame and stated is not None):
                 return None, _resized(size, person)
             return person.mpp, ""
-        if frame.mpp is None:
+        if stated is None:
             return None, "um/px is not known: set it"
-        if not properties.mpp_is_per_frame and self._own and self._own.mpp == frame.mpp and self._own.size != size:
+        if not properties.mpp_is_per_frame and self._own and self._own.mpp == stated and self._own.size != size:
             return None, _resized(size, self._own)
-        self._own = _Believed(frame.mpp, size, frame.mpp)
-        return frame.mpp, ""
+        self._own = _Believed(stated, size, stated)
+        return stated, ""
 
     def _enter(self, phase: Phase, why: str = "", retry_in: float | None = None) -> None:
         with self._lock:

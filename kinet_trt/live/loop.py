@@ -16,6 +16,7 @@ from kinet_trt.detections import Detections
 from kinet_trt.errors import ImageError, KinetError
 from kinet_trt.frame import NO_COLOUR, Frame
 from kinet_trt.ki67 import Ki67
+from kinet_trt.live import clock
 from kinet_trt.live.mailbox import Mailbox
 from kinet_trt.live.quality import Quality, Watch
 from kinet_trt.live.rolling import Rolling
@@ -27,6 +28,8 @@ WINDOW = 10.0
 LEAST_MPP, MOST_MPP = 0.01, 100.0
 _POLL = 0.25  # s after which the loop looks up from waiting for a frame
 _JOIN = 30.0  # s that `Loop.close` waits for a count that is under way
+PATIENCE = 3.0
+"""s after which a loop that lets no frame through counts as stalled."""
 
 MppSource = Literal["option", "calibrated", "objective", "camera", "file", "model"]
 """How um/px is known: typed; measured with a stage micrometer; from an objective preset; told by the camera or the
@@ -79,6 +82,8 @@ class Seen:
     rests
         How often the stage has come to rest so far on a field that may be captured (`rested`): who skips frames sees by
         it that it did.
+    at
+        When it had gone through the loop, s of `kinet_trt.live.clock`.
     """
 
     number: int
@@ -97,6 +102,7 @@ class Seen:
     latency_ms: float
     camera: State
     rests: int = 0
+    at: float = 0.0
     unlike: str | None = None
 
     @property
@@ -147,6 +153,10 @@ class Status:
         ms from capture to the end of the count, of the last `WINDOW` s; None without frames.
     shown_p50, shown_p99
         ms from capture until a viewer had shown it.
+    silent
+        s since a frame last went through; 0 before the first.
+    stalled
+        Whether the camera gives frames and none of them has gone through for too long: the model hangs.
     """
 
     phase: Phase
@@ -158,6 +168,8 @@ class Status:
     counted_p99: float | None
     shown_p50: float | None
     shown_p99: float | None
+    silent: float = 0.0
+    stalled: bool = False
 
 
 class Viewer(Mailbox[Seen]):
@@ -197,6 +209,8 @@ class Loop:
         um/px that ``newest`` was given by a person; None: none.
     remarks
         What else is to be said of each counted frame.
+    patience
+        s without a frame after which it counts as stalled, see `Status.stalled`.
     """
 
     def __init__(
@@ -208,8 +222,13 @@ class Loop:
         mpp_source: MppSource = "option",
         stated: MppSource = "camera",
         remarks: Sequence[Remark] = (),
+        patience: float = PATIENCE,
     ) -> None:
         self.newest = newest
+        self._patience = patience
+        self._set_after = -1  # number of the last frame before the um/px was set
+        self._passed: float | None = None  # when a frame last went through
+        self._longest = 0.0  # s that the last count took
         self._counter, self._stated, self._remarks = counter, stated, tuple(remarks)
         self._person: tuple[float, MppSource] | None = None if mpp is None else (mpp, mpp_source)
         self._correction: Correction | None = None
@@ -262,6 +281,8 @@ class Loop:
         now, camera = time.monotonic(), self.newest.state
         with self._lock:
             phase, why, counted = self._phase, self._why, self._counted
+            silent = 0.0 if self._passed is None else clock.now() - self._passed
+            slow = silent > max(self._patience, 3 * self._longest)
         return Status(
             phase=phase,
             why=why,
@@ -272,7 +293,21 @@ class Loop:
             counted_p99=self._counted_latencies.percentile(0.99, now),
             shown_p50=self._shown_latencies.percentile(0.5, now),
             shown_p99=self._shown_latencies.percentile(0.99, now),
+            silent=silent,
+            stalled=slow and camera.phase == "connected" and phase not in ("ended", "closed"),
         )
+
+    @property
+    def scale(self) -> tuple[float, MppSource]:
+        """The um/px that holds from the next frame on, and how it is known."""
+        with self._lock:
+            person, card, stated = self._person, self._counter.engine.card, self.newest.state.mpp
+        return _how_known(stated, person, self._stated) or (card.mpp, "model")
+
+    def outdated(self, seen: Seen) -> bool:
+        """Whether a person has set another um/px since a frame came."""
+        with self._lock:
+            return seen.sequence <= self._set_after and seen.mpp != self.scale[0]
 
     def pause(self) -> None:
         """Stop counting; frames still come."""
@@ -316,7 +351,7 @@ class Loop:
             raise KinetError(f"um/px: expected a number from {LEAST_MPP:g} to {MOST_MPP:g}, found {mpp:g}")
         with self._lock:
             self._person = None if mpp is None else (mpp, source)
-            self.newest.set_mpp(mpp)
+            self._set_after = self.newest.set_mpp(mpp)
 
     def set_correction(self, correction: Correction | None) -> None:
         """Even out the light of the next frames by a blank field; None: no more."""
@@ -329,7 +364,7 @@ class Loop:
         with self._lock:
             return self._correction is not None
 
-    def take_blank(self, frames: int = 10, timeout: float = 10.0) -> Correction:
+    def take_blank(self, frames: int = 10, timeout: float = 20.0) -> Correction:
         """Make a correction of the next frames, which must show a blank field, and use it.
 
         Parameters
@@ -385,6 +420,9 @@ class Loop:
                 self._failed(error)
                 continue
             with self._lock:
+                self._passed, self._longest = seen.at, seen.counting_ms / 1000
+                if self.outdated(seen):
+                    continue
                 viewers = self._viewers = tuple(viewer for viewer in self._viewers if not viewer.closed)
             for viewer in viewers:
                 viewer.put(seen)
@@ -448,6 +486,7 @@ class Loop:
             camera=camera,
             rests=self._rests,
             unlike=unlike,
+            at=clock.now(),
         )
         if not seen.rested:
             return seen

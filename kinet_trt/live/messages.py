@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kinet_trt import NOTICE
 from kinet_trt.ki67 import Bands, Ki67, Statement
+from kinet_trt.live import clock
 from kinet_trt.live.agreement import Agreement
 from kinet_trt.live.loop import Seen
 from kinet_trt.live.presets import Preset
@@ -35,9 +36,11 @@ def state(station: Station, presets: tuple[Preset, ...]) -> Json:
     """Return everything but the picture."""
     status, seen, counter, view = station.loop.status, station.latest, station.loop.counter, station.view
     camera, card, engine = status.camera, counter.engine.card, counter.engine
-    region = station.region
+    region, held = station.region, station.held
+    mpp, mpp_source = station.loop.scale
     return {
         "type": "state",
+        "clock": clock.now(),
         "notice": NOTICE,
         "camera": {
             "phase": camera.phase,
@@ -58,13 +61,16 @@ def state(station: Station, presets: tuple[Preset, ...]) -> Json:
             "p50": _rounded(status.shown_p50, 1),
             "p99": _rounded(status.shown_p99, 1),
             "counted": status.counted,
+            "silent": round(status.silent, 1),
+            "stalled": status.stalled,
         },
+        "held": None if held is None else held.sequence,
         "scale": {
-            "mpp": seen.mpp if seen else card.mpp,
-            "source": seen.mpp_source if seen else "model",
-            "words": HOW_KNOWN[seen.mpp_source if seen else "model"],
+            "mpp": mpp,
+            "source": mpp_source,
+            "words": HOW_KNOWN[mpp_source],
             # Before the first frame nothing is assumed yet.
-            "assumed": seen is not None and seen.mpp_source == "model",
+            "assumed": seen is not None and mpp_source == "model",
             "note": camera.mpp_note if seen else "",
         },
         "model": {
@@ -80,7 +86,7 @@ def state(station: Station, presets: tuple[Preset, ...]) -> Json:
         "fused": engine.detects,
         "auto": station.auto,
         "blank": station.loop.corrected,
-        "live_region": None if region is None else [list(point) for point in region.points],
+        "live_region": None if region is None or station.blind else [list(point) for point in region.points],
         "presets": [{"name": one.name, "mpp": one.mpp} for one in presets],
         "joining": view.joining,
         "trouble": view.trouble or station.said,
@@ -103,11 +109,13 @@ def field(one: FieldView) -> Json:
         "automatic": known.automatic,
         "threshold": str(known.threshold),
         "counts": one.counts,
-        "index": ki67.index,
-        "interval": _pair(ki67.interval),
-        "provisional": ki67.provisional,
-        "unlike": one.unlike or None,
+        "index": None if one.blind else ki67.index,
+        "interval": None if one.blind else _pair(ki67.interval),
+        "provisional": not one.blind and ki67.provisional,
+        "unlike": None if one.blind else one.unlike or None,
         "corrections": one.corrections,
+        "undoable": one.undoable,
+        "redoable": one.redoable,
         "region": _outline(known.region),
         "place": one.placed.place if one.placed else None,
         "x": round(one.placed.x, 2) if one.placed else None,
@@ -136,7 +144,7 @@ def nuclei(one: FieldView) -> Json:
     }
 
 
-def frame(seen: Seen, width: int) -> bytes:
+def frame(seen: Seen, width: int, *, blind: bool = False) -> bytes:
     """Return a frame: the length of its JSON (uint32, little-endian), the JSON, and a JPEG.
 
     Parameters
@@ -145,10 +153,13 @@ def frame(seen: Seen, width: int) -> bytes:
         What the loop made of it.
     width
         Of the picture on the screen, px: a larger one is not sent.
+    blind
+        Send nothing that the model says of it: a recount is under way.
     """
-    ki67, found = seen.ki67, seen.detections
+    ki67, found = (None, None) if blind else (seen.ki67, seen.detections)
     head = {
         "frame": seen.sequence,
+        "clock": seen.at,
         "number": seen.number,
         "time": seen.captured,
         "width": seen.frame.width,
@@ -158,13 +169,13 @@ def frame(seen: Seen, width: int) -> bytes:
         "index": ki67.index if ki67 else None,
         "interval": _pair(ki67.interval) if ki67 else None,
         "provisional": ki67.provisional if ki67 else None,
-        "unlike": seen.unlike,
+        "unlike": None if blind else seen.unlike,
         "offered": seen.offered,
         "hindrances": list(seen.hindrances),
         "hindered": " ".join(HINDERED[word] for word in seen.hindrances if word in HINDERED),
         "rested": seen.rested,
         "sharpness": _rounded(seen.quality.sharpness, 3),
-        "remarks": list(seen.remarks),
+        "remarks": [] if blind else list(seen.remarks),
         "uncounted": seen.uncounted,
         "x": _tenths(found.x) if found is not None else [],
         "y": _tenths(found.y) if found is not None else [],
@@ -189,13 +200,14 @@ def _session(view: View, hot_spot: int) -> Json:
     return {
         "id": view.session.id,
         "title": view.session.title,
-        "reader": view.reading.reader,
+        "reader": "" if recount else view.reading.reader,
         "created": view.session.created,
         "resumed": view.resumed,
         "version": view.version,
         "fields": [field(one) for one in view.fields],
         "summary": _summary(view.summary, hot_spot) if view.summary and not recount else None,
         "notes": [_note(note) for note in view.notes],
+        "deleted": [{"id": one.id, "number": one.number} for one in view.deleted],
         "recount": None
         if recount is None
         else {

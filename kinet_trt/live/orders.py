@@ -31,6 +31,12 @@ class Capture(Order):
     anyway: bool = False
 
 
+class Pause(Switch):
+    """Hold the picture of this number, or count again; without a number the last counted one is held."""
+
+    frame: int | None = None
+
+
 class Threshold(Order):
     """Count with another threshold, as text: ``0.4`` or ``relative:0.5``."""
 
@@ -120,7 +126,7 @@ class Text(Order):
 
 
 class Undo(Order):
-    """Undo in this field; None: wherever the last correction was."""
+    """Undo or redo in this field; None: wherever the last correction was."""
 
     field: int | None = None
 

@@ -13,7 +13,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -29,7 +29,7 @@ from kinet_trt.files import Claim, user_data
 from kinet_trt.ki67 import NET, Bands
 from kinet_trt.live.access import Access
 from kinet_trt.live.loop import Loop, Remark
-from kinet_trt.live.server import Server
+from kinet_trt.live.server import Limits, Server
 from kinet_trt.live.station import Station
 from kinet_trt.live.store import Store
 from kinet_trt.live.summary import HOT_SPOT
@@ -63,6 +63,8 @@ class Options:
         Capture when the stage rests.
     browser
         Whether to open the page in the user's browser.
+    limits
+        How long the page and the server wait for one another.
     """
 
     store: Path | None = None
@@ -75,6 +77,7 @@ class Options:
     hot_spot: int = HOT_SPOT
     auto: bool = False
     browser: bool = True
+    limits: Limits = field(default_factory=Limits)
 
 
 def run(source: FrameSource, counter: Counter, options: Options, tell: Callable[[str], None]) -> int:
@@ -163,10 +166,11 @@ def serving(
             bands=options.bands,
             hot_spot=options.hot_spot,
             auto=options.auto,
+            old=options.limits.late,
         )
         token = "" if options.host in LOOPBACK else secrets.token_urlsafe(24)
         access = Access.by_token(token, port) if token else Access.local(port)
-        server = Server(station, access, folder / "objectives.json" if folder else None)
+        server = Server(station, access, folder / "objectives.json" if folder else None, options.limits)
         stack.enter_context(station)
         stack.enter_context(newest)
         stack.enter_context(loop)

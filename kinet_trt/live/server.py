@@ -11,27 +11,31 @@ import contextlib
 import inspect
 import json
 import logging
+import secrets
 import shutil
 import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi import Depends, FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from kinet_trt.counter import Threshold
 from kinet_trt.errors import KinetError
-from kinet_trt.live import messages, orders
+from kinet_trt.live import clock, messages, orders
 from kinet_trt.live import presets as preset_file
 from kinet_trt.live.access import Access, Guard
+from kinet_trt.live.corrections import Correction
 from kinet_trt.live.export import figure, file_name, nuclei_csv, summary_rows, write_geojson
 from kinet_trt.live.loop import Seen, Viewer
 from kinet_trt.live.presets import Preset
@@ -61,6 +65,25 @@ _XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How long a page and the server wait for one another, s.
+
+    Attributes
+    ----------
+    silence
+        Without a message for so long a page says that its picture is old, and captures nothing.
+    request
+        After so long a page gives a request up, and says so.
+    late
+        An order that arrives so long after the key was pressed is refused.
+    """
+
+    silence: float = 3.0
+    request: float = 10.0
+    late: float = 5.0
+
+
 class Server:
     """The web application of a station.
 
@@ -72,10 +95,14 @@ class Server:
         Who may come in.
     presets
         The file of the objective presets; None: they last as long as the program.
+    limits
+        How long a page and the server wait for one another.
     """
 
-    def __init__(self, station: Station, access: Access, presets: Path | None = None) -> None:
-        self.station = station
+    def __init__(
+        self, station: Station, access: Access, presets: Path | None = None, limits: Limits | None = None
+    ) -> None:
+        self.station, self.limits = station, limits or Limits()
         self._path = presets
         self._presets: tuple[Preset, ...] = ()
         if presets is not None:
@@ -85,13 +112,26 @@ class Server:
                 log.warning("%s", error)
         # A page waits for its frames in a thread: with others' threads they might never come.
         self._threads = ThreadPoolExecutor(2 * MOST_PAGES, "page")
-        self._pages = 0
+        self._pages: dict[str, asyncio.Event] = {}  # by the name that a page gives itself: set to close it
         self._closing = False
         self.app = Guard(self._routes(), access)
 
     def state(self) -> messages.Json:
         """Return what the page is told of everything."""
-        return messages.state(self.station, self._presets)
+        limits = {name: round(1000 * seconds) for name, seconds in asdict(self.limits).items()}
+        return messages.state(self.station, self._presets) | {"limits_ms": limits}
+
+    async def in_time(self, connection: HTTPConnection) -> None:
+        """Refuse an order that was under way for too long: what a person saw when the key went down has changed.
+
+        A page sends when that was, by the clock of the state and the time since it came.
+        """
+        try:
+            late = clock.now() - float(connection.headers.get("kinet-pressed", "inf"))
+        except ValueError:
+            return
+        if late > self.limits.late:
+            raise RefusedError(f"this arrived {late:.0f} s after it was asked for, so nothing was done: ask again")
 
     @contextlib.asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
@@ -104,10 +144,13 @@ class Server:
     async def live(self, socket: WebSocket) -> None:
         """Send frames, each when the one before was shown, and the state when it changed."""
         await socket.accept()
-        if self._pages >= MOST_PAGES:
+        name = socket.query_params.get("page") or secrets.token_hex(8)
+        if name in self._pages:  # a page that lost its connection, and is back before the server noticed
+            self._pages.pop(name).set()
+        if len(self._pages) >= MOST_PAGES:
             await socket.close(1013, f"expected up to {MOST_PAGES} open pages: close one")
             return
-        self._pages += 1
+        self._pages[name] = replaced = asyncio.Event()
         viewer = self.station.loop.viewer()
         here = asyncio.get_running_loop()
         changed, ready = asyncio.Event(), asyncio.Event()
@@ -119,12 +162,11 @@ class Server:
             here.call_soon_threadsafe(changed.set)
 
         unlisten = self.station.listen(tell)
-        tasks = [
-            asyncio.create_task(work)
-            for work in (self._frames(socket, page), self._states(socket, changed), self._answers(socket, page))
-        ]
+        works = (self._frames(socket, page), self._states(socket, changed), self._answers(socket, page))
+        tasks = [asyncio.create_task(work) for work in works]
+        gone = asyncio.create_task(replaced.wait())
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([*tasks, gone], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 error = task.exception()
                 if error is not None and not isinstance(error, WebSocketDisconnect | RuntimeError | KinetError):
@@ -132,10 +174,11 @@ class Server:
         finally:
             unlisten()
             viewer.close()
-            for task in tasks:
+            for task in (*tasks, gone):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._pages -= 1
+            await asyncio.gather(*tasks, gone, return_exceptions=True)
+            if self._pages.get(name) is replaced:
+                del self._pages[name]
             with contextlib.suppress(RuntimeError):
                 await socket.close(1001)
 
@@ -148,16 +191,24 @@ class Server:
                 if page.viewer.closed:  # a recording is over: the state says so, and the session goes on
                     await asyncio.sleep(_BEAT)
                 continue
-            page.shown, data = made
+            seen, blind, data = made
+            if blind is not self.station.blind:  # a recount has begun or ended since
+                page.held = None
+                continue
+            page.shown = seen
             page.ready.clear()
             await socket.send_bytes(data)
 
-    def _next(self, page: _Page) -> tuple[Seen, bytes] | None:
-        seen = page.viewer.take(_LOOK)
-        if seen is None:
+    def _next(self, page: _Page) -> tuple[Seen, bool, bytes] | None:
+        """Return the next picture of a page: the newest, or the one at which the pages are paused, once."""
+        newest, held, blind = page.viewer.take(_LOOK), self.station.held, self.station.blind
+        seen = held or newest
+        if seen is None or (seen is held and page.held == (seen.sequence, blind)):
             return None
-        self.station.show(seen)
-        return seen, messages.frame(seen, page.width)
+        page.held = None if seen is not held else (seen.sequence, blind)
+        if seen is not held:
+            self.station.show(seen)
+        return seen, blind, messages.frame(seen, page.width, blind=blind)
 
     async def _states(self, socket: WebSocket, changed: asyncio.Event) -> None:
         here = asyncio.get_running_loop()
@@ -173,7 +224,8 @@ class Server:
             said = _object(await socket.receive_text())
             if said.get("type") == "shown":
                 if page.shown is not None and said.get("frame") == page.shown.sequence:
-                    page.viewer.shown(page.shown)
+                    if page.held is None:
+                        page.viewer.shown(page.shown)
                     page.shown = None
                     page.ready.set()
             elif said.get("type") == "view" and isinstance(width := said.get("width"), int | float):
@@ -190,6 +242,7 @@ class Server:
             openapi_url=None,
             lifespan=self._life,
             **_without_telemetry(),
+            dependencies=[Depends(self.in_time)],
         )
         app.add_exception_handler(KinetError, _told)
         app.add_exception_handler(RequestValidationError, _told)
@@ -214,8 +267,8 @@ class Server:
             return JSONResponse({"field": field.id, "number": field.number})
 
         @app.post("/api/pause")
-        def pause(order: orders.Switch) -> Response:
-            station.loop.pause() if order.on else station.loop.resume()
+        def pause(order: orders.Pause) -> Response:
+            station.pause(order.frame) if order.on else station.resume()
             return _done()
 
         @app.post("/api/auto")
@@ -231,7 +284,8 @@ class Server:
         @app.post("/api/scale")
         def scale(order: orders.Scale) -> Response:
             station.loop.set_mpp(order.mpp, order.source)
-            return _done()
+            mpp, source = station.loop.scale
+            return JSONResponse({"mpp": mpp, "source": source, "clock": clock.now()})
 
         @app.post("/api/presets")
         def presets(order: orders.Presets) -> Response:
@@ -293,6 +347,8 @@ class Server:
 
         @app.get("/api/sessions/{session}/file")
         def session_file(session: int) -> Response:
+            if session == station.view.session.id:
+                station.unblinded()
             name = file_name(store.session(session), "session.kinet")
             return _file(lambda path: store.export_session(session, path), name, "application/vnd.sqlite3")
 
@@ -384,6 +440,10 @@ class Server:
             station.delete_field(field)
             return _done()
 
+        @app.post("/api/fields/{field}/restore")
+        def restore_field(field: int) -> Response:
+            return JSONResponse({"number": station.restore_field(field).number})
+
         @app.post("/api/fields/{field}/finish")
         def finish(field: int, order: orders.Switch) -> Response:
             station.finish(field, order.on)
@@ -391,9 +451,11 @@ class Server:
 
         @app.post("/api/undo")
         def undo(order: orders.Undo) -> Response:
-            undone = station.undo(order.field)
-            said = undone and {"kind": undone.kind, "field": undone.field, "nucleus": undone.nucleus}
-            return JSONResponse({"undone": said})
+            return JSONResponse({"undone": _said(station.undo(order.field))})
+
+        @app.post("/api/redo")
+        def redo(order: orders.Undo) -> Response:
+            return JSONResponse({"redone": _said(station.redo(order.field))})
 
         @app.post("/api/note")
         def note(order: orders.Text) -> Response:
@@ -420,6 +482,7 @@ class _Page:
         self.viewer, self.ready = viewer, ready
         self.width = 1280
         self.shown: Seen | None = None  # sent, and not yet on the screen
+        self.held: tuple[int, bool] | None = None  # the held picture that was sent last, and whether blind
 
 
 def _page_files() -> dict[str, tuple[bytes, str]]:
@@ -432,6 +495,12 @@ def _page_files() -> dict[str, tuple[bytes, str]]:
 def _static(data: bytes, kind: str) -> Callable[[], Response]:
     # Nothing may be kept by the browser: after an upgrade half a page of the old version would not fit the new one.
     return lambda: Response(data, media_type=kind)
+
+
+def _said(correction: Correction | None) -> messages.Json | None:
+    if correction is None:
+        return None
+    return {"kind": correction.kind, "field": correction.field, "nucleus": correction.nucleus}
 
 
 def _done() -> Response:

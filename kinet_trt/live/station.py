@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from kinet_trt.errors import KinetError
 from kinet_trt.frame import Frame
 from kinet_trt.ki67 import NET, Bands
+from kinet_trt.live import clock
 from kinet_trt.live.agreement import Agreement
-from kinet_trt.live.corrections import Answer, Correction, standing
+from kinet_trt.live.corrections import Answer, Correction, redoable, standing
 from kinet_trt.live.loop import Loop, Seen
 from kinet_trt.live.records import Field, Model, Note, Reading, Session
 from kinet_trt.live.region import Mask, Polygon, Region
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 KEPT = 6
 """Frames that were shown lately and can still be captured: what a person saw when the key went down."""
+OLD = 5.0
+"""s after which a picture is too old to be captured, where newer ones come."""
 _POLL = 0.25  # s
 _JOIN = 30.0  # s that `close` waits for the sum that is under way
 
@@ -63,7 +66,9 @@ class FieldView:
     counts
         Of them those in its region, by class, whether or not another field shows them too.
     corrections
-        How many of a person's corrections stand in that reading.
+        How many of a person's corrections of nuclei stand in that reading.
+    undoable, redoable
+        Whether there is a correction to undo, or an undone one to redo, in that reading.
     placed
         Where it lies; None until that is known.
     counted
@@ -72,6 +77,8 @@ class FieldView:
         About it.
     finished
         Whether the recount that is under way is done with it.
+    blind
+        Whether it is shown in a blind recount.
     unlike
         In which way it looks unlike the training data, a sentence; empty where it does not, or until that is known.
     """
@@ -80,10 +87,13 @@ class FieldView:
     answer: Answer
     counts: dict[str, int]
     corrections: int
+    undoable: bool
+    redoable: bool
     placed: Placed | None
     counted: NDArray[np.bool_] | None
     notes: tuple[Note, ...]
     finished: bool
+    blind: bool
     unlike: str = ""
 
 
@@ -114,7 +124,9 @@ class View:
     fields
         In the order of capture.
     notes
-        About the session.
+        About the session; in a recount only those that were written in it.
+    deleted
+        Deleted fields that can be restored, the last deleted one last.
     count, summary
         None until they are worked out, and during a recount.
     recounts
@@ -132,6 +144,7 @@ class View:
     recount: Reading | None
     fields: tuple[FieldView, ...]
     notes: tuple[Note, ...]
+    deleted: tuple[Field, ...] = ()
     count: Count | None = None
     summary: Summary | None = None
     recounts: tuple[Recount, ...] = ()
@@ -170,6 +183,9 @@ class Station:
         Tumour nuclei of a hot spot.
     auto
         Capture by itself when the stage comes to rest.
+    old
+        s after which a picture is too old to be captured. A paused picture, and the last one of a recording, never are;
+        where pictures come slowly, it is three times the time between two of them.
     """
 
     def __init__(
@@ -182,7 +198,10 @@ class Station:
         bands: Bands | None = NET,
         hot_spot: int = HOT_SPOT,
         auto: bool = False,
+        old: float = OLD,
     ) -> None:
+        self._old, self._pace = old, 0.0  # s; pace: between the last two frames
+        self._held: Seen | None = None  # the picture at which the page is paused
         self.loop, self.store, self.bands, self.hot_spot = loop, store, bands, hot_spot
         # Changes are one at a time, and may wait for a disk; what is known is read under a lock of its own meanwhile.
         self._changing = threading.RLock()
@@ -276,6 +295,42 @@ class Station:
             return self._open
 
     @property
+    def blind(self) -> bool:
+        """Whether a recount is under way, which must see nothing of the model's and the first reader's nuclei."""
+        return self._recount is not None
+
+    @property
+    def held(self) -> Seen | None:
+        """The picture that every page shows while the live picture is paused; None: it is not."""
+        with self._lock:
+            return self._held
+
+    def pause(self, sequence: int | None = None) -> None:
+        """Stop counting, and hold a picture, which can be captured as long as it is held.
+
+        Parameters
+        ----------
+        sequence
+            `Seen.sequence` of the picture that was shown; None, or one that has passed: the last counted one.
+        """
+        with self._lock:
+            shown = None if sequence is None else self._shown.get(sequence)
+            counted = [one for one in (self._latest, *self._shown.values()) if one and one.detections is not None]
+            self._held = self._held or shown or (counted[-1] if counted else None)
+        self.loop.pause()
+        if self.loop.status.phase != "paused":
+            with self._lock:
+                self._held = None
+        self._tell()
+
+    def resume(self) -> None:
+        """Count again, also after a failure, and let the held picture go."""
+        self.loop.resume()
+        with self._lock:
+            self._held = None
+        self._tell()
+
+    @property
     def latest(self) -> Seen | None:
         """The newest frame that went through the loop."""
         with self._lock:
@@ -316,7 +371,8 @@ class Station:
         Raises
         ------
         RefusedError
-            If the frame is not there any more, not counted, empty, blurred or moving, or a recount is under way.
+            If the frame is not there any more, too old, counted with another um/px than the one that was set since,
+            not counted, empty, blurred or moving, or a recount is under way.
         KinetError
             If it could not be kept; nothing of it is then on disk.
         """
@@ -326,9 +382,17 @@ class Station:
             if known := self._captured.get(sequence):
                 return known
             with self._lock:
-                seen = self._shown.get(sequence)
+                held = self._held
+                seen = held if held and held.sequence == sequence else self._shown.get(sequence)
+                old = max(self._old, 3 * self._pace)
             if seen is None:
                 raise RefusedError("that frame is no longer available: capture the one shown now")
+            status = self.loop.status
+            if seen is not held and status.phase != "ended" and (age := clock.now() - seen.at) > old:
+                raise RefusedError(f"that frame is {age:.0f} s old: capture the one shown now")
+            if self.loop.outdated(seen):
+                again = "resume, so that it is counted again" if seen is held else "capture the next one"
+                raise RefusedError(f"the pixel size was set after this picture was counted: {again}")
             if seen.detections is None:
                 raise RefusedError(f"this picture was not counted: {seen.uncounted}")
             waived = {"blurred", "moving"} if anyway else set()
@@ -400,6 +464,7 @@ class Station:
             if title is not None:
                 self.store.rename_session(self._open.id, title)
             if reader is not None:
+                self._must_see("renaming its reader")
                 self.store.rename_reader(self.store.readings(self._open.id)[0].id, reader)
             self._change()
 
@@ -427,15 +492,23 @@ class Station:
 
     def undo(self, field: int | None = None) -> Correction | None:
         """Undo the last correction that stands; of one field, or of all."""
+        return self._reversed(self.store.undo, field)
+
+    def redo(self, field: int | None = None) -> Correction | None:
+        """Redo the correction that was undone last; of one field, or of all."""
+        return self._reversed(self.store.redo, field)
+
+    def _reversed(self, reverse: Callable[..., Correction | None], field: int | None) -> Correction | None:
         chosen = None if field is None else self._mine(field)
         with self._changing:
-            undone = self.store.undo(self._open.id, field=chosen, reading=self._recount.id if self._recount else None)
+            done = reverse(self._open.id, field=chosen, reading=self._recount.id if self._recount else None)
             self._change()
-        return undone
+        return done
 
     def set_field_region(self, field: int, region: Region | None) -> None:
         """Let only a part of a field count."""
         with self._changing:
+            self._must_see("changing the region of a field")
             self.store.set_region(self._mine(field), region)
             self._change()
 
@@ -448,6 +521,7 @@ class Station:
             If the model gives no tumour map, or finds no tumour in the field.
         """
         with self._changing:
+            self._must_see("changing the region of a field")
             known = self.store.field(self._mine(field))
             frame = Frame(self.store.pixels(field), known.mpp)
             inside = self.loop.counter.tumor_map(frame) >= TUMOR
@@ -456,19 +530,32 @@ class Station:
             self.set_field_region(field, Mask(inside))
 
     def delete_field(self, field: int) -> None:
-        """Take a field out of the session for good."""
+        """Take a field out of the session; it can be restored until the session is closed."""
         with self._changing:
+            self._must_see("deleting a field")
             self.store.delete_field(self._mine(field))
             self._captured = {key: one for key, one in self._captured.items() if one.id != field}
             self._change()
+
+    def restore_field(self, field: int) -> Field:
+        """Bring a deleted field of the open session back."""
+        with self._changing:
+            self._must_see("restoring a field")
+            if field not in {one.id for one in self.store.deleted_fields(self._open.id)}:
+                raise RefusedError("there is no such deleted field in the open session")
+            found = self.store.restore_field(field)
+            self._change()
+        return found
 
     def note(self, text: str, field: int | None = None) -> Note:
         """Write a note about the session or one of its fields."""
         with self._changing:
             if not text.strip():
                 raise RefusedError("a note: expected text, found none")
-            reading = self._recount or self.store.readings(self._open.id)[0]
-            note = self.store.note(self._open.id, text, reader=reading.reader, field=field and self._mine(field))
+            recount = self._recount
+            reader = (recount or self.store.readings(self._open.id)[0]).reader
+            about, written = field and self._mine(field), recount.id if recount else None
+            note = self.store.note(self._open.id, text, reader=reader, field=about, reading=written)
             self._change()
         return note
 
@@ -513,6 +600,11 @@ class Station:
             made = correct(self._recount.id if self._recount else None)
             self._change()
         return made
+
+    def _must_see(self, what: str) -> None:
+        """Refuse what belongs to the first reading while a recount is in progress."""
+        if self._recount is not None:
+            raise RefusedError(f"a recount is in progress: end it before {what}")
 
     def _mine(self, field: int) -> int:
         """Return a field's id if it is of the open session: nobody changes another by a stale page."""
@@ -560,6 +652,7 @@ class Station:
             if seen is None:
                 continue
             with self._lock:
+                self._pace = seen.at - self._latest.at if self._latest else 0.0
                 self._latest = seen
                 due = self._auto and seen.rests > self._rests and seen.offered and self._recount is None
                 if due:
@@ -617,6 +710,9 @@ class Station:
         store = self.store
         readings, fields, notes = store.readings(session.id), store.fields(session.id), store.notes(session.id)
         reading = recount or readings[0]
+        if recount:  # blind: nothing that the first reader wrote, and no map by the model
+            notes = [note for note in notes if note.reading == recount.id]
+            fields = [replace(one, region=None) if isinstance(one.region, Mask) else one for one in fields]
         answers, done = store.answers(fields, reading), store.finished(reading.id)
         record: dict[int, list[Correction]] = {}
         for one in store.session_corrections(session.id):
@@ -632,12 +728,15 @@ class Station:
                 field=field,
                 answer=answer,
                 counts=field_counts(piece_of(field, answer)),
-                corrections=len(standing(record.get(field.id, []))),
+                corrections=sum(one.kind != "region" for one in standing(record.get(field.id, []))),
+                undoable=bool(standing(record.get(field.id, []))),
+                redoable=redoable(record.get(field.id, [])) is not None,
                 placed=placed.get(field.id),
                 counted=None,
                 notes=tuple(note for note in notes if note.field == field.id),
                 finished=field.id in done,
                 unlike=unlike.get(field.id, ""),
+                blind=recount is not None,
             )
             for field, answer in zip(fields, answers, strict=True)
         ]
@@ -649,6 +748,7 @@ class Station:
             recount=recount,
             fields=tuple(views),
             notes=tuple(note for note in notes if note.field is None),
+            deleted=() if recount else tuple(store.deleted_fields(session.id)),
             count=before.count if before and not recount else None,
             summary=before.summary if before and not recount else None,
             recounts=before.recounts if before and not recount else (),

@@ -34,10 +34,10 @@ def page(
 
 
 @contextmanager
-def socket(served: serve.Page, **headers: str) -> Iterator[ClientConnection]:
+def socket(served: serve.Page, query: str = "", **headers: str) -> Iterator[ClientConnection]:
     base = f"127.0.0.1:{served.port}"
     sent = {"origin": f"http://{base}"} | headers
-    with connect(f"ws://{base}/api/live", additional_headers=sent, max_size=None) as live:
+    with connect(f"ws://{base}/api/live{query}", additional_headers=sent, max_size=None) as live:
         yield live
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ pytest.importorskip("playwright")
 pytest.importorskip("fastapi")
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, WebSocketRoute, expect, sync_playwright
 
-SOURCE = "sim:size=640x480,mpp=0.34,fps=6,rest=4,overlap=0.3,speed=600"
+SOURCE = "sim:size=640x480,mpp=0.34,fps=6,rest=12,overlap=0.3,speed=600"
 SIZES = ((360, 740), (1024, 768), (1920, 1080))
 WAIT = 60_000  # ms; the machine may be busy
 EVIL = '<img src=x onerror="window.evil=1"><script>window.evil=1</script>'
@@ -292,7 +293,14 @@ def test_a_mouse_corrects_and_undoes(page: Page):
     press(page, "u")
     expect(page.locator(".toast")).to_contain_text("Undone")
     assert nuclei(page, field)["removed"][n] is False
-    press(page, "Control+z", "Control+z")
+    press(page, "Control+Shift+Z")
+    expect(page.locator(".toast")).to_contain_text("Redone")
+    assert nuclei(page, field)["removed"][n] is True
+    press(page, "Control+z")
+    expect(page.locator(".toast")).to_contain_text("Undone")
+    page.locator("#field-redo").click()
+    expect(page.locator("#field-redo")).to_be_disabled()
+    press(page, "Control+z", "Control+z", "Control+z")
     expect(page.locator("#field-words")).not_to_contain_text("correction")
     found = nuclei(page, field)
     assert (found["c"][:n], found["removed"][n]) == (before["c"], True)
@@ -344,6 +352,10 @@ def test_keys_alone_capture_correct_and_undo(page: Page):
     press(page, "Enter", "Enter")
     expect(page.locator("#field-words")).to_contain_text("limited to a region")
     assert len(state(page)["session"]["fields"][0]["region"]) == 3
+    press(page, "u")
+    expect(page.locator("#field-words")).not_to_contain_text("limited to a region")
+    press(page, "Control+y")
+    expect(page.locator("#field-words")).to_contain_text("limited to a region")
     press(page, "n")
     page.get_by_label("Note", exact=True).fill("a mitosis")
     page.get_by_role("button", name="Add", exact=True).click()
@@ -352,7 +364,7 @@ def test_keys_alone_capture_correct_and_undo(page: Page):
     expect(page.locator("#live")).to_be_visible()
 
 
-def test_a_field_is_deleted_only_after_a_question(page: Page):
+def test_a_field_is_deleted_after_a_question_and_comes_back(page: Page):
     capture(page)
     press(page, "o")
     expect(page.locator("#field-title")).to_have_text("Field 1")
@@ -361,10 +373,25 @@ def test_a_field_is_deleted_only_after_a_question(page: Page):
     press(page, "Enter")  # the focus is on Cancel
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert len(state(page)["session"]["fields"]) == 1
+    press(page, ".", "Delete")
+    expect(page.locator("#field-words")).to_contain_text("1 correction")
     page.locator("#field-delete").click()
     page.locator("#ask-yes").click()
     expect(page.locator("#live")).to_be_visible()
-    expect(page.locator("#thumbnails button")).to_have_count(0)
+    thumbnails = page.locator("#thumbnails button")
+    expect(thumbnails).to_have_count(0)
+    page.get_by_role("button", name="Restore field 1").click()
+    expect(thumbnails).to_contain_text("1 corrected")
+    expect(page.locator("#deleted")).to_be_hidden()
+    press(page, "o")
+    page.locator("#field-delete").click()
+    page.locator("#ask-yes").click()
+    expect(thumbnails).to_have_count(0)
+    for key, count in (("Control+z", 1), ("Control+Shift+Z", 0)):
+        press(page, key)
+        expect(thumbnails).to_have_count(count)
+    page.locator(".toast button").click()  # Undo, beside the word that it was deleted
+    expect(thumbnails).to_have_count(1)
 
 
 def test_a_reload_keeps_everything(page: Page):
@@ -454,8 +481,10 @@ def test_the_report_is_printed(visit: Callable[..., Page]):
     until(opened.value, "window.printed === true")
 
 
-def test_a_second_reader_sees_nothing_of_the_first(page: Page):
+def test_a_second_reader_sees_nothing_of_the_first(page: Page, address: str):
     field = capture(page)
+    post(page, address, f"fields/{field}/note", {"text": "a hot one"})
+    post(page, address, "note", {"text": "mostly G2"})
     settled(page, "state.session.summary !== null")
     press(page, "s")
     page.get_by_role("button", name="Blind recount").click()
@@ -470,9 +499,20 @@ def test_a_second_reader_sees_nothing_of_the_first(page: Page):
     expect(page.locator("#report")).to_be_hidden()
     expect(page.locator("#offer")).to_contain_text("Capture is off during a recount")
     assert len(nuclei(page, field)["n"]) == 0
+    # Neither marks nor counts of the model on the live picture, and no note anywhere.
+    until(page, f"({PIXELS})().tissue > 10000")
+    assert page.evaluate(PIXELS)["blue"] < 20
+    assert page.locator("#live-classes b").all_inner_texts() == ["–"] * 3
+    expect(page.locator(".frame-index")).to_be_hidden()
+    said = page.evaluate("document.body.textContent")
+    assert not [word for word in ("a hot one", "mostly G2", "1 note", "Anna") if word in said]
+    for tab in ("map", "settings", "session"):
+        page.locator(f"#tab-{tab}").click()
+        assert "%" not in page.locator(f"#panel-{tab}").inner_text()
     page.locator("#title").click()
     press(page, "o")
     expect(page.locator("#field-title")).to_have_text("Field 1")
+    assert "index" not in page.locator("#field-words").inner_text()
     page.locator("#field-canvas").click(position=spot(page, 320, 240))
     expect(page.locator("#field-words")).to_contain_text("1 positive tumour")
     press(page, "d")
@@ -552,6 +592,40 @@ def test_the_size_of_a_pixel_is_set(page: Page):
 
 
 @pytest.mark.usefixtures("as_before")
+def test_an_objective_is_saved_with_the_size_that_was_just_set(page: Page):
+    press(page, "k")
+    page.evaluate(
+        """() => {  // within one task of the browser: no message of the server comes between
+          const send = (form, field, value) => { document.querySelector(field).value = value;
+            document.querySelector(form).requestSubmit(); };
+          send('#mpp-form', '#mpp-input', '0.21');
+          send('#preset-form', '#preset-name', '40x'); }"""
+    )
+    expect(page.locator("#presets")).to_contain_text("40x")
+    assert state(page)["presets"] == [{"name": "40x", "mpp": 0.21}]
+
+
+@pytest.mark.usefixtures("as_before")
+def test_pause_holds_the_picture_which_can_be_captured(page: Page):
+    picture = "document.querySelector('#live-canvas').toDataURL()"
+    shown = "[...document.querySelectorAll('#live-classes b')].map((one) => one.textContent)"
+    expect(page.locator("#offer")).to_have_text("Ready to capture.")
+    press(page, "p")
+    expect(page.locator("#live-state")).to_have_text("Paused")
+    settled(page, "state.held !== null")
+    before, counts, counted = page.evaluate(picture), page.evaluate(shown), state(page)["camera"]
+    settled(page, f"state.camera.dropped + state.loop.counted > {counted['dropped']} + 3")  # the camera goes on
+    assert page.evaluate(picture) == before
+    press(page, "Space")
+    expect(page.locator("#thumbnails button")).to_have_count(1)
+    (field,) = state(page)["session"]["fields"]
+    assert [str(n) for n in field["counts"].values()] == counts
+    page.locator("#banners button").click()
+    expect(page.locator("#live-state")).to_have_text("● Live")
+    until(page, f"{picture} !== {before!r}")
+
+
+@pytest.mark.usefixtures("as_before")
 def test_a_stage_micrometer_calibrates(page: Page):
     expect(page.locator("#live-state")).to_have_text("● Live")
     press(page, "c")
@@ -571,7 +645,7 @@ def test_a_stage_micrometer_calibrates(page: Page):
 
 
 @pytest.mark.usefixtures("as_before")
-def test_threshold_region_and_pause(page: Page):
+def test_threshold_and_region(page: Page):
     expect(page.locator("#live-state")).to_have_text("● Live")
     press(page, "t")
     page.locator("#threshold-number").fill("0.6")
@@ -595,20 +669,12 @@ def test_threshold_region_and_pause(page: Page):
     settled(page, "state.live_region?.length === 3")
     page.locator("#live-whole").click()
     settled(page, "state.live_region === null")
-    press(page, "p")
-    expect(page.locator("#live-state")).to_have_text("Paused")
-    expect(page.locator("#banners")).to_contain_text("Paused")
-    expect(page.locator("#offer")).to_contain_text("Not ready")
-    page.locator("#banners button").click()
-    expect(page.locator("#live-state")).to_have_text("● Live")
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
 def test_what_goes_wrong_is_loud_and_in_words(visit: Callable[..., Page]):
-    import json
-
     change: dict[str, dict[str, Any]] = {}
     lines: list[WebSocketRoute] = []
 
@@ -649,6 +715,50 @@ def test_what_goes_wrong_is_loud_and_in_words(visit: Callable[..., Page]):
     assert len(lines) == 2
     lines[-1].close(code=1013)
     expect(banners).to_contain_text("Too many pages")
+
+
+def test_silence_is_noticed_and_nothing_is_captured_from_an_old_picture(visit: Callable[..., Page]):
+    silent = False
+    lines: list[WebSocketRoute] = []
+
+    def between(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+        lines.append(route)
+        # A network that is gone: nothing arrives, and no event says so.
+        server.on_message(lambda message: None if silent else route.send(message))
+
+    page = visit(lambda page: page.route_web_socket(re.compile("/api/live"), between))
+    expect(page.locator("#live-state")).to_have_text("● Live")
+    silent = True
+    expect(page.locator("#live-state")).to_have_text("No connection")
+    expect(page.locator("#veil")).to_contain_text("out of date")
+    press(page, "Space")
+    expect(page.locator("#offer")).to_contain_text("nothing was captured")
+    expect(page.get_by_role("alert").filter(has_text="Nothing was captured")).to_be_visible()
+    assert state(page)["session"]["fields"] == []
+    silent = False
+    expect(page.locator("#live-state")).to_have_text("● Live")
+    expect(page.locator("#banners")).to_be_empty()
+
+
+def test_a_request_without_an_answer_ends_and_is_named(visit: Callable[..., Page]):
+    def short(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+
+        def tell(message: str | bytes) -> None:
+            if isinstance(message, str):
+                said = json.loads(message)
+                said["limits_ms"]["request"] = 300
+                message = json.dumps(said)
+            route.send(message)
+
+        server.on_message(tell)
+
+    page = visit(lambda page: page.route_web_socket(re.compile("/api/live"), short))
+    expect(page.locator("#live-state")).to_have_text("● Live")
+    page.route("**/api/auto", lambda route: None)  # never answered
+    press(page, "a")
+    expect(page.get_by_role("alert")).to_contain_text("Automatic capture: no response from kinet-trt within 0.3 s")
 
 
 @pytest.mark.slow
@@ -709,6 +819,17 @@ def test_it_fits_the_screen(visit: Callable[..., Page], width: int, height: int)
     expect(page.locator("#field-title")).to_have_text("Field 1")
     fits()
     expect(page.get_by_text("For Research Use Only")).to_be_visible()
+
+
+def test_a_tapped_thumbnail_opens_in_sight_on_a_phone(visit: Callable[..., Page]):
+    page = visit(viewport={"width": 390, "height": 844}, has_touch=True)
+    capture(page)
+    page.locator("#thumbnails button").scroll_into_view_if_needed()
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.locator("#thumbnails button").tap()
+    expect(page.locator("#field-title")).to_have_text("Field 1")
+    expect(page.locator("#field-title")).to_be_in_viewport()
+    expect(page.locator("#field-canvas")).to_be_in_viewport(ratio=0.9)
 
 
 def test_the_index_is_read_from_afar(page: Page):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import dataclasses
@@ -19,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from kinet_trt import NOTICE, KinetError
 from kinet_trt.counter import Counter
 from kinet_trt.live import serve
-from kinet_trt.live.server import MOST_PAGES
+from kinet_trt.live.server import MOST_PAGES, Limits
 from kinet_trt.live.store import Store
 
 FILES = ("/api/report.html", "/api/summary.csv", "/api/summary.xlsx", "/api/nuclei.csv", "/api/geojson.zip")
@@ -178,16 +179,27 @@ def test_what_has_passed_or_was_never_shown_is_not_captured(served, client):
     assert client.get("/api/state").json()["session"]["fields"] == []
 
 
-def test_a_frame_that_was_not_counted_is_not_captured(served, client):
-    post(client, "/api/pause", {"on": True})
-    try:
-        with socket(served[0]) as live:
-            shown = next_frame(live, lambda head: head["uncounted"] == "paused")
-            refused = post(client, "/api/capture", {"frame": shown["frame"], "anyway": True}, 409)
-        assert "not counted" in refused["error"]
-    finally:
-        post(client, "/api/pause", {"on": False})
-    until(client, lambda state: state["loop"]["phase"] == "counting")
+def test_pause_holds_the_picture_that_was_shown_and_it_is_captured(served, client):
+    with socket(served[0]) as live:
+        shown = next_frame(live, lambda head: head["offered"])
+        post(client, "/api/pause", {"on": True, "frame": shown["frame"]})
+        try:
+            assert until(client, lambda state: state["loop"]["phase"] == "paused")["held"] == shown["frame"]
+            held = next_frame(live, lambda head: head["frame"] == shown["frame"])
+            assert (held["x"], held["counts"]) == (shown["x"], shown["counts"])
+            with socket(served[0]) as other:  # another page, and one that is opened now, show the same
+                assert next_frame(other)["frame"] == shown["frame"]
+                assert all(isinstance(other.recv(timeout=30), str) for _ in range(2))  # and nothing newer
+            # It was counted at another pixel size than the one that is set now.
+            post(client, "/api/scale", {"mpp": 0.3})
+            assert "pixel size" in post(client, "/api/capture", {"frame": shown["frame"]}, 409)["error"]
+            post(client, "/api/scale", {"mpp": None})
+            field = post(client, "/api/capture", {"frame": shown["frame"]})["field"]
+            assert sorted(nuclei(client, {"id": field})["x"]) == sorted(shown["x"])
+        finally:
+            post(client, "/api/pause", {"on": False})
+        assert next_frame(live, lambda head: head["frame"] > shown["frame"])["counts"]
+    assert client.get("/api/state").json()["held"] is None
 
 
 def test_a_moving_field_is_captured_only_if_a_person_insists(counter, tmp_path):
@@ -217,6 +229,40 @@ def test_a_resting_stage_captures_by_itself(counter, tmp_path):
     assert served.store.exists()
 
 
+def test_an_order_that_arrives_late_is_refused(served, client):
+    field = captured(served, client)
+    state = client.get("/api/state").json()
+    stale = {"kinet-pressed": str(state["clock"] - 1000)}
+    for order, body in (("/api/capture", {"frame": 1}), (f"/api/fields/{field['id']}/remove", {"nucleus": 0})):
+        answer = client.post(order, json=body, headers=stale)
+        assert answer.status_code == 409
+        assert "arrived 1000 s after" in answer.json()["error"]
+    assert not nuclei(client, field)["removed"][0]
+    for pressed in (str(state["clock"]), "soon", "nan", str(state["clock"] + 1000)):
+        answer = client.post(f"/api/fields/{field['id']}/note", json={"text": "x"}, headers={"kinet-pressed": pressed})
+        assert answer.status_code == 200
+
+
+def test_a_picture_that_is_old_is_not_captured(counter, tmp_path):
+    limits = Limits(late=0.3)
+    with page(tmp_path / "s.kinet", counter, limits=limits) as (served, client, microscope), socket(served) as live:
+        shown = next_frame(live, lambda head: head["offered"])
+        microscope.fail("stall", 60)
+        state = until(client, lambda state: state["camera"]["phase"] == "stalled")
+        assert not state["loop"]["stalled"]  # the camera is silent, not the model
+        assert "s old" in post(client, "/api/capture", {"frame": shown["frame"]}, 409)["error"]
+        assert client.get("/api/state").json()["session"]["fields"] == []
+
+
+def test_a_page_that_reconnects_takes_its_own_place(served):
+    """A page whose network was lost comes back before the server knows: it must not use up the places of others."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(MOST_PAGES + 2):
+            live = stack.enter_context(socket(served[0], query="?page=abc"))
+            live.recv(timeout=30)
+        next_frame(live)
+
+
 # --- correcting -------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +285,15 @@ def test_nuclei_are_added_removed_given_a_class_and_undone(served, client):
     for kind in ("reclassify", "remove", "add"):
         assert post(client, "/api/undo", {})["undone"]["kind"] == kind
     assert post(client, "/api/undo", {"field": field["id"]}) == {"undone": None}
+    for kind in ("add", "remove", "reclassify"):
+        assert post(client, "/api/redo", {"field": field["id"]})["redone"]["kind"] == kind
+    assert post(client, "/api/redo", {}) == {"redone": None}
+    redone = nuclei(client, field)
+    assert [redone[key] for key in ("x", "c", "removed")] == [after[key] for key in ("x", "c", "removed")]
+    assert client.get(f"/api/fields/{field['id']}").json()["field"]["undoable"]
+    for _ in range(3):
+        post(client, "/api/undo", {"field": field["id"]})
+    assert client.get(f"/api/fields/{field['id']}").json()["field"]["redoable"]
     undone = nuclei(client, field)
     assert [undone["c"][k] for k in range(len(before["c"]))] == before["c"]
     assert undone["removed"] == [*before["removed"], True]
@@ -252,9 +307,16 @@ def test_only_a_region_of_a_field_counts(served, client):
     post(client, "/api/region", {"points": None})
     inside = sum(x < 160 for x in nuclei(client, field)["x"])
     assert sum(field["counts"].values()) == inside < len(nuclei(client, field)["x"])
-    post(client, f"/api/fields/{field['id']}/region", {"points": None})
+    path = f"/api/fields/{field['id']}"
+    post(client, f"{path}/region", {"points": None})
     state = until(client, lambda state: not state["joining"] and state["session"]["fields"][0]["region"] is None)
     assert sum(state["session"]["summary"]["counts"].values()) == len(nuclei(client, field)["x"])
+    assert state["session"]["fields"][0]["corrections"] == 0  # no nucleus was corrected
+    assert post(client, "/api/undo", {"field": field["id"]})["undone"]["kind"] == "region"
+    assert client.get(path).json()["field"]["region"] == half
+    assert sum(client.get(path).json()["field"]["counts"].values()) == inside
+    post(client, "/api/redo", {"field": field["id"]})
+    assert client.get(path).json()["field"]["region"] is None
 
 
 def test_a_script_in_a_note_stays_text(served, client):
@@ -308,6 +370,59 @@ def test_a_recount_is_blind_and_compared_afterwards(served, client):
     assert nuclei(client, field) == first | {"counted": nuclei(client, field)["counted"]}
     post(client, "/api/recount", {"recount": recount["id"]})  # and on with it
     assert until(client, lambda s: s["session"]["recount"])["session"]["recount"]["done"] == 1
+
+
+@pytest.mark.parametrize("start", ["nothing", "model"])
+def test_a_blind_recount_is_sent_nothing_of_the_first_count(served, client, start):
+    field = captured(served, client)
+    path = f"/api/fields/{field['id']}"
+    post(client, f"{path}/remove", {"nucleus": 0})
+    post(client, f"{path}/note", {"text": "a hot one"})
+    post(client, "/api/note", {"text": "mostly G2"})
+    post(client, "/api/region", {"points": [[0, 0], [300, 0], [300, 200]]})
+    before = client.get("/api/state").json()["session"]
+    try:
+        with socket(served[0]) as live:
+            assert next_frame(live, lambda head: head["counts"])["x"]
+            post(client, "/api/recount", {"reader": "B. Ito", "start": start})
+            for _ in range(3):
+                head = next_frame(live, lambda head: head["counts"] is None)
+            for _ in range(4):
+                head = next_frame(live)
+                assert [head[key] for key in ("counts", "index", "interval", "x", "y", "c", "remarks")] == [
+                    *[None] * 3,
+                    *[[]] * 4,
+                ]
+        state = client.get("/api/state").json()
+        session = state["session"]
+        assert (state["live_region"], session["reader"], session["notes"], session["summary"]) == (None, "", [], None)
+        (listed,) = session["fields"]
+        assert (listed["notes"], listed["index"], listed["interval"], listed["corrections"]) == ([], None, None, 0)
+        assert "hot one" not in json.dumps(state)
+        assert 'G2"' not in json.dumps(session)
+        found = client.get(path).json()
+        assert found["nuclei"]["counted"] is None
+        assert not any(found["nuclei"]["removed"])
+        assert len(found["nuclei"]["n"]) == (0 if start == "nothing" else len(nuclei(client, field)["x"]))
+        for secret in (*FILES, f"{path}/figure.png", f"/api/sessions/{session['id']}/file"):
+            assert client.get(secret).status_code == 409
+        for order, body in (
+            (f"{path}/delete", {}),
+            (f"{path}/region", {"points": None}),
+            ("/api/sessions/rename", {"reader": "C"}),
+        ):
+            assert "recount" in post(client, order, body, 409)["error"]
+        post(client, f"{path}/note", {"text": "my own"})
+        own = until(client, lambda state: state["session"]["fields"][0]["notes"])
+        assert own["session"]["fields"][0]["notes"] == ["my own"]
+    finally:
+        post(client, "/api/region", {"points": None})
+        post(client, "/api/recount", {"recount": None})
+    after = until(client, lambda state: not state["joining"])["session"]
+    assert after["fields"][0]["notes"] == ["a hot one", "my own"]
+    assert after["fields"][0]["index"] == before["fields"][0]["index"]
+    with socket(served[0]) as live:
+        assert next_frame(live, lambda head: head["counts"])["x"]
 
 
 def test_there_is_nothing_to_recount_without_fields(client):
@@ -388,20 +503,38 @@ def test_files_are_named_after_case_and_date(served, client):
     assert book.sheetnames == ["Total", "Pictures"]
 
 
-def test_a_field_is_deleted(served, client):
+def test_a_field_is_deleted_and_restored_until_the_session_is_closed(served, client):
     field = captured(served, client)
-    post(client, f"/api/fields/{field['id']}/delete")
+    path = f"/api/fields/{field['id']}"
+    post(client, f"{path}/remove", {"nucleus": 0})
+    post(client, f"{path}/delete")
     state = until(client, lambda state: not state["joining"] and not state["session"]["fields"])
     assert state["session"]["summary"]["tumor"] == 0
-    assert client.get(f"/api/fields/{field['id']}/picture.jpg").status_code == 409
+    assert state["session"]["deleted"] == [{"id": field["id"], "number": 1}]
+    assert client.get(f"{path}/picture.jpg").status_code == 409
+    assert client.post(f"{path}/remove", json={"nucleus": 1}).status_code == 400
+    assert post(client, f"{path}/restore") == {"number": 1}
+    assert nuclei(client, field)["removed"][0]
+    state = until(client, lambda state: not state["joining"] and state["session"]["fields"])
+    assert state["session"]["deleted"] == []
+    assert state["session"]["summary"]["tumor"] > 0
+    assert "no such deleted field" in post(client, f"{path}/restore", status=409)["error"]
+    post(client, f"{path}/delete")
+    session = state["session"]["id"]
+    post(client, "/api/note", {"text": "so that the session stays"})
+    post(client, "/api/sessions", {})
+    post(client, "/api/sessions/open", {"session": session})
+    assert client.get("/api/state").json()["session"]["deleted"] == []
+    post(client, f"{path}/restore", status=409)
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
 def test_um_per_px_is_set_and_how_it_is_known_is_said(served, client):
-    post(client, "/api/scale", {"mpp": 0.3, "source": "calibrated"})
-    scale = until(client, lambda state: state["scale"]["mpp"] == 0.3)["scale"]
+    answer = post(client, "/api/scale", {"mpp": 0.3, "source": "calibrated"})
+    assert (answer["mpp"], answer["source"]) == (0.3, "calibrated")
+    scale = client.get("/api/state").json()["scale"]  # at once, not with the next counted frame
     assert (scale["source"], scale["assumed"], scale["words"]) == (
         "calibrated",
         False,
@@ -410,7 +543,8 @@ def test_um_per_px_is_set_and_how_it_is_known_is_said(served, client):
     assert captured(served, client)["mpp_source"] == "calibrated"
     assert "0.01 to 100" in post(client, "/api/scale", {"mpp": 0.0}, 400)["error"]
     post(client, "/api/scale", {"mpp": None})
-    until(client, lambda state: state["scale"]["source"] == "camera")
+    scale = client.get("/api/state").json()["scale"]
+    assert (scale["mpp"], scale["source"]) == (0.34, "camera")
 
 
 def test_the_threshold_moves_the_count(served, client):

@@ -1,14 +1,16 @@
 // A captured field: its nuclei, the model's answer beside the person's, and corrections by mouse, finger or keys.
 
+import { remove as removeField } from "./deleted.js";
 import { $, attribute, make, micrometres, number, percent, rebuilt, shown, span, text, when } from "./dom.js";
 import { setActive, surfaceKey } from "./live.js";
 import { looks, nameOf, put, radiusOf, shape } from "./marks.js";
-import { get, on, post, state } from "./server.js";
+import { get, limits, on, post, state } from "./server.js";
 import { Sketch } from "./sketch.js";
 import { Surface } from "./surface.js";
 import { announce, ask, toast, trying } from "./words.js";
 
 const REACH = 4.5; // um from a nucleus' centre within which a click means it
+const MAP = 120_000; // ms that the tumour map of a field may take
 const REACH_PX = 12; // the same, at least, css px
 
 /** The field that is looked at: its id; null at the live picture. */
@@ -47,6 +49,7 @@ export async function openField(id) {
   shown($("live"), false);
   shown($("field"), true);
   document.body.classList.add("at-field");
+  reveal($("field"));
   mark();
   // Nothing of the field before may be taken for this one's.
   text($("field-title"), "Field …");
@@ -57,16 +60,26 @@ export async function openField(id) {
   $("field-canvas").focus({ preventScroll: true });
   const image = new Image();
   image.src = `/api/fields/${id}/picture.jpg`;
-  image.decode().then(
-    () => {
-      if (open !== id) return;
-      picture = image;
-      surface.redraw();
-    },
-    () => open === id && text($("field-hint"), "The picture of this field cannot be read."),
-  );
+  const late = setTimeout(() => open === id && !picture && text($("field-hint"), "The picture of this field does not arrive: no response from kinet-trt."), limits.request);
+  image
+    .decode()
+    .then(
+      () => {
+        if (open !== id) return;
+        picture = image;
+        surface.redraw();
+      },
+      () => open === id && text($("field-hint"), "The picture of this field cannot be read."),
+    )
+    .finally(() => clearTimeout(late));
   await load();
   if (data) announce(`Field ${data.field.number}. ${summary(data.field)}`);
+}
+
+/** Bring a part of the page into view where the page scrolls, as on a phone. */
+function reveal(part) {
+  const { top } = part.getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 3) part.scrollIntoView({ block: "start" });
 }
 
 /** Go back to the live picture. */
@@ -76,6 +89,7 @@ export function close() {
   shown($("field"), false);
   shown($("live"), true);
   document.body.classList.remove("at-field");
+  reveal($("live"));
   mark();
   setActive(true);
   $("live-canvas").focus({ preventScroll: true });
@@ -122,9 +136,12 @@ function show(answer) {
   const recount = state.session.recount;
   shown($("field-finish"), recount !== null);
   text($("field-finish").firstChild, field.finished ? "Not done " : "Field done ");
-  shown($("field-whole"), field.region !== null);
-  shown($("field-map"), Boolean(state.model.tumor_map) && field.region !== "map");
-  for (const id of ["field-delete", "field-figure"]) shown($(id), recount === null);
+  $("field-undo").disabled = !field.undoable;
+  $("field-redo").disabled = !field.redoable;
+  // The region belongs to the first count.
+  shown($("field-whole"), recount === null && field.region !== null);
+  shown($("field-map"), recount === null && Boolean(state.model.tumor_map) && field.region !== "map");
+  for (const id of ["field-region", "field-delete", "field-figure"]) shown($(id), recount === null);
   attribute($("field-figure"), "href", `/api/fields/${field.id}/figure.png`);
   rebuilt($("field-notes"), [field.unlike, field.notes], () => [...(field.unlike ? [make("p", { class: "assumed" }, field.unlike)] : []), ...field.notes.map((note) => make("p", {}, note))]);
   describe();
@@ -133,7 +150,7 @@ function show(answer) {
 
 function summary(field) {
   const counts = Object.entries(field.counts).map(([name, n]) => `${number(n)} ${nameOf(name)}`);
-  const parts = [`index ${percent(field.index)}${field.interval ? ` (${span(field.interval, "–")})` : ""}`, counts.join(", ")];
+  const parts = [...(field.index === null ? [] : [`index ${percent(field.index)}${field.interval ? ` (${span(field.interval, "–")})` : ""}`]), counts.join(", ")];
   if (field.corrections) parts.push(`${field.corrections} ${field.corrections === 1 ? "correction" : "corrections"}`);
   if (field.region) parts.push(field.region === "map" ? "limited to the tumour map" : "limited to a region");
   parts.push(micrometres(field.mpp), when(field.time).slice(11));
@@ -254,10 +271,10 @@ function describe() {
 let before = Promise.resolve();
 
 /** Do one thing after the other, in the order of the clicks, and show the field as it then is. */
-function change(path, body, words) {
+function change(path, body, words, longest = undefined) {
   const id = open;
   before = before.then(async () => {
-    if (await trying(() => post(`/api/fields/${id}/${path}`, typeof body === "function" ? body() : body))) {
+    if (await trying(() => post(`/api/fields/${id}/${path}`, body, longest))) {
       if (words) announce(words);
       version = -1;
       if (open === id) await load();
@@ -281,13 +298,17 @@ function hint(words) {
   text($("field-hint"), words);
 }
 
-export function undo() {
+export const undo = () => reverse("undo", "undone", "Undone");
+export const redo = () => reverse("redo", "redone", "Redone");
+
+const KINDS = { add: "added nucleus", remove: "removal", reclassify: "change of class", region: "change of the region" };
+
+function reverse(path, key, word) {
   const id = open;
   before = before.then(async () => {
-    const answer = await trying(() => post("/api/undo", { field: id }));
+    const answer = await trying(() => post(`/api/${path}`, { field: id }));
     if (!answer) return;
-    const word = { add: "the added nucleus", remove: "the removal", reclassify: "the change of class" }[answer.undone?.kind] ?? answer.undone?.kind;
-    toast(answer.undone ? `Undone: ${word}` : "There is nothing to undo.");
+    toast(answer[key] ? `${word}: ${KINDS[answer[key].kind] ?? answer[key].kind}` : `There is nothing to ${path}.`);
     version = -1;
     if (open === id) await load();
   });
@@ -295,6 +316,10 @@ export function undo() {
 
 export function drawRegion() {
   if (!data || sketch) return;
+  if (state.session.recount) {
+    toast("The region cannot be changed during a recount.");
+    return;
+  }
   point(null);
   sketch = new Sketch(surface, $("field-sketch"), {
     words: "Click the corners of the region. Click the first corner again, or Done, to close it. Only nuclei inside it are counted.",
@@ -316,11 +341,8 @@ export async function note() {
 async function remove() {
   if (!data) return;
   const { id, number: n } = data.field;
-  const answer = await ask(`Delete field ${n}?`, "Its picture, its nuclei and its corrections are gone for good.", [], "Delete", true);
-  if (answer && (await trying(() => post(`/api/fields/${id}/delete`)))) {
-    toast(`Field ${n} deleted`);
-    if (open === id) close();
-  }
+  const answer = await ask(`Delete field ${n}?`, "It can be restored until the session is closed.", [], "Delete", true);
+  if (answer && (await removeField(id, n)) && open === id) close();
 }
 
 /** In a recount: this field is done; on to the next that is not. */
@@ -373,9 +395,10 @@ $("field-back").onclick = close;
 $("field-previous").onclick = () => step(-1);
 $("field-next").onclick = () => step(1);
 $("field-undo").onclick = undo;
+$("field-redo").onclick = redo;
 $("field-region").onclick = drawRegion;
 $("field-whole").onclick = () => change("region", { points: null }, "Region cleared: the whole field is counted");
-$("field-map").onclick = () => change("region", { map: true }, "Limited to the tumour map");
+$("field-map").onclick = () => change("region", { map: true }, "Limited to the tumour map", MAP);
 $("field-note").onclick = note;
 $("field-delete").onclick = remove;
 $("field-finish").onclick = finish;

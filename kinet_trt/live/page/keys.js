@@ -1,12 +1,13 @@
 // The keyboard: one table says what each key does, where, and in which words the help lists it.
 
 import { $, draw, make, remember } from "./dom.js";
+import * as deleted from "./deleted.js";
 import * as field from "./field.js";
 import * as live from "./live.js";
 import { legend } from "./marks.js";
 import * as session from "./session.js";
 import { state } from "./server.js";
-import { toScale, toggleAuto, toggleMarks, togglePause } from "./settings.js";
+import { toScale, toggleAuto, toggleMarks } from "./settings.js";
 import { toTab } from "./tabs.js";
 
 const atField = () => field.open !== null;
@@ -27,6 +28,8 @@ const KEYS = {
       [["r"], "Draw a region for the next fields", live.drawRegion],
       [["o"], "Open the newest field", () => field.openField(state?.session.fields.at(-1)?.id)],
       [["n"], "Note on the session", session.note],
+      [["u", "Ctrl+z"], "Restore the field deleted last", deleted.undo],
+      [["Ctrl+Shift+z", "Ctrl+y"], "Delete the field again", deleted.redo],
       [["+", "=", "-", "0"], "Zoom in, zoom out, whole picture", (key) => live.sketchKey(key) || zoomLive(key)],
     ],
   },
@@ -39,7 +42,8 @@ const KEYS = {
       [[".", ","], "Next or previous nucleus", null],
       [["Enter"], "Add a nucleus, or change its class", null],
       [["Delete"], "Remove the nucleus (also Shift + click)", null],
-      [["u", "Ctrl+z"], "Undo", field.undo],
+      [["u", "Ctrl+z"], "Undo a correction or a region", field.undo],
+      [["Ctrl+Shift+z", "Ctrl+y"], "Redo", field.redo],
       [["r"], "Draw the region to count", field.drawRegion],
       [["n"], "Note on the field", field.note],
       [["d"], "In a recount: mark the field as done", field.finish],
@@ -50,7 +54,7 @@ const KEYS = {
   },
   Everywhere: {
     keys: [
-      [["p"], "Pause or resume", togglePause],
+      [["p"], "Pause or resume", live.togglePause],
       [["a"], "Capture automatically when the stage stops", toggleAuto],
       [["m"], "Show or hide all marks", toggleMarks],
       [["g"], "Fields", tab("fields")],
@@ -91,9 +95,16 @@ function help() {
   $("help").scrollTop = 0; // the button that has the focus is at its end
 }
 
-/** Name a key with what is held: "Space", "Shift+Space", "Ctrl+z", "Shift+ArrowLeft", "?". */
-function named({ key, code, ctrlKey, metaKey, altKey, shiftKey }) {
-  const held = (ctrlKey || metaKey ? "Ctrl+" : "") + (altKey ? "Alt+" : "");
+/**
+ * Name a key with what is held: "Space", "Shift+Space", "Ctrl+z", "Ctrl+Shift+z", "Shift+ArrowLeft", "?". Cmd is Ctrl.
+ *
+ * Shift alone does not name another letter: Caps Lock gives capitals as well.
+ */
+function named({ key: typed, code, ctrlKey, metaKey, altKey, shiftKey }) {
+  // Where letters are not Latin the key's place tells which one is meant.
+  const key = typed.length === 1 && typed > "\x7f" && /^Key[A-Z]$/.test(code) ? code[3] : typed;
+  const command = ctrlKey || metaKey;
+  const held = (command ? "Ctrl+" : "") + (altKey ? "Alt+" : "") + (command && shiftKey && /^[a-z]$/i.test(key) ? "Shift+" : "");
   if (code === "Space") return `${held}${shiftKey ? "Shift+" : ""}Space`;
   if (key.startsWith("Arrow")) return `${held}${shiftKey ? "Shift+" : ""}${key}`;
   return held + (key.length === 1 ? key.toLowerCase() : key);
@@ -138,11 +149,12 @@ function press(key, again) {
   return key === "Space" || key === "Shift+Space"; // it never scrolls
 }
 
-const SHOWN = { Escape: "Esc", PageUp: "Page up", PageDown: "Page down", "Shift+Space": "Shift Space", "Ctrl+z": "Ctrl Z" };
+const SHOWN = { Escape: "Esc", PageUp: "Page up", PageDown: "Page down", "Shift+Space": "Shift Space", "Ctrl+z": "Ctrl Z", "Ctrl+Shift+z": "Ctrl Shift Z", "Ctrl+y": "Ctrl Y" };
+const CTRL = /Mac|iPhone|iPad/.test(navigator.platform) ? "Cmd" : "Ctrl";
 for (const [title, { keys }] of Object.entries(KEYS)) {
   const rows = keys.map(([names, words]) => {
     const some = names.length === 9 ? ["1", "2", "3"] : names.filter((name) => name !== "=");
-    const caps = some.map((name) => make("kbd", {}, SHOWN[name] ?? (name.length === 1 ? name.toUpperCase() : name)));
+    const caps = some.map((name) => make("kbd", {}, SHOWN[name]?.replace("Ctrl", CTRL) ?? (name.length === 1 ? name.toUpperCase() : name)));
     return make("p", {}, words, make("span", {}, ...caps.flatMap((cap) => [cap, " "])));
   });
   $("help-keys").append(make("section", {}, make("h3", {}, title), ...rows));

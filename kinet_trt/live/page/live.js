@@ -2,12 +2,15 @@
 
 import { $, attribute, lower, make, micrometres, number, percent, rebuilt, shown, span, text, upper } from "./dom.js";
 import { looks, nameOf, putAll, shape } from "./marks.js";
-import { on, post, sayShown, sayView, state } from "./server.js";
+import { clock, limits, on, post, sayShown, sayView, state } from "./server.js";
 import { Sketch } from "./sketch.js";
 import { Surface } from "./surface.js";
 import { ask, complain, toast, trying } from "./words.js";
 
 const SAY_EVERY = 5000; // ms between two descriptions of the picture for screen readers
+const LOOK = 400; // ms between two looks at the age of the picture
+const WAKING = 1000; // ms that the first new picture may take after the live view was away
+const MISSED = 6000; // ms that the page says that nothing was captured
 
 let now = null; // on the screen: {header, picture}
 let next = null; // decoded, not yet on the screen
@@ -16,7 +19,11 @@ let sketch = null;
 let frozen = false;
 let online = false;
 let capturing = false;
+let pausing = false; // Pause was pressed, and the server has not confirmed it yet
 let described = 0;
+let woken = 0; // when the live view was last shown again
+let missed = -Infinity; // when a capture was last refused here
+let gaps = []; // s between the last pictures
 
 const surface = new Surface($("live-canvas"), {
   paint,
@@ -29,7 +36,9 @@ on("frame", async (header, jpeg) => {
     const picture = await createImageBitmap(jpeg);
     next?.picture.close();
     next = { header, picture };
-    if (active && !frozen) surface.redraw();
+    if (!active || frozen) return;
+    if (wanted()) surface.redraw();
+    else sayShown(header.frame); // the held picture may follow
   } catch {
     sayShown(header.frame); // a broken picture: on to the next one
   }
@@ -40,11 +49,22 @@ on("link", (open) => {
   describe();
 });
 on("state", show);
+setInterval(() => active && describe(), LOOK);
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) woken = performance.now();
+});
+
+const held = () => pausing || (state?.loop.phase === "paused" && state.held !== null);
+const blind = () => Boolean(state?.session.recount);
+
+/** Whether the next picture may be shown: while the page is paused only the one that the server holds. */
+const wanted = () => next !== null && !frozen && (!held() || next.header.frame === state.held);
 
 function paint(to) {
   if (!active) return;
-  const fresh = next !== null && !frozen;
+  const fresh = wanted();
   if (fresh) {
+    if (now) gaps = [...gaps, next.header.clock - now.header.clock].slice(-3);
     now?.picture.close();
     [now, next] = [next, null];
     surface.show(now.header.width, now.header.height);
@@ -52,7 +72,7 @@ function paint(to) {
   if (!now) return;
   const { header, picture } = now;
   surface.image(picture);
-  putAll(to, surface, header, state?.model.classes ?? [], header.mpp);
+  if (!blind()) putAll(to, surface, header, state?.model.classes ?? [], header.mpp);
   surface.drawOutline((state?.live_region ?? []).map(([x, y]) => ({ x, y })));
   surface.drawScaleBar(header.mpp);
   sketch?.paint();
@@ -63,11 +83,21 @@ function paint(to) {
   }
 }
 
+/** Return why the picture on the screen is out of date; empty when it is not. */
+function stale() {
+  if (!online) return "No connection";
+  if (!now || !state || frozen || held() || [state.camera.phase, state.loop.phase].includes("ended")) return "";
+  const pace = gaps.length ? Math.max(0, Math.min(...gaps)) : 0;
+  const old = clock() - now.header.clock > Math.max(limits.silence / 1000, 3 * pace);
+  return old || state.loop.stalled || state.camera.phase !== "connected" ? "No new frames arrive" : "";
+}
+
 /** Put what is known of the frame on the screen into words. */
 function describe() {
-  const header = now?.header;
+  const header = now && blind() ? { ...now.header, counts: null, index: null, interval: null, remarks: [] } : now?.header;
   if (header) {
     for (const count of $("live-classes").querySelectorAll("b")) text(count, header.counts ? number(header.counts[count.dataset.name] ?? 0) : "–");
+    shown($("frame-index").parentElement, !blind());
     text($("frame-index"), percent(header.index));
     text($("frame-interval"), span(header.interval, "–"));
     $("live-picture").style.setProperty("--aspect", `${header.width} / ${header.height}`);
@@ -89,32 +119,42 @@ function describe() {
 
 /** Return whether the frame may be captured: words, their style, and whether a person may insist. */
 function offer(header) {
+  const why = stale();
+  if (why && performance.now() - missed < MISSED) return [`${why}: nothing was captured.`, "no", false];
   if (!online) return ["No connection: nothing can be captured.", "no", false];
   if (!header) return ["Waiting for the first frame.", "", false];
   if (frozen) return ["The picture is frozen.", "", false];
-  if (state && !["connected", "ended"].includes(state.camera.phase)) return ["No new frames arrive: this picture is out of date.", "no", false];
+  if (why) return [waking() ? "Waiting for a new frame." : `${why}: this picture is out of date.`, "no", false];
   if (state?.session.recount) return ["Capture is off during a recount.", "no", false];
+  if (header.offered && !header.counts) return ["Waiting for a new frame.", "", false]; // it was sent during a recount
   if (header.offered) return ["Ready to capture.", "yes", false];
   const insist = header.hindrances.every((word) => word === "blurred" || word === "moving");
   return [`Not ready: ${lower(header.hindered || header.uncounted)}`, "no", insist];
 }
 
+/** Whether the live view has just been shown again: the first new picture may take a moment. */
+const waking = () => online && state?.camera.phase === "connected" && !state.loop.stalled && performance.now() - woken < WAKING;
+
 /** What the camera and the count are doing, on the picture. */
 function mood() {
   const { camera, loop } = state;
+  const why = stale();
   const [words, style] = !online
     ? ["No connection", "bad"]
     : camera.phase !== "connected"
       ? [{ connecting: "Connecting", stalled: "Camera stalled", reconnecting: camera.name ? "Camera disconnected" : "No camera", ended: "Ended", closed: "Camera closed" }[camera.phase] ?? camera.phase, camera.phase === "connecting" ? "warn" : "bad"]
+      : why
+        ? waking() ? ["Waiting", "warn"] : [why, "bad"]
       : loop.phase === "counting"
-        ? frozen ? ["Frozen", "warn"] : !now ? ["Waiting", "warn"] : now.header.uncounted ? ["Not counted", "warn"] : ["● Live", "good"]
+        ? pausing ? ["Paused", "warn"] : frozen ? ["Frozen", "warn"] : !now ? ["Waiting", "warn"] : now.header.uncounted ? ["Not counted", "warn"] : ["● Live", "good"]
         : { paused: ["Paused", "warn"], failed: ["Counting failed", "bad"], ended: ["Ended", "warn"], closed: ["Closed", "bad"] }[loop.phase];
   text($("live-state"), words);
   attribute($("live-state"), "class", `chip ${style}`);
-  const gone = !online || !["connected", "ended"].includes(camera.phase);
+  const gone = !online || !["connected", "ended"].includes(camera.phase) || (why !== "" && !waking());
   $("live-picture").classList.toggle("gone", gone);
   shown($("veil"), gone);
-  if (gone) text($("veil"), online ? upper(camera.why || camera.sentence) : "No connection to kinet-trt. This picture is out of date.");
+  const silent = loop.stalled ? `No frame has been counted for ${Math.round(loop.silent)} s: the model may hang.` : "No new frames arrive. This picture is out of date.";
+  if (gone) text($("veil"), !online ? "No connection to kinet-trt. This picture is out of date." : camera.phase === "connected" ? silent : upper(camera.why || camera.sentence));
 }
 
 function show() {
@@ -122,8 +162,20 @@ function show() {
   rebuilt($("live-classes"), model.classes, () => model.classes.map(classButton));
   text($("scale-chip"), camera.width ? `${micrometres(scale.mpp)}${scale.assumed ? " ASSUMED" : ""}` : "– µm/px");
   attribute($("scale-chip"), "class", scale.assumed || scale.note ? "chip warn" : "chip");
+  if (state.loop.phase !== "counting") pausing = false;
   describe();
-  if (now && active && state.loop.phase !== "counting") surface.redraw();
+  if (active && (wanted() || (now && (state.loop.phase !== "counting" || blind())))) surface.redraw();
+}
+
+/** Stop at the picture that is shown, which can then be captured; or go on counting. */
+export async function togglePause() {
+  const on = state.loop.phase === "counting";
+  pausing = on;
+  describe();
+  if (!(await trying(() => post("/api/pause", on && now ? { on, frame: now.header.frame } : { on })))) {
+    pausing = false;
+    describe();
+  }
 }
 
 function classButton(name, k) {
@@ -144,8 +196,11 @@ export function toggleClass(name) {
 /** Capture the frame on the screen; `anyway` also a blurred or moving one. */
 export async function capture(anyway = false) {
   if (capturing || !active) return;
-  if (!now || !online) {
-    complain(new Error("Not captured: there is no live picture."));
+  const why = now ? stale() : "There is no live picture yet";
+  if (why) {
+    missed = performance.now();
+    describe();
+    complain(new Error(`Nothing was captured. ${why}.`));
     return;
   }
   capturing = true;
@@ -173,6 +228,12 @@ export async function capture(anyway = false) {
 /** Stop drawing while something else is looked at; frames wait meanwhile. */
 export function setActive(yes) {
   active = yes;
+  woken = performance.now();
+  if (yes && next && clock() - next.header.clock > limits.silence / 1000) {
+    sayShown(next.header.frame); // it has waited here for too long to be shown
+    next.picture.close();
+    next = null;
+  }
   if (yes) surface.redraw();
   else stop();
 }

@@ -1,14 +1,15 @@
 // The page of kinet-trt live: what its header shows, the warnings, and the beginning of everything.
 
 import { $, attribute, number, shown, text, upper } from "./dom.js";
+import "./deleted.js";
 import "./field.js";
 import "./keys.js";
-import "./live.js";
+import { togglePause } from "./live.js";
 import "./mosaic.js";
 import "./numbers.js";
 import { recount } from "./session.js";
 import { connect, on, state } from "./server.js";
-import { toScale, togglePause } from "./settings.js";
+import { toScale } from "./settings.js";
 import { warn } from "./words.js";
 
 let lost = null; // why there is no line to the counter; null: there is one
@@ -28,7 +29,7 @@ function show() {
   }
   const { camera, loop, notice } = state;
   text($("notice"), notice);
-  const well = lost === null && camera.phase === "connected" && loop.phase === "counting";
+  const well = lost === null && camera.phase === "connected" && loop.phase === "counting" && !loop.stalled;
   attribute($("lamp"), "class", well ? "lamp good" : lost === null && loop.phase === "paused" ? "lamp" : "lamp bad");
   text($("status-words"), lost !== null ? "No connection" : camera.width ? `${camera.name}, ${camera.width} × ${camera.height} · ${camera.fps.toFixed(0)} frames/s · ${loop.fps.toFixed(1)} counted/s` : "No frame yet");
   const delay = loop.p50 === null ? "" : `Shown ${number(loop.p50)} ms after capture (99%: ${number(loop.p99 ?? loop.p50)} ms) · `;
@@ -49,8 +50,9 @@ function warnings() {
   } else if (lost === null && ["stalled", "closed"].includes(camera.phase)) {
     said.push({ kind: "red", word: camera.phase === "stalled" ? "Camera stalled" : "Camera closed", words: upper(camera.sentence) });
   }
+  if (lost === null && loop.stalled) said.push({ kind: "red", word: "Counting stalled", words: "The camera gives frames, but none has been counted for some seconds: the model may hang." });
   if (loop.phase === "failed") said.push({ kind: "red", word: "Counting failed", words: loop.why, button: ["Try again", togglePause] });
-  if (loop.phase === "paused") said.push({ kind: "amber", word: "Paused", words: "Frames are shown but not counted.", button: ["Resume", togglePause] });
+  if (loop.phase === "paused") said.push({ kind: "amber", word: "Paused", words: "The picture is held and can be captured. Counting has stopped.", button: ["Resume", togglePause] });
   if (loop.phase === "ended" || camera.phase === "ended") said.push({ kind: "plain", word: "Ended", words: "The recording is over. The session stays open." });
   if (scale.assumed) {
     said.push({ kind: "amber", word: "Pixel size assumed", words: `${scale.note || "The pixel size is not known."} Counts and index are wrong if it is not ${Number(scale.mpp.toPrecision(4))} µm/px.`, button: ["Set it", toScale] });

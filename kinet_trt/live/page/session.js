@@ -15,6 +15,7 @@ on("state", ({ session }) => {
   attribute($("export"), "href", `/api/sessions/${session.id}/file`);
   for (const id of DOWNLOADS) shown($(id), recount === null);
   shown($("exports-hidden"), recount !== null);
+  shown($("title-form"), recount === null);
   rebuilt($("notes"), notes, () => notes.map((note) => make("li", {}, note.text, make("small", {}, [note.reader, when(note.time)].filter(Boolean).join(", ")))));
   rebuilt($("recounts"), [recounts, fields.length], () => recounts.map(recountRow));
   text($("recount-words"), recount ? `${recount.reader || "The second reader"} is counting: ${recount.done} of ${recount.of} fields done.` : recounts.length ? "" : "A second reader counts the same fields without seeing this count. The report then shows how well the two agree.");

@@ -2,13 +2,14 @@
 
 import { $, attribute, make, micrometres, rebuilt, remember, remembered, shown, text } from "./dom.js";
 import { redrawField } from "./field.js";
-import { calibrate, drawRegion, redraw } from "./live.js";
+import { calibrate, drawRegion, redraw, togglePause } from "./live.js";
 import { looks } from "./marks.js";
 import { on, post, state } from "./server.js";
 import { toTab } from "./tabs.js";
 import { ask, complain, toast, trying } from "./words.js";
 
 const WAIT = 150; // ms after the slider's last move
+const BLANK = 30_000; // ms that ten frames of a blank field may take
 
 on("state", ({ scale, presets, threshold, fused, auto, blank, live_region: region, model, loop }) => {
   text($("mpp-now"), micrometres(scale.mpp));
@@ -41,8 +42,11 @@ function presetButton({ name, mpp }, scale) {
   return make("span", { class: "preset" }, use, away);
 }
 
+let setting = Promise.resolve(null); // the answer to the last order that set the pixel size
+
 async function setScale(mpp, source) {
-  if (await trying(() => post("/api/scale", { mpp, source }))) toast(mpp === null ? "Using the camera's value" : `Set: ${micrometres(mpp)}`);
+  setting = trying(() => post("/api/scale", { mpp, source }));
+  if (await setting) toast(mpp === null ? "Using the camera's value" : `Set: ${micrometres(mpp)}`);
 }
 
 const setPresets = (presets) => trying(() => post("/api/presets", { presets }));
@@ -66,10 +70,13 @@ $("preset-form").onsubmit = async (event) => {
     complain(new Error("Objective: expected a name such as 20x."));
     return;
   }
+  // A size that was just set may not be in the state yet.
+  const answer = await setting;
+  const { mpp } = answer && answer.clock > state.clock ? answer : state.scale;
   const others = state.presets.filter((preset) => preset.name !== name);
-  if (await setPresets([...others, { name, mpp: state.scale.mpp }])) {
+  if (await setPresets([...others, { name, mpp }])) {
     $("preset-name").value = "";
-    toast(`Saved: ${name}, ${micrometres(state.scale.mpp)}`);
+    toast(`Saved: ${name}, ${micrometres(mpp)}`);
   }
 };
 $("scale-chip").onclick = () => toScale();
@@ -103,10 +110,6 @@ export async function toggleAuto() {
   if (await trying(() => post("/api/auto", { on }))) toast(on ? "Automatic capture is on: fields are captured when the stage stops" : "Automatic capture is off");
 }
 
-export async function togglePause() {
-  await trying(() => post("/api/pause", { on: state.loop.phase === "counting" }));
-}
-
 $("auto").onclick = toggleAuto;
 $("pause").onclick = togglePause;
 $("blank").onclick = async () => {
@@ -115,7 +118,7 @@ $("blank").onclick = async () => {
     return;
   }
   const answer = await ask("Flat-field correction", "Move to an empty area of the slide (glass only), in focus and at the usual brightness. Ten frames are taken, in about a second.", [], "Take blank field");
-  if (answer && (await trying(() => post("/api/blank", { on: true })))) toast("Flat-field correction is on");
+  if (answer && (await trying(() => post("/api/blank", { on: true }, BLANK)))) toast("Flat-field correction is on");
 };
 $("live-region").onclick = drawRegion;
 $("live-whole").onclick = () => trying(() => post("/api/region", { points: null }));

@@ -2,13 +2,21 @@
 
 import { $, make, rebuilt, text } from "./dom.js";
 
-/** Show a word for a moment. */
-export function toast(words) {
+/** Show a word for a moment; with a button, [label, action], for a longer one. */
+export function toast(words, button = null) {
   $("toasts").replaceChildren();
   const box = make("div", { class: "toast" }, words);
+  if (button) {
+    const press = make("button", { type: "button" }, button[0]);
+    press.onclick = () => {
+      box.remove();
+      button[1]();
+    };
+    box.append(press);
+  }
   $("toasts").append(box);
   announce(words);
-  setTimeout(() => box.remove(), 2600);
+  setTimeout(() => box.remove(), button ? 10_000 : 2600);
 }
 
 /** Show what went wrong until it was read; a click takes it away. */
