@@ -198,7 +198,7 @@ def test_pause_holds_the_picture_that_was_shown_and_it_is_captured(served, clien
             assert sorted(nuclei(client, {"id": field})["x"]) == sorted(shown["x"])
         finally:
             post(client, "/api/pause", {"on": False})
-        assert next_frame(live, lambda head: head["frame"] > shown["frame"])["counts"]
+        assert next_frame(live, lambda head: head["frame"] > shown["frame"] and head["counts"])
     assert client.get("/api/state").json()["held"] is None
 
 
