@@ -1,7 +1,7 @@
-"""The doctor: what is here, what fits together, what does not, and the command that mends it.
+"""Check the installation: packages, engines, machine, GPU driver and libraries, with a suggested fix for each problem.
 
-Its own process loads nothing native: versions come from the packages' metadata, and what must be loaded to be known is
-loaded by :mod:`kinet_trt.probes`. GPU libraries are left alone until the driver answered.
+This process loads no native library: versions come from package metadata, and :mod:`kinet_trt.probes` loads them in
+subprocesses. GPU libraries are tried only if the driver reports a GPU.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ Level = Literal["fine", "warning", "problem", "absent"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that does not fit.
+    """A problem or warning.
 
     Attributes
     ----------
     level
-        ``"problem"``: something does not work. ``"warning"``: it works, but not as well or not for long.
+        ``"problem"``: something does not work. ``"warning"``: it works, with limitations.
     about
-        The row of the table.
+        Row of the table that it belongs to.
     says
-        What it is.
+        Description.
     mend
-        Commands, one a line; empty where no command mends it and ``says`` tells what does.
+        Suggested commands, one per line; empty if ``says`` describes the fix.
     """
 
     level: Level
@@ -78,7 +78,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Requirement:
-    """A package that kinet-trt asks for: its name, lower bound (empty: any), and the extra (empty: always)."""
+    """A requirement of kinet-trt: package, lower bound (empty: any version), and extra (empty: always required)."""
 
     name: str
     bound: str
@@ -87,20 +87,20 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Seen:
-    """All that was looked at.
+    """Facts that the checks are based on.
 
     Attributes
     ----------
     machine, driver
-        The machine, and NVIDIA's driver.
+        The machine and NVIDIA's driver.
     packages
         Version of each installed package by normalised name.
     requirements
-        Of kinet-trt.
+        Requirements of kinet-trt.
     tried
-        The CPU engines that are installed, and whether they count.
+        Installed CPU engines, and whether they can count.
     libraries
-        What went wrong with a GPU library, by module; only those that were tried.
+        Error of each GPU library that was tried, by module; empty if it works.
     """
 
     machine: Machine
@@ -112,24 +112,23 @@ class Seen:
 
     @property
     def counts(self) -> bool:
-        """Whether some engine counts here."""
+        """Whether at least one engine can count on this machine."""
         return any(one.nuclei is not None and not one.problem for one in self.tried)
 
 
 def look(report: Callable[[int, int], None] = lambda *_: None) -> Seen:
-    """Look at everything; takes a few seconds, and never raises on what it finds.
+    """Collect the facts; takes a few seconds and does not raise on problems that it finds.
 
     Parameters
     ----------
     report
-        Called after each step with the steps done and to do.
+        Called after each step with the number of finished steps and of all steps.
     """
     packages = installed()
     runtimes = [name for name in RUNTIMES if any(p in packages for p in _packages_of(name))] or ["openvino"]
     total = 3 + len(runtimes)
     machine = read_machine()
     report(1, total)
-    # Replaced by the engines' own question to the driver once there is one.
     driver = ask_driver()
     report(2, total)
     tried = []
@@ -145,7 +144,7 @@ def look(report: Callable[[int, int], None] = lambda *_: None) -> Seen:
 
 
 def requirements() -> tuple[Requirement, ...]:
-    """Return what kinet-trt asks for; what it asks for only on some systems is left out."""
+    """Return the requirements of kinet-trt, without those for certain systems only."""
     try:
         lines = importlib.metadata.requires("kinet-trt") or []
     except importlib.metadata.PackageNotFoundError:
@@ -163,7 +162,7 @@ def requirements() -> tuple[Requirement, ...]:
 
 
 def cupys(packages: Mapping[str, str]) -> dict[str, int | None]:
-    """Return the CuPy packages and the major version of the CUDA that each was built for; None: built here."""
+    """Return the CuPy packages with the major CUDA version that each was built for; None: built on this machine."""
     found: dict[str, int | None] = {}
     for name in packages:
         if match := re.fullmatch(r"cupy(?:-cuda(\d\d)\w*)?", name):
@@ -182,11 +181,11 @@ def tensorrts(packages: Mapping[str, str]) -> dict[str, tuple[str, int | None]]:
     return found
 
 
-# --- what does not fit ------------------------------------------------------------------------------------------------
+# --- findings ---------------------------------------------------------------------------------------------------------
 
 
 def findings(seen: Seen) -> list[Finding]:
-    """Return what does not fit, problems first."""
+    """Return problems and warnings, problems first."""
     parts = (_of_packages(seen), _of_counting(seen), _of_machine(seen), _of_driver(seen), _of_gpu_packages(seen))
     found = [finding for part in parts for finding in part]
     return sorted(found, key=lambda finding: finding.level != "problem")
@@ -195,7 +194,7 @@ def findings(seen: Seen) -> list[Finding]:
 def _of_packages(seen: Seen) -> Iterator[Finding]:
     packages = seen.packages
     if "kinet-trt" not in packages:
-        yield Finding("warning", "kinet-trt", "it runs from a folder, not installed", ("pip install .",))
+        yield Finding("warning", "kinet-trt", "it runs from a folder and is not installed", ("pip install .",))
     opencvs = [name for name in _OPENCVS if name in packages]
     headless = "opencv-python-headless"
     missing: list[Requirement] = []
@@ -203,7 +202,7 @@ def _of_packages(seen: Seen) -> Iterator[Finding]:
         version = packages.get(wanted.name)
         if version is None and not wanted.extra:
             if wanted.name == headless and opencvs:
-                says = f"{opencvs[0]} stands in for {headless}: it needs a desktop's libraries (libGL)"
+                says = f"{opencvs[0]} is installed instead of {headless}: it needs desktop libraries (libGL)"
                 commands = (f"pip uninstall -y {' '.join(opencvs)}", f"pip install {_quoted(wanted)}")
                 yield Finding("warning", "kinet-trt", says, commands)
             elif wanted.name not in RUNTIMES:
@@ -214,18 +213,18 @@ def _of_packages(seen: Seen) -> Iterator[Finding]:
         elif version is not None and wanted.bound and _order(version) < _order(wanted.bound):
             about = RUNTIMES.get(wanted.name, "extras" if wanted.extra else "kinet-trt")
             level: Level = "warning" if wanted.extra else "problem"
-            says = f"{wanted.name} is {version}, kinet-trt needs {wanted.bound} or newer"
+            says = f"{wanted.name} {version} is installed, kinet-trt needs {wanted.bound} or newer"
             yield Finding(level, about, says, (f"pip install {_quoted(wanted)}",))
     if missing:
         says = f"not installed: {', '.join(wanted.name for wanted in missing)}"
         yield Finding("problem", "kinet-trt", says, (f"pip install {' '.join(map(_quoted, missing))}",))
     if len(opencvs) > 1:
-        says = f"{' and '.join(opencvs)} are both installed and overwrite one another"
+        says = f"{' and '.join(opencvs)} are both installed and overwrite each other's files"
         commands = (f"pip uninstall -y {' '.join(opencvs)}", f"pip install {headless}")
         yield Finding("warning", "kinet-trt", says, commands)
     runtimes = [name for name in _packages_of("onnxruntime") if name in packages]
     if len(runtimes) > 1:
-        says = f"{' and '.join(runtimes)} are both installed and overwrite one another"
+        says = f"{' and '.join(runtimes)} are both installed and overwrite each other's files"
         commands = (f"pip uninstall -y {' '.join(runtimes)}", _install(seen, "onnxruntime"))
         yield Finding("warning", "ONNX Runtime", says, commands)
 
@@ -235,9 +234,9 @@ def _of_counting(seen: Seen) -> Iterator[Finding]:
         name = RUNTIMES[one.runtime]
         here = _is_here(seen, one.runtime)
         if one.problem and not here and seen.requirements:
-            continue  # that it is not installed was said already
+            continue  # _of_packages has reported that it is not installed
         if one.problem:
-            # Where another engine is taken first and counts, it is a warning.
+            # If another engine has priority and works, this is only a warning.
             level: Level = "problem" if one is seen.tried[0] or not seen.counts else "warning"
             yield Finding(level, name, one.problem, _mend_engine(seen, one))
         elif one.nuclei is not None and one.true and abs(one.nuclei - one.true) > LARGEST_ERROR * one.true:
@@ -256,7 +255,7 @@ def _mend_engine(seen: Seen, one: Tried) -> tuple[str, ...]:
     if not _is_here(seen, one.runtime):
         return (_install(seen, one.runtime),)
     if "SIGILL" in one.problem:
-        # Installing it again will not give the CPU what it lacks: another engine will do.
+        # Reinstalling does not help if the CPU lacks the instruction: suggest another engine.
         if seen.counts:
             return (f"pip uninstall -y {one.runtime}",)
         return (_install(seen, "onnxruntime" if one.runtime == "openvino" else "openvino"),)
@@ -271,17 +270,17 @@ def _reinstall(seen: Seen, runtime: str) -> tuple[str, ...]:
 def _of_machine(seen: Seen) -> Iterator[Finding]:
     machine = seen.machine
     if machine.system.endswith(("x86_64", "AMD64")) and machine.features == () and machine.system.startswith("Linux"):
-        yield Finding("warning", "CPU", "it has no AVX2: counting is several times slower than on a newer CPU")
+        yield Finding("warning", "CPU", "it lacks AVX2: counting is several times slower than on a newer CPU")
     if machine.free_memory is not None and machine.free_memory < LEAST_MEMORY:
-        says = f"{_gigabytes(machine.free_memory)} are free: large images may not fit, close other programs"
+        says = f"only {_gigabytes(machine.free_memory)} free: large images may not fit; close other programs"
         yield Finding("warning", "memory", says)
     for folder, free in machine.disks.items():
         if free < LEAST_DISK:
-            yield Finding("warning", "disk", f"{_gigabytes(free)} are free in {folder}: remove what is not needed")
+            yield Finding("warning", "disk", f"only {_gigabytes(free)} free in {folder}: free some space")
     if machine.home_problem:
         says = (
-            f"the home folder {machine.home}: {machine.home_problem}. kinet-trt needs none, but Matplotlib, CuPy and "
-            "TensorRT keep files there and start slowly without"
+            f"the home folder {machine.home}: {machine.home_problem}. kinet-trt does not need it, but Matplotlib, CuPy "
+            "and TensorRT cache files there and start slowly without it"
         )
         yield Finding("warning", "disk", says.replace("folder : ", "folder: "), ("export HOME=/a/folder/of/yours",))
 
@@ -290,19 +289,19 @@ def _of_driver(seen: Seen) -> Iterator[Finding]:
     driver, machine = seen.driver, seen.machine
     if not driver.library:
         if machine.nvidia_cards:
-            says = "an NVIDIA card is in this machine, but no driver: install NVIDIA's driver and restart"
+            says = "this machine has an NVIDIA card but no driver: install NVIDIA's driver and restart"
             command = ("sudo ubuntu-drivers install",) if machine.system.startswith("Linux") else ()
             yield Finding("warning", "GPU", says, command)
         elif driver.second:
-            says = f"nvidia-smi sees {driver.second[0]}, but the driver's library is not here: {_CONTAINER}"
+            says = f"nvidia-smi reports {driver.second[0]}, but the driver's library is missing: {_CONTAINER}"
             yield Finding("warning", "GPU", says)
     elif not driver.devices:
-        says = f"the driver is here, but gives no GPU ({driver.problem})"
+        says = f"the driver is installed but reports no GPU ({driver.problem})"
         if machine.cuda_visible is not None:
             says += f"; CUDA_VISIBLE_DEVICES={machine.cuda_visible} may hide it"
             yield Finding("warning", "GPU", says, ("unset CUDA_VISIBLE_DEVICES",))
         elif driver.second or machine.nvidia_cards:
-            yield Finding("warning", "GPU", f"{says}, though one is there: restart after a driver update; {_CONTAINER}")
+            yield Finding("warning", "GPU", f"{says}: restart after a driver update; {_CONTAINER}")
         else:
             yield Finding("warning", "GPU", f"{says}; {_CONTAINER}")
     for device in driver.devices:
@@ -318,52 +317,52 @@ def _of_gpu_packages(seen: Seen) -> Iterator[Finding]:
     driver, jetpack = seen.driver, seen.machine.jetpack
     found, flavours = cupys(seen.packages), tensorrts(seen.packages)
     newest = driver.cuda[0] if driver.cuda else None
-    # CUDA 13 leaves GPUs before Turing out.
+    # CUDA 13 does not support GPUs before Turing.
     old = any(device.capability < LEAST_CAPABILITY for device in driver.devices)
     fitting = min(newest or 13, 12 if old else 13)
     right = f"cupy-cuda{fitting}x"
     if len(found) > 1:
-        says = f"{' and '.join(found)} are installed together and overwrite one another"
+        says = f"{' and '.join(found)} are both installed and overwrite each other's files"
         commands = (f"pip uninstall -y {' '.join(found)}", _install(seen, right))
         yield Finding("problem", "CuPy", says, commands)
     elif driver.devices and not found:
-        says = "a GPU is here, but CuPy, which the GPU engine needs, is not"
+        says = "this machine has a GPU, but CuPy, which the GPU engine needs, is not installed"
         yield Finding("warning", "CuPy", says, (_install(seen, right),))
     for name, built in found.items():
         if built and newest and built > newest and len(found) == 1:
-            says = f"{name} is built for CUDA {built}, the driver runs CUDA {newest} at most: update the driver, or"
+            says = f"{name} needs CUDA {built}, but the driver supports only up to CUDA {newest}: update it, or"
             yield Finding("problem", "CuPy", says, (f"pip uninstall -y {name}", _install(seen, right)))
         elif built and built >= 13 and old and len(found) == 1:
-            says = f"{name} is built for CUDA {built}, which leaves this GPU out"
+            says = f"{name} is built for CUDA {built}, which does not support this GPU"
             yield Finding("problem", "CuPy", says, (f"pip uninstall -y {name}", _install(seen, right)))
     if flavours and not driver.devices:
-        use = "engines can be built here, not run" if "tensorrt_rtx" in flavours else "it is of no use here"
-        says = f"{' and '.join(flavours)} without a GPU and its driver: {use}"
+        use = "engines can be built here but not run" if "tensorrt_rtx" in flavours else "it cannot be used here"
+        says = f"{' and '.join(flavours)} is installed, but no GPU with a driver: {use}"
         yield Finding("warning", "TensorRT", says)
     for module, (version, built) in flavours.items():
         if built and newest and built > newest:
             package = f"{module.replace('_', '-')}-cu"
             wrong = [name for name in seen.packages if name.startswith(f"{package}{built}")]
-            says = f"{module} {version} is built for CUDA {built}, the driver runs CUDA {newest} at most: update it, or"
+            says = f"{module} {version} needs CUDA {built}, but the driver supports only up to {newest}: update it, or"
             commands = (f"pip uninstall -y {' '.join(wrong)}", _install(seen, f"{package}{newest}"))
             yield Finding("problem", "TensorRT", says, commands)
     for module, problem in seen.libraries.items():
         about = "CuPy" if module == "cupy" else "TensorRT"
         if problem:
-            # What CuPy lacks is nearly always CUDA's compiler and headers, which its wheel does not bring.
+            # CuPy nearly always lacks CUDA's compiler and headers, which are not in its wheel.
             command = (_install(seen, right),) if module == "cupy" else ()
             yield Finding("problem", about, f"{module} does not work here: {problem}", command)
     if jetpack:
         yield from _of_jetpack(seen, flavours)
     elif driver.devices and not flavours:
-        says = "a GPU is here, but TensorRT is not"
+        says = "this machine has a GPU, but TensorRT is not installed"
         listed = all(d.capability in RTX_CAPABILITIES or d.capability >= (12, 0) for d in driver.devices)
         flavour = "tensorrt-rtx" if listed else "tensorrt"
         yield Finding("warning", "TensorRT", says, (_install(seen, f"{flavour}-cu{fitting}"),))
     if "pycuda" in seen.packages and (found or flavours):
         says = (
-            "`import pycuda.autoinit` makes a second CUDA context that fights CuPy's and TensorRT's: take the primary "
-            "one, pycuda.driver.Device(0).retain_primary_context()"
+            "`import pycuda.autoinit` creates a second CUDA context that conflicts with CuPy and TensorRT: use the "
+            "primary context, pycuda.driver.Device(0).retain_primary_context()"
         )
         yield Finding("warning", "PyCUDA", says)
 
@@ -371,23 +370,23 @@ def _of_gpu_packages(seen: Seen) -> Iterator[Finding]:
 def _of_jetpack(seen: Seen, flavours: Mapping[str, tuple[str, int | None]]) -> Iterator[Finding]:
     jetpack = seen.machine.jetpack
     if jetpack.startswith("5"):
-        says = f"JetPack {jetpack} has TensorRT 8: kinet-trt needs TensorRT 10, which JetPack 6 brings"
+        says = f"JetPack {jetpack} has TensorRT 8: kinet-trt needs TensorRT 10, which is part of JetPack 6"
         yield Finding("warning", "TensorRT", says)
     wheels = [name for name in seen.packages if re.fullmatch(r"tensorrt(-rtx)?-cu\d\d(-\w+)?", name)]
     if wheels:
-        says = "on a Jetson TensorRT comes with JetPack, not from pip"
+        says = "on a Jetson, TensorRT comes with JetPack, not from pip"
         yield Finding("warning", "TensorRT", says, (f"pip uninstall -y {' '.join(wheels)}",))
     if "tensorrt" not in flavours:
-        says = "JetPack's TensorRT is not seen from this Python: install it, and let the environment see it"
+        says = "this Python cannot import JetPack's TensorRT: install it, and let the environment see system packages"
         commands = ("sudo apt install python3-libnvinfer", "python3 -m venv --system-site-packages .venv")
         yield Finding("warning", "TensorRT", says, commands)
 
 
-# --- what is shown ----------------------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------------------------------
 
 
 def rows(seen: Seen) -> list[Row]:
-    """Return the table: what is here, each marked with the worst that was found about it."""
+    """Return the rows of the table, each with the level of its most severe finding."""
     levels: dict[str, Level] = {}
     for finding in reversed(findings(seen)):
         levels[finding.about] = finding.level
@@ -403,17 +402,18 @@ def rows(seen: Seen) -> list[Row]:
 
 
 def verdict(seen: Seen) -> str:
-    """Say in a sentence whether nuclei are counted here, and by what."""
+    """Return a sentence on whether this machine can count nuclei, and with which engine."""
     for one in seen.tried:
         if one.nuclei is not None and not one.problem:
-            # The first that was tried is the one that `--runtime auto` takes.
+            # The engine that was tried first is the default of `--runtime auto`.
             option = "" if one is seen.tried[0] else f" with --runtime {one.runtime}"
-            return f"kinet-trt counts here{option}: kinet-edge on {RUNTIMES[one.runtime]} in {one.precision.upper()}."
-    return "kinet-trt cannot count here yet."
+            engine = f"kinet-edge on {RUNTIMES[one.runtime]} in {one.precision.upper()}"
+            return f"kinet-trt works on this machine{option}: {engine}."
+    return "kinet-trt cannot count on this machine yet."
 
 
 def to_json(seen: Seen) -> dict[str, Any]:
-    """Return everything for JSON, schema 1: keys are only ever added."""
+    """Return everything for JSON, schema 1: keys are only added."""
     extras = sorted({wanted.extra for wanted in seen.requirements if wanted.extra})
     return {
         "schema": SCHEMA,
@@ -460,12 +460,12 @@ def _engine_rows(seen: Seen) -> dict[str, str]:
             continue
         says = f"{one.version} ({', '.join(one.offers)})" if one.version else "installed"
         if one.nuclei is None:
-            says += "; does not count"
+            says += "; not working"
         else:
-            probe = ", the same as FP32 on a probe" if one.precision not in ("", "fp32") else ""
+            checked = ", checked against FP32" if one.precision not in ("", "fp32") else ""
             says += (
-                f"; counts in {one.precision.upper()}{probe}: {one.nuclei} nuclei in a simulated field of {one.true}, "
-                f"{one.seconds or 0:.1f} s"
+                f"; counts in {one.precision.upper()}{checked}: {one.nuclei} nuclei in a simulated field of {one.true}"
+                f", {one.seconds or 0:.1f} s"
             )
         found[RUNTIMES[one.runtime]] = says
     return found
@@ -475,7 +475,7 @@ def _gpu_rows(seen: Seen) -> dict[str, str]:
     driver, packages = seen.driver, seen.packages
     gpus = [f"{d.name}, compute {_dotted(d.capability)}, {_gigabytes(d.memory)}" for d in driver.devices]
     version = f"driver {seen.machine.driver_version}" if seen.machine.driver_version else "driver"
-    runs = f"{version} runs CUDA up to {_dotted(driver.cuda)}" if driver.cuda else ""
+    runs = f"{version} supports CUDA up to {_dotted(driver.cuda)}" if driver.cuda else ""
     nothing = f"none ({driver.problem})" if driver.library or seen.machine.nvidia_cards else ""
     flavours = [
         f"{'classic' if module == 'tensorrt' else 'for RTX'} {release}" + (f" (CUDA {cuda})" if cuda else "")
@@ -496,11 +496,11 @@ def _extras_row(seen: Seen) -> str:
     whole = [extra for extra in extras if not _missing(seen, extra)]
     parts = [_absent(seen, extra) for extra in extras if extra not in whole]
     says = [f"installed: {', '.join(whole) or 'none'}"] if extras else ["unknown"]
-    return "; ".join([*says, f"not: {', '.join(parts)}"] if parts else says)
+    return "; ".join([*says, f"not installed: {', '.join(parts)}"] if parts else says)
 
 
 def _absent(seen: Seen, extra: str) -> str:
-    """Name an extra, and what it lacks if some of it is there."""
+    """Return the name of an extra, with the missing packages if it is installed in part."""
     missing = _missing(seen, extra)
     partly = len(missing) < sum(requirement.extra == extra for requirement in seen.requirements)
     return f"{extra} (lacks {', '.join(missing)})" if partly else extra
@@ -512,7 +512,7 @@ def _missing(seen: Seen, extra: str) -> list[str]:
 
 
 def _packages_of(name: str) -> tuple[str, ...]:
-    """Return the packages that bring a module."""
+    """Return the packages that provide a module."""
     flavours = ("", "-gpu", "-openvino", "-directml") if name == "onnxruntime" else ("",)
     return tuple(f"{name}{flavour}" for flavour in flavours)
 
@@ -522,11 +522,11 @@ def _is_here(seen: Seen, module: str) -> bool:
 
 
 def _install(seen: Seen, package: str) -> str:
-    """Return the command that installs a package: by the extra that asks for it, where there is one."""
+    """Return the command that installs a package: its extra if there is one."""
     extra = next((w.extra for w in seen.requirements if w.name == package and w.extra), None)
     if extra:
         return f'pip install "kinet-trt[{extra}]"'
-    # CuPy's wheels need CUDA's compiler and headers; this brings them too.
+    # CuPy's wheels need CUDA's compiler and headers, which the extra ctk installs.
     with_toolkit = re.fullmatch(r"cupy-cuda1[2-9]x", package)
     return f'pip install "{package}[ctk]"' if with_toolkit else f"pip install {package}"
 

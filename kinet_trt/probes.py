@@ -1,4 +1,4 @@
-"""Questions to native libraries, each asked in a process of its own: a crash or a hang takes nothing with it."""
+"""Probe native libraries, each in a subprocess, so that a crash or hang does not affect the caller."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def say(**facts):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a process said.
+    """Output of a probe.
 
     Attributes
     ----------
     facts
-        By name; ``stage`` is what it was doing last.
+        Reported values by name; ``stage`` is the error message for its current step.
     problem
-        In words how it ended; empty if it ended well.
+        Why it failed; empty on success.
     """
 
     facts: dict[str, Any]
@@ -59,13 +59,13 @@ class Driver:
     library
         Whether its library is installed.
     cuda
-        Newest CUDA that it runs; None: it did not say.
+        Newest supported CUDA version; None: unknown.
     devices
-        The GPUs that it gives.
+        GPUs that it reports.
     problem
-        In words why there are none; empty if there are.
+        Why there are none; empty if there are.
     second
-        The GPUs that nvidia-smi sees, by name: a second witness.
+        Names of the GPUs that nvidia-smi reports, as a cross-check.
     """
 
     library: bool
@@ -84,17 +84,17 @@ class Tried:
     runtime
         ``"openvino"`` or ``"onnxruntime"``.
     version, offers
-        Its version; the devices or providers it has, and what it can compute in.
+        Its version; its devices or providers, and supported precisions.
     precision
-        What the model is counted in here.
+        Precision in which the model runs here.
     nuclei, true
-        What it found, and the field's truth; None: it did not count.
+        Number of nuclei found, and the true number; None: it failed.
     seconds
-        From the opening of the model to the nuclei.
+        Time from opening the model to the nuclei.
     warnings
-        What was logged meanwhile, like a precision that is wrong here.
+        Warnings logged meanwhile, for example about a precision that gives wrong results here.
     problem
-        In words why it did not count; empty if it did.
+        Why it failed; empty on success.
     """
 
     runtime: str
@@ -109,7 +109,7 @@ class Tried:
 
 
 def ask(program: str, arguments: Sequence[str], timeout: float) -> Answer:
-    """Run a program that calls ``say(name=value)``, and return what it said, however it ends.
+    """Run a program that reports values with ``say(name=value)``, and return them even if it crashes.
 
     Parameters
     ----------
@@ -126,14 +126,14 @@ def ask(program: str, arguments: Sequence[str], timeout: float) -> Answer:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     except (OSError, ValueError) as error:
-        return Answer({}, f"Python cannot be started again: {error}")
+        return Answer({}, f"cannot start a Python subprocess: {error}")
     problem = ""
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as expired:
         out, err, problem = expired.stdout or b"", b"", f"no answer after {timeout:g} s"
         process.kill()
-        # A process that hangs inside a driver cannot even be killed: it is left behind.
+        # A process that hangs inside a driver may be impossible to kill: do not wait for it.
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(5)
         for pipe in (process.stdout, process.stderr):
@@ -144,12 +144,12 @@ def ask(program: str, arguments: Sequence[str], timeout: float) -> Answer:
 
 
 def ask_driver(timeout: float = DRIVER_TIMEOUT) -> Driver:
-    """Ask NVIDIA's driver what there is; no other GPU library is touched."""
+    """Query NVIDIA's driver, without any other GPU library."""
     answer = ask(_DRIVER, [], timeout)
     facts = answer.facts
     devices = tuple(Device(d["name"], tuple(d["capability"]), d["memory"]) for d in facts.get("devices", []))
     version = tuple(facts["cuda"]) if facts.get("cuda") else None
-    problem = answer.problem or ("" if devices else "it gives no GPU")
+    problem = answer.problem or ("" if devices else "no GPU found")
     return Driver(bool(facts.get("library")), version, devices, problem, _nvidia_smi(timeout))
 
 
@@ -173,12 +173,12 @@ def try_counting(runtime: str, timeout: float = COUNT_TIMEOUT) -> Tried:
 
 
 def try_library(module: str, timeout: float = LIBRARY_TIMEOUT) -> str:
-    """Use a GPU library once: a kernel of CuPy, a runtime of TensorRT. Only for after the driver answered.
+    """Use a GPU library once: a kernel of CuPy, a runtime of TensorRT. Call it only if the driver reports a GPU.
 
     Returns
     -------
     str
-        In words what went wrong; empty: nothing.
+        Error message; empty on success.
     """
     return ask(_CUPY if module == "cupy" else _TENSORRT, [module], timeout).problem
 
@@ -194,7 +194,7 @@ def _said(line: bytes) -> dict[str, Any]:
 
 
 def _ending(status: int | None, err: bytes) -> str:
-    """Return in words how a process ended; empty if it ended well."""
+    """Return why a process failed; empty on success."""
     if status == 0:
         return ""
     if status is not None and status < 0:
@@ -202,7 +202,7 @@ def _ending(status: int | None, err: bytes) -> str:
             name = signal.Signals(-status).name
         except ValueError:
             name = f"signal {-status}"
-        why = {"SIGILL": "an instruction that this CPU does not have", "SIGKILL": "out of memory, perhaps"}.get(name)
+        why = {"SIGILL": "an instruction that this CPU does not have", "SIGKILL": "possibly out of memory"}.get(name)
         return f"crashed with {name}" + (f" ({why})" if why else "")
     lines = [line.strip() for line in err.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else f"ended with status {status}"
@@ -244,7 +244,7 @@ class Keep(logging.Handler):
 logging.getLogger("kinet_trt").addHandler(Keep(logging.WARNING))
 runtime = sys.argv[1]
 try:
-    say(stage="NumPy and OpenCV cannot be loaded")
+    say(stage="NumPy or OpenCV cannot be loaded")
     import cv2, numpy
     if runtime == "openvino":
         say(stage="it cannot be loaded")
@@ -288,7 +288,7 @@ import importlib
 try:
     trt = importlib.import_module(sys.argv[1])
     if trt.Runtime(trt.Logger(trt.Logger.ERROR)) is None:
-        say(error="it gives no runtime")
+        say(error="cannot create a runtime")
 except Exception as error:
     say(error=(str(error) or type(error).__name__).strip().splitlines()[0])
 """

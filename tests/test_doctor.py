@@ -56,7 +56,7 @@ def seen(packages=None, without=(), tried=(COUNTED,), driver=NO_DRIVER, librarie
 def test_a_machine_that_is_well_has_nothing_to_mend():
     assert findings(WELL) == []
     assert {row.level for row in rows(WELL)} == {"fine", "absent"}
-    assert verdict(WELL) == "kinet-trt counts here: kinet-edge on OpenVINO in FP32."
+    assert verdict(WELL) == "kinet-trt works on this machine: kinet-edge on OpenVINO in FP32."
     assert findings(seen(GPU, driver=TURING, libraries={"cupy": "", "tensorrt_rtx": ""})) == []
 
 
@@ -75,12 +75,12 @@ CASES = {
     ),
     "old extra": (
         seen({"lapx": "0.5.9.post1"}),
-        ("warning", "extras", "lapx is 0.5.9.post1", 'pip install "lapx>=0.5.10"'),
+        ("warning", "extras", "lapx 0.5.9.post1 is installed", 'pip install "lapx>=0.5.10"'),
     ),
     "from a folder": (seen(without=["kinet-trt"]), ("warning", "kinet-trt", "not installed", "pip install .")),
     "two opencvs": (
         seen({"opencv-python": "4.10"}),
-        ("warning", "kinet-trt", "overwrite one another", "pip uninstall -y opencv-python opencv-python-headless"),
+        ("warning", "kinet-trt", "overwrite each other", "pip uninstall -y opencv-python opencv-python-headless"),
     ),
     "the other opencv": (
         seen({"opencv-python": "4.10"}, without=["opencv-python-headless"]),
@@ -88,7 +88,7 @@ CASES = {
     ),
     "two onnxruntimes": (
         seen({"onnxruntime": "1.32", "onnxruntime-gpu": "1.31"}),
-        ("warning", "ONNX Runtime", "overwrite one another", 'pip install "kinet-trt[onnxruntime]"'),
+        ("warning", "ONNX Runtime", "overwrite each other", 'pip install "kinet-trt[onnxruntime]"'),
     ),
     "engine crashes": (
         seen(tried=[FAILED]),
@@ -103,11 +103,11 @@ CASES = {
         ("warning", "ONNX Runtime", "libcublas", "pip install --force-reinstall --no-deps onnxruntime-gpu"),
     ),
     "no libGL": (
-        seen({"opencv-python": "4.10"}, tried=[replace(FAILED, problem="NumPy and OpenCV ...: libGL.so.1: cannot")]),
+        seen({"opencv-python": "4.10"}, tried=[replace(FAILED, problem="NumPy or OpenCV ...: libGL.so.1: cannot")]),
         ("problem", "OpenVINO", "libGL", "pip install opencv-python-headless"),
     ),
     "torn numpy": (
-        seen(tried=[replace(FAILED, problem="NumPy and OpenCV cannot be loaded: x")]),
+        seen(tried=[replace(FAILED, problem="NumPy or OpenCV cannot be loaded: x")]),
         ("problem", "OpenVINO", "NumPy", "pip install --force-reinstall numpy opencv-python-headless"),
     ),
     "wrong count": (
@@ -118,9 +118,9 @@ CASES = {
         seen(tried=[replace(COUNTED, warnings=("BF16 is wrong on this CPU",))]),
         ("warning", "OpenVINO", "BF16 is wrong", ""),
     ),
-    "old cpu": (seen(features=()), ("warning", "CPU", "no AVX2", "")),
-    "little memory": (seen(free_memory=500_000_000), ("warning", "memory", "0.5 GB are free", "")),
-    "little disk": (seen(disks={"/tmp": 20_000_000}), ("warning", "disk", "0.0 GB are free in /tmp", "")),
+    "old cpu": (seen(features=()), ("warning", "CPU", "lacks AVX2", "")),
+    "little memory": (seen(free_memory=500_000_000), ("warning", "memory", "only 0.5 GB free", "")),
+    "little disk": (seen(disks={"/tmp": 20_000_000}), ("warning", "disk", "only 0.0 GB free in /tmp", "")),
     "no home": (
         seen(home="", home_problem="there is none"),
         ("warning", "disk", "home folder: there is none", "HOME="),
@@ -128,7 +128,7 @@ CASES = {
     "card without driver": (seen(nvidia_cards=1), ("warning", "GPU", "no driver", "sudo ubuntu-drivers install")),
     "container without driver": (
         seen(driver=replace(NO_DRIVER, second=("H100",))),
-        ("warning", "GPU", "nvidia-smi sees H100", ""),
+        ("warning", "GPU", "nvidia-smi reports H100", ""),
     ),
     "driver without GPU": (
         seen(driver=Driver(True, (12, 8), (), "cuInit says 100")),
@@ -164,38 +164,38 @@ CASES = {
     ),
     "two CuPys": (
         seen({"cupy-cuda12x": "14", "cupy-cuda13x": "14"}),
-        ("problem", "CuPy", "overwrite one another", "pip uninstall -y cupy-cuda12x cupy-cuda13x"),
+        ("problem", "CuPy", "overwrite each other", "pip uninstall -y cupy-cuda12x cupy-cuda13x"),
     ),
     "CuPy too new": (
         seen({"cupy-cuda12x": "14"}, driver=Driver(True, (11, 4), (), "none")),
-        ("problem", "CuPy", "the driver runs CUDA 11 at most", "pip install cupy-cuda11x"),
+        ("problem", "CuPy", "supports only up to CUDA 11", "pip install cupy-cuda11x"),
     ),
     "CuPy too new for the GPU": (
         seen(
             {"cupy-cuda13x": "14", "tensorrt": "10"},
             driver=Driver(True, (13, 0), (Device("V100", (7, 0), 1),), ""),
         ),
-        ("problem", "CuPy", "leaves this GPU out", 'pip install "cupy-cuda12x[ctk]"'),
+        ("problem", "CuPy", "does not support this GPU", 'pip install "cupy-cuda12x[ctk]"'),
     ),
     "TensorRT without driver": (
         seen({"tensorrt-cu12": "10.3", "tensorrt-cu12-bindings": "10.3"}),
-        ("warning", "TensorRT", "it is of no use here", ""),
+        ("warning", "TensorRT", "it cannot be used here", ""),
     ),
     "RTX without driver": (
         seen({"tensorrt-rtx-cu13": "1.7"}),
-        ("warning", "TensorRT", "can be built here, not run", ""),
+        ("warning", "TensorRT", "can be built here but not run", ""),
     ),
     "TensorRT too new": (
         seen({"tensorrt-cu13": "10.13", "tensorrt-cu13-libs": "10.13", "cupy-cuda12x": "14"}, driver=TURING),
-        ("problem", "TensorRT", "built for CUDA 13", "pip uninstall -y tensorrt-cu13 tensorrt-cu13-libs"),
+        ("problem", "TensorRT", "needs CUDA 13", "pip uninstall -y tensorrt-cu13 tensorrt-cu13-libs"),
     ),
     "CuPy without NVRTC": (
         seen(GPU, driver=TURING, libraries={"cupy": "failed to load libnvrtc.so.12", "tensorrt_rtx": ""}),
         ("problem", "CuPy", "libnvrtc", 'pip install "cupy-cuda12x[ctk]"'),
     ),
     "TensorRT that does not run": (
-        seen(GPU, driver=TURING, libraries={"cupy": "", "tensorrt_rtx": "it gives no runtime"}),
-        ("problem", "TensorRT", "it gives no runtime", ""),
+        seen(GPU, driver=TURING, libraries={"cupy": "", "tensorrt_rtx": "cannot create a runtime"}),
+        ("problem", "TensorRT", "cannot create a runtime", ""),
     ),
     "PyCUDA": (
         seen({"pycuda": "2026.1", **GPU}, driver=TURING),
@@ -203,11 +203,11 @@ CASES = {
     ),
     "JetPack 5": (
         seen({"tensorrt": "8.5"}, jetpack="5 (R35.4)"),
-        ("warning", "TensorRT", "JetPack 6 brings", ""),
+        ("warning", "TensorRT", "part of JetPack 6", ""),
     ),
     "JetPack unseen": (
         seen(jetpack="6 (R36.3)"),
-        ("warning", "TensorRT", "not seen from this Python", "python3 -m venv --system-site-packages .venv"),
+        ("warning", "TensorRT", "cannot import JetPack's TensorRT", "python3 -m venv --system-site-packages .venv"),
     ),
     "JetPack and wheels": (
         seen({"tensorrt-cu12": "10.3"}, jetpack="6 (R36.3)"),
@@ -247,7 +247,7 @@ def test_an_engine_that_metadata_does_not_know_counts_all_the_same():
 
 def test_the_verdict_names_the_option_where_the_first_engine_fails():
     assert "--runtime" not in verdict(WELL)
-    assert "counts here with --runtime onnxruntime:" in verdict(CASES["one engine crashes"][0])
+    assert "works on this machine with --runtime onnxruntime:" in verdict(CASES["one engine crashes"][0])
     assert "cannot count" in verdict(CASES["engine crashes"][0])
 
 
@@ -297,7 +297,7 @@ def test_no_gpu_library_is_touched_before_the_driver_answers(monkeypatch):
 def test_this_machine_counts(run, tmp_path):
     code, out, err = run("doctor", "--json", tmp_path / "d.json")
     assert (code, err) == (0, "")
-    assert "kinet-trt counts here: kinet-edge on OpenVINO in" in out
+    assert "kinet-trt works on this machine: kinet-edge on OpenVINO in" in out
     document = json.loads((tmp_path / "d.json").read_text(encoding="utf-8"))
     assert document["counts"] is True
     assert document["packages"]["numpy"]
@@ -320,7 +320,7 @@ def test_where_nothing_counts_the_exit_status_is_1_and_the_command_stands_there(
     assert (code, err) == (1, "")
     assert "PROBLEM" in out
     assert '    pip install "kinet-trt[onnxruntime]"\n' in out
-    assert "kinet-trt cannot count here yet." in out
+    assert "kinet-trt cannot count on this machine yet." in out
 
 
 def test_the_doctor_itself_loads_nothing_native(tmp_path):
@@ -333,7 +333,7 @@ def test_the_doctor_itself_loads_nothing_native(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "kinet-trt counts here" in done.stdout
+    assert "kinet-trt works on this machine" in done.stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -343,4 +343,4 @@ def test_a_machine_where_numpy_crashes_is_told(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "kinet_trt", "doctor"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
-    assert "NumPy and OpenCV cannot be loaded: crashed with SIGILL" in done.stdout
+    assert "NumPy or OpenCV cannot be loaded: crashed with SIGILL" in done.stdout

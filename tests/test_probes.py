@@ -37,7 +37,7 @@ def test_a_process_that_hangs_is_stopped():
 
 def test_no_python_is_no_crash(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert "cannot be started" in ask("", [], 5).problem
+    assert "cannot start" in ask("", [], 5).problem
 
 
 # --- a driver ---------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_an_engine_that_crashes_is_told_with_what_it_was_doing(module):
 def test_an_engine_that_cannot_be_loaded_says_why(module):
     module("cv2", "raise ImportError('libGL.so.1: cannot open shared object file')")
     assert try_counting("openvino").problem == (
-        "NumPy and OpenCV cannot be loaded: libGL.so.1: cannot open shared object file"
+        "NumPy or OpenCV cannot be loaded: libGL.so.1: cannot open shared object file"
     )
 
 
@@ -161,6 +161,6 @@ def test_gpu_libraries_are_used_once(module):
     assert try_library("cupy") == "CuPy failed to load libnvrtc.so.12"
     logger = "class Logger:\n  ERROR = 1\n  def __init__(self, level): pass\n"
     module("tensorrt", logger + "def Runtime(logger): return None\n")
-    assert try_library("tensorrt") == "it gives no runtime"
+    assert try_library("tensorrt") == "cannot create a runtime"
     module("tensorrt", logger + "def Runtime(logger): return 1\n")
     assert try_library("tensorrt") == ""
