@@ -18,6 +18,7 @@ their own with ``norm="instance"``: at one image a batch that is what they compu
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import torch
 from kinet_trt.export.network import (
@@ -351,8 +352,13 @@ def reach(network: Network) -> int:
     Measured, not derived: with every weight made positive, every activation linear and every pooling a mean, a pixel's
     influence cannot cancel, so the farthest non-zero gradient is the reach. The largest of all alignments counts.
     """
-    own = network.config
-    probe = build(NetworkConfig(own.architecture, 2, own.activation, roi=False, dropout=0.0)).eval()
+    return _reach(network.config.architecture)
+
+
+@cache
+def _reach(architecture: Architecture) -> int:
+    """Measure the reach once: width, activation and norm do not change it."""
+    probe = build(NetworkConfig(architecture, 2, roi=False, dropout=0.0)).eval()
     with torch.no_grad():
         for parameter in probe.parameters():
             parameter.fill_(1.0)
@@ -365,8 +371,9 @@ def reach(network: Network) -> int:
     probe = probe.double()
     size, farthest = 64 * MULTIPLE, 0
     centre = size // 2
-    for offset in range(own.multiple):
-        image = torch.zeros(1, 3, size, own.multiple * 2, dtype=torch.float64, requires_grad=True)
+    multiple = probe.config.multiple
+    for offset in range(multiple):
+        image = torch.zeros(1, 3, size, multiple * 2, dtype=torch.float64, requires_grad=True)
         # Before the maps: a softmax of equal numbers has no gradient.
         outputs, _ = probe.outputs(image)
         outputs[0, :, centre + offset].sum().backward()  # type: ignore[no-untyped-call]
