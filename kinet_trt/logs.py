@@ -10,7 +10,11 @@ from contextlib import contextmanager
 
 LOGGER = "kinet_trt"
 
-_NATIVE = {"OPENCV_LOG_LEVEL": ("SILENT", "WARNING"), "OPENCV_FFMPEG_LOGLEVEL": ("-8", "24")}
+_NATIVE: dict[str, tuple[str, str | None]] = {
+    "OPENCV_LOG_LEVEL": ("SILENT", "WARNING"),
+    # With any level of its own FFmpeg writes to standard output, where the results are.
+    "OPENCV_FFMPEG_LOGLEVEL": ("-8", None),
+}
 """What OpenCV and its FFmpeg write past Python, by default and with --verbose; both read these when they are loaded."""
 
 
@@ -71,7 +75,10 @@ def be_verbose() -> None:
         handler.removeFilter(_is_ours)
     for variable, (quiet, verbose) in _NATIVE.items():
         if os.environ.get(variable) == quiet:
-            os.environ[variable] = verbose
+            if verbose is None:
+                del os.environ[variable]
+            else:
+                os.environ[variable] = verbose
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

@@ -28,6 +28,10 @@ class NoFrameError(CameraError):
     """A source that is there but gave no frame in time."""
 
 
+class RecordingError(CameraError):
+    """A recording that cannot be read to its end; opening it again would only start it from the beginning."""
+
+
 class SourceTextError(CameraError):
     """A SOURCE text that names no source, or an option that it does not have; trying again will not help."""
 
@@ -52,6 +56,9 @@ class Properties:
         which it was typed.
     waits
         Whether frames wait to be taken (a video file counted frame by frame). A camera does not wait.
+    recorded
+        Whether it is a recording: opened again it would start from its first frame, so it is read once, and damaged
+        frames are skipped, however many there are.
     """
 
     name: str
@@ -61,6 +68,7 @@ class Properties:
     bits: int = 8
     mpp_is_per_frame: bool = False
     waits: bool = False
+    recorded: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +159,8 @@ class FrameSource(Protocol):
         ------
         NoFrameError
             If none came in time.
+        ImageError
+            If a frame is damaged; the next call returns the next frame.
         CameraError
             If the camera is gone.
         """

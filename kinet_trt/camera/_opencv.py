@@ -85,6 +85,13 @@ class Reader:
         there, raw = self._capture.read()
         return np.asarray(raw, np.uint8).ravel() if there and raw is not None else None
 
+    def count_packets(self) -> int:
+        """Return how many frames there still are, decodable or not, of a reader opened with CAP_PROP_FORMAT = -1."""
+        n = 0
+        while self._capture.grab():
+            n += 1
+        return n
+
     def close(self) -> None:
         """Release it."""
         self._capture.release()

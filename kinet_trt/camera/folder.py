@@ -7,7 +7,7 @@ import re
 import time
 from pathlib import Path
 
-from kinet_trt.camera import CameraError, NoFrameError, Properties, Shot
+from kinet_trt.camera import CameraError, NoFrameError, Properties, RecordingError, Shot
 from kinet_trt.errors import ImageError
 from kinet_trt.images import SUFFIXES, read_image
 
@@ -43,7 +43,9 @@ class FolderSource:
         self._sequence, self._started = 0, time.monotonic()
         width, height = self._first_size()
         fps = None if self._every_frame else IMAGES_A_SECOND
-        return Properties(self._folder.name, width, height, fps, mpp_is_per_frame=True, waits=self._every_frame)
+        return Properties(
+            self._folder.name, width, height, fps, mpp_is_per_frame=True, waits=self._every_frame, recorded=True
+        )
 
     def _first_size(self) -> tuple[int, int]:
         for path in self._images:
@@ -53,7 +55,7 @@ class FolderSource:
                 unread = f"{path.name}: {error}"
             else:
                 return image.width, image.height
-        raise CameraError(f"{self._folder}: none of its {len(self._images)} images can be read; the last: {unread}")
+        raise RecordingError(f"{self._folder}: none of its {len(self._images)} images can be read; the last: {unread}")
 
     def newest(self, timeout: float) -> Shot | None:
         """See `kinet_trt.camera.FrameSource.newest`.

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kinet_trt.camera import CameraError, FrameSource, NoFrameError, Properties, Shot
+from kinet_trt.camera import CameraError, FrameSource, NoFrameError, Properties, RecordingError, Shot
 from kinet_trt.errors import ImageError, KinetError
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,9 @@ class State:
     missed
         Frames that the camera counted but that never came in.
     bad
-        Frames that came damaged and were left out.
+        Frames that came damaged and were skipped.
+    bad_why
+        What is wrong with the last of them.
     width, height
         Size of the last frame, px; 0 before the first.
     mpp
@@ -75,6 +77,7 @@ class State:
     height: int = 0
     mpp: float | None = None
     mpp_note: str = ""
+    bad_why: str = ""
 
     def sentence(self) -> str:
         """Say it in one sentence."""
@@ -88,7 +91,16 @@ class State:
         if self.phase == "connecting":
             since = f" for {self.seconds:.0f} s" if self.seconds >= 3 else ""
             return f"connecting{since}" + (f", again after: {self.why}" if self.why else "")
-        return "the recording has ended" if self.phase == "ended" else "closed"
+        if self.phase == "ended":
+            return "; ".join(part for part in (self.why or "the recording has ended", self.damage()) if part)
+        return "closed"
+
+    def damage(self) -> str:
+        """Return how many frames were damaged, in words; empty if none was."""
+        if not self.bad:
+            return ""
+        frames = "1 damaged frame was" if self.bad == 1 else f"{self.bad} damaged frames were"
+        return f"{frames} skipped ({self.bad_why})"
 
 
 @dataclass(frozen=True)
@@ -239,6 +251,9 @@ class Newest:
                 self._read(properties)
                 self._enter("closed" if self._stop.is_set() else "ended")
                 why = ""
+            except RecordingError as error:
+                self._enter("ended", str(error))
+                why = ""
             except KinetError as error:
                 why = str(error)
             # A camera maker's code: whatever it raises, the page must go on and say so.
@@ -269,8 +284,8 @@ class Newest:
             except ImageError as error:
                 bad += 1
                 with self._lock:
-                    self._state = replace(self._state, bad=self._state.bad + 1)
-                if bad >= _BAD_FRAMES:
+                    self._state = replace(self._state, bad=self._state.bad + 1, bad_why=str(error))
+                if bad >= _BAD_FRAMES and not properties.recorded:
                     raise CameraError(f"{bad} damaged frames in a row: {error}") from error
                 continue
             if shot is None:

@@ -6,16 +6,12 @@ import re
 import time
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
-from kinet_trt.camera import CameraError, Properties, Shot, to_rgb
+from kinet_trt.camera import CameraError, Properties, Shot, motion_jpeg
 from kinet_trt.camera._opencv import OPEN_TIMEOUT, READ_TIMEOUT, Reader
-from kinet_trt.errors import ImageError
 from kinet_trt.frame import Frame
 
 _MJPG = cv2.VideoWriter.fourcc(*"MJPG")
-_END_OF_JPEG = b"\xff\xd9"
 
 
 class StreamSource:
@@ -63,11 +59,14 @@ class StreamSource:
     def newest(self, timeout: float) -> Shot:  # noqa: ARG002 - FFmpeg is told its limit when it opens
         """See `kinet_trt.camera.FrameSource.newest`.
 
-        A JPEG that was cut short is an ImageError; the next call goes on with the next one.
+        A damaged JPEG is an ImageError; the next call returns the next frame.
         """
         pixels = None
         if self._reader is not None:
-            pixels = _develop(self._reader.read_packet()) if self._is_jpeg else self._reader.read()
+            if not self._is_jpeg:
+                pixels = self._reader.read()
+            elif (packet := self._reader.read_packet()) is not None:
+                pixels = motion_jpeg.decode(packet)
         if pixels is None:
             raise CameraError(f"{self._name} stopped: it ended, or gave nothing for {self._timeouts[1]:g} s")
         self._sequence += 1
@@ -78,15 +77,3 @@ class StreamSource:
         if self._reader:
             self._reader.close()
             self._reader = None
-
-
-def _develop(packet: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
-    """Decode a JPEG; None stays None."""
-    if packet is None:
-        return None
-    # A decoder makes a picture of half a JPEG too: grey below.
-    whole = _END_OF_JPEG in packet[-64:].tobytes()
-    raw = cv2.imdecode(packet, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if whole else None
-    if raw is None:
-        raise ImageError(f"a JPEG of {len(packet)} bytes came damaged or cut short")
-    return to_rgb(np.asarray(raw, np.uint8), "BGR")

@@ -19,8 +19,9 @@ Every line is one object with these keys; within a schema keys are only ever add
 ``sharpness``             0 to 1; null where there is no tissue (`kinet_trt.live.quality.Quality`)
 ``shift_um``              way since the frame before, um; null where it cannot be told
 ``speed_um_s``            the same a second; null as well
-``offered``               whether it may be captured: neither empty, blurred nor moving
-``hindrances``            why not: ``"empty"``, ``"blurred"``, ``"moving"``
+``offered``               whether it may be captured: neither damaged, empty, blurred nor moving
+``hindrances``            why not: ``"damaged"`` (a part of the picture is missing), ``"empty"``, ``"blurred"``,
+                          ``"moving"``
 ``rested``                whether the stage has just come to rest on a field that may be captured
 ``remarks``               sentences that a person should read: that um/px is only assumed, that the field is unlike
                           those that the model learnt from (`kinet_trt.unlike`)
@@ -46,7 +47,7 @@ from typing import Any, BinaryIO
 
 from kinet_trt.camera import CameraError, FrameSource
 from kinet_trt.camera.folder import FolderSource
-from kinet_trt.camera.newest import Newest
+from kinet_trt.camera.newest import Newest, State
 from kinet_trt.camera.video import VideoSource
 from kinet_trt.counter import Counter
 from kinet_trt.errors import EngineError, KinetError
@@ -99,7 +100,7 @@ def run(
         If the engine fails, a recording cannot be read, or the lines cannot be written.
     """
     recorded = isinstance(source, FolderSource | VideoSource)
-    news = _News(tell, recorded)
+    news, counted = _News(tell, recorded), 0
     newest = Newest(source, mpp=mpp)
     remarks = (Unlike(counter.engine.card.mpp),)
     loop = Loop(newest, counter, mpp=mpp, stated="file" if recorded else "camera", remarks=remarks)
@@ -114,8 +115,10 @@ def run(
                     continue
                 _write(out, record(seen, status, counter, detections))
                 viewer.shown(seen)
+                counted += 1
                 if seen.number == frames:
-                    break
+                    return 0
+            news.end(loop.status.camera, counted)
     except KeyboardInterrupt:
         return INTERRUPTED
     except _ReaderGoneError:
@@ -165,11 +168,11 @@ def record(seen: Seen, status: Status, counter: Counter, detections: bool = Fals
 
 
 class _News:
-    """Tells what changed: once when it begins, not once a second."""
+    """Tells what changed: once when it begins, not once a second; and at the end what was not counted."""
 
     def __init__(self, tell: Callable[[str], None], recorded: bool) -> None:
         self._tell, self._recorded = tell, recorded
-        self._trouble, self._uncounted = "", ""
+        self._trouble, self._uncounted, self._last_uncounted, self._times_uncounted = "", "", "", 0
         self._remarks: tuple[str, ...] = ()
 
     def of(self, status: Status, seen: Seen | None) -> None:
@@ -196,10 +199,25 @@ class _News:
                 if remark not in self._remarks:
                     self._tell(remark)
             self._remarks = seen.remarks
+        if seen.uncounted:
+            self._last_uncounted = seen.uncounted
+            self._times_uncounted += 1
         if seen.uncounted != self._uncounted:
             self._uncounted = seen.uncounted
             if seen.uncounted:
                 self._tell(f"not counted: {seen.uncounted}")
+
+    def end(self, camera: State, counted: int) -> None:
+        """Report what was not counted of a source that has ended; raise if it ended early, or nothing was counted."""
+        if camera.bad:
+            self._tell(f"{camera.damage()}.")
+        if self._times_uncounted:
+            self._tell(f"{self._times_uncounted} of {camera.frames} frames were not counted: {self._last_uncounted}")
+        if camera.why:
+            raise CameraError(camera.why)
+        if not counted:
+            why = self._last_uncounted or camera.bad_why or "it gave none"
+            raise CameraError(f"{camera.name}: not one frame was counted: {why}")
 
 
 class _ReaderGoneError(Exception):

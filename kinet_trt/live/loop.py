@@ -20,6 +20,7 @@ from kinet_trt.live import clock
 from kinet_trt.live.mailbox import Mailbox
 from kinet_trt.live.quality import Quality, Watch
 from kinet_trt.live.rolling import Rolling
+from kinet_trt.missing import check_picture
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +113,10 @@ class Seen:
 
     @property
     def hindrances(self) -> tuple[str, ...]:
-        """Why it is shown, but not offered for capture: "uncounted", "empty", "blurred", "moving"."""
+        """Why it is shown, but not offered for capture: "uncounted", "damaged", "empty", "blurred", "moving"."""
         holds = {
             "uncounted": self.detections is None,
+            "damaged": self.quality.damaged,
             "empty": self.quality.empty,
             "blurred": self.quality.blurred,
             "moving": self.quality.moving,
@@ -441,6 +443,7 @@ class Loop:
         camera = self.newest.state
         started = time.perf_counter()
         try:
+            check_picture(raw.pixels)
             frame = correction(raw) if correction else raw
             if frame.is_grey:
                 # The counter would say so of every frame in the log.

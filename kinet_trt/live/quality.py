@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.frame import Frame
+from kinet_trt.missing import is_cut
 from kinet_trt.sharpness import BLURRED, EMPTY, bands
 
 BLURRED_HERE = 0.8
@@ -48,6 +49,8 @@ class Quality:
     speed
         The same a second, um/s, by the frames' times: of a recording that is counted frame by frame they are the
         times at which its frames were read.
+    damaged
+        Whether the lower part of the picture is missing: rows of one colour, as decoders leave them.
     empty, blurred, moving
         What follows from these; ``moving`` also when two pictures in a row show different places.
     rested
@@ -63,6 +66,7 @@ class Quality:
     blurred: bool
     moving: bool
     rested: bool
+    damaged: bool = False
 
 
 class Watch:
@@ -115,7 +119,8 @@ class Watch:
             self._still_since = math.inf
         elif self._still_since == math.inf:
             self._still_since = time
-        crisp = not (moving or empty or blurred) and ratio >= CRISP * self._best_here
+        damaged = is_cut(frame.pixels)
+        crisp = not (moving or empty or blurred or damaged) and ratio >= CRISP * self._best_here
         rested = crisp and self._rest_is_new and time - self._still_since >= REST
         if rested:
             self._rest_is_new, self._way = False, (0.0, 0.0)
@@ -128,6 +133,7 @@ class Watch:
             blurred=blurred,
             moving=moving,
             rested=rested,
+            damaged=damaged,
         )
 
     def _forget(self) -> None:

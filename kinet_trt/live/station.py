@@ -42,6 +42,7 @@ TUMOR = 0.5
 """Probability from which on a pixel counts as tumour."""
 
 HINDERED = {
+    "damaged": "The lower part of the picture is missing.",
     "empty": "There is no tissue in the picture.",
     "blurred": "The picture is out of focus.",
     "moving": "The stage is moving.",

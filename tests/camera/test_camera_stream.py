@@ -32,6 +32,8 @@ class Mjpeg(http.server.ThreadingHTTPServer):
     def __init__(self, silence: int = 1 << 30, end: int = 1 << 30, size: tuple[int, int] = (160, 120)) -> None:
         self.silence, self.end, self.size, self.over = silence, end, size, threading.Event()
         self.cut: set[int] = set()
+        self.zeroed: set[int] = set()
+        self.longer: set[int] = set()
         super().__init__(("127.0.0.1", 0), Handler)
 
 
@@ -51,6 +53,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 jpeg = cv2.imencode(".jpg", numbered(n % 256, *self.server.size))[1].tobytes()
                 if n in self.server.cut:
                     jpeg = jpeg[: len(jpeg) // 2]
+                if n in self.server.zeroed:
+                    jpeg = jpeg[: len(jpeg) // 2] + bytes(len(jpeg) // 2 - 2) + jpeg[-2:]
+                if n in self.server.longer:
+                    jpeg += bytes(500)
                 head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
                 try:
                     self.wfile.write(head + jpeg + b"\r\n")
@@ -139,9 +145,9 @@ def test_another_size_within_a_running_stream_is_seen() -> None:
         assert camera.state.why == ""
 
 
-def test_a_jpeg_cut_short_is_left_out() -> None:
+def test_a_damaged_jpeg_is_skipped_and_bytes_after_one_are_not(capfd: pytest.CaptureFixture[str]) -> None:
     server = Mjpeg()
-    server.cut = {5, 8}
+    server.cut, server.zeroed, server.longer = {5, 8}, {6}, {3}
     with served(server) as address:
         source = StreamSource(address)
         source.open()
@@ -150,9 +156,10 @@ def test_a_jpeg_cut_short_is_left_out() -> None:
             try:
                 numbers.append(number_of(source.newest(1.0).frame.pixels))
             except ImageError as error:
-                numbers.append(str(error).startswith("a JPEG of"))
+                numbers.append(str(error).startswith("a JPEG frame of"))
         source.close()
-    assert numbers == [0, 1, 2, 3, 4, True, 6, 7, True, 9, 10, 11]
+    assert numbers == [0, 1, 2, 3, 4, True, True, 7, True, 9, 10, 11]
+    assert capfd.readouterr().err == ""
 
 
 def test_a_film_over_http_needs_no_jpeg(tmp_path: Path) -> None:

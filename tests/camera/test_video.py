@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import cv2
 import pytest
 from camera_films import number_of, numbered, open_files
 
-from kinet_trt.camera import CameraError, NoFrameError, open_source
+from kinet_trt.camera import CameraError, NoFrameError, RecordingError, open_source
 from kinet_trt.camera.newest import Newest
 from kinet_trt.camera.video import VideoSource
+from kinet_trt.errors import ImageError
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +105,119 @@ def test_what_is_no_film(tmp_path: Path) -> None:
         VideoSource(tmp_path / "text.avi").open()
 
 
-def test_a_film_cut_short_ends(film: Path, tmp_path: Path) -> None:
-    (tmp_path / "cut.avi").write_bytes(film.read_bytes()[: film.stat().st_size // 2])
-    source = VideoSource(tmp_path / "cut.avi", every_frame=True)
+def read_all(path: Path) -> tuple[list[int], int]:
+    """Read a film whole; return the numbers of its frames, and how many were damaged."""
+    source, numbers, damaged = VideoSource(path, every_frame=True), [], 0
     source.open()
-    n = 0
-    while source.newest(1.0):
-        n += 1
-    source.close()
-    assert 5 < n < 35
+    try:
+        while True:
+            try:
+                shot = source.newest(1.0)
+            except ImageError:
+                damaged += 1
+                continue
+            if shot is None:
+                return numbers, damaged
+            numbers.append(number_of(shot.frame.pixels))
+            assert shot.sequence == len(numbers) + damaged
+    finally:
+        source.close()
+
+
+def made(path: Path, codec: str, frames: int = 8) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 25, (160, 120))
+    assert writer.isOpened()
+    for n in range(frames):
+        writer.write(numbered(n))
+    writer.release()
+    return path
+
+
+def jpegs(data: bytes) -> list[int]:
+    """Return where the JPEG frames of a Motion JPEG file begin."""
+    return [found.start() for found in re.finditer(rb"\xff\xd8\xff", data)]
+
+
+def test_damaged_jpeg_frames_are_skipped_and_the_rest_is_read(film: Path, tmp_path: Path) -> None:
+    data = bytearray(film.read_bytes())
+    begins = jpegs(data)
+    data[begins[4] : begins[4] + 600] = bytes(600)  # no JPEG any more
+    middle = (begins[9] + begins[10]) // 2
+    data[middle : middle + 200] = bytes(200)  # its end marker stays
+    data[begins[39] : begins[39] + 100] = bytes(100)
+    (tmp_path / "damaged.avi").write_bytes(data)
+    assert read_all(tmp_path / "damaged.avi") == ([n for n in range(40) if n not in (4, 9, 39)], 3)
+
+
+def test_damaged_frames_of_other_codecs_are_skipped(tmp_path: Path) -> None:
+    path = made(tmp_path / "film.avi", "FFV1")
+    data = bytearray(path.read_bytes())
+    chunks = [found.start() for found in re.finditer(rb"00dc", data[: data.find(b"idx1")])][-8:]
+    for k in (3, 4):
+        data[chunks[k] + 8 : chunks[k] + 40] = bytes(32)
+    path.write_bytes(data)
+    numbers, damaged = read_all(path)
+    assert set(numbers) >= {0, 1, 2, 5, 6, 7}
+    assert len(numbers) + damaged == 8
+
+
+@pytest.mark.parametrize("name", ["cut.avi", "cut.mkv"])
+def test_a_film_cut_short_ended_early(film: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    whole = film if name.endswith("avi") else made(tmp_path / "whole.mkv", "FFV1", 40)
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(RecordingError, match=r"cut\.... ended early: \d+ of 40 frames: copy it again") as raised:
+        read_all(path)
+    assert 5 < int(str(raised.value).split("early: ")[1].split()[0]) < 35
+
+
+def test_a_film_without_a_whole_frame(film: Path, tmp_path: Path) -> None:
+    data = bytearray(film.read_bytes())
+    for begin in jpegs(data):
+        data[begin : begin + 50] = bytes(50)
+    (tmp_path / "none.avi").write_bytes(data)
+    with pytest.raises(RecordingError, match=r"none\.avi: not one frame could be read: copy it again"):
+        read_all(tmp_path / "none.avi")
+
+
+def test_interlaced_video_is_an_error_and_never_memory_that_was_not_written(tmp_path: Path) -> None:
+    path = made(tmp_path / "film.avi", "mpg2")
+    assert read_all(path) == (list(range(8)), 0)
+    data = bytearray(path.read_bytes())
+    for header in re.finditer(rb"\x00\x00\x01\xb5([\x10-\x1f]|[\x80-\x8f])", bytes(data)):
+        if data[header.start() + 4] < 0x20:
+            data[header.start() + 5] &= ~0x08  # progressive_sequence
+        else:
+            data[header.start() + 8] &= ~0x80  # progressive_frame
+    path.write_bytes(data)
+    try:
+        found: object = read_all(path)
+    except RecordingError as error:
+        found = "its video is interlaced. Convert it first: ffmpeg" in str(error)
+    # An OpenCV that converts it gives the same frames.
+    assert found in (True, (list(range(8)), 0))
+
+
+def test_a_film_of_one_picture_is_no_damage(tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "still.avi"), cv2.VideoWriter.fourcc(*"FFV1"), 25, (160, 120))
+    for _ in range(4):
+        writer.write(numbered(7))
+    writer.release()
+    assert read_all(tmp_path / "still.avi") == ([7] * 4, 0)
+
+
+def test_a_damaged_film_is_read_once(film: Path, tmp_path: Path) -> None:
+    data = bytearray(film.read_bytes())
+    begins = jpegs(data)
+    for begin in begins[5:25]:
+        data[begin : begin + 50] = bytes(50)
+    (tmp_path / "damaged.avi").write_bytes(data[: begins[30]])
+    with Newest(VideoSource(tmp_path / "damaged.avi", every_frame=True)) as camera:
+        numbers = []
+        while shot := camera.take(10.0):
+            numbers.append(number_of(shot.frame.pixels))
+        state = camera.state
+    assert numbers == [*range(5), *range(25, 30)]
+    assert (state.phase, state.bad) == ("ended", 20)
+    assert "damaged.avi ended early: 30 of 40 frames" in state.sentence()
+    assert "20 damaged frames were skipped (a JPEG frame of" in state.sentence()

@@ -99,6 +99,40 @@ def test_every_frame_of_a_video_is_counted(live, tmp_path):
     assert {(line["mpp"], line["mpp_source"], line["dropped"]) for line in lines} == {(0.34, "option", 0)}
 
 
+def test_a_damaged_frame_is_reported_and_the_rest_is_counted(live, tmp_path):
+    film = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 200.0, (160, 128))
+    tissue = simulate.field(4, 160, 128)[0]
+    for n in range(5):
+        film.write(np.ascontiguousarray(np.roll(tissue, n, axis=1)[..., ::-1]))
+    film.release()
+    data = bytearray((tmp_path / "a.avi").read_bytes())
+    begins = [found.start() for found in re.finditer(rb"\xff\xd8\xff", bytes(data))]
+    data[begins[2] : begins[2] + 300] = bytes(300)
+    (tmp_path / "a.avi").write_bytes(data)
+    code, lines, err = live(tmp_path / "a.avi", "--headless", "--mpp", "0.34")
+    assert code == 0
+    assert [line["sequence"] for line in lines] == [1, 2, 4, 5]
+    assert re.fullmatch(r"1 damaged frame was skipped \(a JPEG frame of .*\)\.\n", err)
+    (tmp_path / "a.avi").write_bytes(data[: begins[4]])
+    code, lines, err = live(tmp_path / "a.avi", "--headless", "--mpp", "0.34")
+    assert (code, len(lines)) == (1, 3)
+    assert "a.avi ended early: 4 of 5 frames: copy it again" in err
+
+
+def test_a_recording_of_which_nothing_is_counted_is_an_error(live, tmp_path):
+    for n in range(2):
+        cv2.imwrite(str(tmp_path / f"{n}.png"), np.zeros((64, 64, 3), np.uint8))
+    code, lines, err = live(tmp_path, "--headless", "--mpp", "0.34")
+    assert (code, lines) == (1, [])
+    assert "2 of 2 frames were not counted: there is no picture: every pixel is black" in err
+    assert f"Error: {tmp_path.name}: not one frame was counted: there is no picture" in err
+    for n in range(12):
+        (tmp_path / f"{n}.png").write_bytes(b"no image")
+    code, lines, err = live(tmp_path, "--headless", "--mpp", "0.34")
+    assert (code, lines) == (1, [])
+    assert "none of its 12 images can be read" in err
+
+
 def test_frames_stop_a_longer_recording(live, folder):
     code, lines, _ = live(folder, "--headless", "--frames", 2)
     assert code == 0

@@ -1,0 +1,47 @@
+"""Motion JPEG: frames that travel as JPEG files, from network cameras and in video files."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from kinet_trt.errors import ImageError
+from kinet_trt.jpeg import damage
+
+
+def decode(packet: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a frame of Motion JPEG as RGB.
+
+    Parameters
+    ----------
+    packet
+        uint8 [n]: its bytes. Bytes after the end marker are ignored.
+
+    Returns
+    -------
+    pixels
+        uint8 [height, width, 3].
+
+    Raises
+    ------
+    ImageError
+        If a part of it is missing or damaged: decoders make a picture of that too, grey or black below.
+    """
+    data = packet.tobytes()
+    what = f"a JPEG frame of {len(data)} bytes"
+    if not data.startswith(b"\xff\xd8"):
+        raise ImageError(f"{what} does not begin like a JPEG")
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data), np.uint8)
+    except ValueError as error:  # an error, or a warning that may be harmless
+        if found := damage(data):
+            raise ImageError(f"{what} is damaged: {found}") from error
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return np.array(image.convert("RGB"), np.uint8)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{what} cannot be decoded: {error}") from error
