@@ -179,7 +179,7 @@ def read_rows(path: Path, wanted: Callable[[Sequence[str]], T | None], expected:
             header = [cell.strip() for cell in next(reader, [])]
             if columns := wanted(header):
                 return columns, tuple(_cells(reader, header, first))
-    except (OSError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:  # a path of a damaged index may hold a null byte
         raise KinetError(f"{path}: cannot be read as CSV: {error}") from error
     head = lines[first].strip() if len(lines) > first else "an empty file"
     raise KinetError(f"{path}: expected {expected}; found {shown(head)}")
