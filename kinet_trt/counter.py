@@ -231,7 +231,7 @@ class Counter:
                 return self.engine.submit(frame, threshold=self.threshold.value).result()
         fitted = fit(frame, card.mpp, card.multiple)
         if frame.is_grey:
-            log.warning("the picture has no colour: there is no stain to tell nuclei by, so none are counted")
+            log.warning("the picture has no colour: the stains cannot be told apart, and no nuclei are counted")
             return Detections.empty(card.classes)
         found = self._find(fitted, cancel)
         x, y = fitted.to_frame(found.x, found.y)

@@ -18,7 +18,7 @@ MAX_SIDE, MAX_PIXELS = 1 << 20, 1 << 29
 """Longest side and area in model px; more is a slide, or a wrong um/px."""
 
 
-NO_COLOUR = "The picture has no colour: there is no stain to tell nuclei by, so none are counted."
+NO_COLOUR = "The picture has no colour: the stains cannot be told apart, and no nuclei are counted."
 
 
 @dataclass(frozen=True, eq=False)

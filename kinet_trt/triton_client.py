@@ -73,7 +73,7 @@ def count(
 ) -> NDArray[np.float32]:
     """Return x, y (px of the picture, pixel centres at integers), score and class of each nucleus, float32 [n, 4]."""
     if (pixels.max(axis=2) - pixels.min(axis=2)).max() <= GREY:
-        print("the picture has no colour: there is no stain to tell nuclei by", file=sys.stderr)  # noqa: T201
+        print("the picture has no colour: the stains cannot be told apart, and no nuclei are counted", file=sys.stderr)  # noqa: T201
         return np.zeros((0, 4), np.float32)
     fitted, height, width = fit(pixels, mpp, model)
     frame = triton.InferInput("frame", [1, *fitted.shape], "UINT8")

@@ -460,11 +460,11 @@ def test_mistakes_in_the_command_are_one_message(tmp_path, words, code, says):
 def test_an_engine_is_not_opened_where_nothing_can_run_it(tmp_path):
     built = build(EDGE, tmp_path / "a.engine", sizes=[(64, 64)])
     for asked, says in (
-        (("fp32", "auto"), "built in fp16, fp32 was asked for"),
+        (("fp32", "auto"), "built in fp16, fp32 was requested"),
         (("auto", "openvino"), "openvino was"),
     ):
         with pytest.raises(EngineError, match=says):
             Counter(built.path, precision=asked[0], runtime=asked[1])
     card_path(built.path).unlink()
-    with pytest.raises(KinetError, match="expected its model card beside it"):
+    with pytest.raises(KinetError, match="expected its model card"):
         Counter(built.path)

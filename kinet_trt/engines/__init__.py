@@ -135,10 +135,10 @@ def check_frames(
         Height and width, px, that the model was built for; None: any.
     """
     if fused and not card.capacity:
-        raise EngineError(f"{card.name} gives maps: run it and find the peaks, or fuse it (kinet_trt.peaks.graph)")
+        raise EngineError(f"{card.name} outputs maps: call run and find the peaks, or fuse it (kinet_trt.peaks.graph)")
     if card.capacity and not fused:
         raise EngineError(
-            f"{card.name} is fused and gives nuclei, not maps: take detect, or the model it was made from"
+            f"{card.name} is fused and outputs nuclei, not maps: call detect, or use the model it was made from"
         )
     m = card.multiple
     fits = frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3 and min(frames.shape) > 0
@@ -164,13 +164,13 @@ def check_outputs(names: Iterable[str], card: ModelCard) -> None:
             "build it again"
         )
     if card.roi and not card.capacity and "roi" not in given:
-        raise EngineError(f"{card.name}: its card promises a tumour map, the model gives none: export it again")
+        raise EngineError(f"{card.name}: expected a tumour map, as its card says, found none: export it again")
 
 
 def check_tumor_map(card: ModelCard) -> None:
     """Raise an EngineError unless a model gives a tumour map."""
     if not card.roi or card.capacity:
-        why = "is fused and gives nuclei alone" if card.capacity else "has no tumour-region branch"
+        why = "is fused and outputs only nuclei" if card.capacity else "has no tumour-region branch"
         raise EngineError(
             f"{card.name} {why}: expected a model that was trained with the branch and made by kinet-trt export --roi"
         )
@@ -181,7 +181,7 @@ def tumor_map_of(given: NDArray[np.floating], frames: NDArray[np.uint8], card: M
     expected = (frames.shape[0], 1, *frames.shape[1:3])
     if given.shape != expected:
         raise EngineError(
-            f"{card.name} gives a tumour map {list(given.shape)}, expected {list(expected)}: export it again"
+            f"{card.name} expected a tumour map {list(expected)}, found {list(given.shape)}: export it again"
         )
     return given[:, 0].astype(np.float32)
 
@@ -209,7 +209,7 @@ def read_detections(
     if most > room:
         raise EngineError(
             f"a frame holds {most} peaks above the threshold {threshold:g}, {card.name} has room for {room}: "
-            "raise the threshold, count smaller parts, fuse the model again with a larger capacity, or take the one it "
+            "raise the threshold, count smaller parts, fuse the model again with a larger capacity, or use the one it "
             "was made from, which has no limit"
         )
     found = []
@@ -224,7 +224,7 @@ def check_maps(maps: NDArray[np.floating], frames: NDArray[np.uint8], card: Mode
     expected = (frames.shape[0], len(card.classes), *frames.shape[1:3])
     if maps.shape != expected:
         raise EngineError(
-            f"the model gives maps {list(maps.shape)}, its card ({', '.join(card.classes)}) promises {list(expected)}: "
+            f"the model's card ({', '.join(card.classes)}) expects maps {list(expected)}, found {list(maps.shape)}: "
             "export it again"
         )
     return maps.astype(np.float32, copy=False)
@@ -286,9 +286,11 @@ def _open_plan(path: Path, precision: str, runtime: str) -> Engine:
 
     card, plan = read_plan(path)
     if runtime != "auto":
-        raise EngineError(f"{path}: {card.runtime} runs it, {runtime} was asked for: take the .onnx model")
+        raise EngineError(f"{path}: {card.runtime} is required, {runtime} was requested: use the .onnx model")
     if precision not in ("auto", card.precision):
-        raise EngineError(f"{path}: it was built in {card.precision}, {precision} was asked for: build it in that")
+        raise EngineError(
+            f"{path}: built in {card.precision}, {precision} was requested: build it again in that precision"
+        )
     library, driver = check_here(card, plan, path)
     from kinet_trt.engines.tensorrt import TensorRtEngine
 

@@ -158,9 +158,9 @@ def parse_interface(interface: Mapping[str, Any], order: str | None, owner: obje
         stream = interface.get("stream")
         stream = None if stream is None else int(stream)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise EngineError(f"frame: its __cuda_array_interface__ is damaged ({error!r})") from None
+        raise EngineError(f"frame: its __cuda_array_interface__ is invalid ({error!r})") from None
     if interface.get("mask") is not None:
-        raise EngineError("frame: expected every pixel to be there, found a mask in its __cuda_array_interface__")
+        raise EngineError("frame: expected an unmasked array, found a mask in its __cuda_array_interface__")
     if kind not in ("|u1", "<u1", ">u1"):
         raise EngineError(f"{EXPECTED}; found type {kind} {list(shape)}{_hint(shape, kind)}")
     red, green, blue = _channels(shape, order)
@@ -174,7 +174,7 @@ def parse_interface(interface: Mapping[str, Any], order: str | None, owner: obje
             "legacy default stream, 2 the thread's own"
         )
     if address == 0:
-        raise EngineError("frame: expected a device address, found 0: its memory was given back")
+        raise EngineError("frame: expected a device address, found 0: its memory was freed")
     row, pixel, channel = strides
     return DevicePixels(
         *(address, shape[0], shape[1], row, pixel),
@@ -212,9 +212,9 @@ def _hint(shape: tuple[int, ...], kind: str) -> str:
     if len(shape) == 2:
         return ": repeat grey three times"
     if len(shape) == 4:
-        return ": give the frames of a batch one by one"
+        return ": pass the frames of a batch one by one"
     if len(shape) == 3 and shape[0] in (3, 4) and shape[2] not in (3, 4):
-        return ": bring the channels to the end (tensor.permute(1, 2, 0); strides cost nothing)"
+        return ": move the channels to the end (tensor.permute(1, 2, 0); strides are accepted)"
     return ": scale to 0 to 255 and convert" if kind[1:2] == "f" else ""
 
 

@@ -23,16 +23,16 @@ LEAST_CUDA = (12, 0)
 # CUresult of cuda.h.
 _NO_DEVICE, _INSUFFICIENT = 100, 35
 _WORDS = {
-    3: "it did not start",
+    3: "it did not initialise",
     34: "it is the stub of the CUDA toolkit, for linking only: remove the stubs folder from LD_LIBRARY_PATH",
-    46: "the GPU is taken by another process (exclusive mode)",
-    100: "it sees no GPU",
-    101: "a GPU that it was asked for is not there: check CUDA_VISIBLE_DEVICES",
-    304: "the operating system refused it",
+    46: "another process uses the GPU in exclusive mode",
+    100: "it finds no GPU",
+    101: "a requested GPU does not exist: check CUDA_VISIBLE_DEVICES",
+    304: "the operating system denied access",
     802: "the GPUs are not ready yet: on machines with NVSwitch, start nvidia-fabricmanager",
     803: "its library and its kernel module are of different versions: restart the machine",
-    804: "its forward-compatibility library does not serve this GPU: remove it from LD_LIBRARY_PATH",
-    999: "it failed for a reason it does not name: is the kernel module loaded (nvidia-smi)?",
+    804: "its forward-compatibility library does not support this GPU: remove it from LD_LIBRARY_PATH",
+    999: "unknown error: check that the kernel module is loaded (nvidia-smi)",
 }
 _MAJOR, _MINOR = 75, 76  # CUdevice_attribute
 _NODES = ("/dev/nvidiactl", "/dev/nvidia0")
@@ -170,7 +170,7 @@ def _gpu(library: ctypes.CDLL, index: int) -> Gpu:
 def _failure(library: ctypes.CDLL, outcome: int) -> DriverError:
     words = _WORDS.get(outcome) or _driver_words(library, outcome)
     if locked := [node for node in _NODES if Path(node).exists() and not os.access(node, os.R_OK | os.W_OK)]:
-        words += f"; this user may not open {' and '.join(locked)}: join the group that owns it"
+        words += f"; this user has no access to {' and '.join(locked)}: join the group that owns it"
     if outcome == _NO_DEVICE and "CUDA_VISIBLE_DEVICES" in os.environ:
         words += f"; CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}"
     return DriverError(
@@ -183,7 +183,7 @@ def _failure(library: ctypes.CDLL, outcome: int) -> DriverError:
 def _driver_words(library: ctypes.CDLL, outcome: int) -> str:
     text = ctypes.c_char_p()
     known = hasattr(library, "cuGetErrorString") and library.cuGetErrorString(outcome, ctypes.byref(text)) == 0
-    return text.value.decode(errors="replace") if known and text.value else "it does not say why"
+    return text.value.decode(errors="replace") if known and text.value else "unknown reason"
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -47,7 +47,7 @@ class OnnxRuntimeEngine:
     def __init__(self, card: ModelCard, model: bytes, precision: str = "auto", threads: int | None = None) -> None:
         if precision not in ("auto", "fp32"):
             raise EngineError(
-                f"precision {precision}: ONNX Runtime computes in fp32 here: use OpenVINO, or leave it out"
+                f"precision {precision}: ONNX Runtime runs in fp32 here: use OpenVINO, or omit the precision"
             )
         if threads is not None and threads < 1:
             raise EngineError(f"threads: expected 1 or more, found {threads}")
@@ -71,7 +71,7 @@ class OnnxRuntimeEngine:
         self.runtime = f"ONNX Runtime {ort.__version__} on CPU"
         if card.precision == "int8":
             # It has no int8 convolution that ends in a float activation: between the roundings it computes in FP32.
-            self.runtime += " (an int8 model, computed in fp32 between its roundings)"
+            self.runtime += " (an int8 model, computed in fp32 with int8 rounding)"
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the proximity maps of a batch; see :meth:`kinet_trt.engines.Engine.run`."""

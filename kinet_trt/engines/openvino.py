@@ -133,7 +133,7 @@ class OpenVinoEngine:
             raise EngineError(f"precision: expected auto, int8, {', '.join(HINTS)}, found {precision!r}")
         if precision == "int8" and card.precision != "int8":
             raise EngineError(
-                f"precision int8: this model computes in {card.precision}: kinet-trt build makes an int8 one of it"
+                f"precision int8: this model computes in {card.precision}: build an int8 model with kinet-trt build"
             )
         if threads is not None and threads < 1:
             raise EngineError(f"threads: expected 1 or more, found {threads}")
@@ -181,7 +181,7 @@ class OpenVinoEngine:
             self.runtime += f" (int8, the rest in {self.precision})"
             self.precision = "int8"
         else:
-            self.runtime += f" (an int8 model; this CPU has no int8 and computes it in {self.precision})"
+            self.runtime += f" (an int8 model; this CPU has no int8 instructions and computes it in {self.precision})"
 
     def _choose(self, asked: str) -> str:
         """Compile, and return what it is compiled for."""
@@ -192,14 +192,14 @@ class OpenVinoEngine:
             needed = {"bf16": "BF16", "fp16": "FP16"}.get(asked)
             offered = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             if needed and needed not in offered:
-                raise EngineError(f"precision {asked}: this CPU offers {', '.join(offered)}: choose fp32")
+                raise EngineError(f"precision {asked}: this CPU supports {', '.join(offered)}: choose fp32")
         self._compiled = self._compile(precision)
         if precision == "fp32":
             return precision
         if problem := self._problem(precision):
             if asked != "auto":
-                raise EngineError(f"precision {asked}: wrong on this CPU ({problem}): choose fp32")
-            log.warning("BF16 is wrong on this CPU (%s): counting in FP32", problem)
+                raise EngineError(f"precision {asked} gives wrong results on this CPU ({problem}): choose fp32")
+            log.warning("BF16 gives wrong results on this CPU (%s): counting in FP32", problem)
             self._compiled = self._compile("fp32")
             return "fp32"
         return precision

@@ -68,8 +68,8 @@ def read_plan(path: Path) -> tuple[ModelCard, bytes]:
             text = file.read(_LARGEST_CARD + 1)
     except FileNotFoundError:
         raise CardError(
-            f"{path}: expected its model card beside it, {beside.name}, found none. Copy both files; or build the "
-            f"engine here: kinet-trt build MODEL.onnx -o {path.name}"
+            f"{path}: expected its model card {beside.name} beside it, found none. Copy both files; or build "
+            f"the engine here: kinet-trt build MODEL.onnx -o {path.name}"
         ) from None
     except OSError as error:
         raise CardError(f"{beside}: the model card cannot be read: {error.strerror or error}") from error
@@ -99,8 +99,8 @@ def check_runtime(card: ModelCard, path: Path, name: str, version: str) -> None:
     """
     if (card.runtime, card.runtime_version) != (name, version):
         raise EngineError(
-            f"{path}: built by {card.runtime} {card.runtime_version}, here is {name} {version}, and an engine fits "
-            f"only the version that built it. Here: {build_line(card, path)}"
+            f"{path}: built by {card.runtime} {card.runtime_version}, found {name} {version}: an engine needs the same "
+            f"version as it was built with. Build it here: {build_line(card, path)}"
         )
 
 
@@ -125,8 +125,8 @@ def check_gpu(card: ModelCard, path: Path, name: str, capability: tuple[int, int
         fits = card.gpu == here
     if not fits:
         raise EngineError(
-            f"{path}: built for {card.gpu}, here is {here}. An engine is built on the GPU that it is to run on: "
-            f"{build_line(card, path)}"
+            f"{path}: built for {card.gpu}, found {here}: an engine runs only on the kind of GPU that built it. "
+            f"Build it here: {build_line(card, path)}"
         )
 
 
@@ -166,9 +166,9 @@ def _parse(text: bytes) -> ModelCard:
     except (ValueError, RecursionError) as error:
         raise CardError(damaged.format(f"damage ({str(error)[:200]})")) from None
     if not whole:
-        raise CardError(damaged.format("a checksum that does not fit: it was damaged, or changed by hand"))
+        raise CardError(damaged.format("a wrong checksum: it was damaged, or edited by hand"))
     if not card.runtime or not card.runtime_version or card.profile is None:
-        raise CardError(damaged.format("none of what built it, or none of its sizes"))
+        raise CardError(damaged.format("one without builder or sizes, as in an ONNX file"))
     return card
 
 

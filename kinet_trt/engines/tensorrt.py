@@ -106,7 +106,7 @@ class TensorRtEngine:
     def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Raise: a GPU engine leaves the tumour map where it is (:meth:`kinet_trt.engines.Engine.tumor_map`)."""
         raise EngineError(
-            f"{self.card.name}: a GPU engine gives no tumour map of {list(frames.shape)}: take the .onnx model it "
+            f"{self.card.name}: a GPU engine has no tumour map for {list(frames.shape)}: take the .onnx model it "
             "was made from"
         )
 
@@ -214,7 +214,7 @@ class TensorRtEngine:
         """
         context = self.plan.create_execution_context(self._how_to_run)
         if context is None:
-            raise self.refused("cannot make an execution context")
+            raise self.refused("cannot create an execution context")
         context.set_device_memory(self._scratch.ptr, self._scratch_bytes)
         return context
 
@@ -223,9 +223,7 @@ class TensorRtEngine:
         # What was submitted and then forgotten is waited for, by the stream's order, and its lane taken over.
         on_their_way = [lane for kept in self._lanes.values() for lane in kept if lane.is_taken]
         if len(on_their_way) >= LANES:
-            raise EngineError(
-                f"{LANES} frames are on their way: expected a call of result() before the next is submitted"
-            )
+            raise EngineError(f"{LANES} frames are in flight: call result() before submitting the next")
         for lane in lanes:
             if not lane.is_taken:
                 return lane
@@ -286,7 +284,7 @@ class TensorRtEngine:
 
     def refused(self, what: str) -> EngineError:
         """Return the error that says what TensorRT does not do, and why."""
-        said = "; ".join(dict.fromkeys(" ".join(m.split()) for m in self._library.messages[:2])) or "it gave no reason"
+        said = "; ".join(dict.fromkeys(" ".join(m.split()) for m in self._library.messages[:2])) or "no reason given"
         self._library.messages.clear()
         return EngineError(
             f"{self._path}: {self._library.name} {self._library.version} {what}: {said[:600]}. Build it here: "
@@ -321,7 +319,7 @@ class Submitted:
     def _in_frame(self, found: Detections, coloured: bool) -> Detections:
         plan = self._plan
         if not coloured:
-            log.warning("the picture has no colour: there is no stain to tell nuclei by, so none are counted")
+            log.warning("the picture has no colour: the stains cannot be told apart, and no nuclei are counted")
             return Detections.empty(found.classes)
         # A fused model does not know of the padding.
         found = found.where((found.x < plan.own_width) & (found.y < plan.own_height))
@@ -349,7 +347,7 @@ class _Lane:
             self._threshold = cupy.empty(1, np.float32)
             self._context = engine.context()
             if not self._context.set_input_shape("frame", (*shape, 3)):
-                raise engine.refused(f"does not take frames {[*shape, 3]}")
+                raise engine.refused(f"does not accept frames {[*shape, 3]}")
             self.outputs = {
                 name: cupy.empty(tuple(self._context.get_tensor_shape(name)), kind)
                 for name, (is_output, kind) in engine.kinds.items()
@@ -417,7 +415,7 @@ class _Lane:
 
         engine, stream = self._engine, self._engine.stream
         if not self._context.execute_async_v3(stream.ptr):
-            raise engine.refused(f"does not run frames {[*self._shape, 3]}")
+            raise engine.refused(f"cannot run frames {[*self._shape, 3]}")
         if self._peaks is not None:
             self._peaks.enqueue(stream, self.outputs["maps"].data.ptr)
         for here, there in [
@@ -495,7 +493,7 @@ def _in_words(path: Path) -> Iterator[None]:
         free, total = cupy.cuda.runtime.memGetInfo()
         raise EngineError(
             f"{path}: the GPU's memory does not suffice: {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB are free "
-            f"({error}). Close what else runs on it, or build the engine for smaller frames or a smaller batch"
+            f"({error}). Close other programs that use it, or build the engine for smaller frames or a smaller batch"
         ) from error
     except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:  # copies; kernels
         raise EngineError(

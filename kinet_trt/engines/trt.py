@@ -34,8 +34,8 @@ _REASONS = {
     "OLD_CUDA_DRIVER": "the driver is too old: update it",
     "OLD_CUDA_RUNTIME": "the CUDA runtime is too old",
     "INSUFFICIENT_GPU_MEMORY": "the GPU has too little memory",
-    "MALFORMED_ENGINE": "it is no engine",
-    "CUDA_ERROR": "CUDA does not work here",
+    "MALFORMED_ENGINE": "it is not an engine",
+    "CUDA_ERROR": "CUDA does not work on this machine",
 }
 Report = Callable[[str, int, int], None]
 """Is told what is being done, and how many steps of how many of it are done."""
@@ -271,7 +271,7 @@ def refusal(library: Library, plan: bytes) -> str:
     if validity != trt.EngineValidity.INVALID:
         return ""
     names = [name for name, bit in trt.EngineInvalidityDiagnostics.__members__.items() if int(bits) & int(bit)]
-    return ", ".join(_REASONS.get(name, name.lower().replace("_", " ")) for name in names) or "it does not say why"
+    return ", ".join(_REASONS.get(name, name.lower().replace("_", " ")) for name in names) or "unknown reason"
 
 
 def _one_that_is_here(runtime: str) -> str:
@@ -370,5 +370,5 @@ def _interruptible(stop: threading.Event) -> Iterator[None]:
 def _sentence(library: Library, what: str, reasons: list[str]) -> str:
     """Return one message of what TensorRT said; its last words are seldom the first cause."""
     lines = [" ".join(reason.split()) for reason in reasons if reason.strip()]
-    said = "; ".join(dict.fromkeys(lines[:2])) or "it gave no reason"
+    said = "; ".join(dict.fromkeys(lines[:2])) or "no reason given"
     return f"{library.name} {library.version} {what}: {said[:600]}"

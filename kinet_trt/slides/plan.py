@@ -182,7 +182,7 @@ def make_plan(
         _check_region(region, slide)
     small = small or thumbnail(slide, slide.mpp)
     if small.is_grey and small.stained().any():
-        raise ImageError("the slide has no colour: expected haematoxylin and DAB, there is no stain to tell nuclei by")
+        raise ImageError("the slide has no colour: expected haematoxylin and DAB, in RGB")
     scaling = Scaling(of.width, of.height, width, height)
     tile = _core(card)
     numbers = _bearing(slide, scaling, tile, card.halo, card.multiple, small, region)

@@ -143,17 +143,17 @@ def test_types_that_are_no_frame(kind):
         ({"mask": np.ones(3)}, "mask"),
         ({"strides": (3, 1)}, "one stride for each"),
         ({"stream": 0}, "forbids"),
-        ({"data": (0, False)}, "given back"),
-        ({"data": None}, "damaged"),
-        ({"shape": None}, "damaged"),
-        ({"strides": "abc"}, "damaged"),
-        ({"stream": "x"}, "damaged"),
+        ({"data": (0, False)}, "freed"),
+        ({"data": None}, "invalid"),
+        ({"shape": None}, "invalid"),
+        ({"strides": "abc"}, "invalid"),
+        ({"stream": "x"}, "invalid"),
     ],
 )
 def test_damaged_interfaces(changes, says):
     with pytest.raises(EngineError, match=says):
         parse_interface(device(pixels(), **changes), None, None)
-    with pytest.raises(EngineError, match="damaged"):
+    with pytest.raises(EngineError, match="invalid"):
         parse_interface({}, None, None)
 
 

@@ -93,12 +93,12 @@ def test_a_library_that_is_something_else(tmp_path, library):
     ("code", "says"),
     [
         (34, "stub"),
-        (46, "taken by another process"),
+        (46, "another process uses the GPU"),
         (803, "restart the machine"),
         (804, "forward-compatibility"),
         (999, "kernel module"),
         (719, "unspecified launch failure"),
-        (12345, "does not say why"),
+        (12345, "unknown reason"),
     ],
 )
 def test_a_driver_that_does_not_start(library, code, says):
@@ -109,10 +109,10 @@ def test_a_driver_that_does_not_start(library, code, says):
 def test_no_gpu(library, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for answers in ({"INIT": 100}, {"DEVICES": 0}):
-        with pytest.raises(EngineError, match=r"it sees no GPU \(CUDA error 100\)"):
+        with pytest.raises(EngineError, match=r"it finds no GPU \(CUDA error 100\)"):
             ask_driver(libraries=library(**answers))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(EngineError, match="it sees no GPU; CUDA_VISIBLE_DEVICES is ''"):
+    with pytest.raises(EngineError, match="it finds no GPU; CUDA_VISIBLE_DEVICES is ''"):
         ask_driver(libraries=library(INIT=100))
 
 
@@ -126,12 +126,12 @@ def test_too_old(library):
 
 
 def test_a_gpu_that_fails_later(library):
-    with pytest.raises(EngineError, match="taken by another process"):
+    with pytest.raises(EngineError, match="another process uses"):
         ask_driver(libraries=library(LATER=46))
 
 
 def test_an_old_driver_without_error_texts(library):
-    with pytest.raises(EngineError, match="does not say why"):
+    with pytest.raises(EngineError, match="unknown reason"):
         ask_driver(libraries=library(INIT=719, OLD=1))
 
 
@@ -140,7 +140,7 @@ def test_a_node_that_this_user_may_not_open(library, tmp_path, monkeypatch):
     node.touch()
     monkeypatch.setattr(driver.os, "access", lambda path, _: str(path) != str(node))  # root may open everything
     monkeypatch.setattr(driver, "_NODES", (str(node), str(tmp_path / "absent")))
-    with pytest.raises(EngineError, match=rf"may not open {node}: join the group"):
+    with pytest.raises(EngineError, match=rf"no access to {node}: join the group"):
         ask_driver(libraries=library(INIT=100))
 
 

@@ -22,5 +22,5 @@ def test_a_card_that_promises_other_maps_than_the_model_gives_is_said(runtime, t
     path = tmp_path / "two.onnx"
     path.write_bytes(with_card(model, replace(card, classes=("positive", "negative"))))
     engine = open_engine(path, "fp32", runtime=runtime)
-    with pytest.raises(EngineError, match=r"maps \[1, 3, 64, 64\].*promises \[1, 2, 64, 64\]: export it again"):
+    with pytest.raises(EngineError, match=r"expects maps \[1, 2, 64, 64\], found \[1, 3, 64, 64\]: export it again"):
         engine.run(simulate.field(1, 64, 64)[0][None])

@@ -92,14 +92,14 @@ def test_a_fused_model_is_judged_in_bf16_by_its_maps_and_its_number_of_nuclei(mo
             open_engine(fused_model, "bf16")
     # Of the maps only the first two nuclei: what is left of the number comes out of the graph.
     monkeypatch.setattr(openvino, "find_peaks", lambda *arguments: find_peaks(*arguments).where(np.arange(2)))
-    with pytest.raises(EngineError, match=r"wrong on this CPU \(\d\d+ nuclei instead of 2"):
+    with pytest.raises(EngineError, match=r"gives wrong results on this CPU \(\d\d+ nuclei instead of 2"):
         open_engine(fused_model, "bf16")
 
 
 def test_a_precision_that_the_cpu_lacks_is_refused(monkeypatch):
     card, model = read_card(MODEL)
     monkeypatch.setattr(openvino.ov.Core, "get_property", lambda *_: ["FP32"])
-    with pytest.raises(EngineError, match="offers FP32"):
+    with pytest.raises(EngineError, match="supports FP32"):
         openvino.OpenVinoEngine(card, model, "bf16")
 
 

@@ -74,7 +74,7 @@ def test_two_frames_on_their_way_and_no_third(engine, frames):
     held = [engine.submit(buffer) for buffer in buffers[:2]]
     for buffer in buffers:
         buffer[:] = 0  # allowed as soon as submit returns
-    with pytest.raises(EngineError, match="2 frames are on their way"):
+    with pytest.raises(EngineError, match="2 frames are in flight"):
         engine.submit(frames[2])
     assert [of(one.result()) for one in held] == [expected(frame) for frame in frames[:2]]
     assert of(engine.submit(frames[2]).result()) == expected(frames[2])

@@ -232,7 +232,7 @@ def test_an_engine_of_something_else_is_one_error(monkeypatch):
 def test_an_engine_of_another_version_names_both_and_the_command(monkeypatch, name, version):
     monkeypatch.setattr(trt, "ask_driver", lambda: DRIVER)
     text = told(a_card(runtime=name, runtime_version=version))
-    for part in (f"built by {name} {version}", f"here is TensorRT for RTX {rtx.__version__}", "kinet-trt build kinet-"):
+    for part in (f"built by {name} {version}", f"found TensorRT for RTX {rtx.__version__}", "kinet-trt build kinet-"):
         assert part in text
 
 
@@ -246,7 +246,7 @@ def test_an_engine_whose_tensorrt_is_not_installed_says_how_to_get_it(monkeypatc
 def test_an_engine_for_another_gpu_names_both_and_the_command(monkeypatch):
     monkeypatch.setattr(trt, "ask_driver", lambda: DRIVER)
     text = told(a_card(gpu=TURING))
-    for part in (f"built for {TURING}", "here is NVIDIA GeForce RTX 4090 (compute capability 8.9)", "kinet-trt build"):
+    for part in (f"built for {TURING}", "found NVIDIA GeForce RTX 4090 (compute capability 8.9)", "kinet-trt build"):
         assert part in text
 
 
@@ -263,7 +263,7 @@ def test_tensorrt_for_rtx_says_itself_what_it_will_not_run(library):
     if Path("/dev/nvidiactl").exists():
         pytest.skip("there is a GPU here")
     plan, _ = trt.build_plan(library, model(), ANY, tf32=False)
-    assert trt.refusal(library, plan) == "it does not say why"
+    assert trt.refusal(library, plan) == "unknown reason"
     assert trt.refusal(library, plan[:1000])
 
 

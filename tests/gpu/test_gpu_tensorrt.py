@@ -115,7 +115,7 @@ def test_two_frames_on_their_way(engine, frames):
 
 def test_a_third_frame_is_refused_and_forgotten_ones_are_not_in_the_way(engine, frames):
     held = [engine.submit(frames[0]), engine.submit(frames[1])]
-    with pytest.raises(EngineError, match="2 frames are on their way"):
+    with pytest.raises(EngineError, match="2 frames are in flight"):
         engine.submit(frames[2])
     expected = exact(held[0].result())
     assert exact(held[0].result()) == expected
