@@ -1,6 +1,7 @@
 // A fused ONNX model on OpenVINO.
 #include <algorithm>
 #include <mutex>
+#include <openvino/op/fake_quantize.hpp>
 #include <openvino/openvino.hpp>
 
 #include "engine.hpp"
@@ -41,6 +42,32 @@ ov::AnyMap properties(const Options& options) {
     return found;
 }
 
+// Replace a FakeQuantize to int8 and the dequantisation after it by one FakeQuantize; others stay as they are.
+void include_dequantisation(const ov::op::v0::FakeQuantize& quantise) {
+    const ov::Node* last = &quantise;
+    for (const std::string kind : {"Convert", "Convert", "Subtract", "Multiply"}) {
+        const auto readers = last->output(0).get_target_inputs();
+        if (readers.size() != 1 || readers.begin()->get_node()->get_type_name() != kind) return;
+        last = readers.begin()->get_node();
+    }
+    const auto low = quantise.input_value(1), high = quantise.input_value(2);
+    const auto joined = std::make_shared<ov::op::v0::FakeQuantize>(quantise.input_value(0), low, high, low, high,
+                                                                   quantise.get_levels());
+    joined->set_friendly_name(last->get_friendly_name());
+    const_cast<ov::Node*>(last)->output(0).replace(joined->output(0));
+}
+
+// Read a model so that its INT8 layers are right on every CPU: without AMX, OpenVINO 2026.4 rounds concatenated tensors
+// that are quantised by QuantizeLinear and DequantizeLinear to whole numbers. See read_network in
+// kinet_trt/engines/openvino.py.
+std::shared_ptr<ov::Model> read_network(const Model& model) {
+    const std::shared_ptr<ov::Model> network = core().read_model(model.bytes, ov::Tensor());
+    for (const std::shared_ptr<ov::Node>& operation : network->get_ordered_ops())
+        if (const auto quantise = ov::as_type_ptr<ov::op::v0::FakeQuantize>(operation))
+            include_dequantisation(*quantise);
+    return network;
+}
+
 class OpenVinoEngine : public Engine {
 public:
     OpenVinoEngine(const Model& model, const Options& options) : capacity_(model.card.capacity) {
@@ -49,7 +76,7 @@ public:
         const ov::AnyMap how = properties(options);
         try {
             const std::string device = options.device.empty() ? "CPU" : options.device;
-            compiled_ = core().compile_model(core().read_model(model.bytes, ov::Tensor()), device, how);
+            compiled_ = core().compile_model(read_network(model), device, how);
         } catch (const ov::Exception& error) {
             throw ModelError(model.path + ": OpenVINO cannot open it: " + last_line(error.what()));
         }

@@ -262,7 +262,10 @@ def _maps_of(network: Any) -> Any:
 
 
 def _has_amx() -> bool:
-    """Whether the CPU multiplies BF16 matrices in hardware. Only Linux says so; elsewhere FP32 is the safe answer."""
+    """Whether OpenVINO can use AMX for BF16 and INT8. Only Linux tells; elsewhere FP32 is the safe answer."""
+    limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL").upper()
+    if "AMX" not in limit and limit not in ("ALL", "DEFAULT"):
+        return False
     if not sys.platform.startswith("linux") or not os.access("/proc/cpuinfo", os.R_OK):
         return False
     return " amx_bf16" in Path("/proc/cpuinfo").read_text()

@@ -133,3 +133,14 @@ def test_compiled_models_can_be_kept(tmp_path, frame):
     assert any(tmp_path.iterdir())
     again = openvino.OpenVinoEngine(card, model, "fp32", cache=tmp_path).run(frame[None])
     assert np.array_equal(first, again)
+
+
+@pytest.mark.parametrize(
+    ("limit", "may_use"), [("AVX512_CORE_VNNI", False), ("AVX2", False), ("AVX512_CORE_AMX", True)]
+)
+def test_a_limit_on_instructions_counts_as_a_cpu_without_them(monkeypatch, limit, may_use):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    unlimited = openvino._has_amx()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert openvino._has_amx() == (unlimited and may_use)

@@ -23,7 +23,7 @@ from kinet_abi import BAD_ARGUMENT, BAD_MODEL, BGR, FAILED, KinetError, Library,
 
 from conftest import find_program
 from kinet_trt import Counter, read_image, simulate
-from kinet_trt.engines import open_engine
+from kinet_trt.engines import open_engine, openvino
 from kinet_trt.engines.plan import write_plan
 from kinet_trt.frame import Frame, fit
 from kinet_trt.model_card import CARD_KEY, read_card, with_card
@@ -304,6 +304,31 @@ def test_bf16_counts_like_python_or_says_that_it_cannot(library, model, opened):
     half = Model(library, model, precision="bf16", threads=1)
     assert abs(half.count(pixels)[0] - fp32) <= max(2, 0.05 * fp32)
     half.close()
+
+
+def test_an_int8_model_gives_the_nuclei_that_python_finds(library, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    from kinet_trt.calibration import qdq, ranges
+    from kinet_trt.calibration.pointwise import as_pointwise
+
+    # Joined quantisation, which C++ always has and Python only without AMX.
+    monkeypatch.setattr(openvino, "_has_amx", lambda: False)
+    card, edge = read_card(EDGE)
+    graph = as_pointwise(qdq.load(edge))
+    groups = qdq.groups(graph, ())
+    seen = ranges.observe(graph, [name for group in groups for name in group], [simulate.field(3, 96, 64)[0]])
+    steps = {name: ranges.step([seen[n] for n in group]) for group in groups for name in group}
+    body = qdq.insert(graph, steps, ("network.out.out",)).SerializeToString()
+    path = tmp_path / "int8.onnx"
+    path.write_bytes(fuse(body, replace(card, precision="int8"))[0])
+    pixels = simulate.field(9, 320, 320)[0]
+    expected = Counter(path, precision="int8")(pixels)
+    model = Model(library, path)
+    n, found = model.count(pixels)
+    model.close()
+    assert n == len(found) > 100
+    assert named(found, card.classes) == of(expected)
+    assert abs(n - len(Counter(precision="fp32")(pixels))) < 0.1 * n
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
