@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kinet_trt.counter import Counter
 from kinet_trt.detections import CLASSES, Detections
 from kinet_trt.engines import Engine
+from kinet_trt.errors import KinetError
 from kinet_trt.evaluate import comparable
 from kinet_trt.frame import Frame
 from kinet_trt.metrics import Comparison, compare
@@ -27,6 +28,8 @@ SIDE = 1024
 """Longest side of what is counted of an image without labels, model px."""
 LEAST_LABELLED = 300
 """Labelled nuclei below which half a point of F1 is less than chance moves it."""
+LEAST_NUCLEI = 50
+"""Nuclei that FP32 must find in the held-back pictures; of fewer, a single changed one would be 2% and more."""
 SHARE = 0.15
 """What a changed nucleus costs in F1 where nobody labelled any. Those that change are borderline ones, of which FP32
 gets about as many wrong: of what changed, kinet-edge lost less than a tenth on 100 labelled fields, and its present
@@ -92,6 +95,33 @@ class Cost:
             "loss_points": round(self.loss, 3),
             "loss_from": "labels" if self.from_labels else "fp32",
         }
+
+
+def check_nuclei(model: bytes, pictures: Sequence[Picture]) -> None:
+    """Raise if there is too little in the held-back pictures to measure the cost on.
+
+    Parameters
+    ----------
+    model
+        The FP32 model, serialised, with its card.
+    pictures
+        Those that are held back.
+
+    Raises
+    ------
+    KinetError
+        If the model finds fewer than `LEAST_NUCLEI` nuclei in all of them.
+    """
+    counter, found = _opened(model), 0
+    for picture in pictures:
+        found += len(counter(_frame(picture, counter.engine.card)))
+        if found >= LEAST_NUCLEI:
+            return
+    raise KinetError(
+        f"INT8 refused: the {len(pictures)} held-back images hold {found} nuclei, as {counter.engine.card.name} counts "
+        f"them in FP32: the cost of INT8 cannot be measured on fewer than {LEAST_NUCLEI}. Add fields with many nuclei, "
+        "of the stain and the scanner that the model will see"
+    )
 
 
 def measure(

@@ -70,13 +70,14 @@ class Choice:
         Pictures whose ranges count, by rising amount of stain.
     held_back
         Pictures on which the result is measured. None of them was calibrated on.
-    glass, duplicates, unreadable
-        Files that were left out, and why.
+    glass, grey, duplicates, unreadable
+        Files that were left out, and why: no tissue, no colour, the same place as another, or not an image.
     """
 
     calibration: tuple[Picture, ...]
     held_back: tuple[Picture, ...]
     glass: tuple[Path, ...]
+    grey: tuple[Path, ...]
     duplicates: tuple[Path, ...]
     unreadable: tuple[Path, ...]
 
@@ -125,11 +126,12 @@ def choose(
         files = [files[i] for i in sorted(drawn)]
     kept: list[Picture] = []
     thumbnails: list[NDArray[np.float32]] = []
-    left: dict[str, list[Path]] = {"glass": [], "duplicates": [], "unreadable": []}
+    left: dict[str, list[Path]] = {"glass": [], "grey": [], "duplicates": [], "unreadable": []}
     for number, (path, field) in enumerate(files):
         report(number, len(files))
         try:
-            whole = at_scale(path, card)
+            frame = read_image(path)
+            whole = fit(frame, card.mpp, card.multiple).pixels
         except ImageError:
             left["unreadable"].append(path)
             continue
@@ -137,6 +139,8 @@ def choose(
         thumbnail = _thumbnail(whole)
         if tissue < LEAST_TISSUE:
             left["glass"].append(path)
+        elif frame.is_grey:
+            left["grey"].append(path)
         elif any(float((thumbnail * other).mean()) > SAME for other in thumbnails):
             left["duplicates"].append(path)
         else:
@@ -145,9 +149,9 @@ def choose(
     report(len(files), len(files))
     if len(kept) < FEWEST:
         raise KinetError(
-            f"{folder}: calibration needs at least {FEWEST} different images of tissue, found {len(kept)} "
-            f"({', '.join(f'{len(paths)} {why}' for why, paths in left.items())}): add images of the stain and the "
-            "scanner that the model will see"
+            f"{folder}: calibration needs at least {FEWEST} different images of tissue in colour, found {len(kept)} "
+            f"(left out: {', '.join(f'{len(paths)} {why}' for why, paths in left.items())}): add images of the stain "
+            "and the scanner that the model will see"
         )
     kept.sort(key=lambda picture: picture.brown)
     chosen = set(_evenly(len(kept), min(images, len(kept) // 2)))

@@ -105,7 +105,8 @@ def to_int8(
     Raises
     ------
     KinetError
-        If the model is not FP32, the images do not suffice, or the result loses more than ``max_loss``.
+        If the model is not FP32, the images do not suffice, the held-back ones hold too few nuclei to measure the cost
+        on, or the result loses more than ``max_loss``.
     """
     if card.precision != "fp32":
         raise KinetError(f"int8: expected an FP32 model, found one that computes in {card.precision}: start from that")
@@ -121,6 +122,8 @@ def to_int8(
     from kinet_trt.calibration.images import choose
 
     choice = choose(folder, card, images, seed, partial(report, "images"))
+    # Before the work, which takes minutes. F1 of nothing against nothing is 1.
+    cost.check_nuclei(with_card(model, card), choice.held_back)
     graph = at_low_resolution(as_pointwise(qdq.load(model)))
     tensors = [name for group in qdq.groups(graph, ()) for name in group]
     crops = [picture.crop for picture in choice.calibration]
@@ -158,6 +161,6 @@ def _refusal(found: Report, max_loss: float, folder: Path) -> str:
         f"INT8 refused: it loses {measured.loss:.2f} points of F1, {source}, in {measured.pictures} held-back images; "
         f"allowed are {max_loss:g}. It was calibrated on {len(found.choice.calibration)} images of {folder}, and "
         f"{len(found.plan.floating)} layers stayed in float. Try more images of the stain and the scanner that the "
-        "model will see, with labels if there are any; or --precision fp16, which is nearly as fast on a GPU; or allow "
-        f"it with --max-loss {measured.loss + 0.05:.1f}"
+        "model will see, with labels if there are any; or the precision fp16, which is nearly as fast on a GPU; or "
+        f"allow it with a max-loss of {measured.loss + 0.05:.1f}"
     )

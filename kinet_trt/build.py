@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +22,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kinet_trt import simulate
-from kinet_trt.counter import DEFAULT_MODEL
+from kinet_trt.counter import DEFAULT_MODEL, Counter
 from kinet_trt.engines import trt
 from kinet_trt.engines.driver import ask_driver
 from kinet_trt.engines.plan import AMPERE, TURING, card_path, gpu_in_words, target_of_rtx, write_plan
 from kinet_trt.errors import EngineError, KinetError
 from kinet_trt.files import user_cache, write_atomic
+from kinet_trt.frame import Frame
 from kinet_trt.model_card import ModelCard, Profile, read_card
 from kinet_trt.peaks.reference import find_peaks
 
@@ -42,6 +44,10 @@ MAX_LOSS = 0.5
 """Points of F1 that INT8 may cost."""
 FIELD_SIDE = 320
 """Side, px, of the simulated field on which FP16 is held to FP32."""
+LEAST_NUCLEI = 20
+"""Nuclei that FP32 must find in it; of fewer, equality says nothing."""
+TIMED_SIDE, TIMED_SECONDS = 512, 2.0
+"""Side, px, of the simulated field on which the result is timed, and for how long about."""
 SMALLEST_SIDE = 32
 """Least side, px, of an engine built for any size: smaller pictures are not counted."""
 Size = tuple[int, int]
@@ -62,6 +68,8 @@ class Built:
         What INT8 cost; None where nothing was quantised.
     halved
         How the nuclei of a simulated field in FP16 differ from those in FP32; None where nothing became FP16.
+    speed
+        How fast it is on this machine; None where that was not asked for.
     """
 
     path: Path
@@ -69,6 +77,32 @@ class Built:
     seconds: float
     quantised: Quantised | None = None
     halved: Agreement | None = None
+    speed: Speed | None = None
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How long counting a simulated field takes on this machine, beside the FP32 model that was the source.
+
+    Attributes
+    ----------
+    before_ms, after_ms
+        Median time of a count with the source and with the result, taken in turn, ms; 0 where not measured.
+    side
+        Height and width of the field, px.
+    why_not
+        Why it was not measured; empty when it was.
+    """
+
+    before_ms: float = 0.0
+    after_ms: float = 0.0
+    side: Size = (0, 0)
+    why_not: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster the result is; below 1 it is slower."""
+        return self.before_ms / self.after_ms
 
 
 def build(
@@ -83,6 +117,7 @@ def build(
     runtime: str = "auto",
     max_loss: float = MAX_LOSS,
     force: bool = False,
+    timed: bool = False,
     report: trt.Report = trt.silent,
 ) -> Built:
     """Compile a model.
@@ -110,8 +145,10 @@ def build(
         Points of F1 that INT8 may cost before it is refused.
     force
         Replace a ``NAME.engine.json`` that is no card of an engine.
+    timed
+        Also time the result beside the FP32 model that it was made from, for about 3 s.
     report
-        Is told what is being done and how far it is.
+        Called with what is being done and how far it is.
 
     Raises
     ------
@@ -135,7 +172,9 @@ def build(
         onnx_model, card = _converted(onnx_model, card, precision)
         halved = _agreement(*before, onnx_model) if card.precision != before[1].precision else None
     if library and precision == "int8" and card.capacity:
-        log.warning("a fused INT8 model keeps FP32 where it is not INT8: begin with what it was made from, and --fused")
+        log.warning(
+            "a fused INT8 model keeps FP32 where it is not INT8: begin with what it was made from, and fused=True"
+        )
     elif library and precision == "int8":
         from kinet_trt.precision import rest_in_half
 
@@ -147,7 +186,48 @@ def build(
         write_atomic(out, onnx_model)
     else:
         card = _compile(library, onnx_model, replace(card, gpu=gpu, profile=profile), out, report)
-    return Built(out, card, time.monotonic() - started, quantised, halved)
+    seconds = time.monotonic() - started
+    return Built(out, card, seconds, quantised, halved, speed_of(model, out) if timed else None)
+
+
+def speed_of(model: Path | None, out: Path) -> Speed:
+    """Time counting with a model and with what was built of it, in turn, on this machine.
+
+    Parameters
+    ----------
+    model
+        The source, as in :func:`build`.
+    out
+        What was built.
+    """
+    from kinet_trt.precision import frame_size
+
+    source, data = _read(model)
+    if source.precision != "fp32" or source.capacity:
+        return Speed(why_not=f"not measured: the source is no FP32 model that gives maps ({source.precision})")
+    try:
+        after = Counter(out)
+    except EngineError as error:
+        return Speed(why_not="not measured: no GPU that runs it" if _is_engine(out) else f"not measured: {error}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "source.onnx"
+        path.write_bytes(data)
+        before = Counter(path, precision="fp32")
+    size = None if _is_engine(out) else frame_size(out.read_bytes())
+    if after.card.profile:
+        size = after.card.profile[1][1:]
+    height, width = size or (TIMED_SIDE, TIMED_SIDE)
+    field = Frame(simulate.field(1, width, height)[0], after.card.mpp)
+    times: tuple[list[float], list[float]] = ([], [])
+    begun = time.perf_counter()
+    # The first round, which compiles and allocates, does not count.
+    while len(times[0]) < 4 or (time.perf_counter() - begun < TIMED_SECONDS and len(times[0]) < 50):
+        for counter, taken in zip((before, after), times, strict=True):
+            start = time.perf_counter()
+            counter(field)
+            taken.append(time.perf_counter() - start)
+    first, second = (1000 * float(np.median(taken[1:])) for taken in times)
+    return Speed(first, second, (height, width))
 
 
 def profile_of(card: ModelCard, sizes: Sequence[Size], batch: int) -> Profile:
@@ -189,7 +269,7 @@ def _sizes(model: bytes, card: ModelCard, sizes: Sequence[Size]) -> Sequence[Siz
         return sizes
     if any(size != fixed for size in sizes):
         raise KinetError(
-            f"{card.name} takes frames of {fixed[0]}x{fixed[1]} px (height x width) only: leave --size out, or begin "
+            f"{card.name} takes frames of {fixed[0]}x{fixed[1]} px (height x width) only: leave sizes out, or begin "
             "with a model that takes any"
         )
     return [fixed]
@@ -228,17 +308,17 @@ def _check(
     if precision not in (None, *PRECISIONS):
         raise KinetError(f"precision: expected {', '.join(PRECISIONS)}, found {precision!r}")
     if batch < 1 or any(min(size) < 1 for size in sizes):
-        raise KinetError("--size and --batch: expected positive numbers")
+        raise KinetError(f"sizes and batch: expected positive numbers, found {list(sizes)} and {batch}")
     if not _is_engine(out) and (batch > 1 or len(sizes) > fused):
         raise KinetError(
-            "--size and --batch are for an .engine: an .onnx takes frames of any size and number (with --fused, one "
-            "--size may be fixed)"
+            "sizes and batch are for an .engine: an .onnx takes frames of any size and number (a fused one may have "
+            "one fixed size)"
         )
     beside = card_path(out)
     if _is_engine(out) and beside.exists() and not force and not _is_card(beside):
-        raise KinetError(f"{beside}: the engine's card belongs there, and it is something else: --force replaces it")
+        raise KinetError(f"{beside}: the engine's card belongs there, and it is something else: force replaces it")
     if calibration is not None and precision != "int8":
-        raise KinetError("--calibration is for --precision int8")
+        raise KinetError("calibration: expected none, except with the precision int8")
 
 
 def _is_card(path: Path) -> bool:
@@ -259,7 +339,7 @@ def _converted(model: bytes, card: ModelCard, precision: str) -> tuple[bytes, Mo
 def _agreement(full: bytes, card: ModelCard, half: bytes) -> Agreement | None:
     """Count a simulated field in FP32 and in FP16: weights may fit into half precision where their sums do not."""
     if find_spec("onnxruntime") is None:
-        log.warning('FP16 is not held to FP32: that needs ONNX Runtime: pip install "kinet-trt[build]"')
+        log.warning('FP16 is not compared with FP32: that needs ONNX Runtime: pip install "kinet-trt[build]"')
         return None
     from kinet_trt.calibration.agreement import compare
     from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
@@ -268,8 +348,15 @@ def _agreement(full: bytes, card: ModelCard, half: bytes) -> Agreement | None:
     pixels, _ = simulate.field(1, side, side)
     expected, maps = (OnnxRuntimeEngine(card, model).run(pixels[None])[0] for model in (full, half))
     if not np.isfinite(maps).all():
-        raise KinetError(f"{card.name} overflows half precision: its maps are no numbers. Take --precision fp32")
+        raise KinetError(f"{card.name} overflows half precision: its maps are no numbers. Choose the precision fp32")
     first, second = (find_peaks(m, card.threshold, card.nms_radius, card.classes) for m in (expected, maps))
+    if len(first) < LEAST_NUCLEI:
+        log.warning(
+            "FP16 could not be compared with FP32: %s finds %d nuclei in the simulated field, expected at least %d: "
+            "count fields of yours with both",
+            card.name, len(first), LEAST_NUCLEI,
+        )  # fmt: skip
+        return None
     return compare(first, second)
 
 
@@ -281,8 +368,8 @@ def _quantise(
     check_convertible(card, "int8")
     if calibration is None:
         raise KinetError(
-            "--precision int8 needs --calibration DIR: a folder with fields like those that are to be counted, some "
-            "dozens of them, better with labels (images and same-named .csv files)"
+            "precision int8: expected calibration, a folder with fields like those to be counted, some dozens of them, "
+            "better with labels (images and same-named .csv files)"
         )
     model, card = _converted(model, card, "fp32")
     from kinet_trt.calibration.int8 import to_int8
@@ -307,7 +394,7 @@ def _target(library: trt.Library) -> str:
             return AMPERE
         raise EngineError(
             f"{library.name} builds on the GPU that the engine is to run on: {error}. TensorRT for RTX builds without "
-            "one: --runtime tensorrt-rtx"
+            "one: choose the runtime tensorrt-rtx"
         ) from None
     return target_of_rtx(gpu.capability) if library.is_rtx else gpu_in_words(gpu.name, gpu.capability)
 

@@ -651,6 +651,7 @@ def build(
             runtime=runtime,
             max_loss=max_loss,
             force=force,
+            timed=True,
             report=report,
         )
     show_built(built)

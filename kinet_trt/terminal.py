@@ -19,7 +19,7 @@ from kinet_trt.ki67 import ENOUGH, Bands, Ki67, Statement, class_name
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kinet_trt.build import Built
+    from kinet_trt.build import Built, Speed
     from kinet_trt.calibration.int8 import Quantised
     from kinet_trt.count import Counted
     from kinet_trt.counter import Counter
@@ -340,6 +340,8 @@ def show_built(built: Built) -> None:
             f"{same.only_first} only in FP32",
             soft_wrap=True,
         )
+    if built.speed:
+        console.print(f"  speed    {_speed(built.speed)}", soft_wrap=True)
     if card.capacity:
         console.print(f"  fused    gives nuclei, up to {card.capacity:,} a frame", soft_wrap=True)
     if card.profile:
@@ -354,10 +356,30 @@ def show_built(built: Built) -> None:
     console.print(NOTICE, soft_wrap=True)
 
 
+def _speed(speed: Speed) -> str:
+    """Return how fast a built model is here."""
+    if speed.why_not:
+        return speed.why_not
+    ratio = speed.ratio
+    words = f"{ratio:.1f} times faster than FP32" if ratio > 1.05 else "as fast as FP32"
+    if ratio < 0.95:
+        words = f"{1 / ratio:.1f} times slower than FP32"
+    height, width = speed.side
+    return (
+        f"{words} on this machine: {speed.after_ms:.0f} ms instead of {speed.before_ms:.0f} ms for a field of "
+        f"{height}x{width} px"
+    )
+
+
 def _int8(done: Quantised) -> Iterator[str]:
     """Say what INT8 was calibrated on and what it cost."""
     choice, plan, cost = done.report.choice, done.report.plan, done.report.cost
-    left = {"glass": choice.glass, "the same as another": choice.duplicates, "not readable": choice.unreadable}
+    left = {
+        "glass": choice.glass,
+        "without colour": choice.grey,
+        "the same as another": choice.duplicates,
+        "not readable": choice.unreadable,
+    }
     out = ", ".join(f"{len(paths)} {why}" for why, paths in left.items() if paths)
     yield f"calibrated on {len(choice.calibration)} images{f' (left out: {out})' if out else ''}: " + ", ".join(
         picture.path.name for picture in choice.calibration

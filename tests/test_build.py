@@ -29,6 +29,7 @@ from kinet_trt.engines import trt
 from kinet_trt.engines.plan import AMPERE, card_path, read_plan
 from kinet_trt.errors import EngineError, KinetError
 from kinet_trt.model_card import onnx_hash, read_card, read_onnx_card, with_card
+from kinet_trt.terminal import _speed
 
 EDGE = Path(builder.__file__).parent / "models" / DEFAULT_MODEL
 ANY = ((1, 32, 32), (1, 1312, 1312), (1, 1312, 1312))
@@ -237,6 +238,42 @@ def test_half_precision_is_held_to_fp32_on_a_field(tmp_path, monkeypatch):
     assert build(EDGE, tmp_path / "a.onnx", "fp16").halved is None
 
 
+def test_half_precision_is_not_judged_on_a_field_without_nuclei(tmp_path, caplog):
+    card, model = read_card(EDGE)
+    source = tmp_path / "strict.onnx"
+    source.write_bytes(carded(onnx.load_from_string(model), replace(card, threshold=0.999)))
+    assert build(source, tmp_path / "a.onnx", "fp16").halved is None
+    assert "FP16 could not be compared with FP32: kinet-edge finds 0 nuclei" in caplog.text
+
+
+@pytest.mark.parametrize(("fused", "sizes"), [(False, []), (True, [(64, 96)])])
+def test_the_result_is_timed_beside_its_source(tmp_path, monkeypatch, fused, sizes):
+    monkeypatch.setattr(builder, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(builder, "TIMED_SIDE", 128)
+    built = build(EDGE, tmp_path / "a.onnx", "fp32", fused=fused, sizes=sizes, timed=True)
+    assert built.speed.side == (sizes[0] if sizes else (128, 128))
+    assert built.speed.why_not == ""
+    assert built.speed.before_ms > 0
+    assert built.speed.after_ms > 0
+    assert built.speed.ratio == built.speed.before_ms / built.speed.after_ms
+    again = build(built.path, tmp_path / "b.onnx", timed=True).speed
+    assert (again.why_not == "") is not fused
+    assert build(EDGE, tmp_path / "c.onnx").speed is None
+
+
+def test_speed_in_words():
+    def words(before, after):
+        return _speed(builder.Speed(before, after, (512, 512)))
+
+    assert (
+        words(100, 40)
+        == "2.5 times faster than FP32 on this machine: 40 ms instead of 100 ms for a field of 512x512 px"
+    )
+    assert words(100, 99).startswith("as fast as FP32 on this machine")
+    assert words(100, 300).startswith("3.0 times slower than FP32 on this machine")
+    assert _speed(builder.Speed(why_not="not measured: no GPU that runs it")) == "not measured: no GPU that runs it"
+
+
 def test_a_network_whose_sums_overflow_half_precision_is_refused(tmp_path):
     card, model = read_card(EDGE)
     graph = onnx.load_from_string(precision.convert(model, card, "fp32")[0])
@@ -247,7 +284,7 @@ def test_a_network_whose_sums_overflow_half_precision_is_refused(tmp_path):
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     source, out = tmp_path / "loud.onnx", tmp_path / "a.engine"
     source.write_bytes(carded(graph, replace(card, weights_precision="fp32")))
-    with pytest.raises(KinetError, match=r"overflows half precision: .*--precision fp32"):
+    with pytest.raises(KinetError, match=r"overflows half precision: .*precision fp32"):
         build(source, out, "fp16", sizes=[(64, 64)])
     assert not out.exists()
     build(source, out, "fp32", sizes=[(64, 64)])
@@ -285,8 +322,8 @@ def test_sizes_are_rounded_up_and_it_is_said(tmp_path, caplog):
         ("a.plan", {}, r"ending in \.engine .* or \.onnx"),
         ("a", {}, "no suffix"),
         ("a.engine", {"precision": "bf16"}, "expected fp32, fp16, int8, found 'bf16'"),
-        ("a.engine", {"precision": "int8"}, "needs --calibration DIR"),
-        ("a.engine", {"calibration": Path()}, "--calibration is for --precision int8"),
+        ("a.engine", {"precision": "int8"}, "precision int8: expected calibration, a folder"),
+        ("a.engine", {"calibration": Path()}, "calibration: expected none, except with"),
         ("a.engine", {"batch": 0}, "positive"),
         ("a.engine", {"sizes": [(0, 32)]}, "positive"),
         ("a.engine", {"sizes": [(1 << 20, 32)]}, "profile"),
@@ -313,7 +350,7 @@ def test_the_model_itself_is_never_overwritten(tmp_path):
 def test_a_file_that_is_no_card_is_replaced_with_force_only(tmp_path):
     out = tmp_path / "a.engine"
     card_path(out).write_text('{"notes": "mine"}')
-    with pytest.raises(KinetError, match="--force replaces it"):
+    with pytest.raises(KinetError, match="force replaces it"):
         build(EDGE, out, sizes=[(64, 64)])
     assert card_path(out).read_text() == '{"notes": "mine"}'
     build(EDGE, out, sizes=[(64, 64)], force=True)
@@ -342,7 +379,7 @@ def test_tensorrt_builds_where_the_gpu_is_and_says_so(monkeypatch):
 
     monkeypatch.setattr(builder, "ask_driver", no_driver)
     library = replace(trt.load("tensorrt-rtx"), name="TensorRT")
-    with pytest.raises(EngineError, match=r"builds on the GPU .*no NVIDIA driver.*--runtime tensorrt-rtx"):
+    with pytest.raises(EngineError, match=r"builds on the GPU .*no NVIDIA driver.*choose the runtime tensorrt-rtx"):
         builder._target(library)
 
 
@@ -433,7 +470,7 @@ def test_the_command_says_what_it_built(tmp_path):
     assert done.stderr == "600x600 px: built for 608x608, multiples of 16\n"
     for part in (
         "a.engine: kinet-edge in fp16", "64x64 to 608x608, fastest at 608x608 px", "up to 2 at a time",
-        "TensorRT for RTX", AMPERE, "a.engine.json", "Research Use Only",
+        "TensorRT for RTX", AMPERE, "a.engine.json", "Research Use Only", "speed    ",
     ):  # fmt: skip
         assert part in done.stdout
     raw = json.loads((tmp_path / "a.engine.json").read_text())

@@ -59,6 +59,12 @@ def core() -> ov.Core:
     return ov.Core()
 
 
+SAFE_SIDE = 128
+"""Least side, px, of what an INT8 model of free size is given: on CPUs with AMX OpenVINO crashes on 32 and 64 px, and
+does not on 96 and more (its issue 37577). The padding repeats the last row and column, as other
+padding does."""
+
+
 def read_network(model: bytes) -> ov.Model:
     """Read a serialised ONNX model so that its INT8 layers are right on this CPU.
 
@@ -156,19 +162,35 @@ class OpenVinoEngine:
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the proximity maps of a batch; see :meth:`kinet_trt.engines.Engine.run`."""
         check_frames(frames, self.card, size=self._size)
-        return check_maps(self._infer(frames)[0], frames, self.card)
+        padded = self._padded(frames)
+        maps = check_maps(self._infer(padded)[0], padded, self.card)
+        return maps if padded is frames else maps[..., : frames.shape[1], : frames.shape[2]]
 
     def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return where there is tumour; see :meth:`kinet_trt.engines.Engine.tumor_map`."""
         check_tumor_map(self.card)
         check_frames(frames, self.card, size=self._size)
-        return tumor_map_of(self._infer(frames)["roi"], frames, self.card)
+        padded = self._padded(frames)
+        tumor = tumor_map_of(self._infer(padded)["roi"], padded, self.card)
+        return tumor if padded is frames else tumor[..., : frames.shape[1], : frames.shape[2]]
 
     def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
         """Return the nuclei of a batch; see :meth:`kinet_trt.engines.Engine.detect`."""
         check_frames(frames, self.card, fused=True, size=self._size)
-        results = self._infer(frames, np.array([threshold], np.float32))
-        return read_detections(results["count"], results["detections"], self.card, threshold)
+        padded = self._padded(frames)
+        results = self._infer(padded, np.array([threshold], np.float32))
+        found = read_detections(results["count"], results["detections"], self.card, threshold)
+        if padded is frames:
+            return found
+        return [one.where((one.x < frames.shape[2]) & (one.y < frames.shape[1])) for one in found]
+
+    def _padded(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return frames of at least `SAFE_SIDE` px a side, where the model is INT8 and takes any size."""
+        if self._size or self.card.precision != "int8":
+            return frames
+        side = -(-SAFE_SIDE // self.card.multiple) * self.card.multiple
+        below, right = (max(0, side - length) for length in frames.shape[1:3])
+        return np.pad(frames, ((0, 0), (0, below), (0, right), (0, 0)), "edge") if below or right else frames
 
     def _infer(self, frames: NDArray[np.uint8], *more: NDArray[np.float32]) -> Any:
         if not hasattr(self._local, "request"):

@@ -57,7 +57,9 @@ def test_copies_glass_and_damaged_files_are_left_out(fields: Path, tmp_path: Pat
     cv2.imwrite(str(tmp_path / "scaled.png"), cv2.resize(pixels, (240, 240)))
     cv2.imwrite(str(tmp_path / "glass.png"), np.full((200, 200, 3), 240, np.uint8))
     (tmp_path / "broken.png").write_bytes(b"no picture")
+    cv2.imwrite(str(tmp_path / "grey.png"), cv2.cvtColor(pixels[::-1], cv2.COLOR_BGR2GRAY))
     choice = choose(tmp_path, CARD, 24)
+    assert {p.name for p in choice.grey} == {"grey.png"}
     assert {p.name for p in choice.glass} == {"glass.png"}
     assert {p.name for p in choice.unreadable} == {"broken.png"}
     left = {p.name for p in choice.duplicates}
@@ -69,7 +71,9 @@ def test_copies_glass_and_damaged_files_are_left_out(fields: Path, tmp_path: Pat
 def test_too_few_different_images_are_refused(fields: Path, tmp_path: Path) -> None:
     for i in range(6):
         shutil.copy(fields / "field1.png", tmp_path / f"copy{i}.png")
-    with pytest.raises(KinetError, match=r"at least 4 different images.*found 1 \(0 glass, 5 duplicates"):
+    with pytest.raises(
+        KinetError, match=r"at least 4 different images.*found 1 \(left out: 0 glass, 0 grey, 5 duplicates"
+    ):
         choose(tmp_path, CARD, 24)
     empty = tmp_path / "empty"
     empty.mkdir()

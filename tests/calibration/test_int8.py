@@ -134,8 +134,15 @@ def test_a_model_that_loses_too_much_is_refused(fields: Path, planned: None, mon
     honest = sensitivity.steps
     # Ranges measured on other tissue: every step is far too small, and what is larger is cut off.
     monkeypatch.setattr(sensitivity, "steps", lambda *what: {n: s / 20 for n, s in honest(*what).items()})
-    with pytest.raises(KinetError, match=r"INT8 refused: it loses .* allowed are 0\.5\. .*4 images.*fp16.*--max-loss"):
+    with pytest.raises(KinetError, match=r"INT8 refused: it loses .* allowed are 0\.5\. .*4 images.*fp16.*max-loss"):
         to_int8(BYTES, CARD, fields, max_loss=0.5)
+
+
+def test_held_back_images_without_nuclei_measure_nothing(fields: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "plan", lambda *_: pytest.fail("it is refused before the work"))
+    said = r"INT8 refused: the 4 held-back images hold 0 nuclei.*cannot be measured on fewer than 50\. Add fields"
+    with pytest.raises(KinetError, match=said):
+        to_int8(BYTES, replace(CARD, threshold=0.999), fields)
 
 
 def test_the_cache_is_used_and_the_result_is_the_same(fields: Path, tmp_path: Path, planned: None) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -54,6 +55,29 @@ def test_a_batch_is_its_frames(engine, frame):
 def test_frames_that_do_not_fit_are_refused_before_anything_runs(engine, wrong):
     with pytest.raises(EngineError, match="expected RGB"):
         engine.run(wrong)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 48), (128, 64)])
+def test_an_int8_model_is_given_no_tiny_frames(tmp_path, height, width):
+    pytest.importorskip("onnxruntime")
+    from int8_by_ort import int8_by_ort
+    from kinet_trt import precision
+
+    card, model = read_card(MODEL)
+    int8 = int8_by_ort(precision.convert(model, card, "fp32")[0], tmp_path)
+    small = openvino.OpenVinoEngine(replace(card, precision="int8"), int8, threads=1)
+    seen = []
+    infer = small._infer
+    small._infer = lambda frames, *more: (seen.append(frames.shape[1:3]), infer(frames, *more))[1]
+    pixels = simulate.field(9, width, height)[0]
+    maps = small.run(pixels[None])
+    assert seen == [(128, 128)]
+    assert maps.shape == (1, 3, height, width)
+    padded = np.pad(pixels, ((0, 128 - height), (0, 128 - width), (0, 0)), "edge")
+    assert (maps == small.run(padded[None])[..., :height, :width]).all()
+    # Quantised by other means than ours, but of the same picture.
+    full = open_engine(MODEL, "fp32").run(padded[None])[..., :height, :width]
+    assert np.corrcoef(maps.ravel(), full.ravel())[0, 1] > 0.9
 
 
 def test_precisions_find_the_same_nuclei(engine, frame):
