@@ -303,7 +303,7 @@ def cold_start(setting: Setting, width: int, height: int) -> dict[str, float | N
     arguments = [str(setting.model or ""), setting.precision, setting.runtime, threads, str(width), str(height)]
     done = subprocess.run([sys.executable, "-c", _COLD, *arguments], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
-        raise KinetError(f"bench: a new process could not count: {done.stderr.strip().splitlines()[-1:]}")
+        raise KinetError(f"bench: counting in a new process failed: {done.stderr.strip().splitlines()[-1:]}")
     found: dict[str, float | None] = json.loads(done.stdout.splitlines()[-1])
     return found
 

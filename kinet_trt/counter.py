@@ -50,7 +50,7 @@ class Threshold:
         largest = 1.0 if self.relative else _LARGEST
         if not (0 if self.relative else -largest) <= self.value <= largest:
             raise KinetError(
-                f"threshold: expected a finite number, or relative:XI with XI from 0 to 1, found {self.value:g}"
+                f"threshold: expected a finite number, or relative:XI with XI between 0 and 1, found {self.value:g}"
             )
 
     @classmethod
@@ -170,8 +170,8 @@ class Counter:
         # The largest value may stand where no peak is found, in the padding's shadow: detections do not tell it.
         if card.capacity and self.threshold.relative:
             raise EngineError(
-                f"threshold {self.threshold}: {card.name} is fused and gives nuclei, not maps, whose largest value a "
-                "relative threshold needs: give a number, or take the model that it was made from"
+                f"threshold {self.threshold}: {card.name} is fused and outputs nuclei, but a relative threshold "
+                "needs the largest value of the maps: give a number, or use the model that it was made from"
             )
 
     def __call__(
@@ -285,12 +285,12 @@ class Counter:
     def _on_device(self, frame: object, mpp: float | None, order: str | None, cuda_stream: int | None) -> Detections:
         if not isinstance(self.engine, DeviceEngine):
             raise EngineError(
-                f"frame: it lies on a GPU, {self.card.name} runs with {self.engine.runtime}: copy the frame to the "
-                "host, or open an .engine (kinet-trt build)"
+                f"frame: expected it on the host, because {self.card.name} runs on {self.engine.runtime}: copy it "
+                "to the host, or open an .engine (kinet-trt build)"
             )
         if self.threshold.relative:
             raise EngineError(
-                f"threshold {self.threshold}: it is for frames on the host, whose maps it needs: give a number"
+                f"threshold {self.threshold}: a relative threshold needs the maps of a frame on the host: give a number"
             )
         with self._room:
             submitted = self.engine.submit(

@@ -139,7 +139,7 @@ class ModelCard:
         for name in _TEXTS:
             _expect(isinstance(getattr(self, name), str), name, "text", self)
         ordered = self.profile is None or _is_profile(self.profile, self.multiple)
-        _expect(ordered, "profile", f"three growing shapes N, H, W, H and W multiples of {self.multiple} px", self)
+        _expect(ordered, "profile", f"three increasing shapes N, H, W (H and W multiples of {self.multiple} px)", self)
         _expect(isinstance(self.roi, bool), "roi", "true or false", self)
         _expect(self.capacity == 0 or _size(self.capacity), "capacity", "0, or a number of nuclei", self)
         for name in ("parity", "metrics", "quantisation"):
@@ -276,12 +276,12 @@ def stated_card(model: bytes) -> ModelCard:
     found = dict(_entry(model[value:end]) for number, _, value, end in walk(model) if number == _METADATA_FIELD)
     if CARD_KEY not in found:
         raise CardError(
-            "no model card: expected an ONNX file that `kinet-trt export` wrote. Without a card nothing is known of "
-            "its um/px, classes or threshold: export it again from its checkpoint"
+            "no model card: expected an ONNX file that `kinet-trt export` wrote. Without a card, "
+            "um/px, classes and threshold are unknown: export it again from its checkpoint"
         )
     text = found[CARD_KEY]
     if hashlib.sha256(text.encode()).hexdigest() != found.get(CARD_HASH_KEY):
-        raise CardError("the model card is damaged: its checksum does not fit. Copy or export the model again")
+        raise CardError("the model card is damaged: its checksum is wrong. Copy or export the model again")
     return ModelCard.from_json(text)
 
 

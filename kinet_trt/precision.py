@@ -58,8 +58,8 @@ def check_convertible(card: ModelCard, precision: str) -> None:
         return
     if card.precision != "fp32":
         raise KinetError(
-            f"{card.name} computes in {card.precision} already, {precision} was asked for: what was rounded away does "
-            "not come back. Begin with the FP32 model"
+            f"{card.name} computes in {card.precision} already, {precision} was requested: the rounding cannot be "
+            "undone. Start from the FP32 model"
         )
     if card.capacity:
         raise KinetError(
@@ -224,7 +224,7 @@ def halved(tensor: onnx.TensorProto) -> onnx.TensorProto:
     values = numpy_helper.to_array(tensor)
     largest = float(np.abs(values).max(initial=0))
     if not largest < float(np.finfo(np.float16).max):
-        raise KinetError(f"a weight of {largest:.3g} does not fit into half precision: stay with fp32")
+        raise KinetError(f"a weight of {largest:.3g} overflows half precision: use fp32")
     return numpy_helper.from_array(values.astype(np.float16), tensor.name)
 
 

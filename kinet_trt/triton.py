@@ -2,10 +2,10 @@
 
 https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_repository.md
 
-``max_batch_size`` is 0: Triton then takes every shape as it stands in the model and puts no requests together. With
-more, each input must have the frames as its first dimension, and ``threshold`` has none: one request may hold several
-frames, but they share its threshold. Frames of different cameras have different sizes, which Triton would not put
-together either, and one frame of a megapixel is enough work for a GPU; instances beside one another keep it busy.
+``max_batch_size`` is 0: shapes are those of the model, without dynamic batching. Dynamic batching needs the batch as
+the first dimension of each input, which ``threshold`` does not have: one request may hold several frames, but they
+share its threshold. Triton could not batch frames of different sizes either, and one frame of a megapixel is enough
+work for a GPU; several instances keep it busy.
 
 An ONNX file goes to the ``onnxruntime`` backend. It takes frames of any size, on a GPU or a CPU. The ``openvino``
 backend wants fixed sizes and calls itself beta, though OpenVINO itself is faster on a CPU.
@@ -135,7 +135,7 @@ def config(name: str, card: ModelCard, inputs: Sequence[Port], outputs: Sequence
             f"{_MADE_BY} {package_version('kinet-trt')}. {NOTICE}",
             f'name: "{name}"',
             serves,
-            "# Shapes are whole: threshold has no dimension of frames, so Triton puts no requests together.",
+            "# Complete shapes, no dynamic batching: threshold has no batch dimension.",
             "max_batch_size: 0",
             *(_tensor("input", port) for port in inputs),
             *(_tensor("output", port) for port in outputs),
@@ -187,13 +187,13 @@ def _check_plan(card: ModelCard, path: Path) -> None:
     """Raise unless Triton's tensorrt backend can serve an engine."""
     if card.runtime != RUNTIMES["tensorrt"]:
         raise EngineError(
-            f"{path}: built by {card.runtime}, and Triton loads plans of classic TensorRT, of the version inside its "
-            f"container: take the .onnx model, or build the engine there: {build_line(card, path)} --runtime tensorrt"
+            f"{path}: built by {card.runtime}, but Triton needs a plan of classic TensorRT in the version of its "
+            f"container: use the .onnx model, or build the engine there: {build_line(card, path)} --runtime tensorrt"
         )
     if not card.capacity:
         raise EngineError(
-            f"{path}: it gives maps, and nothing on a Triton server finds the nuclei in them. Build it with the peaks "
-            f"inside: {build_line(card, path)} --fused"
+            f"{path}: it outputs maps, and a Triton server does not find the nuclei in them. Build it fused: "
+            f"{build_line(card, path)} --fused"
         )
 
 
@@ -218,7 +218,7 @@ def _readme(name: str, card: ModelCard) -> str:
         f"A plan for {card.gpu}, built by {card.runtime} {card.runtime_version}: the server needs that GPU and a "
         "container with that version of TensorRT."
         if card.runtime
-        else "An ONNX model for Triton's onnxruntime backend: on a GPU where the server has one, else on the CPU."
+        else "An ONNX model for Triton's onnxruntime backend: runs on a GPU if the server has one, or else on the CPU."
     )
     return f"""# {name}
 
@@ -233,7 +233,7 @@ Counts nuclei in Ki67-stained tissue: {", ".join(card.classes)} (`labels.txt`, i
 
 `frame` is RGB, uint8 [N, H, W, 3], at {card.mpp:g} um/px, H and W multiples of {card.multiple}; `threshold` is float32
 [1], {card.threshold:g} by default. `count` is the true number of nuclei, `detections` x, y, score and class of the
-first {card.capacity:,}. `client.py` scales, pads and turns the places back.
+first {card.capacity:,}. `client.py` scales and pads the image, and converts the coordinates back.
 
 Precision {card.precision}. Model sha256 {card.model_sha256}.
 Trained on: {card.data or "not stated"}
@@ -246,9 +246,9 @@ def _check_place(folder: Path, force: bool) -> None:
     if not folder.exists():
         return
     if not force:
-        raise KinetError(f"{folder} exists already: --force replaces it, --name gives the model another name")
+        raise KinetError(f"{folder} exists already: use --force to replace it, or --name for another name")
     if not _is_ours(folder):
-        raise KinetError(f"{folder}: kinet-trt package did not write it, so --force leaves it alone: give a --name")
+        raise KinetError(f"{folder}: not written by kinet-trt package, so not replaced: choose another --name")
 
 
 def _is_ours(folder: Path) -> bool:

@@ -47,7 +47,7 @@ class Workers:
     def check_open(self) -> None:
         """Raise an EngineError once closed."""
         if self._closed:
-            raise EngineError("this counter was closed: open another")
+            raise EngineError("this counter is closed: create another")
 
     def close(self) -> None:
         """Wait for what runs, drop what waits, and take no more."""

@@ -362,7 +362,7 @@ def test_a_file_that_is_no_card_is_replaced_with_force_only(tmp_path):
 def test_a_converted_model_is_not_converted_again(tmp_path, int8_edge, found, asked):
     source = int8_edge if found == "int8" else build(EDGE, tmp_path / "half.onnx", "fp16").path
     calibration = tmp_path if asked == "int8" else None
-    with pytest.raises(KinetError, match=f"computes in {found} already, {asked} was asked for"):
+    with pytest.raises(KinetError, match=f"computes in {found} already, {asked} was requested"):
         build(source, tmp_path / "a.engine", asked, calibration=calibration)
 
 

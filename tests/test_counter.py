@@ -120,7 +120,7 @@ def test_a_relative_threshold_needs_maps(fused_model):
     relative = Threshold(0.5, relative=True)
     with pytest.raises(KinetError, match=r"relative:0\.5: kinet-edge is fused"):
         Counter(fused_model, threshold=relative, precision="fp32")
-    with pytest.raises(KinetError, match="give a number, or take the model"):
+    with pytest.raises(KinetError, match="give a number, or use the model"):
         Counter(fused_model, precision="fp32").with_threshold(relative)
 
 
@@ -281,7 +281,7 @@ def test_a_frame_on_a_gpu_needs_a_model_that_runs_there(counter):
         def __cuda_array_interface__(self):
             return {"shape": (64, 64, 3), "typestr": "|u1", "data": (4096, False), "version": 3}
 
-    with pytest.raises(KinetError, match=r"lies on a GPU, kinet-edge runs with OpenVINO .* copy the frame to the host"):
+    with pytest.raises(KinetError, match=r"because kinet-edge runs on OpenVINO.*: copy it to the host"):
         counter(OnGpu())
 
 

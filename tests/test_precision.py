@@ -104,7 +104,7 @@ def test_what_is_there_already_stays_as_it_is(edge):
 @pytest.mark.parametrize(("found", "asked"), [("fp16", "fp32"), ("int8", "fp32"), ("int8", "fp16")])
 def test_what_was_rounded_away_does_not_come_back(edge, found, asked):
     card, model = edge
-    with pytest.raises(KinetError, match=f"computes in {found} already, {asked} was asked for"):
+    with pytest.raises(KinetError, match=f"computes in {found} already, {asked} was requested"):
         precision.convert(model, replace(card, precision=found), asked)
 
 

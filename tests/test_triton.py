@@ -162,7 +162,7 @@ def test_odd_words_survive_the_text_format(tmp_path):
 def test_what_triton_cannot_serve_is_refused(tmp_path):
     with pytest.raises(EngineError, match=r"TensorRT for RTX.*classic TensorRT.*kinet-trt build .*--fused"):
         package(engine(tmp_path, runtime="TensorRT for RTX"), tmp_path / "m")
-    with pytest.raises(EngineError, match=r"gives maps.*kinet-trt build .* --fused"):
+    with pytest.raises(EngineError, match=r"outputs maps.*kinet-trt build .* --fused"):
         package(engine(tmp_path, capacity=0), tmp_path / "m")
     path = engine(tmp_path)
     path.write_bytes(PLAN[:-1])
@@ -181,7 +181,7 @@ def test_what_triton_cannot_serve_is_refused(tmp_path):
 def test_nothing_is_replaced_unasked(fused_model, tmp_path):
     first = package(fused_model, tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(KinetError, match=r"exists already: --force"):
+    with pytest.raises(KinetError, match=r"exists already: use --force"):
         package(fused_model, tmp_path, instances=3)
     assert contents(tmp_path) == before
     package(fused_model, tmp_path, instances=3, force=True)
@@ -189,7 +189,7 @@ def test_nothing_is_replaced_unasked(fused_model, tmp_path):
     other = tmp_path / "mine"
     (other / "1").mkdir(parents=True)
     (other / "config.pbtxt").write_text('name: "mine"')
-    with pytest.raises(KinetError, match=r"did not write it"):
+    with pytest.raises(KinetError, match=r"not written by kinet-trt package"):
         package(fused_model, tmp_path, name="mine", force=True)
     assert contents(other) == {"config.pbtxt": b'name: "mine"'}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kinet-edge", "mine"]

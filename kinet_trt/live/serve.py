@@ -93,15 +93,15 @@ def run(source: FrameSource, counter: Counter, options: Options, tell: Callable[
     with _signals(stop), serving(source, counter, options, remarks) as page:
         tell(f"Live page: {page.url}")
         if page.token:
-            tell("The address holds the token that lets people in; it is not shown again.")
-        tell(f"Sessions: {page.store}" + (" (the last one was cut short, and goes on)" if page.resumed else ""))
-        tell("Ctrl-C ends it; what was captured is on disk.")
+            tell("The URL contains the access token; it is not shown again.")
+        tell(f"Sessions: {page.store}" + (" (resuming the interrupted session)" if page.resumed else ""))
+        tell("Press Ctrl-C to stop; captured fields are saved.")
         if options.browser and _has_screen():
             threading.Thread(target=webbrowser.open, args=(page.url,), daemon=True).start()
-        # In short pieces: on Windows Ctrl-C is not heard while a lock is waited for.
+        # Wait in short intervals: on Windows, Ctrl-C does not interrupt waiting for a lock.
         while not stop.wait(0.5):
             if not page.alive():
-                raise KinetError("the server of the live page has ended: start kinet-trt live again")
+                raise KinetError("the server of the live page has stopped: start kinet-trt live again")
     return 0
 
 
@@ -142,7 +142,7 @@ def serving(
     folder = user_data()
     path = options.store or (folder and folder / "sessions.kinet")
     if path is None:
-        raise KinetError("there is no home folder to keep sessions in: name a file with --sessions FILE")
+        raise KinetError("no home folder for the sessions: give a file with --sessions FILE")
     recorded = isinstance(source, FolderSource | VideoSource)
     with contextlib.ExitStack() as stack:
         claim = Claim(path)
@@ -212,7 +212,7 @@ def _http(server: Server, taken: socket.socket) -> Iterator[Callable[[], bool]]:
         web.should_exit = True
         thread.join(_STOP)
         if thread.is_alive():
-            log.warning("the server of the live page does not end: its thread is left behind")
+            log.warning("the server of the live page does not stop: its thread is left running")
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
@@ -236,7 +236,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
             taken.close()
             if one == wanted[-1]:
                 raise KinetError(
-                    f"{host}:{one}: cannot be listened on: {error.strerror or error}; --port 0 takes a free one"
+                    f"{host}:{one}: cannot listen: {error.strerror or error}; --port 0 takes a free one"
                 ) from error
     raise AssertionError("unreachable")
 

@@ -280,7 +280,7 @@ def test_a_weight_too_large_for_half_precision_is_one_error(bench: Workbench) ->
     values.flat[0] = 1e6
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     for change in (precision.store_in_half, precision.compute_in_half):
-        with pytest.raises(KinetError, match=r"1e\+06 does not fit into half precision: stay with fp32"):
+        with pytest.raises(KinetError, match=r"1e\+06 overflows half precision: use fp32"):
             change(copy.deepcopy(graph))
 
 
