@@ -104,7 +104,7 @@ def load(path: Path) -> Checkpoint:
         traits = Traits(**{**traits, **{name: tuple(traits[name]) for name in ("classes", "mean", "std")}})
         return Checkpoint(network.eval(), traits, dict(content["resume"]))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise KinetError(f"{path}: the checkpoint does not fit its own description ({error})") from error
+        raise KinetError(f"{path}: the checkpoint is inconsistent ({error}): copy it again") from error
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def describe(path: Path) -> dict[str, Any]:
         row |= {"stored": "fp32" if row["bytes"] else "", "computed": ""}
     rows = sorted(layers.values(), key=lambda row: (-row["parameters"], -row["count"], row["type"]))
     config = {name: value for name, value in asdict(network.config).items() if name != "classes"}
-    resumes = "Training can go on from it." if checkpoint.resume else "Training cannot go on from it."
+    resumes = "Training can resume from it." if checkpoint.resume else "Training cannot resume from it."
     return {
         "schema": SCHEMA,
         "file": str(path),
@@ -140,5 +140,5 @@ def describe(path: Path) -> dict[str, Any]:
         "card": {"name": path.stem, "network": config, **asdict(checkpoint.traits)},
         "layers": rows,
         "total": {name: sum(row[name] for row in rows) for name in ("count", "parameters", "bytes")},
-        "notes": [f"A checkpoint of kinet-trt train. {resumes} kinet-trt export makes a model of it."],
+        "notes": [f"A checkpoint of kinet-trt train. {resumes} kinet-trt export converts it to a model."],
     }

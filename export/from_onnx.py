@@ -53,7 +53,7 @@ def load(path: Path) -> Checkpoint:
     card, model = read_card(path)
     if card.precision == "int8" or card.capacity:
         raise KinetError(
-            f"{path}: an INT8 or a fused model cannot be trained on: begin with the model that it was made from"
+            f"{path}: INT8 and fused models cannot be trained further: start from the model that it was made from"
         )
     try:
         config = replace(NetworkConfig.parse(card.network, card.roi), dropout=DROPOUT)
@@ -64,7 +64,7 @@ def load(path: Path) -> Checkpoint:
     except (KeyError, ValueError) as error:
         raise KinetError(
             f"{path}: expected the weights of a network that kinet-trt exports, found {card.network!r} "
-            f"({error}): begin with its checkpoint"
+            f"({error}): start from its checkpoint"
         ) from None
     traits = Traits(
         card.classes,
@@ -221,6 +221,6 @@ def _check(path: Path, card: ModelCard, model: bytes, loaded: Checkpoint) -> Non
     error = float(np.abs(maps - expected).max())
     if not error <= ALIKE:
         raise KinetError(
-            f"{path}: its weights were read, but give other maps than the model does (difference {error:.3g}): it was "
-            "not made by this version's kinet-trt export. Begin with its checkpoint"
+            f"{path}: its weights give other maps than the model (difference {error:.3g}): it was not exported by this "
+            "version of kinet-trt. Start from its checkpoint"
         )

@@ -105,24 +105,24 @@ class Imported:
     by_file: Moved | None = None
 
     def sentences(self) -> list[str]:
-        """Say it in words."""
+        """Return a summary in sentences."""
         branch = "with the region branch" if self.config.roi else "without the region branch"
-        dropped = f"; {', '.join(self.ignored)} is no weight and was dropped" if self.ignored else ""
+        dropped = f"; {', '.join(self.ignored)} is not a weight and was dropped" if self.ignored else ""
         lines = [f"{self.config.words}, {branch}: {self.parameters / 1e6:.2f} million parameters{dropped}."]
         if self.moved is None:
             lines.append(
-                "The norms keep each picture's own statistics, in FP32, as the release evaluates one picture: the same "
-                "numbers, but they change with what else is in the picture, with tiles and with padding, and cannot be "
+                "The norms use the statistics of each picture, in FP32, as in the release: results for one picture are "
+                "the same, but they depend on the rest of the picture, on tiles and on padding; the norms cannot be "
                 "folded. --calibrate FIELDS estimates running statistics instead."
             )
         else:
-            which = "others" if self.apart else "the same fields, which flatters"
+            which = "other fields" if self.apart else "the same fields, so the result is optimistic"
             lines += [
-                f"The norms have running statistics now, estimated on {self.calibrated} fields. Measured on "
+                f"The norms now use running statistics, estimated on {self.calibrated} fields. Measured on "
                 f"{self.measured} fields ({which}): {self.moved}.",
-                f"The running statistics in the file, which the release never used: {self.by_file}.",
+                f"With the running statistics in the file, which the release does not use: {self.by_file}.",
             ]
-        how = "chosen on the labelled fields" if self.chosen else "the release's, there of the highest peak"
+        how = "chosen on the labelled fields" if self.chosen else "the release's, relative to the highest peak there"
         lines.append(f"Threshold {self.threshold:g} ({how}); ImageNet's mean and deviation, {MPP:g} um/px.")
         return lines
 
@@ -155,9 +155,7 @@ def import_weights(source: Path, out: Path, fields: Path | None) -> Imported:
     own.load_state_dict(network.state_dict())
     own = with_instance_norms(own)
     if fields is None:
-        traits = replace(
-            traits, data=f"{traits.data}; instance norms: what is found changes with the rest of the image"
-        )
+        traits = replace(traits, data=f"{traits.data}; instance norms: results depend on the rest of the image")
         checkpoint.save(out, own, traits)
         return Imported(own.config, parameters, ignored, traits.threshold)
 
@@ -208,8 +206,8 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise KinetError(
-            f"{path}: not a readable state dict ({reason}): expected the tensors alone, as "
-            "torch.save(net.state_dict(), ...) writes them"
+            f"{path}: not a readable state dict ({reason}): expected a file written by "
+            "torch.save(net.state_dict(), ...)"
         ) from error
     for name in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
@@ -254,7 +252,7 @@ def _load(network: Network, weights: Mapping[str, Tensor], path: Path) -> None:
         )
     broken = [name for name, value in weights.items() if not value.float().isfinite().all()]
     if broken:
-        raise KinetError(f"{path}: {broken[0]} holds values that are no numbers: get the file again")
+        raise KinetError(f"{path}: {broken[0]} contains NaN or infinity: download the file again")
     network.load_state_dict(dict(weights), strict=False)
 
 

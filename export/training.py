@@ -177,7 +177,7 @@ def source_weights(fields: Sequence[LabelledField], factors: Mapping[str, float]
     """
     sources = {f.source for f in fields}
     if unknown := set(factors) - sources:
-        raise KinetError(f"no source named {sorted(unknown)}; known: {sorted(sources)}")
+        raise KinetError(f"no source named {sorted(unknown)}: expected one of {sorted(sources)}")
     weight = {}
     for source in sources:
         own = [f for f in fields if f.source == source]
@@ -206,7 +206,7 @@ def split(fields: Sequence[LabelledField]) -> tuple[list[LabelledField], list[La
     fields = [f for f in fields if f.split != "test" and (f.labelled or f.split != "val")]
     marked = [f for f in fields if f.labelled]
     if not marked:
-        raise KinetError("no fields to train on: none has labelled nuclei and is not kept for testing")
+        raise KinetError("no fields to train on: expected fields with labelled nuclei outside the test split")
     train, val = [], []
     for f in fields:
         alone = sum(g.source == f.source for g in marked) == 1 and bool(f.labelled)
@@ -225,7 +225,7 @@ def split(fields: Sequence[LabelledField]) -> tuple[list[LabelledField], list[La
         if not any(f.labelled for f in train):
             train += val
     if not train:
-        raise KinetError("no fields to train on: every one is marked as a validation field")
+        raise KinetError("no fields to train on: all are marked as validation fields")
     return train, val
 
 
@@ -284,7 +284,7 @@ def train(
     """
     if teacher and build(config).target:
         raise KinetError(
-            f"--teacher: its maps are proximity maps, and {config.architecture} learns others: leave it out"
+            f"--teacher: its maps are proximity maps, but {config.architecture} learns other maps: omit it"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
@@ -307,9 +307,9 @@ def train(
         first, best, best_at, traits = _resume(last, network, average, optimizer, fingerprint)
         if first >= recipe.iterations:
             raise KinetError(
-                f"{out} is finished after {first} iterations: ask for more of them, or remove {last} to begin anew"
+                f"{out} is finished after {first} iterations: set more --iterations, or remove {last} to start over"
             )
-        log.warning("going on from iteration %d of %s; remove that file to begin anew", first, last)
+        log.warning("resuming from iteration %d of %s; remove that file to start over", first, last)
     elif start:
         begun = validate(average, traits, validating)
         best, traits = begun.figure, replace(traits, threshold=begun.threshold, metrics=_metrics(begun))
@@ -375,7 +375,9 @@ def train(
             log.info("no gain for %d iterations: stopping", recipe.patience)
             break
     if start and best_at == 0:
-        log.warning("nothing did better on the validation fields than the network it began with: %s is that one", out)
+        log.warning(
+            "no result was better on the validation fields than the initial network: %s is the initial network", out
+        )
     return checkpoint.load(out).traits
 
 
@@ -409,7 +411,7 @@ def train_by_stages(
         As :func:`train`, and if the network has no region branch.
     """
     if not config.roi:
-        raise KinetError("training by stages begins with the region branch: this network has none")
+        raise KinetError("training by stages starts with the region branch: this network has none")
     first = out.with_name(f"{out.stem}.roi.pt")
     if not is_finished(first, recipe):
 
@@ -635,7 +637,7 @@ def _resume(
     state: dict[str, Any] = saved.resume
     if state.get("fingerprint") != fingerprint:
         raise KinetError(
-            f"{last} is of another run (recipe, seed, fields or weights differ): remove it to begin anew, or choose "
+            f"{last} is of another run (recipe, seed, fields or weights differ): remove it to start over, or choose "
             "another -o"
         )
     network.load_state_dict(state["network"])

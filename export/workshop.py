@@ -98,16 +98,16 @@ def train_fields(
     if start and network != "kinet":
         raise KinetError(f"--from: its network counts: leave --network {network} out")
     if network == "skinet" and teacher:
-        raise KinetError("--teacher: not by stages: leave it out, or take --network kinet")
+        raise KinetError("--teacher: not supported for training by stages: omit it, or use --network kinet")
     begin = _beginning(start, width, dropout) if start else None
     fresh = _fresh(network, architecture, width or (QUICK_WIDTH if quick else None), activation, roi, dropout)
     config = begin.network.config if begin else fresh
     if not config.roi and (alone := [f for f in fields if not f.labelled]):
-        log.warning("%d fields have regions alone: without the region branch there is nothing to learn", len(alone))
+        log.warning("%d fields have only regions: without the region branch they cannot be used", len(alone))
         fields = [f for f in fields if f.labelled]
     if unlabelled:
         if not teacher:
-            raise KinetError("--unlabelled: fields without labels teach nothing of themselves: give a --teacher too")
+            raise KinetError("--unlabelled: fields without labels need a --teacher")
         fields += without_labels(find_images([unlabelled]))
     fields = [f.at_scale(mpp, begin.traits.mpp if begin else training.MPP) for f in fields]
     if begin and start and _is_model(start):
@@ -148,11 +148,11 @@ def _fresh(
     try:
         if network in get_args(Architecture):
             if architecture:
-                raise KinetError(f"--architecture: only KiNet has several: leave it out for --network {network}")
+                raise KinetError(f"--architecture: only for KiNet: omit it for --network {network}")
             own: Architecture = network  # type: ignore[assignment]
             return NetworkConfig(own, width or 32, activation or "relu", roi=False, dropout=rate)
         if network == "skinet" and not roi:
-            raise KinetError("--no-roi: --network skinet begins with the region branch: leave one of them out")
+            raise KinetError("--no-roi: --network skinet needs the region branch: omit one of them")
         with_roi = roi and network != "okinet"
         return NetworkConfig(architecture or "paper", width or 32, activation or "elu", with_roi, dropout=rate)
     except ValueError as error:

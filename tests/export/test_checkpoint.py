@@ -162,7 +162,7 @@ def test_a_newer_checkpoint_asks_for_an_upgrade(tmp_path: Path) -> None:
     ],
 )
 def test_a_description_that_does_not_fit_is_one_error(tmp_path: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises(KinetError, match=r"kinet\.pt: the checkpoint does not fit its own description"):
+    with pytest.raises(KinetError, match=r"kinet\.pt: the checkpoint is inconsistent"):
         checkpoint.load(stored(tmp_path, **changes))
 
 

@@ -136,7 +136,7 @@ def test_a_model_that_is_not_what_its_card_says_is_one_error(tmp_path: Path) -> 
         ("paper, width 6, relu", "expected the weights of a network that kinet-trt exports"),
         ("release, width 4, relu", "expected the weights of a network that kinet-trt exports"),
         ("somebody's network", "expected the weights of a network that kinet-trt exports"),
-        ("paper, width 4, elu", "give other maps than the model does"),
+        ("paper, width 4, elu", "give other maps than the model"),
     ]:
         path.write_bytes(with_card(model, replace(card, network=words)))
         with pytest.raises(KinetError, match=says) as raised:
@@ -144,7 +144,7 @@ def test_a_model_that_is_not_what_its_card_says_is_one_error(tmp_path: Path) -> 
         assert "tiny.onnx" in str(raised.value)
     for changed in (replace(card, precision="int8"), replace(card, capacity=100)):
         path.write_bytes(with_card(model, changed))
-        with pytest.raises(KinetError, match="begin with the model that it was made from"):
+        with pytest.raises(KinetError, match="start from the model that it was made from"):
             from_onnx.load(path)
 
 

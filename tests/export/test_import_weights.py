@@ -211,7 +211,7 @@ def test_the_command_imports_exports_and_counts(
     code, out, _ = run("import-weights", small[0], "-o", tmp_path / "k.pt")
     assert code == 0
     assert "release, width 4, elu, instance norm, without the region branch" in out
-    assert "device_id is no weight and was dropped" in out
+    assert "device_id is not a weight and was dropped" in out
     assert "--calibrate" in out
     write_fields(tmp_path / "mine", 1, points=False)
     model = tmp_path / "k.onnx"
@@ -279,7 +279,7 @@ def test_other_content_is_one_error(tmp_path: Path, content: Any) -> None:
         (lambda w: w.update(extra=torch.zeros(1)), "1 are unknown, like extra"),
         (lambda w: w.update({"out_tr.conv2.bias": torch.zeros(4)}), r"out_tr.conv2.bias is \[4\] instead of \[3\]"),
         (lambda w: w.update({"in_tr_100.conv.weight": torch.zeros(7)}), "is .* instead of"),
-        (lambda w: w.update({"in_tr_100.bn.bias": torch.full((4,), torch.nan)}), "in_tr_100.bn.bias holds values"),
+        (lambda w: w.update({"in_tr_100.bn.bias": torch.full((4,), torch.nan)}), "in_tr_100.bn.bias contains NaN"),
         (lambda w: w.update({"up1_ROI.bn1.bias": torch.zeros(8)}), "are missing, like"),
         (lambda w: w.clear(), r"expected the \d+ tensors of the authors' release"),
     ],

@@ -273,7 +273,7 @@ def test_fine_tuning_keeps_the_normalisation_and_never_gets_worse(tmp_path: Path
 
 def test_a_start_that_nothing_betters_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run([blank(0, "simulated")], tmp_path / "k.pt", start=Checkpoint(build(CONFIG), Traits()))
-    assert "nothing did better on the validation fields than the network it began with" in caplog.text
+    assert "no result was better on the validation fields than the initial network" in caplog.text
 
 
 def test_the_picture_of_a_validation_shows_misses_and_inventions() -> None:
@@ -419,7 +419,7 @@ def test_split_of_one_field_uses_it_for_both_and_of_validation_fields_only_is_an
     training, validating = split([one])
     assert training
     assert validating
-    with pytest.raises(KinetError, match="every one is marked as a validation field"):
+    with pytest.raises(KinetError, match="all are marked as validation fields"):
         split([blank(split="val"), blank(split="val")])
 
 
@@ -461,7 +461,7 @@ def test_a_source_without_labels_counts_a_fifth_of_all_others() -> None:
 
 
 def test_a_factor_for_an_unknown_source_lists_the_known_ones() -> None:
-    with pytest.raises(KinetError, match=r"no source named \['nobody'\]; known: \['a', 'b'\]"):
+    with pytest.raises(KinetError, match=r"no source named \['nobody'\]: expected one of \['a', 'b'\]"):
         source_weights([blank(source="b"), blank(source="a")], {"a": 1, "nobody": 2})
 
 

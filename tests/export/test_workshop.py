@@ -112,9 +112,9 @@ def test_regions_alone_need_the_region_branch(run: Run, tmp_path: Path, caplog: 
     }
     (tmp_path / "mine" / "r.geojson").write_text(json.dumps([tumor]))
     assert run("train", tmp_path / "mine", "-o", tmp_path / "k.pt", *TINY)[0] == 0
-    assert "regions alone" not in caplog.text
+    assert "only regions" not in caplog.text
     assert run("train", tmp_path / "mine", "-o", tmp_path / "l.pt", *TINY, "--no-roi")[0] == 0
-    assert "1 fields have regions alone" in caplog.text
+    assert "1 fields have only regions" in caplog.text
 
 
 def test_fields_are_scaled_to_the_models_um_per_px(run: Run, tmp_path: Path) -> None:

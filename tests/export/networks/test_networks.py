@@ -172,7 +172,7 @@ def test_a_diverging_run_is_one_error(architecture: str, tmp_path: Path) -> None
 def test_a_teacher_of_proximity_maps_teaches_no_densities(tmp_path: Path) -> None:
     teacher = Checkpoint(network("paper"), Traits())
     config = NetworkConfig("fcrn-a", 2, "relu", roi=False)
-    with pytest.raises(KinetError, match="--teacher: its maps are proximity maps, and fcrn-a learns others"):
+    with pytest.raises(KinetError, match="--teacher: its maps are proximity maps, but fcrn-a learns other maps"):
         train([field()], tmp_path / "k.pt", config, TINY, workers=0, teacher=teacher)
 
 
@@ -290,8 +290,8 @@ def test_each_network_trains_quickly_exports_builds_and_counts(name: str, run: R
 
 def test_options_that_contradict_the_network_are_one_error(run: Run, fields: Path, tmp_path: Path) -> None:
     for options, words in (
-        (("--network", "skinet", "--no-roi"), "begins with the region branch"),
-        (("--network", "unet", "--architecture", "release"), "only KiNet has several"),
+        (("--network", "skinet", "--no-roi"), "needs the region branch"),
+        (("--network", "unet", "--architecture", "release"), "architecture: only for KiNet"),
         (("--network", "unet", "--from", "kinet-edge"), "its network counts"),
     ):
         code, _, err = run("train", fields, "-o", tmp_path / "no.pt", *options)
