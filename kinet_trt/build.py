@@ -269,7 +269,7 @@ def _sizes(model: bytes, card: ModelCard, sizes: Sequence[Size]) -> Sequence[Siz
         return sizes
     if any(size != fixed for size in sizes):
         raise KinetError(
-            f"{card.name} takes frames of {fixed[0]}x{fixed[1]} px (height x width) only: leave sizes out, or begin "
+            f"{card.name} takes frames of {fixed[1]}x{fixed[0]} px (width x height) only: leave sizes out, or begin "
             "with a model that takes any"
         )
     return [fixed]

@@ -1,4 +1,4 @@
-"""The command line: one command is a few lines over the library."""
+"""The command line: each command is a few lines over the library."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from kinet_trt import NOTICE
 from kinet_trt.errors import KinetError, MissingExtraError, printable
-from kinet_trt.logs import be_verbose, to_terminal
+from kinet_trt.logs import be_quiet, be_verbose, to_terminal
 from kinet_trt.telemetry import switch_off
 
 if TYPE_CHECKING:
@@ -25,34 +26,85 @@ if TYPE_CHECKING:
     from kinet_trt.counter import Threshold
     from kinet_trt.slides.counted import CountedSlide, Work
 
+SUFFIXES = {
+    "--json": (".json",),
+    "--csv": (".csv",),
+    "--summary": (".csv", ".xlsx"),
+    "--plot": (".png",),
+}
+"""How the names of files end that an option writes; a name without a suffix is taken as it is."""
+_FILE_SUFFIXES = (".geojson", ".json", ".csv", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".zip")
+
+
+class Commands(TyperGroup):
+    """The commands; each of them takes --verbose and --quiet, too, so that these may stand anywhere in the line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        general = [option for option in self.params if option.name in ("verbose", "quiet")]
+        for command in self.commands.values():
+            command.params += general
+
+
 app = typer.Typer(
     name="kinet-trt",
     help=f"Count nuclei in Ki67-stained tissue. {NOTICE}",
-    add_completion=False,
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _um_per_px(text: str) -> float:
+    """Return a pixel size; a decimal comma is read as a point."""
+    try:
+        mpp = float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
+    except ValueError:
+        mpp = float("nan")
+    if not 0.01 <= mpp <= 100:
+        raise typer.BadParameter(f"expected um/px from 0.01 to 100, like 0.34, found {text!r}")
+    return mpp
+
+
 Model = Annotated[
-    Path | None, typer.Option("--model", "-m", help="A .onnx or .engine model; left out: the small one inside.")
+    Path | None, typer.Option("--model", "-m", help="Model file, .onnx or .engine. Default: the built-in model.")
 ]
-Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16", "int8"], typer.Option(help="What to compute in.")]
-Runtime = Annotated[Literal["auto", "openvino", "onnxruntime"], typer.Option(help="What runs the model.")]
-Mpp = Annotated[float | None, typer.Option(help="um/px of the images; left out: the file's tag or the model's.")]
+Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16", "int8"], typer.Option(help="Compute precision.")]
+Runtime = Annotated[Literal["auto", "openvino", "onnxruntime"], typer.Option(help="Inference runtime.")]
+Mpp = Annotated[
+    float | None,
+    typer.Option(
+        parser=_um_per_px, metavar="UM/PX", help="Pixel size, like 0.34. Default: from the file, else the model's."
+    ),
+]
 ThresholdText = Annotated[
-    str | None, typer.Option("--threshold", help="Least peak height; or relative:XI (the paper).")
+    str | None,
+    typer.Option("--threshold", metavar="T", help="Minimum peak height; relative:T is relative to the highest peak."),
 ]
-JsonFile = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - is standard output.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; left out: all.")]
+JsonFile = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - writes to standard output.")
+]
+NucleiCsv = Annotated[
+    str | None,
+    typer.Option("--csv", metavar="FILE", help="Write CSV, one row per nucleus; - writes to standard output."),
+]
+Format = Annotated[
+    Literal["table", "plain", "json"],
+    typer.Option("--format", help="Standard output: a table, tab-separated rows, or JSON."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads. Default: all.")]
+HotSpotSize = Annotated[int, typer.Option("--hot-spot", min=10, help="Hot-spot size in tumour nuclei.")]
+BandsName = Annotated[Literal["net", "none"], typer.Option("--bands", help="Grade ranges: those of NET, or none.")]
 
 
 def main() -> None:
-    """Run the command line; a user's error is one message and exit status 1."""
+    """Run the command line; an error of the user gives one message and exit status 1."""
     switch_off()
     to_terminal()
     for stream in (sys.stdout, sys.stderr):
-        # A file name that the terminal has no letters for (Windows' code pages) must not end the run.
+        # A file name with characters that the terminal cannot encode (Windows' code pages) must not end the run.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -68,16 +120,31 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _verbose(wanted: bool) -> None:
+    if wanted:
+        be_verbose()
+
+
+def _quiet(wanted: bool) -> None:
+    if wanted:
+        be_quiet()
+
+
 @app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is done.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", callback=_verbose, expose_value=False, help="Print more details."),
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", callback=_quiet, expose_value=False, help="Print no progress and no notes."),
+    ] = False,
 ) -> None:
-    del version
-    if verbose:
-        be_verbose()
+    del version, verbose, quiet
 
 
 @app.command()
@@ -86,7 +153,7 @@ def demo(
     model: Model = None,
     precision: Precision = "auto",
 ) -> None:
-    """Count a simulated field with known ground truth and a real one, and write labelled fields to try commands on."""
+    """Count a simulated field and a real one. Labelled fields to try commands on are written, too."""
     from kinet_trt import demo as fields
     from kinet_trt.counter import Counter
     from kinet_trt.ki67 import Ki67, class_name
@@ -116,7 +183,7 @@ def demo(
 @app.command()
 def count(
     images: Annotated[
-        list[Path], typer.Argument(help="Images, slides, folders or globs.", metavar="IMAGE|SLIDE|FOLDER...")
+        list[Path], typer.Argument(help="Images, slides, folders or patterns.", metavar="IMAGE|SLIDE|FOLDER...")
     ],
     model: Model = None,
     mpp: Mpp = None,
@@ -124,54 +191,70 @@ def count(
     precision: Precision = "auto",
     runtime: Runtime = "auto",
     threads: Threads = None,
-    bands: Annotated[Literal["net", "none"], typer.Option(help="Grade ranges: of NET, or none.")] = "net",
+    bands: BandsName = "net",
     json_file: JsonFile = None,
-    csv_file: Annotated[
-        str | None, typer.Option("--csv", metavar="FILE", help="Write CSV; - is standard output.")
+    csv_file: NucleiCsv = None,
+    summary: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write a table, one row per image: .csv or .xlsx; - writes CSV."),
     ] = None,
-    geojson: Annotated[Path | None, typer.Option(metavar="DIR", help="Write STEM.geojson for QuPath.")] = None,
-    overlay: Annotated[Path | None, typer.Option(metavar="DIR", help="Write STEM_overlay.png.")] = None,
+    format_: Format = "table",
+    geojson: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write NAME.geojson for QuPath into this folder.")
+    ] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write NAME_overlay.png into this folder.")
+    ] = None,
     region: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of slides: count only in these areas, a QuPath GeoJSON.")
+        Path | None, typer.Option(metavar="FILE", help="Slides only: count inside these areas, GeoJSON from QuPath.")
     ] = None,
-    hot_spot: Annotated[int, typer.Option(min=10, help="Tumour nuclei of a hot spot.")] = 500,
-    together: Annotated[bool, typer.Option("--together", help="Pool the images: they are of one case.")] = False,
+    hot_spot: HotSpotSize = 500,
+    together: Annotated[bool, typer.Option("--together", help="Pool the images of one case.")] = False,
     cluster: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Of slides: count them on this Dask scheduler's workers; or local."),
+        typer.Option(metavar="ADDRESS", help="Slides only: count on this Dask scheduler's workers; local starts some."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files in --geojson and --overlay folders.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace existing files of --geojson, --overlay and --summary.")
+    ] = False,
 ) -> None:
-    """Count the nuclei of images and whole slides; a slide that was interrupted is resumed."""
-    from kinet_trt.count import Outputs, count_image, find_images, json_parts, output_names, skipped, table_parts
+    """Count the nuclei of images and whole slides. An interrupted slide is resumed."""
+    from kinet_trt.count import (
+        Outputs,
+        count_image,
+        find_images,
+        json_parts,
+        output_names,
+        skipped,
+        summary_table,
+        table_parts,
+    )
     from kinet_trt.counter import Counter
     from kinet_trt.ki67 import NET
     from kinet_trt.slides import is_slide
     from kinet_trt.slides.counted import count_slide
     from kinet_trt.slides.region import read_region
-    from kinet_trt.terminal import counting, show_counted
+    from kinet_trt.terminal import counting, note, show_counted
     from kinet_trt.together import Together
 
-    _check_mpp(mpp)
     least = _threshold(threshold)
+    targets = {"--json": json_file, "--csv": csv_file, "--summary": summary}
+    has_data = _check_names(targets, format_, folders={"--geojson": geojson, "--overlay": overlay})
     found = find_images(images, slides=True)
     for line in skipped(images, found):
         typer.echo(f"Warning: {line}", err=True)
-    _check_targets({"--json": json_file, "--csv": csv_file}, found)
+    _check_targets(targets, found)
     outputs = Outputs(geojson, overlay, output_names(found))
-    if not force and (existing := outputs.existing()):
-        raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): --force replaces them")
+    _check_existing([*outputs.existing(), *_existing(summary)], force)
     slides = {image for image in found if is_slide(image)}
     if region and (pictures := [image for image in found if image not in slides]):
-        raise typer.BadParameter(f"--region goes with slides, and {pictures[0]} is a picture")
+        raise typer.BadParameter(f"--region is for slides only, and {pictures[0]} is a picture")
     areas = read_region(region) if region else None
     counter = Counter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
 
-    def tell(text: str) -> None:
-        typer.echo(text, err=True)
-
     counted: list[Counted | CountedSlide] = []
     errors: list[tuple[Path, str]] = []
+    written: list[Path] = []
     with _interruptible(), _work_on(cluster, model) as work, counting(found) as (each, report):
         for image in each:
             try:
@@ -184,7 +267,7 @@ def count(
                         hot_spot=hot_spot,
                         work=work,
                         report=report,
-                        tell=tell,
+                        tell=lambda text: note(text, err=True),
                     )
                     counted.append(whole)
                     outputs.write_slide(whole, small)
@@ -192,20 +275,30 @@ def count(
                     field, frame = count_image(counter, image, mpp, hot_spot)
                     counted.append(field)
                     outputs.write(field, frame)
+                written += outputs.paths(image)
             except KinetError as error:
                 errors.append((image, str(error)))
     total = Together.of(counted) if together else None
-    if "-" not in (json_file, csv_file) and counted:
+    if not has_data and counted:
         show_counted(counted, counter, NET if bands == "net" else None, total)
     for one in counted:
         for remark in one.remarks:
             typer.echo(f"Warning: {printable(one.image)}: {remark}", err=True)
     messages = [f"{printable(image)}: {message}" for image, message in errors]
-    for target in filter(None, (json_file, csv_file)):
-        try:
-            _write(target, json_parts(counter, counted, errors, total) if target == json_file else table_parts(counted))
-        except KinetError as error:
-            messages.append(str(error))
+    contents: list[tuple[str | None, Callable[[str], str | bytes | Iterable[str]]]] = [
+        (json_file, lambda _: json_parts(counter, counted, errors, total)),
+        (csv_file, lambda _: table_parts(counted)),
+        (summary, lambda target: summary_table(counter, counted, total, target)),
+        ("-" if format_ == "json" else None, lambda _: json_parts(counter, counted, errors, total)),
+        ("-" if format_ == "plain" else None, lambda _: summary_table(counter, counted, total, "plain")),
+    ]
+    _say_written(written, has_data)
+    for target, content in contents:
+        if target:
+            try:
+                _write(target, content(target), has_data)
+            except KinetError as error:
+                messages.append(str(error))
     for message in messages:
         typer.echo(f"Error: {message}", err=True)
     if messages:
@@ -215,29 +308,30 @@ def count(
 @app.command()
 def live(
     source: Annotated[
-        str, typer.Argument(help="A camera: 0, rtsp://..., a video, a folder, mm:CONFIG.cfg, gst:..., sim:")
+        str, typer.Argument(help="Camera: 0, rtsp://..., a video, a folder, mm:CONFIG.cfg, gst:..., sim:")
     ],
     sessions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where sessions are kept; left out: the user's data folder.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Session file. Default: in the user's data folder."),
     ] = None,
-    title: Annotated[str, typer.Option(help="Of a new session: what stands over its report.")] = "",
-    reader: Annotated[str, typer.Option(help="Of a new session: who counts.")] = "",
-    auto: Annotated[bool, typer.Option("--auto", help="Capture by itself when the stage rests.")] = False,
-    host: Annotated[str, typer.Option(help="Where to serve the page; others than this machine need a token.")] = (
+    title: Annotated[str, typer.Option(help="Title of a new session.")] = "",
+    reader: Annotated[str, typer.Option(help="Name of the reader of a new session.")] = "",
+    auto: Annotated[bool, typer.Option("--auto", help="Capture automatically when the stage stops.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on; other machines need the access token.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="8765; 0 takes a free one.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8765; 0 selects a free one.")] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
-    hot_spot: Annotated[int, typer.Option(min=10, help="Tumour nuclei of a hot spot.")] = 500,
-    bands: Annotated[Literal["net", "none"], typer.Option(help="Grade ranges: of NET, or none.")] = "net",
+    hot_spot: HotSpotSize = 500,
+    bands: BandsName = "net",
     shortcut: Annotated[
-        bool, typer.Option("--install-shortcut", help="Put this command on the desktop, and end.")
+        bool, typer.Option("--install-shortcut", help="Create a desktop shortcut for this command, and exit.")
     ] = False,
     headless: Annotated[
-        bool, typer.Option("--headless", help="No page: one JSON line a counted frame on standard output.")
+        bool, typer.Option("--headless", help="No page: print one JSON line per counted frame.")
     ] = False,
-    frames: Annotated[int | None, typer.Option(min=1, help="With --headless: stop after this many.")] = None,
-    detections: Annotated[bool, typer.Option("--detections", help="With --headless: each nucleus too.")] = False,
+    frames: Annotated[int | None, typer.Option(min=1, help="With --headless: stop after this many frames.")] = None,
+    detections: Annotated[bool, typer.Option("--detections", help="With --headless: include each nucleus.")] = False,
     model: Model = None,
     mpp: Mpp = None,
     threshold: ThresholdText = None,
@@ -245,15 +339,14 @@ def live(
     runtime: Runtime = "auto",
     threads: Threads = None,
 ) -> None:
-    """Count what a camera on a microscope sees; python -m pydoc kinet_trt.live.headless explains the JSON lines."""
+    """Count the live picture of a microscope. JSON lines: see python -m pydoc kinet_trt.live.headless."""
     from kinet_trt.camera import open_source
     from kinet_trt.counter import Counter
 
     if not headless:
         if frames or detections:
-            raise typer.BadParameter("--frames and --detections go with --headless")
+            raise typer.BadParameter("--frames and --detections require --headless")
         _need("live", "live", "fastapi", "uvicorn", "websockets")
-    _check_mpp(mpp)
     least = _threshold(threshold)
     camera = open_source(source, every_frame=headless)
     if shortcut:
@@ -294,23 +387,24 @@ def live(
 
 @app.command("eval")
 def evaluate(
-    fields: Annotated[Path, typer.Argument(help="A folder of labelled fields.")],
+    fields: Annotated[Path, typer.Argument(help="Folder of labelled fields.")],
     model: Model = None,
-    classes: Annotated[str | None, typer.Option(help="Classes that are labelled, like positive,negative.")] = None,
-    split: Annotated[str | None, typer.Option(help="Only the fields of this split, like val.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Labelled classes, like positive,negative.")] = None,
+    split: Annotated[str | None, typer.Option(help="Use only the fields of this split, like val.")] = None,
     mpp: Mpp = None,
     threshold: ThresholdText = None,
     precision: Precision = "auto",
     runtime: Runtime = "auto",
     threads: Threads = None,
     json_file: JsonFile = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the precision-recall curve.")] = None,
+    format_: Format = "table",
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the precision-recall curve (PNG).")] = None,
     overlay: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw misses and inventions of each field.")
+        Path | None, typer.Option(metavar="DIR", help="Draw false negatives and false positives into this folder.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files in the --overlay folder.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files of --overlay.")] = False,
 ) -> None:
-    """Hold a model to labelled fields, by the paper's metrics."""
+    """Evaluate a model on labelled fields. The metrics are those of the paper."""
     _need("eval", "eval", "lap", *(["matplotlib"] if plot else []))
     from kinet_trt.count import Outputs, output_names
     from kinet_trt.counter import Counter
@@ -318,21 +412,21 @@ def evaluate(
     from kinet_trt.fields import guess, label, read_fields, with_nuclei
     from kinet_trt.files import write_atomic
     from kinet_trt.overlay import to_png
-    from kinet_trt.terminal import show_evaluation, track
+    from kinet_trt.terminal import evaluation_rows, show_evaluation, tab_separated, track
 
-    _check_mpp(mpp)
     least = _threshold(threshold)
+    targets = {"--json": json_file, "--plot": str(plot) if plot else None}
+    has_data = _check_names(targets, format_, folders={"--overlay": overlay})
     chosen = with_nuclei([f for f in read_fields(fields, mpp) if split in (None, f.split)])
     if not chosen:
         raise KinetError(f"{fields}: no fields with nuclei" + (f" of the split {split!r}" if split else ""))
     if classes:
         chosen = label(chosen, classes.split(","))
     elif sentence := guess(chosen):
-        typer.echo(sentence, err=json_file == "-")
+        typer.echo(sentence, err=has_data)
     outputs = Outputs(None, overlay, output_names([f.image for f in chosen]))
-    _check_targets({"--json": json_file, "--plot": str(plot) if plot else None}, [f.image for f in chosen])
-    if not force and (existing := outputs.existing()):
-        raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): --force replaces them")
+    _check_targets(targets, [f.image for f in chosen])
+    _check_existing(outputs.existing(), force)
     counter = Counter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
     done = []
     for f in track(chosen, "Evaluating"):
@@ -341,47 +435,54 @@ def evaluate(
         if overlay:
             write_atomic(outputs.overlay_of(f.image), to_png(picture(one, one.mpp / counter.engine.card.mpp)))
     evaluation = Evaluation(tuple(done))
-    if json_file != "-":
+    if not has_data:
         show_evaluation(evaluation, counter)
+    _say_written([path for f in chosen for path in outputs.paths(f.image)], has_data)
     if plot:
-        write_atomic(plot, curve_png(evaluation, counter.engine.card.name))
+        _write(str(plot), curve_png(evaluation, counter.engine.card.name), has_data)
     if json_file:
-        _write(json_file, to_json(counter, evaluation))
+        _write(json_file, to_json(counter, evaluation), has_data)
+    if format_ == "json":
+        _write("-", to_json(counter, evaluation))
+    elif format_ == "plain":
+        _write("-", tab_separated(*evaluation_rows(evaluation)))
 
 
 @app.command()
 def bench(
-    fields: Annotated[Path | None, typer.Argument(help="Labelled fields: measure accuracy too.")] = None,
+    fields: Annotated[Path | None, typer.Argument(help="Folder of labelled fields, to measure accuracy too.")] = None,
     models: Annotated[
-        list[Path] | None, typer.Option("--model", "-m", help="Models; left out: the one inside.")
+        list[Path] | None,
+        typer.Option("--model", "-m", help="Model files. Default: the built-in model."),
     ] = None,
-    precisions: Annotated[list[str] | None, typer.Option("--precision", help="May be given several times.")] = None,
+    precisions: Annotated[list[str] | None, typer.Option("--precision", help="Compute precisions.")] = None,
     runtime: Runtime = "auto",
     threads: Threads = None,
-    size: Annotated[str, typer.Option(metavar="WxH", help="Of the frame, px.")] = "608x608",
-    rounds: Annotated[int, typer.Option(min=3, help="How often each is timed.")] = 20,
-    yardsticks: Annotated[bool, typer.Option(help="Compare with eager PyTorch (extra train).")] = True,
-    split: Annotated[str | None, typer.Option(help="With FIELDS: only those of this split, like val.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="With FIELDS: draw latency and accuracy.")] = None,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Width and height of the frame, px.")] = "608x608",
+    rounds: Annotated[int, typer.Option(min=3, help="Number of timed runs.")] = 20,
+    yardsticks: Annotated[bool, typer.Option(help="Compare with PyTorch in eager mode (extra train).")] = True,
+    split: Annotated[str | None, typer.Option(help="With FIELDS: use only those of this split, like val.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With FIELDS: draw latency and accuracy (PNG).")
+    ] = None,
     json_file: JsonFile = None,
+    format_: Format = "table",
 ) -> None:
-    """Time the stages of a count, in turn with what they are compared to."""
+    """Time the stages of a count. Models, precisions and PyTorch are timed in turn."""
     from kinet_trt.bench import Setting, Yardsticks, accuracy, frame_of, measure, plot_png
     from kinet_trt.fields import read_fields, with_nuclei
-    from kinet_trt.files import write_atomic
-    from kinet_trt.terminal import show_bench, steps
+    from kinet_trt.terminal import bench_rows, show_bench, steps, tab_separated
 
+    width, height = _size(size)
+    targets = {"--json": json_file, "--plot": str(plot) if plot else None}
+    has_data = _check_names(targets, format_)
     if (plot or split) and not fields:
-        raise typer.BadParameter("--plot and --split: expected FIELDS too, a folder of labelled fields")
+        raise typer.BadParameter("--plot and --split require FIELDS, a folder of labelled fields")
     if fields:
         _need("bench", "eval", "lap", *(["matplotlib"] if plot else []))
         labelled = with_nuclei([f for f in read_fields(fields) if split in (None, f.split)])
         if not labelled:
             raise KinetError(f"{fields}: no fields with nuclei" + (f" of the split {split!r}" if split else ""))
-    try:
-        width, height = (int(side) for side in size.lower().split("x"))
-    except ValueError:
-        raise typer.BadParameter(f"--size: expected WxH like 608x608, found {size!r}") from None
     frame = frame_of(width, height)
     chosen: list[Path | None] = [*models] if models else [None]
     settings = [Setting(model, p, runtime, threads) for model in chosen for p in precisions or ["auto"]]
@@ -397,67 +498,71 @@ def bench(
         with steps("Evaluating") as report:
             for row, reached in zip(document["rows"], accuracy(settings, labelled, report), strict=False):
                 row.update(reached)
-    if plot:
-        write_atomic(plot, plot_png(document["rows"], document["size"]))
-    if json_file != "-":
+    text = json.dumps(document, indent=1) + "\n"
+    if not has_data:
         show_bench(document["rows"])
+    if plot:
+        _write(str(plot), plot_png(document["rows"], document["size"]), has_data)
     if json_file:
-        _write(json_file, json.dumps(document, indent=1) + "\n")
+        _write(json_file, text, has_data)
+    if format_ == "json":
+        _write("-", text)
+    elif format_ == "plain":
+        _write("-", tab_separated(*bench_rows(document["rows"])))
 
 
 @app.command()
 def train(
-    fields: Annotated[Path, typer.Argument(help="A folder of labelled fields.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint to write.")],
+    fields: Annotated[Path, typer.Argument(help="Folder of labelled fields.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint to write, a .pt.")],
     recipe: Annotated[
         Literal["paper", "best", "tune"] | None,
-        typer.Option(help="The paper's regime, ours, or ours for few fields; left out: paper, or tune with --from."),
+        typer.Option(help="The paper's recipe, ours, or ours for few fields. Default: paper, or tune with --from."),
     ] = None,
     network: Annotated[
         Literal["kinet", "okinet", "skinet", "fcn8s", "unet", "fcrn-a", "fcrn-b", "sfcn-opi", "frcn"],
-        typer.Option(help="KiNet; without the region task; by stages; or one that its paper compares it with."),
+        typer.Option(help="KiNet; okinet: no region task; skinet: trained in stages; others: compared in the paper."),
     ] = "kinet",
     architecture: Annotated[
-        Literal["paper", "release"] | None, typer.Option(help="KiNet's in the paper, or the release's.")
+        Literal["paper", "release"] | None, typer.Option(help="KiNet as in the paper, or as in the authors' release.")
     ] = None,
-    width: Annotated[
-        int | None, typer.Option(help="Channels at full resolution; left out: 32, or those of --from.")
-    ] = None,
+    width: Annotated[int | None, typer.Option(help="Channels at full resolution. Default: 32, or as --from.")] = None,
     activation: Annotated[
-        Literal["elu", "relu"] | None, typer.Option(help="After each convolution; left out: elu for KiNet, else relu.")
+        Literal["elu", "relu"] | None, typer.Option(help="Activation function. Default: elu for KiNet, else relu.")
     ] = None,
-    roi: Annotated[bool, typer.Option(help="Train the tumour-region branch too.")] = True,
+    roi: Annotated[bool, typer.Option(help="Train the tumour-region branch, too.")] = True,
     dropout: Annotated[
-        float | None, typer.Option(min=0, max=0.95, help="Channel dropout rate; left out: 0.5, or that of --from.")
+        float | None, typer.Option(min=0, max=0.95, help="Channel dropout rate. Default: 0.5, or as --from.")
     ] = None,
-    iterations: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Number of iterations. Default: the recipe's.")] = None,
     weight: Annotated[
-        list[str] | None, typer.Option(metavar="SOURCE=F", help="Draw a source F times as often.")
+        list[str] | None, typer.Option(metavar="SOURCE=F", help="Sample a source F times as often.")
     ] = None,
     partial: Annotated[
-        list[str] | None, typer.Option(metavar="SOURCE=CLASS", help="A source that marks only some nuclei of a class.")
+        list[str] | None, typer.Option(metavar="SOURCE=CLASS", help="A source that labels only some nuclei of a class.")
     ] = None,
-    classes: Annotated[str | None, typer.Option(help="Classes that are labelled, like positive,negative.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="um/px of the fields; left out: the file's tag or 0.34.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Labelled classes, like positive,negative.")] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            parser=_um_per_px, metavar="UM/PX", help="Pixel size of the fields. Default: from the file, else 0.34."
+        ),
+    ] = None,
     start: Annotated[
         Path | None,
-        typer.Option("--from", help="What to begin with: a .pt, an exported .onnx, or kinet-edge. Its network counts."),
+        typer.Option("--from", help="Initial weights and network: a .pt, an exported .onnx, or kinet-edge."),
     ] = None,
-    teacher: Annotated[Path | None, typer.Option(help="Checkpoint whose maps are imitated beside the labels.")] = None,
-    unlabelled: Annotated[
-        Path | None, typer.Option(help="Images without labels, for the teacher to speak of.", metavar="DIR")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights and crops.")] = 0,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="About a minute, with 8 channels: to see that everything works.")
-    ] = False,
+    teacher: Annotated[Path | None, typer.Option(help="Checkpoint to distil from, in addition to the labels.")] = None,
+    unlabelled: Annotated[Path | None, typer.Option(help="Images without labels, to distil on.", metavar="DIR")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of weights and crops.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A test of about a minute, with 8 channels.")] = False,
 ) -> None:
-    """Train a network on labelled fields; an interrupted run goes on where it was."""
+    """Train a network on labelled fields. An interrupted run is resumed."""
     _need("train", "train", "torch", "lap", *(["onnx"] if start and start.suffix != ".pt" else []))
     from kinet_trt.export.workshop import train_fields
     from kinet_trt.terminal import training_bar
 
-    _check_mpp(mpp)
+    _check_names({"--out": str(out)}, out=(".pt",))
     with training_bar() as report:
         traits = train_fields(
             fields,
@@ -494,16 +599,17 @@ def train(
 
 @app.command("import-weights")
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="A state dict of the authors' release, like ki67net-best.pth.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint to write.")],
+    file: Annotated[Path, typer.Argument(help="State dict of the authors' release, like ki67net-best.pth.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Checkpoint to write, a .pt.")],
     calibrate: Annotated[
-        Path | None, typer.Option(metavar="FIELDS", help="Estimate the norms' running statistics on these.")
+        Path | None, typer.Option(metavar="FIELDS", help="Estimate the running statistics of the norms on these.")
     ] = None,
 ) -> None:
-    """Turn the weights of KiNet's authors into a checkpoint, and say what that changed."""
+    """Convert the authors' weights to a checkpoint. The differences are reported."""
     _need("import-weights", "train", "torch", "lap")
     from kinet_trt.export.import_weights import import_weights as take
 
+    _check_names({"--out": str(out)}, out=(".pt",))
     _check_targets({"--out": str(out)}, [file])
     imported = take(file, out, calibrate)
     typer.echo(f"{out}: " + "\n".join(imported.sentences()))
@@ -511,76 +617,100 @@ def import_weights(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint of kinet-trt train.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write.")],
-    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="What it computes in, everywhere.")] = "fp32",
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of kinet-trt train.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="ONNX file to write, a .onnx.")],
+    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Precision of weights and computation.")] = "fp32",
     half_weights: Annotated[
-        bool, typer.Option("--half-weights", help="Store FP16, compute FP32: half the size.")
+        bool, typer.Option("--half-weights", help="Store FP16, compute in FP32: half the file size.")
     ] = False,
-    roi: Annotated[bool, typer.Option("--roi", help="Give the tumour-region map too.")] = False,
-    images: Annotated[Path | None, typer.Option(help="Images for the check; left out: simulated fields.")] = None,
+    roi: Annotated[bool, typer.Option("--roi", help="Output the tumour-region map, too.")] = False,
+    images: Annotated[Path | None, typer.Option(help="Images to compare on. Default: simulated fields.")] = None,
 ) -> None:
-    """Turn a checkpoint into an ONNX model with a model card, and hold it to PyTorch."""
+    """Convert a checkpoint to an ONNX model. It gets a model card and is compared with PyTorch."""
     _need("export", "train", "torch", "onnx", "onnxscript", "onnxsim")
     from kinet_trt.export.workshop import export_checkpoint
 
+    _check_names({"--out": str(out)}, out=(".onnx",))
     card, parity = export_checkpoint(checkpoint, out, precision, half_weights, roi, images)
     same = parity.agreement
     typer.echo(f"{out}: {card.network}, {card.precision}, {out.stat().st_size / 1e6:.1f} MB")
     typer.echo(
-        f"Against PyTorch on {parity.images} fields: max error {parity.max_error:.2g}; "
+        f"Compared with PyTorch on {parity.images} fields: max error {parity.max_error:.2g}; "
         f"{same.same} detections the same, {same.only_first} only in PyTorch, {same.only_second} only in ONNX."
     )
 
 
 @app.command()
 def report(
-    file: Annotated[Path, typer.Argument(help="A session file of kinet-trt live.", metavar="SESSION")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Session file of kinet-trt live. Default: the one that it uses.", metavar="SESSION"),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="HTML file to write.")] = None,
-    session: Annotated[int | None, typer.Option(help="Which, where the file holds several.")] = None,
-    csv_file: Annotated[
-        str | None, typer.Option("--csv", metavar="FILE", help="Write the nuclei as CSV; - is standard output.")
+    session: Annotated[int | None, typer.Option(help="Number of the session, if the file holds several.")] = None,
+    csv_file: NucleiCsv = None,
+    summary: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write a table, one row per field: .csv or .xlsx; - writes CSV."),
     ] = None,
     geojson: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write field-NNN.geojson and .png for QuPath.")
+        Path | None, typer.Option(metavar="DIR", help="Write field-NNN.geojson and .png for QuPath into this folder.")
     ] = None,
-    hot_spot: Annotated[int, typer.Option(min=10, help="Tumour nuclei of a hot spot.")] = 500,
-    bands: Annotated[Literal["net", "none"], typer.Option(help="Grade ranges: of NET, or none.")] = "net",
-    force: Annotated[bool, typer.Option("--force", help="Replace files in the --geojson folder.")] = False,
+    hot_spot: HotSpotSize = 500,
+    bands: BandsName = "net",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace existing files of --out, --summary and --geojson.")
+    ] = False,
 ) -> None:
-    """Write the report of a session; without a file to write, list the sessions."""
-    from kinet_trt.files import write_atomic
+    """Write the report of a session. Without a file to write, list the sessions."""
+    from kinet_trt.files import sessions_file
     from kinet_trt.ki67 import NET
-    from kinet_trt.live.export import nuclei_csv, write_geojson
+    from kinet_trt.live.export import nuclei_csv, summary_rows, write_geojson
     from kinet_trt.live.session import OpenSession
     from kinet_trt.live.store import Store
     from kinet_trt.report import build, choose, listing
+    from kinet_trt.summary_table import encode, to_csv
+    from kinet_trt.terminal import note
 
-    _check_targets({"--out": str(out) if out else None, "--csv": csv_file}, [file])
-    with Store.open(file, create=False) as store:
-        if not (out or csv_file or geojson):
+    targets = {"--out": str(out) if out else None, "--csv": csv_file, "--summary": summary}
+    has_data = _check_names(targets, folders={"--geojson": geojson}, out=(".html", ".htm"))
+    path = file or sessions_file()
+    if file is None and not path.exists():
+        raise KinetError(f"{path}: no sessions yet: kinet-trt live creates this file; or name a session file")
+    _check_targets(targets, [path])
+    with Store.open(path, create=False) as store:
+        if not (out or csv_file or summary or geojson):
+            if file is None:
+                note(f"Sessions in {path}:", err=True)
             typer.echo("\n".join(listing(store)))
             return
         chosen = choose(store, session)
+        _check_existing([*_existing(targets["--out"]), *_existing(summary)], force)
         if out:
-            write_atomic(out, build(store, chosen.id, bands=NET if bands == "net" else None, hot_spot=hot_spot))
-        if csv_file or geojson:
-            counted = OpenSession(store, chosen.id).count()
-            if geojson:
-                write_geojson(store, counted, geojson, force=force)
-            if csv_file:
-                _write(csv_file, nuclei_csv(counted))
+            html = build(store, chosen.id, bands=NET if bands == "net" else None, hot_spot=hot_spot)
+            _write(str(out), html, has_data)
+        if not (csv_file or summary or geojson):
+            return
+        counted = OpenSession(store, chosen.id).count()
+        if geojson:
+            _say_written(write_geojson(store, counted, geojson, force=force), has_data)
+        if csv_file:
+            _write(csv_file, nuclei_csv(counted), has_data)
+        if summary:
+            rows, total = summary_rows(counted, chosen, hot_spot)
+            _write(summary, to_csv(rows) if summary == "-" else encode(rows, Path(summary), total), has_data)
 
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A .onnx, a .engine, or a .pt of kinet-trt train.")],
+    file: Annotated[Path, typer.Argument(help="Model file: .onnx, .engine, or a .pt of kinet-trt train.")],
     json_file: JsonFile = None,
 ) -> None:
-    """Show a model's card, layers, precisions and memory; nothing of it is run."""
+    """Show the card, layers and memory of a model. The model is not run."""
     from kinet_trt.inspect_model import inspect_file
     from kinet_trt.terminal import show_model
 
+    _check_names({"--json": json_file})
     _check_targets({"--json": json_file}, [file])
     if file.suffix.lower() == ".pt":
         _need("inspect", "train", "torch")
@@ -592,17 +722,18 @@ def inspect(
     if json_file != "-":
         show_model(document)
     if json_file:
-        _write(json_file, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        _write(json_file, json.dumps(document, indent=1, ensure_ascii=False) + "\n", json_file == "-")
 
 
 @app.command()
 def doctor(json_file: JsonFile = None) -> None:
-    """Say what is here, what does not fit together, and what mends it."""
+    """Check the installation and suggest fixes."""
     from kinet_trt import doctor as look
     from kinet_trt.terminal import show_doctor, steps
 
+    _check_names({"--json": json_file})
     _check_targets({"--json": json_file}, [])
-    with steps("Looking") as report:
+    with steps("Checking") as report:
         seen = look.look(report)
     if json_file != "-":
         show_doctor(look.rows(seen), look.findings(seen), look.verdict(seen))
@@ -614,27 +745,30 @@ def doctor(json_file: JsonFile = None) -> None:
 
 @app.command()
 def build(
-    out: Annotated[Path, typer.Option("--out", "-o", help="NAME.engine (TensorRT) or NAME.onnx (CPU).")],
-    model: Annotated[Path | None, typer.Argument(help="A .onnx model; left out: the small one inside.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: NAME.engine (TensorRT) or NAME.onnx (CPU).")],
+    model: Annotated[Path | None, typer.Argument(help="Model file, a .onnx. Default: the built-in model.")] = None,
     precision: Annotated[
-        Literal["fp32", "fp16", "int8"] | None, typer.Option(help="Left out: fp16, or what the model is already.")
+        Literal["fp32", "fp16", "int8"] | None,
+        typer.Option(help="Default: fp16, or the model's own."),
     ] = None,
     calibration: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Fields for int8, better with labels.")
+        Path | None, typer.Option(metavar="DIR", help="Fields to calibrate int8 on, preferably labelled.")
     ] = None,
     size: Annotated[
         list[str] | None,
-        typer.Option(metavar="HxW", help="Of the frames, px. Several: all between, fastest at the first. None: any."),
+        typer.Option(
+            metavar="WxH", help="Width and height of frames, px. Repeated: a range, fastest at the first. Default: any."
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Most frames at a time.")] = 1,
-    fused: Annotated[bool, typer.Option("--fused", help="Find the nuclei inside the model.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Maximum number of frames at a time.")] = 1,
+    fused: Annotated[bool, typer.Option("--fused", help="Find the nuclei inside the model: no code after it.")] = False,
     runtime: Annotated[
-        Literal["auto", "tensorrt", "tensorrt-rtx"], typer.Option(help="What builds an engine.")
+        Literal["auto", "tensorrt", "tensorrt-rtx"], typer.Option(help="Builder of an engine.")
     ] = "auto",
-    max_loss: Annotated[float, typer.Option(min=0, max=100, help="Points of F1 that int8 may cost.")] = 0.5,
-    force: Annotated[bool, typer.Option("--force", help="Replace a NAME.engine.json that is no card.")] = False,
+    max_loss: Annotated[float, typer.Option(min=0, max=100, help="Maximum loss of F1 by int8, in points.")] = 0.5,
+    force: Annotated[bool, typer.Option("--force", help="Replace a NAME.engine.json that is no model card.")] = False,
 ) -> None:
-    """Compile a model: a TensorRT engine, or an ONNX model of another precision for the CPU."""
+    """Compile a model. The result is a TensorRT engine, or an ONNX model in another precision for the CPU."""
     _need("build", "build", "onnx", *(["lap"] if precision == "int8" else []))
     from kinet_trt import build as builder
     from kinet_trt.terminal import show_built, stages
@@ -645,7 +779,7 @@ def build(
             out,
             precision,
             calibration=calibration,
-            sizes=[_size(text) for text in size or []],
+            sizes=[(height, width) for width, height in map(_size, size or [])],
             batch=batch,
             fused=fused,
             runtime=runtime,
@@ -659,15 +793,15 @@ def build(
 
 @app.command()
 def package(
-    triton: Annotated[Path, typer.Option("--triton", metavar="DIR", help="A Triton model repository to write into.")],
+    triton: Annotated[Path, typer.Option("--triton", metavar="DIR", help="Triton model repository to write into.")],
     model: Annotated[
-        Path | None, typer.Option("--model", "-m", help="A .onnx, or a fused .engine; left out: the small one inside.")
+        Path | None, typer.Option("--model", "-m", help="A .onnx, or a fused .engine. Default: the built-in model.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Of the model on the server; left out: the card's.")] = None,
-    instances: Annotated[int, typer.Option(min=1, help="Frames counted at a time, on each GPU.")] = 1,
-    force: Annotated[bool, typer.Option("--force", help="Replace a model of this name written here before.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name on the server. Default: the model card's.")] = None,
+    instances: Annotated[int, typer.Option(min=1, help="Frames counted at the same time on each GPU.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model of this name that is there.")] = False,
 ) -> None:
-    """Write a model as a server serves it: configuration, fused model, labels, a client to take from."""
+    """Write a model for a Triton server. Includes the configuration, labels and an example client."""
     from kinet_trt.terminal import show_packaged
     from kinet_trt.triton import package as write
 
@@ -675,11 +809,14 @@ def package(
 
 
 def _size(text: str) -> tuple[int, int]:
+    """Return width and height."""
     try:
-        height, width = (int(side) for side in text.lower().split("x"))
+        width, height = (int(side) for side in text.lower().split("x"))
     except ValueError:
-        raise typer.BadParameter(f"--size: expected HxW like 1200x1920, found {text!r}") from None
-    return height, width
+        width = height = 0
+    if min(width, height) < 1:
+        raise typer.BadParameter(f"--size: expected WxH (width x height) like 1920x1200, found {text!r}")
+    return width, height
 
 
 def _need(command: str, extra: str, *modules: str) -> None:
@@ -694,7 +831,7 @@ def _need(command: str, extra: str, *modules: str) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn Ctrl-C into a message and the exit status that shells expect of it, 130."""
+    """Turn Ctrl-C into a message and its usual exit status, 130."""
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -704,7 +841,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _work_on(cluster: str | None, model: Path | None) -> Iterator[Work | None]:
-    """Give what counts a slide's tiles on a cluster; None: they are counted here."""
+    """Provide the function that counts a slide's tiles on a cluster; None: they are counted in this process."""
     if cluster is None:
         yield None
         return
@@ -723,40 +860,117 @@ def _pairs(option: str, values: list[str] | None) -> list[tuple[str, str]]:
     return pairs
 
 
-def _check_mpp(mpp: float | None) -> None:
-    if mpp is not None and not 0.01 <= mpp <= 100:
-        raise typer.BadParameter(f"--mpp: expected um/px from 0.01 to 100, found {mpp}")
-
-
 def _threshold(text: str | None) -> Threshold | None:
     from kinet_trt.counter import Threshold
 
     try:
-        return Threshold.parse(text) if text else None
+        return Threshold.parse(text.replace(",", ".")) if text else None
     except KinetError as error:
         raise typer.BadParameter(str(error)) from None
 
 
-def _check_targets(targets: dict[str, str | None], images: list[Path]) -> None:
-    """Raise if what is to be written would replace an image or one another, or can be no file: before the work."""
+def _check_names(
+    targets: dict[str, str | None],
+    format_: str = "table",
+    *,
+    folders: dict[str, Path | None] | None = None,
+    out: tuple[str, ...] = (),
+) -> bool:
+    """Check the names of files and folders to write, before any work.
+
+    Parameters
+    ----------
+    targets
+        File names by option; ``-`` is standard output.
+    format_
+        Value of ``--format``: anything but a table is data on standard output.
+    folders
+        Folders by option.
+    out
+        Suffixes of ``--out``.
+
+    Returns
+    -------
+    bool
+        Whether standard output is for data, so that nothing else may be printed there.
+
+    Raises
+    ------
+    BadParameter
+        If a suffix is not one of the option's, a folder looks like a file, or two options write to standard output.
+    KinetError
+        If the package that writes a type of file is missing.
+    """
+    for option, target in targets.items():
+        expected = out if option == "--out" else SUFFIXES[option]
+        suffix = Path(target or "").suffix
+        if suffix and suffix.lower() not in expected:
+            raise typer.BadParameter(
+                f"{option} {target}: expected a name that ends in {' or '.join(expected)}, found {suffix}"
+            )
+        if option == "--summary" and target and target != "-":
+            from kinet_trt.summary_table import check_suffix
+
+            check_suffix(Path(target))
+    for option, folder in (folders or {}).items():
+        if folder and folder.suffix.lower() in _FILE_SUFFIXES and not os.path.isdir(folder):
+            raise typer.BadParameter(f"{option} {folder}: expected a folder, found the name of a {folder.suffix} file")
+    data = [option for option, target in targets.items() if target == "-"]
+    data += [f"--format {format_}"] if format_ != "table" else []
+    if len(data) > 1:
+        raise typer.BadParameter(f"{' and '.join(data)} both write to standard output: name a file for one of them")
+    return bool(data)
+
+
+def _check_targets(targets: dict[str, str | None], images: Sequence[Path]) -> None:
+    """Raise if a file to write is an input, another file to write, or a folder."""
     taken = {os.path.abspath(image): str(image) for image in images}
     for option, target in targets.items():
-        if not target:
+        if not target or target == "-":
             continue
-        place = target if target == "-" else os.path.abspath(target)
+        place = os.path.abspath(target)
         if place in taken:
-            raise typer.BadParameter(f"{option} {target}: that is {taken[place]} already")
-        if target != "-" and os.path.isdir(target):
+            raise typer.BadParameter(f"{option} {target}: the same file as {taken[place]}")
+        if os.path.isdir(target):
             raise KinetError(f"{target}: cannot be written: it is a folder, expected a file name")
-        taken[place] = f"the file of {option}"
+        taken[place] = f"that of {option}"
 
 
-def _write(target: str, content: str | Iterable[str]) -> None:
+def _existing(target: str | None) -> list[Path]:
+    """Return a file that writing to a target would replace; an empty one is no loss."""
+    path = Path(target or "-")
+    return [path] if target != "-" and path.is_file() and path.stat().st_size else []
+
+
+def _check_existing(paths: Sequence[Path], force: bool) -> None:
+    """Raise if files would be replaced that need ``--force``: derived names, and documents that people edit."""
+    if paths and not force:
+        others = f" ({len(paths)} such files)" if len(paths) > 1 else ""
+        raise KinetError(f"{paths[0]} exists already{others}: --force replaces {'them' if others else 'it'}")
+
+
+def _say_written(paths: Sequence[Path], err: bool) -> None:
+    """Print the names of files that were written; of many, their number and folder."""
+    from kinet_trt.terminal import note
+
+    for folder in dict.fromkeys(path.parent for path in paths):
+        inside = [path for path in paths if path.parent == folder]
+        if len(inside) > 3:
+            note(f"written: {len(inside):,} files in {folder}", err=err)
+            continue
+        for path in inside:
+            note(f"written: {path}", err=err)
+
+
+def _write(target: str, content: str | bytes | Iterable[str], err: bool = False) -> None:
+    """Write to a file, or to standard output where the target is ``-``; ``err``: report it on standard error."""
     from kinet_trt.files import encoded, write_atomic
 
     if target == "-":
-        # Bytes: a text stream would turn line ends and refuse names that it has no letters for.
-        sys.stdout.buffer.writelines(map(encoded, [content] if isinstance(content, str) else content))
+        # Bytes: a text stream would translate line ends, and fail on names that it cannot encode.
+        parts = [content] if isinstance(content, (str, bytes)) else content
+        sys.stdout.buffer.writelines(map(encoded, parts))
         sys.stdout.buffer.flush()
     else:
         write_atomic(Path(target), content)
+        _say_written([Path(target)], err)

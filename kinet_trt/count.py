@@ -26,12 +26,15 @@ from kinet_trt.images import SUFFIXES, read_image
 from kinet_trt.ki67 import NET, UNLIKE, Bands, Ki67, Statement
 from kinet_trt.kinds import suffix_kind
 from kinet_trt.overlay import draw, to_png
+from kinet_trt.pixel_size import HOW_KNOWN
 from kinet_trt.slides import OPENSLIDE_SUFFIXES, dicom, is_slide, is_zarr
 from kinet_trt.slides.counted import CountedSlide
 from kinet_trt.slides.files import TIFF_SUFFIXES, one_for_each_slide, slide_of_folder
 from kinet_trt.slides.heat import heat_map
 from kinet_trt.slides.outputs import csv_rows, geojson, json_detections, slide_record
 from kinet_trt.slides.tissue import Thumbnail
+from kinet_trt.summary_table import Row, encode, to_plain
+from kinet_trt.summary_table import to_csv as summary_csv
 from kinet_trt.together import Together
 from kinet_trt.unlike import Unlike
 
@@ -255,12 +258,12 @@ def output_names(images: Sequence[Path]) -> dict[Path, str]:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a picture and a GeoJSON go for each image.
+    """Files that are written for each image: a picture and a GeoJSON.
 
     Attributes
     ----------
     geojson, overlay
-        Folders; None: not wanted.
+        Folders; None: no such files.
     names
         From :func:`output_names`.
     """
@@ -270,11 +273,11 @@ class Outputs:
     names: dict[Path, str]
 
     def existing(self) -> list[Path]:
-        """Return the files that are there already."""
-        return [path for image in self.names for path in self._paths(image) if os.path.lexists(path)]
+        """Return the files that exist already."""
+        return [path for image in self.names for path in self.paths(image) if os.path.lexists(path)]
 
     def write(self, counted: Counted, frame: Frame) -> None:
-        """Write what is wanted of one image.
+        """Write the files of one image.
 
         Raises
         ------
@@ -291,7 +294,7 @@ class Outputs:
             write_atomic(self.overlay_of(counted.image), picture)
 
     def write_slide(self, counted: CountedSlide, small: Thumbnail) -> None:
-        """Write what is wanted of one slide; its picture is a map of index and density.
+        """Write the files of one slide; its picture is a map of index and density.
 
         Raises
         ------
@@ -303,7 +306,8 @@ class Outputs:
         if self.overlay:
             write_atomic(self.overlay_of(counted.image), to_png(heat_map(counted, small)))
 
-    def _paths(self, image: Path) -> Iterable[Path]:
+    def paths(self, image: Path) -> Iterable[Path]:
+        """Yield the files of an image."""
         if self.geojson:
             yield self._geojson(image)
         if self.overlay:
@@ -396,3 +400,51 @@ def table_parts(counted: Sequence[Counted | CountedSlide]) -> Iterator[str]:
             yield from csv_rows(one)
         else:
             yield to_csv([(str(one.image), one.detections)]).partition("\n")[2]
+
+
+def summary_table(
+    counter: Counter, counted: Sequence[Counted | CountedSlide], together: Together | None, target: str
+) -> str | bytes:
+    """Return the summary of a run, one row per image; see :mod:`kinet_trt.summary_table`.
+
+    Parameters
+    ----------
+    counter, counted
+        The run.
+    together
+        The images pooled; None: they are not. It is the last row, and in a workbook a sheet instead.
+    target
+        Name of a ``.csv`` or ``.xlsx`` file; ``-`` for CSV, ``plain`` for tab-separated text.
+    """
+    model = f"{counter.engine.card.name}, {counter.engine.precision}"
+    rows = [
+        Row(
+            picture=str(one.image),
+            counts=one.counts,
+            hot_spot=one.hot_spot.ki67 if one.hot_spot else None,
+            mpp=one.mpp,
+            mpp_known=HOW_KNOWN[one.mpp_source],
+            model=model,
+            warnings=one.remarks,
+        )
+        for one in counted
+    ]
+    total = None
+    if together:
+        scales = {(row.mpp, row.mpp_known) for row in rows}
+        mpp, known = scales.pop() if len(scales) == 1 else (None, "several")
+        spot = together.hot_spot
+        warning = together.statement(None).no_range
+        total = Row(
+            picture="together",
+            counts=together.counts,
+            hot_spot=spot.ki67 if spot else None,
+            mpp=mpp,
+            mpp_known=known,
+            model=model,
+            warnings=(warning,) if warning else (),
+        )
+    if target.lower().endswith(".xlsx"):
+        return encode(rows, Path(target), total)
+    rows += [total] if total else []
+    return to_plain(rows) if target == "plain" else summary_csv(rows)

@@ -84,6 +84,20 @@ def user_data() -> Path | None:
         return None
 
 
+def sessions_file() -> Path:
+    """Return the session file of this user: ``sessions.kinet`` in :func:`user_data`.
+
+    Raises
+    ------
+    KinetError
+        If there is no home folder.
+    """
+    folder = user_data()
+    if folder is None:
+        raise KinetError("no home folder for the sessions: give a session file (kinet-trt live: --sessions FILE)")
+    return folder / "sessions.kinet"
+
+
 class Claim:
     """A file's name beside it that one program at a time holds; it is free again when that program ends, however.
 

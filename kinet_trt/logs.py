@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LOGGER = "kinet_trt"
+_NOTES = f"{LOGGER}.notes"  # its level is raised by --quiet
 
 _NATIVE: dict[str, tuple[str, str | None]] = {
     "OPENCV_LOG_LEVEL": ("SILENT", "WARNING"),
@@ -64,8 +65,19 @@ def to_terminal() -> None:
     handler.addFilter(_is_ours)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[handler])
     logging.captureWarnings(True)
+    logging.getLogger(_NOTES).setLevel(logging.NOTSET)
     for variable, (quiet, _) in _NATIVE.items():
         os.environ.setdefault(variable, quiet)
+
+
+def be_quiet() -> None:
+    """Leave out progress and notes; warnings and errors are still shown."""
+    logging.getLogger(_NOTES).setLevel(logging.WARNING + 1)
+
+
+def is_quiet() -> bool:
+    """Return whether progress and notes are left out."""
+    return not logging.getLogger(_NOTES).isEnabledFor(logging.WARNING)
 
 
 def be_verbose() -> None:

@@ -11,6 +11,16 @@ from kinet_trt.units import is_uncalibrated, um_in
 PLAUSIBLE_MPP = (0.05, 5.0)
 """um/px of a microscope. 72 or 300 dpi (353 and 85 um/px) are a printer's resolution, not a tissue's."""
 
+HOW_KNOWN = {
+    "option": "entered by hand",
+    "calibrated": "measured with a stage micrometer",
+    "objective": "from an objective preset",
+    "camera": "reported by the camera or the microscope",
+    "file": "from the file's resolution tag",
+    "model": "assumed: the model's own value",
+}
+"""Sources of um/px, in words for people."""
+
 Stated = tuple[float, float] | str
 """um/px across and down; or why a stated size is not used, as in "states 2 furlong, a unit that is not known"."""
 

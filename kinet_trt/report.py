@@ -27,11 +27,12 @@ from kinet_trt.live.agreement import Agreement
 from kinet_trt.live.corrections import REVERSALS, Correction, standing
 from kinet_trt.live.export import outlines, state
 from kinet_trt.live.merge import Piece
-from kinet_trt.live.records import HOW_KNOWN, Field, Note, Reading, Session
+from kinet_trt.live.records import Field, Note, Reading, Session
 from kinet_trt.live.session import OpenSession
 from kinet_trt.live.store import Store
 from kinet_trt.live.summary import HOT_SPOT, Count, Summary, field_counts, field_ki67, summarise
 from kinet_trt.overlay import RING_UM
+from kinet_trt.pixel_size import HOW_KNOWN
 from kinet_trt.report_pictures import percent, span_of
 
 MOST_ENTRIES = 300

@@ -84,6 +84,11 @@ def to_csv(rows: Sequence[Row]) -> str:
     )
 
 
+def to_plain(rows: Sequence[Row]) -> str:
+    """Return the table as text: a tab between cells, a header and one line per row."""
+    return "".join("\t".join("" if cell is None else str(cell) for cell in row) + "\n" for row in _cells(rows))
+
+
 def to_xlsx(rows: Sequence[Row], total: Row | None = None) -> bytes:
     """Return the table as an Excel workbook.
 

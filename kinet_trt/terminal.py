@@ -1,12 +1,14 @@
-"""What the command line shows: tables and progress bars."""
+"""Terminal output of the command line: tables and progress."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -15,6 +17,7 @@ from rich.text import Text
 from kinet_trt import NOTICE
 from kinet_trt.errors import printable
 from kinet_trt.ki67 import ENOUGH, Bands, Ki67, Statement, class_name
+from kinet_trt.logs import is_quiet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,22 +33,132 @@ if TYPE_CHECKING:
     from kinet_trt.triton import Packaged
 
 T = TypeVar("T")
-WIDE = 134
-"""Columns of the benchmark's table, which a narrower terminal wraps."""
+SECONDS_BETWEEN_LINES = 10.0
+"""How often long work reports its progress where no bar can be shown."""
+_ENDLESS = 100_000  # columns: more than any line has
 
 
-def _bar() -> Progress:
-    console = Console(stderr=True, markup=False, emoji=False)
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+def _console() -> Console:
+    """Return standard output; a file or a pipe gets lines of any length, not cut or wrapped."""
+    # File names are text: nothing in them is markup or an emoji.
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _ENDLESS
+    return console
+
+
+def _print_rows(
+    console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, bold: Sequence[bool] = ()
+) -> None:
+    """Print a table; where the terminal is too narrow for it, each row as a block of lines, so that nothing is cut.
+
+    Parameters
+    ----------
+    console
+        Where to.
+    headers, rows
+        Text of the cells.
+    left
+        Columns that are aligned left; the others are numbers.
+    bold
+        Rows that are printed bold; none if it is empty.
+    """
+    styles = ["bold" if is_bold else None for is_bold in bold] or [None] * len(rows)
+    columns = list(zip(headers, *rows, strict=True))
+    width = sum(max(cell_len(line) for cell in column for line in cell.split("\n")) for column in columns)
+    if width + len(columns) - 1 <= console.width:
+        table = Table(box=None, pad_edge=False)
+        for number, header in enumerate(headers):
+            table.add_column(header, justify="left" if number < left else "right", no_wrap=True)
+        for row, style in zip(rows, styles, strict=True):
+            table.add_row(*row, style=style)
+        console.print(table)
+        return
+    for row, style in zip(rows, styles, strict=True):
+        console.print(row[0], style=style, soft_wrap=True)
+        pairs = [
+            f"{header} {cell}".replace("\n", " ").strip()
+            for header, cell in zip(headers[1:], row[1:], strict=True)
+            if cell
+        ]
+        line = ""
+        for pair in pairs:
+            if line and cell_len(f"  {line}, {pair},") > console.width:
+                console.print(f"  {line},", style=style, soft_wrap=True)
+                line = ""
+            line = f"{line}, {pair}" if line else pair
+        console.print(f"  {line}", style=style, soft_wrap=True)
+
+
+def tab_separated(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table with a tab between cells and a line per row."""
+    cells = [[printable(cell.replace("\n", " ")) for cell in row] for row in (headers, *rows)]
+    return "".join("\t".join(row) + "\n" for row in cells)
+
+
+def note(text: str, *, err: bool = False) -> None:
+    """Print a line that ``--quiet`` leaves out, such as the name of a file that was written."""
+    if not is_quiet():
+        print(printable(text), file=sys.stderr if err else sys.stdout)
+
+
+class Bars(Progress):
+    """Progress bars on standard error; where that is no terminal, a line every ten seconds instead.
+
+    Parameters
+    ----------
+    quiet
+        Show neither.
+    file
+        Where to; None: standard error.
+    clock
+        Current time in s.
+    """
+
+    def __init__(
+        self, *, quiet: bool = False, file: IO[str] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        out = Console(stderr=True, file=file, markup=False, emoji=False, quiet=quiet)
+        super().__init__(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=out,
+            transient=True,
+            disable=not out.is_terminal,
+            get_time=clock,
+            # One image may take minutes: the rate of the last half minute, rich's default, would often be unknown.
+            speed_estimate_period=3600.0,
+        )
+        self._last = clock()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change a task; see rich."""
+        super().update(task_id, **changes)
+        self._line(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Add to what is done of a task."""
+        super().advance(task_id, advance)
+        self._line(task_id)
+
+    def _line(self, task_id: TaskID) -> None:
+        """Print how far a task is, where nothing else shows it and the last line is old."""
+        now = self.get_time()
+        if not self.disable or now - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        task = next(task for task in self.tasks if task.id == task_id)
+        total = "" if task.total is None else f" of {task.total:,.0f}"
+        left = "" if not task.time_remaining else f", {duration(task.time_remaining)} left"
+        named = f" ({printable(task.fields['note'])})" if task.fields["note"] else ""
+        self.console.print(f"{task.description}: {task.completed:,.0f}{total} done{left}{named}", soft_wrap=True)
+
+
+def _bar() -> Bars:
+    return Bars(quiet=is_quiet())
 
 
 def track(items: Sequence[T], what: str) -> Iterator[T]:
@@ -63,7 +176,7 @@ def track(items: Sequence[T], what: str) -> Iterator[T]:
 
 @contextmanager
 def counting(images: Sequence[Path]) -> Iterator[tuple[Iterator[Path], Callable[[int, int], None]]]:
-    """Give the images, with a progress bar over them, and a function that shows how far a slide among them is."""
+    """Provide the images, with a progress bar over them, and a function that shows the progress of a slide."""
     with _bar() as bar:
         every = bar.add_task("Counting", total=len(images), note="", visible=len(images) > 1)
         of_slide: list[TaskID] = []
@@ -87,7 +200,7 @@ def counting(images: Sequence[Path]) -> Iterator[tuple[Iterator[Path], Callable[
 
 @contextmanager
 def steps(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function that shows how many steps of how many are done."""
+    """Provide a function that shows the number of finished steps and of all steps."""
     with _bar() as bar:
         task = bar.add_task(what, total=None, note="")
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -95,7 +208,7 @@ def steps(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def stages(what: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Give a function that shows which stage of the work it is, and how many steps of how many of it are done."""
+    """Provide a function that shows the current stage, its finished steps and all of its steps."""
     with _bar() as bar:
         task = bar.add_task(what, total=None, note="")
         yield lambda stage, done, total: bar.update(task, completed=done, total=total, note=stage)
@@ -112,7 +225,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def training_bar() -> Iterator[Callable[[Any], None]]:
-    """Give a function that shows a training run's progress: loss, and F1 where there was a validation."""
+    """Provide a function that shows the progress of training: the loss, and F1 after a validation."""
     with _bar() as bar:
         task = bar.add_task("Training", total=None, note="")
         last = ""
@@ -141,13 +254,14 @@ def training_bar() -> Iterator[Callable[[Any], None]]:
 def show_counted(
     counted: Sequence[Counted | CountedSlide], counter: Counter, bands: Bands | None, together: Together | None = None
 ) -> None:
-    """Print a table of counted images; in sentences, what one image or, where it is given, their sum says."""
-    # File names are text: nothing in them is markup or an emoji.
-    console = Console(highlight=False, markup=False, emoji=False)
+    """Print a table of counted images, and the result of one image or of all together in sentences."""
+    console = _console()
     statements = [one.statement(bands) for one in counted]
     total = together.statement(bands) if together else None
     several = len(counted) > 1
-    console.print(_counted_table(counted, statements, counter, together, total))
+    headers, rows = _counted_rows(counted, statements, counter, together, total)
+    bold = [bool(statement.warning) for statement in [*statements, *([total] if total else [])]]
+    _print_rows(console, headers, rows, bold=bold[: len(rows)])
     if several and total is None:
         _show_each(console, counted, statements)
     else:
@@ -173,31 +287,41 @@ def show_counted(
     console.print(NOTICE, soft_wrap=True)
 
 
-def _counted_table(
+def _counted_rows(
     counted: Sequence[Counted | CountedSlide],
     statements: Sequence[Statement],
     counter: Counter,
     together: Together | None,
     total: Statement | None,
-) -> Table:
+) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of the table."""
     spots = any(statement.hot_spot for statement in statements)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("image", overflow="fold")
     classes = map(class_name, counter.engine.card.classes)
     scales = [_scale_of(one) for one in counted]
     several = len({*scales}) > 1  # one that holds for all is not worth a column
-    for name in (*(["um/px"] if several else []), *classes, "Ki67 % (95%)", *(["hot spot"] if spots else [])):
-        table.add_column(name, justify="right", no_wrap=True)
+    headers = [
+        "image",
+        *(["um/px"] if several else []),
+        *classes,
+        "Ki67 % (95%)",
+        *(["hot spot"] if spots else []),
+    ]
     rows = [(printable(one.image.name), scale, one.counts) for one, scale in zip(counted, scales, strict=True)]
     if together and len(counted) > 1:
         rows.append(("together", "", together.counts))
+    table = []
     for (name, scale, counts), statement in zip(rows, [*statements, *([total] if total else [])], strict=False):
-        average = f"{_figures_of(statement.average)}{_range_of(statement, statement.average)}"
-        cells = [name, *([scale] if several else []), *map(str, counts.values()), average]
-        if spots and (spot := statement.hot_spot):
-            cells.append(f"{100 * (spot.index or 0):.1f}{_range_of(statement, spot)}")
-        table.add_row(*cells, style="bold" if statement.warning else None)
-    return table
+        spot = statement.hot_spot
+        table.append(
+            [
+                name,
+                *([scale] if several else []),
+                *map(str, counts.values()),
+                f"{_figures_of(statement.average)}{_range_of(statement, statement.average)}",
+                *([f"{100 * (spot.index or 0):.1f}{_range_of(statement, spot)}" if spot else ""] if spots else []),
+            ]
+        )
+    return headers, table
 
 
 def _scale_of(one: Counted | CountedSlide) -> str:
@@ -216,7 +340,7 @@ def _show_statement(console: Console, statement: Statement) -> None:
 
 
 def _show_each(console: Console, counted: Sequence[Counted | CountedSlide], statements: Sequence[Statement]) -> None:
-    """Print what several images need said beside their rows."""
+    """Print notes on the rows of several images."""
     named = [(printable(one.image.name), s) for one, s in zip(counted, statements, strict=True) if s.warning]
     differ = [name for name, s in named if not s.no_range]
     if differ:
@@ -235,28 +359,35 @@ def _show_each(console: Console, counted: Sequence[Counted | CountedSlide], stat
     console.print("Each image is counted separately; --together pools the images of one case.", soft_wrap=True)
 
 
-def show_evaluation(evaluation: Evaluation, counter: Counter) -> None:
-    """Print the paper's metrics: by source and together, by class, and the index."""
+def evaluation_rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of the paper's metrics: by source and together."""
     # Not at the top: it needs NumPy, and the doctor shows its table where NumPy cannot be loaded too.
     from kinet_trt.detections import CLASSES
 
-    console = Console(highlight=False, markup=False, emoji=False)
-    pooled = evaluation.at_threshold
-    table = Table(box=None, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for name in ("fields", "nuclei", "P", "R", "F1", "px off", "class F1", "labelled"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for source, one in [*evaluation.by_source().items(), ("together", pooled)]:
+    rows = []
+    for source, one in [*evaluation.by_source().items(), ("together", evaluation.at_threshold)]:
         own = [f for f in evaluation.fields if f.field.source == source] or evaluation.fields
         labelled = {name for f in own for name in f.field.labelled}
         score, d = one.detection, one.distance
         distance = f"{d.mean():.2f} +- {d.std():.2f}" if len(d) else "-"
-        figures = (f"{value:.3f}" for value in (score.precision, score.recall, score.f1))
+        figures = [f"{value:.3f}" for value in (score.precision, score.recall, score.f1)]
         initials = " ".join({"positive": "+", "negative": "-", "non_tumor": "o"}[n] for n in CLASSES if n in labelled)
-        table.add_row(
-            source or "fields", str(len(own)), str(score.true), *figures, distance, f"{one.weighted[2]:.3f}", initials
+        rows.append(
+            [
+                printable(source) or "fields",
+                *(str(len(own)), str(score.true), *figures, distance, f"{one.weighted[2]:.3f}", initials),
+            ]
         )
-    console.print(table)
+    return ["source", "fields", "nuclei", "P", "R", "F1", "px off", "class F1", "labelled"], rows
+
+
+def show_evaluation(evaluation: Evaluation, counter: Counter) -> None:
+    """Print the paper's metrics: by source and together, by class, and the index."""
+    from kinet_trt.detections import CLASSES
+
+    console = _console()
+    pooled = evaluation.at_threshold
+    _print_rows(console, *evaluation_rows(evaluation))
     console.print(
         "labelled: + positive, - negative, o non-tumour; detections of classes that are not labelled do not count."
     )
@@ -284,16 +415,12 @@ def show_evaluation(evaluation: Evaluation, counter: Counter) -> None:
     console.print(NOTICE, soft_wrap=True)
 
 
-def show_bench(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the figures of :func:`kinet_trt.bench.row`; ms are medians."""
-    console = Console(highlight=False, markup=False, emoji=False, width=max(Console().width, WIDE))
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model", no_wrap=True)
+def bench_rows(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of the figures of :func:`kinet_trt.bench.row`; ms are medians."""
     accurate = any("detection_f1" in row for row in rows)
     faster = ("times faster\nthan published", "times faster\nthan PyTorch")
-    columns = ("", "", "prep", "net", "peaks", "ms", "p99", *faster, "cold s", "MiB")
-    for name in (*columns, *(("F1", "class F1") if accurate else ())):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("model", "runtime", "precision", "prep", "net", "peaks", "ms", "p99", *faster, "cold s", "MiB")
+    table = []
     for row in rows:
         parts = [f"{stage}_ms" for stage in ("prepare", "network", "peaks")]
         stages = [f"{row[part]['p50']:.1f}" if part in row else "" for part in parts]
@@ -303,17 +430,23 @@ def show_bench(rows: Sequence[dict[str, Any]]) -> None:
         whole = [f"{row['whole_ms'][p]:.0f}" for p in ("p50", "p99")]
         runtime = row["runtime"].split()[0]
         f1 = [f"{row[n]:.3f}" if n in row else "" for n in ("detection_f1", "classification_f1")] if accurate else []
-        table.add_row(row["model"], runtime, row["precision"], *stages, *whole, *ratios, cold, memory, *f1)
-    console.print(table)
+        name = printable(row["model"])
+        table.append([name, runtime, row["precision"], *stages, *whole, *ratios, cold, memory, *f1])
+    return [*columns, *(("F1", "class F1") if accurate else ())], table
+
+
+def show_bench(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the figures of :func:`kinet_trt.bench.row`; ms are medians."""
+    _print_rows(_console(), *bench_rows(rows), left=3)
 
 
 def show_packaged(packaged: Packaged, repository: Path) -> None:
-    """Print what was written for a server, and what starts it."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    """Print the files that were written for a server, and how to start it."""
+    console = _console()
     card = packaged.card
     for line in (
-        f"{packaged.folder}: {card.name} in {card.precision}{', fused here' if packaged.fused_here else ''}",
-        f"  gives    nuclei, up to {card.capacity:,} a frame",
+        f"{packaged.folder}: {card.name} in {card.precision}{', now fused' if packaged.fused_here else ''}",
+        f"  output   up to {card.capacity:,} nuclei per frame",
         f"  serve    tritonserver --model-repository={repository.resolve()}",
         f'  client   pip install "tritonclient[grpc]" numpy opencv-python-headless; {packaged.folder / "client.py"}',
         NOTICE,
@@ -322,10 +455,10 @@ def show_packaged(packaged: Packaged, repository: Path) -> None:
 
 
 def show_built(built: Built) -> None:
-    """Print what was built, for what, and what it cost."""
+    """Print a summary of a build: file, frame sizes, loss of accuracy."""
     from kinet_trt.engines.plan import card_path
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = _console()
     card, path = built.card, built.path
     console.print(
         f"{path}: {card.name} in {card.precision}, {path.stat().st_size / 1e6:.1f} MB, {built.seconds:.1f} s",
@@ -336,20 +469,20 @@ def show_built(built: Built) -> None:
             console.print(f"  INT8     {line}", soft_wrap=True)
     if same := built.halved:
         console.print(
-            f"  FP16     on a simulated field {same.same} nuclei as in FP32, {same.only_second} only in FP16, "
-            f"{same.only_first} only in FP32",
+            f"  FP16     on a simulated field: {same.same} nuclei found in FP16 and FP32, {same.only_second} only in "
+            f"FP16, {same.only_first} only in FP32",
             soft_wrap=True,
         )
     if built.speed:
         console.print(f"  speed    {_speed(built.speed)}", soft_wrap=True)
     if card.capacity:
-        console.print(f"  fused    gives nuclei, up to {card.capacity:,} a frame", soft_wrap=True)
+        console.print(f"  fused    finds up to {card.capacity:,} nuclei per frame", soft_wrap=True)
     if card.profile:
         (_, *least), (_, *best), (batch, *largest) = card.profile
-        sides = ["x".join(map(str, size)) for size in (least, best, largest)]
+        sides = [f"{width}x{height}" for height, width in (least, best, largest)]
         size = sides[0] if least == largest else f"{sides[0]} to {sides[2]}, fastest at {sides[1]}"
         number = f"up to {batch} at a time" if batch > 1 else "one at a time"
-        console.print(f"  frames   {size} px (height x width), {number}", soft_wrap=True)
+        console.print(f"  frames   {size} px (width x height), {number}", soft_wrap=True)
         console.print(f"  runtime  {card.runtime} {card.runtime_version}", soft_wrap=True)
         console.print(f"  GPU      {card.gpu}", soft_wrap=True)
         console.print(f"  card     {card_path(path)}: keep it beside the engine", soft_wrap=True)
@@ -367,37 +500,37 @@ def _speed(speed: Speed) -> str:
     height, width = speed.side
     return (
         f"{words} on this machine: {speed.after_ms:.0f} ms instead of {speed.before_ms:.0f} ms for a field of "
-        f"{height}x{width} px"
+        f"{width}x{height} px"
     )
 
 
 def _int8(done: Quantised) -> Iterator[str]:
-    """Say what INT8 was calibrated on and what it cost."""
+    """Yield lines on the calibration of INT8 and its cost."""
     choice, plan, cost = done.report.choice, done.report.plan, done.report.cost
     left = {
         "glass": choice.glass,
         "without colour": choice.grey,
-        "the same as another": choice.duplicates,
-        "not readable": choice.unreadable,
+        "duplicate": choice.duplicates,
+        "unreadable": choice.unreadable,
     }
     out = ", ".join(f"{len(paths)} {why}" for why, paths in left.items() if paths)
-    yield f"calibrated on {len(choice.calibration)} images{f' (left out: {out})' if out else ''}: " + ", ".join(
-        picture.path.name for picture in choice.calibration
+    yield f"calibrated on {len(choice.calibration)} images{f' (skipped: {out})' if out else ''}: " + ", ".join(
+        printable(picture.path.name) for picture in choice.calibration
     )
     if plan.floating:
-        yield f"in float stay {len(plan.floating)} layers: {', '.join(plan.floating)}"
+        yield f"{len(plan.floating)} layers stay in floating point: {', '.join(plan.floating)}"
     detection, classification = cost.against_fp32
     yield (
-        f"on {cost.pictures} other images, FP32's nuclei taken for the truth: detection F1 {detection:.3f}, "
+        f"on {cost.pictures} other images, with the FP32 result as ground truth: detection F1 {detection:.3f}, "
         f"classification F1 {classification:.3f}"
     )
     if cost.before and cost.after:
         yield (
-            f"against {cost.labelled} labelled nuclei: detection F1 {cost.before[0]:.3f} -> {cost.after[0]:.3f}, "
-            f"classification F1 {cost.before[1]:.3f} -> {cost.after[1]:.3f}"
+            f"on {cost.labelled} labelled nuclei, FP32 -> INT8: detection F1 {cost.before[0]:.3f} -> "
+            f"{cost.after[0]:.3f}, classification F1 {cost.before[1]:.3f} -> {cost.after[1]:.3f}"
         )
     how = "" if cost.from_labels else ", estimated from the nuclei that changed"
-    yield f"costs {max(0.0, cost.loss):.2f} points of F1{how}"
+    yield f"loss: {max(0.0, cost.loss):.2f} points of F1{how}"
 
 
 def _figures_of(ki67: Ki67) -> str:
@@ -410,7 +543,7 @@ def _figures_of(ki67: Ki67) -> str:
 
 def show_model(document: dict[str, Any]) -> None:
     """Print what :func:`kinet_trt.inspect_model.inspect_file` found."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = _console()
     facts = Table(box=None, pad_edge=False, show_header=False)
     facts.add_column(no_wrap=True, style="dim")
     facts.add_column(overflow="fold")
@@ -434,7 +567,7 @@ def show_model(document: dict[str, Any]) -> None:
     console.print(facts)
     if "layers" in document:
         console.print()
-        console.print(_layers(document))
+        _show_layers(console, document)
     if memory := document.get("memory"):
         unknown = f"; {n} tensors of unknown size left out" if (n := memory["unknown_tensors"]) else ""
         console.print(
@@ -443,32 +576,28 @@ def show_model(document: dict[str, Any]) -> None:
             f"({memory['activations']}; a runtime takes up to twice as much{unknown}).",
             soft_wrap=True,
         )
-    for note in document["notes"]:
-        console.print(note, soft_wrap=True)
+    for remark in document["notes"]:
+        console.print(remark, soft_wrap=True)
     if card:
         console.print(NOTICE, soft_wrap=True)
 
 
-def _layers(document: dict[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("layer", no_wrap=True)
-    for name in ("count", "parameters", "kB"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("stored", "computed"):
-        table.add_column(name, overflow="fold")
-    table.add_column("MAC/px", justify="right", no_wrap=True)
+def _show_layers(console: Console, document: dict[str, Any]) -> None:
+    rows = []
     for row in [*document["layers"], {"type": "together", "stored": "", "computed": "", **document["total"]}]:
         macs = row.get("macs_per_pixel", 0)
-        table.add_row(
-            plain(row["type"]),
-            str(row["count"]),
-            f"{row['parameters']:,}" if row["parameters"] else "",
-            f"{row['bytes'] / 1e3:,.0f}" if row["bytes"] else "",
-            row["stored"],
-            row["computed"],
-            "?" if macs is None else f"{macs:,.0f}" if macs else "",
+        rows.append(
+            [
+                plain(row["type"]).replace("\n", " "),
+                str(row["count"]),
+                f"{row['parameters']:,}" if row["parameters"] else "",
+                f"{row['bytes'] / 1e3:,.0f}" if row["bytes"] else "",
+                row["stored"],
+                row["computed"],
+                "?" if macs is None else f"{macs:,.0f}" if macs else "",
+            ]
         )
-    return table
+    _print_rows(console, ["layer", "count", "parameters", "kB", "stored", "computed", "MAC/px"], rows)
 
 
 def _label(name: str) -> str:
@@ -491,13 +620,13 @@ def _bytes(count: int) -> str:
 
 
 def plain(text: str) -> str:
-    """Return text of a stranger's file so that nothing in it steers the terminal."""
+    """Return text from a file without control characters, except line breaks."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
 
 
 def show_doctor(rows: Sequence[Row], findings: Sequence[Finding], verdict: str) -> None:
     """Print what :mod:`kinet_trt.doctor` found."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = _console()
     marks = {
         "fine": Text("ok", "green"),
         "warning": Text("warning", "yellow"),
@@ -512,12 +641,11 @@ def show_doctor(rows: Sequence[Row], findings: Sequence[Finding], verdict: str) 
         table.add_row(marks[row.level], row.about, plain(row.says))
     console.print(table)
     if findings:
-        console.print("\nTo mend:")
-    # Sentences are wrapped for a person, and left whole for a program that reads them; commands are always whole.
-    whole = not console.is_terminal
+        console.print("\nSuggested fixes:")
+    # A terminal wraps sentences at words; commands are never wrapped.
     for finding in findings:
         says = f"{finding.about}: {plain(finding.says)}{':' if finding.mend else '.'}"
-        console.print(Text(" ").join([marks[finding.level], Text(says)]), soft_wrap=whole)
+        console.print(Text(" ").join([marks[finding.level], Text(says)]))
         for command in finding.mend:
             console.print(f"    {plain(command)}", style="bold", soft_wrap=True)
-    console.print(f"\n{verdict}", soft_wrap=whole)
+    console.print(f"\n{verdict}")

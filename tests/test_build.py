@@ -480,7 +480,7 @@ def test_the_command_says_what_it_built(tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["-o", "a.engine", "--size", "600"], 2, "expected HxW like 1200x1920"),
+        (["-o", "a.engine", "--size", "600"], 2, "expected WxH (width x height) like 1920x1200"),
         ([], 2, "Missing option '--out'"),
         (["nothing.onnx", "-o", "a.engine"], 1, "nothing.onnx: the model cannot be read"),
         (["-o", "a.trt"], 1, "expected a name ending in .engine"),

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from PIL import Image
 
 from kinet_trt import cli, simulate
 from kinet_trt.counter import DEFAULT_MODEL
+from kinet_trt.detections import NAMES
 from kinet_trt.fields import read_fields
 from kinet_trt.images import read_image
 from kinet_trt.model_card import CARD_HASH_KEY, CARD_KEY, read_card, with_card
 
+POSITIVE = NAMES["positive"].capitalize()
 MODEL = Path(cli.__file__).parent / "models" / DEFAULT_MODEL
 
 
@@ -136,6 +139,103 @@ def test_an_empty_field_counts_nothing_and_has_no_index(run, tmp_path, colour):
     assert one["detections"] == []
     assert one["ki67_index"] is None
     assert one["interval"] is None
+
+
+def test_the_summary_has_one_row_per_image_as_csv_and_as_workbook(run, tmp_path, field):
+    openpyxl = pytest.importorskip("openpyxl")
+    folder = tmp_path / "in"
+    save(folder / "a\nb.png", field[0])
+    save(folder / "=c.png", field[0][:128])
+    options = ("--mpp", "0,34", "--hot-spot", 20, "--summary")
+    code, out, err = run("count", folder, *options, tmp_path / "s.csv", "--json", tmp_path / "o.json")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-2:] == [f"written: {tmp_path / name}" for name in ("o.json", "s.csv")]
+    fields = json.loads((tmp_path / "o.json").read_text())["fields"]
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "s.csv").read_text("utf-8"))))
+    assert len(rows) == len(fields) == 2
+    for row, one in zip(rows, fields, strict=True):
+        assert row["Picture"].endswith(("a\\nb.png", "=c.png"))
+        assert int(row[POSITIVE]) == one["counts"]["positive"]
+        assert float(row["Ki67 index (%)"]) == pytest.approx(100 * one["ki67_index"], abs=0.006)
+        assert float(row["95% interval to (%)"]) == pytest.approx(100 * one["interval"][1], abs=0.006)
+        assert float(row["Hot spot index (%)"]) == pytest.approx(100 * one["hot_spot"]["ki67_index"], abs=0.006)
+        assert (row["um/px"], row["um/px known from"]) == ("0.34", "entered by hand")
+        assert row["Model"].startswith("kinet-edge, ")
+        assert row["Warnings"] == " ".join(one["remarks"])
+    code, out, err = run("count", folder, *options, tmp_path / "s.csv")
+    assert (code, out) == (1, "")
+    assert "exists already: --force replaces it" in err
+
+    code, out, err = run("count", folder, *options, tmp_path / "s.xlsx", "--together", "--quiet")
+    assert (code, err) == (0, "")
+    assert "written" not in out
+    book = openpyxl.load_workbook(tmp_path / "s.xlsx")
+    assert book.sheetnames == ["Total", "Pictures"]
+    assert book["Pictures"].max_row == 3
+    totals = dict(zip(*([cell.value for cell in row] for row in book["Total"].rows), strict=True))
+    assert totals[POSITIVE] == sum(one["counts"]["positive"] for one in fields)
+
+
+def test_standard_output_holds_the_format_that_is_asked_for(run, tmp_path, field):
+    image = save(tmp_path / "a\tb.png", field[0])
+    code, out, err = run("count", image, "--format", "plain", "--csv", tmp_path / "o.csv", "--together")
+    assert code == 0
+    header, row, total = (line.split("\t") for line in out.splitlines())
+    assert len(header) == len(row) == len(total)
+    assert (row[0], total[0]) == (str(image).replace("\t", "\\t"), "together")
+    assert row[1:7] == total[1:7]
+    assert err == f"written: {tmp_path / 'o.csv'}\n"
+    code, plain, _ = run("count", image, "--summary", "-")
+    assert next(csv.reader(io.StringIO(plain))) == header
+    code, out, err = run("count", image, "--format", "json", "--json", tmp_path / "o.json", "-q")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads((tmp_path / "o.json").read_text())
+
+
+@pytest.mark.parametrize("option", [["-h"], ["--help"]])
+@pytest.mark.parametrize("command", ["", "demo", "count", "live", "eval", "bench", "train", "import-weights", "export",
+                                     "report", "inspect", "doctor", "build", "package"])  # fmt: skip
+def test_every_command_has_help_and_the_general_options(run, command, option):
+    code, out, err = run(*filter(None, [command]), *option)
+    assert (code, err) == (0, "")
+    for name in ("-h, --help", "-v, --verbose", "-q, --quiet"):
+        assert name in out
+    if not command:
+        assert "--install-completion" in out
+
+
+def test_the_general_options_may_stand_before_and_after_the_command(run, tmp_path, field):
+    image = save(tmp_path / "a.png", field[0][:64, :64])
+    logger = logging.getLogger("kinet_trt")
+    for words in (["-v", "count", image], ["count", image, "--verbose"]):
+        logger.setLevel(logging.NOTSET)
+        assert run(*words)[0] == 0
+        assert logger.level == logging.INFO, words
+    for words in (["-q", "count", image], ["count", "-q", image]):
+        _, out, err = run(*words, "--overlay", tmp_path / "v", "--force")
+        assert "written" not in out
+        assert err == ""
+    assert "written: " in run("count", image, "--overlay", tmp_path / "v", "--force")[1]
+
+
+def test_both_sizes_are_width_x_height(run, monkeypatch, tmp_path):
+    from kinet_trt import bench, build
+
+    class StopHere(Exception):  # noqa: N818
+        pass
+
+    seen = []
+
+    def stop(*arguments, **options):
+        seen.append(options.get("sizes") or arguments)
+        raise StopHere
+
+    monkeypatch.setattr(bench, "frame_of", stop)
+    monkeypatch.setattr(build, "build", stop)
+    for words in (["bench", "--no-yardsticks"], ["build", "-o", tmp_path / "a.engine"]):
+        with pytest.raises(StopHere):
+            run(*words, "--size", "1920x1200")
+    assert seen == [(1920, 1200), [(1200, 1920)]]
 
 
 def test_um_per_px_comes_from_the_option_then_the_file_then_the_model(run, tmp_path, field):
@@ -300,6 +400,25 @@ def test_globs_are_expanded_here_because_windows_does_not(run, tmp_path, field):
         (["count", "x.png", "--json", "y", "--csv", "./y"], 2),
         (["count", "x.png", "--json", "x.png"], 2),
         (["count", "x.png", "--csv", "."], 1),
+        (["count", "x.png", "--csv", "case.xlsx"], 2),
+        (["count", "x.png", "--json", "x.csv"], 2),
+        (["count", "x.png", "--summary", "case.xls"], 2),
+        (["count", "x.png", "--summary", "case"], 1),
+        (["count", "x.png", "--overlay", "x_overlay.png"], 2),
+        (["count", "x.png", "--geojson", "x.geojson"], 2),
+        (["count", "x.png", "--format", "json", "--csv", "-"], 2),
+        (["count", "x.png", "--format", "xml"], 2),
+        (["count", "x.png", "--mpp", "0,3,4"], 2),
+        (["count", "x.png", "--mpp", "1,000.5"], 2),
+        (["eval", "x", "--plot", "curve.pdf"], 2),
+        (["eval", "x", "--json", "x.txt"], 2),
+        (["bench", "--json", "times.csv"], 2),
+        (["bench", "--size", "0x64"], 2),
+        (["report", "x.kinet", "-o", "report.pdf"], 2),
+        (["inspect", "x.onnx", "--json", "x.yaml"], 2),
+        (["doctor", "--json", "x.txt"], 2),
+        (["train", "nowhere", "-o", "x.onnx"], 2),
+        (["export", "x.pt", "-o", "x.engine"], 2),
         (["train", "nowhere", "-o", "x.pt"], 1),
         (["train", "nowhere", "-o", "x.pt", "--seed", "-1"], 2),
         (["train", "nowhere", "-o", "x.pt", "--recipe", "mine"], 2),

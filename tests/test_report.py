@@ -225,7 +225,8 @@ def cli(*arguments):
 def test_the_command_writes_what_is_asked_for(file, tmp_path):
     out, folder = tmp_path / "report.html", tmp_path / "geo"
     done = cli(file, "-o", out, "--csv", "-", "--geojson", folder, "--bands", "none", "--hot-spot", 20)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [f"written: {out}", f"written: 6 files in {folder}"]
     assert done.stdout.startswith("field,nucleus,x,y,place")
     text = Page(out.read_text("utf-8")).text
     assert " range." not in text
@@ -242,6 +243,32 @@ def test_the_command_writes_what_is_asked_for(file, tmp_path):
     assert again.returncode == 1
     assert "6 such files" in again.stderr
     assert cli(file, "--geojson", folder, "--force").returncode == 0
+    page = out.read_bytes()
+    again = cli(file, "-o", out)
+    assert again.returncode == 1
+    assert again.stderr == f"Error: {out} exists already: --force replaces it\n"
+    assert out.read_bytes() == page
+    assert cli(file, "-o", out, "--force").stdout == f"written: {out}\n"
+
+
+def test_the_command_takes_the_file_of_this_user_and_writes_a_summary(file, tmp_path, monkeypatch, run):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    own = tmp_path / "kinet-trt" / "sessions.kinet"
+    code, out, err = run("report")
+    assert (code, out) == (1, "")
+    assert f"{own}: no sessions yet" in err
+    own.parent.mkdir()
+    shutil.copy(file, own)
+    code, out, err = run("report")
+    assert (code, err) == (0, f"Sessions in {own}:\n")
+    assert out.split()[0] == "1"
+    assert "3 fields" in out
+    code, out, err = run("report", "--summary", tmp_path / "s.csv", "-o", tmp_path / "r.html")
+    assert (code, err) == (0, "")
+    assert out == f"written: {tmp_path / 'r.html'}\nwritten: {tmp_path / 's.csv'}\n"
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "s.csv").read_text("utf-8"))))
+    assert [row["Picture"] for row in rows] == ["field 1", "field 2", "field 3"]
+    assert run("report", "--summary", "-")[1] == (tmp_path / "s.csv").read_text("utf-8")
 
 
 def test_the_command_asks_which_session_is_meant(file, tmp_path):

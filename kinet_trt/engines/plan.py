@@ -147,7 +147,7 @@ def build_line(card: ModelCard, path: Path) -> str:
         words.append("--calibration DIR")
     if card.profile:
         least, best, largest = card.profile
-        words += [f"--size {h}x{w}" for _, h, w in dict.fromkeys((best, least, largest))]
+        words += [f"--size {w}x{h}" for _, h, w in dict.fromkeys((best, least, largest))]
         words += [f"--batch {largest[0]}"] if largest[0] > 1 else []
     if card.capacity:
         words.append("--fused")

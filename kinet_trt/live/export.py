@@ -22,10 +22,11 @@ from kinet_trt.files import write_atomic
 from kinet_trt.hot_spot import HOT_SPOT, hot_spot_of
 from kinet_trt.live.corrections import Answer
 from kinet_trt.live.merge import Piece
-from kinet_trt.live.records import HOW_KNOWN, Field, Session
+from kinet_trt.live.records import Field, Session
 from kinet_trt.live.region import Polygon, Region
 from kinet_trt.live.store import Store
 from kinet_trt.live.summary import Count, field_ki67, summarise
+from kinet_trt.pixel_size import HOW_KNOWN
 from kinet_trt.summary_table import Row
 
 COLUMNS = ("field", "nucleus", "x", "y", "place", "x_um", "y_um", "class", "model_class", "score", "by", "counted")
@@ -175,8 +176,8 @@ def outlines(region: Region | None) -> list[list[tuple[float, float]]]:
     return [[(float(x), float(y)) for x, y in ring] for ring in rings if len(ring) > 2]
 
 
-def write_geojson(store: Store, counted: Count, folder: Path, *, force: bool = False) -> None:
-    """Write ``field-001.geojson`` and its picture ``field-001.png`` for each field.
+def write_geojson(store: Store, counted: Count, folder: Path, *, force: bool = False) -> list[Path]:
+    """Write ``field-001.geojson`` and its picture ``field-001.png`` for each field; return the files.
 
     Raises
     ------
@@ -192,6 +193,7 @@ def write_geojson(store: Store, counted: Count, folder: Path, *, force: bool = F
         write_atomic(folder / f"{name}.png", store.png(field.id))
         drawn = geojson(piece, field.region, counted.merged.counted[field.id])
         write_atomic(folder / f"{name}.geojson", drawn)
+    return targets
 
 
 def figure(store: Store, counted: Count, field: int) -> bytes:

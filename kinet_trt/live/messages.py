@@ -21,10 +21,11 @@ from kinet_trt.live import clock
 from kinet_trt.live.agreement import Agreement
 from kinet_trt.live.loop import Seen
 from kinet_trt.live.presets import Preset
-from kinet_trt.live.records import HOW_KNOWN, Note
+from kinet_trt.live.records import Note
 from kinet_trt.live.region import Polygon, Region
 from kinet_trt.live.station import HINDERED, FieldView, Recount, Station, View
 from kinet_trt.live.summary import GOALS, Summary
+from kinet_trt.pixel_size import HOW_KNOWN
 
 THUMBNAIL = 320
 """Width of a thumbnail, px."""

@@ -10,16 +10,6 @@ from kinet_trt.detections import Detections
 from kinet_trt.live.region import Region
 from kinet_trt.model_card import ModelCard
 
-HOW_KNOWN = {
-    "option": "entered by hand",
-    "calibrated": "measured with a stage micrometer",
-    "objective": "from an objective preset",
-    "camera": "reported by the camera or the microscope",
-    "file": "from the file's resolution tag",
-    "model": "assumed: the model's own value",
-}
-"""Sources of um/px, in words for people."""
-
 
 @dataclass(frozen=True)
 class Session:
@@ -72,7 +62,7 @@ class Field:
     width, height
         px.
     mpp, mpp_source
-        um/px, and how it was known: a key of :data:`HOW_KNOWN`.
+        um/px, and how it was known: a key of :data:`kinet_trt.pixel_size.HOW_KNOWN`.
     stage
         Stage position x, y, um; None when it is not known.
     threshold

@@ -25,7 +25,7 @@ from kinet_trt.camera.newest import Newest
 from kinet_trt.camera.video import VideoSource
 from kinet_trt.counter import Counter
 from kinet_trt.errors import KinetError
-from kinet_trt.files import Claim, user_data
+from kinet_trt.files import Claim, sessions_file, user_data
 from kinet_trt.ki67 import NET, Bands
 from kinet_trt.live.access import Access
 from kinet_trt.live.loop import Loop, Remark
@@ -140,9 +140,7 @@ def serving(
 ) -> Iterator[Page]:
     """Serve the page in threads as long as the context lasts; raises as `run`."""
     folder = user_data()
-    path = options.store or (folder and folder / "sessions.kinet")
-    if path is None:
-        raise KinetError("no home folder for the sessions: give a file with --sessions FILE")
+    path = options.store or sessions_file()
     recorded = isinstance(source, FolderSource | VideoSource)
     with contextlib.ExitStack() as stack:
         claim = Claim(path)

@@ -30,10 +30,11 @@ from kinet_trt.detections import Detections
 from kinet_trt.errors import KinetError, shown
 from kinet_trt.frame import Frame
 from kinet_trt.live.corrections import KINDS, Answer, Correction, Kind, class_index, redoable, replay, standing
-from kinet_trt.live.records import HOW_KNOWN, Field, Link, Model, Note, Reading, Session
+from kinet_trt.live.records import Field, Link, Model, Note, Reading, Session
 from kinet_trt.live.region import Region, from_bytes, to_bytes
 from kinet_trt.live.tables import ADDED, APPLICATION, DELETED, TABLES, VERSION
 from kinet_trt.model_card import ModelCard
+from kinet_trt.pixel_size import HOW_KNOWN
 
 log = logging.getLogger(__name__)
 

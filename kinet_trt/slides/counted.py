@@ -1,4 +1,4 @@
-"""Counting one slide from its file to its figures, going on where an earlier run was cut off."""
+"""Counting a slide: an interrupted run is resumed."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from kinet_trt.slides.tissue import Thumbnail, thumbnail
 log = logging.getLogger(__name__)
 
 KEPT_DAYS = 30
-"""Days after which counted tiles that nobody asked for again are deleted."""
+"""Days after which unused counted tiles are deleted."""
 COARSE = 1.5
-"""Times the model's um/px above which a slide's finest level shows too little of a nucleus."""
+"""Ratio of the slide's finest um/px to the model's above which a nucleus shows too little detail."""
 _MOST_CENTRES = 20_000
 
 Work = Callable[[Slide, Plan, Sequence[int]], Iterable[tuple[int, Detections]]]
-"""Counts tiles of a slide, by their numbers; a tile that comes twice lands once."""
+"""Counts tiles of a slide by their numbers; a tile that comes twice is stored once."""
 
 
 @dataclass(frozen=True, eq=False)
 class CountedSlide:
-    """One counted slide, without its nuclei: they stay in the ledger, and :meth:`bands` reads them.
+    """Result of counting a slide. Its nuclei stay on disk, and :meth:`bands` reads them.
 
     Attributes
     ----------
@@ -49,26 +49,26 @@ class CountedSlide:
     width, height
         Of level 0, px.
     mpp, mpp_source
-        um/px that was used, and where it came from: ``"option"`` or ``"file"``.
+        um/px that was used, and its source: ``"option"`` or ``"file"``.
     format
-        What the file is, in words.
+        File format, in words.
     plan
-        What was looked at.
+        The tiles that were counted.
     counts
         Nuclei by class.
     area_mm2
-        Tissue that was counted, about: what is darker than glass in a small picture of the slide.
+        Approximate area of the counted tissue, mm2: what is darker than glass in a small picture of the slide.
     hot_spot
-        None where there are fewer tumour nuclei than it should have.
+        None with fewer tumour nuclei than a hot spot has.
     ledger
         File of the counted tiles.
     resumed
-        Tiles that an earlier run had counted.
+        Number of tiles counted by an earlier run.
     remarks
-        Sentences that a person should read.
+        Warnings and notes, one sentence each.
     unlike
-        The one of them that says how the tissue is unlike the training data; None where it is not. No grade range is
-        then given.
+        The warning among them that the tissue is unlike the training data: no grade range is then given. None: no such
+        warning.
     """
 
     image: Path
@@ -92,7 +92,7 @@ class CountedSlide:
         return Ki67.of(self.counts)
 
     def statement(self, bands: Bands | None = NET) -> Statement:
-        """Return what the slide says about the grade."""
+        """Return the index and its grade range."""
         return Statement(self.ki67, self.hot_spot.ki67 if self.hot_spot else None, bands, UNLIKE if self.unlike else "")
 
     def bands(self) -> Iterator[Detections]:
@@ -119,7 +119,7 @@ def count_slide(
     report: Callable[[int, int], None] = lambda _done, _total: None,
     tell: Callable[[str], None] = log.info,
 ) -> tuple[CountedSlide, Thumbnail]:
-    """Count a slide; what an earlier run with the same slide, model, threshold and region had counted is taken over.
+    """Count a slide; an earlier run with the same slide, model, threshold and region is resumed.
 
     Parameters
     ----------
@@ -128,24 +128,24 @@ def count_slide(
     path
         The file, or the folder of an OME-Zarr.
     mpp
-        um/px of level 0, before what the file says.
+        um/px of level 0; overrides the file's.
     region
-        What counts; None: all.
+        Area to count; None: all.
     hot_spot
-        Tumour nuclei of a hot spot.
+        Hot-spot size in tumour nuclei.
     folder
-        Where tiles are kept; None: :func:`state_folder`.
+        Folder for counted tiles; None: :func:`state_folder`.
     work
-        Counts the tiles that are missing, in any order; None: :func:`kinet_trt.slides.tiles.count_tiles` here.
+        Counts the missing tiles, in any order; None: :func:`kinet_trt.slides.tiles.count_tiles` in this process.
     report
-        Told after each tile how many of how many are done.
+        Called after each tile with the number of counted tiles and of all tiles.
     tell
-        Told in a sentence where tiles are kept, and how many were there.
+        Called with a sentence on where the tiles are kept, and how many were counted before.
 
     Returns
     -------
     counted, small
-        What was found, and a small picture of the slide.
+        The result, and a small picture of the slide.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def count_slide(
             missing, total = ledger.missing(), len(plan.tiles)
             resumed = total - len(missing)
             if resumed:
-                tell(f"{path}: {resumed:,} of {total:,} tiles were counted before and are taken over from {state}")
+                tell(f"{path}: {resumed:,} of {total:,} tiles were counted before and are read from {state}")
             elif missing:
                 tell(f"{path}: {total:,} tiles; they are kept in {state}")
             report(resumed, total)
@@ -218,7 +218,7 @@ def state_path(folder: Path, slide: Path, plan: Plan) -> Path:
 
 
 def _prune(folder: Path) -> None:
-    """Delete tiles that nobody asked for in a month; what is in the way of that does not matter."""
+    """Delete the tiles of slides that were not counted again for a month; errors are ignored."""
     try:
         for old in folder.glob(f"*{SUFFIX}"):
             if time.time() - old.stat().st_mtime > KEPT_DAYS * 86_400:
@@ -229,7 +229,7 @@ def _prune(folder: Path) -> None:
 
 
 def _sum_up(ledger: Ledger, plan: Plan, n: int) -> tuple[dict[str, int], HotSpot | None]:
-    """Return the counts and the hot spot; of each tumour nucleus 9 bytes are held."""
+    """Return the counts and the hot spot, with 9 bytes of memory per tumour nucleus."""
     counts = dict.fromkeys(plan.classes, 0)
     tumor = [plan.classes.index(name) for name in ("positive", "negative") if name in plan.classes]
     parts: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]] = []
@@ -242,7 +242,7 @@ def _sum_up(ledger: Ledger, plan: Plan, n: int) -> tuple[dict[str, int], HotSpot
     if not parts:
         return counts, None
     x, y, hits = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    # As many centres as have their discs overlap well, within what a person waits for.
+    # Enough centres for discs that overlap well, few enough to stay within seconds.
     step = max(1, n // 10, -(-len(x) // _MOST_CENTRES))
     spot = hottest(x * np.float32(plan.mpp), y * np.float32(plan.mpp), hits, n, step)
     if spot is None:
@@ -252,7 +252,7 @@ def _sum_up(ledger: Ledger, plan: Plan, n: int) -> tuple[dict[str, int], HotSpot
 
 
 def _area(small: Thumbnail, plan: Plan) -> float:
-    """Return the tissue that was looked at, mm2: without the cells that only touch it."""
+    """Return the area of the counted tissue, mm2, without cells that only touch it."""
     cells = small.stained()
     if plan.region:
         rows, columns = np.nonzero(cells)
@@ -264,8 +264,8 @@ def _remarks(plan: Plan, mpp: float) -> Iterator[str]:
     finest = plan.mpp * plan.downsample
     if finest > COARSE * mpp:
         yield (
-            f"The slide's finest level has {finest:.3g} um/px, the model learnt at {mpp:g}: nuclei are missed or taken "
-            "for others."
+            f"The slide's finest level has {finest:.3g} um/px, the model was trained at {mpp:g}: nuclei may be missed "
+            "or misclassified."
         )
     if not plan.tiles:
-        yield "No tissue was found: is it stained, and does the region lie on it?"
+        yield "No tissue was found: check the stain, and that a region lies on tissue."

@@ -204,7 +204,7 @@ def test_another_gpu_names_both_and_the_command(engine, built_for, name, capabil
     [
         ({}, "--precision fp16 --size 608x608"),
         ({"profile": ((1, 32, 48), (4, 608, 608), (4, 1312, 1312))},
-         "--precision fp16 --size 608x608 --size 32x48 --size 1312x1312 --batch 4"),
+         "--precision fp16 --size 608x608 --size 48x32 --size 1312x1312 --batch 4"),
         ({"precision": "int8", "capacity": 8192}, "--precision int8 --calibration DIR --size 608x608 --fused"),
     ],
 )  # fmt: skip

@@ -37,7 +37,7 @@ def test_frames_outside_are_told_both_sides_and_the_command(shape):
     said = str(caught.value)
     assert "edge.engine: built for frames [N, H, W] of 1 x 64 x 64 to 4 x 256 x 512 px" in said
     assert f"found {' x '.join(map(str, shape))} px" in said
-    assert f"kinet-trt build edge.onnx -o edge.engine --precision fp16 --size {shape[1]}x{shape[2]}" in said
+    assert f"kinet-trt build edge.onnx -o edge.engine --precision fp16 --size {shape[2]}x{shape[1]}" in said
 
 
 def test_a_fixed_size_is_named_once():

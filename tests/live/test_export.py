@@ -12,10 +12,11 @@ from parts import detections, keep, some_frame
 
 from kinet_trt import Frame, Ki67, KinetError
 from kinet_trt.live.export import figure, file_name, summary_rows
-from kinet_trt.live.records import HOW_KNOWN, Session
+from kinet_trt.live.records import Session
 from kinet_trt.live.session import OpenSession
 from kinet_trt.live.store import Store
 from kinet_trt.live.summary import summarise
+from kinet_trt.pixel_size import HOW_KNOWN
 
 NOON = time.mktime((2026, 11, 28, 12, 0, 0, 0, 0, -1))
 

@@ -87,7 +87,7 @@ def test_a_rerun_takes_the_tiles_over_and_says_so(run, tmp_path, slide, cache):
     moved.parent.mkdir()
     shutil.move(slide, moved)
     code, second, err = run("count", moved, "--json", "-")
-    assert f"3 of 3 tiles were counted before and are taken over from {state}" in err
+    assert f"3 of 3 tiles were counted before and are read from {state}" in err
     assert json.loads(second)["fields"][0]["detections"] == json.loads(first)["fields"][0]["detections"]
     # Another threshold, um/px, or slide: other tiles.
     for number, arguments in enumerate((["--threshold", "0.5"], ["--mpp", "0.3"]), 2):
@@ -240,7 +240,7 @@ def test_a_region_of_qupath_limits_the_count(run, tmp_path, slide, whole):
     cv2.imwrite(str(tmp_path / "field.png"), np.full((100, 100, 3), 200, np.uint8))
     code, _, err = run("count", slide, tmp_path / "field.png", "--region", tmp_path / "area.geojson")
     assert code == 2
-    assert "--region goes with slides" in err
+    assert "--region is for slides only" in err
 
 
 def test_a_slide_without_the_extra_is_one_line_with_the_pip_command(run, slide, monkeypatch):
@@ -281,5 +281,5 @@ def test_glass_alone_counts_nothing(run, tmp_path):
     (field,) = json.loads(out)["fields"]
     assert field["detections"] == []
     assert field["ki67_index"] is None
-    assert field["remarks"] == ["No tissue was found: is it stained, and does the region lie on it?"]
+    assert field["remarks"] == ["No tissue was found: check the stain, and that a region lies on tissue."]
     assert (tmp_path / "o" / "glass.ome_overlay.png").exists()
