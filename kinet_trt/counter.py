@@ -33,14 +33,14 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class Threshold:
-    """Least height of a peak.
+    """Minimum height of a peak.
 
     Attributes
     ----------
     value
-        Height of the proximity map; with ``relative`` a share of the frame's largest value.
+        Height in the proximity map; with ``relative`` a fraction of the frame's largest value.
     relative
-        The paper's rule. It finds nuclei in an empty field too, so it is for reproducing tables, not for counting.
+        The paper's rule. It finds nuclei even in an empty field: use it to reproduce tables, not to count.
     """
 
     value: float
@@ -81,24 +81,23 @@ class Threshold:
 class Counter:
     """Counts nuclei with one model.
 
-    Any number of counters may be open in a process, and any number of threads may use one; each keeps buffers of its
-    own. A counter does not go from one process to another, by pickling or by a fork: open one in each.
+    Thread-safe; several counters may be open at once. Not picklable or fork-safe: create one per process.
 
     Parameters
     ----------
     model
-        A model file; None: the small one that comes with the package.
+        A model file; None: the built-in model.
     threshold
-        Instead of the model card's.
+        Defaults to that of the model card.
     precision, threads, cache, runtime
         See :func:`kinet_trt.engines.open_engine`.
 
     Attributes
     ----------
     engine
-        The open model; ``engine.card`` says what it is.
+        The open model; ``engine.card`` describes it.
     threshold
-        What is used.
+        The threshold in use.
 
     Raises
     ------
@@ -142,13 +141,13 @@ class Counter:
 
     @property
     def card(self) -> ModelCard:
-        """What the model says of itself."""
+        """The model card."""
         return self.engine.card
 
     def close(self) -> None:
-        """Wait for the frames that are being counted in the background, and refuse every other from now on.
+        """Wait for frames that are being counted in the background, and refuse new ones.
 
-        Counters made by :meth:`with_threshold` close with it. Memory is free when the last of them is forgotten.
+        Counters made by :meth:`with_threshold` are closed too. Memory is freed when the last of them is deleted.
         """
         self._workers.close()
 
@@ -159,7 +158,7 @@ class Counter:
         self.close()
 
     def with_threshold(self, threshold: Threshold) -> Counter:
-        """Return a counter with another threshold over the same engine."""
+        """Return a counter with another threshold that shares this engine."""
         other = copy.copy(self)
         other.threshold = threshold
         other._check()
@@ -188,29 +187,29 @@ class Counter:
         Parameters
         ----------
         frame
-            A frame, or RGB pixels, uint8 [height, width, 3]: a NumPy array, or whatever speaks DLPack or has a CUDA
-            array interface (PyTorch, CuPy, Numba, PyCUDA). On the device only for a model that runs there, which
-            reads them where they lie.
+            A frame, or RGB pixels, uint8 [height, width, 3]: a NumPy array, or any array with DLPack or a CUDA array
+            interface (PyTorch, CuPy, Numba, PyCUDA). Pixels on a GPU need a model that runs there and are read in
+            place.
         mpp
-            um/px of the pixels, before what the frame says; where neither says it, the model's is taken.
+            um/px of the pixels; defaults to that of the frame, or else to that of the model.
         order
             Of the channels of pixels: ``"RGB"``, ``"BGR"`` (OpenCV's), ``"RGBA"`` or ``"BGRA"``; None: RGB.
         cuda_stream
-            CUDA stream on which pixels on the device are written; None: what they say themselves.
+            CUDA stream on which the pixels are written; None: the one that their array interface names.
         cancel
-            Once set, from any thread, the count ends with an error before its next tile.
+            When set, from any thread, the count stops with an error before its next tile.
 
         Returns
         -------
         Detections
-            In raster order, px of the frame that came in.
+            In raster order, px of the input frame.
 
         Raises
         ------
         ImageError
-            If the frame is no RGB image or too small.
+            If the frame is not an RGB image, or is too small.
         EngineError
-            If the frame does not fit the engine, lies on a device that the model does not run on, or the counter was
+            If the frame does not fit the engine or is on a device that the model does not run on, or if the counter is
             closed.
         CountCancelledError
             If it was cancelled.
@@ -240,33 +239,33 @@ class Counter:
     def stream(
         self, frames: Iterable[object], mpp: float | None = None, *, order: str | None = None
     ) -> Iterator[Detections]:
-        """Count frame after frame; while the network looks at one, the next is scaled and the last one searched.
+        """Count a stream of frames, pipelined: scaling, network and peak search of successive frames overlap.
 
-        Frames are drawn in a thread of their own, at most two beyond the last result that was taken. A result is there
-        as soon as its frame is counted, however late the next frame comes. Leaving the loop, or closing the iterator,
-        stops the counting.
+        Frames are read in a separate thread, at most two ahead of the last result. Each result is available as soon as
+        its frame is counted, without waiting for the next frame. Leaving the loop, or closing the iterator, stops the
+        counting.
 
         Parameters
         ----------
         frames
-            As for :meth:`__call__`; a generator, say, that asks a camera.
+            As for :meth:`__call__`; for example a generator that reads a camera.
         mpp, order
             As for :meth:`__call__`, for every frame.
 
         Yields
         ------
         Detections
-            Of each frame, in their order.
+            One per frame, in order.
 
         Raises
         ------
         Exception
-            What a frame's count or the source raises, in its turn; that ends the stream.
+            Any exception from a frame or the source is raised at its place in the order and ends the stream.
         """
         return self._workers.in_order(lambda frame, stop: self(frame, mpp, order=order, cancel=stop), frames)
 
     async def count_async(self, frame: object, mpp: float | None = None, *, order: str | None = None) -> Detections:
-        """Count one frame without holding up the event loop; arguments and errors as for :meth:`__call__`.
+        """Count one frame without blocking the event loop; arguments and errors as for :meth:`__call__`.
 
         Cancelling the task stops the count before its next tile.
         """
@@ -275,10 +274,9 @@ class Counter:
     def stream_async(
         self, frames: Iterable[object] | AsyncIterable[object], mpp: float | None = None, *, order: str | None = None
     ) -> AsyncIterator[Detections]:
-        """Count frame after frame as :meth:`stream`, for ``async for``; a source may be asynchronous too.
+        """Count a stream of frames as :meth:`stream`, for ``async for``; the source may be asynchronous.
 
-        A source that is not is asked in a thread; one that waits for its next frame also holds up the end of
-        ``asyncio.run`` until it has it.
+        A synchronous source is read in a thread; while it waits for its next frame, ``asyncio.run`` cannot end.
         """
         return self._workers.in_order_async(lambda one, stop: self(one, mpp, order=order, cancel=stop), frames)
 
@@ -299,14 +297,14 @@ class Counter:
             return submitted.result()
 
     def tumor_map(self, frame: Frame) -> NDArray[np.float32]:
-        """Return the probability that a pixel is tumour, of a model with the tumour-region branch.
+        """Return the probability that each pixel is tumour, from a model with the tumour-region branch.
 
-        Frames that need tiles may show their seams: the branch looks further than the tiles overlap.
+        Frames that need tiles may show seams: the branch's receptive field is larger than the overlap of tiles.
 
         Parameters
         ----------
         frame
-            The frame; without um/px the model's is taken.
+            The frame; its um/px defaults to that of the model.
 
         Returns
         -------
@@ -316,7 +314,7 @@ class Counter:
         Raises
         ------
         KinetError
-            If the model has no such branch, its engine does not give it, or the frame is too small.
+            If the model has no such branch, its engine does not support it, or the frame is too small.
         """
         card = self.engine.card
         fitted = fit(frame, card.mpp, card.multiple)

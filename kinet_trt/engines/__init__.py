@@ -19,18 +19,18 @@ RUNTIMES = ("openvino", "onnxruntime")
 
 
 class Engine(Protocol):
-    """An open model. It gives maps (:meth:`run`), unless it is fused, and nuclei (:meth:`detect`), where it finds them.
+    """An open model: outputs maps (:meth:`run`) unless it is fused, and nuclei (:meth:`detect`) if ``detects`` is set.
 
     Attributes
     ----------
     card
-        What the model says of itself.
+        The model card.
     precision
-        What it computes in here: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``.
+        Precision in which it computes here: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``.
     runtime
-        Name, version and device of what runs it, in words.
+        Name, version and device of the runtime.
     detects
-        Whether it finds the nuclei: a fused model does on any engine, the GPU engine does for every model.
+        Whether it outputs nuclei: true for a fused model on any engine, and for every model on the GPU engine.
     """
 
     card: ModelCard
@@ -41,8 +41,7 @@ class Engine(Protocol):
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the proximity maps of a batch, float32 [N, classes, H, W].
 
-        The array is the engine's own buffer where that saves a copy: it holds until the same thread's next run.
-        Several threads may run one engine at a time.
+        Thread-safe. The array may be a buffer of the engine, valid until the next run in the same thread.
 
         Parameters
         ----------
@@ -56,7 +55,7 @@ class Engine(Protocol):
         """
 
     def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probability that a pixel is tumour, float32 [N, H, W], of a model with the tumour-region branch.
+        """Return the probability that each pixel is tumour, float32 [N, H, W]; needs the tumour-region branch.
 
         Parameters
         ----------
@@ -66,18 +65,18 @@ class Engine(Protocol):
         Raises
         ------
         EngineError
-            If the model has no such branch or this engine does not give it, or the frames do not fit.
+            If the model has no such branch, this engine does not support it, or the frames do not fit.
         """
 
     def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
-        """Return the nuclei of each frame of a batch, found by a fused model.
+        """Return the nuclei of each frame of a batch; needs a fused model.
 
         Parameters
         ----------
         frames
             As for :meth:`run`.
         threshold
-            Least height of a peak, finite.
+            Minimum height of a peak, finite.
 
         Raises
         ------
@@ -88,20 +87,20 @@ class Engine(Protocol):
 
 
 class Pending(Protocol):
-    """A frame on its way."""
+    """A frame in flight."""
 
     def result(self) -> Detections:
-        """Wait for its nuclei, in raster order, px of the frame that came in."""
+        """Wait for and return the nuclei, in raster order, px of the input frame."""
 
 
 @runtime_checkable
 class DeviceEngine(Protocol):
-    """An engine that takes whole frames, wherever they lie, and scales them itself; see :class:`Engine` for the rest.
+    """An engine that accepts whole frames, on the host or the GPU, and scales them itself; see also :class:`Engine`.
 
     Attributes
     ----------
     lanes
-        Frames that may be on their way at a time.
+        Number of frames that may be in flight.
     """
 
     lanes: int
@@ -115,7 +114,7 @@ class DeviceEngine(Protocol):
         order: str | None = None,
         stream: int | None = None,
     ) -> Pending:
-        """Send a frame on its way; see :meth:`kinet_trt.engines.tensorrt.TensorRtEngine.submit`."""
+        """Submit a frame; see :meth:`kinet_trt.engines.tensorrt.TensorRtEngine.submit`."""
 
 
 def check_frames(
@@ -155,7 +154,7 @@ def check_frames(
 
 
 def check_outputs(names: Iterable[str], card: ModelCard) -> None:
-    """Raise an EngineError unless a model gives what its card says: maps or, fused, nuclei."""
+    """Raise an EngineError unless a model has the outputs that its card states: maps or, if fused, nuclei."""
     given = set(names)
     if bool(card.capacity) != ({"count", "detections"} <= given):
         says = "nuclei" if card.capacity else "maps"
@@ -168,7 +167,7 @@ def check_outputs(names: Iterable[str], card: ModelCard) -> None:
 
 
 def check_tumor_map(card: ModelCard) -> None:
-    """Raise an EngineError unless a model gives a tumour map."""
+    """Raise an EngineError unless a model outputs a tumour map."""
     if not card.roi or card.capacity:
         why = "is fused and outputs only nuclei" if card.capacity else "has no tumour-region branch"
         raise EngineError(
@@ -177,7 +176,7 @@ def check_tumor_map(card: ModelCard) -> None:
 
 
 def tumor_map_of(given: NDArray[np.floating], frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.float32]:
-    """Return what a model gives as its tumour map, float32 [N, H, W]; raise an EngineError where it is none."""
+    """Return the tumour map, float32 [N, H, W]; raise an EngineError if the output has another shape."""
     expected = (frames.shape[0], 1, *frames.shape[1:3])
     if given.shape != expected:
         raise EngineError(
@@ -189,7 +188,7 @@ def tumor_map_of(given: NDArray[np.floating], frames: NDArray[np.uint8], card: M
 def read_detections(
     count: NDArray[np.int32], rows: NDArray[np.float32], card: ModelCard, threshold: float
 ) -> list[Detections]:
-    """Turn what a fused model gives into detections.
+    """Convert the outputs of a fused model to detections.
 
     Parameters
     ----------
@@ -198,7 +197,7 @@ def read_detections(
     rows
         x, y, score, class, float32 [N, capacity, 4].
     card, threshold
-        Of the model, and what it was run with.
+        Of the model, and the threshold used.
 
     Raises
     ------
@@ -220,7 +219,7 @@ def read_detections(
 
 
 def check_maps(maps: NDArray[np.floating], frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.float32]:
-    """Return a batch's maps as float32, or raise an EngineError where they are not what the model's card promises."""
+    """Return a batch's maps as float32; raise an EngineError if their shape is not that of the model card."""
     expected = (frames.shape[0], len(card.classes), *frames.shape[1:3])
     if maps.shape != expected:
         raise EngineError(
@@ -237,26 +236,26 @@ def open_engine(
     cache: Path | None = None,
     runtime: str = "auto",
 ) -> Engine:
-    """Open a model with the engine that its suffix asks for.
+    """Open a model with the engine for its suffix.
 
     Parameters
     ----------
     path
         A ``.onnx`` file for the CPU, or an ``.engine`` file with its card beside it for the GPU.
     precision
-        ``"auto"``, or what to compute in.
+        ``"auto"``, or the precision to compute in.
     threads
         CPU threads; None: as many as there are cores.
     cache
-        Folder in which OpenVINO keeps compiled models for the next time; None: nowhere.
+        Folder in which OpenVINO caches compiled models; None: no cache.
     runtime
-        ``"openvino"``, ``"onnxruntime"``, or ``"auto"``: OpenVINO where it is installed, else ONNX Runtime. An engine
-        is run by the TensorRT that built it.
+        ``"openvino"``, ``"onnxruntime"``, or ``"auto"``: OpenVINO if it is installed, else ONNX Runtime. An engine is
+        run by the TensorRT that built it.
 
     Raises
     ------
     KinetError
-        If the file is no model of ours, is damaged, or cannot run here.
+        If the file is not a kinet-trt model, is damaged, or cannot run here.
     """
     if path.suffix.lower() == ".engine":
         return _open_plan(path, precision, runtime)
