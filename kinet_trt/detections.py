@@ -34,7 +34,7 @@ class Detections:
     Attributes
     ----------
     x, y
-        Centres, float32 [n], px of the frame that came in: x right, y down, pixel centres at integers.
+        Centres, float32 [n], px of the input frame: x right, y down, pixel centres at integers.
     cls
         Index in ``classes``, uint8 [n].
     score
@@ -63,7 +63,7 @@ class Detections:
 
     @classmethod
     def empty(cls, classes: tuple[str, ...] = CLASSES) -> Detections:
-        """Return no nuclei."""
+        """Return detections without nuclei."""
         none = np.empty(0, np.float32)
         return cls(none, none, np.empty(0, np.uint8), none, classes)
 
@@ -77,7 +77,7 @@ class Detections:
         return Detections(self.x[keep], self.y[keep], self.cls[keep], self.score[keep], self.classes)
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one ``{"x", "y", "class", "score"}`` a nucleus; px to 2 and scores to 4 decimals."""
+        """Return one ``{"x", "y", "class", "score"}`` per nucleus; px to 2 and scores to 4 decimals."""
         # JSON has no infinity: a map that overflowed in half precision is as high as half precision goes.
         score = np.clip(self.score, -65504, 65504)
         return [
@@ -90,7 +90,7 @@ class Detections:
         return json.dumps({"type": "FeatureCollection", "features": self.features()}, allow_nan=False)
 
     def features(self, kind: str = "annotation") -> list[dict[str, Any]]:
-        """Return a GeoJSON feature a nucleus, as QuPath writes them.
+        """Return one GeoJSON feature per nucleus, as QuPath writes them.
 
         QuPath measures from the corner of the first pixel, so half a px is added to the centres.
 

@@ -30,15 +30,15 @@ class Frame:
     pixels
         RGB, uint8 [height, width, 3].
     mpp
-        Size of a pixel, um/px; None when it is not known.
+        Pixel size, um/px; None if unknown.
     time
-        When it was taken, s since the epoch; None when it is not known.
+        Time of acquisition, s since the epoch; None if unknown.
     stage
-        Stage position x, y, um; None when it is not known.
+        Stage position x, y, um; None if unknown.
     unused_size
-        Why a pixel size that the file states is not used; None where it states none, or it is used.
+        Why the pixel size that the file states is not used; None if it states none or it is used.
     remarks
-        What a person should know of how the file was read: which page of several, how deep values were scaled.
+        Notes on how the file was read: the page that was read, the bit depth that was scaled.
 
     Raises
     ------
@@ -75,7 +75,7 @@ class Frame:
 
     @property
     def is_grey(self) -> bool:
-        """Whether R, G and B are the same but for noise at every pixel: there is then no stain to tell classes by."""
+        """Whether R, G and B are equal up to noise at every pixel, so that the stains cannot be told apart."""
         return _is_grey(self.pixels[::16, ::16]) and _is_grey(self.pixels)
 
 
@@ -106,7 +106,7 @@ class Fitted:
     def to_frame(
         self, x: NDArray[np.float32], y: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Turn model coordinates into frame coordinates; pixel centres are integers in both."""
+        """Convert model coordinates to frame coordinates; pixel centres are integers in both."""
         return unscaled(x, self.scale_x), unscaled(y, self.scale_y)
 
 
@@ -133,7 +133,7 @@ def fit(frame: Frame, mpp: float, multiple: int) -> Fitted:
     Parameters
     ----------
     frame
-        A frame whose um/px is known, or None for "already at the model's".
+        A frame; if its um/px is None, it is assumed to be at the model's scale.
     mpp
         The model's scale, um/px.
     multiple
@@ -142,7 +142,7 @@ def fit(frame: Frame, mpp: float, multiple: int) -> Fitted:
     Raises
     ------
     ImageError
-        If the shorter side has fewer than 32 px at the model's scale, or the whole is larger than memory should hold.
+        If the shorter side has fewer than 32 px at the model's scale, or the frame is too large for memory.
     """
     height, width = fitted_size(frame.height, frame.width, frame.mpp, mpp)
     pixels = frame.pixels

@@ -35,57 +35,57 @@ Profile = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What must be known to count with a model.
+    """Metadata that is needed to count with a model.
 
     Attributes
     ----------
     name
-        Of the model.
+        Name of the model.
     classes
         Nucleus classes in the order of the maps.
     mpp
         Scale at which it was trained, um/px.
     mean, std
-        Normalisation ``(pixel / 255 - mean) / std`` by channel; it is done inside the graph.
+        Normalisation ``(pixel / 255 - mean) / std`` per channel; part of the graph.
     colour_order
-        Of the input's channels: ``"RGB"``.
+        Channel order of the input: ``"RGB"``.
     multiple
         Height and width are multiples of this many px.
     tile, halo
-        Core of a tile and the px about it that must be seen with it. The halo is at least the network's reach plus the
-        NMS radius, so that tiled detections equal whole ones.
+        Side of the core of a tile and the margin around it, px. The halo is at least the receptive field plus the NMS
+        radius, so that tiled detections equal those of the whole image.
     threshold
-        Least height of a peak, chosen on validation fields.
+        Minimum height of a peak, chosen on validation fields.
     nms_radius
         Half the NMS window, px.
     precision
-        What the file computes in, ``"fp32"``, ``"fp16"`` or ``"int8"``.
+        Precision of the computation, ``"fp32"``, ``"fp16"`` or ``"int8"``.
     weights_precision
-        What its weights are stored in.
+        Precision of the stored weights.
     roi
-        Whether it also gives the tumour-region map.
+        Whether it also outputs the tumour-region map.
     capacity
-        Nuclei that a fused model has room for: it gives detections; 0: it gives maps.
+        Number of nuclei that a fused model has room for; 0: not fused, it outputs maps.
     runtime, runtime_version, gpu
-        Of a compiled engine; empty for an ONNX file, which any runtime compiles.
+        Of a compiled engine; empty for an ONNX file, which any runtime can compile.
     profile
-        Of a compiled engine: least, best and largest frames [N, H, W] that it takes; None: any.
+        Of a compiled engine: minimum, optimum and maximum frames [N, H, W]; None: any.
     weights_sha256, calibration_sha256, model_sha256
         Of the weights, of the calibration images and of the model (ONNX: without its metadata; engine: whole).
     network
-        Architecture, width and activation, in words.
+        Architecture, width and activation.
     data, licence
-        What it was trained on and under what terms it may be used.
+        Training data, and terms of use.
     parity
-        What export measured against PyTorch.
+        Differences from PyTorch, measured at export.
     metrics
-        Validation figures at the threshold.
+        Validation metrics at the threshold.
     quantisation
-        Of an INT8 model: how it was calibrated, which layers stayed in float, what that cost on held-back images.
+        Of an INT8 model: calibration, layers kept in floating point, loss on held-out images.
     notice
-        What it is for.
+        Intended use.
     version
-        Of the card's layout.
+        Version of the card's format.
     """
 
     name: str
@@ -156,7 +156,7 @@ class ModelCard:
         Raises
         ------
         CardError
-            If it is of a newer version, incomplete, or holds a value that makes no sense.
+            If it is of a newer version, incomplete, or contains an invalid value.
         """
         try:
             raw = json.loads(text, parse_constant=_finite)
@@ -226,7 +226,7 @@ def onnx_hash(model: bytes) -> str:
 
 
 def with_card(model: bytes, card: ModelCard) -> bytes:
-    """Return a serialised ONNX model that carries this card instead of the one it may have had."""
+    """Return a serialised ONNX model with this card, which replaces any other."""
     text = card.to_json()
     entries = {CARD_KEY: text, CARD_HASH_KEY: hashlib.sha256(text.encode()).hexdigest()}
     kept = []
@@ -239,13 +239,13 @@ def with_card(model: bytes, card: ModelCard) -> bytes:
 
 
 def read_onnx_card(model: bytes) -> ModelCard:
-    """Read the card of a serialised ONNX model and check that both are whole.
+    """Read the card of a serialised ONNX model and verify the checksums of both.
 
     Raises
     ------
     CardError
-        If there is no card, if it is damaged or newer than this version, or if the model's bytes are not those it
-        was written for.
+        If there is no card, if it is damaged or newer than this version, or if the model was changed after its card was
+        written.
     """
     card = stated_card(model)
     if changed := changed_since(card, model):
@@ -286,7 +286,7 @@ def stated_card(model: bytes) -> ModelCard:
 
 
 def read_card(path: Path) -> tuple[ModelCard, bytes]:
-    """Read an ONNX file: its checked card, and its bytes.
+    """Read an ONNX file; return its verified card and its bytes.
 
     Raises
     ------

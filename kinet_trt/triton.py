@@ -39,18 +39,18 @@ _MADE_BY = "# Written by kinet-trt package"
 
 @dataclass(frozen=True)
 class Packaged:
-    """What was written.
+    """A model written to a repository.
 
     Attributes
     ----------
     folder
-        Of the model, in the repository.
+        Folder of the model in the repository.
     name
-        Of the model on the server.
+        Name of the model on the server.
     card
-        Of the model.
+        Model card.
     fused_here
-        Whether the peak rule was put into it on the way.
+        Whether the model was fused for this.
     """
 
     folder: Path
@@ -62,27 +62,25 @@ class Packaged:
 def package(
     model: Path | None, repository: Path, *, name: str | None = None, instances: int = 1, force: bool = False
 ) -> Packaged:
-    """Write a model into a Triton model repository: ``REPOSITORY/NAME`` with all that the server and a client need.
+    """Write a model to a Triton model repository: ``REPOSITORY/NAME`` with everything that server and client need.
 
     Parameters
     ----------
     model
-        A ``.onnx`` model, fused or not, or a fused ``.engine`` of classic TensorRT; None: the small one that comes with
-        the package.
+        A ``.onnx`` model, fused or not, or a fused ``.engine`` of classic TensorRT; None: the built-in model.
     repository
-        Folder of models; made where it is missing. Other models in it stay.
+        Folder of models; created if missing. Other models in it are kept.
     name
-        Of the model on the server; None: the card's.
+        Name of the model on the server; defaults to that of the card.
     instances
-        How many frames are counted at a time, on each GPU or else on the CPU.
+        Number of frames counted at a time, on each GPU or else on the CPU.
     force
-        Replace a model of this name that was written here before.
+        Replace a model of this name that this function wrote before.
 
     Raises
     ------
     KinetError
-        If the model cannot be read, is none that Triton can serve, or the place is taken. What was there is then as it
-        was.
+        If the model cannot be read or served by Triton, or the folder exists. Existing files are then unchanged.
     """
     if instances < 1:
         raise KinetError(f"instances: expected 1 or more, found {instances}")
@@ -111,13 +109,13 @@ def config(name: str, card: ModelCard, inputs: Sequence[Port], outputs: Sequence
     Parameters
     ----------
     name
-        Of the model, and of its folder.
+        Name of the model and its folder.
     card
-        Of the model: what a client must know of it stands under ``parameters``.
+        Model card; the values that a client needs are written under ``parameters``.
     inputs, outputs
-        Of the model's file; a side that is free becomes -1.
+        Of the model file; a variable side becomes -1.
     instances
-        How many frames are counted at a time.
+        Number of frames counted at a time.
     """
     serves = 'platform: "tensorrt_plan"' if card.runtime else 'backend: "onnxruntime"'
     known = {

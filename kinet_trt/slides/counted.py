@@ -101,7 +101,7 @@ class CountedSlide:
         Raises
         ------
         KinetError
-            If the ledger cannot be read any more.
+            If the file of counted tiles can no longer be read.
         """
         with Ledger(self.ledger, self.plan) as ledger:
             yield from ledger.bands()
@@ -208,12 +208,12 @@ def count_slide(
 
 
 def state_folder() -> Path:
-    """Return where counted tiles are kept: ``slides`` in the user's cache (``~/.cache/kinet-trt`` on Linux)."""
+    """Return the folder for counted tiles: ``slides`` in the user's cache (``~/.cache/kinet-trt`` on Linux)."""
     return (user_cache() or Path(tempfile.gettempdir()) / "kinet-trt") / "slides"
 
 
 def state_path(folder: Path, slide: Path, plan: Plan) -> Path:
-    """Return the file that keeps the tiles of a slide: its stem, and the beginning of the plan's identity."""
+    """Return the file for the tiles of a slide: the slide's stem and the first digits of the plan's identity."""
     return folder / f"{slide.stem[:80]}-{plan.identity[:16]}{SUFFIX}"
 
 

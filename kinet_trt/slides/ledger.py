@@ -33,17 +33,17 @@ _NUCLEUS = np.dtype([("x", "<f4"), ("y", "<f4"), ("cls", "u1"), ("score", "<f4")
 
 
 class Ledger:
-    """The tiles of one plan that are counted. Safe to use from several threads.
+    """File of the counted tiles of one plan. Thread-safe.
 
-    Every method raises a KinetError for what a person should read: a full disk, a damaged file, another program that is
-    counting the same slide.
+    Every method raises a KinetError if the disk is full, the file is damaged, or another program is counting the same
+    slide.
 
     Parameters
     ----------
     path
-        The file; made where there is none. ``NAME.lock`` beside it says that a program has it.
+        The file; created if missing. ``NAME.lock`` beside it marks it as in use.
     plan
-        What it is kept for.
+        The plan whose tiles it contains.
     """
 
     def __init__(self, path: Path, plan: Plan) -> None:
@@ -92,9 +92,9 @@ class Ledger:
             )
 
     def land(self, number: int, nuclei: Detections) -> bool:
-        """Keep what a tile holds; False: it was there already, and stays as it was."""
+        """Save the nuclei of a tile; return False if it was saved before, and keep the saved ones."""
         if number not in self._wanted:
-            raise KinetError(f"{self.path}: tile {number} is none of the plan's")
+            raise KinetError(f"{self.path}: tile {number} is not in the plan")
         if nuclei.classes != self._plan.classes:
             raise KinetError(f"{self.path}: the nuclei's classes are not the plan's")
         rows = np.empty(len(nuclei), _NUCLEUS)

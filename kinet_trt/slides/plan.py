@@ -32,9 +32,9 @@ SAME_SCALE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is looked at, and with what.
+    """The level, scaling, tiles and model with which a slide is counted.
 
-    It holds plain values and can be sent to another process, which opens slide and model by their paths.
+    Contains only plain values and can be sent to another process, which opens slide and model by their paths.
 
     Attributes
     ----------
@@ -43,23 +43,23 @@ class Plan:
     slide_width, slide_height
         Of level 0, px.
     mpp, mpp_source
-        um/px of level 0, and how it is known.
+        um/px of level 0, and its source.
     level
-        Which is read.
+        The level that is read.
     downsample
-        px of level 0 along a px of that level.
+        px of level 0 per px of that level, along one side.
     scaling
-        From that level to the model's px.
+        Scaling from that level to model px.
     tile, halo, multiple
-        Largest side of a core, the px about it, and the alignment, model px.
+        Largest side of a core, margin around it, and alignment, model px.
     tiles
         Numbers of the tiles that are counted, ascending: ``row * columns + column`` of the grid.
     region
-        What counts; None: all.
+        Region to count; None: everything.
     classes
         Of the model.
     model_sha256, threshold, precision
-        What counts it.
+        Of the counter.
     """
 
     fingerprint: str
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def identity(self) -> str:
-        """A sha256 of all that decides the nuclei, hexadecimal: what a resumed run is held to."""
+        """A sha256 of everything that determines the nuclei, hexadecimal; a resumed run must have the same."""
         deciding = {
             "version": VERSION,
             "slide": [self.fingerprint, self.slide_width, self.slide_height],
@@ -136,7 +136,7 @@ def make_plan(
     region: Region | None = None,
     small: Thumbnail | None = None,
 ) -> Plan:
-    """Decide what of a slide is looked at.
+    """Plan the count of a slide: which level and tiles are read, and how they are scaled.
 
     Parameters
     ----------
@@ -145,13 +145,13 @@ def make_plan(
     card
         Of the model.
     threshold
-        Least height of a peak.
+        Minimum height of a peak.
     precision
-        What the model computes in: ``counter.engine.precision``.
+        Precision of the computation: ``counter.engine.precision``.
     region
-        What counts; None: all.
+        Region to count; None: everything.
     small
-        ``thumbnail(slide, slide.mpp)``, where it is at hand already.
+        ``thumbnail(slide, slide.mpp)`` if it was computed before.
 
     Raises
     ------

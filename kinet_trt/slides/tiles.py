@@ -52,9 +52,9 @@ def count_tiles(slide: Slide, plan: Plan, numbers: Sequence[int], counter: Count
     slide
         Open; the one that the plan was made for.
     plan
-        What is looked at.
+        The plan.
     numbers
-        Which tiles, of ``plan.tiles``.
+        Numbers of the tiles, from ``plan.tiles``.
     counter
         With the plan's model, threshold and precision.
 
@@ -66,7 +66,7 @@ def count_tiles(slide: Slide, plan: Plan, numbers: Sequence[int], counter: Count
     Raises
     ------
     KinetError
-        If slide or counter are others than the plan's, or a tile cannot be decoded.
+        If slide or counter do not match the plan, or a tile cannot be decoded.
     """
     check(slide, plan, counter)
     ahead: deque[tuple[int, Future[NDArray[np.uint8]]]] = deque()
