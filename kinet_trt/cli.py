@@ -429,7 +429,7 @@ def evaluate(
     _check_existing(outputs.existing(), force)
     counter = Counter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
     done = []
-    for f in track(chosen, "Evaluating"):
+    for f in track(chosen, "Evaluating", [f.image.name for f in chosen]):
         one = evaluate_field(counter, f, mpp)
         done.append(one)
         if overlay:

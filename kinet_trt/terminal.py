@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from kinet_trt import NOTICE
@@ -124,7 +124,7 @@ class Bars(Progress):
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, max_width=32)),
             console=out,
             transient=True,
             disable=not out.is_terminal,
@@ -153,7 +153,7 @@ class Bars(Progress):
         task = next(task for task in self.tasks if task.id == task_id)
         total = "" if task.total is None else f" of {task.total:,.0f}"
         left = "" if not task.time_remaining else f", {duration(task.time_remaining)} left"
-        named = f" ({printable(task.fields['note'])})" if task.fields["note"] else ""
+        named = f" ({task.fields['note']})" if task.fields["note"] else ""
         self.console.print(f"{task.description}: {task.completed:,.0f}{total} done{left}{named}", soft_wrap=True)
 
 
@@ -161,15 +161,15 @@ def _bar() -> Bars:
     return Bars(quiet=is_quiet())
 
 
-def track(items: Sequence[T], what: str) -> Iterator[T]:
-    """Yield the items; with more than one, a progress bar with the time left goes to standard error."""
+def track(items: Sequence[T], what: str, names: Sequence[str] = ()) -> Iterator[T]:
+    """Yield the items; with more than one, show progress on standard error, with the names of the items."""
     if len(items) < 2:
         yield from items
         return
     with _bar() as bar:
         task = bar.add_task(what, total=len(items), note="")
-        for item in items:
-            bar.update(task, note=str(item))
+        for number, item in enumerate(items):
+            bar.update(task, note=printable(names[number]) if names else "")
             yield item
             bar.advance(task)
 
@@ -189,7 +189,7 @@ def counting(images: Sequence[Path]) -> Iterator[tuple[Iterator[Path], Callable[
 
         def each() -> Iterator[Path]:
             for image in images:
-                bar.update(every, note=str(image))
+                bar.update(every, note=printable(image.name))
                 yield image
                 bar.advance(every)
                 while of_slide:

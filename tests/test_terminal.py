@@ -101,12 +101,12 @@ def test_without_a_terminal_progress_is_a_line_every_ten_seconds():
     with Bars(file=out, clock=clock) as bars:
         task = bars.add_task("Counting", total=40, note="")
         for number in range(40):
-            bars.update(task, note=f"field {number}\n.png")
+            bars.update(task, note=f"field {number}.png")
             clock.now += 1
             bars.advance(task)
     lines = out.getvalue().splitlines()
     assert len(lines) == 4
-    assert lines[0] == "Counting: 10 of 40 done, about 30 s left (field 9\\n.png)"
+    assert lines[0] == "Counting: 10 of 40 done, about 30 s left (field 9.png)"
     assert lines[3].startswith("Counting: 40 of 40 done")
 
 

@@ -142,7 +142,7 @@ def test_frames_stop_a_longer_recording(live, folder):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ([SMALL, "--frames", "5"], 2, "go with --headless"),
+        ([SMALL, "--frames", "5"], 2, "require --headless"),
         (["nowhere:", "--headless"], 1, "no camera, file or folder"),
         (["sim:fsp=3", "--headless"], 1, "option 'fsp=3'"),
         ([SMALL, "--headless", "--frames", "0"], 2, "--frames"),
