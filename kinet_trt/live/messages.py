@@ -52,6 +52,7 @@ def state(station: Station, presets: tuple[Preset, ...]) -> Json:
             "fps": round(camera.fps, 1),
             "dropped": camera.dropped,
             "missed": camera.missed,
+            "damaged": camera.bad,
             "width": camera.width,
             "height": camera.height,
         },

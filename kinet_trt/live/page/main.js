@@ -33,7 +33,7 @@ function show() {
   attribute($("lamp"), "class", well ? "lamp good" : lost === null && loop.phase === "paused" ? "lamp" : "lamp bad");
   text($("status-words"), lost !== null ? "No connection" : camera.width ? `${camera.name}, ${camera.width} × ${camera.height} · ${camera.fps.toFixed(0)} frames/s · ${loop.fps.toFixed(1)} counted/s` : "No frame yet");
   const delay = loop.p50 === null ? "" : `Shown ${number(loop.p50)} ms after capture (99%: ${number(loop.p99 ?? loop.p50)} ms) · `;
-  text($("latency"), `${delay}${number(loop.counted)} counted, ${number(camera.dropped)} skipped, ${number(camera.missed)} lost`);
+  text($("latency"), `${delay}${number(loop.counted)} counted, ${number(camera.dropped)} skipped, ${number(camera.missed)} lost${camera.damaged ? `, ${number(camera.damaged)} damaged` : ""}`);
   shown($("latency"), lost === null);
 }
 
