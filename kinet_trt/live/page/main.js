@@ -53,7 +53,7 @@ function warnings() {
   if (lost === null && loop.stalled) said.push({ kind: "red", word: "Counting stalled", words: "The camera gives frames, but none has been counted for some seconds: the model may hang." });
   if (loop.phase === "failed") said.push({ kind: "red", word: "Counting failed", words: loop.why, button: ["Try again", togglePause] });
   if (loop.phase === "paused") said.push({ kind: "amber", word: "Paused", words: "The picture is held and can be captured. Counting has stopped.", button: ["Resume", togglePause] });
-  if (loop.phase === "ended" || camera.phase === "ended") said.push({ kind: "plain", word: "Ended", words: `${upper(camera.sentence)}. The session stays open.` });
+  if (loop.phase === "ended" || camera.phase === "ended") said.push({ kind: camera.why ? "amber" : "plain", word: "Ended", words: `${camera.why ? camera.sentence : upper(camera.sentence)}. The session stays open.` });
   if (scale.assumed) {
     said.push({ kind: "amber", word: "Pixel size assumed", words: `${scale.note || "The pixel size is not known."} Counts and index are wrong if it is not ${Number(scale.mpp.toPrecision(4))} µm/px.`, button: ["Set it", toScale] });
   } else if (scale.note) {
