@@ -221,7 +221,9 @@ class Newest:
             note = ""
             # The state tells at once what will hold.
             if mpp is None and self._last and self._properties:
+                own = self._own
                 mpp, note = self._scale(*self._last, self._properties)
+                self._own = own  # it is the next frame's size that the source's um/px holds for
             self._state = replace(self._state, mpp=mpp, mpp_note=note)
             return self._sequence
 
