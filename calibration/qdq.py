@@ -195,7 +195,7 @@ def quantise(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], 
         If a weight is no number.
     """
     if not np.isfinite(values).all():
-        raise KinetError("int8: the model has weights that are no numbers: export it again")
+        raise KinetError("int8: the model's weights contain NaN or infinity: export it again")
     others = tuple(i for i in range(values.ndim) if i != axis)
     largest = np.abs(values).max(axis=others)
     steps = np.maximum(largest / LARGEST, np.finfo(np.float32).tiny)

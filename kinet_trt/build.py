@@ -348,7 +348,7 @@ def _agreement(full: bytes, card: ModelCard, half: bytes) -> Agreement | None:
     pixels, _ = simulate.field(1, side, side)
     expected, maps = (OnnxRuntimeEngine(card, model).run(pixels[None])[0] for model in (full, half))
     if not np.isfinite(maps).all():
-        raise KinetError(f"{card.name} overflows half precision: its maps are no numbers. Choose the precision fp32")
+        raise KinetError(f"{card.name} overflows half precision: its maps are not finite. Choose the precision fp32")
     first, second = (find_peaks(m, card.threshold, card.nms_radius, card.classes) for m in (expected, maps))
     if len(first) < LEAST_NUCLEI:
         log.warning(

@@ -141,7 +141,7 @@ def _of_onnx(model: bytes) -> dict[str, Any]:
         notes.append("Weights are in other files (external data); kinet-trt reads models of one file.")
     unknown = [row.type for row in rows if row.macs_per_pixel is None]
     if unknown:
-        notes.append(f"MACs of {', '.join(unknown)} are not known: their sizes are not told by the file.")
+        notes.append(f"MACs of {', '.join(unknown)} are unknown: the file does not state their sizes.")
     known = [row.macs_per_pixel for row in rows if row.macs_per_pixel is not None]
     return {
         "card": asdict(card) if card else None,

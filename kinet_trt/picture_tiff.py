@@ -170,10 +170,10 @@ def _others(file: Any, taken: Sequence[Any], axes: str, shape: Sequence[int]) ->
 
 def _colour_remarks(file: Any, axis: str) -> tuple[str, ...]:
     if axis in "IQ":
-        return ("Three grey pages are taken for red, green and blue.",)
+        return ("Three grey pages are read as red, green and blue.",)
     names = _channel_names(file)
     if len(names) == len(COLOURS) and all(names) and _colour_order(names) is None:
-        return (f"The channels {', '.join(names)} are taken for red, green and blue.",)
+        return (f"The channels {', '.join(names)} are read as red, green and blue.",)
     return ()
 
 

@@ -631,7 +631,7 @@ def test_three_grey_planes_are_red_green_and_blue(read, name):
 def test_channels_that_are_no_colours_are_named_or_refused(read):
     stains = {"axes": "CYX", "Channel": {"Name": ["DAPI", "FITC", "Cy5"]}}
     frame = read(one(PLANES, ome=True, photometric="minisblack", metadata=stains), "a.tif")
-    assert frame.remarks == ("The channels DAPI, FITC, Cy5 are taken for red, green and blue.",)
+    assert frame.remarks == ("The channels DAPI, FITC, Cy5 are read as red, green and blue.",)
     with pytest.raises(ImageError, match="found 2 channels in grey pages: save the picture as RGB"):
         read(one(PLANES[:2], ome=True, photometric="minisblack", metadata={"axes": "CYX"}), "a.tif")
 

@@ -168,7 +168,7 @@ def replay(model: Detections, record: Sequence[Correction]) -> Answer:
     touched = np.full(total, -1, np.int64)
     for one in record:
         if not 0 <= one.nucleus < total or (one.cls is None) != (one.kind in ("remove", *REVERSALS)):
-            raise KinetError(f"the record of corrections is damaged: entry {one.id} speaks of no nucleus of its field")
+            raise KinetError(f"the record of corrections is damaged: entry {one.id} refers to no nucleus of its field")
     for one in standing(record):
         removed[one.nucleus] = one.kind == "remove"
         touched[one.nucleus] = one.id

@@ -113,7 +113,7 @@ def from_bytes(kind: str, data: bytes) -> Region:
         try:
             points = tuple((float(x), float(y)) for x, y in json.loads(data))
         except (ValueError, TypeError, RecursionError):
-            raise KinetError("a region is damaged: it is no list of corners") from None
+            raise KinetError("a region is damaged: it is not a list of corners") from None
         return Polygon(points)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if kind == "mask" and data else None
     if pixels is None:

@@ -131,7 +131,7 @@ class Server:
         except ValueError:
             return
         if late > self.limits.late:
-            raise RefusedError(f"this arrived {late:.0f} s after it was asked for, so nothing was done: ask again")
+            raise RefusedError(f"this arrived {late:.0f} s late, so nothing was done: try again")
 
     @contextlib.asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:

@@ -159,7 +159,7 @@ class OpenSession:
                 except KinetError as error:
                     if self._gone(f):
                         continue
-                    log.warning("how field %d lies beside the others is not written down: %s", f.number, error)
+                    log.warning("the position of field %d relative to the others is not saved: %s", f.number, error)
                     self._unsaved[f.id] = found
             links += [link for found in self._unsaved.values() for link in found]
             return fields, lay_out([f.id for f in fields], links)

@@ -227,7 +227,7 @@ def fuse(
     from google.protobuf.message import DecodeError
 
     if card.capacity:
-        raise EngineError("the model is fused already: fuse the one that gives maps, which it was made from")
+        raise EngineError("the model is already fused: expected one that outputs maps")
     if not 1 <= capacity <= LARGEST_CAPACITY:
         raise EngineError(f"capacity: expected 1 to {LARGEST_CAPACITY} nuclei, found {capacity}")
     if size and any(side < 1 or side % card.multiple for side in size):

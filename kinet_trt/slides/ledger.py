@@ -125,7 +125,7 @@ class Ledger:
             raise KinetError(f"{self.path}: tile {number} is not counted yet")
         blob, crc = row
         if not isinstance(blob, bytes) or zlib.crc32(blob) != crc or len(blob) % _NUCLEUS.itemsize:
-            raise KinetError(f"{self.path}: the file is damaged: delete it, and the slide is counted anew")
+            raise KinetError(f"{self.path}: the file is damaged: delete it to count the slide again")
         rows = np.frombuffer(blob, _NUCLEUS)
         x, y, cls, score = (np.ascontiguousarray(rows[name]) for name in ("x", "y", "cls", "score"))
         return Detections(x, y, cls, score, self._plan.classes)
@@ -172,11 +172,11 @@ class Ledger:
         except sqlite3.Error as error:
             said = str(error)
             if "full" in said or "disk I/O" in said:
-                message = f"cannot be written: the disk is full or failing ({said}); the tiles before are kept"
+                message = f"cannot be written: the disk is full or failing ({said}); earlier tiles are kept"
             elif "readonly" in said or "unable to open" in said:
                 message = f"cannot be written: no right to write the file or its folder ({said})"
             elif "locked" in said or "busy" in said:
                 message = "another program is writing to it: wait for it, or end it"
             else:
-                message = f"not counted tiles, or a damaged file ({said}): delete it, and the slide is counted anew"
+                message = f"not counted tiles, or a damaged file ({said}): delete it to count the slide again"
             raise KinetError(f"{self.path}: {message}") from error

@@ -231,7 +231,7 @@ def _levels(picture: Any, image: OmeImage | None) -> tuple[list[list[_Plane]], t
     shown = f" ({', '.join(image.channels)})" if image and all(names) and len(names) == 3 else ""
     if names and sorted(names) in (sorted(_COLOURS), sorted(("r", "g", "b"))):
         return levels, ()
-    return levels, (f"The file holds three grey planes{shown}; they were taken for red, green and blue.",)
+    return levels, (f"The file holds three grey planes{shown}; they were read as red, green and blue.",)
 
 
 def _planes(level: Any) -> list[_Plane]:

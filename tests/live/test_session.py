@@ -209,7 +209,7 @@ def test_what_cannot_be_written_down_holds_as_long_as_the_session_is_open(path, 
         with caplog.at_level(logging.WARNING):
             counted = OpenSession(copy, live.id).count()
         assert len(counted.merged) == len(live.count().merged)
-        assert "not written down" in caplog.text
+        assert "is not saved" in caplog.text
 
 
 def test_an_empty_session_counts_nothing(tmp_path):

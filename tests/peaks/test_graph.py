@@ -378,7 +378,7 @@ def test_what_cannot_be_fused_is_one_error(shipped, monkeypatch):
     for size in ((100, 96), (96, 0)):
         with pytest.raises(EngineError, match="size: expected multiples of 16 px"):
             fuse(model, card, size=size)
-    with pytest.raises(EngineError, match="fused already"):
+    with pytest.raises(EngineError, match="already fused"):
         fuse(fused, fused_card)
     with pytest.raises(EngineError, match="expected frame, uint8"):
         fuse(fused, card)

@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_message_and_keeps_what_landed(tmp_path):
         ledger.land(1, nuclei(1))
         (pages,) = ledger._connection.execute("PRAGMA page_count").fetchone()
         ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(KinetError, match=r"the disk is full.*tiles before are kept"):  # noqa: PT012
+        with pytest.raises(KinetError, match=r"the disk is full.*earlier tiles are kept"):  # noqa: PT012
             for number in PLAN.tiles[1:]:
                 ledger.land(number, nuclei(number, 2000))
     with Ledger(tmp_path / "a.tiles", PLAN) as ledger:
