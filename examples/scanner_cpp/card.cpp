@@ -204,6 +204,8 @@ Model read_model(const std::string& path) try {
     card.threshold = static_cast<float>(number(all, "threshold", -3e38, 3e38));
     card.capacity = static_cast<int>(number(all, "capacity", 1, 1 << 16));
     card.multiple = static_cast<int>(number(all, "multiple", 1, 1 << 16));
+    // On CPUs with AMX OpenVINO crashes on INT8 windows of 32 and 64 px (its issue 37577).
+    if (!model.is_plan && texts(all, "precision").front() == "int8") card.least_side = 128;
     card.tile = static_cast<int>(number(all, "tile", card.multiple, 1 << 16));
     card.halo = static_cast<int>(number(all, "halo", card.multiple, 1 << 16));
     if (card.tile % card.multiple || card.halo % card.multiple) bad_card("a tile and a halo that are multiples of px");

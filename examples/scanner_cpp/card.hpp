@@ -12,6 +12,7 @@ struct Card {
     float threshold = 0;               // least height of a peak
     int capacity = 0;                  // nuclei of one frame that there is room for
     int multiple = 0;                  // height and width are multiples of this many px
+    int least_side = 1;                // smaller windows are padded to this many px
     int tile = 0, halo = 0;            // core of a tile and the px about it that must be seen with it
     int whole_height = 0, whole_width = 0;  // of a plan: largest frame that it takes; larger ones are cut into tiles
     std::vector<std::string> classes;  // in the order of their numbers

@@ -72,7 +72,9 @@ Found Counter::count(const Image& image, float threshold) const {
     if (!std::isfinite(threshold)) throw ArgumentError("threshold: expected a finite number, or NaN for the model's");
     Found found;
     if (!has_colour(image)) return found;
-    const int64_t height = rounded_up(image.height, card_.multiple), width = rounded_up(image.width, card_.multiple);
+    const int64_t least = card_.least_side;
+    const int64_t height = rounded_up(std::max(image.height, least), card_.multiple);
+    const int64_t width = rounded_up(std::max(image.width, least), card_.multiple);
     const bool whole = height <= card_.whole_height && width <= card_.whole_width;
     const int64_t tile = whole ? std::max(height, width) : card_.tile;
     std::vector<float> rows;

@@ -321,13 +321,14 @@ def test_an_int8_model_gives_the_nuclei_that_python_finds(library, tmp_path, mon
     body = qdq.insert(graph, steps, ("network.out.out",)).SerializeToString()
     path = tmp_path / "int8.onnx"
     path.write_bytes(fuse(body, replace(card, precision="int8"))[0])
-    pixels = simulate.field(9, 320, 320)[0]
-    expected = Counter(path, precision="int8")(pixels)
-    model = Model(library, path)
-    n, found = model.count(pixels)
+    model, counter = Model(library, path), Counter(path, precision="int8")
+    for side in (40, 64, 320):  # the small ones are padded, as in Python
+        pixels = simulate.field(9, side, side)[0]
+        n, found = model.count(pixels)
+        assert n == len(found) > 0
+        assert named(found, card.classes) == of(counter(pixels))
     model.close()
-    assert n == len(found) > 100
-    assert named(found, card.classes) == of(expected)
+    assert n > 100
     assert abs(n - len(Counter(precision="fp32")(pixels))) < 0.1 * n
 
 
