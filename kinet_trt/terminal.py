@@ -273,12 +273,15 @@ def show_counted(
                 f"px {spot.x:,.0f}, {spot.y:,.0f}.",
                 soft_wrap=True,
             )
+    if several and any(
+        _range_of(s, ki67).endswith("?") for s in statements for ki67 in (s.average, s.hot_spot) if ki67
+    ):
+        console.print(f"?: provisional, fewer than {ENOUGH} tumour nuclei.", soft_wrap=True)
     engine = counter.engine
     if unknown := sum(one.mpp_source == "model" for one in counted):
+        of = f" of {unknown} of {len(counted)} images" if several else ""
         console.print(
-            f"The um/px of {unknown} of {len(counted)} images is not known: the model's {engine.card.mpp:g} was used; "
-            "--mpp sets it.",
-            soft_wrap=True,
+            f"The um/px{of} is not known: the model's {engine.card.mpp:g} was used; --mpp sets it.", soft_wrap=True
         )
     scales = {_scale_of(one) for one in counted}
     scale = f", {scales.pop().replace(' ', ' um/px ')}" if len(scales) == 1 else ""
@@ -354,8 +357,6 @@ def _show_each(console: Console, counted: Sequence[Counted | CountedSlide], stat
             f"No grade range is given where an image looks unlike the model's training data: {', '.join(none)}.",
             soft_wrap=True,
         )
-    if any(_range_of(s, ki67).endswith("?") for s in statements for ki67 in (s.average, s.hot_spot) if ki67):
-        console.print(f"?: provisional, fewer than {ENOUGH} tumour nuclei.", soft_wrap=True)
     console.print("Each image is counted separately; --together pools the images of one case.", soft_wrap=True)
 
 

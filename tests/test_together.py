@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -85,6 +86,8 @@ def test_several_pictures_are_not_pooled_unless_asked(run, tmp_path, folder):
     assert together["hot_spot"] == {"image": best["image"], **best["hot_spot"]}
     assert f"Ki67 index {100 * together['ki67_index']:.1f}%" in out
     assert f"Hot spot {100 * together['hot_spot']['ki67_index']:.1f}%" in out
+    assert re.search(r"G[123]\?", out)  # a ? is explained wherever one is shown
+    assert "?: provisional, fewer than 500 tumour nuclei." in out
 
 
 def test_a_picture_unlike_the_training_data_gets_no_range(run, tmp_path):
