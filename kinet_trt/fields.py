@@ -247,7 +247,13 @@ def read_fields(folder: Path, mpp: float | None = None) -> list[LabelledField]:
     """
     indices = [path / "index.csv" for path in (folder, folder.parent) if (path / "index.csv").is_file()]
     indexed = [f for index in indices[:1] for f in _from_index(index, folder, mpp)]
-    fields = _guessed(indexed or list(_from_maps(folder) if label_maps.is_layout(folder) else _from_pairs(folder, mpp)))
+    found = indexed or list(_from_maps(folder) if label_maps.is_layout(folder) else _from_pairs(folder, mpp))
+    fields = _guessed([f for f in found if f])
+    if found and not fields:
+        raise KinetError(
+            f"{folder}: expected labelled nuclei, found none of a known class in the labels of {len(found)} "
+            f"image{'s' if len(found) > 1 else ''}: see the warnings"
+        )
     if not fields:
         raise KinetError(
             f"{folder}: no fields found: expected an index.csv; or images ({', '.join(SUFFIXES)}) with tables of the "
@@ -319,7 +325,8 @@ def _guessed(fields: Sequence[LabelledField]) -> list[LabelledField]:
     ]
 
 
-def _from_index(index: Path, folder: Path, mpp: float | None) -> Iterator[LabelledField]:
+def _from_index(index: Path, folder: Path, mpp: float | None) -> Iterator[LabelledField | None]:
+    """Yield the fields of an index; None for one that is left out."""
     columns, rows = points.read_rows(index, _index_columns, "a header with the columns image,points")
     for number, cells in rows:
         row = {name: cells[column] for name, column in columns.items()}
@@ -334,9 +341,10 @@ def _from_index(index: Path, folder: Path, mpp: float | None) -> Iterator[Labell
                 f"{index}, line {number}: unknown class {shown(sorted(unknown))}; known are {', '.join(CLASSES)}"
             )
         marked = _marked(index.parent / row["points"], image, mpp)
-        if found := _field(image, marked, labelled):
-            counted = index.parent / row["counted_mask"] if row.get("counted_mask") else None
-            yield replace(found, counted=counted, source=row.get("source", ""), split=row.get("split", ""))
+        found = _field(image, marked, labelled)
+        counted = index.parent / row["counted_mask"] if row.get("counted_mask") else None
+        about = {"counted": counted, "source": row.get("source", ""), "split": row.get("split", "")}
+        yield replace(found, **about) if found else None
 
 
 def _index_columns(header: Sequence[str]) -> dict[str, str] | None:
@@ -374,7 +382,8 @@ def _from_maps(folder: Path) -> Iterator[LabelledField]:
         log.warning("%s and %d more images have no maps: they are left out", bare[0], len(bare) - 1)
 
 
-def _from_pairs(folder: Path, mpp: float | None) -> Iterator[LabelledField]:
+def _from_pairs(folder: Path, mpp: float | None) -> Iterator[LabelledField | None]:
+    """Yield the fields of images with files of labels; None for one that is left out."""
     if not folder.is_dir():
         raise KinetError(f"{folder}: expected a folder of fields, found {'a file' if folder.exists() else 'nothing'}")
     inside = sorted(folder.iterdir())
@@ -393,9 +402,9 @@ def _from_pairs(folder: Path, mpp: float | None) -> Iterator[LabelledField]:
             marked = shared.nuclei(image, partial(_mpp_of, image, mpp))
         else:
             marked = _marked(found[0], image, mpp)
-        if labelled := _field(image, marked):
-            counted = image.with_name(image.stem + MASK_SUFFIX)
-            yield replace(labelled, counted=counted if counted.is_file() else None)
+        labelled = _field(image, marked)
+        counted = image.with_name(image.stem + MASK_SUFFIX)
+        yield replace(labelled, counted=counted if counted.is_file() else None) if labelled else None
 
 
 def _labels_of(image: Path) -> list[Path]:

@@ -139,7 +139,7 @@ def read_table(path: Path) -> Table:
     """
     columns, rows = read_rows(path, _columns, "a header with the columns x,y,class, or QuPath's measurement table")
     if (columns.x, columns.y, columns.cls) != ("x", "y", "class"):
-        where = "px" if columns.unit is None else f"{columns.unit:g} um"
+        where = "px" if columns.unit is None else "um" if columns.unit == 1 else f"units of {columns.unit:g} um"
         log.warning("%s: nuclei are read from the columns %s, positions in %s", path, columns, where)
     return Table(path, columns, rows)
 

@@ -312,6 +312,9 @@ def test_labels_that_are_not_understood_leave_the_field_out(tmp_path, caplog):
     assert [field.name for field in read_fields(tmp_path)] == ["b"]
     assert "a.png: no nucleus of a known class" in caplog.text
     (tmp_path / "b.png").unlink()
+    with pytest.raises(KinetError, match=r"found none of a known class in the labels of 1 image\b"):
+        read_fields(tmp_path)
+    (tmp_path / "a.geojson").unlink()
     with pytest.raises(KinetError, match=r"no fields found.*found .*1 x \.png"):
         read_fields(tmp_path)
 

@@ -119,9 +119,10 @@ def test_other_text_is_no_table(tmp_path):
 
 
 @pytest.mark.parametrize("unit", ["µm", "um", "μm", "micron", "(µm)"])
-def test_lengths_become_px_by_the_um_per_px_of_the_image(tmp_path, unit):
+def test_lengths_become_px_by_the_um_per_px_of_the_image(tmp_path, unit, caplog):
     marked = read(tmp_path, f"x {unit},y {unit},class\n5,10,positive\n", mpp=0.25)
     assert nuclei(marked) == ([20], [40], [0])
+    assert caplog.text.strip().endswith("positions in um")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
