@@ -60,9 +60,9 @@ def progress(summary: Summary) -> str:
     for k, (goal, share) in enumerate(zip(GOALS, summary.progress, strict=True)):
         y = 4 + 24 * k
         rows.append(
-            f'<rect class="track" x="10" y="{y}" width="430" height="14" rx="3"/>'
-            f'<rect class="done" x="10" y="{y}" width="{430 * share:.1f}" height="14" rx="3"/>'
-            f'<text x="452" y="{y + 12}">{min(summary.ki67.tumor, goal):,} of {goal:,} tumour nuclei</text>'
+            f'<rect class="track" x="10" y="{y}" width="400" height="14" rx="3"/>'
+            f'<rect class="done" x="10" y="{y}" width="{400 * share:.1f}" height="14" rx="3"/>'
+            f'<text x="420" y="{y + 12}">{min(summary.ki67.tumor, goal):,} of {goal:,} tumour nuclei</text>'
         )
     return (
         f'<svg class="scale" viewBox="0 0 640 50" role="img" aria-label="{summary.ki67.tumor:,} tumour nuclei of the '

@@ -16,6 +16,7 @@ import sys
 from collections import Counter as Tally
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import find_chromium
-from kinet_trt import NOTICE, Detections, Frame, KinetError
+from kinet_trt import NOTICE, Detections, Frame, Ki67, KinetError, report_pictures
 from kinet_trt.counter import Threshold
 from kinet_trt.live.export import nuclei_csv
 from kinet_trt.live.records import Model
@@ -190,6 +191,15 @@ def test_no_text_changes_the_page(tmp_path_factory, note, reader, title):
             shapes.append(Tally((tag, tuple(sorted(a))) for tag, a in page.tags))
             assert store.notes(session.id)[0].text in page.text
     assert shapes[0] == shapes[1]
+
+
+def test_the_words_beside_the_bars_are_not_cut():
+    svg = report_pictures.progress(SimpleNamespace(ki67=Ki67(500, 5000), progress=(1.0, 1.0)))
+    width = float(re.search(r'viewBox="0 0 (\d+)', svg)[1])
+    texts = re.findall(r'<text x="(\d+)"[^>]*>([^<]+)<', svg)
+    assert texts[-1][1] == "2,000 of 2,000 tumour nuclei"
+    # A letter of a wide sans-serif font is 0.6 em on average; report.css sets 13 px.
+    assert all(int(x) + 0.6 * 13 * len(words) <= width for x, words in texts)
 
 
 def test_an_empty_session_has_a_page(tmp_path):
