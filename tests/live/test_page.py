@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import date
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import find_chromium
+from conftest import find_chromium, skip
 
 pytest.importorskip("playwright")
 pytest.importorskip("fastapi")
@@ -890,7 +891,8 @@ def faults(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_axe_finds_nothing_serious(visit: Callable[..., Page], theme: str):
-    pytest.importorskip("axe_playwright_python")
+    if not find_spec("axe_playwright_python"):
+        skip("no axe-playwright-python: pip install '.[dev]'")
     page = visit(lambda page: page.add_init_script(f"localStorage.setItem('theme', '{theme}')"))
     capture(page)
     expect(page.locator("#big")).to_contain_text("%")
