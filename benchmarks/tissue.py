@@ -39,7 +39,7 @@ from kinet_trt.files import write_atomic
 from kinet_trt.frame import Frame
 from kinet_trt.images import read_image
 from kinet_trt.terminal import track
-from kinet_trt.unlike import FARTHEST, Deviation, look
+from kinet_trt.unlike import ALLOWANCE, FARTHEST, Deviation, look
 
 TABLE = ROOT / "kinet_trt" / "tissue_table.py"
 MPP = 0.34
@@ -48,12 +48,12 @@ FALSE = 0.02
 RIDGE = 0.004
 NUMBERS = (*NAMES, "coarsest quarter", "64 px", "45 px", "32 px", "5 px")
 """What `Signs.tissue` holds."""
-BELOW = {"hue of brown", "number of colours", "yellow in dark spots", "64 px", "45 px", "32 px"}
+BELOW = {"hue of brown", "number of colours", "pale", "yellow in dark spots", "64 px", "45 px", "32 px"}
 """Numbers that may be too small."""
-ABOVE = {*NUMBERS} - {"number of colours", "45 px", "32 px"}
+ABOVE = {*NUMBERS} - {"number of colours", "pale", "45 px", "32 px"}
 """Numbers that may be too large. The other sides are left out: they would reject tissue of a new laboratory."""
 SIMULATED = "simulated"
-EVENNESS = {True: 0.5, False: 0.4}
+EVENNESS = {True: 0.4, False: 0.6}
 """Power of its size that each of a source's pictures is divided by, for tissue and for the rest."""
 MOST, SMALLEST = 120, 20_000  # pictures of a source, bytes of a picture: icons are left out
 LARGEST = 2600  # px of a picture's longer side; larger ones are shrunk first
@@ -61,13 +61,14 @@ LARGEST = 2600  # px of a picture's longer side; larger ones are shrunk first
 
 @dataclass(frozen=True)
 class Row:
-    """A picture that was measured; `view` is how it was shown."""
+    """A picture that was measured; `view` is how it was shown, `allowance` the score that it may have."""
 
     tissue: bool
     source: str
     name: str
     view: str
     numbers: tuple[float, ...]
+    allowance: float
 
     @property
     def half(self) -> int:
@@ -116,10 +117,15 @@ def views(pixels: Pixels, rng: np.random.Generator) -> Iterator[tuple[str, Pixel
         yield "a part", np.ascontiguousarray(pixels[top : top + 300, left : left + 300]), MPP
 
 
-def numbers(pixels: Pixels, mpp: float) -> tuple[float, ...] | None:
-    """Measure a picture; None where it cannot be judged."""
+def measured(pixels: Pixels, mpp: float) -> tuple[tuple[float, ...], float] | None:
+    """Return the numbers and the allowance of a picture; None where it cannot be judged."""
     signs = look(Frame(np.ascontiguousarray(pixels), mpp), Detections.empty(), MPP)
-    return signs and signs.tissue
+    return signs and (signs.tissue, ALLOWANCE * signs.both_stains)
+
+
+def warned_of(row: Row, score: Deviation) -> bool:
+    """Return whether a picture is called no tissue."""
+    return score.of(row.numbers) > row.allowance
 
 
 def measure_tissue(folder: Path) -> Iterator[Row]:
@@ -131,8 +137,8 @@ def measure_tissue(folder: Path) -> Iterator[Row]:
             ("as it is", pixels, MPP),
             ("another laboratory", changed, MPP * float(rng.uniform(0.8, 1.25))),
         ):
-            if measured := numbers(shown, mpp):
-                yield Row(True, LABORATORY.get(source, source), name, view, measured)
+            if one := measured(shown, mpp):
+                yield Row(True, LABORATORY.get(source, source), name, view, *one)
 
 
 def measure_colon() -> Iterator[Row]:
@@ -141,8 +147,8 @@ def measure_colon() -> Iterator[Row]:
     for mpp in (0.4, 0.5, 0.6):
         for part in (whole, whole[:300, :300], whole[212:, 212:], whole[:300, 212:], whole[212:, :300]):
             for view, shown in (("as it is", part), ("another laboratory", another_laboratory(part, rng))):
-                if measured := numbers(shown, mpp):
-                    yield Row(True, "colon", f"colon {mpp:g}", view, measured)
+                if one := measured(shown, mpp):
+                    yield Row(True, "colon", f"colon {mpp:g}", view, *one)
 
 
 def measure_pictures(folder: Path) -> Iterator[Row]:
@@ -150,12 +156,12 @@ def measure_pictures(folder: Path) -> Iterator[Row]:
     rng = np.random.default_rng(0)
     for source, name, pixels in pictures(folder):
         for view, shown, mpp in views(pixels, rng):
-            if measured := numbers(shown, mpp):
-                yield Row(False, source, name, view, measured)
+            if one := measured(shown, mpp):
+                yield Row(False, source, name, view, *one)
 
 
 def fit(rows: Sequence[Row]) -> Deviation:
-    """Return the score with the bias at which `FALSE` of the tissue as it is scores above 0."""
+    """Return the score with the bias at which `FALSE` of the tissue as it is scores too high."""
     ours, others = ([r for r in rows if r.tissue == kind and r.source != SIMULATED] for kind in (True, False))
     values, rest = (np.array([r.numbers for r in part]) for part in (ours, others))
     own, foreign = _weights(ours), _weights(others)
@@ -174,7 +180,8 @@ def fit(rows: Sequence[Row]) -> Deviation:
     bounds = [(0, None if name in sides else 0) for sides in (BELOW, ABOVE) for name in NUMBERS] + [(None, None)]
     line = minimize(loss, np.zeros(count + 1), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500}).x
     plain = np.array([r.view == "as it is" for r in ours])
-    bias = -float(np.quantile(parts[: len(ours)][plain] @ line[:-1], 1 - FALSE))
+    excess = parts[: len(ours)] @ line[:-1] - [r.allowance for r in ours]
+    bias = -float(np.quantile(excess[plain], 1 - FALSE))
     half = count // 2
     rounded = (tuple(float(f"{v:.4g}") for v in part) for part in (usual, spread, line[:half], line[half:-1]))
     return Deviation(*rounded, float(f"{bias:.4g}"))
@@ -195,7 +202,7 @@ def _weights(rows: Sequence[Row]) -> NDArray[np.float64]:
 
 
 def judged(rows: Sequence[Row], table: Deviation) -> dict[str, Any]:
-    """Return, by source and view, how many of how many score above 0: by the table, and by a score that knew less."""
+    """Return, by source and view, how many of how many score too high: by the table, and by a score that knew less."""
     unseen: dict[tuple[bool, str], Deviation] = {}
     for source in track(sorted({r.source for r in rows if r.tissue}), "Fitting without each source"):
         unseen[True, source] = fit([r for r in rows if not (r.tissue and r.source == source)])
@@ -206,8 +213,8 @@ def judged(rows: Sequence[Row], table: Deviation) -> dict[str, Any]:
         kind = "tissue" if row.tissue else "no tissue"
         cell = result[kind].setdefault(row.view, {}).setdefault(row.source, {"pictures": 0, "warned": 0, "new": 0})
         cell["pictures"] += 1
-        cell["warned"] += table.of(row.numbers) > 0
-        cell["new"] += unseen[row.tissue, row.source if row.tissue else str(row.half)].of(row.numbers) > 0
+        cell["warned"] += warned_of(row, table)
+        cell["new"] += warned_of(row, unseen[row.tissue, row.source if row.tissue else str(row.half)])
     return result
 
 

@@ -39,8 +39,9 @@ RESULT, TABLE = ROOT / "benchmarks" / "results" / "unlike.json", ROOT / "kinet_t
 MAGENTA, FOREIGN, DARK = 0.55, 0.25, 0.5
 FALSE = 0.015
 """Share of the fields as they are that each of the two scores warns of."""
-MARGIN = 1.0
-"""What a score must exceed that limit by: in tissue of new laboratories (endometrium, bone marrow) it is higher."""
+MARGIN = {True: 2.0, False: 1.0}
+"""What the score of large and of small nuclei must exceed that limit by: in tissue of new laboratories (endometrium,
+bone marrow) it is higher."""
 RIDGE = 0.005
 SOFT = "blur 1 px"
 """A damage that the scores learn to keep quiet of."""
@@ -160,7 +161,7 @@ def fit(rows: Sequence[Row], large: bool) -> Line:
     scores, share = z[own] @ line, _weights([r for r, o in zip(side, own, strict=True) if o], wrong[own], large)
     order = np.argsort(-scores)
     first = int(np.searchsorted(np.cumsum(share[order]) / share.sum(), FALSE, side="right"))
-    line[-1] -= scores[order[first]] + 1e-9 + MARGIN
+    line[-1] -= scores[order[first]] + 1e-9 + MARGIN[large]
     return Line(
         *(tuple(float(f"{v:.5g}") for v in part) for part in (mean, deviation, line[:-1])), float(f"{line[-1]:.5g}")
     )

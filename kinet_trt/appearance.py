@@ -14,6 +14,7 @@ Three groups, all measured on one window at the model's um/px:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -29,6 +30,7 @@ NAMES = (
     "saturation of brown",
     "colour of white",
     "number of colours",
+    "pale",
     "coherence",
     "anisotropy",
     "between blocks",
@@ -38,14 +40,35 @@ NAMES = (
     "yellow in dark spots",
     "green against magenta",
 )
-"""What the numbers of `appearance` are, in order."""
+"""What `Appearance.numbers` are, in order."""
 
 _BLOCK = 8  # px of half the model's resolution
 _STAINED = 0.15  # sum of optical densities above which a px bears stain
 _COLOURED = 0.04  # chroma, as a share of the density, above which a stained px has a hue
+_PALE = 0.3  # sum of optical densities below which a px is background or pale
+# Both stains: each has a share of the stain, other colours hardly any, and the background is bright.
+_SATURATED = 0.35
+_EACH, _TOGETHER, _BRIGHT = 0.03, 0.95, 216
 
 
-def appearance(pixels: NDArray[np.uint8]) -> tuple[float, ...]:
+@dataclass(frozen=True)
+class Appearance:
+    """What was measured.
+
+    Attributes
+    ----------
+    numbers
+        One finite number for each of `NAMES`.
+    both_stains
+        Whether the picture shows haematoxylin and DAB, hardly any other colour, and a bright background. Few other
+        pictures do; many fields do not either, for one stain may prevail.
+    """
+
+    numbers: tuple[float, ...]
+    both_stains: bool
+
+
+def appearance(pixels: NDArray[np.uint8]) -> Appearance:
     """Measure a window.
 
     Parameters
@@ -55,8 +78,7 @@ def appearance(pixels: NDArray[np.uint8]) -> tuple[float, ...]:
 
     Returns
     -------
-    tuple of float
-        One finite number for each of `NAMES`.
+    Appearance
     """
     height, width = pixels.shape[:2]
     half = cv2.resize(pixels, (width // 2, height // 2), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
@@ -64,12 +86,9 @@ def appearance(pixels: NDArray[np.uint8]) -> tuple[float, ...]:
     white = np.array([_percentile(few[:, channel], 97) for channel in range(3)])
     brightness = cv2.transform(half, np.full((1, 3), 1 / 3, np.float32)).astype(np.float32)
     quarter = cv2.resize(half, (width // 4, height // 4), interpolation=cv2.INTER_AREA)
-    return (
-        *_colour(few, white),
-        *_edges(brightness),
-        *_blocks(brightness),
-        *_spots(quarter.astype(np.float32)),
-    )
+    colour, both_stains = _colour(few, white)
+    numbers = (*colour, *_edges(brightness), *_blocks(brightness), *_spots(quarter.astype(np.float32)))
+    return Appearance(numbers, both_stains)
 
 
 def _percentile(values: NDArray[np.uint8], percent: float) -> float:
@@ -78,13 +97,13 @@ def _percentile(values: NDArray[np.uint8], percent: float) -> float:
     return float(np.searchsorted(below, percent / 100 * len(values)))
 
 
-def _colour(few: NDArray[np.uint8], white: NDArray[np.float64]) -> tuple[float, ...]:
-    """Return the numbers up to "number of colours"; shares as square roots, for most are near 0."""
+def _colour(few: NDArray[np.uint8], white: NDArray[np.float64]) -> tuple[tuple[float, ...], bool]:
+    """Return the numbers up to "pale", and whether both stains are there; small shares as square roots."""
     levels = np.arange(1, 257)[:, None] / (np.maximum(white, 60) + 1)
     tables = np.clip(-np.log10(levels), 0, 2.4).astype(np.float32)
     red, green, blue = (tables[few[:, channel], channel] for channel in range(3))
     total = red + green + blue
-    stained = total > _STAINED
+    pale, stained = float((total < _PALE).mean()), total > _STAINED
     red, green, blue, total = red[stained], green[stained], blue[stained], total[stained]
     along = (red - blue) / np.float32(math.sqrt(2))  # blue > 0 > brown
     across = (2 * green - red - blue) / np.float32(math.sqrt(6))  # magenta > 0 > green
@@ -96,21 +115,25 @@ def _colour(few: NDArray[np.uint8], white: NDArray[np.float64]) -> tuple[float, 
     coloured = saturation >= _COLOURED
 
     def share(chosen: NDArray[np.bool_]) -> float:
-        return math.sqrt(float(weight @ chosen) / whole)
+        return float(weight @ chosen) / whole
 
     brown = coloured & (hue >= 135) & (hue < 225)
+    blue = coloured & ((hue < 75) | (hue >= 330))
+    explained = share((brown | blue | ~coloured) & (saturation < _SATURATED))
+    both = min(share(brown), share(blue)) >= _EACH and explained >= _TOGETHER and white.min() >= _BRIGHT
     among = weight[brown]
     tint = (float(v[brown] @ among / among.sum()) for v in (hue, saturation)) if len(among) > 20 else (177.0, 0.13)
     counts = np.bincount((few >> 3).astype(np.intp) @ np.array([1024, 32, 1]))
     shares = counts[counts > 0] / len(few)
-    return (
-        share(coloured & (hue >= 75) & (hue < 135)),
-        share(coloured & (hue >= 225) & (hue < 330)),
-        share(~coloured),
+    others = (coloured & (hue >= 75) & (hue < 135), coloured & (hue >= 225) & (hue < 330), ~coloured)
+    numbers = (
+        *(math.sqrt(share(chosen)) for chosen in others),
         *tint,
         math.sqrt(float(white.max() - white.min()) / 255),
         float(-(shares * np.log2(shares)).sum()),  # entropy, bits
+        pale,
     )
+    return numbers, bool(both)
 
 
 def _edges(brightness: _Reals) -> tuple[float, float]:

@@ -3,7 +3,8 @@
 It measures one window of at most 720 x 720 px at the model's um/px, about the median nucleus:
 
 - appearance: colour and structure, as `kinet_trt.appearance` measures them. A score of these, with size and spectrum,
-  says whether the picture shows H-DAB stained tissue at all.
+  says whether the picture shows H-DAB stained tissue at all; one with both stains on a bright background may score
+  higher.
 - hue: optical density by hue. Haematoxylin is blue, DAB brown; eosin is magenta, between the two on the far side of
   grey. White is taken once as the picture has it, channel by channel, and once as grey: a pink veil is white to itself.
 - sharpness and contrast, as `kinet_trt.sharpness` measures them.
@@ -53,6 +54,9 @@ OCTAVES = 12
 FARTHEST = 6.0
 """Spreads from the usual value beyond which a number counts no more: one alone must not decide."""
 
+ALLOWANCE = 1.5
+"""What the score of tissue may be, instead of 0, where a picture shows both stains."""
+
 _WINDOW = 720  # model px
 _TILE = 128  # model px: what a spectrum is taken of; 4 x 4 such tiles spread over the window
 _REACH = 24  # model px about a nucleus
@@ -60,6 +64,7 @@ _PATCHES = 80  # nuclei whose profile is taken
 _LEAST_NUCLEI = 5
 _STAINED = 0.15  # sum of optical densities above which a px bears stain
 _COLOURED = 0.04  # distance from grey above which a stained px has a hue
+_EOSIN = 0.06  # the same at hues of eosin: a mixture of haematoxylin and DAB has them too, but is paler
 _PALE = 0.08  # share of all stain that stands in for hues that are missing: a trace of magenta alone is no eosin
 _BINS = 72  # of 5 degrees
 
@@ -83,8 +88,8 @@ class Signs:
         `SIZE_SIGNS` numbers; NaN for what needs more nuclei than were found.
     spectrum
         `OCTAVES` numbers.
-    appearance
-        See `kinet_trt.appearance`.
+    appearance, both_stains
+        See `kinet_trt.appearance.Appearance`.
     """
 
     magenta: float
@@ -95,6 +100,7 @@ class Signs:
     size: tuple[float, ...]
     spectrum: tuple[float, ...]
     appearance: tuple[float, ...]
+    both_stains: bool
 
     @property
     def tissue(self) -> tuple[float, ...]:
@@ -188,7 +194,8 @@ def causes(
     """
     if signs.contrast < EMPTY and signs.darkness <= DARK:
         return ("empty",)
-    found: list[Cause] = ["other"] if (tissue or _tissue()).of(signs.tissue) > 0 else []
+    score = (tissue or _tissue()).of(signs.tissue)
+    found: list[Cause] = ["other"] if score > ALLOWANCE * signs.both_stains else []
     stain = signs.magenta > MAGENTA or signs.foreign > FOREIGN
     if found and signs.darkness > DARK:  # densely stained tissue is dark too, but it is tissue
         # A dark section of another stain looks the same.
@@ -262,6 +269,7 @@ def look(frame: Frame, detections: Detections, model_mpp: float) -> Signs | None
     pixels, x, y = _window(frame, detections, scale)
     contrast, sharpness = bands(cv2.extractChannel(pixels, 1).astype(np.float32))
     magenta, foreign = _hues(pixels)
+    seen = appearance(pixels)
     return Signs(
         magenta=magenta,
         foreign=foreign,
@@ -270,7 +278,8 @@ def look(frame: Frame, detections: Detections, model_mpp: float) -> Signs | None
         sharpness=sharpness,
         size=(*_widths(pixels), *_profile(pixels, x, y)),
         spectrum=_spectrum(pixels),
-        appearance=appearance(pixels),
+        appearance=seen.numbers,
+        both_stains=seen.both_stains,
     )
 
 
@@ -318,7 +327,8 @@ def _hue_shares(pixels: NDArray[np.uint8], white: NDArray[np.float64]) -> NDArra
     bins = np.floor(np.arctan2(across, along) * np.float32(_BINS / (2 * math.pi))).astype(np.intp) % _BINS
     # The darkest px are full of noise, and would outweigh all others.
     weight = np.minimum(total, 1)
-    coloured = weight * (np.hypot(along, across) >= _COLOURED * total)
+    least = np.where((bins >= _at(75)) & (bins < _at(135)), np.float32(_EOSIN), np.float32(_COLOURED))
+    coloured = weight * (np.hypot(along, across) >= least * total)
     return np.bincount(bins, coloured, _BINS) / max(1e-6, float(weight.sum()))
 
 

@@ -31,7 +31,8 @@ from kinet_trt.images import read_image
 from kinet_trt.unlike import OCTAVES, SIZE_SIGNS, Deviation, Line, Unlike, causes, look, sentence
 
 MPP = 0.34
-SEEDS = range(300, 308)
+NO_TISSUE = "This does not look like H-DAB stained tissue: the counts mean nothing."
+SEEDS = range(300, 306)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +45,20 @@ def fields() -> list[np.ndarray]:
     return [simulate.field(seed, 480, 400)[0] for seed in SEEDS]
 
 
-def said(counter, pixels, mpp=MPP):
-    frame = Frame(np.ascontiguousarray(pixels), mpp)
-    signs = look(frame, counter(frame), MPP)
+@pytest.fixture(scope="module")
+def counted(counter, fields) -> list[tuple[np.ndarray, Detections]]:
+    """Give the fields with their nuclei."""
+    return [(pixels, counter(Frame(pixels, MPP))) for pixels in fields]
+
+
+def said_of(pixels, found, mpp=MPP):
+    signs = look(Frame(np.ascontiguousarray(pixels), mpp), found, MPP)
     assert signs is not None
     return causes(signs)
+
+
+def said(counter, pixels, mpp=MPP):
+    return said_of(pixels, counter(Frame(np.ascontiguousarray(pixels), mpp)), mpp)
 
 
 def with_eosin(pixels):
@@ -60,8 +70,9 @@ def with_eosin(pixels):
     return np.clip(240 * 10**-shown, 0, 255).astype(np.uint8)
 
 
-def test_simulated_fields_as_they_are_get_no_word(counter, fields):
-    assert sum(bool(said(counter, pixels)) for pixels in fields) <= 1
+def test_simulated_fields_get_no_warning(counted):
+    for pixels, found in counted:
+        assert said_of(pixels, found) == ()
 
 
 @pytest.mark.parametrize(
@@ -74,34 +85,49 @@ def test_simulated_fields_as_they_are_get_no_word(counter, fields):
     ],
     ids=["eosin", "blur", "fluorescence", "glass"],
 )
-def test_each_damage_is_named(counter, fields, damage, cause):
-    for pixels in fields:
-        assert cause in said(counter, damage(pixels).astype(np.uint8))
+def test_each_damage_is_named(counted, damage, cause):
+    for pixels, found in counted:
+        assert cause in said_of(damage(pixels).astype(np.uint8), found)
 
 
-@pytest.mark.parametrize(("factor", "cause"), [(0.5, "small"), (2.0, "large")])
-def test_um_per_px_wrong_by_two_is_asked_about(counter, fields, factor, cause):
-    assert sum(cause in said(counter, pixels, MPP * factor) for pixels in fields) >= len(fields) - 2
+@pytest.mark.parametrize(("factor", "side", "cause"), [(0.5, 400, "small"), (2.0, 200, "large")])
+def test_um_per_px_wrong_by_two_is_asked_about(counter, fields, factor, side, cause):
+    asked = sum(cause in said(counter, pixels[:side, : side * 6 // 5], MPP * factor) for pixels in fields)
+    assert asked >= len(fields) - 1
 
 
 def test_the_same_nuclei_at_another_true_um_per_px_look_the_same(counter):
-    for seed in SEEDS[::2]:
-        fine, _ = simulate.field(seed, 700, 700, mpp=0.2)
+    for seed in (300, 304):
+        fine, _ = simulate.field(seed, 500, 500, mpp=0.2)
         assert not {"small", "large", "blurred"} & set(said(counter, fine, 0.2))
 
 
-def test_white_balance_and_exposure_are_no_other_stain(counter, fields):
+def test_white_balance_and_exposure_are_no_other_stain(counted):
     for red, green, blue in ((1, 0.95, 0.88), (0.9, 0.96, 1), (0.7, 0.7, 0.7)):
-        for pixels in fields:
-            assert "stain" not in said(counter, (pixels * np.array([red, green, blue])).astype(np.uint8))
+        for pixels, found in counted:
+            assert "stain" not in said_of((pixels * np.array([red, green, blue])).astype(np.uint8), found)
+
+
+def test_a_mixture_of_both_stains_is_no_eosin():
+    # Fields in which many px bear some of both, and few are brown.
+    for seed in (20, 36, 45):
+        assert seen(simulate.field(seed)[0]) == ()
 
 
 @settings(max_examples=10)
-@given(turn=st.integers(0, 3), mirror=st.booleans(), seed=st.sampled_from(SEEDS))
-def test_turning_the_slide_changes_little(counter, turn, mirror, seed):
-    pixels = simulate.field(seed, 400, 400)[0]
+@given(turn=st.integers(0, 3), mirror=st.booleans(), which=st.integers(0, len(SEEDS) - 1))
+def test_turning_the_slide_changes_little(counted, turn, mirror, which):
+    pixels, found = counted[which]
+    pixels, mask = pixels[:400, :400], (found.x < 399) & (found.y < 399)
+    x, y = found.x[mask], found.y[mask]
     turned = np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirror else pixels, turn))
-    one, other = (look(Frame(p, MPP), counter(Frame(p, MPP)), MPP) for p in (pixels, turned))
+    across, down = 399 - x if mirror else x, y
+    for _ in range(turn):
+        across, down = down, 399 - across
+    one, other = (
+        look(Frame(np.ascontiguousarray(p), MPP), Detections(*at, found.cls[mask], found.score[mask]), MPP)
+        for p, at in ((pixels, (x, y)), (turned, (across, down)))
+    )
     assert one is not None
     assert other is not None
     assert math.isclose(one.magenta, other.magenta, abs_tol=0.1)
@@ -109,6 +135,7 @@ def test_turning_the_slide_changes_little(counter, turn, mirror, seed):
     assert np.allclose(one.size, other.size, atol=0.35)
 
 
+@settings(max_examples=30)
 @given(
     block=arrays(np.uint8, (8, 8, 3)),
     side=st.sampled_from([128, 131, 1000]),
@@ -149,27 +176,31 @@ def test_a_photograph_is_no_tissue_at_any_size(name):
     picture = getattr(data, name)()
     pixels = picture[0] if name == "stereo_motorcycle" else picture
     height, width = pixels.shape[:2]
-    for mpp in (0.25, MPP, 0.5):
+    middle = pixels[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4]
+    for mpp in (0.2, 0.25, MPP, 0.5, 0.55):
         assert seen(pixels, mpp), (name, mpp)
-    assert seen(pixels[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4], 0.5)
-    assert seen(cv2.resize(pixels, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC), 0.25)
-    assert seen(cv2.imdecode(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 50])[1], 1))
+    assert seen(middle, 0.5)
+    assert seen(cv2.resize(middle[:200, :250], None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC), 0.25)
+    assert seen(cv2.imdecode(cv2.imencode(".jpg", pixels[:720, :720], [cv2.IMWRITE_JPEG_QUALITY, 50])[1], 1))
 
 
 def test_a_transparent_logo_is_no_tissue():
     logo = pytest.importorskip("skimage.data").logo()
-    assert seen(logo[..., :3])
+    for mpp in (0.25, MPP, 0.5):
+        assert seen(logo[..., :3], mpp)
 
 
 def test_a_real_field_of_another_antibody_is_tissue():
     pixels = pytest.importorskip("skimage.data").immunohistochemistry()
-    for mpp in (MPP, 0.4):
-        assert "other" not in seen(pixels, mpp)
+    for mpp in (MPP, 0.4, 0.45, 0.5, 0.55):
+        assert seen(pixels, mpp) == ()
+    for part in (pixels[:300, :300], pixels[212:, 212:], pixels[:300, 212:], pixels[212:, :300]):
+        assert "other" not in seen(part, 0.5)
 
 
 @pytest.mark.parametrize("kind", DRAWN)
 def test_what_is_drawn_is_no_tissue(kind):
-    for seed in range(4):
+    for seed in range(2):
         pixels = DRAWN[kind](np.random.default_rng([77, seed]), *((640, 480), (1000, 760))[seed % 2])
         for mpp in (0.25, MPP, 0.5):
             assert seen(pixels, mpp), (seed, mpp)
@@ -184,16 +215,31 @@ def test_one_nucleus_found_or_none_changes_nothing():
 
 
 def test_the_simulators_frames_are_tissue(counter):
-    for seed in range(40, 44):
-        assert said(counter, simulate.field(seed)[0]) == ()
-    microscope = SimulatedMicroscope.of("hurry=40,fps=2")
+    assert said(counter, simulate.field(40)[0]) == ()
+    microscope = SimulatedMicroscope.of("fps=2")
     microscope.open()
     try:
-        for _ in range(4):
-            frame = microscope.newest(10.0).frame
-            assert Unlike(MPP)(frame, counter(frame)) == ""
+        frame = microscope.newest(60.0).frame
     finally:
         microscope.close()
+    assert Unlike(MPP)(frame, counter(frame)) == ""
+
+
+def test_both_stains_on_a_bright_background_speak_for_tissue(fields):
+    thick = appearance(np.ascontiguousarray(fields[0]))
+    y, x = np.mgrid[:256, :256]
+    amounts = np.stack([np.maximum(0, np.sin(x / 9) * np.sin(y / 9)), np.maximum(0, -np.sin(x / 9) * np.sin(y / 9))])
+    stains = np.array([[0.65, 0.70, 0.29], [0.27, 0.57, 0.78]])
+
+    def shown(vectors, white):
+        return (white * 10 ** -np.tensordot(amounts, np.array(vectors), (0, 0))).astype(np.uint8)
+
+    assert len(thick.numbers) == len(NAMES)
+    assert appearance(shown(stains, 240)).both_stains
+    assert not appearance(shown(stains, 200)).both_stains  # dim
+    assert not appearance(shown(stains[[0, 0]], 240)).both_stains  # one stain
+    assert not appearance(shown([stains[0], [0.07, 0.99, 0.11]], 240)).both_stains  # eosin
+    assert not appearance(shown([stains[0], [0.1, 0.3, 1.0]], 240)).both_stains  # yellow paint
 
 
 def test_what_differs_between_laboratories_is_still_tissue(fields):
@@ -213,7 +259,7 @@ def test_an_unusual_number_never_makes_up_for_another():
 @settings(max_examples=20)
 @given(arrays(np.uint8, (8, 8, 3)), st.sampled_from([(128, 131), (400, 200)]))
 def test_any_appearance_is_finite(block, size):
-    numbers = appearance(np.ascontiguousarray(np.tile(block, (50, 50, 1))[: size[0], : size[1]]))
+    numbers = appearance(np.ascontiguousarray(np.tile(block, (50, 50, 1))[: size[0], : size[1]])).numbers
     assert len(numbers) == len(NAMES)
     assert np.isfinite(numbers).all()
 
@@ -263,8 +309,9 @@ def test_count_warns_of_a_photograph(run, tmp_path):
     code, _, err = run("count", tmp_path, "--mpp", MPP, "--json", tmp_path / "o.json")
     assert code == 0
     (field,) = json.loads((tmp_path / "o.json").read_text())["fields"]
-    assert any("does not look like H-DAB stained tissue: the counts mean nothing." in r for r in field["remarks"])
-    assert "the counts mean nothing." in err
+    assert field["unlike"] == field["remarks"][-1]
+    assert field["unlike"].startswith(NO_TISSUE)
+    assert NO_TISSUE in err
 
 
 def test_live_says_it_once_and_writes_it_on_every_line(monkeypatch, capsysbinary, tmp_path, fields):
@@ -279,8 +326,8 @@ def test_live_says_it_once_and_writes_it_on_every_line(monkeypatch, capsysbinary
     assert not stop.value.code
     lines = [json.loads(line) for line in out.splitlines()]
     assert len(lines) == 3
-    assert all("haematoxylin and DAB" in line["remarks"][-1] for line in lines)
-    assert err.count(b"haematoxylin and DAB") == 1
+    assert all(line["unlike"] == line["remarks"][-1] == NO_TISSUE for line in lines)
+    assert err.count(NO_TISSUE.encode()) == 1
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +343,7 @@ def real(shared_data, counter):
 
 
 @pytest.mark.slow
-def test_real_fields_get_no_word(shared_data, counter):
+def test_real_fields_get_no_warning(shared_data, counter):
     fields = [(field.source, field.pixels(), MPP) for field in read_fields(shared_data)]
     for folder, mpp in (("unlabelled", MPP), ("more/endonet", 0.32), ("more/marrow", MPP), ("more/scanners", 0.346)):
         paths = [p for p in sorted((shared_data / folder).iterdir()) if p.suffix in (".jpg", ".png")]
@@ -305,7 +352,7 @@ def test_real_fields_get_no_word(shared_data, counter):
     for source, pixels, mpp in fields:
         warned[source] += bool(said(counter, pixels, mpp))
     assert warned.total() < 0.05 * len(fields), warned
-    assert all(warned[source] < 0.08 * number for source, number in seen_of.items() if number > 40), warned
+    assert all(warned[source] < 0.05 * number for source, number in seen_of.items() if number > 40), warned
 
 
 @pytest.mark.slow
