@@ -60,6 +60,7 @@ ALLOWANCE = 1.5
 _WINDOW = 720  # model px
 _TILE = 128  # model px: what a spectrum is taken of; 4 x 4 such tiles spread over the window
 _REACH = 24  # model px about a nucleus
+_BLOCK, _GLASS = 16, 0.93  # px; share of the brightest block's level above which a block is glass
 _PATCHES = 80  # nuclei whose profile is taken
 _LEAST_NUCLEI = 5
 _STAINED = 0.15  # sum of optical densities above which a px bears stain
@@ -269,7 +270,7 @@ def look(frame: Frame, detections: Detections, model_mpp: float) -> Signs | None
     pixels, x, y = _window(frame, detections, scale)
     contrast, sharpness = bands(cv2.extractChannel(pixels, 1).astype(np.float32))
     magenta, foreign = _hues(pixels)
-    seen = appearance(pixels)
+    seen = appearance(_without_glass(pixels))
     return Signs(
         magenta=magenta,
         foreign=foreign,
@@ -300,6 +301,19 @@ def _window(
         way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         part = cv2.resize(part, (width, height), interpolation=way).astype(np.uint8, copy=False)
     return np.ascontiguousarray(part), (x - left + 0.5) * scale - 0.5, (y - top + 0.5) * scale - 0.5
+
+
+def _without_glass(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Cut the window down to what is not glass where that lies within half of it."""
+    height, width = pixels.shape[:2]
+    blocks = cv2.resize(pixels, (width // _BLOCK, height // _BLOCK), interpolation=cv2.INTER_AREA).min(axis=2)
+    rows, columns = (np.flatnonzero((blocks < _GLASS * float(blocks.max())).any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return pixels
+    (top, bottom), (left, right) = ((int(side[0]) * _BLOCK, (int(side[-1]) + 1) * _BLOCK) for side in (rows, columns))
+    if min(bottom - top, right - left) < LEAST_SIDE or 2 * (bottom - top) * (right - left) > height * width:
+        return pixels
+    return np.ascontiguousarray(pixels[top:bottom, left:right])
 
 
 def _hues(pixels: NDArray[np.uint8]) -> tuple[float, float]:

@@ -225,6 +225,13 @@ def test_the_simulators_frames_are_tissue(counter):
     assert Unlike(MPP)(frame, counter(frame)) == ""
 
 
+def test_a_small_piece_of_tissue_on_glass_is_tissue(fields):
+    for pixels in fields[:3]:
+        slide = np.full((720, 720, 3), (240, 240, 243), np.uint8)
+        slide[80:320, 300:620] = pixels[:240, :320]
+        assert "other" not in seen(slide)
+
+
 def test_both_stains_on_a_bright_background_speak_for_tissue(fields):
     thick = appearance(np.ascontiguousarray(fields[0]))
     y, x = np.mgrid[:256, :256]
