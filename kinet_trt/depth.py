@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from kinet_trt.errors import ImageError
 
 OUTLIERS = 0.02
-"""Share of the pixels that may lie above white: hot pixels, and scale bars burnt in with the largest possible value."""
+"""Share of the pixels that may lie above white: hot pixels, and the edges of what was drawn into the picture."""
 
 _BITS = (8, 10, 12, 14, 16, 24, 32)
 _FLOAT_WHITE = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
@@ -19,7 +19,8 @@ def to_8_bit(values: NDArray[np.generic], stated_bits: int | None = None) -> tup
     """Scale channel values so that white is 255.
 
     Cameras store 10, 12 or 14 bits in 16: white is the largest value of the fewest bits that hold all but 2% of the
-    pixels, or of the bits that the file states. Floats are taken as 0 to 1, or as 0 to the largest value of 8 to 16
+    pixels, or of the bits that the file states. Pixels with the largest value of the type, as scale bars have it, do
+    not count. Floats are taken as 0 to 1, or as 0 to the largest value of 8 to 16
     bits.
 
     Parameters
@@ -58,9 +59,12 @@ def _integer_white(values: NDArray[np.generic], stated_bits: int | None) -> tupl
     if values.dtype.kind == "i":
         _refuse_negative(values)
     brightest = values.max(axis=2)
+    # Scale bars, borders and hot pixels have the largest value of the type in a picture of any depth.
+    judged = brightest[brightest < 2**own - 1]
+    judged = judged if judged.any() else brightest
     steps = sorted({bits for bits in _BITS if bits < own} | {own})
-    bits = next(bits for bits in steps if _share_above(brightest, 2**bits - 1) <= OUTLIERS)
-    if stated_bits and stated_bits < own and _share_above(brightest, 2**stated_bits - 1) <= OUTLIERS:
+    bits = next(bits for bits in steps if _share_above(judged, 2**bits - 1) <= OUTLIERS)
+    if stated_bits and stated_bits < own and _share_above(judged, 2**stated_bits - 1) <= OUTLIERS:
         bits = stated_bits
     white = 2**bits - 1
     above = int(np.count_nonzero(brightest > white))

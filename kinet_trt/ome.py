@@ -116,7 +116,9 @@ def _image(image: Xml.Element, pixels: Xml.Element) -> OmeImage:
         significant_bits=_integer(pixels.get("SignificantBits")),
         planes=int(pixels.get("SizeZ") or 1) * int(pixels.get("SizeT") or 1),
         mpp=(across, down) if across and down else None,
-        unused=next(filter(None, problems), None),
+        unused=next(filter(None, problems), "states a pixel size for one axis only" if across or down else None)
+        if not (across and down)
+        else None,
         files=tuple(dict.fromkeys(name for name in files if name)),
     )
 

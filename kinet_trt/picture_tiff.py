@@ -33,7 +33,7 @@ COLOURS = ("red", "green", "blue")
 _REDUCED = 1  # bit of NewSubfileType
 _SMALL = 0.26
 """Share of the area of the page that is read below which another page is a copy or a thumbnail of it."""
-_AXES = {"Z": "z stack", "T": "time series", "C": "channels", "I": "pages", "Q": "pages", "S": "samples"}
+_AXES = {"Z": "z stack", "T": "time series", "C": "channels", "S": "samples"}
 _COLOUR_AXES = "CIQS"
 """Axes along which three grey pages are colours: channels, samples, and those whose meaning the file does not state."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6  # photometric interpretations
@@ -126,14 +126,15 @@ def _choose(file: Any) -> _Chosen:
     whole = [one for one in file.series if any(page is not None for page in one.pages)]
     if not whole:
         raise ImageError("the TIFF holds no picture")
-    series = max(whole, key=lambda one: _area(next(page for page in one.pages if page is not None)))
+    # Of two of one size the one in colour: a mask may come before the picture.
+    series = max(whole, key=lambda one: _rank(next(page for page in one.pages if page is not None)))
     pages = list(series.pages)
     page = next(page for page in pages if page is not None)
     axes = series.axes[: -len(page.axes)]
     shape = tuple(series.shape[: len(axes)])
     if not series.axes.endswith(page.axes) or int(np.prod(shape)) != len(pages):
         axes, shape = "Q" if len(pages) > 1 else "", (len(pages),)
-    grey = page.keyframe.samplesperpixel == 1 and page.keyframe.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
+    grey = _is_grey(page)
     # A stack of ImageJ may be one colour picture: its slices are then labelled Red, Green, Blue.
     along = axes if _colour_order(_channel_names(file)) else _COLOUR_AXES
     colour = next((axis for axis in axes if axis in along), None) if grey else None
@@ -146,6 +147,8 @@ def _choose(file: Any) -> _Chosen:
     if colour == "C" and shape[axes.index("C")] > 1:
         count = shape[axes.index("C")]
         raise ImageError(f"expected red, green and blue, found {count} channels in grey pages: save the picture as RGB")
+    if grey and len(pages) > 1:
+        raise ImageError(f"expected red, green and blue, found {len(pages)} grey pages: save the picture as RGB")
     return _Chosen([page], _others(file, [page], axes, shape))
 
 
@@ -159,10 +162,10 @@ def _others(file: Any, taken: Sequence[Any], axes: str, shape: Sequence[int]) ->
         return ()
     total = len(file.pages)
     if len(told) == len(left) and any(count > 1 for count in shape):
-        kinds = dict.fromkeys(_AXES.get(axis, "pages") for axis in axes)
+        kinds = dict.fromkeys(_AXES[axis] for axis in axes if axis in _AXES)
         why = f" ({', '.join(kinds)})" if kinds else ""
     else:
-        why = ", the largest"
+        why = ", the largest" if _area(taken[0]) > max(map(_area, left)) else ", the largest in colour"
     first = min(numbers) + 1
     which = f"Page {first} of {total} is" if len(taken) == 1 else f"Pages {first} to {max(numbers) + 1} of {total} are"
     return (f"{which} read{why}; the others are not counted.",)
@@ -333,6 +336,14 @@ def _name(code: Any) -> str:
 def _bits_of(largest: float) -> int | None:
     """Return the bits of the largest value that a file states; None where it states none."""
     return int(largest).bit_length() if largest >= 255 else None
+
+
+def _rank(page: Any) -> tuple[int, bool]:
+    return _area(page), not _is_grey(page)
+
+
+def _is_grey(page: Any) -> bool:
+    return page.keyframe.samplesperpixel == 1 and page.keyframe.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
 
 
 def _area(page: Any) -> int:

@@ -9,9 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kinet_trt.errors import ImageError
+
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 LARGEST_PICTURE = 178_956_970
 """px above which a picture is not read in one piece: Pillow's limit."""
+
+_TRANSPARENT = "every pixel is transparent (alpha 0): save it without the alpha channel"
 
 # Pillow and OpenCV turn a TIFF by its orientation tag; this turns it back to the pixels as stored.
 _UNDO: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -32,9 +36,18 @@ def as_stored(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the pixels of an image, uint8 [height, width, 3]; transparent ones are white (glass)."""
+    """Return the pixels of an image, uint8 [height, width, 3]; transparent ones are white (glass).
+
+    Raises
+    ------
+    ImageError
+        If all are transparent.
+    """
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        image = image.convert("RGBA")
+        if image.getextrema()[3] == (0, 0):
+            raise ImageError(_TRANSPARENT)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 
@@ -51,7 +64,14 @@ def over_white(
         uint8 [height, width, 1]; 255 is opaque.
     premultiplied
         Whether the pixels are multiplied with alpha already.
+
+    Raises
+    ------
+    ImageError
+        If all are transparent.
     """
+    if not alpha.any():
+        raise ImageError(_TRANSPARENT)
     opacity = alpha.astype(np.float32) / 255
     colour = pixels.astype(np.float32) * (1 if premultiplied else opacity)
     return np.asarray(np.rint(np.minimum(255, colour + 255 * (1 - opacity))), np.uint8)

@@ -161,6 +161,10 @@ def test_a_palette_is_looked_up(read):
         np.testing.assert_array_equal(read(encoded(indexed, kind)).pixels, np.asarray(indexed.convert("RGB")))
 
 
+GLASS = np.where(np.arange(WIDTH) < 20, 0, 255) * np.ones((HEIGHT, 1), np.uint8)
+GLASS = GLASS.astype(np.uint8)
+
+
 def with_alpha(pixels, alpha):
     return np.dstack([pixels, np.broadcast_to(alpha, pixels.shape[:2]).astype(pixels.dtype)])
 
@@ -168,11 +172,25 @@ def with_alpha(pixels, alpha):
 def test_transparent_pixels_become_glass(read):
     for kind in ("PNG", "TIFF"):
         np.testing.assert_array_equal(read(encoded(with_alpha(RGB, 255), kind)).pixels, RGB)
-        assert (read(encoded(with_alpha(RGB, 0), kind)).pixels == 255).all()
+        pixels = read(encoded(with_alpha(RGB, GLASS), kind)).pixels
+        np.testing.assert_array_equal(pixels, np.where(GLASS[..., None] == 255, RGB, 255))
     half = read(encoded(with_alpha(np.zeros_like(RGB), 128), "PNG")).pixels
     assert np.abs(half.astype(int) - 127).max() <= 1
-    grey = Image.merge("LA", [Image.fromarray(GREY), Image.new("L", (WIDTH, HEIGHT), 0)])
-    assert (read(encoded(grey, "PNG")).pixels == 255).all()
+    grey = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(GLASS)])
+    assert (read(encoded(grey, "PNG")).pixels[GLASS == 0] == 255).all()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(with_alpha(RGB, 0), "PNG"),
+        encoded(with_alpha(RGB, 0), "TIFF"),
+        encoded_deep(with_alpha(RGB.astype(np.uint16) * 257, 0), ".png"),
+    ],
+)
+def test_an_alpha_of_zero_everywhere_is_named(read, data):
+    with pytest.raises(ImageError, match="every pixel is transparent"):
+        read(data)
 
 
 def test_a_transparent_palette_entry_or_colour_becomes_glass(read):
@@ -183,7 +201,10 @@ def test_a_transparent_palette_entry_or_colour_becomes_glass(read):
     assert pixels[0, 0].tolist() == [10, 20, 30]
     assert pixels[0, -1].tolist() == [255] * 3
     plain = np.full((HEIGHT, WIDTH, 3), (1, 2, 3), np.uint8)
-    assert (read(encoded(plain, "PNG", transparency=(1, 2, 3))).pixels == 255).all()
+    plain[0, 0] = 9
+    pixels = read(encoded(plain, "PNG", transparency=(1, 2, 3))).pixels
+    assert pixels[0, 0].tolist() == [9] * 3
+    assert (pixels[1:] == 255).all()
 
 
 def test_a_cmyk_jpeg_is_converted(read):
@@ -224,7 +245,8 @@ def test_16_bit_grey_and_8_bit_values_in_16(read, suffix):
 def test_16_bit_transparency_becomes_glass(read):
     deep = RGB.astype(np.uint16) * 257
     np.testing.assert_array_equal(read(encoded_deep(with_alpha(deep, 65535), ".png")).pixels, RGB)
-    assert (read(encoded_deep(with_alpha(deep, 0), ".png")).pixels == 255).all()
+    pixels = read(encoded_deep(with_alpha(deep, GLASS.astype(np.uint16) * 257), ".png")).pixels
+    np.testing.assert_array_equal(pixels, np.where(GLASS[..., None] == 255, RGB, 255))
 
 
 def test_an_opaque_alpha_of_16_bits_does_not_darken_a_12_bit_picture(read):
@@ -624,7 +646,7 @@ THREE_PLANES = {
 def test_three_grey_planes_are_red_green_and_blue(read, name):
     frame = read(THREE_PLANES[name], "a.tif")
     np.testing.assert_array_equal(frame.pixels, RGB)
-    said = {"pages": "Three grey pages are taken", "ome z stack": "Pages 1 to 3 of 6 are read (z stack)"}
+    said = {"pages": "Three grey pages are read", "ome z stack": "Pages 1 to 3 of 6 are read (z stack)"}
     assert [remark.startswith(said.get(name, "?")) for remark in frame.remarks] == [True] * (name in said)
 
 
@@ -642,9 +664,10 @@ def test_channels_that_are_no_colours_are_named_or_refused(read):
         ([(OTHER[::4, ::4], PLAIN), (RGB, PLAIN)], "Page 2 of 2 is read, the largest; the others are not counted."),
         ([(RGB, PLAIN), (OTHER[::4, ::4], PLAIN)], None),
         ([(RGB, PLAIN), (OTHER[::2, ::2], {**PLAIN, "subfiletype": 1})], None),
-        ([(RGB, PLAIN), (OTHER, {**PLAIN, "contiguous": False})], "Page 1 of 2 is read (pages); "),
+        ([(RGB, PLAIN), (OTHER, {**PLAIN, "contiguous": False})], "Page 1 of 2 is read; "),
+        ([(OTHER[..., 0], {"metadata": None}), (RGB, PLAIN)], "Page 2 of 2 is read, the largest in colour; "),
         ([(RGB, PLAIN), (OTHER[4:], PLAIN)], "Page 1 of 2 is read, the largest; "),
-        ([(np.stack([RGB, OTHER, OTHER]), {"photometric": "rgb"})], "Page 1 of 3 is read (pages); "),
+        ([(np.stack([RGB, OTHER, OTHER]), {"photometric": "rgb"})], "Page 1 of 3 is read; "),
     ],
 )
 def test_of_several_pages_the_largest_is_read_and_that_is_said(read, pages, remark):
@@ -652,6 +675,21 @@ def test_of_several_pages_the_largest_is_read_and_that_is_said(read, pages, rema
     np.testing.assert_array_equal(frame.pixels, RGB)
     assert len(frame.remarks) == (remark is not None)
     assert all(said.startswith(remark) for said in frame.remarks)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        written([(plane, {"metadata": None, "contiguous": False}) for plane in [*PLANES, PLANES[0]]]),
+        one(PLANES[:2], photometric="minisblack", metadata=None),
+        one(PLANES, imagej=True, metadata={"axes": "ZYX"}),
+        one(PLANES, imagej=True, metadata={"axes": "TYX"}),
+    ],
+    ids=["four", "two", "z stack", "time series"],
+)
+def test_grey_pages_that_are_no_three_colours_are_refused(read, data):
+    with pytest.raises(ImageError, match=r"expected red, green and blue, found \d grey pages"):
+        read(data, "a.tif")
 
 
 @pytest.mark.parametrize(("axis", "name"), [("Z", "z stack"), ("T", "time series")])

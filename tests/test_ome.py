@@ -52,6 +52,8 @@ def test_a_stated_size_that_is_not_used_is_named():
         (image,) = read_ome(ome(f"PhysicalSizeX='{value}' PhysicalSizeY='0.25'")).images
         assert image.mpp is None
         assert f"'{value}', which is not a positive number" in image.unused
+    (image,) = read_ome(ome("PhysicalSizeX='0.25'")).images
+    assert image.unused == "states a pixel size for one axis only"
     for silent in ("", "PhysicalSizeX='1' PhysicalSizeXUnit='pixel' PhysicalSizeY='1' PhysicalSizeYUnit='pixel'"):
         (image,) = read_ome(ome(silent)).images
         assert (image.mpp, image.unused) == (None, None)
