@@ -85,10 +85,10 @@ class VideoSource:
         """Say whether one of the first packets is a whole frame; of interlaced video it is half of one."""
         reader = self._connect([cv2.CAP_PROP_FORMAT, -1])
         try:
-            for _ in range(10):
+            for n in range(10):
                 packet = reader.read_packet()
                 if packet is None:
-                    return False
+                    return n > 0  # all are damaged: OpenCV would decode them to something
                 try:
                     height, width = motion_jpeg.decode(packet).shape[:2]
                 except ImageError:

@@ -180,6 +180,18 @@ def test_a_film_without_a_whole_frame(film: Path, tmp_path: Path) -> None:
         read_all(tmp_path / "none.avi")
 
 
+def test_a_short_film_whose_frames_are_all_damaged_is_not_read_as_something_else(tmp_path: Path) -> None:
+    path = made(tmp_path / "short.avi", "MJPG", 3)
+    data = bytearray(path.read_bytes())
+    begins = jpegs(data)
+    for begin, end in zip(begins, [*begins[1:], len(data)], strict=True):
+        middle = (begin + end) // 2
+        data[middle : middle + 200] = bytes(200)
+    path.write_bytes(data)
+    with pytest.raises(RecordingError, match=r"short\.avi: not one frame could be read: copy it again"):
+        read_all(path)
+
+
 def test_interlaced_video_is_an_error_and_never_memory_that_was_not_written(tmp_path: Path) -> None:
     path = made(tmp_path / "film.avi", "mpg2")
     assert read_all(path) == (list(range(8)), 0)
