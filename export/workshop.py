@@ -21,7 +21,7 @@ from kinet_trt.count import find_images
 from kinet_trt.detections import CLASSES
 from kinet_trt.engines.openvino import OpenVinoEngine
 from kinet_trt.errors import ImageError, KinetError
-from kinet_trt.fields import LabelledField, guess, label, read_fields
+from kinet_trt.fields import LabelledField, check_nuclei, guess, label, read_fields
 from kinet_trt.files import write_atomic
 from kinet_trt.frame import Frame, fit
 from kinet_trt.images import read_image
@@ -94,6 +94,8 @@ def train_fields(
             known = sorted({f.source for f in fields})
             raise KinetError(f"--partial: expected one of {known} and one of {CLASSES}, found {source}={cls}")
         fields = [replace(f, partial=(*f.partial, cls)) if f.source == source else f for f in fields]
+    if marked := [f for f in fields if f.labelled and f.split != "test"]:
+        check_nuclei(marked)
     weights = {source: _factor(text) for source, text in factors.items()}
     if start and network != "kinet":
         raise KinetError(f"--from: its network counts: leave --network {network} out")

@@ -44,12 +44,9 @@ def comparable(found: Detections, field: LabelledField) -> tuple[Nuclei, Nuclei]
     """
     labelled = [CLASSES.index(name) for name in field.labelled]
     known = np.array([CLASSES.index(name) if name in CLASSES else len(CLASSES) for name in found.classes], np.uint8)
-    mask = field.counted_mask()
     sides = []
     for x, y, cls in ((found.x, found.y, known[found.cls]), (field.x, field.y, field.cls)):
-        column = np.clip(np.rint(x).astype(int), 0, mask.shape[1] - 1)
-        row = np.clip(np.rint(y).astype(int), 0, mask.shape[0] - 1)
-        keep = np.isin(cls, labelled) & mask[row, column]
+        keep = np.isin(cls, labelled) & field.is_counted(x, y)
         sides.append((x[keep], y[keep], cls[keep]))
     return sides[0], sides[1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter as Tally
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -189,6 +189,13 @@ class LabelledField:
             self._masks.append(mask)
         return self._masks[0]
 
+    def is_counted(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which positions, px, lie where nuclei were marked, bool [n]."""
+        mask = self.counted_mask()
+        column = np.clip(np.rint(x).astype(int), 0, mask.shape[1] - 1)
+        row = np.clip(np.rint(y).astype(int), 0, mask.shape[0] - 1)
+        return np.asarray(mask[row, column])
+
     def regions(self) -> Regions | None:
         """Return tumour and where that is known, bool [H, W] each, made once; None where nobody drew regions."""
         return next(iter(self._drawn()), None)
@@ -276,14 +283,33 @@ def with_nuclei(fields: Sequence[LabelledField]) -> list[LabelledField]:
     Raises
     ------
     KinetError
-        If not one nucleus is labelled in any of them: there is nothing to compare with.
+        If not one nucleus is labelled in the counted area of any of them: there is nothing to compare with.
     """
     kept = [f for f in fields if f.labelled]
     if len(kept) < len(fields):
         log.warning("%d fields have regions but no nuclei: they are left out", len(fields) - len(kept))
-    if kept and not any(len(f.x) for f in kept):
-        raise KinetError(f"{kept[0].image.parent}: expected labelled nuclei, found none in {len(kept)} fields")
+    if kept:
+        check_nuclei(kept)
     return kept
+
+
+def check_nuclei(fields: Sequence[LabelledField]) -> None:
+    """Check that fields, one or more, have something to train on or to compare with.
+
+    Raises
+    ------
+    KinetError
+        If not one nucleus is labelled in the counted area of any of them.
+    """
+    place = fields[0].image.parent
+    marked = sum(len(f.x) for f in fields)
+    if not marked:
+        raise KinetError(f"{place}: expected labelled nuclei, found none in {len(fields)} fields")
+    if not any(f.is_counted(f.x, f.y).any() for f in fields):
+        raise KinetError(
+            f"{place}: expected labelled nuclei, found all {marked} in areas that are excluded: check the classes of "
+            "the annotated areas and the masks"
+        )
 
 
 def label(fields: Sequence[LabelledField], classes: Sequence[str]) -> list[LabelledField]:
@@ -388,15 +414,18 @@ def _from_pairs(folder: Path, mpp: float | None) -> Iterator[LabelledField | Non
         raise KinetError(f"{folder}: expected a folder of fields, found {'a file' if folder.exists() else 'nothing'}")
     inside = sorted(folder.iterdir())
     images = [path for path in inside if path.suffix.lower() in SUFFIXES and not path.name.endswith(MASK_SUFFIX)]
-    beside = {image: _labels_of(image) for image in images}
+    names = {path.name.casefold(): path for path in inside}
+    beside = {image: _labels_of(image, names) for image in images}
     own = {path for found in beside.values() for path in found}
     shared = _shared_table(folder, images, [path for path in inside if path not in own])
+    bare = []
     for image, found in beside.items():
         if shared and any(points.names(name, image) for name in shared.images):
             found = [*found, shared.path]
         if len(found) > 1:
             raise KinetError(f"{found[0]} and {found[1].name} both mark nuclei of {image.name}: remove one of them")
         if not found:
+            bare.append(image)
             continue
         if shared and found[0] == shared.path:
             marked = shared.nuclei(image, partial(_mpp_of, image, mpp))
@@ -405,13 +434,21 @@ def _from_pairs(folder: Path, mpp: float | None) -> Iterator[LabelledField | Non
         labelled = _field(image, marked)
         counted = image.with_name(image.stem + MASK_SUFFIX)
         yield replace(labelled, counted=counted if counted.is_file() else None) if labelled else None
+    if 0 < len(bare) < len(images):
+        log.warning("%d of %d images have no labels, such as %s", len(bare), len(images), bare[0])
 
 
-def _labels_of(image: Path) -> list[Path]:
-    """Return the files of labels with an image's name; those that may be something else only if they are labels."""
+def _labels_of(image: Path, names: Mapping[str, Path]) -> list[Path]:
+    """Return the files of labels with an image's name; those that may be something else only if they are labels.
+
+    ``names`` has the files of the folder by their names in small letters, because the suffix may be in capitals.
+    """
     found = []
     for suffix in (*points.SUFFIXES, *qupath.SUFFIXES):
-        for path in (image.with_suffix(suffix), image.with_name(image.name + suffix)):
+        for name in (image.stem + suffix, image.name + suffix):
+            path = image.with_name(name)
+            other = names.get(name.casefold(), path)
+            path = other if other.name.startswith(image.stem) and not path.exists() else path
             doubtful = (suffix == ".txt" and not points.is_table(path)) or (
                 suffix in (".json", ".zip") and not qupath.is_geojson(path)
             )

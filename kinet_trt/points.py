@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import logging
 import re
 from collections import Counter as Tally
@@ -173,7 +174,9 @@ def read_rows(path: Path, wanted: Callable[[Sequence[str]], T | None], expected:
     try:
         text = _text(path.read_bytes())
         lines = text.splitlines(keepends=True)
-        first = 1 if lines and re.fullmatch(r"sep=.\s*", lines[0]) else 0  # Excel's own line
+        # Before the header: blank lines, and Excel's own line.
+        before = itertools.takewhile(lambda line: re.fullmatch(r"\s*(sep=.\s*)?", line), lines)
+        first = sum(1 for _ in before)
         for separator in SEPARATORS:
             reader = csv.reader(io.StringIO("".join(lines[first:]), newline=""), delimiter=separator)
             header = [cell.strip() for cell in next(reader, [])]

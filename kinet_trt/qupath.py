@@ -198,7 +198,8 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
         cls, area = nucleus_class(name), _AREAS.get(" ".join(_words(name)))
         if kind == "annotation" and shapes and not largest:
             largest = MAX_NUCLEUS_AREA / (mpp() or DEFAULT_MPP) ** 2
-        large = sum(map(_area, shapes)) > largest
+        # Of several polygons in one annotation each is a nucleus; parts of a region are larger.
+        large = max(map(_area, shapes), default=0.0) > largest
         if kind == "annotation" and shapes and (large or (cls is None and name)):
             if area is None:
                 left[f"area of the class {shown(name)}"] += 1

@@ -359,6 +359,29 @@ def test_fields_without_a_single_nucleus_are_no_ground_truth(tmp_path):
         with_nuclei(read_fields(tmp_path))
 
 
+def test_nuclei_in_excluded_areas_alone_are_no_ground_truth(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text(POINTS)
+    cv2.imwrite(str(tmp_path / "a_counted.png"), np.zeros_like(cv2.imread(str(tmp_path / "a.png"))))
+    with pytest.raises(KinetError, match="found all 2 in areas that are excluded"):
+        with_nuclei(read_fields(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a.CSV", "a.png.Csv"])
+def test_capitals_in_the_name_of_labels_do_not_matter(tmp_path, name):
+    write_image(tmp_path / "a.png")
+    (tmp_path / name).write_text(POINTS)
+    assert len(read_fields(tmp_path)[0].x) == POINTS.count("\n") - 1
+
+
+def test_images_without_labels_are_named(tmp_path, caplog):
+    for name in "abc":
+        write_image(tmp_path / f"{name}.png")
+    (tmp_path / "a.csv").write_text(POINTS)
+    assert len(read_fields(tmp_path)) == 1
+    assert f"2 of 3 images have no labels, such as {tmp_path / 'b.png'}" in caplog.text
+
+
 # --- scale ------------------------------------------------------------------------------------------------------------
 
 

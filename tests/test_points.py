@@ -37,6 +37,7 @@ def test_points_have_types_and_class_indices(tmp_path):
     "content",
     [
         b"\xef\xbb\xbf" + POINTS.encode(),
+        b"\xef\xbb\xbf\r\n \r\n" + POINTS.encode(),
         POINTS.replace("\n", "\r\n").encode(),
         POINTS.replace("\n", "\r").encode(),
         POINTS.rstrip("\n").encode(),

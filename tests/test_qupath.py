@@ -282,6 +282,13 @@ def test_holes_parts_and_what_is_ignored(tmp_path):
     assert not mask[30, 70]
 
 
+def test_nuclei_that_were_merged_into_one_annotation_stay_nuclei(tmp_path):
+    nuclei = [square(40 * i, 0, 20) for i in range(30)]
+    marked = read(tmp_path, feature("MultiPolygon", nuclei, "Negative"))
+    assert len(marked.x) == 30
+    assert not marked.left_out
+
+
 def test_tumour_and_stroma_are_regions_and_bound_nothing(tmp_path):
     marked = read(
         tmp_path,

@@ -431,7 +431,7 @@ def test_split_leaves_test_fields_alone_and_validates_on_nuclei() -> None:
     assert validating == [fields[1]]
     training, validating = split([blank(source="a"), *(blank(0, "a", labelled=()) for _ in range(6))])
     assert sum(bool(f.labelled) for f in training) == len(validating) == 1
-    with pytest.raises(KinetError, match="none has labelled nuclei"):
+    with pytest.raises(KinetError, match="expected fields with labelled nuclei"):
         split([kept, regions])
 
 

@@ -89,6 +89,15 @@ def test_a_quick_run_is_narrow_says_how_long_it_takes_and_leaves_nothing_to_resu
     assert re.search(r"k\.last\.pt: \d\.\d MB, needed only to resume this run with more --iterations\n", out)
 
 
+def test_fields_without_a_counted_nucleus_teach_nothing(run: Run, tmp_path: Path) -> None:
+    save(tmp_path / "mine" / "a.png", simulate.field(1, 64, 64)[0])
+    (tmp_path / "mine" / "a.csv").write_text("x,y,class\n")
+    code, _, err = run("train", tmp_path / "mine", "-o", tmp_path / "k.pt", *TINY)
+    assert code == 1
+    assert "expected labelled nuclei, found none in 1 fields" in err
+    assert not (tmp_path / "k.pt").exists()
+
+
 def test_the_kinet_layout_is_trained_on_without_its_test_images(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "PNET"
     for name, split, seed in (("a", "train", 1), ("b", "val", 2), ("c", "test", 3)):
@@ -148,7 +157,7 @@ def test_a_teacher_speaks_of_images_without_labels(run: Run, tmp_path: Path) -> 
     assert checkpoint.load(tmp_path / "k.pt").traits.data == "mine: unlabelled (1 fields), unnamed (1 fields)"
     code, _, err = run(*options, "-o", tmp_path / "other.pt")
     assert code == 1
-    assert "give a --teacher too" in err
+    assert "fields without labels need a --teacher" in err
 
 
 def test_training_begins_with_the_model_inside(run: Run, tmp_path: Path) -> None:
