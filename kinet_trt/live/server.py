@@ -202,9 +202,12 @@ class Server:
     def _next(self, page: _Page) -> tuple[Seen, bool, bytes] | None:
         """Return the next picture of a page: the newest, or the one at which the pages are paused, once."""
         newest, held, blind = page.viewer.take(_LOOK), self.station.held, self.station.blind
+        if newest is None and page.viewer.closed and not page.begun:
+            newest = self.station.latest  # the page was opened after the end of a recording
         seen = held or newest
         if seen is None or (seen is held and page.held == (seen.sequence, blind)):
             return None
+        page.begun = True
         page.held = None if seen is not held else (seen.sequence, blind)
         if seen is not held:
             self.station.show(seen)
@@ -481,6 +484,7 @@ class _Page:
     def __init__(self, viewer: Viewer, ready: asyncio.Event) -> None:
         self.viewer, self.ready = viewer, ready
         self.width = 1280
+        self.begun = False  # whether a picture was sent
         self.shown: Seen | None = None  # sent, and not yet on the screen
         self.held: tuple[int, bool] | None = None  # the held picture that was sent last, and whether blind
 

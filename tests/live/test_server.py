@@ -12,12 +12,14 @@ import zipfile
 from datetime import datetime
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 from live_page import SMALL, frame_of, next_frame, page, post, socket, until
 from websockets.exceptions import ConnectionClosed
 
-from kinet_trt import NOTICE, KinetError
+from kinet_trt import NOTICE, KinetError, simulate
+from kinet_trt.camera.folder import FolderSource
 from kinet_trt.counter import Counter
 from kinet_trt.live import serve
 from kinet_trt.live.server import MOST_PAGES, Limits
@@ -114,6 +116,21 @@ def test_the_next_frame_waits_until_the_last_one_is_on_the_screen(served):
         assert isinstance(live.recv(timeout=60), str)
         live.send(json.dumps({"type": "shown", "frame": frame_of(got[0])[0]["frame"]}))
         assert next_frame(live)["frame"] > frame_of(got[0])[0]["frame"]
+
+
+def test_a_page_that_opens_after_the_end_of_a_recording_gets_the_last_picture(tmp_path, counter):
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "1.png"), simulate.field(3, 160, 120)[0])
+    options = serve.Options(store=tmp_path / "s.kinet", port=0, browser=False)
+    with serve.serving(FolderSource(tmp_path / "in", every_frame=True), counter, options) as served:
+        base = f"http://127.0.0.1:{served.port}"
+        with httpx.Client(base_url=base, headers={"origin": base}, timeout=60) as client:
+            until(client, lambda state: state["loop"]["phase"] == "ended")
+            for _ in range(2):  # a reload too
+                with socket(served) as live:
+                    head = next_frame(live)
+                    assert head["counts"]
+            assert post(client, "/api/capture", {"frame": head["frame"], "anyway": True})["field"]
 
 
 def test_one_page_too_many_is_told_so(served):
