@@ -114,7 +114,7 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
         raise KinetError(f"precision: expected fp32 or fp16, found {precision!r}")
     network, traits = copy.deepcopy(checkpoint.network), checkpoint.traits
     if roi and not network.config.roi:
-        raise KinetError("--roi: this network was trained without the tumour-region branch: leave the option out")
+        raise KinetError("roi: this network was trained without the tumour-region branch: leave roi out")
     multiple = network.config.multiple
     halo = -(-(reach(network) + traits.nms_radius) // multiple) * multiple
     graph = _traced(Deployed(_densified(widen_upsamplers(network)), traits, roi).eval())

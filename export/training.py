@@ -283,9 +283,7 @@ def train(
         If the loss is no longer finite, or a checkpoint to resume from is of another network.
     """
     if teacher and build(config).target:
-        raise KinetError(
-            f"--teacher: its maps are proximity maps, but {config.architecture} learns other maps: omit it"
-        )
+        raise KinetError(f"teacher: its maps are proximity maps, but {config.architecture} learns other maps: omit it")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     training, validating = split(fields)
@@ -307,7 +305,7 @@ def train(
         first, best, best_at, traits = _resume(last, network, average, optimizer, fingerprint)
         if first >= recipe.iterations:
             raise KinetError(
-                f"{out} is finished after {first} iterations: set more --iterations, or remove {last} to start over"
+                f"{out} is finished after {first} iterations: set more iterations, or remove {last} to start over"
             )
         log.warning("resuming from iteration %d of %s; remove that file to start over", first, last)
     elif start:

@@ -92,15 +92,15 @@ def train_fields(
     for source, cls in partial:
         if cls not in CLASSES or all(f.source != source for f in fields):
             known = sorted({f.source for f in fields})
-            raise KinetError(f"--partial: expected one of {known} and one of {CLASSES}, found {source}={cls}")
+            raise KinetError(f"partial: expected one of {known} and one of {CLASSES}, found {source}={cls}")
         fields = [replace(f, partial=(*f.partial, cls)) if f.source == source else f for f in fields]
     if marked := [f for f in fields if f.labelled and f.split != "test"]:
         check_nuclei(marked)
     weights = {source: _factor(text) for source, text in factors.items()}
     if start and network != "kinet":
-        raise KinetError(f"--from: its network counts: leave --network {network} out")
+        raise KinetError(f"network: {start} has a network already: leave {network} out")
     if network == "skinet" and teacher:
-        raise KinetError("--teacher: not supported for training by stages: omit it, or use --network kinet")
+        raise KinetError("teacher: not supported for training by stages: omit it, or train the network kinet")
     begin = _beginning(start, width, dropout) if start else None
     fresh = _fresh(network, architecture, width or (QUICK_WIDTH if quick else None), activation, roi, dropout)
     config = begin.network.config if begin else fresh
@@ -109,7 +109,7 @@ def train_fields(
         fields = [f for f in fields if f.labelled]
     if unlabelled:
         if not teacher:
-            raise KinetError("--unlabelled: fields without labels need a --teacher")
+            raise KinetError("unlabelled: fields without labels need a teacher")
         fields += without_labels(find_images([unlabelled]))
     fields = [f.at_scale(mpp, begin.traits.mpp if begin else training.MPP) for f in fields]
     if begin and start and _is_model(start):
@@ -150,11 +150,11 @@ def _fresh(
     try:
         if network in get_args(Architecture):
             if architecture:
-                raise KinetError(f"--architecture: only for KiNet: omit it for --network {network}")
+                raise KinetError(f"architecture: only for KiNet: omit it for the network {network}")
             own: Architecture = network  # type: ignore[assignment]
             return NetworkConfig(own, width or 32, activation or "relu", roi=False, dropout=rate)
         if network == "skinet" and not roi:
-            raise KinetError("--no-roi: --network skinet needs the region branch: omit one of them")
+            raise KinetError("roi: the network skinet needs the region branch")
         with_roi = roi and network != "okinet"
         return NetworkConfig(architecture or "paper", width or 32, activation or "elu", with_roi, dropout=rate)
     except ValueError as error:
@@ -212,7 +212,7 @@ def _factor(text: str) -> float:
     except ValueError:
         factor = 0.0
     if not 0 < factor < float("inf"):
-        raise KinetError(f"--weight: expected SOURCE=NUMBER with a positive number, found {text!r}")
+        raise KinetError(f"weight: expected SOURCE=NUMBER with a positive number, found {text!r}")
     return factor
 
 

@@ -110,7 +110,7 @@ def connect(address: str, workers: int | None = None) -> Iterator[Client]:
             client = Client(address, timeout=CONNECT)
         except (OSError, ValueError) as error:
             raise KinetError(
-                f"--cluster {address}: no Dask scheduler answers ({error}): expected the address that `dask scheduler` "
+                f"cluster {address}: no Dask scheduler answers ({error}): expected the address that `dask scheduler` "
                 "prints, such as tcp://10.0.0.5:8786, or local"
             ) from error
         yield stack.enter_context(client)

@@ -244,9 +244,9 @@ def _check_place(folder: Path, force: bool) -> None:
     if not folder.exists():
         return
     if not force:
-        raise KinetError(f"{folder} exists already: use --force to replace it, or --name for another name")
+        raise KinetError(f"{folder} exists already: force replaces it; or choose another name")
     if not _is_ours(folder):
-        raise KinetError(f"{folder}: not written by kinet-trt package, so not replaced: choose another --name")
+        raise KinetError(f"{folder}: not written by kinet-trt package, so not replaced: choose another name")
 
 
 def _is_ours(folder: Path) -> bool:

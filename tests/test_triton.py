@@ -181,7 +181,7 @@ def test_what_triton_cannot_serve_is_refused(tmp_path):
 def test_nothing_is_replaced_unasked(fused_model, tmp_path):
     first = package(fused_model, tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(KinetError, match=r"exists already: use --force"):
+    with pytest.raises(KinetError, match=r"exists already: force replaces it"):
         package(fused_model, tmp_path, instances=3)
     assert contents(tmp_path) == before
     package(fused_model, tmp_path, instances=3, force=True)

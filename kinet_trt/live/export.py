@@ -188,7 +188,7 @@ def write_geojson(store: Store, counted: Count, folder: Path, *, force: bool = F
     targets = [folder / f"{name}{suffix}" for name in names for suffix in (".png", ".geojson")]
     existing = [path for path in targets if os.path.lexists(path)]
     if existing and not force:
-        raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): --force replaces them")
+        raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): force replaces them")
     for field, piece, name in zip(counted.fields, counted.pieces, names, strict=True):
         write_atomic(folder / f"{name}.png", store.png(field.id))
         drawn = geojson(piece, field.region, counted.merged.counted[field.id])

@@ -132,7 +132,7 @@ class Undo(Order):
 
 
 class Recount(Order):
-    """Go on with a recount by its id; None: back to the first reading; without the key: begin a new one."""
+    """Continue a recount by its id; None: back to the first reading; without the key: begin a new one."""
 
     reader: Name = ""
     start: Literal["nothing", "model"] = "nothing"

@@ -183,7 +183,7 @@ class Station:
     hot_spot
         Tumour nuclei of a hot spot.
     auto
-        Capture by itself when the stage comes to rest.
+        Capture automatically when the stage stops.
     old
         s after which a picture is too old to be captured. A paused picture, and the last one of a recording, never are;
         where pictures come slowly, it is three times the time between two of them.
@@ -423,7 +423,7 @@ class Station:
             return self._auto
 
     def set_auto(self, on: bool) -> None:
-        """Capture by itself from the next rest on, or no more."""
+        """Capture automatically from the next stop of the stage on, or stop doing so."""
         with self._lock:
             self._auto, self._rests, self._said = on, self._latest.rests if self._latest else 0, ""
         self._tell()
@@ -451,7 +451,7 @@ class Station:
         return session
 
     def reopen(self, session: int) -> Session:
-        """Leave the open session and go on with an earlier one."""
+        """Close the open session and continue an earlier one."""
         with self._changing:
             found = self.store.mark_session(session, opened=True)
             if session != self._open.id:
@@ -571,7 +571,7 @@ class Station:
             return self.go_on_recounting(reading.id)
 
     def go_on_recounting(self, reading: int) -> Reading:
-        """Go on with a recount."""
+        """Continue a recount."""
         with self._changing:
             found = [one for one in self.store.readings(self._open.id)[1:] if one.id == reading]
             if not found:

@@ -157,7 +157,7 @@ def test_a_teacher_speaks_of_images_without_labels(run: Run, tmp_path: Path) -> 
     assert checkpoint.load(tmp_path / "k.pt").traits.data == "mine: unlabelled (1 fields), unnamed (1 fields)"
     code, _, err = run(*options, "-o", tmp_path / "other.pt")
     assert code == 1
-    assert "fields without labels need a --teacher" in err
+    assert "fields without labels need a teacher" in err
 
 
 def test_training_begins_with_the_model_inside(run: Run, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_diverging_run_is_one_error(architecture: str, tmp_path: Path) -> None
 def test_a_teacher_of_proximity_maps_teaches_no_densities(tmp_path: Path) -> None:
     teacher = Checkpoint(network("paper"), Traits())
     config = NetworkConfig("fcrn-a", 2, "relu", roi=False)
-    with pytest.raises(KinetError, match="--teacher: its maps are proximity maps, but fcrn-a learns other maps"):
+    with pytest.raises(KinetError, match=r"^teacher: its maps are proximity maps, but fcrn-a learns other maps"):
         train([field()], tmp_path / "k.pt", config, TINY, workers=0, teacher=teacher)
 
 
