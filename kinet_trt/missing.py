@@ -10,6 +10,8 @@ from kinet_trt.errors import ImageError
 _BRIGHTEST = 160
 """Largest value of a colour that decoders leave where nothing was decoded (black, middle grey, green);
 glass is brighter."""
+_ROUNDING = 1
+"""Difference between the pixels of one colour that a decoder of JPEG or video leaves."""
 _LEAST_ROWS = 8
 """Rows of one colour from which on a picture is cut: JPEG and video are coded in blocks of 8 px and more."""
 
@@ -25,11 +27,11 @@ def check_picture(pixels: NDArray[np.uint8]) -> None:
     Raises
     ------
     ImageError
-        If all pixels are of one colour, and darker than glass.
+        If all pixels are of one colour, to a rounding of the decoder, and darker than glass.
     """
-    if _rows_of_one_colour(pixels) == len(pixels):
+    if _is_flat(pixels[::64, ::64]) and _is_flat(pixels):
         colour = pixels[0, 0].tolist()
-        name = "black" if not any(colour) else "of one colour"
+        name = "black" if max(colour) <= _ROUNDING else "of one colour"
         raise ImageError(f"there is no picture: every pixel is {name}, RGB {colour}")
 
 
@@ -41,6 +43,11 @@ def is_cut(pixels: NDArray[np.uint8]) -> bool:
     rows = _rows_of_one_colour(pixels)
     framed = bool((pixels[0] == pixels[-1, -1]).all())
     return rows >= _LEAST_ROWS and not framed
+
+
+def _is_flat(pixels: NDArray[np.uint8]) -> bool:
+    brightest = pixels.max(axis=(0, 1))
+    return bool(brightest.max() <= _BRIGHTEST and (brightest - pixels.min(axis=(0, 1))).max() <= _ROUNDING)
 
 
 def _rows_of_one_colour(pixels: NDArray[np.uint8]) -> int:

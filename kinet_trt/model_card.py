@@ -297,6 +297,8 @@ def read_card(path: Path) -> tuple[ModelCard, bytes]:
         model = path.read_bytes()
     except OSError as error:
         raise CardError(f"{path}: the model cannot be read: {error.strerror or error}") from error
+    if not model:
+        raise CardError(f"{path}: the file is empty (0 bytes): copy or export it again")
     try:
         return read_onnx_card(model), model
     except CardError as error:

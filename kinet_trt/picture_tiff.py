@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _COLOUR_AXES = "CIQS"
 """Axes along which three grey pages are colours: channels, samples, and those whose meaning the file does not state."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6  # photometric interpretations
 _JPEG = 7
+_DEFLATE = (8, 32946)
 _PILLOW = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
 """Compressions of Pillow's own TIFF library: none, CCITT, LZW, JPEG, deflate, PackBits."""
 _PREMULTIPLIED, _ALPHA = 1, 2  # extra samples
@@ -256,6 +258,8 @@ def _by_pillow(page: Any, data: bytes) -> NDArray[np.uint8] | None:
             image.load()
             if key.compression == _JPEG and (lost := _jpeg_damage(page, data)):
                 raise ImageError(f"its JPEG data are damaged ({lost}): copy or export the file again")
+            if key.compression in _DEFLATE:
+                _check_deflate(page, data)
             return as_stored(to_rgb(image), _orientation(page))
     except (ImageError, Image.DecompressionBombError, MemoryError):
         raise
@@ -271,6 +275,16 @@ def _jpeg_damage(page: Any, data: bytes) -> str | None:
         if length and (lost := damage(tables + data[place + 2 : place + length])):
             return lost
     return None
+
+
+def _check_deflate(page: Any, data: bytes) -> None:
+    """Raise if the checksum of a strip or tile is wrong: Pillow stops where the pixels are complete."""
+    for place, length in zip(page.dataoffsets, page.databytecounts, strict=False):
+        try:
+            if length:
+                zlib.decompress(data[place : place + length])
+        except zlib.error as error:
+            raise ImageError(f"its compressed data are damaged ({error}): copy or export the file again") from error
 
 
 def _by_tifffile(page: Any, data: bytes) -> NDArray[np.generic]:

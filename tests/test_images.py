@@ -782,6 +782,17 @@ def test_a_jpeg_with_lost_data_is_damaged_although_its_end_marker_stays(read):
         read(bytes(data), "a.jpg")
 
 
+def test_lost_data_of_deflated_strips_are_damage(read):
+    whole = one(FIELD, photometric="rgb", compression="zlib", rowsperstrip=32, metadata=None)
+    assert np.array_equal(read(whole, "a.tif").pixels, FIELD)
+    for share in np.linspace(0.2, 0.8, 13):
+        data = bytearray(whole)
+        begin = int(share * len(data))
+        data[begin : begin + 300] = bytes(300)
+        with pytest.raises(ImageError, match="damaged"):
+            read(bytes(data), "a.tif")
+
+
 @pytest.mark.parametrize("options", [{}, {"tile": (64, 64)}, {"rowsperstrip": 40}])
 def test_lost_data_of_a_jpeg_inside_a_tiff_are_damage(read, options):
     data = one(FIELD, compression="jpeg", compressionargs={"level": 90}, **PLAIN, **options)

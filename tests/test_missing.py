@@ -23,8 +23,15 @@ def test_glass_is_a_picture():
         check_picture(np.full((40, 60, 3), colour, np.uint8))
     check_picture(TISSUE)
     one = np.zeros((40, 60, 3), np.uint8)
-    one[20, 30] = 1
+    one[20, 30] = 3
     check_picture(one)
+
+
+def test_black_as_motion_jpeg_decodes_it_is_no_picture():
+    black = np.zeros((80, 60, 3), np.uint8)
+    black[::2, :, 1] = 1
+    with pytest.raises(ImageError, match=r"every pixel is black, RGB \[0, 1, 0\]"):
+        check_picture(black)
 
 
 @pytest.mark.parametrize("colour", [0, 128])

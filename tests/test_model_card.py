@@ -366,6 +366,9 @@ def test_read_card_names_the_file_in_every_error(tmp_path):
             read_card(path)
     with pytest.raises(CardError, match="cannot be read"):
         read_card(tmp_path)
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    with pytest.raises(CardError, match=r"empty\.onnx: the file is empty"):
+        read_card(tmp_path / "empty.onnx")
 
 
 def test_what_onnx_writes_is_read_and_what_is_written_onnx_reads(tmp_path):
