@@ -104,11 +104,6 @@ def _row(field: Field, piece: Piece, session: Session, hot_spot: int, unlike: st
     kept = np.flatnonzero(piece.inside() & ~answer.removed)
     nuclei = Detections(answer.x[kept], answer.y[kept], answer.cls[kept], answer.score[kept], answer.classes)
     spot = hot_spot_of(nuclei, field.mpp, hot_spot)
-    warnings = [unlike] if unlike else []
-    if field.mpp_source == "model":
-        warnings.append("The pixel size is only assumed.")
-    if field.region is not None:
-        warnings.append("Limited to a region.")
     return Row(
         picture=f"field {field.number}",
         counts=nuclei.counts(),
@@ -116,9 +111,16 @@ def _row(field: Field, piece: Piece, session: Session, hot_spot: int, unlike: st
         mpp=field.mpp,
         mpp_known=HOW_KNOWN[field.mpp_source],
         model=f"{field.model.card.name}, {field.model.precision}",
-        warnings=tuple(warnings),
+        warnings=_warnings(field, unlike),
         case=session.title,
     )
+
+
+def _warnings(field: Field, unlike: str) -> tuple[str, ...]:
+    """Return sentences without which the numbers of a field should not be passed on."""
+    assumed = "The pixel size is only assumed." if field.mpp_source == "model" else ""
+    region = "Limited to a region." if field.region is not None else ""
+    return tuple(filter(None, (unlike, assumed, region)))
 
 
 def geojson(piece: Piece, region: Region | None, counted: NDArray[np.bool_]) -> str:
@@ -236,5 +238,6 @@ def figure(store: Store, counted: Count, field: int) -> bytes:
             f"Ki67 index {100 * ki67.index:.1f}% ({ki67.positive:,} of {ki67.tumor:,} tumour nuclei; 95% interval "
             f"{100 * low:.1f}% to {100 * high:.1f}%)"
         )
+    said += _warnings(one, counted.unlike.get(one.id, ""))
     drawn = overlay.figure(store.pixels(one.id), marks, one.mpp, " · ".join(said), outlines(one.region))
     return overlay.to_png(drawn)

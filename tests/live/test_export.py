@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from parts import detections, keep, some_frame
 
-from kinet_trt import Frame, Ki67, KinetError
+from kinet_trt import Frame, Ki67, KinetError, overlay
 from kinet_trt.live.export import figure, file_name, summary_rows
 from kinet_trt.live.records import Session
 from kinet_trt.live.session import OpenSession
@@ -69,6 +69,25 @@ def test_a_figure_shows_the_field_and_what_a_person_decided(session):
     assert halo > 20
     with pytest.raises(KinetError, match="found number 2"):
         figure(session.store, session.count(), 2)
+
+
+def test_a_figure_of_a_field_that_is_warned_of_carries_the_warning(session, monkeypatch):
+    captions = []
+
+    def noted(pixels, marks, mpp, caption, outlines):
+        captions.append(caption)
+        return pixels
+
+    monkeypatch.setattr(overlay, "figure", noted)
+    first = keep(session.store, session.id).id
+    counted = session.count()
+    figure(session.store, counted, 1)
+    figure(session.store, dataclasses.replace(counted, unlike={first: "This is a photograph."}), 1)
+    keep(session.store, session.id, mpp_source="model")
+    figure(session.store, session.count(), 2)
+    plain, warned, assumed = captions
+    assert warned == f"{plain} · This is a photograph."
+    assert assumed.endswith("The pixel size is only assumed.")
 
 
 def test_the_summary_has_one_row_per_field_and_one_for_the_session(session):
