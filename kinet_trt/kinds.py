@@ -56,7 +56,19 @@ _SUFFIXES: Mapping[str, str] = {
     ".zvi": "Zeiss ZVI",
     ".oir": "Olympus OIR",
     ".oib": "Olympus OIB",
+    ".oif": "Olympus OIF",
     ".vsi": "Olympus VSI",
+    ".ims": "Imaris",
+    ".stk": "MetaMorph STK",
+    ".qptiff": "QPTIFF",
+    ".isyntax": "Philips iSyntax",
+    ".i2syntax": "Philips iSyntax",
+    ".kfb": "KFBio",
+    ".sdpc": "Sqray",
+    ".mds": "Motic",
+    ".mdsx": "Motic",
+    ".svg": "SVG",
+    ".xcf": "GIMP",
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kinet_trt import simulate
+from kinet_trt import simulate, slides
 from kinet_trt.cli import app
 from kinet_trt.count import find_images, skipped
 from kinet_trt.detections import Detections, to_csv
@@ -24,9 +24,9 @@ def folder(tmp_path):
 def test_a_file_that_links_lead_to_is_counted_once(folder):
     (folder / "b.png").symlink_to(folder / "a.png")
     os.link(folder / "a.png", folder / "c.png")
-    for slides in (True, False):
-        assert [path.name for path in find_images([folder], slides=slides)] == ["a.png"]
-        assert find_images([folder / "b.png", folder / "a.png"], slides=slides) == [folder / "b.png"]
+    for with_slides in (True, False):
+        assert [path.name for path in find_images([folder], slides=with_slides)] == ["a.png"]
+        assert find_images([folder / "b.png", folder / "a.png"], slides=with_slides) == [folder / "b.png"]
     assert len(find_images([folder / "missing.png", folder / "gone.png"])) == 2
 
 
@@ -41,6 +41,14 @@ def test_pictures_of_kinds_that_are_not_read_are_named_once_a_kind(folder):
     ]
     assert skipped([folder / "*.gif"], [])[0].startswith(f"{folder / '*.gif'}: ")
     assert skipped([folder / "x.gif"], [folder / "x.gif"]) == []
+
+
+@pytest.mark.parametrize("suffix", [*slides._UNREAD, ".qptiff", ".lif", ".svg"])
+def test_slides_and_drawings_that_are_not_read_are_named_too(tmp_path, suffix):
+    (tmp_path / f"a{suffix.upper()}").write_bytes(b"x")
+    (line,) = skipped([tmp_path], [])
+    assert "1 " in line
+    assert line.endswith("save as PNG or TIFF to count")
 
 
 def test_a_folder_of_such_pictures_alone_is_an_error_that_names_them(tmp_path):
