@@ -369,8 +369,8 @@ def _from_index(index: Path, folder: Path, mpp: float | None) -> Iterator[Labell
         marked = _marked(index.parent / row["points"], image, mpp)
         found = _field(image, marked, labelled)
         counted = index.parent / row["counted_mask"] if row.get("counted_mask") else None
-        about = {"counted": counted, "source": row.get("source", ""), "split": row.get("split", "")}
-        yield replace(found, **about) if found else None
+        source, split = row.get("source", ""), row.get("split", "")
+        yield replace(found, counted=counted, source=source, split=split) if found else None
 
 
 def _index_columns(header: Sequence[str]) -> dict[str, str] | None:
