@@ -44,9 +44,9 @@ def read_image(path: Path | str) -> Frame:
     """Read an image file.
 
     Integers of more than 8 bits are scaled from the smallest of 8, 10, 12, 14 or 16 bits that holds them, because
-    cameras store 12 bits in 16; a few saturated pixels do not count. Transparent pixels become white (glass). Of
-    several pages the largest counts, and of those of one size the first; three grey pages of one picture are its red,
-    green and blue.
+    cameras store 12 bits in 16; saturated pixels do not count. Transparent pixels become white (glass). Of several
+    pages the largest counts, and of those of one size the first in colour; three grey pages of one picture are its red,
+    green and blue, and other grey pages are refused.
 
     Parameters
     ----------

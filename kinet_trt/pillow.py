@@ -45,7 +45,7 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        if image.getextrema()[3] == (0, 0):
+        if image.getchannel("A").getextrema() == (0, 0):
             raise ImageError(_TRANSPARENT)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"), dtype=np.uint8)
