@@ -53,7 +53,20 @@ REASONS = {
 }
 """Why a block is not run. A new reason is a matter for review: most blocks can be made to run."""
 SHELL = ("bash", "console", "sh", "powershell")
-PROGRAMS = ("kinet-trt", "source", "pip", "python", "make", "git", ".venv", "tritonserver", "docker", "cmake", "sudo")
+PROGRAMS = (
+    "kinet-trt",
+    "source",
+    "pip",
+    "python",
+    "python3",
+    "make",
+    "git",
+    ".venv",
+    "tritonserver",
+    "docker",
+    "cmake",
+    "sudo",
+)
 """What a command begins with, in a block without a language."""
 DATA = ("", "text", "csv", "toml", "yaml", "protobuf")
 """Blocks that show something; there is nothing to run in them."""
