@@ -186,7 +186,7 @@ def test_a_fused_onnx_of_one_size_becomes_an_engine_of_that_size(tmp_path):
     card, _ = plan_of(build(one.path, tmp_path / "a.engine"))
     assert card.profile == ((1, 320, 256),) * 3
     assert (card.precision, card.capacity) == ("fp32", one.card.capacity)
-    with pytest.raises(KinetError, match="takes frames of 320x256 px"):
+    with pytest.raises(KinetError, match="takes frames of 256x320 px"):
         build(one.path, tmp_path / "a.engine", sizes=[(320, 320)])
 
 
@@ -369,7 +369,7 @@ def test_a_converted_model_is_not_converted_again(tmp_path, int8_edge, found, as
 @pytest.mark.parametrize("asked", ["fp16", "int8"])
 def test_the_precision_of_a_fused_model_is_settled(tmp_path, asked):
     fused = build(EDGE, tmp_path / "fused.onnx", "fp32", fused=True).path
-    with pytest.raises(KinetError, match="is fused: its precision is settled"):
+    with pytest.raises(KinetError, match="is fused: its precision is fixed"):
         build(fused, tmp_path / "a.engine", asked, calibration=tmp_path if asked == "int8" else None)
 
 

@@ -336,7 +336,7 @@ def test_a_closed_counter_counts_no_more():
         other = counter.with_threshold(Threshold(0.5))
         assert len(list(counter.stream([pixels]))) == 1
     for closed in (counter, other):
-        with pytest.raises(EngineError, match="open another"):
+        with pytest.raises(EngineError, match="create another"):
             closed(pixels)
-        with pytest.raises(EngineError, match="open another"):
+        with pytest.raises(EngineError, match="create another"):
             next(closed.stream([pixels]))

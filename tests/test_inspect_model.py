@@ -167,7 +167,7 @@ def test_an_engine_shows_its_card_without_a_gpu(run, tmp_path):
     ("spoil", "says"),
     [
         (lambda e, j: e.write_bytes(b"a plam"), "Copy both files again"),
-        (lambda e, j: j.unlink(), "beside it, k.engine.json, found none"),
+        (lambda e, j: j.unlink(), "k.engine.json beside it, found none"),
         (lambda e, j: j.write_text("{"), "damaged"),
         (lambda e, j: j.write_text("[]"), "damaged"),
         (lambda e, j: j.write_bytes(b"\xff\xfe"), "damage"),

@@ -83,7 +83,7 @@ def test_a_driver_says_its_cuda_and_its_devices(driver):
 @pytest.mark.parametrize(
     ("init", "says"),
     [
-        ("return 100", "it sees no GPU, CUDA error 100"),
+        ("return 100", "it finds no GPU, CUDA error 100"),
         ("return 803", "restart the machine, CUDA error 803"),
         ("*(volatile int *)0 = 1; return 0", "SIGSEGV"),
         ("sleep(60); return 0", "no answer after"),

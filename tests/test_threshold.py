@@ -46,7 +46,7 @@ def test_parse_refuses_a_colon_without_a_kind():
     "text", ["nan", "inf", "-inf", "1e400", "relative:nan", "relative:inf", "relative:1.01", "relative:-0.1"]
 )
 def test_a_value_that_makes_no_sense_is_refused(text):
-    with pytest.raises(KinetError, match="XI from 0 to 1"):
+    with pytest.raises(KinetError, match="XI between 0 and 1"):
         Threshold.parse(text)
 
 

@@ -194,8 +194,8 @@ def test_the_event_loop_goes_on(workers):
 def test_once_closed_it_takes_no_more(workers):
     assert list(workers.in_order(lambda item, stop: item, [1])) == [1]
     workers.close()
-    with pytest.raises(EngineError, match="open another"):
+    with pytest.raises(EngineError, match="create another"):
         list(workers.in_order(lambda item, stop: item, [1]))
-    with pytest.raises(EngineError, match="open another"):
+    with pytest.raises(EngineError, match="create another"):
         asyncio.run(workers.run(lambda item, stop: item, 1))
     workers.close()

@@ -411,7 +411,7 @@ def test_engines_say_which_kind_a_model_is(shipped, tmp_path):
     frame = simulate.field(2, 256, 256)[0][None]
     for runtime in ENGINES:
         plain, fused = open_engine(MODEL, "fp32", runtime=runtime), open_engine(path, "fp32", runtime=runtime)
-        with pytest.raises(EngineError, match="gives maps"):
+        with pytest.raises(EngineError, match="outputs maps"):
             plain.detect(frame, 0.5)
         with pytest.raises(EngineError, match="is fused"):
             fused.run(frame)
