@@ -43,41 +43,41 @@ def test_a_simulated_field_is_counted_well(counter):
     assert found.counts() == {name: int((found.cls == i).sum()) for i, name in enumerate(found.classes)}
 
 
-@pytest.mark.parametrize("size", [(1000, 700), (777, 531)])
+@pytest.mark.parametrize("size", [(520, 400), (431, 333)])
 def test_tiled_detections_equal_whole_ones(counter, size):
     pixels, _ = simulate.field(2, *size)
     whole = counter(pixels)
-    assert len(whole) > 200
-    for tile in (64, 256, 400):
+    assert len(whole) > 100
+    for tile in (64, 160, 256):
         assert same(tiled(counter, tile)(pixels), whole), tile
 
 
 def test_what_an_engine_was_built_for_stays_whole(counter, monkeypatch):
-    pixels, _ = simulate.field(2, 1000, 700)
-    small, seen = tiled(counter, 256), []
+    pixels, _ = simulate.field(2, 500, 340)
+    small, seen, expected = tiled(counter, 128), [], counter(pixels)
     run = small.engine.run
     monkeypatch.setattr(small.engine, "run", lambda frames: seen.append(frames.shape) or run(frames), raising=False)
     small(pixels)
     assert len(seen) > 1
     for profile, whole in (
-        ([(1, 64, 64), (1, 512, 512), (1, 704, 1008)], True),
-        ([(1, 704, 1008)] * 3, True),
-        ([(1, 64, 64), (1, 512, 512), (1, 704, 992)], False),
-        ([(1, 720, 64), (1, 720, 512), (1, 1008, 1008)], False),
-        ([(2, 704, 1008)] * 3, False),
+        ([(1, 64, 64), (1, 256, 256), (1, 352, 512)], True),
+        ([(1, 352, 512)] * 3, True),
+        ([(1, 64, 64), (1, 256, 256), (1, 352, 496)], False),
+        ([(1, 368, 64), (1, 368, 256), (1, 512, 512)], False),
+        ([(2, 352, 512)] * 3, False),
     ):
         small.engine.card, seen[:] = replace(small.engine.card, profile=tuple(profile)), []
-        assert same(small(pixels), counter(pixels))
-        assert (seen == [(1, 704, 1008, 3)]) is whole
+        assert same(small(pixels), expected)
+        assert (seen == [(1, 352, 512, 3)]) is whole
 
 
 def test_tiled_detections_equal_whole_ones_on_real_fields(counter, shared_data):
     fields = read_fields(shared_data)
     for name in ("pnet_train_1", "gl_C_05", "nz_1"):
-        pixels = next(f for f in fields if f.name == name).pixels()
+        pixels = next(f for f in fields if f.name == name).pixels()[:448, :448]
         whole = counter(pixels)
         assert len(whole) > 50
-        assert same(tiled(counter, 256)(pixels), whole), name
+        assert same(tiled(counter, 160)(pixels), whole), name
 
 
 def test_tiles_follow_a_relative_threshold_too(counter):
