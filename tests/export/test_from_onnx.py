@@ -59,8 +59,8 @@ def maps(network: KiNet, x: Tensor) -> list[Tensor]:
     ("architecture", "activation", "precision", "half", "roi", "norm"),
     [
         ("paper", "relu", "fp32", False, True, "batch"),
-        ("paper", "elu", "fp16", False, False, "batch"),
-        ("release", "elu", "fp32", True, True, "batch"),
+        pytest.param("paper", "elu", "fp16", False, False, "batch", marks=pytest.mark.slow),
+        pytest.param("release", "elu", "fp32", True, True, "batch", marks=pytest.mark.slow),
         ("release", "relu", "fp32", False, False, "instance"),
     ],
 )

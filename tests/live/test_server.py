@@ -253,7 +253,7 @@ def test_an_order_that_arrives_late_is_refused(served, client):
     for order, body in (("/api/capture", {"frame": 1}), (f"/api/fields/{field['id']}/remove", {"nucleus": 0})):
         answer = client.post(order, json=body, headers=stale)
         assert answer.status_code == 409
-        assert "arrived 1000 s after" in answer.json()["error"]
+        assert "arrived 1000 s late" in answer.json()["error"]
     assert not nuclei(client, field)["removed"][0]
     for pressed in (str(state["clock"]), "soon", "nan", str(state["clock"] + 1000)):
         answer = client.post(f"/api/fields/{field['id']}/note", json={"text": "x"}, headers={"kinet-pressed": pressed})

@@ -201,7 +201,7 @@ def test_three_grey_planes_are_colours_only_where_they_may_be(tmp_path):
         with open_slide(tmp_path / name) as slide:
             np.testing.assert_array_equal(slide.read(0, 0, 0, 512, 384), WHOLE)
             (remark,) = slide.remarks
-            assert re.fullmatch(rf"The file holds three grey planes{channels}; they were taken for .*", remark)
+            assert re.fullmatch(rf"The file holds three grey planes{channels}; they were read as .*", remark)
     for name in ("z.ome.tif", "t.ome.tif"):
         with pytest.raises(ImageError, match="a stack of 3 grey planes"):
             open_slide(tmp_path / name)

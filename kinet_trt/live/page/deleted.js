@@ -5,6 +5,7 @@ import { on, post, state } from "./server.js";
 import { toast, trying } from "./words.js";
 
 const again = []; // fields that were restored by a key, and can be deleted again
+let restoring = Promise.resolve(); // the last undo: a redo that follows at once waits for its answer
 
 on("state", ({ session }) => {
   shown($("deleted"), session.deleted.length > 0);
@@ -34,13 +35,13 @@ export async function remove(id, number) {
 export async function undo() {
   const last = state?.session.deleted.at(-1);
   if (!last) toast("There is no deleted field to restore.");
-  else if (await restore(last.id)) again.push(last.id);
+  else await (restoring = restore(last.id).then((done) => done && again.push(last)));
 }
 
 /** Delete the field again that was restored last. */
 export async function redo() {
-  const id = again.pop();
-  const field = state?.session.fields.find((one) => one.id === id);
+  await restoring;
+  const field = again.pop();
   if (field) await remove(field.id, field.number);
   else toast("There is nothing to redo.");
 }
