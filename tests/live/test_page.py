@@ -389,7 +389,11 @@ def test_a_field_is_deleted_after_a_question_and_comes_back(page: Page):
     page.locator("#ask-yes").click()
     expect(thumbnails).to_have_count(0)
     for key, count in (("Control+z", 1), ("Control+Shift+Z", 0)):
-        press(page, key)
+        for _ in range(4):  # on a very busy machine an order may be refused as late: "try again"
+            press(page, key)
+            with contextlib.suppress(AssertionError):
+                expect(thumbnails).to_have_count(count, timeout=15_000)
+                break
         expect(thumbnails).to_have_count(count)
     page.locator(".toast button").click()  # Undo, beside the word that it was deleted
     expect(thumbnails).to_have_count(1)

@@ -41,7 +41,7 @@ export async function undo() {
 /** Delete the field again that was restored last. */
 export async function redo() {
   await restoring;
-  const field = again.pop();
-  if (field) await remove(field.id, field.number);
-  else toast("There is nothing to redo.");
+  const field = again.at(-1);
+  if (!field) toast("There is nothing to redo.");
+  else if (await remove(field.id, field.number)) again.pop();
 }
