@@ -13,7 +13,7 @@ _NOTES = f"{LOGGER}.notes"  # its level is raised by --quiet
 
 _NATIVE: dict[str, tuple[str, str | None]] = {
     "OPENCV_LOG_LEVEL": ("SILENT", "WARNING"),
-    # With any level of its own FFmpeg writes to standard output, where the results are.
+    # If a log level is set, FFmpeg writes to standard output, which holds the results.
     "OPENCV_FFMPEG_LOGLEVEL": ("-8", None),
 }
 """What OpenCV and its FFmpeg write past Python, by default and with --verbose; both read these when they are loaded."""
