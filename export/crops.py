@@ -207,6 +207,10 @@ def _crop(rng: np.random.Generator, source: LabelledField, plan: CropPlan, targe
         tumor, region = (seen(mask)[None] for mask in drawn)
     else:
         tumor, region = weak_region(x, y, cls, inside, source.counted is not None)
+    # Glass and blood: no class has nuclei there, whichever were labelled, and it is no tumour.
+    if source.outlines.empty:
+        empty = seen(source.empty_mask())[None]
+        known, region, tumor = np.maximum(known, empty), np.maximum(region, empty), tumor * (1 - empty)
     rgb = np.asarray(view, np.uint8)
     return Crop(vary_stain(rng, rgb) if plan.stain else rgb, maps, known, tumor, region)
 

@@ -21,7 +21,7 @@ from kinet_trt.count import find_images
 from kinet_trt.detections import CLASSES
 from kinet_trt.engines.openvino import OpenVinoEngine
 from kinet_trt.errors import ImageError, KinetError
-from kinet_trt.fields import LabelledField, check_nuclei, guess, label, read_fields
+from kinet_trt.fields import LabelledField, check_nuclei, guess, label, read_fields, with_regions
 from kinet_trt.files import write_atomic
 from kinet_trt.frame import Frame, fit
 from kinet_trt.images import read_image
@@ -60,6 +60,7 @@ def train_fields(
     start: Path | None,
     teacher: Path | None,
     unlabelled: Path | None,
+    regions: Path | None = None,
     seed: int,
     quick: bool,
     report: Callable[[training.Progress], None],
@@ -85,6 +86,12 @@ def train_fields(
     if iterations:
         regime = replace(regime, iterations=iterations, every=min(regime.every, iterations))
     fields = read_fields(folder, mpp)
+    if unlabelled and not teacher:
+        raise KinetError("unlabelled: fields without labels need a teacher")
+    more = without_labels(find_images([unlabelled])) if unlabelled else []
+    if regions:
+        both = with_regions([*fields, *more], regions)
+        fields, more = both[: len(fields)], both[len(fields) :]
     if classes:
         fields = label(fields, classes)
     elif sentence := guess(fields):
@@ -104,13 +111,10 @@ def train_fields(
     begin = _beginning(start, width, dropout) if start else None
     fresh = _fresh(network, architecture, width or (QUICK_WIDTH if quick else None), activation, roi, dropout)
     config = begin.network.config if begin else fresh
-    if not config.roi and (alone := [f for f in fields if not f.labelled]):
+    if not config.roi and (alone := [f for f in fields if not f.labelled and not f.outlines.empty]):
         log.warning("%d fields have only regions: without the region branch they cannot be used", len(alone))
-        fields = [f for f in fields if f.labelled]
-    if unlabelled:
-        if not teacher:
-            raise KinetError("unlabelled: fields without labels need a teacher")
-        fields += without_labels(find_images([unlabelled]))
+        fields = [f for f in fields if f not in alone]
+    fields += more
     fields = [f.at_scale(mpp, begin.traits.mpp if begin else training.MPP) for f in fields]
     if begin and start and _is_model(start):
         _settle(begin, [f for f in fields if f.split != "test"])

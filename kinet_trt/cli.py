@@ -554,6 +554,9 @@ def train(
     ] = None,
     teacher: Annotated[Path | None, typer.Option(help="Checkpoint to distil from, in addition to the labels.")] = None,
     unlabelled: Annotated[Path | None, typer.Option(help="Images without labels, to distil on.", metavar="DIR")] = None,
+    regions: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Regions of the fields: NAME.geojson, in any subfolder.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of weights and crops.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A test of about a minute, with 8 channels.")] = False,
 ) -> None:
@@ -582,6 +585,7 @@ def train(
             start=start,
             teacher=teacher,
             unlabelled=unlabelled,
+            regions=regions,
             seed=seed,
             quick=quick,
             report=report,
@@ -595,6 +599,37 @@ def train(
             typer.echo(f"{state}: {size}, needed only to resume this run with more --iterations")
     checkpoint, model, folder = (shlex.quote(str(path)) for path in (out, out.with_suffix(".onnx"), fields))
     typer.echo(f"Next: kinet-trt export {checkpoint} -o {model}, then kinet-trt eval {folder} -m {model}")
+
+
+@app.command()
+def regions(
+    fields: Annotated[Path, typer.Argument(help="Folder of images, with or without labelled nuclei.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the pictures, NAME_regions.png.")],
+    drawn: Annotated[
+        Path | None,
+        typer.Option("--regions", metavar="DIR", help="Regions of the fields: NAME.geojson, in any subfolder."),
+    ] = None,
+    box: Annotated[
+        str | None, typer.Option(metavar="LEFT,TOP,RIGHT,BOTTOM", help="Draw only this part of each image, in px.")
+    ] = None,
+    grid: Annotated[int, typer.Option(min=5, help="Distance of the grid lines in px.")] = 50,
+    mpp: Mpp = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing pictures.")] = False,
+) -> None:
+    """Draw fields with a pixel grid and their regions, and count the labelled nuclei in each kind of region."""
+    from kinet_trt.export import region_check as drawing
+    from kinet_trt.files import write_atomic
+    from kinet_trt.overlay import to_png
+    from kinet_trt.terminal import show_regions, track
+
+    part = _box(box) if box else None
+    found = drawing.read(fields, drawn, mpp)
+    pictures = [out / f"{field.name}_regions.png" for field in found]
+    _check_existing([picture for picture in pictures if picture.exists()], force)
+    for field, picture in zip(track(found, "Drawing", [f.name for f in found]), pictures, strict=True):
+        write_atomic(picture, to_png(drawing.draw(field, part, grid)))
+    _say_written(pictures, err=False)
+    show_regions(*drawing.rows(found))
 
 
 @app.command("import-weights")
@@ -817,6 +852,17 @@ def _size(text: str) -> tuple[int, int]:
     if min(width, height) < 1:
         raise typer.BadParameter(f"--size: expected WxH (width x height) like 1920x1200, found {text!r}")
     return width, height
+
+
+def _box(text: str) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of a part of an image, px."""
+    try:
+        left, top, right, bottom = map(int, text.split(","))
+    except ValueError:
+        left = top = right = bottom = 0
+    if not (0 <= left < right and 0 <= top < bottom):
+        raise typer.BadParameter(f"--box: expected LEFT,TOP,RIGHT,BOTTOM in px, like 0,0,300,300, found {text!r}")
+    return left, top, right, bottom
 
 
 def _need(command: str, extra: str, *modules: str) -> None:

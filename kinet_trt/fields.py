@@ -24,6 +24,8 @@ from kinet_trt.qupath import Marked, Outlines
 log = logging.getLogger(__name__)
 
 MASK_SUFFIX = "_counted.png"
+REGIONS = ".regions"
+"""Added to an image's name: its GeoJSON of areas, beside one of any kind that marks nuclei."""
 
 
 Regions = tuple[NDArray[np.bool_], NDArray[np.bool_]]
@@ -73,6 +75,7 @@ class LabelledField:
     region_map: Path | None = None
     _masks: list[NDArray[np.bool_]] = field(default_factory=list, repr=False)
     _regions: list[Regions] = field(default_factory=list, repr=False)
+    _empty: list[NDArray[np.bool_]] = field(default_factory=list, repr=False)
     _frames: list[Frame] = field(default_factory=list, repr=False)
 
     @classmethod
@@ -99,6 +102,7 @@ class LabelledField:
             _frames=[frame],
             _masks=[cut(self.counted_mask())] if self.bounded else [],
             _regions=[(cut(tumor), cut(known)) for tumor, known in self._drawn()],
+            _empty=[cut(self.empty_mask())],
         )
 
     def at_scale(self, own: float | None, mpp: float) -> LabelledField:
@@ -139,6 +143,7 @@ class LabelledField:
             _frames=[Frame(fitted.pixels, mpp)],
             _masks=[resized(self.counted_mask())] if self.bounded else [],
             _regions=[(resized(tumor), resized(known)) for tumor, known in self._drawn()],
+            _empty=[resized(self.empty_mask())],
         )
 
     @property
@@ -166,6 +171,14 @@ class LabelledField:
             raise KinetError(
                 f"{self.image}: {len(self.x) - inside.sum()} of its {len(self.x)} marked nuclei lie outside of its "
                 f"{frame.width} x {frame.height} px: they were marked in another image, or at another scale"
+            )
+        x, y = self.outlines.corners().T
+        outside = (x < -1) | (x > frame.width) | (y < -1) | (y > frame.height)
+        if 2 * outside.sum() > len(x):
+            self._frames.clear()
+            raise KinetError(
+                f"{self.image}: {outside.sum()} of the {len(x)} corners of its regions lie outside of its "
+                f"{frame.width} x {frame.height} px: they were drawn in another image, or at another scale"
             )
 
     def pixels(self) -> NDArray[np.uint8]:
@@ -200,6 +213,13 @@ class LabelledField:
         """Return tumour and where that is known, bool [H, W] each, made once; None where nobody drew regions."""
         return next(iter(self._drawn()), None)
 
+    def empty_mask(self) -> NDArray[np.bool_]:
+        """Return where there are no nuclei, such as on glass and in blood, bool [H, W]; made once."""
+        if not self._empty:
+            height, width = self.pixels().shape[:2]
+            self._empty.append(self.outlines.empty_mask(height, width))
+        return self._empty[0]
+
     def _drawn(self) -> list[Regions]:
         if not self._regions:
             height, width = self.pixels().shape[:2]
@@ -222,7 +242,7 @@ class LabelledField:
         return np.asarray(mask > 127)
 
 
-def read_fields(folder: Path, mpp: float | None = None) -> list[LabelledField]:
+def read_fields(folder: Path, mpp: float | None = None, *, unlabelled: bool = False) -> list[LabelledField]:
     """Read a folder of labelled fields.
 
     It has one of these layouts:
@@ -235,6 +255,9 @@ def read_fields(folder: Path, mpp: float | None = None) -> list[LabelledField]:
       with GeoJSON files of QuPath (:mod:`kinet_trt.qupath`);
     * images and one measurement table of QuPath that names them.
 
+    Areas may have a file of their own, ``NAME.regions.geojson`` beside the image (:func:`with_regions` takes them from
+    elsewhere); with it alone, a field has regions and no nuclei.
+
     Without a list of classes for a source, the classes that occur in its fields count as labelled, and the fields as
     ``guessed``. ``*_counted.png`` is a mask, never a field. Fields of whose labels nothing was understood are left out,
     with a warning.
@@ -246,6 +269,8 @@ def read_fields(folder: Path, mpp: float | None = None) -> list[LabelledField]:
     mpp
         um/px of the images; defaults to that of each file. Needed for positions in um; it decides which outlines are as
         large as a nucleus.
+    unlabelled
+        Whether to return images without labels too, where pairs of files are looked for.
 
     Raises
     ------
@@ -254,8 +279,10 @@ def read_fields(folder: Path, mpp: float | None = None) -> list[LabelledField]:
     """
     indices = [path / "index.csv" for path in (folder, folder.parent) if (path / "index.csv").is_file()]
     indexed = [f for index in indices[:1] for f in _from_index(index, folder, mpp)]
-    found = indexed or list(_from_maps(folder) if label_maps.is_layout(folder) else _from_pairs(folder, mpp))
-    fields = _guessed([f for f in found if f])
+    found = indexed or list(
+        _from_maps(folder) if label_maps.is_layout(folder) else _from_pairs(folder, mpp, unlabelled)
+    )
+    fields = [_add_regions(f, path) for f in _guessed([f for f in found if f]) for path in [_regions_beside(f.image)]]
     if found and not fields:
         raise KinetError(
             f"{folder}: expected labelled nuclei, found none of a known class in the labels of {len(found)} "
@@ -268,6 +295,57 @@ def read_fields(folder: Path, mpp: float | None = None) -> list[LabelledField]:
             f"labels_postm, labels_negtm, labels_other of KiNet{_inside(folder)}"
         )
     return fields
+
+
+def with_regions(fields: Sequence[LabelledField], folder: Path) -> list[LabelledField]:
+    """Return fields with the areas that were drawn for them; logs how many have any.
+
+    Parameters
+    ----------
+    fields
+        Their images' names are unique.
+    folder
+        Has ``NAME.geojson`` or ``NAME.regions.geojson`` of the image ``NAME.*``, in any subfolder.
+
+    Raises
+    ------
+    KinetError
+        If there is no file for any field, two for one of them, or a file cannot be read.
+    """
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*.geojson")):
+        files.setdefault(path.name.removesuffix(".geojson").removesuffix(REGIONS), []).append(path)
+    drawn = {f.name: files[f.name] for f in fields if f.name in files}
+    for name, paths in drawn.items():
+        if len(paths) > 1 or sum(f.name == name for f in fields) > 1:
+            raise KinetError(f"{folder}: expected one file of regions and one field {name}, found more: rename one")
+    if not drawn:
+        raise KinetError(
+            f"{folder}: no regions found: expected NAME.geojson for a field, such as {fields[0].name}.geojson"
+        )
+    log.info("%d of %d fields have regions in %s", len(drawn), len(fields), folder)
+    return [_add_regions(f, drawn[f.name][0] if f.name in drawn else None) for f in fields]
+
+
+def _add_regions(f: LabelledField, path: Path | None) -> LabelledField:
+    """Return a field with the areas of a file too; its tissue replaces a region map."""
+    if path is None:
+        return f
+    drawn = qupath.read_regions(path)
+    region_map = None if drawn.tissue else f.region_map
+    return replace(f, outlines=f.outlines.merged(drawn), region_map=region_map, _masks=[], _regions=[], _empty=[])
+
+
+def _regions_beside(image: Path) -> Path | None:
+    """Return the file of areas beside an image; None if there is none."""
+    names = (image.with_name(image.stem + REGIONS + suffix) for suffix in qupath.SUFFIXES)
+    return next((path for path in names if path.is_file()), None)
+
+
+def _without_nuclei(image: Path) -> LabelledField:
+    """Return an image of which no nuclei were marked."""
+    nothing = np.empty(0, np.float32)
+    return LabelledField(image, nothing, nothing, np.empty(0, np.uint8), ())
 
 
 def _inside(folder: Path) -> str:
@@ -408,7 +486,7 @@ def _from_maps(folder: Path) -> Iterator[LabelledField]:
         log.warning("%s and %d more images have no maps: they are left out", bare[0], len(bare) - 1)
 
 
-def _from_pairs(folder: Path, mpp: float | None) -> Iterator[LabelledField | None]:
+def _from_pairs(folder: Path, mpp: float | None, unlabelled: bool) -> Iterator[LabelledField | None]:
     """Yield the fields of images with files of labels; None for one that is left out."""
     if not folder.is_dir():
         raise KinetError(f"{folder}: expected a folder of fields, found {'a file' if folder.exists() else 'nothing'}")
@@ -425,7 +503,10 @@ def _from_pairs(folder: Path, mpp: float | None) -> Iterator[LabelledField | Non
         if len(found) > 1:
             raise KinetError(f"{found[0]} and {found[1].name} both mark nuclei of {image.name}: remove one of them")
         if not found:
-            bare.append(image)
+            if unlabelled or _regions_beside(image):
+                yield _without_nuclei(image)
+            else:
+                bare.append(image)
             continue
         if shared and found[0] == shared.path:
             marked = shared.nuclei(image, partial(_mpp_of, image, mpp))
@@ -482,7 +563,7 @@ def _field(image: Path, marked: Marked, labelled: tuple[str, ...] = ()) -> Label
     A field without nuclei counts as one without any only where nothing else was marked: labels that are not understood
     must not be taught as background.
     """
-    tissue = bool(marked.outlines.tumor or marked.outlines.other)
+    tissue = marked.outlines.tissue
     if marked.left_out and not len(marked.x) and not tissue:
         log.warning("%s: no nucleus of a known class among its labels: the field is left out", image)
         return None

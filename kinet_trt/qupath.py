@@ -50,6 +50,8 @@ _AREAS: Mapping[str, str] = {
     **dict.fromkeys(("ignore", "artefact", "artifact"), "ignored"),
     "tumor": "tumor",
     **dict.fromkeys(("stroma", "other", "nontumor", "normal", "necrosis", "immune cell"), "other"),
+    **dict.fromkeys(("empty", "glass", "background", "whitespace", "blood", "red blood cell"), "empty"),
+    **dict.fromkeys(("pigment", "debris"), "empty"),
 }
 _KINDS = {"cell": "Cell|Detection", "tmacore": "TMACore", "root": "Root"}  # parts of QuPath's Java class names
 _SHIFT = 4  # bits of a pixel's fraction with which outlines are drawn
@@ -71,6 +73,8 @@ class Outlines:
         Areas that are excluded from training and evaluation.
     tumor, other
         Tumour areas and other tissue: the training data of the region branch.
+    empty
+        Areas without nuclei, such as glass and blood: detections there are false positives.
     unknown
         Centres of nuclei of unknown class, float64 [n, 2], px. A disc around each is excluded.
     """
@@ -79,12 +83,18 @@ class Outlines:
     ignored: tuple[Shape, ...] = ()
     tumor: tuple[Shape, ...] = ()
     other: tuple[Shape, ...] = ()
+    empty: tuple[Shape, ...] = ()
     unknown: Ring = field(default_factory=lambda: np.empty((0, 2)))
 
     @property
     def bounds(self) -> bool:
         """Whether part of the image is excluded."""
         return bool(self.counted or self.ignored or len(self.unknown))
+
+    @property
+    def tissue(self) -> bool:
+        """Whether tissue or empty areas were annotated."""
+        return bool(self.tumor or self.other or self.empty)
 
     def counted_mask(self, height: int, width: int) -> NDArray[np.bool_]:
         """Return the mask of the area in which nuclei were marked, bool [height, width]."""
@@ -102,6 +112,26 @@ class Outlines:
             return None
         tumor, other = _filled(self.tumor, height, width), _filled(self.other, height, width)
         return tumor & ~other, tumor ^ other
+
+    def empty_mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Return the mask of the areas without nuclei, bool [height, width]."""
+        return _filled(self.empty, height, width)
+
+    def corners(self) -> Ring:
+        """Return the corners of tissue and empty areas, float64 [n, 2], px."""
+        shapes = (*self.tumor, *self.other, *self.empty)
+        return np.concatenate([np.empty((0, 2)), *(ring for shape in shapes for ring in shape)])
+
+    def merged(self, more: Outlines) -> Outlines:
+        """Return these areas and those of another file of the same image."""
+        return Outlines(
+            self.counted + more.counted,
+            self.ignored + more.ignored,
+            self.tumor + more.tumor,
+            self.other + more.other,
+            self.empty + more.empty,
+            np.concatenate([self.unknown, more.unknown]),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,14 +181,31 @@ def _words(name: str) -> list[str]:
     return [re.sub(r"^(cell|lymphocyte|fibroblast)s$", r"\1", word) for word in words]
 
 
+def read_regions(path: Path) -> Outlines:
+    """Read a GeoJSON that holds areas alone: every outline is one, however small.
+
+    Raises
+    ------
+    KinetError
+        If the file cannot be read, is not GeoJSON, has a coordinate that is not a finite number, or holds points.
+    """
+    marked = read_geojson(path, lambda: np.inf)
+    if nuclei := len(marked.x) + len(marked.outlines.unknown):
+        raise KinetError(
+            f"{path}: expected areas, found {nuclei} points or detections: export nuclei to a file of their own"
+        )
+    return marked.outlines
+
+
 def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> Marked:
     """Read a GeoJSON that QuPath exported, or that ``kinet-trt count --geojson`` wrote.
 
     Points, also several in one annotation, are nuclei; so are the centroids of cells, of detections and of outlined
     annotations up to :data:`MAX_NUCLEUS_AREA`. Larger annotations are areas, by their class: unclassified or
-    ``Region*`` for what was counted, ``Ignore*``, ``Tumor``, ``Stroma`` and other tissue; TMA cores count as regions.
-    Objects inside other objects (``childObjects``) are read, each once. An annotation without a class takes its name as
-    the class where that is one. Objects that are not understood are excluded together with their area, and logged.
+    ``Region*`` for what was counted, ``Ignore*``, ``Tumor``, ``Stroma`` and other tissue, ``Blood``, ``Glass`` and
+    other areas without nuclei; TMA cores count as regions. Objects inside other objects (``childObjects``) are read,
+    each once. An annotation without a class takes its name as the class where that is one. Objects that are not
+    understood are excluded together with their area, and logged.
 
     Parameters
     ----------
@@ -178,7 +225,13 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
     centres: list[tuple[float, float]] = []
     classes: list[int] = []
     unknown: list[tuple[float, float]] = []
-    areas: dict[str, list[Shape]] = {"counted": [], "ignored": [], "tumor": [], "other": []}
+    areas: dict[str, list[Shape]] = {
+        "counted": [],
+        "ignored": [],
+        "tumor": [],
+        "other": [],
+        "empty": [],
+    }
     left = Tally[str]()
     for feature in _features(document, path):
         try:
@@ -218,7 +271,7 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
     if left:
         log.warning(
             "%s: not understood and left out together with their area: %s. Classes of nuclei are Positive, Negative "
-            "and Other; of areas Region*, Ignore*, Tumor and Stroma",
+            "and Other; of areas Region*, Ignore*, Tumor, Stroma, Blood and Glass",
             path,
             ", ".join(f"{n} x {what}" for what, n in sorted(left.items())),
         )
@@ -232,6 +285,7 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
             ignored=tuple(areas["ignored"]),
             tumor=tuple(areas["tumor"]),
             other=tuple(areas["other"]),
+            empty=tuple(areas["empty"]),
             unknown=np.asarray(unknown, np.float64).reshape(-1, 2),
         ),
         dict(left),

@@ -441,6 +441,11 @@ def show_bench(rows: Sequence[dict[str, Any]]) -> None:
     _print_rows(_console(), *bench_rows(rows), left=3)
 
 
+def show_regions(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print what the regions of fields hold."""
+    _print_rows(_console(), headers, rows)
+
+
 def show_packaged(packaged: Packaged, repository: Path) -> None:
     """Print the files that were written for a server, and how to start it."""
     console = _console()

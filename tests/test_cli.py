@@ -193,7 +193,7 @@ def test_standard_output_holds_the_format_that_is_asked_for(run, tmp_path, field
 
 @pytest.mark.parametrize("option", [["-h"], ["--help"]])
 @pytest.mark.parametrize("command", ["", "demo", "count", "live", "eval", "bench", "train", "import-weights", "export",
-                                     "report", "inspect", "doctor", "build", "package"])  # fmt: skip
+                                     "regions", "report", "inspect", "doctor", "build", "package"])  # fmt: skip
 def test_every_command_has_help_and_the_general_options(run, command, option):
     code, out, err = run(*filter(None, [command]), *option)
     assert (code, err) == (0, "")
@@ -421,6 +421,8 @@ def test_globs_are_expanded_here_because_windows_does_not(run, tmp_path, field):
         (["train", "nowhere", "-o", "x.pt"], 1),
         (["train", "nowhere", "-o", "x.pt", "--seed", "-1"], 2),
         (["train", "nowhere", "-o", "x.pt", "--recipe", "mine"], 2),
+        (["regions", "nowhere", "-o", "x"], 1),
+        (["regions", "nowhere", "-o", "x", "--box", "5,5,5,9"], 2),
     ],
 )
 def test_mistakes_get_one_message_and_leave_nothing(run, tmp_path, monkeypatch, arguments, code):

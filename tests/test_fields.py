@@ -10,7 +10,7 @@ from PIL import Image
 
 from kinet_trt.detections import CLASSES
 from kinet_trt.errors import KinetError
-from kinet_trt.fields import LabelledField, label, read_fields, with_nuclei
+from kinet_trt.fields import LabelledField, label, read_fields, with_nuclei, with_regions
 from kinet_trt.qupath import Outlines
 
 POINTS = "x,y,class\n1.5,2,positive\n10,20.25,non_tumor\n"
@@ -415,3 +415,90 @@ def test_a_field_that_is_too_small_at_the_models_scale_is_named():
     field = LabelledField.simulated(np.zeros((40, 40, 3), np.uint8), nothing, nothing, np.empty(0, np.uint8))
     with pytest.raises(KinetError, match="simulated: too small"):
         field.at_scale(0.1, 0.34)
+
+
+# --- regions in a file of their own -----------------------------------------------------------------------------------
+
+
+def write_regions(path, **squares):
+    """Write GeoJSON squares: class=(left, top, side)."""
+    features = []
+    for name, (left, top, side) in squares.items():
+        right, bottom = left + side, top + side
+        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        features.append({"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": name}}})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+
+def test_regions_beside_an_image_add_to_its_nuclei(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text(POINTS)
+    write_image(tmp_path / "b.png")
+    write_regions(tmp_path / "a.regions.geojson", Tumor=(0, 0, 10), Stroma=(10, 10, 10), Blood=(22, 0, 8))
+    write_regions(tmp_path / "b.regions.geojson", Tumor=(0, 0, 10))
+    a, b = read_fields(tmp_path)
+    assert (len(a.x), a.labelled) == (2, ("positive", "non_tumor"))
+    tumor, known = a.regions()
+    assert (tumor[5, 5], known[5, 5]) == (True, True)
+    assert (tumor[15, 15], known[15, 15]) == (False, True)
+    assert (known[5, 15], known[4, 26]) == (False, False)
+    assert (a.empty_mask()[4, 26], a.empty_mask()[15, 15]) == (True, False)
+    assert (len(b.x), b.labelled) == (0, ())  # regions alone do not say that there are no nuclei
+
+
+def test_regions_follow_a_part_and_a_scale(tmp_path):
+    write_image(tmp_path / "a.png", size=(40, 60))
+    (tmp_path / "a.csv").write_text(POINTS)
+    write_regions(tmp_path / "a.regions.geojson", Glass=(30, 10, 20), Tumor=(0, 0, 20))
+    (field,) = read_fields(tmp_path)
+    part = field.part(25, 45)
+    assert part.empty_mask().shape == (40, 20)
+    assert (part.empty_mask()[20, 3], part.empty_mask()[20, 7], part.empty_mask()[33, 7]) == (False, True, False)
+    twice = field.at_scale(0.5, 0.25)
+    assert twice.empty_mask().shape == (80, 120)
+    assert (twice.empty_mask()[40, 56], twice.empty_mask()[40, 64], twice.empty_mask()[66, 64]) == (False, True, False)
+
+
+def test_regions_of_a_folder_are_found_by_name(tmp_path, caplog):
+    for name in ("a", "b"):
+        write_image(tmp_path / "fields" / f"{name}.png")
+        (tmp_path / "fields" / f"{name}.csv").write_text(POINTS)
+    write_regions(tmp_path / "drawn" / "site 1" / "a.geojson", Tumor=(0, 0, 10))
+    caplog.set_level("INFO")
+    a, b = with_regions(read_fields(tmp_path / "fields"), tmp_path / "drawn")
+    assert a.regions()[0][5, 5]
+    assert b.regions() is None
+    assert "1 of 2 fields have regions" in caplog.text
+
+
+def test_regions_of_a_folder_replace_a_region_map_and_keep_other_areas(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text(POINTS)
+    write_regions(tmp_path / "drawn" / "a.regions.geojson", Tumor=(0, 0, 10), **{"Ignore*": (10, 0, 10)})
+    (field,) = read_fields(tmp_path)
+    (drawn,) = with_regions([dataclasses.replace(field, region_map=tmp_path / "gone.png")], tmp_path / "drawn")
+    assert drawn.regions()[0][5, 5]
+    assert (drawn.counted_mask()[5, 15], drawn.counted_mask()[15, 15]) == (False, True)
+
+
+def test_regions_that_fit_no_field_or_two_are_refused(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text(POINTS)
+    fields = read_fields(tmp_path)
+    write_regions(tmp_path / "drawn" / "c.geojson", Tumor=(0, 0, 10))
+    with pytest.raises(KinetError, match=r"no regions found: expected NAME\.geojson for a field, such as a\.geojson"):
+        with_regions(fields, tmp_path / "drawn")
+    for site in "12":
+        write_regions(tmp_path / "drawn" / site / "a.geojson", Tumor=(0, 0, 10))
+    with pytest.raises(KinetError, match="expected one file of regions and one field a"):
+        with_regions(fields, tmp_path / "drawn")
+
+
+def test_regions_of_another_image_are_refused(tmp_path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text(POINTS)
+    write_regions(tmp_path / "a.regions.geojson", Tumor=(100, 100, 400))
+    with pytest.raises(KinetError, match="5 of the 5 corners of its regions lie outside of its 32 x 24 px"):
+        read_fields(tmp_path)[0].pixels()

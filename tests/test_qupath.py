@@ -23,7 +23,7 @@ from kinet_trt.live.region import polygon
 from kinet_trt.live.session import OpenSession
 from kinet_trt.live.store import Store
 from kinet_trt.model_card import ModelCard
-from kinet_trt.qupath import NEGATIVE, NON_TUMOR, POSITIVE, UNKNOWN_REACH, nucleus_class, read_geojson
+from kinet_trt.qupath import NEGATIVE, NON_TUMOR, POSITIVE, UNKNOWN_REACH, nucleus_class, read_geojson, read_regions
 
 
 def feature(kind, coordinates, name=None, objects="annotation", properties=(), **rest):
@@ -384,3 +384,36 @@ def test_a_session_that_live_exported_is_read_as_fields(tmp_path):
     assert (field.x.tolist(), field.cls.tolist()) == ([20, 150, 250], [0, 1, 2])
     mask = field.counted_mask()
     assert (mask[60, 150], mask[10, 250]) == (True, False)
+
+
+@pytest.mark.parametrize("name", ["Blood", "glass", "Empty", "Whitespace", "Red blood cell", "Pigment", "Debris"])
+def test_areas_without_nuclei(tmp_path, name):
+    outlines = read(tmp_path, feature("Polygon", square(10, 0, 60), name)).outlines
+    empty = outlines.empty_mask(60, 100)
+    assert empty[30, 40]
+    assert not empty[30, 80]
+    assert not outlines.bounds
+    assert outlines.regions(60, 100) is None
+
+
+def test_a_file_of_regions_has_areas_however_small(tmp_path):
+    path = tmp_path / "a.regions.geojson"
+    features = [feature("Polygon", square(10, 10, 6), "Stroma"), feature("Polygon", square(30, 10, 6), "Tumor")]
+    path.write_text(json.dumps(features))
+    assert len(read_geojson(path).x) == 1  # of a nucleus's size
+    tumor, known = read_regions(path).regions(30, 50)
+    assert (tumor[12, 33], known[12, 33], tumor[12, 13], known[12, 13], known[12, 23]) == (
+        True,
+        True,
+        False,
+        True,
+        False,
+    )
+
+
+@pytest.mark.parametrize("name", ["Positive", "Mitosis"])
+def test_a_file_of_regions_with_nuclei_is_refused(tmp_path, name):
+    path = tmp_path / "a.regions.geojson"
+    path.write_text(json.dumps([feature("Point", [3, 4], name), feature("Polygon", square(0, 0, 60), "Tumor")]))
+    with pytest.raises(KinetError, match="expected areas, found 1 points or detections"):
+        read_regions(path)

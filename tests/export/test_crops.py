@@ -18,6 +18,7 @@ from kinet_trt.export.crops import Crop, CropPlan, Crops, vary_stain
 from kinet_trt.detections import CLASSES
 from kinet_trt.fields import LabelledField
 from kinet_trt.frame import Frame
+from kinet_trt.qupath import Outlines
 from kinet_trt.simulate import field as simulated_field
 
 torch.set_num_threads(1)
@@ -315,3 +316,15 @@ def test_a_field_with_regions_alone_says_nothing_of_nuclei() -> None:
     for crop in draw(source, CropPlan(size=96)):
         assert not crop.known.any()
         assert crop.region.all()
+
+
+def test_areas_without_nuclei_are_known_whatever_was_labelled() -> None:
+    corners = np.array([[150, 0], [300, 0], [300, 300], [150, 300]], np.float64) - 0.5
+    none = np.zeros(0, np.float32)
+    bare = replace(dotted(labelled=()), x=none, y=none, cls=none.astype(np.uint8))
+    for source, expected in ((bare, False), (replace(bare, outlines=Outlines(empty=((corners,),))), True)):
+        crops = draw(source, CropPlan(size=64), n=30)
+        assert any(crop.known.any() for crop in crops) == expected
+        assert not all(crop.known.all() for crop in crops)
+        assert not any(crop.tumor.any() for crop in crops)
+        assert all((crop.known == crop.region).all() for crop in crops)

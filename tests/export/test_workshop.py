@@ -126,6 +126,24 @@ def test_regions_alone_need_the_region_branch(run: Run, tmp_path: Path, caplog: 
     assert "1 fields have only regions" in caplog.text
 
 
+def test_regions_of_a_folder_train_with_labelled_and_unlabelled_images(run: Run, tmp_path: Path) -> None:
+    write_qupath(tmp_path / "mine", 1)
+    (name,) = (path.stem for path in (tmp_path / "mine").glob("*.png"))
+    corners = [[0, 0], [20, 0], [20, 20], [0, 20], [0, 0]]
+    blood = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [corners]},
+        "properties": {"objectType": "annotation", "classification": {"name": "Blood"}},
+    }
+    (tmp_path / "drawn").mkdir()
+    train = ("train", tmp_path / "mine", "-o", tmp_path / "k.pt", *TINY, "--regions", tmp_path / "drawn")
+    code, _, err = run(*train)
+    assert code == 1
+    assert "no regions found" in err
+    (tmp_path / "drawn" / f"{name}.geojson").write_text(json.dumps([blood]))
+    assert run(*train)[0] == 0
+
+
 def test_fields_are_scaled_to_the_models_um_per_px(run: Run, tmp_path: Path) -> None:
     write_qupath(tmp_path / "mine", 1)
     assert run("train", tmp_path / "mine", "-o", tmp_path / "k.pt", *TINY, "--no-roi", "--mpp", 0.2)[0] == 0
