@@ -14,17 +14,17 @@ from pathlib import Path
 
 import torch
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.models import NetworkConfig, build
+from kinet_trt.export.networks.kinet import NetworkConfig, build
 from kinet_trt.export.onnx import export
 from kinet_trt.export.yardsticks import eager_pytorch
 from PIL import Image
 
-from kinet_trt import simulate
-from kinet_trt.bench import Setting, frame_of, measure
-from kinet_trt.build import build as build_model
-from kinet_trt.counter import Counter
-from kinet_trt.files import write_atomic
-from kinet_trt.terminal import show_bench, steps
+from kinet_trt.cli.console import show_bench, steps
+from kinet_trt.core.files import write_atomic
+from kinet_trt.deploy.build import build as build_model
+from kinet_trt.evaluation.benchmark import Setting, frame_of, measure
+from kinet_trt.inference.counter import Counter
+from kinet_trt.simulation import simulate
 
 SIDE, ROUNDS = 608, 15
 CALIBRATION = 36

@@ -30,10 +30,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kinet_trt.engines.driver import ask_driver
-from kinet_trt.errors import EngineError, KinetError
-from kinet_trt.files import write_atomic
-from kinet_trt.machine import installed, read_machine
+from kinet_trt.core.errors import EngineError, KinetError
+from kinet_trt.core.files import write_atomic
+from kinet_trt.cuda.driver import ask_driver
+from kinet_trt.diagnostics.machine import installed, read_machine
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -43,7 +43,7 @@ esac
 # The package: as it is installed by everybody, or else, where that fails, laid out beside.
 if ! "$python" -c 'import kinet_trt.export' 2>/dev/null; then
   if ! "$python" -m pip install --quiet --no-index --no-deps --no-build-isolation -e . >/dev/null 2>&1 ||
-     ! "$python" -c 'import kinet_trt.export.models' 2>/dev/null; then
+     ! "$python" -c 'import kinet_trt.export.networks.kinet' 2>/dev/null; then
     echo "gpu_check: the package is not installed, a copy of it is used" >&2
     copy=$(mktemp -d)
     trap 'rm -rf "$copy"' EXIT

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kinet_trt.files import write_atomic
+from kinet_trt.core.files import write_atomic
 
 Run = Callable[[], float | None]
 """Runs once; returns how long that took, ms, or None: it is to be timed by the host's clock."""

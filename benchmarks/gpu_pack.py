@@ -22,11 +22,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from kinet_trt import simulate
-from kinet_trt.detections import CLASSES
-from kinet_trt.errors import KinetError
-from kinet_trt.files import write_atomic
-from kinet_trt.model_card import onnx_hash, with_card
+from kinet_trt.core.detections import CLASSES
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.files import write_atomic
+from kinet_trt.models.card import onnx_hash, with_card
+from kinet_trt.simulation import simulate
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKER = ROOT.parent / "shared" / "tensorrt" / "pack_tensorrt.py"
@@ -38,10 +38,12 @@ RELEASE_THRESHOLD = 50.0
 def release(folder: Path, width: int = 32) -> None:
     """Write the release's network in FP16 and in INT8: all but its first and last layer, two small crops for ranges."""
     import torch
-    from kinet_trt.calibration import qdq, ranges, sensitivity
+    from kinet_trt.calibration import ranges, sensitivity
     from kinet_trt.export.checkpoint import Checkpoint, Traits
-    from kinet_trt.export.models import NetworkConfig, build
+    from kinet_trt.export.networks.kinet import NetworkConfig, build
     from kinet_trt.export.onnx import export
+
+    from kinet_trt.onnx_graph import qdq
 
     half, quantised = folder / "release-32-fp16.onnx", folder / "release-32-int8.onnx"
     if half.is_file() and quantised.is_file():
@@ -67,8 +69,8 @@ def release(folder: Path, width: int = 32) -> None:
 
 def edge(folder: Path) -> None:
     """Write the shipped model in INT8, calibrated on simulated fields."""
-    from kinet_trt.build import build
-    from kinet_trt.overlay import to_png
+    from kinet_trt.deploy.build import build
+    from kinet_trt.io.overlay import to_png
 
     path = folder / "kinet-edge-int8.onnx"
     if path.is_file():

@@ -17,14 +17,14 @@ import numpy as np
 from gpu_clock import Record, Run, in_turn, summary
 from numpy.typing import NDArray
 
-from kinet_trt import simulate
-from kinet_trt.counter import DEFAULT_MODEL
-from kinet_trt.detections import Detections
-from kinet_trt.engines.driver import ask_driver
-from kinet_trt.errors import KinetError
-from kinet_trt.frame import Frame, fit
-from kinet_trt.model_card import read_card
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.frame import Frame, fit
+from kinet_trt.cuda.driver import ask_driver
+from kinet_trt.inference.counter import DEFAULT_MODEL
+from kinet_trt.models.card import read_card
 from kinet_trt.peaks.reference import find_peaks
+from kinet_trt.simulation import simulate
 
 WIDTH, HEIGHT = 1920, 1080
 MPP, RADIUS, MULTIPLE = 0.5, 5, 16
@@ -39,7 +39,7 @@ PLANS = (("release-32", "fp16"), ("release-32", "int8"), ("kinet-edge", "fp16"),
 
 def tensorrt(record: Record, models: Path, _: bool) -> None:
     """Settle whether TensorRT builds and runs here; ``step`` says how far it came, should the process end."""
-    from kinet_trt.engines import trt
+    from kinet_trt.engines.tensorrt import builder as trt
 
     record.put(runs=False, step="import")
     library = trt.load(trt.find())
@@ -57,11 +57,11 @@ def tensorrt(record: Record, models: Path, _: bool) -> None:
 
 def _small(record: Record, library: Any, models: Path, precision: str, found: dict[str, Any]) -> None:
     """Build, ask, load, run and compare one small engine of kinet-edge."""
-    from kinet_trt.build import build
+    from kinet_trt.deploy.build import build
     from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
-    from kinet_trt.engines.plan import read_plan
-    from kinet_trt.engines.tensorrt import TensorRtEngine
-    from kinet_trt.engines.trt import check_here
+    from kinet_trt.engines.tensorrt.builder import check_here
+    from kinet_trt.engines.tensorrt.engine_file import read_plan
+    from kinet_trt.engines.tensorrt.runtime import TensorRtEngine
 
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / f"edge-{precision}.engine"
@@ -132,9 +132,9 @@ def frames(record: Record, _: Path, __: bool) -> None:
     """Time what a frame takes before the network: the copy to pinned memory, the transfer, and prepare."""
     import cupy
 
-    from kinet_trt.engines.arrays import read_frame
-    from kinet_trt.engines.prepare import CudaPrepare
-    from kinet_trt.engines.tensorrt import _pinned
+    from kinet_trt.cuda.interop import read_frame
+    from kinet_trt.engines.tensorrt.preprocess import CudaPrepare
+    from kinet_trt.engines.tensorrt.runtime import _pinned
 
     stream = cupy.cuda.Stream(non_blocking=True)
     frame = simulate.field(7, WIDTH, HEIGHT)[0]
@@ -240,8 +240,8 @@ def counting(record: Record, models: Path, with_tensorrt: bool) -> None:
 
 def opened(record: Record, models: Path, frame: NDArray[np.uint8]) -> Iterator[tuple[str, Any, float]]:
     """Build and open an engine of each model and precision, hold its nuclei to its maps, give it with a threshold."""
-    from kinet_trt.build import build
-    from kinet_trt.engines import open_engine
+    from kinet_trt.deploy.build import build
+    from kinet_trt.engines.base import open_engine
 
     told: dict[str, Any] = {}
     for model, precision in PLANS:

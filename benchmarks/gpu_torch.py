@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from kinet_trt.export.checkpoint import Traits
-from kinet_trt.export.models import NetworkConfig, build
+from kinet_trt.export.networks.kinet import NetworkConfig, build
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from kinet_trt.detections import Detections
-from kinet_trt.engines.arrays import parse_interface
-from kinet_trt.engines.prepare import CudaPrepare
+from kinet_trt.core.detections import Detections
+from kinet_trt.cuda.interop import parse_interface
+from kinet_trt.engines.tensorrt.preprocess import CudaPrepare
 from kinet_trt.peaks.cuda import CudaPeaks
 
 MULTIPLE, RADIUS = 16, 5

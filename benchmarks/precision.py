@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kinet_trt.calibration.agreement import Agreement, compare
 from kinet_trt.export import checkpoint
 from kinet_trt.export.onnx import Deployed, export
 
-from kinet_trt.bench import machine
-from kinet_trt.counter import Counter
-from kinet_trt.engines import RUNTIMES
-from kinet_trt.errors import EngineError
-from kinet_trt.evaluate import Evaluation, evaluate_field
-from kinet_trt.fields import LabelledField, read_fields
-from kinet_trt.files import write_atomic
-from kinet_trt.frame import fit
+from kinet_trt.cli.console import track
+from kinet_trt.core.errors import EngineError
+from kinet_trt.core.files import write_atomic
+from kinet_trt.core.frame import fit
+from kinet_trt.datasets.labelled import LabelledField, read_fields
+from kinet_trt.engines.base import RUNTIMES
+from kinet_trt.evaluation.agreement import Agreement, compare
+from kinet_trt.evaluation.benchmark import machine
+from kinet_trt.evaluation.evaluate import Evaluation, evaluate_field
+from kinet_trt.inference.counter import Counter
 from kinet_trt.peaks.reference import find_peaks
-from kinet_trt.terminal import track
 
 RESULT = Path(__file__).resolve().parent / "results" / "precision.json"
 SETTINGS = [("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "fp16"), ("onnxruntime", "fp32")]

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from kinet_trt import Counter, Frame, read_image
-from kinet_trt.files import write_atomic
-from kinet_trt.overlay import draw, to_png
+from kinet_trt.core.files import write_atomic
+from kinet_trt.io.overlay import draw, to_png
 
 SIDE = 448  # px
 
 if __name__ == "__main__":
-    field = read_image(Path(str(resources.files("kinet_trt.data") / "ki67_field.png")))
+    field = read_image(Path(str(resources.files("kinet_trt.demo") / "ki67_field.png")))
     mpp = field.mpp or 0.346
     frame = Frame(np.ascontiguousarray(field.pixels[:SIDE, :SIDE]), mpp)
     found = draw(frame, Counter()(frame), mpp)

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
-from kinet_trt.files import write_atomic
+from kinet_trt.core.files import write_atomic
 
 SOURCE = "sim:size=960x720,mpp=0.25,fps=6,seed=11,rest=6,overlap=0.35,speed=400,positive=0.14,tumor=0.9,noise=0"
 FIELDS = 6

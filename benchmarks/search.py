@@ -22,17 +22,17 @@ from typing import Any
 
 import torch
 from kinet_trt.export import checkpoint
-from kinet_trt.export.models import build
-from kinet_trt.export.network import NetworkConfig
+from kinet_trt.export.networks.base import NetworkConfig
+from kinet_trt.export.networks.kinet import build
 from kinet_trt.export.onnx import export
 from kinet_trt.export.training import BEST, is_finished, train
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from kinet_trt.bench import Setting, frame_of, front, machine, measure
-from kinet_trt.fields import read_fields
-from kinet_trt.files import write_atomic
+from kinet_trt.core.files import write_atomic
+from kinet_trt.datasets.labelled import read_fields
+from kinet_trt.evaluation.benchmark import Setting, frame_of, front, machine, measure
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "search.json"

@@ -17,11 +17,11 @@ import numpy as np
 from kinet_trt.export.training import split
 
 from kinet_trt import Counter
-from kinet_trt.bench import machine
-from kinet_trt.evaluate import Evaluation, FieldEvaluation, evaluate_field
-from kinet_trt.fields import read_fields
-from kinet_trt.files import write_atomic
-from kinet_trt.metrics import Score, match
+from kinet_trt.core.files import write_atomic
+from kinet_trt.datasets.labelled import read_fields
+from kinet_trt.evaluation.benchmark import machine
+from kinet_trt.evaluation.evaluate import Evaluation, FieldEvaluation, evaluate_field
+from kinet_trt.evaluation.metrics import Score, match
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = {"kinet-edge": None, "kinet": ROOT / "weights" / "kinet.onnx"}

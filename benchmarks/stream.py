@@ -9,7 +9,8 @@ import statistics
 import sys
 import time
 
-from kinet_trt import Counter, Frame, simulate
+from kinet_trt import Counter, Frame
+from kinet_trt.simulation import simulate
 
 FRAMES, ROUNDS = 24, 7
 SIZE, MPP = (1280, 960), 0.17

@@ -1,4 +1,4 @@
-"""Whether pictures that show no tissue are recognised: kinet_trt/tissue_table.py, ``no_tissue`` of results/unlike.json.
+"""Evaluate the check for tissue: writes kinet_trt/quality/tissue_table.py and ``no_tissue`` of results/unlike.json.
 
 `python benchmarks/tissue.py FIELDS PICTURES [MEASURED]`. FIELDS is the folder of `benchmarks/unlike.py`, with
 ``more/``. PICTURES is a folder of ordinary colour pictures, whose subfolders are sources: photographs, screenshots,
@@ -7,10 +7,11 @@ lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 and plasma-workspace-wallpapers
 wheels of scikit-image, scikit-learn, SciPy 1.9, gradio, ultralytics, imgaug and matplotlib. MEASURED keeps what was
 measured.
 
-Fits the score of `kinet_trt.unlike.Signs.tissue`: logistic regression with a ridge and no negative weight, on tissue
-as it is and changed as laboratories and microscopes differ, against the pictures and what `no_tissue.py` draws. Each
-source of tissue is judged by a score that was fitted without it, and each half of the pictures by one fitted on the
-other half. The table is fitted on all. Pictures are judged at the middle, without nuclei: the score uses none.
+Fits the score of `kinet_trt.quality.domain_check.Signs.tissue`: logistic regression with a ridge and no negative
+weight, on tissue as it is and changed as laboratories and microscopes differ, against the pictures and what
+`no_tissue.py` draws. Each source of tissue is judged by a score that was fitted without it, and each half of the
+pictures by one fitted on the other half. The table is fitted on all. Pictures are judged at the middle, without
+nuclei: the score uses none.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from scipy.optimize import minimize
 from skimage.data import immunohistochemistry
 from unlike import LABORATORY, RESULT, ROOT, fields
 
-from kinet_trt.appearance import NAMES
-from kinet_trt.detections import Detections
-from kinet_trt.files import write_atomic
-from kinet_trt.frame import Frame
-from kinet_trt.images import read_image
-from kinet_trt.terminal import track
-from kinet_trt.unlike import ALLOWANCE, FARTHEST, Deviation, look
+from kinet_trt.cli.console import track
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.files import write_atomic
+from kinet_trt.core.frame import Frame
+from kinet_trt.io.images import read_image
+from kinet_trt.quality.appearance import NAMES
+from kinet_trt.quality.domain_check import ALLOWANCE, FARTHEST, Deviation, look
 
 TABLE = ROOT / "kinet_trt" / "tissue_table.py"
 MPP = 0.34
@@ -224,7 +225,7 @@ def write_table(table: Deviation) -> None:
     rows = "".join(f"    ({', '.join(map(repr, row))}),  # {name}\n" for name, *row in columns)
     write_atomic(
         TABLE,
-        '"""The score of tissue of `kinet_trt.unlike`, made by benchmarks/tissue.py: do not edit."""\n\n'
+        '"""The score of tissue of `kinet_trt.quality.domain_check`, made by benchmarks/tissue.py: do not edit."""\n\n'
         f"BIAS = {table.bias!r}\n"
         "# Usual value, spread, and the weights below and above it, of each number of `Signs.tissue`.\n"
         f"NUMBERS = (\n{rows})\n",

@@ -1,4 +1,4 @@
-"""Whether the warning of a field unlike the others is right: benchmarks/results/unlike.json, kinet_trt/unlike_table.py.
+"""Evaluate the domain warning: writes benchmarks/results/unlike.json and kinet_trt/quality/domain_table.py.
 
 `python benchmarks/unlike.py FIELDS [MEASURED]`, FIELDS with `index.csv` and, beside it, `unlabelled/`. Fits the two
 scores of size on all fields whose um/px is nominal and writes them to the table; judges every field as it is and
@@ -23,16 +23,16 @@ import numpy as np
 from damages import BLURS, HARMLESS, STAINS, Pixels, another_camera
 from numpy.typing import NDArray
 
-from kinet_trt import simulate
-from kinet_trt.bench import machine
-from kinet_trt.counter import Counter
-from kinet_trt.detections import Detections
-from kinet_trt.fields import read_fields
-from kinet_trt.files import write_atomic
-from kinet_trt.frame import Frame
-from kinet_trt.images import read_image
-from kinet_trt.terminal import track
-from kinet_trt.unlike import OCTAVES, SIZE_SIGNS, Cause, Line, Signs, causes, look
+from kinet_trt.cli.console import track
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.files import write_atomic
+from kinet_trt.core.frame import Frame
+from kinet_trt.datasets.labelled import read_fields
+from kinet_trt.evaluation.benchmark import machine
+from kinet_trt.inference.counter import Counter
+from kinet_trt.io.images import read_image
+from kinet_trt.quality.domain_check import OCTAVES, SIZE_SIGNS, Cause, Line, Signs, causes, look
+from kinet_trt.simulation import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, TABLE = ROOT / "benchmarks" / "results" / "unlike.json", ROOT / "kinet_trt" / "unlike_table.py"
@@ -231,7 +231,7 @@ def write_table(large: Line, small: Line) -> None:
 
     write_atomic(
         TABLE,
-        f'"""Limits of `kinet_trt.unlike`, made by benchmarks/unlike.py: do not edit."""\n\n'
+        f'"""Limits of `kinet_trt.quality.domain_check`, made by benchmarks/unlike.py: do not edit."""\n\n'
         f"MAGENTA, FOREIGN, DARK = {MAGENTA}, {FOREIGN}, {DARK}\n"
         f"# Mean, deviation and weight of each number of `Signs.size`, in LARGE `Signs.spectrum` too; and the bias.\n"
         f"LARGE = {text(large)}\nSMALL = {text(small)}\n",

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kinet_trt.calibration.agreement import Agreement
-from kinet_trt.calibration.agreement import compare as agree
 from kinet_trt.calibration.images import Picture, at_scale, densest
 from numpy.typing import NDArray
 
-from kinet_trt.counter import Counter
-from kinet_trt.detections import CLASSES, Detections
-from kinet_trt.engines import Engine
-from kinet_trt.errors import KinetError
-from kinet_trt.evaluate import comparable
-from kinet_trt.frame import Frame
-from kinet_trt.metrics import Comparison, compare
-from kinet_trt.model_card import ModelCard
+from kinet_trt.core.detections import CLASSES, Detections
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.frame import Frame
+from kinet_trt.engines.base import Engine
+from kinet_trt.evaluation.agreement import Agreement
+from kinet_trt.evaluation.agreement import compare as agree
+from kinet_trt.evaluation.evaluate import comparable
+from kinet_trt.evaluation.metrics import Comparison, compare
+from kinet_trt.inference.counter import Counter
+from kinet_trt.models.card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
 
 SIDE = 1024

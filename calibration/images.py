@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.count import find_images
-from kinet_trt.errors import ImageError, KinetError
-from kinet_trt.fields import LabelledField, read_fields
-from kinet_trt.frame import fit
-from kinet_trt.images import read_image
-from kinet_trt.model_card import ModelCard
+from kinet_trt.core.errors import ImageError, KinetError
+from kinet_trt.core.frame import fit
+from kinet_trt.counting.pictures import find_images
+from kinet_trt.datasets.labelled import LabelledField, read_fields
+from kinet_trt.io.images import read_image
+from kinet_trt.models.card import ModelCard
 
 SIDE = 384
 """Longest side of a calibration crop, model px: several hundred nuclei, a second of work."""
@@ -103,7 +103,7 @@ def choose(
     Parameters
     ----------
     folder
-        Images, or labelled fields as :func:`kinet_trt.fields.read_fields` reads them, or both.
+        Images, or labelled fields as :func:`kinet_trt.datasets.labelled.read_fields` reads them, or both.
     card
         Whose scale and alignment count.
     images

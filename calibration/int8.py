@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinet_trt.errors import KinetError, MissingExtraError
-from kinet_trt.model_card import ModelCard, onnx_hash, with_card
+from kinet_trt.core.errors import KinetError, MissingExtraError
+from kinet_trt.models.card import ModelCard, onnx_hash, with_card
 
 if TYPE_CHECKING:
     from kinet_trt.calibration.cost import Cost
@@ -89,7 +89,7 @@ def to_int8(
         A serialised FP32 ONNX model and its card; its weights may be stored in half precision.
     folder
         Images of the stain and the scanner that the model will see, best with labels
-        (:func:`kinet_trt.fields.read_fields`). At most half of them are calibrated on, the others are measured on.
+        (:func:`kinet_trt.datasets.labelled.read_fields`). At most half of them calibrate; the others evaluate.
     max_loss
         Largest loss of detection or classification F1, points (hundredths).
     images
@@ -113,9 +113,9 @@ def to_int8(
     if not 0 <= max_loss <= 100:
         raise KinetError(f"max-loss: expected 0 to 100 points, found {max_loss:g}")
     try:
-        from kinet_trt.calibration import qdq
-        from kinet_trt.calibration.low_resolution import at_low_resolution
-        from kinet_trt.calibration.pointwise import as_pointwise
+        from kinet_trt.onnx_graph import qdq
+        from kinet_trt.onnx_graph.low_resolution import at_low_resolution
+        from kinet_trt.onnx_graph.pointwise import as_pointwise
     except ModuleNotFoundError as error:
         raise MissingExtraError("Quantising a model", "build", error.name or "onnx") from None
     from kinet_trt.calibration import cost, ranges, sensitivity

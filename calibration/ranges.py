@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from kinet_trt.calibration.qdq import LARGEST
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from kinet_trt.errors import KinetError
-from kinet_trt.files import write_atomic
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.files import write_atomic
+from kinet_trt.onnx_graph.qdq import LARGEST
 
 log = logging.getLogger(__name__)
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from kinet_trt.calibration import cost, qdq, ranges
+from kinet_trt.calibration import cost, ranges
 from kinet_trt.calibration.ranges import Histogram
 from numpy.typing import NDArray
 
 from kinet_trt.engines.openvino import OpenVinoEngine
-from kinet_trt.model_card import ModelCard
+from kinet_trt.models.card import ModelCard
+from kinet_trt.onnx_graph import qdq
 
 MOST_FLOATING = 6
 """Layers that may stay in float; a network that needs more is better off in FP16."""
@@ -89,7 +90,7 @@ def plan(
     Parameters
     ----------
     graph
-        From :func:`kinet_trt.calibration.qdq.load`.
+        From :func:`kinet_trt.onnx_graph.qdq.load`.
     card
         Its threshold and NMS radius say what a nucleus is.
     histograms

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kinet_trt.export.models import Network, NetworkConfig, build
+from kinet_trt.export.networks.kinet import Network, NetworkConfig, build
 
-from kinet_trt.detections import CLASSES
-from kinet_trt.errors import KinetError
-from kinet_trt.files import write_atomic
+from kinet_trt.core.detections import CLASSES
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.files import write_atomic
 
 SCHEMA = 1
 
@@ -108,7 +108,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Say what a checkpoint holds, in the form of :func:`kinet_trt.inspect_model.inspect_file`.
+    """Say what a checkpoint holds, in the form of :func:`kinet_trt.onnx_graph.inspect.inspect_file`.
 
     Raises
     ------

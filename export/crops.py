@@ -9,15 +9,15 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import torch
-from kinet_trt.export.network import Target
+from kinet_trt.export.networks.base import Target
 from kinet_trt.export.proximity import proximity_maps
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kinet_trt import simulate
-from kinet_trt.detections import CLASSES
-from kinet_trt.fields import LabelledField
+from kinet_trt.core.detections import CLASSES
+from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.simulation import simulate
 
 NON_TUMOR = CLASSES.index("non_tumor")
 SIMULATED_FIELDS = 200

@@ -11,17 +11,17 @@ import numpy as np
 import onnx
 import torch
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.models import Network, NetworkConfig, build
+from kinet_trt.export.networks.kinet import Network, NetworkConfig, build
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from kinet_trt import simulate
-from kinet_trt.counter import DEFAULT_MODEL
+from kinet_trt.core.errors import KinetError
 from kinet_trt.engines.openvino import OpenVinoEngine
-from kinet_trt.errors import KinetError
-from kinet_trt.model_card import ModelCard, read_card
-from kinet_trt.precision import LAYERS, store_in_full
+from kinet_trt.inference.counter import DEFAULT_MODEL
+from kinet_trt.models.card import ModelCard, read_card
+from kinet_trt.onnx_graph.precision import LAYERS, store_in_full
+from kinet_trt.simulation import simulate
 
 INSIDE = DEFAULT_MODEL.removesuffix(".onnx")
 """Name under which the model inside the package can be asked for."""
@@ -180,7 +180,7 @@ def _with_side(
     """Put back into a head's kernel what export computes before the eightfold up-sampler.
 
     Row y, column x and output o of ``side`` have, for tap t, u and channel c of the up-sampler, the weight that
-    sees that tap from there (`kinet_trt.calibration.low_resolution`). The up-sampler is the second of three that are
+    sees that tap from there (`kinet_trt.onnx_graph.low_resolution`). The up-sampler is the second of three that are
     joined, the first and the last of one size.
     """
     (size, outputs), dense = (module.kernel_size[0], module.out_channels), weight.shape[1]

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import Traits
-from kinet_trt.export.models import MULTIPLE, Network, NetworkConfig, build, with_instance_norms
+from kinet_trt.export.networks.kinet import MULTIPLE, Network, NetworkConfig, build, with_instance_norms
 from kinet_trt.export.training import normalise, predict, validate
 from kinet_trt.export.workshop import without_labels
 from torch import Tensor, nn
 
-from kinet_trt.count import find_images
-from kinet_trt.detections import CLASSES, Detections
-from kinet_trt.errors import KinetError
-from kinet_trt.fields import LabelledField, read_fields
-from kinet_trt.frame import Frame, fit
-from kinet_trt.metrics import match
+from kinet_trt.core.detections import CLASSES, Detections
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.frame import Frame, fit
+from kinet_trt.counting.pictures import find_images
+from kinet_trt.datasets.labelled import LabelledField, read_fields
+from kinet_trt.evaluation.metrics import match
 from kinet_trt.peaks.reference import find_peaks
 
 log = logging.getLogger(__name__)

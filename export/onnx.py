@@ -14,20 +14,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 import torch
-from kinet_trt.calibration.agreement import Agreement, compare
-from kinet_trt.calibration.low_resolution import at_low_resolution
-from kinet_trt.calibration.pointwise import as_pointwise
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.models import Network, reach, widen_upsamplers
+from kinet_trt.export.networks.kinet import Network, reach, widen_upsamplers
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kinet_trt.detections import Detections
-from kinet_trt.errors import KinetError
-from kinet_trt.model_card import ModelCard, onnx_hash, with_card
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.telemetry import no_telemetry
+from kinet_trt.evaluation.agreement import Agreement, compare
+from kinet_trt.models.card import ModelCard, onnx_hash, with_card
+from kinet_trt.onnx_graph.low_resolution import at_low_resolution
+from kinet_trt.onnx_graph.pointwise import as_pointwise
+from kinet_trt.onnx_graph.precision import compute_in_half, store_in_half
 from kinet_trt.peaks.reference import find_peaks
-from kinet_trt.precision import compute_in_half, store_in_half
-from kinet_trt.telemetry import no_telemetry
 
 OPSET = 18
 TILE = 1024

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.detections import Detections
-from kinet_trt.evaluate import comparable, marked
-from kinet_trt.fields import LabelledField
+from kinet_trt.core.detections import Detections
+from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.evaluation.evaluate import comparable, marked
 
 MOST = 6
 SIDE = 512

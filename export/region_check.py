@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.detections import CLASSES, COLOURS
-from kinet_trt.errors import KinetError
-from kinet_trt.fields import LabelledField, read_fields, with_regions
+from kinet_trt.core.detections import CLASSES, COLOURS
+from kinet_trt.core.errors import KinetError
+from kinet_trt.datasets.labelled import LabelledField, read_fields, with_regions
 
 WIDTH = 1000
 """Width, px, to which small pictures are enlarged, by a whole factor."""
@@ -48,9 +48,10 @@ def read(folder: Path, regions: Path | None = None, mpp: float | None = None) ->
     Parameters
     ----------
     folder, mpp
-        As :func:`kinet_trt.fields.read_fields`.
+        As :func:`kinet_trt.datasets.labelled.read_fields`.
     regions
-        Folder of GeoJSON files (:func:`kinet_trt.fields.with_regions`), in addition to those beside the images.
+        Folder of GeoJSON files (:func:`kinet_trt.datasets.labelled.with_regions`), in addition to those beside the
+        images.
 
     Raises
     ------

@@ -20,19 +20,19 @@ import torch
 from kinet_trt.export import checkpoint
 from kinet_trt.export.crops import CropPlan, Crops
 from kinet_trt.export.losses import correlation_penalty, joint_loss, nucleus_loss, roi_loss
-from kinet_trt.export.models import MULTIPLE, KiNet, Network, NetworkConfig, build
+from kinet_trt.export.networks.kinet import MULTIPLE, KiNet, Network, NetworkConfig, build
 from kinet_trt.export.pictures import contact_sheet
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from kinet_trt.detections import CLASSES, Detections
-from kinet_trt.errors import KinetError
-from kinet_trt.evaluate import comparable
-from kinet_trt.fields import LabelledField
-from kinet_trt.files import write_atomic
-from kinet_trt.frame import MIN_SIDE, Frame, fit
-from kinet_trt.metrics import Comparison, compare
+from kinet_trt.core.detections import CLASSES, Detections
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.files import write_atomic
+from kinet_trt.core.frame import MIN_SIDE, Frame, fit
+from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.evaluation.evaluate import comparable
+from kinet_trt.evaluation.metrics import Comparison, compare
 from kinet_trt.peaks.reference import find_peaks
 
 log = logging.getLogger(__name__)

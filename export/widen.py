@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from kinet_trt.export.models import Network, build
+from kinet_trt.export.networks.kinet import Network, build
 from torch import Tensor, nn
 
-from kinet_trt.errors import KinetError
+from kinet_trt.core.errors import KinetError
 
 
 def widen(network: Network, width: int, seed: int = 0) -> Network:

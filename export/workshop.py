@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from kinet_trt.export import checkpoint as checkpoints
 from kinet_trt.export import training
-from kinet_trt.export.models import MULTIPLE, Activation, Architecture, NetworkConfig, build
+from kinet_trt.export.networks.kinet import MULTIPLE, Activation, Architecture, NetworkConfig, build
 from kinet_trt.export.widen import widen
 from numpy.typing import NDArray
 
-from kinet_trt import simulate
-from kinet_trt.count import find_images
-from kinet_trt.detections import CLASSES
+from kinet_trt.core.detections import CLASSES
+from kinet_trt.core.errors import ImageError, KinetError
+from kinet_trt.core.files import write_atomic
+from kinet_trt.core.frame import Frame, fit
+from kinet_trt.counting.pictures import find_images
+from kinet_trt.datasets.labelled import LabelledField, check_nuclei, guess, label, read_fields, with_regions
 from kinet_trt.engines.openvino import OpenVinoEngine
-from kinet_trt.errors import ImageError, KinetError
-from kinet_trt.fields import LabelledField, check_nuclei, guess, label, read_fields, with_regions
-from kinet_trt.files import write_atomic
-from kinet_trt.frame import Frame, fit
-from kinet_trt.images import read_image
-from kinet_trt.model_card import ModelCard
+from kinet_trt.io.images import read_image
+from kinet_trt.models.card import ModelCard
+from kinet_trt.simulation import simulate
 
 if TYPE_CHECKING:
     from kinet_trt.export.onnx import Parity

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from kinet_trt.export.checkpoint import Traits
-from kinet_trt.export.models import Network, NetworkConfig, build
+from kinet_trt.export.networks.kinet import Network, NetworkConfig, build
 from kinet_trt.export.training import normalise
 from skimage.feature import peak_local_max
 
-from kinet_trt.bench import Contestant
-from kinet_trt.errors import KinetError
-from kinet_trt.frame import Frame, fit
-from kinet_trt.model_card import ModelCard
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.frame import Frame, fit
+from kinet_trt.evaluation.benchmark import Contestant
+from kinet_trt.models.card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from kinet_trt.engines.driver import ask_driver
-from kinet_trt.errors import EngineError
-from kinet_trt.telemetry import switch_off
+from kinet_trt.core.errors import EngineError
+from kinet_trt.core.telemetry import switch_off
+from kinet_trt.cuda.driver import ask_driver
 
 switch_off()
 
@@ -100,9 +100,9 @@ def shared_data() -> Path:
 def fused_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the shipped model with the peaks inside its graph."""
     pytest.importorskip("onnx")
-    from kinet_trt.counter import DEFAULT_MODEL
-    from kinet_trt.model_card import read_card
-    from kinet_trt.peaks.graph import fuse
+    from kinet_trt.inference.counter import DEFAULT_MODEL
+    from kinet_trt.models.card import read_card
+    from kinet_trt.onnx_graph.fuse_peaks import fuse
 
     card, model = read_card(Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL)))
     path = tmp_path_factory.mktemp("fused") / "fused.onnx"
@@ -140,7 +140,7 @@ def log_levels() -> None:
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Give a function that runs the command line and returns exit status, standard output and standard error."""
 
-    from kinet_trt import cli
+    from kinet_trt.cli import main as cli
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["kinet-trt", *map(str, arguments)])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from conftest import find_program, skip
-from kinet_trt.kernels import OPTIONS, Launch, kernel_names
+from kinet_trt.cuda.kernels import OPTIONS, Launch, kernel_names
 
 OUTCOMES = {1: "more shared memory than 48 KiB", 2: "a write beyond shared memory", 3: "threads left a barrier waiting"}
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)

@@ -3,7 +3,7 @@
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-from kinet_trt.simulate import field
+from kinet_trt.simulation.simulate import field
 
 
 class Fields(CalibrationDataReader):

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kinet_trt import simulate
+from kinet_trt.simulation import simulate
 
 GLASS = (241, 240, 243)
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.models import build
-from kinet_trt.export.network import Network
+from kinet_trt.export.networks.base import Network
+from kinet_trt.export.networks.kinet import build
 from studies import SHOWN, Run
 from torch import nn
 
@@ -51,7 +51,7 @@ def on_cpu(networks: tuple[str, ...], width: int, rounds: int, side: int = SIDE)
     """Time every network in turn on the CPU engines: milliseconds a frame, medians."""
     from kinet_trt.export.onnx import export
 
-    from kinet_trt.bench import Setting, frame_of, measure
+    from kinet_trt.evaluation.benchmark import Setting, frame_of, measure
 
     with tempfile.TemporaryDirectory() as folder:
         settings = []

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from studies import SHOWN, Budget, Run, all_runs
 
-from kinet_trt.files import write_atomic
+from kinet_trt.core.files import write_atomic
 
 PUBLISHED = {
     "fcn8s": (0.825, 0.615, 0.705, "5.087 ± 2.846", 0.779, 0.560, 0.649, 0.525),

@@ -26,9 +26,9 @@ from scores import score
 from studies import BUDGETS, STUDIES, Budget, Run, all_runs
 from study_fields import divided, with_labels
 
-from kinet_trt.errors import KinetError
-from kinet_trt.fields import read_fields
-from kinet_trt.files import Claim, write_atomic
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.files import Claim, write_atomic
+from kinet_trt.datasets.labelled import read_fields
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 15

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 from kinet_trt.export.checkpoint import Traits
-from kinet_trt.export.network import Network
+from kinet_trt.export.networks.base import Network
 from kinet_trt.export.training import predict
 
-from kinet_trt.detections import CLASSES
-from kinet_trt.evaluate import XI, comparable
-from kinet_trt.fields import LabelledField
-from kinet_trt.metrics import Comparison, area, compare
+from kinet_trt.core.detections import CLASSES
+from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.evaluation.evaluate import XI, comparable
+from kinet_trt.evaluation.metrics import Comparison, area, compare
 from kinet_trt.peaks.reference import find_peaks
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from kinet_trt.export.network import NetworkConfig
+from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.training import BEST, Recipe
 
 NETWORKS = ("fcn8s", "unet", "fcrn-a", "fcrn-b", "sfcn-opi", "frcn", "kinet")

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from kinet_trt.export.crops import weak_region
 
-from kinet_trt.detections import CLASSES
-from kinet_trt.fields import LabelledField
+from kinet_trt.core.detections import CLASSES
+from kinet_trt.datasets.labelled import LabelledField
 
 JUDGED, CHOOSING = 0.3, 0.2
 """Shares of a field that is its source's only one: the right part judges, the one beside it chooses the threshold."""

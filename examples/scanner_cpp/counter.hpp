@@ -19,7 +19,7 @@ struct Image {
     bool is_bgr = false;
 };
 
-// What can be counted, in px at the model's um/px; as kinet_trt/frame.py.
+// What can be counted, in px at the model's um/px; as kinet_trt/core/frame.py.
 constexpr int64_t MIN_SIDE = 32, MAX_SIDE = 1 << 20, MAX_PIXELS = 1 << 29;
 
 // Throw an ArgumentError unless an image can be counted.

@@ -1,4 +1,4 @@
-// A frame scaled to the model's um/px, as kinet_trt/frame.py does it.
+// A frame scaled to the model's um/px, as kinet_trt/core/frame.py does it.
 #pragma once
 
 #include <cstdint>

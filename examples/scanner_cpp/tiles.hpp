@@ -1,4 +1,4 @@
-// Frames larger than one tile: the rule of kinet_trt/tiles.py. A nucleus belongs to the one tile whose core holds its
+// Frames larger than one tile: the rule of kinet_trt/inference/tiling.py. A nucleus belongs to the one tile whose core holds its
 // peak. Cores cover the frame without overlap; a window reaches a halo beyond its core and begins on a multiple of the
 // network's alignment, so that what a core shows is the same as in the whole frame.
 #pragma once

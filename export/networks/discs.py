@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from kinet_trt.export.network import Points
+from kinet_trt.export.networks.base import Points
 from kinet_trt.export.proximity import proximity_maps
 from numpy.typing import NDArray
 from torch import Tensor

@@ -13,7 +13,7 @@ image's size, so frames are aligned to 32 px.
 
 from __future__ import annotations
 
-from kinet_trt.export.network import Network, NetworkConfig, Target, activation, convolution
+from kinet_trt.export.networks.base import Network, NetworkConfig, Target, activation, convolution
 from kinet_trt.export.networks.discs import cross_entropy, discs
 from torch import Tensor, nn
 

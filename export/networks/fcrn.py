@@ -17,7 +17,7 @@ that neighbours differ in the last bits of a sum, which every engine rounds its 
 from __future__ import annotations
 
 import numpy as np
-from kinet_trt.export.network import Network, NetworkConfig, Points, Target, activation, convolution
+from kinet_trt.export.networks.base import Network, NetworkConfig, Points, Target, activation, convolution
 from numpy.typing import NDArray
 from torch import Tensor, nn
 

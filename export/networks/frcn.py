@@ -13,7 +13,7 @@ connections between the two paths and no region branch: those are what KiNet add
 from __future__ import annotations
 
 import torch
-from kinet_trt.export.network import Network, NetworkConfig, activation, convolution, upsampler
+from kinet_trt.export.networks.base import Network, NetworkConfig, activation, convolution, upsampler
 from torch import Tensor, nn
 
 

@@ -16,7 +16,7 @@ both branches at once from the beginning, where the paper trains in stages.
 from __future__ import annotations
 
 import torch
-from kinet_trt.export.network import Network, NetworkConfig, Target, activation, convolution
+from kinet_trt.export.networks.base import Network, NetworkConfig, Target, activation, convolution
 from kinet_trt.export.networks.discs import cross_entropy, discs
 from torch import Tensor, nn
 from torch.nn import functional as F

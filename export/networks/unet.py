@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from kinet_trt.export.network import Network, NetworkConfig, Points, Target, activation, convolution
+from kinet_trt.export.networks.base import Network, NetworkConfig, Points, Target, activation, convolution
 from kinet_trt.export.networks.discs import RADIUS, cross_entropy, discs
 from numpy.typing import NDArray
 from torch import Tensor, nn

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.camera import CameraError
 from kinet_trt.camera.pixels import to_rgb
+from kinet_trt.camera.source import CameraError
 
 OPEN_TIMEOUT, READ_TIMEOUT = 10.0, 5.0
 """s after which a stream that does not open, or gives nothing, is given up."""

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.errors import ImageError
-from kinet_trt.files import write_atomic
-from kinet_trt.frame import Frame
+from kinet_trt.core.errors import ImageError
+from kinet_trt.core.files import write_atomic
+from kinet_trt.core.frame import Frame
 
 WHITE = 240
 """What a blank field becomes in R, G and B: the glass of the slides that models learn from."""
@@ -93,7 +93,7 @@ class Correction:
         ImageError
             If it is not there, or not an image.
         """
-        from kinet_trt.images import read_image
+        from kinet_trt.io.images import read_image
 
         return cls(read_image(path).pixels)
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import cv2
 
-from kinet_trt.camera import CameraError, Properties, Shot, SourceTextError
 from kinet_trt.camera._opencv import Reader
 from kinet_trt.camera.found import advice, cameras
 from kinet_trt.camera.options import number, parse_options, size
-from kinet_trt.errors import shown
-from kinet_trt.frame import Frame
+from kinet_trt.camera.source import CameraError, Properties, Shot, SourceTextError
+from kinet_trt.core.errors import shown
+from kinet_trt.core.frame import Frame
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import re
 import time
 from pathlib import Path
 
-from kinet_trt.camera import CameraError, NoFrameError, Properties, RecordingError, Shot
-from kinet_trt.errors import ImageError
-from kinet_trt.images import SUFFIXES, read_image
+from kinet_trt.camera.source import CameraError, NoFrameError, Properties, RecordingError, Shot
+from kinet_trt.core.errors import ImageError
+from kinet_trt.io.images import SUFFIXES, read_image
 
 IMAGES_A_SECOND = 1.0
 

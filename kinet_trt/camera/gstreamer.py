@@ -6,9 +6,9 @@ import time
 
 import cv2
 
-from kinet_trt.camera import CameraError, Properties, Shot
 from kinet_trt.camera._opencv import OPEN_TIMEOUT, READ_TIMEOUT, Reader
-from kinet_trt.frame import Frame
+from kinet_trt.camera.source import CameraError, Properties, Shot
+from kinet_trt.core.frame import Frame
 
 # One frame, the newest, waits in the sink.
 SINK = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kinet_trt.camera import CameraError, NoFrameError, Properties, Shot, SourceTextError, to_rgb
-from kinet_trt.errors import MissingExtraError
-from kinet_trt.frame import Frame
+from kinet_trt.camera.source import CameraError, NoFrameError, Properties, Shot, SourceTextError, to_rgb
+from kinet_trt.core.errors import MissingExtraError
+from kinet_trt.core.frame import Frame
 
 if TYPE_CHECKING:
     from pymmcore_plus import CMMCorePlus

@@ -9,8 +9,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from kinet_trt.errors import ImageError
-from kinet_trt.jpeg import damage
+from kinet_trt.core.errors import ImageError
+from kinet_trt.io.jpeg import damage
 
 
 def decode(packet: NDArray[np.uint8]) -> NDArray[np.uint8]:

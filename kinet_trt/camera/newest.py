@@ -9,8 +9,8 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kinet_trt.camera import CameraError, FrameSource, NoFrameError, Properties, RecordingError, Shot
-from kinet_trt.errors import ImageError, KinetError
+from kinet_trt.camera.source import CameraError, FrameSource, NoFrameError, Properties, RecordingError, Shot
+from kinet_trt.core.errors import ImageError, KinetError
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-from kinet_trt.camera import SourceTextError
-from kinet_trt.errors import shown
+from kinet_trt.camera.source import SourceTextError
+from kinet_trt.core.errors import shown
 
 
 def parse_options(text: str, known: tuple[str, ...]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What cameras deliver to what a `kinet_trt.frame.Frame` holds: RGB, 8 bits."""
+"""What cameras deliver to what a `kinet_trt.core.frame.Frame` holds: RGB, 8 bits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.errors import ImageError
+from kinet_trt.core.errors import ImageError
 
 CHANNELS = {"RGB": 3, "BGR": 3, "RGBA": 4, "BGRA": 4, "GREY": 1, "RGGB": 1, "GRBG": 1, "BGGR": 1, "GBRG": 1}
 """Orders and their channels. The last four are raw sensor data, named by their upper left 2 x 2 pixels."""

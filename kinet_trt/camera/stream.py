@@ -7,9 +7,10 @@ import time
 
 import cv2
 
-from kinet_trt.camera import CameraError, Properties, Shot, motion_jpeg
+from kinet_trt.camera import motion_jpeg
 from kinet_trt.camera._opencv import OPEN_TIMEOUT, READ_TIMEOUT, Reader
-from kinet_trt.frame import Frame
+from kinet_trt.camera.source import CameraError, Properties, Shot
+from kinet_trt.core.frame import Frame
 
 _MJPG = cv2.VideoWriter.fourcc(*"MJPG")
 

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.camera import CameraError, NoFrameError, Properties, RecordingError, Shot, motion_jpeg
+from kinet_trt.camera import motion_jpeg
 from kinet_trt.camera._opencv import Reader
-from kinet_trt.errors import ImageError
-from kinet_trt.frame import Frame
+from kinet_trt.camera.source import CameraError, NoFrameError, Properties, RecordingError, Shot
+from kinet_trt.core.errors import ImageError
+from kinet_trt.core.frame import Frame
 
 _MJPG = cv2.VideoWriter.fourcc(*"MJPG")
 _FAILURES = 1000

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.detections import Detections
-from kinet_trt.engines import (
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.errors import EngineError
+from kinet_trt.core.telemetry import no_telemetry
+from kinet_trt.engines.base import (
     check_frames,
     check_maps,
     check_outputs,
@@ -16,9 +18,7 @@ from kinet_trt.engines import (
     read_detections,
     tumor_map_of,
 )
-from kinet_trt.errors import EngineError
-from kinet_trt.model_card import ModelCard
-from kinet_trt.telemetry import no_telemetry
+from kinet_trt.models.card import ModelCard
 
 with no_telemetry():
     import onnxruntime as ort
@@ -32,7 +32,7 @@ class OnnxRuntimeEngine:
     Parameters
     ----------
     card, model
-        The card and the bytes of an ONNX file, checked against each other (:func:`kinet_trt.model_card.read_card`).
+        The card and the bytes of an ONNX file, checked against each other (:func:`kinet_trt.models.card.read_card`).
     precision
         ``"auto"`` or ``"fp32"``: it computes in FP32 (a model that says so itself: in FP16).
     threads

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt import simulate
-from kinet_trt.detections import Detections
-from kinet_trt.engines import (
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.errors import EngineError
+from kinet_trt.core.telemetry import no_telemetry
+from kinet_trt.engines.base import (
     check_frames,
     check_maps,
     check_outputs,
@@ -24,10 +25,9 @@ from kinet_trt.engines import (
     read_detections,
     tumor_map_of,
 )
-from kinet_trt.errors import EngineError
-from kinet_trt.model_card import ModelCard
+from kinet_trt.models.card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
-from kinet_trt.telemetry import no_telemetry
+from kinet_trt.simulation import simulate
 
 with no_telemetry():
     import openvino as ov
@@ -110,7 +110,7 @@ class OpenVinoEngine:
     Parameters
     ----------
     card, model
-        The card and the bytes of an ONNX file, checked against each other (:func:`kinet_trt.model_card.read_card`).
+        The card and the bytes of an ONNX file, checked against each other (:func:`kinet_trt.models.card.read_card`).
     precision
         ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``; for an INT8 model that is what its other layers compute in,
         and ``"int8"`` is another word for ``"auto"``.

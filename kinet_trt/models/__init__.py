@@ -1,1 +1,1 @@
-"""The model that comes with the package."""
+"""The model card, and the model that comes with the package."""

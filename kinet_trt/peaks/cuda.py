@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from kinet_trt.detections import CLASSES, Detections
-from kinet_trt.errors import EngineError
-from kinet_trt.kernels import Kernels, Launch, source
+from kinet_trt.core.detections import CLASSES, Detections
+from kinet_trt.core.errors import EngineError
+from kinet_trt.cuda.kernels import Kernels, Launch, source
 from kinet_trt.peaks.reference import MAX_RADIUS
 
 # Also in peaks.cu.

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.detections import CLASSES, Detections
+from kinet_trt.core.detections import CLASSES, Detections
 
 MAX_RADIUS = 64
 """Largest NMS radius, px; far above any nucleus."""

@@ -2,7 +2,7 @@
 
 A slide is counted as one picture at the model's scale would be: the level nearest the model's um/px, not coarser where
 there is such a level, is scaled as a frame is (`kinet_trt.slides.resample`), and looked at in tiles by the ownership
-rule of `kinet_trt.tiles`. Tiles of glass, and those outside of the region, are left out.
+rule of `kinet_trt.inference.tiling`. Tiles of glass, and those outside of the region, are left out.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kinet_trt.counter import Threshold
-from kinet_trt.errors import EngineError, ImageError, KinetError
-from kinet_trt.frame import MIN_SIDE
-from kinet_trt.model_card import ModelCard
-from kinet_trt.slides import Slide
+from kinet_trt.core.errors import EngineError, ImageError, KinetError
+from kinet_trt.core.frame import MIN_SIDE
+from kinet_trt.inference.counter import Threshold
+from kinet_trt.inference.tiling import Tile, spans
+from kinet_trt.models.card import ModelCard
 from kinet_trt.slides.region import Region
 from kinet_trt.slides.resample import Scaling
+from kinet_trt.slides.slide import Slide
 from kinet_trt.slides.tissue import Thumbnail, thumbnail
-from kinet_trt.tiles import Tile, spans
 
 VERSION = 1
 """Of how slides are cut and scaled; part of the identity, so that another version's tiles are not mixed in."""

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.errors import KinetError
-from kinet_trt.qupath import Shape, read_geojson
+from kinet_trt.core.errors import KinetError
+from kinet_trt.io.geojson import Shape, read_geojson
 
 _CHUNK = 1 << 22  # places times edges that are looked at at once
 

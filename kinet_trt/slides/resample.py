@@ -1,9 +1,9 @@
 """A level at the model's scale, seen through windows: each window holds what scaling the whole level would give.
 
-The level is scaled as :func:`kinet_trt.frame.fit` scales a frame, half-pixel bilinear when enlarging, area averages
-when shrinking, with weights that depend on the place in the whole level alone. So two windows that overlap hold the
-same pixels where they do, to the last bit, and together they make the level as OpenCV would have scaled it in one
-piece (with OpenCV 5 on x86-64; elsewhere OpenCV's sums may differ from these by one grey level).
+The level is scaled as :func:`kinet_trt.core.frame.fit` scales a frame, half-pixel bilinear when enlarging, area
+averages when shrinking, with weights that depend on the place in the whole level alone. So two windows that overlap
+hold the same pixels where they do, to the last bit, and together they make the level as OpenCV would have scaled it
+in one piece (with OpenCV 5 on x86-64; elsewhere OpenCV's sums may differ from these by one grey level).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.engines.prepare import Axis, area_axis, linear_axis
+from kinet_trt.engines.tensorrt.preprocess import Axis, area_axis, linear_axis
 
 _STRIP = 32  # rows that are made at once: what is in between fits a processor's cache
 

@@ -17,13 +17,13 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.counter import Counter
-from kinet_trt.detections import Detections
-from kinet_trt.errors import KinetError
-from kinet_trt.frame import unscaled
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.frame import unscaled
+from kinet_trt.inference.counter import Counter
 from kinet_trt.peaks.reference import find_peaks
-from kinet_trt.slides import Slide
 from kinet_trt.slides.plan import Plan
+from kinet_trt.slides.slide import Slide
 
 READ_AHEAD = 2
 """Windows that are read and scaled while the network looks at another: at most so many wait in memory."""

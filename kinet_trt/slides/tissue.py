@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.errors import ImageError
-from kinet_trt.frame import GREY_SPREAD
-from kinet_trt.slides import Slide
+from kinet_trt.core.errors import ImageError
+from kinet_trt.core.frame import GREY_SPREAD
+from kinet_trt.slides.slide import Slide
 
 CELL_UM = 8.0
 """um that a cell of the small picture should cover: about a nucleus."""

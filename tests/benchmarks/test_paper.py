@@ -20,15 +20,15 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "paper"))
 
 import page
 from costs import multiplications, sizes
-from kinet_trt.export.models import NetworkConfig, build
+from kinet_trt.export.networks.kinet import NetworkConfig, build
 from kinet_trt.export.training import UNLABELLED, source_weights
 from run import done
 from studies import BUDGETS, NETWORKS, Budget, Run, all_runs, runs_of
 from study_fields import divided, with_labels, without_nuclei
 
-from kinet_trt import simulate
-from kinet_trt.detections import CLASSES
-from kinet_trt.fields import LabelledField, read_fields
+from kinet_trt.core.detections import CLASSES
+from kinet_trt.datasets.labelled import LabelledField, read_fields
+from kinet_trt.simulation import simulate
 
 torch.set_num_threads(1)
 SMALL, QUICK = BUDGETS["small"], BUDGETS["quick"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from kinet_trt import simulate
+from kinet_trt.simulation import simulate
 
 CLASS_NAMES = simulate.CLASSES
 

@@ -13,10 +13,10 @@ from kinet_trt.calibration import images
 from kinet_trt.calibration.images import choose, densest, stain
 from samples import write_field, write_fields
 
-from kinet_trt import simulate
-from kinet_trt.counter import DEFAULT_MODEL
-from kinet_trt.errors import KinetError
-from kinet_trt.model_card import read_card
+from kinet_trt.core.errors import KinetError
+from kinet_trt.inference.counter import DEFAULT_MODEL
+from kinet_trt.models.card import read_card
+from kinet_trt.simulation import simulate
 
 CARD = read_card(Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL)))[0]
 

@@ -13,18 +13,18 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("lap")
 
 from kinet_trt.calibration import cost, int8, sensitivity
-from kinet_trt.calibration.agreement import Agreement
 from kinet_trt.calibration.cost import Cost
 from kinet_trt.calibration.int8 import Quantised, to_int8
 from kinet_trt.calibration.sensitivity import Plan, Sensitivity
 from samples import write_fields
 
-from kinet_trt import simulate
-from kinet_trt.counter import DEFAULT_MODEL, Counter
-from kinet_trt.engines import open_engine
-from kinet_trt.errors import EngineError, KinetError, MissingExtraError
-from kinet_trt.fields import read_fields
-from kinet_trt.model_card import ModelCard, read_card, read_onnx_card
+from kinet_trt.core.errors import EngineError, KinetError, MissingExtraError
+from kinet_trt.datasets.labelled import read_fields
+from kinet_trt.engines.base import open_engine
+from kinet_trt.evaluation.agreement import Agreement
+from kinet_trt.inference.counter import DEFAULT_MODEL, Counter
+from kinet_trt.models.card import ModelCard, read_card, read_onnx_card
+from kinet_trt.simulation import simulate
 
 MODEL = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
 CARD, BYTES = read_card(MODEL)
@@ -168,7 +168,7 @@ def test_without_onnx_the_extra_is_named(fields: Path, monkeypatch: pytest.Monke
     import kinet_trt.calibration
 
     monkeypatch.delattr(kinet_trt.calibration, "qdq", raising=False)
-    monkeypatch.setitem(sys.modules, "kinet_trt.calibration.qdq", None)
+    monkeypatch.setitem(sys.modules, "kinet_trt.onnx_graph.qdq", None)
     with pytest.raises(MissingExtraError, match=r"kinet-trt\[build\]"):
         to_int8(BYTES, CARD, fields)
 
@@ -204,7 +204,7 @@ def test_layers_that_make_most_of_the_noise_are_found() -> None:
 
 
 def test_two_models_that_find_nothing_agree_and_inventions_do_not() -> None:
-    from kinet_trt.detections import Detections
+    from kinet_trt.core.detections import Detections
 
     one = np.ones(1, np.float32)
     nucleus = Detections(one, one, np.zeros(1, np.uint8), one)
@@ -223,8 +223,8 @@ def test_real_fields_lose_at_most_half_a_point(shared_data: Path, tmp_path: Path
     assert quantised.report.plan.floating == ("network.out.out",)
     calibrated = {p.path for p in quantised.report.choice.calibration}
     assert calibrated < {f.image for f in read_fields(shared_data)}
-    from kinet_trt.evaluate import Evaluation, evaluate_field
-    from kinet_trt.fields import LabelledField
+    from kinet_trt.datasets.labelled import LabelledField
+    from kinet_trt.evaluation.evaluate import Evaluation, evaluate_field
 
     path = tmp_path / "int8.onnx"
     path.write_bytes(quantised.model)

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 onnx = pytest.importorskip("onnx")
 
-from kinet_trt.calibration import qdq, ranges
+from kinet_trt.calibration import ranges
 from kinet_trt.calibration.ranges import BINS, Histogram
 from onnx import numpy_helper
 from samples import network
 
-from kinet_trt import simulate
-from kinet_trt.errors import KinetError
+from kinet_trt.core.errors import KinetError
+from kinet_trt.onnx_graph import qdq
+from kinet_trt.simulation import simulate
 
 FRAMES = [simulate.field(seed, 64, 48)[0] for seed in (1, 2)]
 

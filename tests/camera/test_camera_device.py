@@ -9,9 +9,9 @@ import pytest
 from camera_films import number_of, numbered, open_files
 
 import kinet_trt.camera.device as room
-from kinet_trt.camera import CameraError, open_source
 from kinet_trt.camera._opencv import Reader
 from kinet_trt.camera.device import DeviceSource
+from kinet_trt.camera.source import CameraError, open_source
 
 
 def test_a_camera_that_is_not_there() -> None:

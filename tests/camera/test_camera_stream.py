@@ -18,10 +18,10 @@ import pytest
 from camera_films import number_of, numbered, open_files
 
 from conftest import skip
-from kinet_trt.camera import CameraError
 from kinet_trt.camera.newest import Newest
+from kinet_trt.camera.source import CameraError
 from kinet_trt.camera.stream import StreamSource
-from kinet_trt.errors import ImageError
+from kinet_trt.core.errors import ImageError
 
 
 class Mjpeg(http.server.ThreadingHTTPServer):

@@ -11,8 +11,8 @@ import pytest
 
 from kinet_trt.camera.correct import WHITE, Correction
 from kinet_trt.camera.simulated import SimulatedMicroscope
-from kinet_trt.errors import ImageError
-from kinet_trt.frame import Frame
+from kinet_trt.core.errors import ImageError
+from kinet_trt.core.frame import Frame
 
 OPTICS = "size=640x480,path=still,vignetting=0.4,tint=0.2,noise=3,hot=0,drift=0"
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kinet_trt.camera import CameraError, NoFrameError
 from kinet_trt.camera.folder import FolderSource
 from kinet_trt.camera.newest import Newest
-from kinet_trt.errors import ImageError
+from kinet_trt.camera.source import CameraError, NoFrameError
+from kinet_trt.core.errors import ImageError
 
 
 def write(path: Path, value: int, size: tuple[int, int] = (64, 48), dpi: float | None = 101600.0) -> None:

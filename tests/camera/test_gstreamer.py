@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kinet_trt.camera import CameraError, open_source
 from kinet_trt.camera.gstreamer import SINK, GStreamerSource, _built_in
+from kinet_trt.camera.source import CameraError, open_source
 
 
 def test_an_opencv_without_gstreamer_says_so() -> None:

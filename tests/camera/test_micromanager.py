@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from camera_films import open_files
 
-from kinet_trt.camera import CameraError, open_source
 from kinet_trt.camera.micromanager import MicroManagerSource
 from kinet_trt.camera.newest import Newest
-from kinet_trt.errors import MissingExtraError
+from kinet_trt.camera.source import CameraError, open_source
+from kinet_trt.core.errors import MissingExtraError
 
 CONFIG = """
 Property,Core,Initialize,0

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinet_trt.camera import CameraError, NoFrameError, Properties, Shot
 from kinet_trt.camera.newest import Newest, State
-from kinet_trt.errors import ImageError
-from kinet_trt.frame import Frame
+from kinet_trt.camera.source import CameraError, NoFrameError, Properties, Shot
+from kinet_trt.core.errors import ImageError
+from kinet_trt.core.frame import Frame
 
 
 def shot(sequence: int, size: tuple[int, int] = (64, 48), mpp: float | None = None) -> Shot:

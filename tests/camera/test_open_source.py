@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import kinet_trt.camera as rooms
-from kinet_trt.camera import CameraError, FrameSource, NoFrameError, SourceTextError, open_source
+from kinet_trt.camera import source as rooms
 from kinet_trt.camera.device import DeviceSource, Wanted
 from kinet_trt.camera.folder import FolderSource
 from kinet_trt.camera.gstreamer import GStreamerSource
 from kinet_trt.camera.micromanager import MicroManagerSource
 from kinet_trt.camera.simulated import SimulatedMicroscope
+from kinet_trt.camera.source import CameraError, FrameSource, NoFrameError, SourceTextError, open_source
 from kinet_trt.camera.stream import StreamSource
 from kinet_trt.camera.video import VideoSource
-from kinet_trt.errors import KinetError
+from kinet_trt.core.errors import KinetError
 
 
 @pytest.mark.parametrize(

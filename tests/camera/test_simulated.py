@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from camera_films import open_files
 
-from kinet_trt.camera import CameraError, NoFrameError, Shot
 from kinet_trt.camera.newest import Newest
 from kinet_trt.camera.simulated import Options, SimulatedMicroscope
 from kinet_trt.camera.simulated.optics import Optics, smear
-from kinet_trt.frame import Frame
+from kinet_trt.camera.source import CameraError, NoFrameError, Shot
+from kinet_trt.core.frame import Frame
 
 SMALL = "size=320x240,mpp=0.34"
 BARE = f"{SMALL},vignetting=0,tint=0,noise=0,hot=0,drift=0"

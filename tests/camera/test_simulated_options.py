@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinet_trt.camera import SourceTextError
 from kinet_trt.camera.simulated import Fault, Options
 from kinet_trt.camera.simulated.options import _NUMBERS, _WHOLE, FAULTS
+from kinet_trt.camera.source import SourceTextError
 
 numbers = {name: st.floats(low, high) for name, (low, high) in _NUMBERS.items()}
 wholes = {name: st.integers(low, high) for name, (low, high) in _WHOLE.items()}

@@ -10,10 +10,10 @@ import cv2
 import pytest
 from camera_films import number_of, numbered, open_files
 
-from kinet_trt.camera import CameraError, NoFrameError, RecordingError, open_source
 from kinet_trt.camera.newest import Newest
+from kinet_trt.camera.source import CameraError, NoFrameError, RecordingError, open_source
 from kinet_trt.camera.video import VideoSource
-from kinet_trt.errors import ImageError
+from kinet_trt.core.errors import ImageError
 
 
 @pytest.fixture(scope="module")

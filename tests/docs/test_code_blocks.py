@@ -29,7 +29,7 @@ import cv2
 import pytest
 
 from conftest import find_program, skip
-from kinet_trt import simulate
+from kinet_trt.simulation import simulate
 from simulated_slides import Canvas, Piece, write_tiff
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ REASONS = {
     "runs all tests",
     "built and run by tests/examples",
     "run by tests/docs/test_offline.py",
-    "run by tests/test_privacy.py",
+    "run by tests/package/test_privacy.py",
 }
 """Why a block is not run. A new reason is a matter for review: most blocks can be made to run."""
 SHELL = ("bash", "console", "sh", "powershell")
@@ -267,7 +267,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (packages,) = (folder / ".venv").glob("lib/*/site-packages")
     (packages / "tests.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     program = folder / ".venv" / "bin" / "kinet-trt"
-    program.write_text(f"#!{folder}/.venv/bin/python\nfrom kinet_trt.cli import main\nmain()\n")
+    program.write_text(f"#!{folder}/.venv/bin/python\nfrom kinet_trt.cli.main import main\nmain()\n")
     program.chmod(0o755)
     (folder / ".venv" / "demo.stamp").touch()  # what make leaves when the packages are installed
     return folder

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from kinet_trt import simulate
-from kinet_trt.counter import DEFAULT_MODEL
-from kinet_trt.engines import RUNTIMES, open_engine
-from kinet_trt.errors import EngineError
-from kinet_trt.model_card import read_card, with_card
+from kinet_trt.core.errors import EngineError
+from kinet_trt.engines.base import RUNTIMES, open_engine
+from kinet_trt.inference.counter import DEFAULT_MODEL
+from kinet_trt.models.card import read_card, with_card
+from kinet_trt.simulation import simulate
 
 MODEL = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
 

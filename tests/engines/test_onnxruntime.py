@@ -8,11 +8,12 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-from kinet_trt import Counter, simulate
-from kinet_trt.counter import DEFAULT_MODEL
-from kinet_trt.engines import open_engine
-from kinet_trt.errors import EngineError
-from kinet_trt.fields import read_fields
+from kinet_trt import Counter
+from kinet_trt.core.errors import EngineError
+from kinet_trt.datasets.labelled import read_fields
+from kinet_trt.engines.base import open_engine
+from kinet_trt.inference.counter import DEFAULT_MODEL
+from kinet_trt.simulation import simulate
 
 MODEL = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
 
@@ -63,7 +64,7 @@ def test_what_it_cannot_do_is_refused():
 
 
 def test_it_serves_where_openvino_is_not_installed(monkeypatch):
-    import kinet_trt.engines as engines
+    from kinet_trt.engines import base as engines
 
     monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "openvino" else object())
     assert open_engine(MODEL).runtime.startswith("ONNX Runtime")

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kinet_trt import simulate
-from kinet_trt.counter import DEFAULT_MODEL
-from kinet_trt.engines import open_engine, openvino
-from kinet_trt.errors import EngineError
-from kinet_trt.model_card import read_card
+from kinet_trt.core.errors import EngineError
+from kinet_trt.engines import openvino
+from kinet_trt.engines.base import open_engine
+from kinet_trt.inference.counter import DEFAULT_MODEL
+from kinet_trt.models.card import read_card
 from kinet_trt.peaks.reference import find_peaks
+from kinet_trt.simulation import simulate
 
 MODEL = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
 
@@ -61,7 +62,7 @@ def test_frames_that_do_not_fit_are_refused_before_anything_runs(engine, wrong):
 def test_an_int8_model_is_given_no_tiny_frames(tmp_path, height, width):
     pytest.importorskip("onnxruntime")
     from int8_by_ort import int8_by_ort
-    from kinet_trt import precision
+    from kinet_trt.onnx_graph import precision
 
     card, model = read_card(MODEL)
     int8 = int8_by_ort(precision.convert(model, card, "fp32")[0], tmp_path)

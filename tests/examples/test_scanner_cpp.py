@@ -22,13 +22,15 @@ import pytest
 from kinet_abi import BAD_ARGUMENT, BAD_MODEL, BGR, FAILED, KinetError, Library, Model
 
 from conftest import find_program
-from kinet_trt import Counter, read_image, simulate
-from kinet_trt.engines import open_engine, openvino
-from kinet_trt.engines.plan import write_plan
-from kinet_trt.frame import Frame, fit
-from kinet_trt.model_card import CARD_KEY, read_card, with_card
-from kinet_trt.peaks.graph import fuse
+from kinet_trt import Counter, read_image
+from kinet_trt.core.frame import Frame, fit
+from kinet_trt.engines import openvino
+from kinet_trt.engines.base import open_engine
+from kinet_trt.engines.tensorrt.engine_file import write_plan
+from kinet_trt.models.card import CARD_KEY, read_card, with_card
+from kinet_trt.onnx_graph.fuse_peaks import fuse
 from kinet_trt.peaks.reference import find_peaks
+from kinet_trt.simulation import simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE, STAND_IN = ROOT / "examples" / "scanner_cpp", Path(__file__).parent / "tensorrt_stand_in"
@@ -309,8 +311,10 @@ def test_bf16_counts_like_python_or_says_that_it_cannot(library, model, opened):
 
 def test_an_int8_model_gives_the_nuclei_that_python_finds(library, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
-    from kinet_trt.calibration import qdq, ranges
-    from kinet_trt.calibration.pointwise import as_pointwise
+    from kinet_trt.calibration import ranges
+
+    from kinet_trt.onnx_graph import qdq
+    from kinet_trt.onnx_graph.pointwise import as_pointwise
 
     # Joined quantisation, which C++ always has and Python only without AMX.
     monkeypatch.setattr(openvino, "_has_amx", lambda: False)

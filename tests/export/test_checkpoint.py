@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import Traits
-from kinet_trt.export.models import KiNet, NetworkConfig, build
+from kinet_trt.export.networks.kinet import KiNet, NetworkConfig, build
 
-from kinet_trt.errors import KinetError
+from kinet_trt.core.errors import KinetError
 
 TRAITS = Traits(
     mpp=0.5,

@@ -15,11 +15,11 @@ torch = pytest.importorskip("torch")
 
 from kinet_trt.export.crops import Crop, CropPlan, Crops, vary_stain
 
-from kinet_trt.detections import CLASSES
-from kinet_trt.fields import LabelledField
-from kinet_trt.frame import Frame
-from kinet_trt.qupath import Outlines
-from kinet_trt.simulate import field as simulated_field
+from kinet_trt.core.detections import CLASSES
+from kinet_trt.core.frame import Frame
+from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.io.geojson import Outlines
+from kinet_trt.simulation.simulate import field as simulated_field
 
 torch.set_num_threads(1)
 SIDE = 300

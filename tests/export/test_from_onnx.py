@@ -11,19 +11,19 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from kinet_trt.calibration.agreement import compare
 from kinet_trt.export import checkpoint, from_onnx
 from kinet_trt.export import onnx as exporter
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.models import KiNet, NetworkConfig, build
+from kinet_trt.export.networks.kinet import KiNet, NetworkConfig, build
 from kinet_trt.export.training import normalise
 from torch import Tensor, nn
 
-from kinet_trt import simulate
-from kinet_trt.counter import Counter
-from kinet_trt.errors import KinetError
-from kinet_trt.model_card import read_card, with_card
+from kinet_trt.core.errors import KinetError
+from kinet_trt.evaluation.agreement import compare
+from kinet_trt.inference.counter import Counter
+from kinet_trt.models.card import read_card, with_card
 from kinet_trt.peaks.reference import find_peaks
+from kinet_trt.simulation import simulate
 
 torch.set_num_threads(1)
 TRAITS = Traits(

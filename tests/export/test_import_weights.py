@@ -15,13 +15,13 @@ torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
 from kinet_trt.export.import_weights import MEAN, STD, estimate, import_weights, read_state_dict
-from kinet_trt.export.models import KiNet, NetworkConfig, build
+from kinet_trt.export.networks.kinet import KiNet, NetworkConfig, build
 from torch import Tensor, nn
 
-from kinet_trt import simulate
-from kinet_trt.detections import Detections
-from kinet_trt.errors import KinetError
-from kinet_trt.fields import LabelledField
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.errors import KinetError
+from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.simulation import simulate
 
 torch.set_num_threads(1)
 Shapes = dict[str, tuple[int, ...]]

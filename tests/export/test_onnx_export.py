@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from kinet_trt.calibration.agreement import Agreement
 from kinet_trt.export import onnx as exporter
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.models import NetworkConfig, build
+from kinet_trt.export.networks.kinet import NetworkConfig, build
 from torch import nn
 
-from kinet_trt import precision
+from kinet_trt.core.errors import KinetError
 from kinet_trt.engines.openvino import OpenVinoEngine
 from kinet_trt.engines.openvino import core as openvino_core
-from kinet_trt.errors import KinetError
-from kinet_trt.model_card import ModelCard, onnx_hash, read_onnx_card
-from kinet_trt.simulate import field
+from kinet_trt.evaluation.agreement import Agreement
+from kinet_trt.models.card import ModelCard, onnx_hash, read_onnx_card
+from kinet_trt.onnx_graph import precision
+from kinet_trt.simulation.simulate import field
 
 torch.set_num_threads(1)
 ARCHITECTURES = ("release", "paper")

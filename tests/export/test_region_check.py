@@ -13,8 +13,8 @@ import pytest
 from kinet_trt.export import region_check
 from shapely.geometry import shape
 
-from kinet_trt.errors import KinetError
-from kinet_trt.qupath import read_regions
+from kinet_trt.core.errors import KinetError
+from kinet_trt.io.geojson import read_regions
 
 Run = Callable[..., tuple[int, str, str]]
 REGIONS = Path(region_check.__file__).parent / "regions"

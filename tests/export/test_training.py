@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.models import NetworkConfig, build
+from kinet_trt.export.networks.kinet import NetworkConfig, build
 from kinet_trt.export.pictures import contact_sheet
 from kinet_trt.export.training import (
     BEST,
@@ -36,11 +36,11 @@ from kinet_trt.export.training import (
 )
 from torch import Tensor, nn
 
-from kinet_trt.detections import Detections
-from kinet_trt.errors import KinetError
-from kinet_trt.fields import LabelledField
-from kinet_trt.frame import Frame
-from kinet_trt.simulate import field as simulated_field
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.frame import Frame
+from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.simulation.simulate import field as simulated_field
 
 torch.set_num_threads(1)
 CONFIG = NetworkConfig("paper", 4)

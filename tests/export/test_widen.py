@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.models import KiNet, NetworkConfig, build
+from kinet_trt.export.networks.kinet import KiNet, NetworkConfig, build
 from kinet_trt.export.widen import widen
 
-from kinet_trt.errors import KinetError
+from kinet_trt.core.errors import KinetError
 
 
 def trained(config: NetworkConfig, seed: int = 0) -> KiNet:

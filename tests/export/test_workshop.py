@@ -17,14 +17,14 @@ torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import Traits
-from kinet_trt.export.models import NetworkConfig, build
+from kinet_trt.export.networks.kinet import NetworkConfig, build
 from kinet_trt.export.proximity import proximity_maps
 from kinet_trt.export.workshop import QUICK_WIDTH
 
-from kinet_trt import simulate
-from kinet_trt.detections import CLASSES, Detections
-from kinet_trt.label_maps import MAPS
-from kinet_trt.model_card import read_card
+from kinet_trt.core.detections import CLASSES, Detections
+from kinet_trt.datasets.kinet_layout import MAPS
+from kinet_trt.models.card import read_card
+from kinet_trt.simulation import simulate
 
 torch.set_num_threads(1)
 INSIDE = Path(str(resources.files("kinet_trt.models") / "kinet-edge.onnx"))

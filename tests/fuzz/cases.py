@@ -22,17 +22,17 @@ import numpy as np
 from mutate import TEXTS, mutated
 from PIL import Image
 
-from kinet_trt import simulate
-from kinet_trt.count import Outputs, count_image, output_names, table, to_json
-from kinet_trt.counter import Counter
-from kinet_trt.detections import CLASSES, Detections
-from kinet_trt.engines import open_engine
-from kinet_trt.engines.plan import card_path, write_plan
-from kinet_trt.errors import LONGEST_MESSAGE, KinetError
-from kinet_trt.fields import read_fields
-from kinet_trt.files import write_atomic
-from kinet_trt.inspect_model import inspect_file
-from kinet_trt.model_card import CARD_KEY, ModelCard, onnx_hash, with_card
+from kinet_trt.core.detections import CLASSES, Detections
+from kinet_trt.core.errors import LONGEST_MESSAGE, KinetError
+from kinet_trt.core.files import write_atomic
+from kinet_trt.counting.pictures import Outputs, count_image, output_names, table, to_json
+from kinet_trt.datasets.labelled import read_fields
+from kinet_trt.engines.base import open_engine
+from kinet_trt.engines.tensorrt.engine_file import card_path, write_plan
+from kinet_trt.inference.counter import Counter
+from kinet_trt.models.card import CARD_KEY, ModelCard, onnx_hash, with_card
+from kinet_trt.onnx_graph.inspect import inspect_file
+from kinet_trt.simulation import simulate
 
 SIDE = 48
 Case = Callable[[random.Random, Path], None]

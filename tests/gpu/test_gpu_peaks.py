@@ -8,7 +8,7 @@ from gpu_timing import microseconds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinet_trt.detections import CLASSES
+from kinet_trt.core.detections import CLASSES
 from kinet_trt.peaks.cuda import FIRST_NUCLEI, CapacityError, CudaPeaks
 from kinet_trt.peaks.reference import MAX_RADIUS, find_peaks
 from peak_rule import as_tuples, brute_force, levelled_maps

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from gpu_timing import microseconds
 
-from kinet_trt import simulate
-from kinet_trt.engines.arrays import ORDERS, DevicePixels, read_frame, wait_for
-from kinet_trt.engines.prepare import CudaPrepare
-from kinet_trt.errors import EngineError
-from kinet_trt.frame import Frame, fit
+from kinet_trt.core.errors import EngineError
+from kinet_trt.core.frame import Frame, fit
+from kinet_trt.cuda.interop import ORDERS, DevicePixels, read_frame, wait_for
+from kinet_trt.engines.tensorrt.preprocess import CudaPrepare
+from kinet_trt.simulation import simulate
 
 pytestmark = pytest.mark.gpu
 

@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from kinet_trt import simulate
-from kinet_trt.build import build
-from kinet_trt.engines import open_engine
-from kinet_trt.engines.plan import read_plan
-from kinet_trt.engines.tensorrt import TensorRtEngine
-from kinet_trt.engines.trt import check_here
-from kinet_trt.errors import EngineError
-from kinet_trt.frame import Frame, fit
+from kinet_trt.core.errors import EngineError
+from kinet_trt.core.frame import Frame, fit
+from kinet_trt.deploy.build import build
+from kinet_trt.engines.base import open_engine
+from kinet_trt.engines.tensorrt.builder import check_here
+from kinet_trt.engines.tensorrt.engine_file import read_plan
+from kinet_trt.engines.tensorrt.runtime import TensorRtEngine
 from kinet_trt.peaks.reference import find_peaks
+from kinet_trt.simulation import simulate
 from peak_rule import as_tuples
 
 pytestmark = pytest.mark.gpu

@@ -14,8 +14,8 @@ import httpx
 from websockets.sync.client import ClientConnection, connect
 
 from kinet_trt.camera.simulated import Options, SimulatedMicroscope
-from kinet_trt.counter import Counter
-from kinet_trt.live import serve
+from kinet_trt.inference.counter import Counter
+from kinet_trt.live.web import app
 
 SMALL = "size=320x240,mpp=0.34,fps=20,path=still"
 
@@ -23,18 +23,18 @@ SMALL = "size=320x240,mpp=0.34,fps=20,path=still"
 @contextmanager
 def page(
     store: Path, counter: Counter, sim: str = SMALL, **options: Any
-) -> Iterator[tuple[serve.Page, httpx.Client, SimulatedMicroscope]]:
+) -> Iterator[tuple[app.Page, httpx.Client, SimulatedMicroscope]]:
     """Serve a page of a simulated microscope; give it, a client that has its origin, and the microscope."""
     microscope = SimulatedMicroscope(Options.parse(sim))
-    chosen = serve.Options(store=store, port=0, browser=False, **options)
-    with serve.serving(microscope, counter, chosen) as served:
+    chosen = app.Options(store=store, port=0, browser=False, **options)
+    with app.serving(microscope, counter, chosen) as served:
         base = f"http://127.0.0.1:{served.port}"
         with httpx.Client(base_url=base, headers={"origin": base}, timeout=60) as client:
             yield served, client, microscope
 
 
 @contextmanager
-def socket(served: serve.Page, query: str = "", **headers: str) -> Iterator[ClientConnection]:
+def socket(served: app.Page, query: str = "", **headers: str) -> Iterator[ClientConnection]:
     base = f"127.0.0.1:{served.port}"
     sent = {"origin": f"http://{base}"} | headers
     with connect(f"ws://{base}/api/live{query}", additional_headers=sent, max_size=None) as live:

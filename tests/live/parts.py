@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from kinet_trt import Detections, Frame
-from kinet_trt.counter import Threshold
-from kinet_trt.detections import CLASSES
-from kinet_trt.live.records import Model
-from kinet_trt.model_card import ModelCard
+from kinet_trt.core.detections import CLASSES
+from kinet_trt.inference.counter import Threshold
+from kinet_trt.live.session.records import Model
+from kinet_trt.models.card import ModelCard
 
 CARD = ModelCard("test", 0.34, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 0.3, model_sha256="ab" * 32, network="none at all")
 MODEL = Model(CARD, "a runtime", "fp32")

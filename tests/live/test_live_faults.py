@@ -18,7 +18,7 @@ from live_page import frame_of, until
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from kinet_trt.live.store import Store
+from kinet_trt.live.session.store import Store
 
 if sys.platform == "win32":
     pytest.skip("limits of POSIX stand for a full disk", allow_module_level=True)

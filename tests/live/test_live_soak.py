@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from live_page import frame_of, page, post, socket
 
-from kinet_trt.counter import Counter
+from kinet_trt.inference.counter import Counter
 
 if not sys.platform.startswith("linux"):
     pytest.skip("memory and files as Linux tells them", allow_module_level=True)

@@ -14,7 +14,8 @@ import urllib.request
 import pytest
 
 from conftest import find_chromium
-from kinet_trt import Counter, Frame, simulate
+from kinet_trt import Counter, Frame
+from kinet_trt.simulation import simulate
 
 playwright = pytest.importorskip("playwright.sync_api")
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cuda_on_cpu import ARCHITECTURES, Buffer, CpuModule, compile_for, nvrtc
-from kinet_trt.detections import CLASSES
-from kinet_trt.kernels import source
+from kinet_trt.core.detections import CLASSES
+from kinet_trt.cuda.kernels import source
 from kinet_trt.peaks import cuda
 from kinet_trt.peaks.cuda import CapacityError, PeakPlan
 from kinet_trt.peaks.reference import MAX_RADIUS, find_peaks

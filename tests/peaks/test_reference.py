@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kinet_trt.detections import CLASSES
+from kinet_trt.core.detections import CLASSES
 from kinet_trt.peaks.reference import MAX_RADIUS, find_peaks
 from peak_rule import INF, NAN, as_tuples, brute_force, levelled_maps
 

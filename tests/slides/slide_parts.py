@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from kinet_trt import Counter
-from kinet_trt.detections import Detections
-from kinet_trt.model_card import ModelCard
+from kinet_trt.core.detections import Detections
+from kinet_trt.models.card import ModelCard
 from simulated_slides import Canvas, Piece
 
 CANVAS = Canvas(1000, 800, (Piece(90, 70, 300, 240, 3), Piece(560, 500, 330, 240, 5)))
@@ -39,7 +39,7 @@ class Blobs:
 
 def counter_of(engine: object, threshold: float | None = None) -> Counter:
     """Return a counter over an engine that is open already."""
-    with patch("kinet_trt.counter.open_engine", return_value=engine):
+    with patch("kinet_trt.inference.counter.open_engine", return_value=engine):
         return Counter("blobs.onnx", threshold=threshold)
 
 

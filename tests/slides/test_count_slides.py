@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from kinet_trt import Counter
-from kinet_trt.images import read_image
-from kinet_trt.qupath import read_geojson
+from kinet_trt.io.geojson import read_geojson
+from kinet_trt.io.images import read_image
 from simulated_slides import Canvas, Piece, write_tiff, write_zarr
 
 CANVAS = Canvas(2500, 1500, (Piece(300, 250, 360, 300, 3), Piece(1500, 900, 400, 330, 5)))
@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_where_it_was(run, tmp_path, slide, cache):
 
 
 def test_ctrl_c_says_how_to_resume(run, slide, cache, monkeypatch):
-    from kinet_trt.slides import counted
+    from kinet_trt.slides import count as counted
 
     first_tile = counted.count_tiles
 
@@ -206,7 +206,7 @@ def test_each_mistake_is_one_message_and_costs_no_other_slide(run, tmp_path, sli
 def test_a_full_disk_is_one_message_and_nothing_half_written(tmp_path, slide, run):
     full = (
         "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (MOST, MOST))\nfrom kinet_trt.cli import main\nmain()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (MOST, MOST))\nfrom kinet_trt.cli.main import main\nmain()\n"
     )
     for size, where in ((9_000, ".tiles"), (60_000, "case.ome.geojson")):
         done = subprocess.run(
@@ -245,7 +245,7 @@ def test_a_region_of_qupath_limits_the_count(run, tmp_path, slide, whole):
 
 def test_a_slide_without_the_extra_is_one_line_with_the_pip_command(run, slide, monkeypatch):
     monkeypatch.setitem(sys.modules, "tifffile", None)
-    from kinet_trt import slides
+    from kinet_trt.slides import slide as slides
 
     monkeypatch.setattr(slides, "find_spec", lambda name: name != "tifffile")
     code, _, err = run("count", slide)
@@ -254,7 +254,7 @@ def test_a_slide_without_the_extra_is_one_line_with_the_pip_command(run, slide, 
 
 
 def test_slides_are_no_fields_to_train_on(tmp_path, slide):
-    from kinet_trt.count import find_images
+    from kinet_trt.counting.pictures import find_images
 
     shutil.copy(slide, tmp_path / "b.svs")
     assert [p.name for p in find_images([tmp_path], slides=True)] == ["b.svs", "case.ome.tif"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from slide_parts import CANVAS, WHOLE, Blobs, counter_of, joined, same
 
-from kinet_trt.errors import ImageError, KinetError
-from kinet_trt.slides.counted import count_slide, state_folder
+from kinet_trt.core.errors import ImageError, KinetError
+from kinet_trt.slides.count import count_slide, state_folder
 from kinet_trt.slides.tiles import count_tiles
 from simulated_slides import write_tiff
 

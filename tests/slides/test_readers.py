@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from kinet_trt.errors import ImageError, KinetError
-from kinet_trt.images import read_image
-from kinet_trt.slides import is_slide, open_slide
+from kinet_trt.core.errors import ImageError, KinetError
+from kinet_trt.io.images import read_image
+from kinet_trt.slides.slide import is_slide, open_slide
 from simulated_slides import GLASS, Canvas, Piece, without_level, write_tiff, write_zarr
 
 CANVAS = Canvas(1300, 900, (Piece(300, 200, 500, 420, 3),), mpp=0.25)
@@ -227,7 +227,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
 
 def test_without_the_extra_the_message_says_what_to_install(tmp_path, monkeypatch):
     path = write(tmp_path, "ome.tif")
-    from kinet_trt import slides
+    from kinet_trt.slides import slide as slides
 
     monkeypatch.setattr(slides, "find_spec", lambda name: None)
     with pytest.raises(KinetError, match=r'pip install "kinet-trt\[slides\]"'):

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from kinet_trt import Counter
-from kinet_trt.detections import Detections
-from kinet_trt.metrics import match
+from kinet_trt.core.detections import Detections
+from kinet_trt.evaluation.metrics import match
 from simulated_slides import Canvas, Piece, write_tiff
 
 pytestmark = [
@@ -36,7 +36,7 @@ CANVAS = Canvas(
     ),
 )
 RUN = (
-    "import resource, sys\nfrom kinet_trt.cli import main\n"
+    "import resource, sys\nfrom kinet_trt.cli.main import main\n"
     "try:\n    main()\nfinally:\n"
     "    print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)\n"
 )

@@ -12,9 +12,9 @@ import pytest
 import tifffile
 from dicom_slides import write_other, write_series
 
-from kinet_trt.count import find_images
-from kinet_trt.errors import ImageError
-from kinet_trt.slides import is_slide, open_slide
+from kinet_trt.core.errors import ImageError
+from kinet_trt.counting.pictures import find_images
+from kinet_trt.slides.slide import is_slide, open_slide
 from simulated_slides import Canvas, Piece, write_zarr
 
 CANVAS = Canvas(512, 400, (Piece(20, 30, 200, 180, 3),), mpp=0.25)

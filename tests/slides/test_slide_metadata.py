@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from kinet_trt.errors import ImageError
-from kinet_trt.slides import is_slide, open_slide
-from kinet_trt.slides.choice import is_aside
+from kinet_trt.core.errors import ImageError
+from kinet_trt.slides.readers.choice import is_aside
+from kinet_trt.slides.slide import is_slide, open_slide
 from simulated_slides import Canvas, Piece, write_zarr
 
 CANVAS = Canvas(512, 384, (Piece(20, 30, 200, 180, 3),), mpp=0.25)

@@ -11,12 +11,12 @@ import pytest
 from slide_parts import CANVAS, WHOLE, Blobs, counter_of, joined, same, small_tiles
 
 from kinet_trt import Counter, Threshold
-from kinet_trt.errors import EngineError, ImageError, KinetError
-from kinet_trt.frame import Frame, fit
-from kinet_trt.slides import open_slide
+from kinet_trt.core.errors import EngineError, ImageError, KinetError
+from kinet_trt.core.frame import Frame, fit
 from kinet_trt.slides.plan import make_plan
 from kinet_trt.slides.region import Region
 from kinet_trt.slides.resample import Scaling
+from kinet_trt.slides.slide import open_slide
 from kinet_trt.slides.tiles import count_tiles, window
 from simulated_slides import Canvas, Piece, write_tiff
 

@@ -8,12 +8,13 @@ import cv2
 import pytest
 from slide_parts import joined, small_tiles
 
-from kinet_trt import Counter, simulate
-from kinet_trt.counter import DEFAULT_MODEL
+from kinet_trt import Counter
 from kinet_trt.engines.openvino import core
-from kinet_trt.model_card import read_card
-from kinet_trt.slides import open_slide
+from kinet_trt.inference.counter import DEFAULT_MODEL
+from kinet_trt.models.card import read_card
+from kinet_trt.simulation import simulate
 from kinet_trt.slides.plan import make_plan
+from kinet_trt.slides.slide import open_slide
 from kinet_trt.slides.tiles import count_tiles
 from simulated_slides import Canvas, Piece, write_tiff
 

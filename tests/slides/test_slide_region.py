@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinet_trt.errors import KinetError
+from kinet_trt.core.errors import KinetError
 from kinet_trt.slides.region import Region, read_region
 
 

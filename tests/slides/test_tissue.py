@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kinet_trt import simulate
-from kinet_trt.slides import open_slide
+from kinet_trt.simulation import simulate
+from kinet_trt.slides.slide import open_slide
 from kinet_trt.slides.tissue import Thumbnail, thumbnail
 from simulated_slides import Canvas, Piece, write_tiff
 

@@ -1,4 +1,4 @@
-"""``sim:`` a microscope over the slide of `kinet_trt.simulate`: stage, lens, sensor, and faults on demand."""
+"""``sim:`` a microscope over a slide of `kinet_trt.simulation.simulate`: stage, lens, sensor, faults on demand."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.camera import CameraError, NoFrameError, Properties, Shot
 from kinet_trt.camera.simulated.optics import Optics, smear
 from kinet_trt.camera.simulated.options import Fault as Fault
 from kinet_trt.camera.simulated.options import Kind
 from kinet_trt.camera.simulated.options import Options as Options
 from kinet_trt.camera.simulated.stage import Place, Point, Route, snake
 from kinet_trt.camera.simulated.tiles import Box, DrawnSlide
-from kinet_trt.frame import Frame
-from kinet_trt.simulate import Slide, Truth, place
+from kinet_trt.camera.source import CameraError, NoFrameError, Properties, Shot
+from kinet_trt.core.frame import Frame
+from kinet_trt.simulation.simulate import Slide, Truth, place
 
 _AHEAD, _AHEAD_STEP = 4.0, 0.2  # s of the route that are drawn before the stage is there
 _DRIFT_PERIOD = 20.0  # s

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from kinet_trt.camera import SourceTextError
 from kinet_trt.camera.options import number, parse_options, size, whole
 from kinet_trt.camera.simulated.stage import Point
-from kinet_trt.errors import shown
+from kinet_trt.camera.source import SourceTextError
+from kinet_trt.core.errors import shown
 
 Kind = Literal["stall", "disconnect", "torn", "resize", "never"]
 FAULTS: tuple[Kind, ...] = get_args(Kind)
@@ -78,7 +78,7 @@ class Options:
     tint
         Share of blue that the lamp lacks, 0 to 0.5.
     positive, tumor, glass
-        Shares of the slide, as in `kinet_trt.simulate.Slide`.
+        Shares of the slide, as in `kinet_trt.simulation.simulate.Slide`.
     blank
         1: glass without tissue, for flat field and white balance.
     hurry

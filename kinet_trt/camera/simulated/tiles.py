@@ -1,4 +1,4 @@
-"""Drawn slide: tiles of a `kinet_trt.simulate.Slide`, kept, and drawn ahead of the stage by a thread of its own."""
+"""Tiles of a `kinet_trt.simulation.simulate.Slide`, cached, and drawn ahead of the stage by a thread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.simulate import TILE, Slide
+from kinet_trt.simulation.simulate import TILE, Slide
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height, px of the slide."""

@@ -18,18 +18,18 @@ torch = pytest.importorskip("torch")
 from kinet_trt.export import checkpoint, training
 from kinet_trt.export.checkpoint import Checkpoint, Traits
 from kinet_trt.export.crops import CropPlan, Crops
-from kinet_trt.export.models import Network, NetworkConfig, build, reach
-from kinet_trt.export.network import KINETS, Architecture
+from kinet_trt.export.networks.base import KINETS, Architecture
 from kinet_trt.export.networks.fcrn import STEPS
+from kinet_trt.export.networks.kinet import Network, NetworkConfig, build, reach
 from kinet_trt.export.training import BEST, Progress, Recipe, train, train_by_stages
 from kinet_trt.export.widen import widen
 from kinet_trt.export.workshop import NetworkName
 
-from kinet_trt import simulate
-from kinet_trt.detections import CLASSES
-from kinet_trt.errors import KinetError
-from kinet_trt.fields import LabelledField
-from kinet_trt.model_card import read_card
+from kinet_trt.core.detections import CLASSES
+from kinet_trt.core.errors import KinetError
+from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.models.card import read_card
+from kinet_trt.simulation import simulate
 
 torch.set_num_threads(1)
 OTHERS = [name for name in get_args(Architecture) if name not in KINETS]

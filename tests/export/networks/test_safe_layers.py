@@ -10,8 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.models import NetworkConfig, build, widen_upsamplers
-from kinet_trt.export.network import KINETS, Architecture
+from kinet_trt.export.networks.base import KINETS, Architecture
+from kinet_trt.export.networks.kinet import NetworkConfig, build, widen_upsamplers
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.models import NetworkConfig
+from kinet_trt.export.networks.kinet import NetworkConfig
 from kinet_trt.export.networks.sfcn_opi import RARE, SFCNOPI
 from torch import Tensor
 

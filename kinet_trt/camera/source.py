@@ -1,0 +1,263 @@
+"""Cameras: one small protocol, `FrameSource`, and `open_source`, which finds the source that a text names.
+
+A source only delivers frames. `kinet_trt.camera.newest.Newest` reads it in a thread of its own, keeps the newest frame,
+reconnects, and watches over the um/px; `kinet_trt.camera.correct` evens out the light. No module here counts nuclei.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+from kinet_trt.camera.pixels import to_rgb as to_rgb
+from kinet_trt.core.errors import KinetError, shown
+from kinet_trt.core.frame import Frame
+
+ENTRY_POINTS = "kinet_trt.sources"
+"""Entry-point group in which other packages register their sources."""
+
+
+class CameraError(KinetError):
+    """A source that cannot be opened, or that is gone; opening it again may help."""
+
+
+class NoFrameError(CameraError):
+    """A source that is there but gave no frame in time."""
+
+
+class RecordingError(CameraError):
+    """A recording that cannot be read to its end; opening it again would only start it from the beginning."""
+
+
+class SourceTextError(CameraError):
+    """A SOURCE text that names no source, or an option that it does not have; trying again will not help."""
+
+
+@dataclass(frozen=True)
+class Properties:
+    """What a source says of itself once it is open.
+
+    Attributes
+    ----------
+    name
+        What a person should read: "USB camera 0", "DemoCamera".
+    width, height
+        Size of its frames, px; a later frame may differ.
+    fps
+        Frames a second that it means to give; None when it does not know.
+    bits
+        Bits of a pixel value before it became 8.
+    mpp_is_per_frame
+        Whether the source works out ``Frame.mpp`` for every frame (from an objective turret and the binning, from a
+        file's tag). Else its um/px is one number that somebody typed, and is believed only at the frame size for
+        which it was typed.
+    waits
+        Whether frames wait to be taken (a video file counted frame by frame). A camera does not wait.
+    recorded
+        Whether it is a recording: opened again it would start from its first frame, so it is read once, and damaged
+        frames are skipped, however many there are.
+    """
+
+    name: str
+    width: int
+    height: int
+    fps: float | None = None
+    bits: int = 8
+    mpp_is_per_frame: bool = False
+    waits: bool = False
+    recorded: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """A frame and its place in the camera's sequence.
+
+    Attributes
+    ----------
+    frame
+        RGB pixels; um/px where the source knows it; time, s since the epoch; stage position where there is a stage.
+    sequence
+        Number of the frame as the camera counts: it grows, and a gap says that frames were lost on the way.
+    """
+
+    frame: Frame
+    sequence: int
+
+
+class FrameSource(Protocol):
+    """What gives frames: three methods, all called from one thread, in the order open, newest..., close.
+
+    After an error, `close` is called, and later perhaps `open` again, on the same object. A whole source, for a camera
+    whose maker's library is called ``acme``::
+
+        import time
+        import acme
+        from kinet_trt.camera import CameraError, NoFrameError, Properties, Shot, to_rgb
+        from kinet_trt.core.frame import Frame
+
+        class AcmeSource:
+            def __init__(self, text: str) -> None:      # what follows "acme:" on the command line
+                self.serial = text
+                self.camera = None
+
+            def open(self) -> Properties:
+                try:
+                    self.camera = acme.connect(self.serial, timeout=5)
+                except acme.Error as error:
+                    raise CameraError(f"Acme camera {self.serial}: {error}: is it switched on?") from error
+                return Properties("Acme camera", self.camera.width, self.camera.height, fps=30, bits=12)
+
+            def newest(self, timeout: float) -> Shot:
+                image = self.camera.latest(timeout)     # numpy uint16 [height, width, 3], BGR, 12 bits
+                if image is None:
+                    raise NoFrameError(f"Acme camera {self.serial}: no frame in {timeout:g} s")
+                return Shot(Frame(to_rgb(image.pixels, "BGR", bits=12), time=time.time()), image.number)
+
+            def close(self) -> None:
+                if self.camera is not None:
+                    self.camera.disconnect()
+                    self.camera = None
+
+    Its package registers it, and ``kinet-trt live acme:SERIAL`` works::
+
+        [project.entry-points."kinet_trt.sources"]
+        acme = "acme_kinet:AcmeSource"
+    """
+
+    def open(self) -> Properties:
+        """Connect to the camera and start it.
+
+        Returns
+        -------
+        Properties
+            What it is.
+
+        Raises
+        ------
+        CameraError
+            If it is not there, within some seconds: what was tried, what was found, what to do.
+        """
+        ...
+
+    def newest(self, timeout: float) -> Shot | None:
+        """Wait for a frame newer than the last one returned, and return the newest there is.
+
+        Parameters
+        ----------
+        timeout
+            How long to wait, s. Where the camera's library cannot be told, its own limit holds; it must have one.
+
+        Returns
+        -------
+        Shot
+            A frame whose pixels nobody writes to any more; None when a recording has come to its end.
+
+        Raises
+        ------
+        NoFrameError
+            If none came in time.
+        ImageError
+            If a frame is damaged; the next call returns the next frame.
+        CameraError
+            If the camera is gone.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the camera: threads, files, handles. It may be called twice, and after a failed open."""
+        ...
+
+
+KNOWN = (
+    "a camera number (0), /dev/videoN or device:N,size=WxH,fps=N; rtsp://... or http://...; a video file; "
+    "a folder of images; mm:CONFIG.cfg (Micro-Manager); gst:PIPELINE (GStreamer); sim: (a simulated microscope)"
+)
+
+
+def open_source(text: str, *, every_frame: bool = False) -> FrameSource:
+    """Find the source that SOURCE of ``kinet-trt live SOURCE`` names. It is not opened yet.
+
+    Parameters
+    ----------
+    text
+        ``NAME:REST``, or a short form: a number and ``/dev/videoN`` are ``device:``; ``rtsp://`` and ``http://`` are
+        streams; an existing folder is ``folder:``, an existing file ``video:``. Names that are not ours are looked up
+        in the entry-point group ``kinet_trt.sources``.
+    every_frame
+        Files only: every frame as fast as it is taken, instead of at the file's own pace.
+
+    Raises
+    ------
+    SourceTextError
+        If the text names no source, or has an option that the source does not have.
+    """
+    name, rest = _split(text)
+    if name == "sim":
+        from kinet_trt.camera.simulated import SimulatedMicroscope
+
+        return SimulatedMicroscope.of(rest)
+    if name == "device":
+        from kinet_trt.camera.device import DeviceSource
+
+        return DeviceSource.of(rest)
+    if name == "stream":
+        from kinet_trt.camera.stream import StreamSource
+
+        return StreamSource(rest)
+    if name == "video":
+        from kinet_trt.camera.video import VideoSource
+
+        return VideoSource(Path(rest), every_frame=every_frame)
+    if name == "folder":
+        from kinet_trt.camera.folder import FolderSource
+
+        return FolderSource(Path(rest), every_frame=every_frame)
+    if name == "mm":
+        from kinet_trt.camera.micromanager import MicroManagerSource
+
+        return MicroManagerSource.of(rest)
+    if name == "gst":
+        from kinet_trt.camera.gstreamer import GStreamerSource
+
+        return GStreamerSource(rest)
+    return _third_party(name, rest, text)
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Return the source's name and the rest; the name is empty where none can be told."""
+    if re.fullmatch(r"[0-9]{1,3}|/dev/video[0-9]+", text):
+        return "device", text
+    if re.match(r"(rtsps?|https?)://", text, re.IGNORECASE):
+        return "stream", text
+    # At least two letters: "C:\images" is a folder of Windows, not a source named C.
+    if named := re.match(r"([A-Za-z][A-Za-z0-9_.-]+):", text):
+        return named[1], text[named.end() :]
+    try:
+        if text and Path(text).is_dir():
+            return "folder", text
+        if text and Path(text).exists():
+            return "video", text
+    except (OSError, ValueError):  # a name that no file can have
+        pass
+    return "", text
+
+
+def _third_party(name: str, rest: str, text: str) -> FrameSource:
+    others = entry_points(group=ENTRY_POINTS)
+    for other in others:
+        if other.name == name:
+            try:
+                source: FrameSource = other.load()(rest)
+            except KinetError:
+                raise
+            # Another package's code: whatever it raises, the user should read which package and why.
+            except Exception as error:
+                raise CameraError(
+                    f"the source {name}: ({other.value}) did not start: {type(error).__name__}: {error}"
+                ) from error
+            return source
+    installed = f"; installed beside them: {', '.join(f'{o.name}:' for o in others)}" if others else ""
+    raise SourceTextError(f"no camera, file or folder is called {shown(text)}: expected {KNOWN}{installed}")

@@ -1,0 +1,187 @@
+"""Frame: the pixels that came in and what is known of them; and how a frame is fitted to a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.core.errors import ImageError
+
+MIN_SIDE = 32
+"""Shorter side in model px below which a picture shows no tissue worth counting."""
+GREY_SPREAD = 8
+"""Difference of R, G and B (of 255) that noise and JPEG leave in a grey picture; the palest stain has more."""
+MAX_SIDE, MAX_PIXELS = 1 << 20, 1 << 29
+"""Longest side and area in model px; more is a slide, or a wrong um/px."""
+
+
+NO_COLOUR = "The picture has no colour: the stains cannot be told apart, and no nuclei are counted."
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One brightfield image.
+
+    Attributes
+    ----------
+    pixels
+        RGB, uint8 [height, width, 3].
+    mpp
+        Pixel size, um/px; None if unknown.
+    time
+        Time of acquisition, s since the epoch; None if unknown.
+    stage
+        Stage position x, y, um; None if unknown.
+    unused_size
+        Why the pixel size that the file states is not used; None if it states none or it is used.
+    remarks
+        Notes on how the file was read: the page that was read, the bit depth that was scaled.
+
+    Raises
+    ------
+    ImageError
+        If the pixels are not uint8 RGB, or mpp is not a positive number.
+    """
+
+    pixels: NDArray[np.uint8]
+    mpp: float | None = None
+    time: float | None = None
+    stage: tuple[float, float] | None = None
+    unused_size: str | None = None
+    remarks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        pixels = self.pixels
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ImageError(
+                f"a frame is RGB pixels, uint8 [height, width, 3]; found {pixels.dtype} {list(pixels.shape)}: "
+                "convert it (grey: np.repeat(grey[..., None], 3, axis=2))"
+            )
+        if self.mpp is not None and not (np.isfinite(self.mpp) and self.mpp > 0):
+            raise ImageError(f"um/px: expected a positive number, found {self.mpp}")
+
+    @property
+    def height(self) -> int:
+        """Height, px."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Width, px."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether R, G and B are equal up to noise at every pixel, so that the stains cannot be told apart."""
+        return _is_grey(self.pixels[::16, ::16]) and _is_grey(self.pixels)
+
+
+def _is_grey(pixels: NDArray[np.uint8]) -> bool:
+    return bool((pixels.max(axis=2) - pixels.min(axis=2)).max(initial=0) <= GREY_SPREAD)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A frame at the model's scale, padded.
+
+    Attributes
+    ----------
+    pixels
+        RGB, uint8 [H, W, 3], H and W multiples of the model's alignment.
+    height, width
+        Size before the padding, model px; the padding lies at the bottom and the right.
+    scale_y, scale_x
+        Model px per frame px.
+    """
+
+    pixels: NDArray[np.uint8]
+    height: int
+    width: int
+    scale_y: float
+    scale_x: float
+
+    def to_frame(
+        self, x: NDArray[np.float32], y: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Convert model coordinates to frame coordinates; pixel centres are integers in both."""
+        return unscaled(x, self.scale_x), unscaled(y, self.scale_y)
+
+
+def unscaled(centres: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    """Return where pixel centres of a scaled picture lie in the original; they are integers in both.
+
+    Parameters
+    ----------
+    centres
+        x or y, px of the scaled picture.
+    scale
+        Its px per px of the original.
+    """
+    if scale == 1.0:
+        return centres
+    return ((centres.astype(np.float64) + 0.5) / scale - 0.5).astype(np.float32)
+
+
+def fit(frame: Frame, mpp: float, multiple: int) -> Fitted:
+    """Scale a frame to ``mpp`` and pad it to multiples of ``multiple``.
+
+    Half-pixel bilinear when enlarging, area averages when shrinking; padding repeats the last row and column.
+
+    Parameters
+    ----------
+    frame
+        A frame; if its um/px is None, it is assumed to be at the model's scale.
+    mpp
+        The model's scale, um/px.
+    multiple
+        Alignment of height and width, px.
+
+    Raises
+    ------
+    ImageError
+        If the shorter side has fewer than 32 px at the model's scale, or the frame is too large for memory.
+    """
+    height, width = fitted_size(frame.height, frame.width, frame.mpp, mpp)
+    pixels = frame.pixels
+    if (height, width) != pixels.shape[:2]:
+        shrinking = height * width < pixels.shape[0] * pixels.shape[1]
+        resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+        pixels = resized.astype(np.uint8, copy=False)
+    bottom, right = -height % multiple, -width % multiple
+    if bottom or right:
+        padded = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+        pixels = padded.astype(np.uint8, copy=False)
+    return Fitted(
+        pixels=np.ascontiguousarray(pixels),
+        height=height,
+        width=width,
+        scale_y=height / frame.height,
+        scale_x=width / frame.width,
+    )
+
+
+def fitted_size(height: int, width: int, frame_mpp: float | None, mpp: float) -> tuple[int, int]:
+    """Return height and width, px, of a frame of this size and um/px at the model's ``mpp``, without padding.
+
+    Raises
+    ------
+    ImageError
+        As :func:`fit`.
+    """
+    scale = 1.0 if frame_mpp is None else frame_mpp / mpp
+    if max(height, width) * scale > MAX_SIDE or height * width * scale**2 > MAX_PIXELS:
+        raise ImageError(
+            f"too large: {width} x {height} px at {frame_mpp or mpp:g} um/px is more than "
+            f"{MAX_PIXELS / 1e6:.0f} megapixels at the model's {mpp:g} um/px: check the um/px (mpp), or count "
+            "a region"
+        )
+    fitted = round(height * scale), round(width * scale)
+    if min(fitted) < MIN_SIDE:
+        raise ImageError(
+            f"too small: {width} x {height} px at {frame_mpp or mpp:g} um/px is {fitted[1]} x {fitted[0]} px at "
+            f"the model's {mpp:g} um/px; the shorter side must have at least {MIN_SIDE}: check the um/px (mpp)"
+        )
+    return fitted

@@ -1,0 +1,1 @@
+"""Count pictures and slides from files."""

@@ -1,0 +1,1 @@
+"""Labelled fields: images with nuclei that people marked."""

@@ -1,0 +1,599 @@
+"""Labelled fields: images with annotated nuclei, for training and evaluation."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter as Tally
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.core.detections import CLASSES
+from kinet_trt.core.errors import ImageError, KinetError, shown
+from kinet_trt.core.frame import Frame, fit
+from kinet_trt.datasets import kinet_layout
+from kinet_trt.io import geojson, points
+from kinet_trt.io.geojson import Marked, Outlines
+from kinet_trt.io.images import SUFFIXES, read_image
+from kinet_trt.io.points import Table
+
+log = logging.getLogger(__name__)
+
+MASK_SUFFIX = "_counted.png"
+REGIONS = ".regions"
+"""Added to an image's name: its GeoJSON of areas, beside one of any kind that marks nuclei."""
+
+
+Regions = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+"""Tumour, and where that is known, each bool [H, W]."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledField:
+    """One image file and the nuclei that somebody marked in it.
+
+    Attributes
+    ----------
+    image
+        The image file.
+    x, y
+        Nucleus centres, float32 [n], px of the image, pixel centres at integers.
+    cls
+        Index in :data:`CLASSES`, uint8 [n].
+    labelled
+        The classes that this field's source marks. Of the others an absence means "not labelled", not "none there".
+        None of them: the field has regions alone.
+    counted
+        File with the region in which nuclei were marked (white); None: everywhere.
+    partial
+        Classes of which only some kinds were marked: their marks teach, their absence does not.
+    guessed
+        Whether ``labelled`` is only what occurs, because nobody says which classes were looked for.
+    outlines
+        What was drawn in QuPath: a bound to the marks, and regions.
+    region_map
+        File with the tumour (white), other tissue (black) and what nobody annotated (grey).
+    source, split
+        Where it comes from; ``"train"``, ``"val"`` or ``""``.
+    """
+
+    image: Path
+    x: NDArray[np.float32]
+    y: NDArray[np.float32]
+    cls: NDArray[np.uint8]
+    labelled: tuple[str, ...] = CLASSES
+    counted: Path | None = None
+    source: str = ""
+    split: str = ""
+    partial: tuple[str, ...] = ()
+    guessed: bool = False
+    outlines: Outlines = field(default_factory=Outlines)
+    region_map: Path | None = None
+    _masks: list[NDArray[np.bool_]] = field(default_factory=list, repr=False)
+    _regions: list[Regions] = field(default_factory=list, repr=False)
+    _empty: list[NDArray[np.bool_]] = field(default_factory=list, repr=False)
+    _frames: list[Frame] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def simulated(
+        cls, pixels: NDArray[np.uint8], x: NDArray[np.float32], y: NDArray[np.float32], kinds: NDArray[np.uint8]
+    ) -> LabelledField:
+        """Return a field that is in memory only, with every class labelled."""
+        return cls(Path("simulated"), x, y, kinds, source="simulated", _frames=[Frame(pixels)])
+
+    def part(self, left: int, right: int) -> LabelledField:
+        """Return the columns ``left`` to ``right`` (exclusive, px) as a field in memory."""
+        inside = (self.x >= left - 0.5) & (self.x < right - 0.5)
+        frame = Frame(np.ascontiguousarray(self.pixels()[:, left:right]), self.frame().mpp)
+
+        def cut(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+            return np.ascontiguousarray(mask[:, left:right])
+
+        x = self.x[inside] - np.float32(left)
+        return replace(
+            self,
+            x=x,
+            y=self.y[inside],
+            cls=self.cls[inside],
+            _frames=[frame],
+            _masks=[cut(self.counted_mask())] if self.bounded else [],
+            _regions=[(cut(tumor), cut(known)) for tumor, known in self._drawn()],
+            _empty=[cut(self.empty_mask())],
+        )
+
+    def at_scale(self, own: float | None, mpp: float) -> LabelledField:
+        """Return the field scaled to ``mpp`` um/px, in memory.
+
+        Parameters
+        ----------
+        own
+            um/px of its pixels; None: the file's, else ``mpp``, as in :func:`kinet_trt.counting.pictures.count_image`.
+        mpp
+            um/px wanted.
+
+        Raises
+        ------
+        ImageError
+            If it is too small or too large at that scale.
+        """
+        used = own or self.frame().mpp or mpp
+        if used == mpp:
+            return self
+        try:
+            fitted = fit(Frame(self.pixels(), used), mpp, 1)
+        except ImageError as error:
+            raise ImageError(f"{self.image}: {error}") from None
+        x, y = (
+            ((centres.astype(np.float64) + 0.5) * scale - 0.5).astype(np.float32)
+            for centres, scale in ((self.x, fitted.scale_x), (self.y, fitted.scale_y))
+        )
+
+        def resized(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+            size = fitted.width, fitted.height
+            return np.asarray(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0)
+
+        return replace(
+            self,
+            x=x,
+            y=y,
+            _frames=[Frame(fitted.pixels, mpp)],
+            _masks=[resized(self.counted_mask())] if self.bounded else [],
+            _regions=[(resized(tumor), resized(known)) for tumor, known in self._drawn()],
+            _empty=[resized(self.empty_mask())],
+        )
+
+    @property
+    def name(self) -> str:
+        """The image's name without folder and suffix."""
+        return self.image.stem
+
+    def frame(self) -> Frame:
+        """Return the image; read once."""
+        if not self._frames:
+            try:
+                self._frames.append(read_image(self.image))
+            except ImageError as error:
+                raise ImageError(f"{self.image}: {error}") from None
+            for remark in self._frames[0].remarks:
+                log.warning("%s: %s", self.image, remark)
+            self._check_inside(self._frames[0])
+        return self._frames[0]
+
+    def _check_inside(self, frame: Frame) -> None:
+        """Raise if the nuclei are those of another picture: an absence of nuclei would be learnt from it."""
+        inside = (self.x > -1) & (self.x < frame.width) & (self.y > -1) & (self.y < frame.height)
+        if 2 * inside.sum() < len(self.x):
+            self._frames.clear()
+            raise KinetError(
+                f"{self.image}: {len(self.x) - inside.sum()} of its {len(self.x)} marked nuclei lie outside of its "
+                f"{frame.width} x {frame.height} px: they were marked in another image, or at another scale"
+            )
+        x, y = self.outlines.corners().T
+        outside = (x < -1) | (x > frame.width) | (y < -1) | (y > frame.height)
+        if 2 * outside.sum() > len(x):
+            self._frames.clear()
+            raise KinetError(
+                f"{self.image}: {outside.sum()} of the {len(x)} corners of its regions lie outside of its "
+                f"{frame.width} x {frame.height} px: they were drawn in another image, or at another scale"
+            )
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """Return the image's pixels, RGB uint8 [H, W, 3]."""
+        return self.frame().pixels
+
+    @property
+    def bounded(self) -> bool:
+        """Whether nuclei were marked in part of the image only."""
+        return self.counted is not None or self.outlines.bounds
+
+    def counted_mask(self) -> NDArray[np.bool_]:
+        """Return where nuclei were marked, bool [H, W]; made once."""
+        height, width = self.pixels().shape[:2]
+        if not self.bounded:
+            return np.ones((height, width), bool)
+        if not self._masks:
+            mask = self.outlines.counted_mask(height, width)
+            if self.counted is not None:
+                mask &= self._read_mask(self.counted, height, width)
+            self._masks.append(mask)
+        return self._masks[0]
+
+    def is_counted(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which positions, px, lie where nuclei were marked, bool [n]."""
+        mask = self.counted_mask()
+        column = np.clip(np.rint(x).astype(int), 0, mask.shape[1] - 1)
+        row = np.clip(np.rint(y).astype(int), 0, mask.shape[0] - 1)
+        return np.asarray(mask[row, column])
+
+    def regions(self) -> Regions | None:
+        """Return tumour and where that is known, bool [H, W] each, made once; None where nobody drew regions."""
+        return next(iter(self._drawn()), None)
+
+    def empty_mask(self) -> NDArray[np.bool_]:
+        """Return where there are no nuclei, such as on glass and in blood, bool [H, W]; made once."""
+        if not self._empty:
+            height, width = self.pixels().shape[:2]
+            self._empty.append(self.outlines.empty_mask(height, width))
+        return self._empty[0]
+
+    def _drawn(self) -> list[Regions]:
+        if not self._regions:
+            height, width = self.pixels().shape[:2]
+            if self.region_map is not None:
+                self._regions.append(kinet_layout.read_regions(self.region_map, height, width))
+            elif (drawn := self.outlines.regions(height, width)) is not None:
+                self._regions.append(drawn)
+        return self._regions
+
+    def _read_mask(self, path: Path, height: int, width: int) -> NDArray[np.bool_]:
+        try:
+            mask = read_image(path).pixels[..., 0]
+        except ImageError as error:
+            raise KinetError(f"{path}: the mask of {self.image.name}: {error}") from None
+        if mask.shape != (height, width):
+            raise KinetError(
+                f"{path}: expected a mask of {width} x {height} px like its image, found {mask.shape[1]} x "
+                f"{mask.shape[0]}: export it again"
+            )
+        return np.asarray(mask > 127)
+
+
+def read_fields(folder: Path, mpp: float | None = None, *, unlabelled: bool = False) -> list[LabelledField]:
+    """Read a folder of labelled fields.
+
+    It has one of these layouts:
+
+    * an ``index.csv`` in the folder or its parent, with the columns ``image, points`` and optionally
+      ``counted_mask, source, split, classes`` (paths relative to the index);
+    * the KiNet layout, ``images/SPLIT`` with the maps ``labels_postm/SPLIT``, ``labels_negtm/SPLIT``,
+      ``labels_other/SPLIT`` and ``rois/SPLIT`` (:mod:`kinet_trt.datasets.kinet_layout`): a class without a map is
+      not labelled;
+    * images with tables of the same name (``x,y,class`` or a measurement table of QuPath,
+      :mod:`kinet_trt.io.points`), or with GeoJSON files of QuPath (:mod:`kinet_trt.io.geojson`);
+    * images and one measurement table of QuPath that names them.
+
+    Areas may have a file of their own, ``NAME.regions.geojson`` beside the image (:func:`with_regions` takes them from
+    elsewhere); with it alone, a field has regions and no nuclei.
+
+    Without a list of classes for a source, the classes that occur in its fields count as labelled, and the fields as
+    ``guessed``. ``*_counted.png`` is a mask, never a field. Fields of whose labels nothing was understood are left out,
+    with a warning.
+
+    Parameters
+    ----------
+    folder
+        Where they are.
+    mpp
+        um/px of the images; defaults to that of each file. Needed for positions in um; it decides which outlines are as
+        large as a nucleus.
+    unlabelled
+        Whether to return images without labels too, where pairs of files are looked for.
+
+    Raises
+    ------
+    KinetError
+        If nothing is found, or a file of labels cannot be understood.
+    """
+    indices = [path / "index.csv" for path in (folder, folder.parent) if (path / "index.csv").is_file()]
+    indexed = [f for index in indices[:1] for f in _from_index(index, folder, mpp)]
+    found = indexed or list(
+        _from_maps(folder) if kinet_layout.is_layout(folder) else _from_pairs(folder, mpp, unlabelled)
+    )
+    fields = [_add_regions(f, path) for f in _guessed([f for f in found if f]) for path in [_regions_beside(f.image)]]
+    if found and not fields:
+        raise KinetError(
+            f"{folder}: expected labelled nuclei, found none of a known class in the labels of {len(found)} "
+            f"image{'s' if len(found) > 1 else ''}: see the warnings"
+        )
+    if not fields:
+        raise KinetError(
+            f"{folder}: no fields found: expected an index.csv; or images ({', '.join(SUFFIXES)}) with tables of the "
+            "same name (.csv, .tsv or .txt, columns x,y,class) or GeoJSON files from QuPath; or the folders images and "
+            f"labels_postm, labels_negtm, labels_other of KiNet{_inside(folder)}"
+        )
+    return fields
+
+
+def with_regions(fields: Sequence[LabelledField], folder: Path) -> list[LabelledField]:
+    """Return fields with the areas that were drawn for them; logs how many have any.
+
+    Parameters
+    ----------
+    fields
+        Their images' names are unique.
+    folder
+        Has ``NAME.geojson`` or ``NAME.regions.geojson`` of the image ``NAME.*``, in any subfolder.
+
+    Raises
+    ------
+    KinetError
+        If there is no file for any field, two for one of them, or a file cannot be read.
+    """
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*.geojson")):
+        files.setdefault(path.name.removesuffix(".geojson").removesuffix(REGIONS), []).append(path)
+    drawn = {f.name: files[f.name] for f in fields if f.name in files}
+    for name, paths in drawn.items():
+        if len(paths) > 1 or sum(f.name == name for f in fields) > 1:
+            raise KinetError(f"{folder}: expected one file of regions and one field {name}, found more: rename one")
+    if not drawn:
+        raise KinetError(
+            f"{folder}: no regions found: expected NAME.geojson for a field, such as {fields[0].name}.geojson"
+        )
+    log.info("%d of %d fields have regions in %s", len(drawn), len(fields), folder)
+    return [_add_regions(f, drawn[f.name][0] if f.name in drawn else None) for f in fields]
+
+
+def _add_regions(f: LabelledField, path: Path | None) -> LabelledField:
+    """Return a field with the areas of a file too; its tissue replaces a region map."""
+    if path is None:
+        return f
+    drawn = geojson.read_regions(path)
+    region_map = None if drawn.tissue else f.region_map
+    return replace(f, outlines=f.outlines.merged(drawn), region_map=region_map, _masks=[], _regions=[], _empty=[])
+
+
+def _regions_beside(image: Path) -> Path | None:
+    """Return the file of areas beside an image; None if there is none."""
+    names = (image.with_name(image.stem + REGIONS + suffix) for suffix in geojson.SUFFIXES)
+    return next((path for path in names if path.is_file()), None)
+
+
+def _without_nuclei(image: Path) -> LabelledField:
+    """Return an image of which no nuclei were marked."""
+    nothing = np.empty(0, np.float32)
+    return LabelledField(image, nothing, nothing, np.empty(0, np.uint8), ())
+
+
+def _inside(folder: Path) -> str:
+    """Return what a folder without fields holds, for its message."""
+    suffixes = Tally("".join(path.suffixes[-2:]).lower() for path in folder.iterdir() if path.is_file())
+    found = ", ".join(f"{n} x {suffix or 'no suffix'}" for suffix, n in suffixes.most_common(5))
+    return f"; found {found}" if found else "; found no files"
+
+
+def with_nuclei(fields: Sequence[LabelledField]) -> list[LabelledField]:
+    """Return the fields in which nuclei were labelled, without those that have only regions; logs how many those are.
+
+    Raises
+    ------
+    KinetError
+        If not one nucleus is labelled in the counted area of any of them: there is nothing to compare with.
+    """
+    kept = [f for f in fields if f.labelled]
+    if len(kept) < len(fields):
+        log.warning("%d fields have regions but no nuclei: they are left out", len(fields) - len(kept))
+    if kept:
+        check_nuclei(kept)
+    return kept
+
+
+def check_nuclei(fields: Sequence[LabelledField]) -> None:
+    """Check that fields, one or more, have something to train on or to compare with.
+
+    Raises
+    ------
+    KinetError
+        If not one nucleus is labelled in the counted area of any of them.
+    """
+    place = fields[0].image.parent
+    marked = sum(len(f.x) for f in fields)
+    if not marked:
+        raise KinetError(f"{place}: expected labelled nuclei, found none in {len(fields)} fields")
+    if not any(f.is_counted(f.x, f.y).any() for f in fields):
+        raise KinetError(
+            f"{place}: expected labelled nuclei, found all {marked} in areas that are excluded: check the classes of "
+            "the annotated areas and the masks"
+        )
+
+
+def label(fields: Sequence[LabelledField], classes: Sequence[str]) -> list[LabelledField]:
+    """Return fields of which these classes count as labelled, whatever their source says; regions alone stay so.
+
+    Raises
+    ------
+    KinetError
+        If a class is unknown.
+    """
+    if unknown := set(classes) - set(CLASSES):
+        raise KinetError(f"unknown class {shown(sorted(unknown))}; known are {', '.join(CLASSES)}")
+    named = tuple(name for name in CLASSES if name in classes)
+    return [replace(f, labelled=named, guessed=False) if f.labelled else f for f in fields]
+
+
+def guess(fields: Sequence[LabelledField]) -> str:
+    """Return a sentence on the fields whose labelled classes are only assumed; empty if there are none."""
+    guessed = [f for f in fields if f.guessed]
+    if not guessed:
+        return ""
+    taken = sorted({name for f in guessed for name in f.labelled}, key=CLASSES.index)
+    return (
+        f"No class list for {len(guessed)} of {len(fields)} fields: assuming the classes that occur, "
+        f"{', '.join(taken)}. Other classes are not evaluated; use --classes to name those that were labelled."
+    )
+
+
+def _guessed(fields: Sequence[LabelledField]) -> list[LabelledField]:
+    """Return the fields with what occurs in any field of the same source as labelled, where that was not said."""
+    occurring: dict[str, set[int]] = {}
+    for f in fields:
+        occurring.setdefault(f.source, set()).update(f.cls.tolist())
+    return [
+        replace(f, labelled=tuple(name for i, name in enumerate(CLASSES) if i in occurring[f.source]) or CLASSES)
+        if f.guessed
+        else f
+        for f in fields
+    ]
+
+
+def _from_index(index: Path, folder: Path, mpp: float | None) -> Iterator[LabelledField | None]:
+    """Yield the fields of an index; None for one that is left out."""
+    columns, rows = points.read_rows(index, _index_columns, "a header with the columns image,points")
+    for number, cells in rows:
+        row = {name: cells[column] for name, column in columns.items()}
+        if not row["image"] or not row["points"]:
+            raise KinetError(f"{index}, line {number}: expected an image and its points, found {shown(cells)}")
+        image = index.parent / row["image"]
+        if folder != index.parent and image.parent != folder:
+            continue
+        labelled = tuple(name for name in row.get("classes", "").split("+") if name)
+        if unknown := set(labelled) - set(CLASSES):
+            raise KinetError(
+                f"{index}, line {number}: unknown class {shown(sorted(unknown))}; known are {', '.join(CLASSES)}"
+            )
+        marked = _marked(index.parent / row["points"], image, mpp)
+        found = _field(image, marked, labelled)
+        counted = index.parent / row["counted_mask"] if row.get("counted_mask") else None
+        source, split = row.get("source", ""), row.get("split", "")
+        yield replace(found, counted=counted, source=source, split=split) if found else None
+
+
+def _index_columns(header: Sequence[str]) -> dict[str, str] | None:
+    """Return the columns of an index by their plain names; None if one that is needed is missing."""
+    named = {name.casefold(): name for name in header}
+    return named if {"image", "points"} <= set(named) else None
+
+
+def _from_maps(folder: Path) -> Iterator[LabelledField]:
+    """Yield the fields of a KiNet folder."""
+    bare = []
+    for entry in kinet_layout.find(folder):
+        if not entry.maps and entry.regions is None:
+            bare.append(entry.image)
+            continue
+        found = LabelledField(
+            entry.image,
+            *(np.empty(0, np.float32),) * 2,
+            np.empty(0, np.uint8),
+            tuple(name for name in CLASSES if name in entry.maps),
+            source=folder.resolve().name,
+            split=entry.split,
+            region_map=entry.regions,
+        )
+        height, width = found.pixels().shape[:2]
+        centres = [kinet_layout.read_centres(entry.maps[name], height, width) for name in found.labelled]
+        kinds = [np.full(len(x), CLASSES.index(name)) for name, (x, _) in zip(found.labelled, centres, strict=True)]
+        yield replace(
+            found,
+            x=np.concatenate([found.x, *(x for x, _ in centres)]),
+            y=np.concatenate([found.y, *(y for _, y in centres)]),
+            cls=np.concatenate([found.cls, *kinds]).astype(np.uint8),
+        )
+    if bare:
+        log.warning("%s and %d more images have no maps: they are left out", bare[0], len(bare) - 1)
+
+
+def _from_pairs(folder: Path, mpp: float | None, unlabelled: bool) -> Iterator[LabelledField | None]:
+    """Yield the fields of images with files of labels; None for one that is left out."""
+    if not folder.is_dir():
+        raise KinetError(f"{folder}: expected a folder of fields, found {'a file' if folder.exists() else 'nothing'}")
+    inside = sorted(folder.iterdir())
+    images = [path for path in inside if path.suffix.lower() in SUFFIXES and not path.name.endswith(MASK_SUFFIX)]
+    names = {path.name.casefold(): path for path in inside}
+    beside = {image: _labels_of(image, names) for image in images}
+    own = {path for found in beside.values() for path in found}
+    shared = _shared_table(folder, images, [path for path in inside if path not in own])
+    bare = []
+    for image, found in beside.items():
+        if shared and any(points.names(name, image) for name in shared.images):
+            found = [*found, shared.path]
+        if len(found) > 1:
+            raise KinetError(f"{found[0]} and {found[1].name} both mark nuclei of {image.name}: remove one of them")
+        if not found:
+            if unlabelled or _regions_beside(image):
+                yield _without_nuclei(image)
+            else:
+                bare.append(image)
+            continue
+        if shared and found[0] == shared.path:
+            marked = shared.nuclei(image, partial(_mpp_of, image, mpp))
+        else:
+            marked = _marked(found[0], image, mpp)
+        labelled = _field(image, marked)
+        counted = image.with_name(image.stem + MASK_SUFFIX)
+        yield replace(labelled, counted=counted if counted.is_file() else None) if labelled else None
+    if 0 < len(bare) < len(images):
+        log.warning("%d of %d images have no labels, such as %s", len(bare), len(images), bare[0])
+
+
+def _labels_of(image: Path, names: Mapping[str, Path]) -> list[Path]:
+    """Return the files of labels with an image's name; those that may be something else only if they are labels.
+
+    ``names`` has the files of the folder by their names in small letters, because the suffix may be in capitals.
+    """
+    found = []
+    for suffix in (*points.SUFFIXES, *geojson.SUFFIXES):
+        for name in (image.stem + suffix, image.name + suffix):
+            path = image.with_name(name)
+            other = names.get(name.casefold(), path)
+            path = other if other.name.startswith(image.stem) and not path.exists() else path
+            doubtful = (suffix == ".txt" and not points.is_table(path)) or (
+                suffix in (".json", ".zip") and not geojson.is_geojson(path)
+            )
+            if path.is_file() and not doubtful:
+                found.append(path)
+    return found
+
+
+def _shared_table(folder: Path, images: Sequence[Path], others: Sequence[Path]) -> Table | None:
+    """Return the measurement table that names several images of a folder; None if there is none.
+
+    Raises
+    ------
+    KinetError
+        If there are two.
+    """
+    tables = []
+    for path in others:
+        if path.suffix.lower() in points.SUFFIXES and path.is_file() and points.is_table(path):
+            table = points.read_table(path)
+            if any(points.names(name, image) for name in table.images for image in images):
+                tables.append(table)
+    if len(tables) > 1:
+        raise KinetError(f"{folder}: {tables[0].path.name} and {tables[1].path.name} name its images: remove one")
+    return next(iter(tables), None)
+
+
+def _field(image: Path, marked: Marked, labelled: tuple[str, ...] = ()) -> LabelledField | None:
+    """Return an image with what was marked in it; None, and a warning, where nothing of it was understood.
+
+    A field without nuclei counts as one without any only where nothing else was marked: labels that are not understood
+    must not be taught as background.
+    """
+    tissue = marked.outlines.tissue
+    if marked.left_out and not len(marked.x) and not tissue:
+        log.warning("%s: no nucleus of a known class among its labels: the field is left out", image)
+        return None
+    # Without a nucleus, areas of tissue are what the file is there for.
+    regions_alone = not labelled and not len(marked.x) and tissue
+    return LabelledField(
+        image,
+        marked.x,
+        marked.y,
+        marked.cls,
+        () if regions_alone else labelled or CLASSES,
+        guessed=not labelled and not regions_alone,
+        outlines=marked.outlines,
+    )
+
+
+def _marked(path: Path, image: Path, mpp: float | None) -> Marked:
+    """Read a file of labels, by its suffix."""
+    if path.name.lower().endswith(geojson.SUFFIXES):
+        return geojson.read_geojson(path, partial(_mpp_of, image, mpp))
+    return points.read_table(path).nuclei(image, partial(_mpp_of, image, mpp))
+
+
+def _mpp_of(image: Path, mpp: float | None) -> float | None:
+    """Return the um/px of an image: the given one, else the file's; None where it is unknown or cannot be read."""
+    if mpp is not None:
+        return mpp
+    try:
+        return read_image(image).mpp
+    except ImageError:
+        return None

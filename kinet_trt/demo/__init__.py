@@ -1,0 +1,1 @@
+"""The demo: count a synthetic and a real field."""

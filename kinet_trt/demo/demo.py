@@ -1,0 +1,100 @@
+"""The demo: a simulated field with known ground truth, a real one, and a few labelled fields to try commands on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.errors import MissingExtraError
+from kinet_trt.core.files import write_atomic
+from kinet_trt.core.frame import Frame
+from kinet_trt.core.ki67 import Ki67
+from kinet_trt.evaluation.metrics import Score, match
+from kinet_trt.inference.counter import Counter
+from kinet_trt.io.images import read_image
+from kinet_trt.io.overlay import draw, to_png
+from kinet_trt.simulation import simulate
+
+SEED = 1_007
+"""The model was trained on simulated fields of seeds below 200; this one is new to it."""
+LABELLED = 8
+"""Labelled fields that are written: enough to calibrate INT8 on some and to measure it on others."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One counted field of the demo.
+
+    Attributes
+    ----------
+    title
+        What it is.
+    picture, overlay
+        The files that were written.
+    detections
+        What was found.
+    truth
+        Counts by class; None: unknown.
+    score
+        Detections against the truth; None: unknown, or the extra ``eval`` is not installed.
+    """
+
+    title: str
+    picture: Path
+    overlay: Path
+    detections: Detections
+    truth: dict[str, int] | None = None
+    score: Score | None = None
+
+    @property
+    def ki67(self) -> Ki67:
+        """The index that was found."""
+        return Ki67.of(self.detections.counts())
+
+
+def simulated(counter: Counter, folder: Path) -> Shown:
+    """Count a simulated field and compare it with its ground truth."""
+    pixels, truth = simulate.field(SEED, 1024, 768)
+    frame = Frame(pixels, simulate.NOMINAL_MPP)
+    found = counter(frame)
+    numbers = {name: int((truth.cls == i).sum()) for i, name in enumerate(simulate.CLASSES)}
+    try:
+        score = Score(len(match(found.x, found.y, truth.x, truth.y)[0]), len(found), len(truth))
+    except MissingExtraError:
+        score = None  # the counts are compared all the same
+    picture, overlay = _write(folder, "simulated", frame, found, simulate.NOMINAL_MPP)
+    title = "Simulated Ki67 field (ground truth is exact; other fields of this simulator were among the training data)"
+    return Shown(title, picture, overlay, found, numbers, score)
+
+
+def real(counter: Counter, folder: Path) -> Shown:
+    """Count the real Ki67 field of :mod:`kinet_trt.data`; its ground truth is unknown."""
+    with resources.as_file(resources.files("kinet_trt.demo") / "ki67_field.png") as path:
+        data, frame = path.read_bytes(), read_image(path)
+    found = counter(frame)
+    picture, overlay = folder / "real.png", folder / "real_overlay.png"
+    write_atomic(picture, data)  # with its um/px
+    write_atomic(overlay, to_png(draw(frame, found, frame.mpp or counter.engine.card.mpp)))
+    title = "Real Ki67 field (slide OS-2 of the OpenSlide test data; not labelled, so check the overlay)"
+    return Shown(title, picture, overlay, found)
+
+
+def labelled(folder: Path) -> Path:
+    """Write simulated fields with their nuclei to try ``eval``, ``train`` and ``build`` on; return their folder."""
+    fields = folder / "fields"
+    for number in range(LABELLED):
+        pixels, truth = simulate.field(SEED + 1 + number, 320, 320)
+        rows = zip(truth.x, truth.y, truth.cls, strict=True)
+        table = "".join(f"{x:.2f},{y:.2f},{simulate.CLASSES[cls]}\n" for x, y, cls in rows)
+        write_atomic(fields / f"{number + 1}.png", to_png(pixels))
+        write_atomic(fields / f"{number + 1}.csv", f"x,y,class\n{table}")
+    return fields
+
+
+def _write(folder: Path, name: str, frame: Frame, found: Detections, mpp: float) -> tuple[Path, Path]:
+    picture, overlay = folder / f"{name}.png", folder / f"{name}_overlay.png"
+    write_atomic(picture, to_png(frame.pixels))
+    write_atomic(overlay, to_png(draw(frame, found, mpp)))
+    return picture, overlay

@@ -1,0 +1,1 @@
+"""Build engines and package models for a server."""

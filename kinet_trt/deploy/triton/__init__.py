@@ -1,0 +1,1 @@
+"""Package a model for NVIDIA Triton Inference Server."""

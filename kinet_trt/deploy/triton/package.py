@@ -1,0 +1,274 @@
+"""``kinet-trt package --triton``: a fused model as NVIDIA Triton serves it, for many cameras on one machine with a GPU.
+
+https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_repository.md
+
+``max_batch_size`` is 0: shapes are those of the model, without dynamic batching. Dynamic batching needs the batch as
+the first dimension of each input, which ``threshold`` does not have: one request may hold several frames, but they
+share its threshold. Triton could not batch frames of different sizes either, and one frame of a megapixel is enough
+work for a GPU; several instances keep it busy.
+
+An ONNX file goes to the ``onnxruntime`` backend. It takes frames of any size, on a GPU or a CPU. The ``openvino``
+backend wants fixed sizes and calls itself beta, though OpenVINO itself is faster on a CPU.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import version as package_version
+from pathlib import Path
+
+from kinet_trt import NOTICE
+from kinet_trt.core.errors import EngineError, KinetError
+from kinet_trt.core.files import write_atomic
+from kinet_trt.engines.tensorrt.builder import RUNTIMES
+from kinet_trt.engines.tensorrt.engine_file import build_line, read_plan
+from kinet_trt.inference.counter import DEFAULT_MODEL
+from kinet_trt.models.card import ModelCard, read_card
+from kinet_trt.onnx_graph.reader import Port, read_onnx
+
+CONFIG = "config.pbtxt"
+_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "fp32": "TYPE_FP32", "fp16": "TYPE_FP16"}
+_MADE_BY = "# Written by kinet-trt package"
+"""Begins our configuration: only what begins so is replaced by ``--force``."""
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model written to a repository.
+
+    Attributes
+    ----------
+    folder
+        Folder of the model in the repository.
+    name
+        Name of the model on the server.
+    card
+        Model card.
+    fused_here
+        Whether the model was fused for this.
+    """
+
+    folder: Path
+    name: str
+    card: ModelCard
+    fused_here: bool
+
+
+def package(
+    model: Path | None, repository: Path, *, name: str | None = None, instances: int = 1, force: bool = False
+) -> Packaged:
+    """Write a model to a Triton model repository: ``REPOSITORY/NAME`` with everything that server and client need.
+
+    Parameters
+    ----------
+    model
+        A ``.onnx`` model, fused or not, or a fused ``.engine`` of classic TensorRT; None: the built-in model.
+    repository
+        Folder of models; created if missing. Other models in it are kept.
+    name
+        Name of the model on the server; defaults to that of the card.
+    instances
+        Number of frames counted at a time, on each GPU or else on the CPU.
+    force
+        Replace a model of this name that this function wrote before.
+
+    Raises
+    ------
+    KinetError
+        If the model cannot be read or served by Triton, or the folder exists. Existing files are then unchanged.
+    """
+    if instances < 1:
+        raise KinetError(f"instances: expected 1 or more, found {instances}")
+    card, content, file, inputs, outputs, fused_here = _read(model)
+    chosen = re.sub(r"[^A-Za-z0-9_.-]+", "-", card.name).strip("-.") or "kinet" if name is None else name
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", chosen):
+        raise KinetError(f"name: expected letters, digits, '_', '-' and '.', found {chosen!r}")
+    folder = repository / chosen
+    _check_place(folder, force)
+    part = repository / f".kinet-{secrets.token_hex(8)}.part"
+    try:
+        write_atomic(part / "1" / file, content)
+        write_atomic(part / "labels.txt", "".join(f"{label}\n" for label in card.classes))
+        write_atomic(part / "client.py", _client(chosen))
+        write_atomic(part / "README.md", _readme(chosen, card))
+        write_atomic(part / CONFIG, config(chosen, card, inputs, outputs, instances))
+        _put(part, folder, force)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Packaged(folder, chosen, card, fused_here)
+
+
+def config(name: str, card: ModelCard, inputs: Sequence[Port], outputs: Sequence[Port], instances: int = 1) -> str:
+    """Return a model's configuration, Triton's ``ModelConfig`` as text.
+
+    Parameters
+    ----------
+    name
+        Name of the model and its folder.
+    card
+        Model card; the values that a client needs are written under ``parameters``.
+    inputs, outputs
+        Of the model file; a variable side becomes -1.
+    instances
+        Number of frames counted at a time.
+    """
+    serves = 'platform: "tensorrt_plan"' if card.runtime else 'backend: "onnxruntime"'
+    known = {
+        "classes": ",".join(card.classes),
+        "mpp": repr(card.mpp),
+        "multiple": str(card.multiple),
+        "threshold": repr(card.threshold),
+        "precision": card.precision,
+        "model_sha256": card.model_sha256,
+        "notice": NOTICE,
+    }
+    kind = "KIND_GPU" if card.runtime else "KIND_AUTO"
+    return "\n".join(
+        [
+            f"{_MADE_BY} {package_version('kinet-trt')}. {NOTICE}",
+            f'name: "{name}"',
+            serves,
+            "# Complete shapes, no dynamic batching: threshold has no batch dimension.",
+            "max_batch_size: 0",
+            *(_tensor("input", port) for port in inputs),
+            *(_tensor("output", port) for port in outputs),
+            f"instance_group [ {{ count: {instances} kind: {kind} }} ]",
+            *_parameters(known),
+            "",
+        ]
+    )
+
+
+def _tensor(role: str, port: Port) -> str:
+    dims = ", ".join(str(side) if isinstance(side, int) and side > 0 else "-1" for side in port.shape)
+    return f'{role} [ {{ name: "{port.name}" data_type: {_TYPES[port.dtype]} dims: [ {dims} ] }} ]'
+
+
+def _parameters(known: Mapping[str, str]) -> list[str]:
+    return [f'parameters {{ key: "{key}" value: {{ string_value: {_quoted(text)} }} }}' for key, text in known.items()]
+
+
+def _quoted(text: str) -> str:
+    """Return a string of protobuf's text format."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
+    return f'"{escaped}"'
+
+
+def _read(model: Path | None) -> tuple[ModelCard, bytes, str, Sequence[Port], Sequence[Port], bool]:
+    """Return card, bytes, name of the file, inputs and outputs of what is to be served; and whether it was fused."""
+    if model is not None and model.suffix.lower() == ".engine":
+        card, plan = read_plan(model)
+        _check_plan(card, model)
+        return card, plan, "model.plan", *_ports(card), False
+    if model is not None and model.suffix.lower() != ".onnx":
+        raise KinetError(f"{model}: expected a model ending in .onnx or .engine, found {model.suffix or 'no suffix'}")
+    if model is None:
+        with resources.as_file(resources.files("kinet_trt.models") / DEFAULT_MODEL) as path:
+            card, content = read_card(path)
+    else:
+        card, content = read_card(model)
+    fused_here = not card.capacity
+    if fused_here:
+        from kinet_trt.onnx_graph.fuse_peaks import fuse
+
+        content, card = fuse(content, card)
+    file = read_onnx(content)
+    return card, content, "model.onnx", file.inputs, file.outputs, fused_here
+
+
+def _check_plan(card: ModelCard, path: Path) -> None:
+    """Raise unless Triton's tensorrt backend can serve an engine."""
+    if card.runtime != RUNTIMES["tensorrt"]:
+        raise EngineError(
+            f"{path}: built by {card.runtime}, but Triton needs a plan of classic TensorRT in the version of its "
+            f"container: use the .onnx model, or build the engine there: {build_line(card, path)} --runtime tensorrt"
+        )
+    if not card.capacity:
+        raise EngineError(
+            f"{path}: it outputs maps, and a Triton server does not find the nuclei in them. Build it fused: "
+            f"{build_line(card, path)} --fused"
+        )
+
+
+def _ports(card: ModelCard) -> tuple[Sequence[Port], Sequence[Port]]:
+    """Return inputs and outputs of a fused engine; sides that its profile leaves free are ``"?"``."""
+    assert card.profile
+    least, _, largest = card.profile
+    n, height, width = (most if fewest == most else "?" for fewest, most in zip(least, largest, strict=True))
+    outputs = [Port("count", "int32", (n,)), Port("detections", "fp32", (n, card.capacity, 4))]
+    if card.roi:
+        outputs.append(Port("roi", "fp32", (n, 1, height, width)))
+    return [Port("frame", "uint8", (n, height, width, 3)), Port("threshold", "fp32", (1,))], outputs
+
+
+def _client(name: str) -> str:
+    source = (resources.files("kinet_trt.deploy.triton") / "client.py").read_text(encoding="utf-8")
+    return source.replace('MODEL = "kinet-edge"', f'MODEL = "{name}"')
+
+
+def _readme(name: str, card: ModelCard) -> str:
+    where = (
+        f"A plan for {card.gpu}, built by {card.runtime} {card.runtime_version}: the server needs that GPU and a "
+        "container with that version of TensorRT."
+        if card.runtime
+        else "An ONNX model for Triton's onnxruntime backend: runs on a GPU if the server has one, or else on the CPU."
+    )
+    return f"""# {name}
+
+**{NOTICE}**
+
+Counts nuclei in Ki67-stained tissue: {", ".join(card.classes)} (`labels.txt`, in the order of their numbers).
+{where}
+
+    tritonserver --model-repository=FOLDER     # the folder that holds {name}
+    pip install "tritonclient[grpc]" numpy opencv-python-headless
+    python client.py field.png --mpp 0.25 --url SERVER:8001 > nuclei.csv
+
+`frame` is RGB, uint8 [N, H, W, 3], at {card.mpp:g} um/px, H and W multiples of {card.multiple}; `threshold` is float32
+[1], {card.threshold:g} by default. `count` is the true number of nuclei, `detections` x, y, score and class of the
+first {card.capacity:,}. `client.py` scales and pads the image, and converts the coordinates back.
+
+Precision {card.precision}. Model sha256 {card.model_sha256}.
+Trained on: {card.data or "not stated"}
+Licence: {card.licence or "not stated"}
+"""
+
+
+def _check_place(folder: Path, force: bool) -> None:
+    """Raise unless a model may be put there."""
+    if not folder.exists():
+        return
+    if not force:
+        raise KinetError(f"{folder} exists already: force replaces it; or choose another name")
+    if not _is_ours(folder):
+        raise KinetError(f"{folder}: not written by kinet-trt package, so not replaced: choose another name")
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        with (folder / CONFIG).open(encoding="utf-8", errors="replace") as file:
+            return file.read(len(_MADE_BY)) == _MADE_BY
+    except OSError:
+        return False
+
+
+def _put(part: Path, folder: Path, force: bool) -> None:
+    """Rename a whole folder into place; what was there before comes back if that fails."""
+    old = folder.with_name(f"{part.name}.old")
+    try:
+        if force and folder.exists():
+            folder.rename(old)
+        try:
+            part.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    except OSError as error:
+        raise KinetError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    shutil.rmtree(old, ignore_errors=True)

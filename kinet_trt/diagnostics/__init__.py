@@ -1,0 +1,1 @@
+"""Describe this machine and check the installation."""

@@ -1,0 +1,294 @@
+"""Probe native libraries, each in a subprocess, so that a crash or hang does not affect the caller."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+DRIVER_TIMEOUT = 20.0
+"""Seconds. A driver that is being started for the first time takes a few."""
+COUNT_TIMEOUT = 120.0
+"""Seconds; usually two."""
+LIBRARY_TIMEOUT = 60.0
+_MARK = "kinet-trt-probe "
+_SAY = f"""
+import json, sys
+def say(**facts):
+    print({_MARK!r} + json.dumps(facts), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Output of a probe.
+
+    Attributes
+    ----------
+    facts
+        Reported values by name; ``stage`` is the error message for its current step.
+    problem
+        Why it failed; empty on success.
+    """
+
+    facts: dict[str, Any]
+    problem: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU: its name, compute capability, and memory in bytes."""
+
+    name: str
+    capability: tuple[int, int]
+    memory: int
+
+
+@dataclass(frozen=True)
+class Driver:
+    """NVIDIA's driver.
+
+    Attributes
+    ----------
+    library
+        Whether its library is installed.
+    cuda
+        Newest supported CUDA version; None: unknown.
+    devices
+        GPUs that it reports.
+    problem
+        Why there are none; empty if there are.
+    second
+        Names of the GPUs that nvidia-smi reports, as a cross-check.
+    """
+
+    library: bool
+    cuda: tuple[int, int] | None
+    devices: tuple[Device, ...]
+    problem: str
+    second: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A CPU engine that was asked to count one simulated field with the built-in model.
+
+    Attributes
+    ----------
+    runtime
+        ``"openvino"`` or ``"onnxruntime"``.
+    version, offers
+        Its version; its devices or providers, and supported precisions.
+    precision
+        Precision in which the model runs here.
+    nuclei, true
+        Number of nuclei found, and the true number; None: it failed.
+    seconds
+        Time from opening the model to the nuclei.
+    warnings
+        Warnings logged meanwhile, for example about a precision that gives wrong results here.
+    problem
+        Why it failed; empty on success.
+    """
+
+    runtime: str
+    version: str
+    offers: tuple[str, ...]
+    precision: str
+    nuclei: int | None
+    true: int | None
+    seconds: float | None
+    warnings: tuple[str, ...]
+    problem: str
+
+
+def ask(program: str, arguments: Sequence[str], timeout: float) -> Answer:
+    """Run a program that reports values with ``say(name=value)``, and return them even if it crashes.
+
+    Parameters
+    ----------
+    program
+        Python source.
+    arguments
+        Its ``sys.argv[1:]``.
+    timeout
+        Seconds after which it is stopped.
+    """
+    command = [sys.executable, "-c", _SAY + program, *arguments]
+    try:
+        process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    except (OSError, ValueError) as error:
+        return Answer({}, f"cannot start a Python subprocess: {error}")
+    problem = ""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired as expired:
+        out, err, problem = expired.stdout or b"", b"", f"no answer after {timeout:g} s"
+        process.kill()
+        # A process that hangs inside a driver may be impossible to kill: do not wait for it.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        for pipe in (process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
+    facts = {name: value for line in out.splitlines() for name, value in _said(line).items()}
+    return Answer(facts, problem or str(facts.get("error", "")) or _ending(process.returncode, err))
+
+
+def ask_driver(timeout: float = DRIVER_TIMEOUT) -> Driver:
+    """Query NVIDIA's driver, without any other GPU library."""
+    answer = ask(_DRIVER, [], timeout)
+    facts = answer.facts
+    devices = tuple(Device(d["name"], tuple(d["capability"]), d["memory"]) for d in facts.get("devices", []))
+    version = tuple(facts["cuda"]) if facts.get("cuda") else None
+    problem = answer.problem or ("" if devices else "no GPU found")
+    return Driver(bool(facts.get("library")), version, devices, problem, _nvidia_smi(timeout))
+
+
+def try_counting(runtime: str, timeout: float = COUNT_TIMEOUT) -> Tried:
+    """Count one simulated field with the built-in model on a CPU engine."""
+    answer = ask(_COUNT, [runtime], timeout)
+    facts, problem = answer.facts, answer.problem
+    if problem and (stage := facts.get("stage")):
+        problem = f"{stage}: {problem}"
+    return Tried(
+        runtime=runtime,
+        version=str(facts.get("version", "")),
+        offers=tuple(facts.get("offers", ())),
+        precision=str(facts.get("precision", "")),
+        nuclei=facts.get("nuclei"),
+        true=facts.get("true"),
+        seconds=facts.get("seconds"),
+        warnings=tuple(facts.get("warnings", ())),
+        problem=problem,
+    )
+
+
+def try_library(module: str, timeout: float = LIBRARY_TIMEOUT) -> str:
+    """Use a GPU library once: a kernel of CuPy, a runtime of TensorRT. Call it only if the driver reports a GPU.
+
+    Returns
+    -------
+    str
+        Error message; empty on success.
+    """
+    return ask(_CUPY if module == "cupy" else _TENSORRT, [module], timeout).problem
+
+
+def _said(line: bytes) -> dict[str, Any]:
+    text = line.decode(errors="replace")
+    if not text.startswith(_MARK):
+        return {}
+    try:
+        return dict(json.loads(text[len(_MARK) :]))
+    except ValueError:
+        return {}
+
+
+def _ending(status: int | None, err: bytes) -> str:
+    """Return why a process failed; empty on success."""
+    if status == 0:
+        return ""
+    if status is not None and status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        why = {"SIGILL": "an instruction that this CPU does not have", "SIGKILL": "possibly out of memory"}.get(name)
+        return f"crashed with {name}" + (f" ({why})" if why else "")
+    lines = [line.strip() for line in err.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else f"ended with status {status}"
+
+
+def _nvidia_smi(timeout: float) -> tuple[str, ...]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    command = [program, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=timeout, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    names = done.stdout.decode(errors="replace").splitlines() if done.returncode == 0 else []
+    return tuple(name.strip() for name in names if name.strip())
+
+
+# --- what the processes run -------------------------------------------------------------------------------------------
+
+_DRIVER = """
+from kinet_trt.cuda.driver import DriverError, ask_driver, newest_cuda
+try:
+    say(cuda=newest_cuda(), library=True)
+    found = ask_driver((0, 0))
+    say(devices=[dict(name=gpu.name, capability=gpu.capability, memory=gpu.memory) for gpu in found.gpus])
+except DriverError as error:
+    say(error=error.why)
+"""
+
+_COUNT = """
+import logging, time
+from kinet_trt.core.telemetry import switch_off
+switch_off()
+warnings = []
+class Keep(logging.Handler):
+    def emit(self, record):
+        warnings.append(record.getMessage())
+logging.getLogger("kinet_trt").addHandler(Keep(logging.WARNING))
+runtime = sys.argv[1]
+try:
+    say(stage="NumPy or OpenCV cannot be loaded")
+    import cv2, numpy
+    if runtime == "openvino":
+        say(stage="it cannot be loaded")
+        import openvino
+        core = openvino.Core()
+        say(version=openvino.__version__.split("-")[0], offers=list(core.available_devices))
+        precisions = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        say(offers=[*core.available_devices, *(p for p in precisions if p in ("FP32", "BF16", "FP16", "INT8"))])
+    else:
+        say(stage="it cannot be loaded")
+        import onnxruntime
+        providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+        say(version=onnxruntime.__version__, offers=providers)
+    say(stage="the built-in model cannot be opened")
+    from kinet_trt import simulate
+    from kinet_trt.inference.counter import Counter
+    from kinet_trt.core.frame import Frame
+    pixels, truth = simulate.field(1_007, 320, 256)
+    start = time.perf_counter()
+    counter = Counter(runtime=runtime)
+    say(precision=counter.engine.precision, stage="a simulated field cannot be counted")
+    found = counter(Frame(pixels, simulate.NOMINAL_MPP))
+    say(nuclei=len(found), true=len(truth), seconds=time.perf_counter() - start, warnings=warnings, stage="")
+except Exception as error:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    say(error=lines[-1] if lines else type(error).__name__)
+"""
+
+_CUPY = """
+try:
+    import cupy
+    found = int((cupy.arange(4) ** 2).sum())
+    if found != 14:
+        say(error=f"0 + 1 + 4 + 9 gives {found}")
+except Exception as error:
+    say(error=(str(error) or type(error).__name__).strip().splitlines()[0])
+"""
+
+_TENSORRT = """
+import importlib
+try:
+    trt = importlib.import_module(sys.argv[1])
+    if trt.Runtime(trt.Logger(trt.Logger.ERROR)) is None:
+        say(error="cannot create a runtime")
+except Exception as error:
+    say(error=(str(error) or type(error).__name__).strip().splitlines()[0])
+"""

@@ -1,0 +1,298 @@
+"""One file for each accelerator behind one small protocol: a compiled model that turns frames into maps or nuclei."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.errors import EngineError, MissingExtraError
+from kinet_trt.models.card import ModelCard, read_card
+
+RUNTIMES = ("openvino", "onnxruntime")
+"""What runs a ``.onnx`` file."""
+
+
+class Engine(Protocol):
+    """An open model: outputs maps (:meth:`run`) unless it is fused, and nuclei (:meth:`detect`) if ``detects`` is set.
+
+    Attributes
+    ----------
+    card
+        The model card.
+    precision
+        Precision in which it computes here: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``.
+    runtime
+        Name, version and device of the runtime.
+    detects
+        Whether it outputs nuclei: true for a fused model on any engine, and for every model on the GPU engine.
+    """
+
+    card: ModelCard
+    precision: str
+    runtime: str
+    detects: bool
+
+    def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the proximity maps of a batch, float32 [N, classes, H, W].
+
+        Thread-safe. The array may be a buffer of the engine, valid until the next run in the same thread.
+
+        Parameters
+        ----------
+        frames
+            RGB, uint8 [N, H, W, 3] at the model's um/px; H and W multiples of ``card.multiple``.
+
+        Raises
+        ------
+        EngineError
+            If the frames do not fit or the model is fused, before anything runs.
+        """
+
+    def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the probability that each pixel is tumour, float32 [N, H, W]; needs the tumour-region branch.
+
+        Parameters
+        ----------
+        frames
+            As for :meth:`run`.
+
+        Raises
+        ------
+        EngineError
+            If the model has no such branch, this engine does not support it, or the frames do not fit.
+        """
+
+    def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
+        """Return the nuclei of each frame of a batch; needs a fused model.
+
+        Parameters
+        ----------
+        frames
+            As for :meth:`run`.
+        threshold
+            Minimum height of a peak, finite.
+
+        Raises
+        ------
+        EngineError
+            If the frames do not fit or the model is not fused, before anything runs; or if a frame holds more nuclei
+            than the model has room for.
+        """
+
+
+class Pending(Protocol):
+    """A frame in flight."""
+
+    def result(self) -> Detections:
+        """Wait for and return the nuclei, in raster order, px of the input frame."""
+
+
+@runtime_checkable
+class DeviceEngine(Protocol):
+    """An engine that accepts whole frames, on the host or the GPU, and scales them itself; see also :class:`Engine`.
+
+    Attributes
+    ----------
+    lanes
+        Number of frames that may be in flight.
+    """
+
+    lanes: int
+
+    def submit(
+        self,
+        frame: object,
+        *,
+        mpp: float | None = None,
+        threshold: float | None = None,
+        order: str | None = None,
+        stream: int | None = None,
+    ) -> Pending:
+        """Submit a frame; see :meth:`kinet_trt.engines.tensorrt.runtime.TensorRtEngine.submit`."""
+
+
+def check_frames(
+    frames: NDArray[np.uint8], card: ModelCard, *, fused: bool = False, size: tuple[int, int] | None = None
+) -> None:
+    """Raise an EngineError unless a model can run these frames.
+
+    Parameters
+    ----------
+    frames
+        Expected: uint8 [N, H, W, 3] with H and W multiples of the model's alignment.
+    card
+        Of the model.
+    fused
+        Whether nuclei are asked for.
+    size
+        Height and width, px, that the model was built for; None: any.
+    """
+    if fused and not card.capacity:
+        raise EngineError(
+            f"{card.name} outputs maps: call run and find the peaks, or fuse it (kinet_trt.onnx_graph.fuse_peaks)"
+        )
+    if card.capacity and not fused:
+        raise EngineError(
+            f"{card.name} is fused and outputs nuclei, not maps: call detect, or use the model it was made from"
+        )
+    m = card.multiple
+    fits = frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3 and min(frames.shape) > 0
+    if not fits or frames.shape[1] % m or frames.shape[2] % m:
+        raise EngineError(
+            f"frames: expected RGB, uint8 [N, H, W, 3] with H and W multiples of {m} px, found {frames.dtype} "
+            f"{list(frames.shape)}: kinet_trt.core.frame.fit pads a frame"
+        )
+    if size and frames.shape[1:3] != size:
+        raise EngineError(
+            f"{card.name} was built for frames of {size[0]} x {size[1]} px (H x W), found {frames.shape[1]} x "
+            f"{frames.shape[2]}: build it for this size, or without a fixed size"
+        )
+
+
+def check_outputs(names: Iterable[str], card: ModelCard) -> None:
+    """Raise an EngineError unless a model has the outputs that its card states: maps or, if fused, nuclei."""
+    given = set(names)
+    if bool(card.capacity) != ({"count", "detections"} <= given):
+        says = "nuclei" if card.capacity else "maps"
+        raise EngineError(
+            f"{card.name}: expected a model of {says}, as its card says, found one of {', '.join(sorted(given))}: "
+            "build it again"
+        )
+    if card.roi and not card.capacity and "roi" not in given:
+        raise EngineError(f"{card.name}: expected a tumour map, as its card says, found none: export it again")
+
+
+def check_tumor_map(card: ModelCard) -> None:
+    """Raise an EngineError unless a model outputs a tumour map."""
+    if not card.roi or card.capacity:
+        why = "is fused and outputs only nuclei" if card.capacity else "has no tumour-region branch"
+        raise EngineError(
+            f"{card.name} {why}: expected a model that was trained with the branch and made by kinet-trt export --roi"
+        )
+
+
+def tumor_map_of(given: NDArray[np.floating], frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.float32]:
+    """Return the tumour map, float32 [N, H, W]; raise an EngineError if the output has another shape."""
+    expected = (frames.shape[0], 1, *frames.shape[1:3])
+    if given.shape != expected:
+        raise EngineError(
+            f"{card.name} expected a tumour map {list(expected)}, found {list(given.shape)}: export it again"
+        )
+    return given[:, 0].astype(np.float32)
+
+
+def read_detections(
+    count: NDArray[np.int32], rows: NDArray[np.float32], card: ModelCard, threshold: float
+) -> list[Detections]:
+    """Convert the outputs of a fused model to detections.
+
+    Parameters
+    ----------
+    count
+        True numbers of nuclei, int32 [N].
+    rows
+        x, y, score, class, float32 [N, capacity, 4].
+    card, threshold
+        Of the model, and the threshold used.
+
+    Raises
+    ------
+    EngineError
+        If a frame holds more nuclei than the model has room for.
+    """
+    most, room = int(count.max(initial=0)), rows.shape[1]
+    if most > room:
+        raise EngineError(
+            f"a frame holds {most} peaks above the threshold {threshold:g}, {card.name} has room for {room}: "
+            "raise the threshold, count smaller parts, fuse the model again with a larger capacity, or use the one it "
+            "was made from, which has no limit"
+        )
+    found = []
+    for n, own in zip(count, rows, strict=True):
+        x, y, score, cls = own[:n].T.copy()
+        found.append(Detections(x, y, cls.astype(np.uint8), score, card.classes))
+    return found
+
+
+def check_maps(maps: NDArray[np.floating], frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.float32]:
+    """Return a batch's maps as float32; raise an EngineError if their shape is not that of the model card."""
+    expected = (frames.shape[0], len(card.classes), *frames.shape[1:3])
+    if maps.shape != expected:
+        raise EngineError(
+            f"the model's card ({', '.join(card.classes)}) expects maps {list(expected)}, found {list(maps.shape)}: "
+            "export it again"
+        )
+    return maps.astype(np.float32, copy=False)
+
+
+def open_engine(
+    path: Path,
+    precision: str = "auto",
+    threads: int | None = None,
+    cache: Path | None = None,
+    runtime: str = "auto",
+) -> Engine:
+    """Open a model with the engine for its suffix.
+
+    Parameters
+    ----------
+    path
+        A ``.onnx`` file for the CPU, or an ``.engine`` file with its card beside it for the GPU.
+    precision
+        ``"auto"``, or the precision to compute in.
+    threads
+        CPU threads; None: as many as there are cores.
+    cache
+        Folder in which OpenVINO caches compiled models; None: no cache.
+    runtime
+        ``"openvino"``, ``"onnxruntime"``, or ``"auto"``: OpenVINO if it is installed, else ONNX Runtime. An engine is
+        run by the TensorRT that built it.
+
+    Raises
+    ------
+    KinetError
+        If the file is not a kinet-trt model, is damaged, or cannot run here.
+    """
+    if path.suffix.lower() == ".engine":
+        return _open_plan(path, precision, runtime)
+    if path.suffix.lower() != ".onnx":
+        raise EngineError(
+            f"{path}: expected a model file ending in .onnx or .engine, found {path.suffix or 'no suffix'}"
+        )
+    if runtime not in ("auto", *RUNTIMES):
+        raise EngineError(f"runtime: expected auto, {' or '.join(RUNTIMES)}, found {runtime!r}")
+    card, model = read_card(path)
+    # Imported here: either takes its time, and only one is needed.
+    if runtime == "openvino" or (runtime == "auto" and find_spec("openvino")):
+        from kinet_trt.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(card, model, precision, threads, cache)
+    if not find_spec("onnxruntime"):
+        raise MissingExtraError("This engine", "onnxruntime", "onnxruntime")
+    from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(card, model, precision, threads)
+
+
+def _open_plan(path: Path, precision: str, runtime: str) -> Engine:
+    # Files and driver are checked before anything of a GPU's is loaded.
+    from kinet_trt.engines.tensorrt.builder import check_here
+    from kinet_trt.engines.tensorrt.engine_file import read_plan
+
+    card, plan = read_plan(path)
+    if runtime != "auto":
+        raise EngineError(f"{path}: {card.runtime} is required, {runtime} was requested: use the .onnx model")
+    if precision not in ("auto", card.precision):
+        raise EngineError(
+            f"{path}: built in {card.precision}, {precision} was requested: build it again in that precision"
+        )
+    library, driver = check_here(card, plan, path)
+    from kinet_trt.engines.tensorrt.runtime import TensorRtEngine
+
+    return TensorRtEngine(card, plan, library, driver, path)

@@ -1,0 +1,1 @@
+"""TensorRT: build an engine, read and write its file, run it."""

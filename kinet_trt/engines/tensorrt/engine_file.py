@@ -1,0 +1,178 @@
+"""A TensorRT engine on disk: ``NAME.engine``, a plain plan, and beside it ``NAME.engine.json``, its model card.
+
+All that can be told without TensorRT and without a GPU is told here, before either is touched: a damaged plan or one of
+another version can end the process that parses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from kinet_trt.core.errors import CardError, EngineError
+from kinet_trt.core.files import write_atomic
+from kinet_trt.models.card import ModelCard
+
+AMPERE = "any of compute capability 8.0 or newer"
+TURING = "any of compute capability 7.5"
+"""What TensorRT for RTX builds for: by default Ampere and newer, and Turing apart."""
+_OWN_HASH = "card_sha256"
+_LARGEST_CARD = 1 << 20
+
+
+def card_path(engine: Path) -> Path:
+    """Return where the card of an engine lies."""
+    return engine.with_name(f"{engine.name}.json")
+
+
+def write_plan(path: Path, plan: bytes, card: ModelCard) -> None:
+    """Write the pair. A crash between the two leaves an engine that the card does not fit, which opening notices.
+
+    Parameters
+    ----------
+    path
+        Of the engine.
+    plan
+        What TensorRT serialised.
+    card
+        With the sha256 of the plan.
+
+    Raises
+    ------
+    KinetError
+        If a file cannot be written.
+    """
+    raw = json.loads(card.to_json())
+    raw[_OWN_HASH] = _own_hash(raw)
+    write_atomic(path, plan)
+    write_atomic(card_path(path), json.dumps(raw, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_plan(path: Path) -> tuple[ModelCard, bytes]:
+    """Read the pair and check that it is whole and belongs together.
+
+    Raises
+    ------
+    KinetError
+        If a file is missing, cannot be read, or was changed; or the card is of a newer version.
+    """
+    beside = card_path(path)
+    try:
+        plan = path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{path}: the engine cannot be read: {error.strerror or error}") from error
+    try:
+        with beside.open("rb") as file:
+            text = file.read(_LARGEST_CARD + 1)
+    except FileNotFoundError:
+        raise CardError(
+            f"{path}: expected its model card {beside.name} beside it, found none. Copy both files; or build "
+            f"the engine here: kinet-trt build MODEL.onnx -o {path.name}"
+        ) from None
+    except OSError as error:
+        raise CardError(f"{beside}: the model card cannot be read: {error.strerror or error}") from error
+    try:
+        card = _parse(text)
+    except CardError as error:
+        raise CardError(f"{beside}: {error}") from None
+    actual = hashlib.sha256(plan).hexdigest()
+    if actual != card.model_sha256:
+        raise CardError(
+            f"{path}: this is not the engine that {beside.name} was written for (sha256 {card.model_sha256[:12]} in "
+            f"the card, {actual[:12]} in the file of {len(plan):,} bytes): a copy was cut short, or a build was. Copy "
+            f"both files again, or: {build_line(card, path)}"
+        )
+    return card, plan
+
+
+def check_runtime(card: ModelCard, path: Path, name: str, version: str) -> None:
+    """Raise an EngineError unless this TensorRT is the one that built the engine: plans fit no other version.
+
+    Parameters
+    ----------
+    card, path
+        Of the engine.
+    name, version
+        Of the TensorRT that is here, as in :class:`kinet_trt.engines.tensorrt.builder.Library`.
+    """
+    if (card.runtime, card.runtime_version) != (name, version):
+        raise EngineError(
+            f"{path}: built by {card.runtime} {card.runtime_version}, found {name} {version}: an engine needs the same "
+            f"version as it was built with. Build it here: {build_line(card, path)}"
+        )
+
+
+def check_gpu(card: ModelCard, path: Path, name: str, capability: tuple[int, int]) -> None:
+    """Raise an EngineError unless the engine was built for this GPU.
+
+    Parameters
+    ----------
+    card, path
+        Of the engine.
+    name
+        Of the GPU that is here, as its driver says it.
+    capability
+        Its compute capability.
+    """
+    here = gpu_in_words(name, capability)
+    if card.gpu == AMPERE:
+        fits = capability >= (8, 0)
+    elif card.gpu == TURING:
+        fits = capability == (7, 5)
+    else:
+        fits = card.gpu == here
+    if not fits:
+        raise EngineError(
+            f"{path}: built for {card.gpu}, found {here}: an engine runs only on the kind of GPU that built it. "
+            f"Build it here: {build_line(card, path)}"
+        )
+
+
+def gpu_in_words(name: str, capability: tuple[int, int]) -> str:
+    """Return what stands in the card of an engine built on a GPU."""
+    return f"{name} (compute capability {capability[0]}.{capability[1]})"
+
+
+def target_of_rtx(capability: tuple[int, int] | None) -> str:
+    """Return what TensorRT for RTX should build for where this GPU is, or none."""
+    return TURING if capability == (7, 5) else AMPERE
+
+
+def build_line(card: ModelCard, path: Path) -> str:
+    """Return the command that builds an engine like this one."""
+    words = [f"kinet-trt build {card.name or 'MODEL'}.onnx -o {path.name} --precision {card.precision}"]
+    if card.precision == "int8":
+        words.append("--calibration DIR")
+    if card.profile:
+        least, best, largest = card.profile
+        words += [f"--size {w}x{h}" for _, h, w in dict.fromkeys((best, least, largest))]
+        words += [f"--batch {largest[0]}"] if largest[0] > 1 else []
+    if card.capacity:
+        words.append("--fused")
+    return " ".join(words)
+
+
+def _parse(text: bytes) -> ModelCard:
+    damaged = "expected the model card of an engine, found {}: copy it again, or build the engine again"
+    if len(text) > _LARGEST_CARD:
+        raise CardError(damaged.format(f"more than {_LARGEST_CARD:,} bytes"))
+    try:
+        decoded = text.decode()
+        card = ModelCard.from_json(decoded)
+        raw = json.loads(decoded)
+        whole = raw.get(_OWN_HASH) == _own_hash(raw)
+    except (ValueError, RecursionError) as error:
+        raise CardError(damaged.format(f"damage ({str(error)[:200]})")) from None
+    if not whole:
+        raise CardError(damaged.format("a wrong checksum: it was damaged, or edited by hand"))
+    if not card.runtime or not card.runtime_version or card.profile is None:
+        raise CardError(damaged.format("one without builder or sizes, as in an ONNX file"))
+    return card
+
+
+def _own_hash(raw: dict[str, Any]) -> str:
+    """Return the sha256 of a card without its own: one flipped bit could move the threshold."""
+    rest = {name: value for name, value in raw.items() if name != _OWN_HASH}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

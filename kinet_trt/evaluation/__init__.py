@@ -1,0 +1,1 @@
+"""Compare detections with ground truth, and measure speed."""

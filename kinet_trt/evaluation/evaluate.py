@@ -1,0 +1,290 @@
+"""Evaluation: a model's nuclei held to labelled fields, by the paper's metrics (section IV-C)."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.core.detections import CLASSES, Detections
+from kinet_trt.core.frame import Frame
+from kinet_trt.core.ki67 import Ki67
+from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.evaluation.metrics import Comparison, Score, area, compare, match
+from kinet_trt.inference.counter import Counter, Threshold
+
+SCHEMA = 1
+XI = tuple(round(0.05 * i, 2) for i in range(21))
+"""Relative thresholds of the precision-recall curve (paper, Figure 8)."""
+
+Nuclei = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]
+MISSED, INVENTED, CONFUSED, RIGHT = (255, 210, 0), (230, 0, 230), (255, 120, 0), (255, 255, 255)
+
+
+def comparable(found: Detections, field: LabelledField) -> tuple[Nuclei, Nuclei]:
+    """Return the detections and annotations of a field that may be held to one another.
+
+    Only inside the counted region, and only of the classes that its source labels: of the others nobody knows.
+
+    Parameters
+    ----------
+    found
+        In px of the field's image.
+
+    Returns
+    -------
+    found, true
+        x, y, px, and class index in :data:`kinet_trt.core.detections.CLASSES`.
+    """
+    labelled = [CLASSES.index(name) for name in field.labelled]
+    known = np.array([CLASSES.index(name) if name in CLASSES else len(CLASSES) for name in found.classes], np.uint8)
+    sides = []
+    for x, y, cls in ((found.x, found.y, known[found.cls]), (field.x, field.y, field.cls)):
+        keep = np.isin(cls, labelled) & field.is_counted(x, y)
+        sides.append((x[keep], y[keep], cls[keep]))
+    return sides[0], sides[1]
+
+
+@dataclass(frozen=True, eq=False)
+class FieldEvaluation:
+    """One field.
+
+    Attributes
+    ----------
+    field
+        What was annotated.
+    mpp
+        um/px that was used.
+    found, true
+        What was held to one another, px of the field.
+    at_threshold
+        At the counter's threshold.
+    curve
+        At each relative threshold of :data:`XI`.
+    """
+
+    field: LabelledField
+    mpp: float
+    found: Nuclei
+    true: Nuclei
+    at_threshold: Comparison
+    curve: tuple[Comparison, ...]
+
+    @property
+    def ki67(self) -> tuple[Ki67, Ki67]:
+        """The index that was found, and the true one."""
+        counts = [
+            dict(zip(CLASSES, np.bincount(n[2], minlength=len(CLASSES)), strict=True)) for n in (self.found, self.true)
+        ]
+        found, true = (Ki67.of({name: int(n) for name, n in c.items()}) for c in counts)
+        return found, true
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """All fields together."""
+
+    fields: tuple[FieldEvaluation, ...]
+
+    @property
+    def at_threshold(self) -> Comparison:
+        """All fields pooled, at the counter's threshold."""
+        return _pooled(f.at_threshold for f in self.fields)
+
+    @property
+    def curve(self) -> NDArray[np.float64]:
+        """Weighted classification recall and precision at each relative threshold, float64 [21, 2]."""
+        pooled = [_pooled(f.curve[i] for f in self.fields) for i in range(len(XI))]
+        return np.array([(c.weighted[1], c.weighted[0]) for c in pooled])
+
+    @property
+    def auc(self) -> float:
+        """Area under :attr:`curve`."""
+        recall, precision = self.curve.T
+        return area(recall, precision)
+
+    @property
+    def index_errors(self) -> list[float]:
+        """Absolute errors of the fields' indices, fractions; fields without tumour nuclei on either side left out."""
+        indices = [(found.index, true.index) for found, true in (f.ki67 for f in self.fields)]
+        return [abs(a - b) for a, b in indices if a is not None and b is not None]
+
+    def by_source(self) -> dict[str, Comparison]:
+        """Return the fields of each source pooled."""
+        sources = sorted({f.field.source for f in self.fields})
+        return {s: _pooled(f.at_threshold for f in self.fields if f.field.source == s) for s in sources}
+
+
+def _pooled(parts: Iterable[Comparison]) -> Comparison:
+    total = Comparison.nothing(len(CLASSES))
+    for part in parts:
+        total += part
+    return total
+
+
+def evaluate_field(counter: Counter, field: LabelledField, mpp: float | None = None) -> FieldEvaluation:
+    """Count one field and hold it to its annotations.
+
+    Matching is within 16 px at the model's scale.
+
+    Parameters
+    ----------
+    counter
+        Its threshold is the one that counts.
+    field
+        What was annotated.
+    mpp
+        um/px; None: the file's tag, else the model's.
+
+    Raises
+    ------
+    KinetError
+        If the field's image or mask cannot be read.
+    """
+    card = counter.engine.card
+    used = mpp or field.frame().mpp or card.mpp
+    # One pass serves every threshold: the peaks above a higher one are those above a lower one with a higher score.
+    own = counter.threshold
+    lowest = Threshold(0.0 if own.relative else min(0.0, own.value))
+    everything = counter.with_threshold(lowest)(Frame(field.pixels(), used))
+    largest = float(everything.score.max(initial=-np.inf))
+    scale = np.float32(used / card.mpp)
+
+    def held(threshold: Threshold) -> tuple[Nuclei, Nuclei, Comparison]:
+        kept = everything.where(everything.score >= np.float32(threshold.of(largest)))
+        found, true = comparable(kept, field)
+        at_scale = [(n[0] * scale, n[1] * scale, n[2]) for n in (found, true)]
+        return found, true, compare(at_scale[0], at_scale[1], len(CLASSES))
+
+    found, true, at_threshold = held(own)
+    curve = tuple(held(Threshold(xi, relative=True))[2] for xi in XI)
+    return FieldEvaluation(field, used, found, true, at_threshold, curve)
+
+
+def to_json(counter: Counter, evaluation: Evaluation) -> str:
+    """Return an evaluation as JSON, schema 1."""
+    pooled, engine = evaluation.at_threshold, counter.engine
+    errors = evaluation.index_errors
+    document = {
+        "schema": SCHEMA,
+        "model": {
+            "name": engine.card.name,
+            "sha256": engine.card.model_sha256,
+            "runtime": engine.runtime,
+            "precision": engine.precision,
+            "threshold": str(counter.threshold) if counter.threshold.relative else counter.threshold.value,
+            "notice": engine.card.notice,
+        },
+        "detection": _detection(pooled),
+        "classification": {
+            "weighted": dict(zip(("precision", "recall", "f1"), pooled.weighted, strict=True)),
+            "per_class": {name: _figures(s) for name, s in zip(CLASSES, pooled.per_class, strict=True)},
+            "auc": evaluation.auc,
+            "curve": [
+                {"xi": xi, "recall": float(r), "precision": float(p)}
+                for xi, (r, p) in zip(XI, evaluation.curve, strict=True)
+            ],
+        },
+        "index": {
+            "fields": len(errors),
+            "mean_absolute_error": float(np.mean(errors)) if errors else None,
+            "within_10_points": float(np.mean([e <= 0.10 for e in errors])) if errors else None,
+        },
+        "fields": [_field(f) for f in evaluation.fields],
+    }
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def _detection(c: Comparison) -> dict[str, Any]:
+    d = c.distance
+    return {
+        **_figures(c.detection),
+        "distance_mean_px": float(d.mean()) if len(d) else None,
+        "distance_std_px": float(d.std()) if len(d) else None,
+    }
+
+
+def _figures(score: Score) -> dict[str, Any]:
+    return {
+        "precision": score.precision,
+        "recall": score.recall,
+        "f1": score.f1,
+        "paired": score.paired,
+        "detected": score.detected,
+        "true": score.true,
+    }
+
+
+def _field(f: FieldEvaluation) -> dict[str, Any]:
+    found, true = f.ki67
+    return {
+        "image": str(f.field.image),
+        "source": f.field.source,
+        "labelled": list(f.field.labelled),
+        "mpp": f.mpp,
+        "detection": _detection(f.at_threshold),
+        "classification_f1": f.at_threshold.weighted[2],
+        "index": {"found": found.index, "true": true.index},
+    }
+
+
+def picture(f: FieldEvaluation, scale: float) -> NDArray[np.uint8]:
+    """Draw misses (yellow), inventions (magenta), wrong classes (orange) and what is right (small, white).
+
+    Parameters
+    ----------
+    f
+        The field.
+    scale
+        Model px per field px.
+
+    Returns
+    -------
+    NDArray
+        RGB, uint8 [H, W, 3].
+    """
+    return marked(f.field.pixels(), f.found, f.true, scale)
+
+
+def marked(pixels: NDArray[np.uint8], found: Nuclei, truth: Nuclei, scale: float) -> NDArray[np.uint8]:
+    """Draw what :func:`picture` draws, into a copy of ``pixels``; found and truth in its px."""
+    image = pixels.copy()
+    (x, y, cls), (true_x, true_y, true_cls) = found, truth
+    detected, true, _ = match(x * scale, y * scale, true_x * scale, true_y * scale)
+    unpaired = np.setdiff1d(np.arange(len(x)), detected), np.setdiff1d(np.arange(len(true_x)), true)
+    radius = max(3, round(7 / scale))
+    marks: Sequence[tuple[float, float, int, tuple[int, int, int]]] = [
+        *((x[i], y[i], radius, INVENTED) for i in unpaired[0]),
+        *((true_x[i], true_y[i], radius, MISSED) for i in unpaired[1]),
+        *(
+            (x[i], y[i], *((2, RIGHT) if cls[i] == true_cls[j] else (radius, CONFUSED)))
+            for i, j in zip(detected, true, strict=True)
+        ),
+    ]
+    for cx, cy, r, colour in marks:
+        cv2.circle(image, (round(float(cx) * 16), round(float(cy) * 16)), r * 16, colour, 1, cv2.LINE_AA, 4)
+    return image
+
+
+def curve_png(evaluation: Evaluation, name: str) -> bytes:
+    """Draw the precision-recall curve of the classification as a PNG; needs matplotlib (extra ``eval``)."""
+    from matplotlib.figure import Figure
+
+    recall, precision = evaluation.curve.T
+    now = evaluation.at_threshold.weighted
+    figure = Figure(figsize=(5, 4), layout="tight")
+    axes = figure.add_subplot()
+    axes.plot(recall, precision, ".-", label=f"xi from 0 to 1, area {evaluation.auc:.3f}")
+    axes.plot(now[1], now[0], "o", label=f"threshold in use, F1 {now[2]:.3f}")
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="weighted recall", ylabel="weighted precision", title=name)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()

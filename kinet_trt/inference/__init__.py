@@ -1,0 +1,1 @@
+"""Count the nuclei of a frame: tiling, batching, threads."""

@@ -1,0 +1,393 @@
+"""Counter: a frame to its nuclei."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.errors import CountCancelledError, EngineError, ImageError, KinetError
+from kinet_trt.core.frame import Fitted, Frame, fit, fitted_size
+from kinet_trt.cuda.interop import ORDERS, is_on_device, read_frame
+from kinet_trt.engines.base import DeviceEngine, Engine, open_engine
+from kinet_trt.inference.pipeline import Workers
+from kinet_trt.inference.tiling import tiles
+from kinet_trt.models.card import ModelCard
+from kinet_trt.peaks.reference import find_peaks
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MODEL = "kinet-edge.onnx"
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Minimum height of a peak.
+
+    Attributes
+    ----------
+    value
+        Height in the proximity map; with ``relative`` a fraction of the frame's largest value.
+    relative
+        The paper's rule. It finds nuclei even in an empty field: use it to reproduce tables, not to count.
+    """
+
+    value: float
+    relative: bool = False
+
+    def __post_init__(self) -> None:
+        largest = 1.0 if self.relative else _LARGEST
+        if not (0 if self.relative else -largest) <= self.value <= largest:
+            raise KinetError(
+                f"threshold: expected a finite number, or relative:XI with XI between 0 and 1, found {self.value:g}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Threshold:
+        """Read ``"0.4"`` or ``"relative:0.5"``."""
+        kind, colon, number = text.rpartition(":")
+        try:
+            value = float(number)
+        except ValueError:
+            kind, value = "?", 0.0
+        if kind != ("relative" if colon else ""):
+            raise KinetError(f"threshold: expected a number like 0.4, or relative:0.5, found {text!r}")
+        return cls(value, kind == "relative")
+
+    def __str__(self) -> str:
+        short = f"{self.value:g}"
+        text = short if float(short) == self.value else repr(self.value)
+        return f"relative:{text}" if self.relative else text
+
+    def of(self, largest: float) -> float:
+        """Return the absolute threshold for a frame whose largest value is ``largest``."""
+        if not self.relative:
+            return self.value
+        # Where nothing rises above zero there is no nucleus: half of nothing would accept everything.
+        return min(self.value * min(largest, _LARGEST), _LARGEST) if largest > 0 else _LARGEST
+
+
+class Counter:
+    """Counts nuclei with one model.
+
+    Thread-safe; several counters may be open at once. Not picklable or fork-safe: create one per process.
+
+    Parameters
+    ----------
+    model
+        A model file; None: the built-in model.
+    threshold
+        Defaults to that of the model card.
+    precision, threads, cache, runtime
+        See :func:`kinet_trt.engines.open_engine`.
+
+    Attributes
+    ----------
+    engine
+        The open model; ``engine.card`` describes it.
+    threshold
+        The threshold in use.
+
+    Raises
+    ------
+    KinetError
+        If the model cannot be opened, or is fused and the threshold relative.
+
+    Examples
+    --------
+    >>> from kinet_trt import Counter, read_image
+    >>> counter = Counter()
+    >>> nuclei = counter(read_image("field.png"))  # doctest: +SKIP
+    >>> nuclei.counts()  # doctest: +SKIP
+    {'positive': 59, 'negative': 691, 'non_tumor': 139}
+    >>> for nuclei in counter.stream(camera):  # doctest: +SKIP
+    ...     show(nuclei)
+    """
+
+    def __init__(
+        self,
+        model: Path | str | None = None,
+        *,
+        threshold: Threshold | float | None = None,
+        precision: str = "auto",
+        threads: int | None = None,
+        cache: Path | None = None,
+        runtime: str = "auto",
+    ) -> None:
+        if model is None:
+            with resources.as_file(resources.files("kinet_trt.models") / DEFAULT_MODEL) as path:
+                self.engine: Engine = open_engine(path, precision, threads, cache, runtime)
+        else:
+            self.engine = open_engine(Path(model), precision, threads, cache, runtime)
+        if threshold is None:
+            threshold = self.engine.card.threshold
+        self.threshold = threshold if isinstance(threshold, Threshold) else Threshold(float(threshold))
+        self._check()
+        self._workers = Workers()
+        self._room = (
+            threading.BoundedSemaphore(self.engine.lanes) if isinstance(self.engine, DeviceEngine) else nullcontext()
+        )
+
+    @property
+    def card(self) -> ModelCard:
+        """The model card."""
+        return self.engine.card
+
+    def close(self) -> None:
+        """Wait for frames that are being counted in the background, and refuse new ones.
+
+        Counters made by :meth:`with_threshold` are closed too. Memory is freed when the last of them is deleted.
+        """
+        self._workers.close()
+
+    def __enter__(self) -> Counter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def with_threshold(self, threshold: Threshold) -> Counter:
+        """Return a counter with another threshold that shares this engine."""
+        other = copy.copy(self)
+        other.threshold = threshold
+        other._check()
+        return other
+
+    def _check(self) -> None:
+        card = self.engine.card
+        # The largest value may stand where no peak is found, in the padding's shadow: detections do not tell it.
+        if card.capacity and self.threshold.relative:
+            raise EngineError(
+                f"threshold {self.threshold}: {card.name} is fused and outputs nuclei, but a relative threshold "
+                "needs the largest value of the maps: give a number, or use the model that it was made from"
+            )
+
+    def __call__(
+        self,
+        frame: object,
+        mpp: float | None = None,
+        *,
+        order: str | None = None,
+        cuda_stream: int | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Detections:
+        """Count one frame.
+
+        Parameters
+        ----------
+        frame
+            A frame, or RGB pixels, uint8 [height, width, 3]: a NumPy array, or any array with DLPack or a CUDA array
+            interface (PyTorch, CuPy, Numba, PyCUDA). Pixels on a GPU need a model that runs there and are read in
+            place.
+        mpp
+            um/px of the pixels; defaults to that of the frame, or else to that of the model.
+        order
+            Of the channels of pixels: ``"RGB"``, ``"BGR"`` (OpenCV's), ``"RGBA"`` or ``"BGRA"``; None: RGB.
+        cuda_stream
+            CUDA stream on which the pixels are written; None: the one that their array interface names.
+        cancel
+            When set, from any thread, the count stops with an error before its next tile.
+
+        Returns
+        -------
+        Detections
+            In raster order, px of the input frame.
+
+        Raises
+        ------
+        ImageError
+            If the frame is not an RGB image, or is too small.
+        EngineError
+            If the frame does not fit the engine or is on a device that the model does not run on, or if the counter is
+            closed.
+        CountCancelledError
+            If it was cancelled.
+        """
+        self._workers.check_open()
+        _check_not(cancel)
+        if is_on_device(frame):
+            return self._on_device(frame, mpp, order, cuda_stream)
+        if not isinstance(frame, Frame):
+            frame = Frame(_on_host(frame, order))
+        if mpp is not None:
+            frame = Frame(frame.pixels, mpp, frame.time, frame.stage)
+        card = self.engine.card
+        if frame.width == 0 or frame.height == 0:
+            raise ImageError("an empty frame: expected at least one pixel")
+        if isinstance(self.engine, DeviceEngine) and not self.threshold.relative and _takes_whole(card, frame):
+            with self._room:
+                return self.engine.submit(frame, threshold=self.threshold.value).result()
+        fitted = fit(frame, card.mpp, card.multiple)
+        if frame.is_grey:
+            log.warning("the picture has no colour: the stains cannot be told apart, and no nuclei are counted")
+            return Detections.empty(card.classes)
+        found = self._find(fitted, cancel)
+        x, y = fitted.to_frame(found.x, found.y)
+        return Detections(x, y, found.cls, found.score, found.classes)
+
+    def stream(
+        self, frames: Iterable[object], mpp: float | None = None, *, order: str | None = None
+    ) -> Iterator[Detections]:
+        """Count a stream of frames, pipelined: scaling, network and peak search of successive frames overlap.
+
+        Frames are read in a separate thread, at most two ahead of the last result. Each result is available as soon as
+        its frame is counted, without waiting for the next frame. Leaving the loop, or closing the iterator, stops the
+        counting.
+
+        Parameters
+        ----------
+        frames
+            As for :meth:`__call__`; for example a generator that reads a camera.
+        mpp, order
+            As for :meth:`__call__`, for every frame.
+
+        Yields
+        ------
+        Detections
+            One per frame, in order.
+
+        Raises
+        ------
+        Exception
+            Any exception from a frame or the source is raised at its place in the order and ends the stream.
+        """
+        return self._workers.in_order(lambda frame, stop: self(frame, mpp, order=order, cancel=stop), frames)
+
+    async def count_async(self, frame: object, mpp: float | None = None, *, order: str | None = None) -> Detections:
+        """Count one frame without blocking the event loop; arguments and errors as for :meth:`__call__`.
+
+        Cancelling the task stops the count before its next tile.
+        """
+        return await self._workers.run(lambda one, stop: self(one, mpp, order=order, cancel=stop), frame)
+
+    def stream_async(
+        self, frames: Iterable[object] | AsyncIterable[object], mpp: float | None = None, *, order: str | None = None
+    ) -> AsyncIterator[Detections]:
+        """Count a stream of frames as :meth:`stream`, for ``async for``; the source may be asynchronous.
+
+        A synchronous source is read in a thread; while it waits for its next frame, ``asyncio.run`` cannot end.
+        """
+        return self._workers.in_order_async(lambda one, stop: self(one, mpp, order=order, cancel=stop), frames)
+
+    def _on_device(self, frame: object, mpp: float | None, order: str | None, cuda_stream: int | None) -> Detections:
+        if not isinstance(self.engine, DeviceEngine):
+            raise EngineError(
+                f"frame: expected it on the host, because {self.card.name} runs on {self.engine.runtime}: copy it "
+                "to the host, or open an .engine (kinet-trt build)"
+            )
+        if self.threshold.relative:
+            raise EngineError(
+                f"threshold {self.threshold}: a relative threshold needs the maps of a frame on the host: give a number"
+            )
+        with self._room:
+            submitted = self.engine.submit(
+                frame, mpp=mpp, threshold=self.threshold.value, order=order, stream=cuda_stream
+            )
+            return submitted.result()
+
+    def tumor_map(self, frame: Frame) -> NDArray[np.float32]:
+        """Return the probability that each pixel is tumour, from a model with the tumour-region branch.
+
+        Frames that need tiles may show seams: the branch's receptive field is larger than the overlap of tiles.
+
+        Parameters
+        ----------
+        frame
+            The frame; its um/px defaults to that of the model.
+
+        Returns
+        -------
+        NDArray
+            float32 [height, width] of the frame, 0 to 1.
+
+        Raises
+        ------
+        KinetError
+            If the model has no such branch, its engine does not support it, or the frame is too small.
+        """
+        card = self.engine.card
+        fitted = fit(frame, card.mpp, card.multiple)
+        height, width = fitted.pixels.shape[:2]
+        whole = np.empty((height, width), np.float32)
+        side = max(height, width) if _built_for(card, height, width) else card.tile
+        for tile in tiles(height, width, side, card.halo, card.multiple):
+            window = fitted.pixels[tile.window_top : tile.window_bottom, tile.window_left : tile.window_right]
+            seen = self.engine.tumor_map(window[None])[0]
+            top, left = tile.top - tile.window_top, tile.left - tile.window_left
+            rows, columns = tile.bottom - tile.top, tile.right - tile.left
+            whole[tile.top : tile.bottom, tile.left : tile.right] = seen[top : top + rows, left : left + columns]
+        inside = whole[: fitted.height, : fitted.width]
+        return np.asarray(cv2.resize(inside, (frame.width, frame.height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+    def _find(self, fitted: Fitted, cancel: threading.Event | None) -> Detections:
+        """Return the nuclei in model px."""
+        card, parts = self.engine.card, []
+        largest = -np.inf
+        height, width = fitted.pixels.shape[:2]
+        side = max(height, width) if _built_for(card, height, width) else card.tile
+        for tile in tiles(height, width, side, card.halo, card.multiple):
+            _check_not(cancel)
+            window = fitted.pixels[tile.window_top : tile.window_bottom, tile.window_left : tile.window_right]
+            if self.engine.detects and not self.threshold.relative:
+                parts.append(tile.own(self.engine.detect(window[None], self.threshold.value)[0]))
+                continue
+            maps = self.engine.run(window[None])[0]
+            # A relative threshold needs the largest value of the whole frame. Up to here it can only be smaller, and
+            # so is the threshold: nothing is lost, and what is too low goes at the end.
+            if self.threshold.relative:
+                inside = maps[:, : fitted.height - tile.window_top, : fitted.width - tile.window_left]
+                largest = max(largest, float(np.fmax.reduce(inside, axis=None, initial=-np.inf)))
+            found = find_peaks(maps, self.threshold.of(largest), card.nms_radius, card.classes)
+            parts.append(tile.own(found))
+        found = Detections(
+            np.concatenate([part.x for part in parts]),
+            np.concatenate([part.y for part in parts]),
+            np.concatenate([part.cls for part in parts]),
+            np.concatenate([part.score for part in parts]),
+            card.classes,
+        )
+        kept = (found.x < fitted.width) & (found.y < fitted.height)
+        kept &= found.score >= np.float32(self.threshold.of(largest))
+        found = found.where(kept)
+        return found.where(np.lexsort((found.x, found.y)))
+
+
+def _check_not(cancel: threading.Event | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise CountCancelledError("the count was cancelled")
+
+
+def _on_host(frame: object, order: str | None) -> NDArray[np.uint8]:
+    """Return pixels on the host as RGB; Frame says what is wrong with them."""
+    if order is None and (isinstance(frame, np.ndarray) or not hasattr(frame, "__dlpack_device__")):
+        return np.asarray(frame)
+    order = order or "RGB"
+    pixels = read_frame(frame, order)
+    assert isinstance(pixels, np.ndarray)  # what lies on a device was told apart before
+    return np.ascontiguousarray(pixels[..., ORDERS[order]])
+
+
+def _takes_whole(card: ModelCard, frame: Frame) -> bool:
+    """Whether an engine was built for frames of this size, scaled and padded."""
+    sides = fitted_size(frame.height, frame.width, frame.mpp, card.mpp)
+    height, width = (side + -side % card.multiple for side in sides)
+    return _built_for(card, height, width)
+
+
+def _built_for(card: ModelCard, height: int, width: int) -> bool:
+    """Whether an engine takes a picture of this size as a whole, however large it is."""
+    if card.profile is None:
+        return False
+    least, _, largest = card.profile
+    return least[0] == 1 and least[1] <= height <= largest[1] and least[2] <= width <= largest[2]

@@ -1,0 +1,156 @@
+"""A few threads that work ahead: while the network looks at one frame, the next is scaled and the last one searched."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from kinet_trt.core.errors import EngineError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Work = Callable[[Item, threading.Event], Result]
+"""Turns an item into a result, and raises
+:class:`~kinet_trt.core.errors.CountCancelledError` soon after the event is set."""
+
+THREADS = 2
+"""A third gains nothing: the network takes longer than all the rest, and is given all cores by whoever has the turn."""
+
+
+class Workers:
+    """A pool that runs work in order, never further ahead than it has threads. Threads begin with the first work."""
+
+    def __init__(self, threads: int = THREADS) -> None:
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """Queue work.
+
+        Raises
+        ------
+        EngineError
+            Once closed.
+        """
+        with self._lock:
+            self.check_open()
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._threads, "kinet-trt")
+            return self._pool.submit(work, *arguments)
+
+    def check_open(self) -> None:
+        """Raise an EngineError once closed."""
+        if self._closed:
+            raise EngineError("this counter is closed: create another")
+
+    def close(self) -> None:
+        """Wait for what runs, drop what waits, and take no more."""
+        with self._lock:
+            self._closed, pool = True, self._pool
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def in_order(self, work: Work[Item, Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield the result of every item, in their order.
+
+        Items are drawn in a thread of their own, and no more than :data:`THREADS` beyond the last result that was
+        taken: a result never waits for the next item, and a slow taker slows the source.
+
+        Raises
+        ------
+        Exception
+            What the items or the work raise, in its turn; that ends it.
+        """
+        room = threading.Semaphore(self._threads)
+        turns: queue.SimpleQueue[Future[Result] | None] = queue.SimpleQueue()
+        stop = threading.Event()
+
+        def draw() -> None:
+            try:
+                for item in items:
+                    room.acquire()
+                    if stop.is_set():
+                        return
+                    turns.put(self.submit(work, item, stop))
+                turns.put(None)
+            except BaseException as error:
+                turns.put(_failed(error))
+
+        def drawn() -> Iterator[Result]:
+            # A daemon: a source that never gives its next item must not hold the program's end.
+            threading.Thread(target=draw, name="kinet-trt frames", daemon=True).start()
+            try:
+                while (turn := turns.get()) is not None:
+                    result = turn.result()
+                    room.release()
+                    yield result
+            finally:
+                stop.set()
+                room.release()
+                while not turns.empty():
+                    if (left := turns.get()) is not None:
+                        left.cancel()
+
+        return drawn()
+
+    async def run(self, work: Work[Item, Result], item: Item) -> Result:
+        """Return the result of one item without holding up the event loop; cancelling the task stops the work."""
+        stop = threading.Event()
+        try:
+            return await asyncio.wrap_future(self.submit(work, item, stop))
+        finally:
+            stop.set()
+
+    async def in_order_async(
+        self, work: Work[Item, Result], items: Iterable[Item] | AsyncIterable[Item]
+    ) -> AsyncIterator[Result]:
+        """Yield the result of every item, as :meth:`in_order`, to an event loop."""
+        room = asyncio.Semaphore(self._threads)
+        turns: asyncio.Queue[asyncio.Task[Result] | asyncio.Future[Result] | None] = asyncio.Queue()
+        source = items if isinstance(items, AsyncIterable) else _from_a_thread(items)
+
+        async def draw() -> None:
+            try:
+                async for item in source:
+                    await room.acquire()
+                    turns.put_nowait(asyncio.ensure_future(self.run(work, item)))
+                turns.put_nowait(None)
+            except Exception as error:
+                failed: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+                failed.set_exception(error)
+                turns.put_nowait(failed)
+
+        drawing = asyncio.ensure_future(draw())
+        turn: asyncio.Task[Result] | asyncio.Future[Result] | None = None
+        try:
+            while (turn := await turns.get()) is not None:
+                result = await turn
+                room.release()
+                yield result
+        finally:
+            left: list[asyncio.Future[Any]] = [drawing, *([turn] if turn else [])]
+            while not turns.empty():
+                if (waiting := turns.get_nowait()) is not None:
+                    left.append(waiting)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+
+async def _from_a_thread(items: Iterable[Item]) -> AsyncIterator[Item]:
+    """Draw from an iterator that may wait, such as a camera's, without holding up the event loop."""
+    iterator, end = iter(items), object()
+    while (item := await asyncio.to_thread(next, iterator, end)) is not end:
+        yield item  # type: ignore[misc]  # the end is no item
+
+
+def _failed(error: BaseException) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future

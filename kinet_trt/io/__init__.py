@@ -1,0 +1,1 @@
+"""Read images and label files, draw overlays, write tables."""

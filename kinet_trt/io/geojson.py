@@ -1,0 +1,436 @@
+"""Read annotations and detections that QuPath exports as GeoJSON: nuclei, and the areas in which they were marked.
+
+QuPath measures from the corner of the first pixel: half a px is subtracted from its coordinates.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import logging
+import re
+import zipfile
+import zlib
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.core.detections import CLASSES
+from kinet_trt.core.errors import KinetError, shown
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".geojson.zip", ".json.zip", ".zip")
+"""What QuPath's export calls its files; compressed ones hold one GeoJSON."""
+MAX_NUCLEUS_AREA = 289.0
+"""Area, um2, above which an outlined annotation is a region of tissue, not a nucleus: a disc 19 um across."""
+DEFAULT_MPP = 0.34
+"""um/px that is assumed for that area where the um/px is unknown: the scale of the training fields."""
+UNKNOWN_REACH = 16
+"""Radius, px, of the area that is excluded around a nucleus of unknown class: the paper's matching radius."""
+_MAX_UNPACKED = 1 << 30  # bytes of a compressed file's content
+
+POSITIVE, NEGATIVE, NON_TUMOR = range(3)
+_WORDS: Mapping[str, int] = {
+    **dict.fromkeys(("positive", "pos", "immunopositive", "ki67+", "+", "1+", "2+", "3+"), POSITIVE),
+    **dict.fromkeys(("negative", "neg", "immunonegative", "ki67-", "-"), NEGATIVE),
+    **dict.fromkeys(("other", "nontumor", "stroma", "stromal", "immune", "lymphocyte", "normal"), NON_TUMOR),
+    **dict.fromkeys(("fibroblast", "endothelial", "inflammatory"), NON_TUMOR),
+}
+_ALONGSIDE = ("tumor", "ki67", "cell", "nucleus", "nuclei")
+_AREAS: Mapping[str, str] = {
+    **dict.fromkeys(("", "region", "roi", "counted", "annotation"), "counted"),
+    **dict.fromkeys(("ignore", "artefact", "artifact"), "ignored"),
+    "tumor": "tumor",
+    **dict.fromkeys(("stroma", "other", "nontumor", "normal", "necrosis", "immune cell"), "other"),
+    **dict.fromkeys(("empty", "glass", "background", "whitespace", "blood", "red blood cell"), "empty"),
+    **dict.fromkeys(("pigment", "debris"), "empty"),
+}
+_KINDS = {"cell": "Cell|Detection", "tmacore": "TMACore", "root": "Root"}  # parts of QuPath's Java class names
+_SHIFT = 4  # bits of a pixel's fraction with which outlines are drawn
+
+Ring = NDArray[np.float64]
+Shape = tuple[Ring, ...]
+"""A polygon: its outline and its holes, each float64 [n, 2], x and y, px, pixel centres at integers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outlines:
+    """Annotated areas.
+
+    Attributes
+    ----------
+    counted
+        Areas in which every nucleus was marked; if empty, the whole image.
+    ignored
+        Areas that are excluded from training and evaluation.
+    tumor, other
+        Tumour areas and other tissue: the training data of the region branch.
+    empty
+        Areas without nuclei, such as glass and blood: detections there are false positives.
+    unknown
+        Centres of nuclei of unknown class, float64 [n, 2], px. A disc around each is excluded.
+    """
+
+    counted: tuple[Shape, ...] = ()
+    ignored: tuple[Shape, ...] = ()
+    tumor: tuple[Shape, ...] = ()
+    other: tuple[Shape, ...] = ()
+    empty: tuple[Shape, ...] = ()
+    unknown: Ring = field(default_factory=lambda: np.empty((0, 2)))
+
+    @property
+    def bounds(self) -> bool:
+        """Whether part of the image is excluded."""
+        return bool(self.counted or self.ignored or len(self.unknown))
+
+    @property
+    def tissue(self) -> bool:
+        """Whether tissue or empty areas were annotated."""
+        return bool(self.tumor or self.other or self.empty)
+
+    def counted_mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Return the mask of the area in which nuclei were marked, bool [height, width]."""
+        mask = _filled(self.counted, height, width) if self.counted else np.ones((height, width), bool)
+        mask &= ~_filled(self.ignored, height, width)
+        about = np.zeros((height, width), np.uint8)
+        for x, y in np.clip(self.unknown, -1e6, 1e6):
+            cv2.circle(about, (round(x), round(y)), UNKNOWN_REACH, (1,), -1)
+        mask &= about == 0
+        return mask
+
+    def regions(self, height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+        """Return the tumour mask and the annotated mask, bool [height, width]; None without annotated tissue."""
+        if not (self.tumor or self.other):
+            return None
+        tumor, other = _filled(self.tumor, height, width), _filled(self.other, height, width)
+        return tumor & ~other, tumor ^ other
+
+    def empty_mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Return the mask of the areas without nuclei, bool [height, width]."""
+        return _filled(self.empty, height, width)
+
+    def corners(self) -> Ring:
+        """Return the corners of tissue and empty areas, float64 [n, 2], px."""
+        shapes = (*self.tumor, *self.other, *self.empty)
+        return np.concatenate([np.empty((0, 2)), *(ring for shape in shapes for ring in shape)])
+
+    def merged(self, more: Outlines) -> Outlines:
+        """Return these areas and those of another file of the same image."""
+        return Outlines(
+            self.counted + more.counted,
+            self.ignored + more.ignored,
+            self.tumor + more.tumor,
+            self.other + more.other,
+            self.empty + more.empty,
+            np.concatenate([self.unknown, more.unknown]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Marked:
+    """The nuclei and areas of one file.
+
+    Attributes
+    ----------
+    x, y
+        Nucleus centres, float32 [n], px, pixel centres at integers.
+    cls
+        Index in :data:`CLASSES`, uint8 [n].
+    outlines
+        The areas.
+    left_out
+        Number of objects that were not understood, by what they are.
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[np.float32]
+    cls: NDArray[np.uint8]
+    outlines: Outlines = field(default_factory=Outlines)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def nucleus_class(name: str) -> int | None:
+    """Return the class of a nucleus by its common names, index in :data:`CLASSES`; None for an unknown class.
+
+    ``Positive``, ``Tumor: Negative``, ``Immune cells``, ``Other``, ``non_tumor``, ``2+``, ``Ki67 -``: case, spaces and
+    order do not matter. ``Tumor`` alone does not state whether the nucleus is stained.
+    """
+    words = _words(name)
+    known = {_WORDS[word] for word in words if word in _WORDS}
+    if not known or any(word not in _WORDS and word not in _ALONGSIDE for word in words):
+        return None
+    if NON_TUMOR in known:
+        return None if "tumor" in words else NON_TUMOR  # a stained lymphocyte is no tumour nucleus
+    return known.pop() if len(known) == 1 else None
+
+
+def _words(name: str) -> list[str]:
+    text = name.lower().replace("tumour", "tumor").replace("ki-67", "ki67").replace("\u2212", "-")
+    text = re.sub(r"non[\s_-]*tumor", "nontumor", text)
+    words = [word for word in re.split(r"[\s:,;/_()*]+|(?<=[a-z])-(?=[a-z])", text) if word]
+    # A dash between words separates them ("Tumor - Positive"); at the end it is the sign of "Ki67 -".
+    words = [word for i, word in enumerate(words) if word != "-" or i == len(words) - 1]
+    return [re.sub(r"^(cell|lymphocyte|fibroblast)s$", r"\1", word) for word in words]
+
+
+def read_regions(path: Path) -> Outlines:
+    """Read a GeoJSON that holds areas alone: every outline is one, however small.
+
+    Raises
+    ------
+    KinetError
+        If the file cannot be read, is not GeoJSON, has a coordinate that is not a finite number, or holds points.
+    """
+    marked = read_geojson(path, lambda: np.inf)
+    if nuclei := len(marked.x) + len(marked.outlines.unknown):
+        raise KinetError(
+            f"{path}: expected areas, found {nuclei} points or detections: export nuclei to a file of their own"
+        )
+    return marked.outlines
+
+
+def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> Marked:
+    """Read a GeoJSON that QuPath exported, or that ``kinet-trt count --geojson`` wrote.
+
+    Points, also several in one annotation, are nuclei; so are the centroids of cells, of detections and of outlined
+    annotations up to :data:`MAX_NUCLEUS_AREA`. Larger annotations are areas, by their class: unclassified or
+    ``Region*`` for what was counted, ``Ignore*``, ``Tumor``, ``Stroma`` and other tissue, ``Blood``, ``Glass`` and
+    other areas without nuclei; TMA cores count as regions. Objects inside other objects (``childObjects``) are read,
+    each once. An annotation without a class takes its name as the class where that is one. Objects that are not
+    understood are excluded together with their area, and logged.
+
+    Parameters
+    ----------
+    path
+        ``.geojson`` or ``.json``; ``.gz`` and ``.zip`` are unpacked.
+    mpp
+        Gives the um/px of the image, which decides the largest nucleus; called where outlines were annotated. None
+        stands for :data:`DEFAULT_MPP`.
+
+    Raises
+    ------
+    KinetError
+        If the file cannot be read, is not GeoJSON, or has a coordinate that is not a finite number.
+    """
+    document = _document(path)
+    largest = 0.0  # px, not known yet
+    centres: list[tuple[float, float]] = []
+    classes: list[int] = []
+    unknown: list[tuple[float, float]] = []
+    areas: dict[str, list[Shape]] = {
+        "counted": [],
+        "ignored": [],
+        "tumor": [],
+        "other": [],
+        "empty": [],
+    }
+    left = Tally[str]()
+    for feature in _features(document, path):
+        try:
+            name, kind = _name(feature), _kind(feature)
+            points, shapes = _geometry(feature.get("nucleusGeometry") or feature.get("geometry") or {})
+            missing = bool((feature.get("properties") or {}).get("isMissing"))
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
+            raise KinetError(
+                f"{path}: expected features as QuPath exports them, found {shown(feature)}: export the objects again "
+                "as GeoJSON"
+            ) from None
+        if kind == "root":
+            continue
+        if kind == "tmacore":
+            areas["ignored" if missing else "counted"] += shapes
+            continue
+        cls, area = nucleus_class(name), _AREAS.get(" ".join(_words(name)))
+        if kind == "annotation" and shapes and not largest:
+            largest = MAX_NUCLEUS_AREA / (mpp() or DEFAULT_MPP) ** 2
+        # Of several polygons in one annotation each is a nucleus; parts of a region are larger.
+        large = max(map(_area, shapes), default=0.0) > largest
+        if kind == "annotation" and shapes and (large or (cls is None and name)):
+            if area is None:
+                left[f"area of the class {shown(name)}"] += 1
+            areas[area or "ignored"] += shapes
+            continue
+        if not points and not shapes:
+            left["line or empty object"] += 1
+        points += [_centroid(shape[0]) for shape in shapes]
+        if cls is None:
+            unknown += points
+            if points:
+                left[f"nucleus of the class {shown(name)}" if name else "nucleus without a class"] += len(points)
+            continue
+        centres += points
+        classes += [cls] * len(points)
+    if left:
+        log.warning(
+            "%s: not understood and left out together with their area: %s. Classes of nuclei are Positive, Negative "
+            "and Other; of areas Region*, Ignore*, Tumor, Stroma, Blood and Glass",
+            path,
+            ", ".join(f"{n} x {what}" for what, n in sorted(left.items())),
+        )
+    xy = np.asarray(centres, np.float64).reshape(-1, 2)
+    return Marked(
+        xy[:, 0].astype(np.float32),
+        xy[:, 1].astype(np.float32),
+        np.asarray(classes, np.uint8),
+        Outlines(
+            counted=tuple(areas["counted"]),
+            ignored=tuple(areas["ignored"]),
+            tumor=tuple(areas["tumor"]),
+            other=tuple(areas["other"]),
+            empty=tuple(areas["empty"]),
+            unknown=np.asarray(unknown, np.float64).reshape(-1, 2),
+        ),
+        dict(left),
+    )
+
+
+def is_geojson(path: Path) -> bool:
+    """Return whether a file holds GeoJSON features: other programs write ``.json`` and ``.zip`` files too."""
+    try:
+        return all(True for _ in _features(_document(path), path))
+    except KinetError:
+        return False
+
+
+def _document(path: Path) -> Any:
+    try:
+        return json.loads(_unpacked(path).decode("utf-8-sig"))
+    except (OSError, EOFError, ValueError, RecursionError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise KinetError(f"{path}: cannot be read as GeoJSON: {error}") from None
+
+
+def _unpacked(path: Path) -> bytes:
+    """Return the bytes of a file, or of the one file in a compressed one."""
+    suffix = path.suffix.lower()
+    if suffix not in (".gz", ".zip"):
+        return path.read_bytes()
+    if suffix == ".gz":
+        with gzip.open(path) as packed:
+            content = packed.read(_MAX_UNPACKED + 1)
+    else:
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+            names = [name for name in archive.namelist() if name.lower().endswith((".geojson", ".json"))]
+            if len(names) != 1:
+                raise ValueError(f"expected one .geojson inside, found {len(names)}: unpack it")
+            with archive.open(names[0]) as packed:
+                content = packed.read(_MAX_UNPACKED + 1)
+    if len(content) > _MAX_UNPACKED:
+        raise ValueError("it unpacks to more than 1 GiB")
+    return content
+
+
+def _features(document: Any, path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the features of a collection, of a list or of a single one, each followed by the objects inside it.
+
+    QuPath writes nested objects where several are exported without a FeatureCollection; in a list of all objects a
+    child also stands alone. An object is known by its id and geometry.
+    """
+    found = document.get("features", [document]) if isinstance(document, dict) else document
+    waiting = list(reversed(found)) if isinstance(found, list) else [found]
+    seen: set[str] = set()
+    while waiting:
+        feature = waiting.pop()
+        if not isinstance(feature, dict) or feature.get("type") != "Feature":
+            raise KinetError(
+                f"{path}: expected GeoJSON features, found {shown(document)}: export the objects from QuPath with "
+                "File > Export objects as GeoJSON"
+            )
+        properties = feature.get("properties")
+        for holder in (feature, properties if isinstance(properties, dict) else {}):
+            for key in ("childObjects", "children"):
+                children = holder.get(key)
+                waiting += reversed(children) if isinstance(children, list) else []
+        if feature.get("id"):
+            identity = json.dumps([feature["id"], feature.get("geometry")])
+            if identity in seen:
+                continue
+            seen.add(identity)
+        yield feature
+
+
+def _name(feature: Mapping[str, Any]) -> str:
+    """Return an object's class (``name``, or ``names`` of a derived class), else a name that is a known class."""
+    properties = feature.get("properties") or {}
+    given = properties.get("classification") or {}
+    name = given.get("name") or ": ".join(given.get("names") or [])
+    if not isinstance(name, str):
+        raise TypeError
+    own = properties.get("name")
+    if not name and isinstance(own, str) and (nucleus_class(own) is not None or " ".join(_words(own)) in _AREAS):
+        return own
+    return name
+
+
+def _kind(feature: Mapping[str, Any]) -> str:
+    """Return ``annotation``, ``cell``, ``tmacore`` and so on; QuPath before 0.3 writes it in the id."""
+    kind = (feature.get("properties") or {}).get("objectType") or (feature.get("properties") or {}).get("object_type")
+    if kind is None:
+        identity = str(feature.get("id", ""))
+        kind = next((k for k, word in _KINDS.items() if re.search(word, identity)), "annotation")
+    return re.sub(r"[^a-z]", "", str(kind).lower())
+
+
+def _geometry(geometry: Mapping[str, Any]) -> tuple[list[tuple[float, float]], list[Shape]]:
+    """Return the points and the polygons of a geometry, px."""
+    kind, coordinates = geometry.get("type"), geometry.get("coordinates")
+    if kind == "GeometryCollection":
+        parts = [_geometry(part) for part in geometry["geometries"]]
+        return [p for points, _ in parts for p in points], [s for _, shapes in parts for s in shapes]
+    if kind == "Point":
+        return [(x, y) for x, y in _positions([coordinates])], []
+    if kind == "MultiPoint":
+        return [(x, y) for x, y in _positions(coordinates)], []
+    if kind in ("Polygon", "MultiPolygon"):
+        polygons: Any = [coordinates] if kind == "Polygon" else coordinates
+        shapes = [tuple(_positions(ring) for ring in polygon) for polygon in polygons]
+        return [], [shape for shape in shapes if shape and len(shape[0])]
+    return [], []
+
+
+def _positions(coordinates: Any) -> Ring:
+    """Return positions as x, y, px, pixel centres at integers; a third coordinate, the plane, is dropped."""
+    xy = np.asarray([[float(position[0]), float(position[1])] for position in coordinates]).reshape(-1, 2) - 0.5
+    if not (np.abs(xy) < np.finfo(np.float32).max).all():
+        raise ValueError
+    return xy
+
+
+def _area(shape: Shape) -> float:
+    """Return the area inside a polygon's outline, px (shoelace formula)."""
+    x, y = (shape[0] - shape[0][0]).T
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+
+
+def _centroid(ring: Ring) -> tuple[float, float]:
+    """Return the centroid of a polygon's area; of a degenerate one the mean of its corners."""
+    origin = ring[0]
+    x, y = (ring - origin).T
+    cross = x * np.roll(y, -1) - y * np.roll(x, -1)
+    if abs(cross.sum()) < 1e-6:
+        mean = ring.mean(axis=0)
+        return float(mean[0]), float(mean[1])
+    cx, cy = (float(((a + np.roll(a, -1)) * cross).sum() / (3 * cross.sum())) for a in (x, y))
+    return float(origin[0]) + cx, float(origin[1]) + cy
+
+
+def _filled(shapes: Sequence[Shape], height: int, width: int) -> NDArray[np.bool_]:
+    """Return the px inside any of the shapes, bool [height, width]."""
+    inside = np.zeros((height, width), bool)
+    for shape in shapes:
+        one = np.zeros((height, width), np.uint8)
+        # Far corners are pulled in, or OpenCV's integers overflow.
+        rings = [np.rint(np.clip(ring, -1e6, 1e6) * 2**_SHIFT).astype(np.int32) for ring in shape]
+        cv2.fillPoly(one, rings, (1,), lineType=cv2.LINE_8, shift=_SHIFT)
+        inside |= one > 0
+    return inside
+
+
+assert CLASSES == ("positive", "negative", "non_tumor")  # the order of the constants above

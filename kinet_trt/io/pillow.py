@@ -1,0 +1,77 @@
+"""Pictures of 8 bits as Pillow decodes them, in RGB and over white."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kinet_trt.core.errors import ImageError
+
+EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+LARGEST_PICTURE = 178_956_970
+"""px above which a picture is not read in one piece: Pillow's limit."""
+
+_TRANSPARENT = "every pixel is transparent (alpha 0): save it without the alpha channel"
+
+# Pillow and OpenCV turn a TIFF by its orientation tag; this turns it back to the pixels as stored.
+_UNDO: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+def as_stored(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return the decoded pixels of a TIFF before the decoder turned them by the orientation tag."""
+    undo = _UNDO.get(orientation)
+    return undo(pixels) if undo else pixels
+
+
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of an image, uint8 [height, width, 3]; transparent ones are white (glass).
+
+    Raises
+    ------
+    ImageError
+        If all are transparent.
+    """
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() == (0, 0):
+            raise ImageError(_TRANSPARENT)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"), dtype=np.uint8)
+
+
+def over_white(
+    pixels: NDArray[np.uint8], alpha: NDArray[np.uint8], *, premultiplied: bool = False
+) -> NDArray[np.uint8]:
+    """Return pixels over white.
+
+    Parameters
+    ----------
+    pixels
+        uint8 [height, width, channels].
+    alpha
+        uint8 [height, width, 1]; 255 is opaque.
+    premultiplied
+        Whether the pixels are multiplied with alpha already.
+
+    Raises
+    ------
+    ImageError
+        If all are transparent.
+    """
+    if not alpha.any():
+        raise ImageError(_TRANSPARENT)
+    opacity = alpha.astype(np.float32) / 255
+    colour = pixels.astype(np.float32) * (1 if premultiplied else opacity)
+    return np.asarray(np.rint(np.minimum(255, colour + 255 * (1 - opacity))), np.uint8)

@@ -1,0 +1,185 @@
+"""The summary table: one row per picture, as CSV or as an Excel workbook (XLSX).
+
+The CSV is UTF-8 with commas and decimal points. Text that a spreadsheet would run as a formula is neutralised in both.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kinet_trt import NOTICE
+from kinet_trt.core.detections import CLASSES, NAMES
+from kinet_trt.core.errors import KinetError, printable
+from kinet_trt.core.files import csv_text
+from kinet_trt.core.ki67 import Ki67
+
+SUFFIXES = (".csv", ".xlsx")
+"""File types of a summary table."""
+
+Cell = str | int | float | None
+_FORMULA = ("=", "+", "-", "@")  # how a text begins that a spreadsheet takes for a formula
+_WIDEST = 60  # characters of a column in a workbook
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table says of one picture.
+
+    Attributes
+    ----------
+    picture
+        File name, or the field of a session.
+    counts
+        Nuclei by class.
+    hot_spot
+        Index of the hot spot; None where there are too few tumour nuclei.
+    mpp
+        um/px that was used; None where the row sums up pictures of several.
+    mpp_known
+        How that was known, in words.
+    model
+        What counted it: name, precision.
+    warnings
+        Sentences about the picture.
+    case
+        What the picture belongs to, for example the title of a session; the column is left out where no row has one.
+    """
+
+    picture: str
+    counts: dict[str, int]
+    hot_spot: Ki67 | None
+    mpp: float | None
+    mpp_known: str
+    model: str
+    warnings: tuple[str, ...] = ()
+    case: str = ""
+
+
+def check_suffix(path: Path) -> None:
+    """Check that a table can be written to a file of this name.
+
+    Raises
+    ------
+    KinetError
+        If the suffix is neither .csv nor .xlsx, or openpyxl is missing for the latter.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise KinetError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}, found {suffix or 'no suffix'}")
+    if suffix == ".xlsx":
+        try:
+            import openpyxl  # noqa: F401
+        except ImportError as error:
+            raise KinetError(f"{path}: Excel needs openpyxl: pip install 'kinet-trt[xlsx]', or use .csv") from error
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return the table as CSV: a header and one line per row."""
+    return csv_text(
+        [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in row]
+        for row in _cells(rows)
+    )
+
+
+def to_plain(rows: Sequence[Row]) -> str:
+    """Return the table as text: a tab between cells, a header and one line per row."""
+    return "".join("\t".join("" if cell is None else str(cell) for cell in row) + "\n" for row in _cells(rows))
+
+
+def to_xlsx(rows: Sequence[Row], total: Row | None = None) -> bytes:
+    """Return the table as an Excel workbook.
+
+    Parameters
+    ----------
+    rows
+        One per picture: the sheet "Pictures".
+    total
+        All of them together; its sheet "Total" comes first. None: no such sheet.
+    """
+    from openpyxl import Workbook
+    from openpyxl.styles import Alignment, Font
+    from openpyxl.utils import get_column_letter
+
+    book = Workbook()
+    book.remove(book.active)
+    for title, shown in ([("Total", [total])] if total else []) + [("Pictures", list(rows))]:
+        sheet = book.create_sheet(title)
+        cells = _cells(shown)
+        for y, line in enumerate(cells, 1):
+            for x, value in enumerate(line, 1):
+                cell = sheet.cell(y, x, value)
+                if isinstance(value, str):
+                    # A text stays a text, also where somebody edits the cell.
+                    cell.data_type, cell.quotePrefix = "s", value.startswith(_FORMULA)
+                    cell.alignment = Alignment(wrap_text=True, vertical="top")
+                else:
+                    cell.alignment = Alignment(vertical="top")
+                if y == 1:
+                    cell.font = Font(bold=True)
+        for x, column in enumerate(zip(*cells, strict=True), 1):
+            longest = max(len(str(value)) for value in column if value is not None)
+            sheet.column_dimensions[get_column_letter(x)].width = min(_WIDEST, longest + 2)
+        sheet.freeze_panes = "B2"
+    data = io.BytesIO()
+    book.save(data)
+    return data.getvalue()
+
+
+def encode(rows: Sequence[Row], path: Path, total: Row | None = None) -> bytes:
+    """Return the table as the type of file that a name ends in; see :func:`check_suffix` for what it raises."""
+    check_suffix(path)
+    return to_xlsx(rows, total) if path.suffix.lower() == ".xlsx" else to_csv(rows).encode()
+
+
+def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
+    """Return the header and the rows; shares are percent, rounded to 0.01."""
+    classes = [*CLASSES, *dict.fromkeys(name for row in rows for name in row.counts if name not in CLASSES)]
+    with_case = any(row.case for row in rows)
+    header = [
+        *(["Case"] if with_case else []),
+        "Picture",
+        *(printable(NAMES.get(name, name).capitalize()) for name in classes),
+        "Tumour nuclei",
+        "Ki67 index (%)",
+        "95% interval from (%)",
+        "95% interval to (%)",
+        "Hot spot nuclei",
+        "Hot spot index (%)",
+        "Hot spot 95% interval from (%)",
+        "Hot spot 95% interval to (%)",
+        "um/px",
+        "um/px known from",
+        "Model",
+        "Warnings",
+        "Notice",
+    ]
+    table: list[list[Cell]] = [[*header]]
+    for row in rows:
+        ki67, spot = Ki67.of(row.counts), row.hot_spot
+        table.append(
+            [
+                *([printable(row.case)] if with_case else []),
+                printable(row.picture),
+                *(row.counts.get(name, 0) for name in classes),
+                ki67.tumor,
+                *_shares(ki67),
+                spot.tumor if spot else None,
+                *(_shares(spot) if spot else (None, None, None)),
+                None if row.mpp is None else float(f"{row.mpp:.6g}"),
+                printable(row.mpp_known),
+                printable(row.model),
+                printable(" ".join(row.warnings)),
+                NOTICE,
+            ]
+        )
+    return table
+
+
+def _shares(ki67: Ki67) -> tuple[float | None, float | None, float | None]:
+    if ki67.index is None or ki67.interval is None:
+        return None, None, None
+    index, low, high = (round(100 * share, 2) for share in (ki67.index, *ki67.interval))
+    return index, low, high

@@ -1,0 +1,394 @@
+"""TIFF pictures: which page is read, its values, and the pixel size that the file states.
+
+tifffile finds the pages. Pillow decodes those of 8 bits, tifffile the others, and OpenCV what those two cannot.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from kinet_trt.core.errors import ImageError
+from kinet_trt.io.bit_depth import to_8_bit
+from kinet_trt.io.jpeg import damage
+from kinet_trt.io.ome import is_ome, read_ome
+from kinet_trt.io.pillow import EIGHT_BIT_MODES, LARGEST_PICTURE, as_stored, over_white, to_rgb
+from kinet_trt.io.pixel_size import Stated, described, positive, resolution
+
+log = logging.getLogger(__name__)
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+COLOURS = ("red", "green", "blue")
+
+_REDUCED = 1  # bit of NewSubfileType
+_SMALL = 0.26
+"""Share of the area of the page that is read below which another page is a copy or a thumbnail of it."""
+_AXES = {"Z": "z stack", "T": "time series", "C": "channels", "S": "samples"}
+_COLOUR_AXES = "CIQS"
+"""Axes along which three grey pages are colours: channels, samples, and those whose meaning the file does not state."""
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6  # photometric interpretations
+_JPEG = 7
+_DEFLATE = (8, 32946)
+_PILLOW = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
+"""Compressions of Pillow's own TIFF library: none, CCITT, LZW, JPEG, deflate, PackBits."""
+_PREMULTIPLIED, _ALPHA = 1, 2  # extra samples
+
+
+@dataclass(frozen=True, eq=False)
+class TiffPicture:
+    """What was read.
+
+    Attributes
+    ----------
+    pixels
+        RGB, uint8 [height, width, 3], as stored: the orientation tag is not applied.
+    sizes
+        What the file states of the pixel size, in its several places, the most trusted first.
+    remarks
+        Which page was taken, and how its values were scaled, where a person should know it.
+    """
+
+    pixels: NDArray[np.uint8]
+    sizes: Sequence[Stated | None]
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """The page that is read, or the three of one picture.
+
+    Attributes
+    ----------
+    pages
+        One, or those of red, green and blue.
+    remarks
+        What a person should know of the choice.
+    """
+
+    pages: Sequence[Any]
+    remarks: tuple[str, ...]
+
+
+def read_tiff(data: bytes) -> TiffPicture:
+    """Read a TIFF from its bytes; of several pictures in it the largest, of those of one size the first.
+
+    Raises
+    ------
+    ImageError
+        If it is of a kind that cannot be read, or too large.
+    Exception
+        Of any kind, if it is damaged.
+    """
+    with _quiet(), _opened(data) as file:
+        chosen = _choose(file)
+        first = chosen.pages[0].keyframe
+        if first.imagewidth * first.imagelength > LARGEST_PICTURE:
+            raise ImageError(
+                f"too large to read as one image ({first.imagewidth} x {first.imagelength} px): export a region of it"
+            )
+        text = file.pages[0].description
+        own = first.description if first.index else ""
+        density = [_ratio(first.tags.get(number)) for number in (282, 283)]
+        unit = int(_value(first, 296, 2))
+        size = first.imagewidth, first.imagelength
+        sizes = described(own, density, size), described(text, density, size), resolution(density, unit)
+        parts, remarks = [], chosen.remarks
+        for page in chosen.pages:
+            part, said = _read_page(page, data, _significant_bits(text, size))
+            parts.append(part)
+            remarks += said
+    pixels = parts[0] if len(parts) == 1 else np.stack([part[..., 0] for part in parts], axis=2)
+    return TiffPicture(np.ascontiguousarray(pixels), sizes, tuple(dict.fromkeys(remarks)))
+
+
+def _opened(data: bytes) -> Any:
+    """Return an open TIFF; metadata that tifffile cannot follow do not make its pages unreadable."""
+    file = tifffile.TiffFile(io.BytesIO(data))
+    try:
+        assert file.series
+    except Exception as error:
+        log.debug("its metadata are ignored: %s", error)
+        return tifffile.TiffFile(io.BytesIO(data), is_ome=False, is_imagej=False, is_shaped=False)
+    return file
+
+
+def _choose(file: Any) -> _Chosen:
+    """Return the largest picture: a colour page, or three grey ones of one picture."""
+    whole = [one for one in file.series if any(page is not None for page in one.pages)]
+    if not whole:
+        raise ImageError("the TIFF holds no picture")
+    # Of two of one size the one in colour: a mask may come before the picture.
+    series = max(whole, key=lambda one: _rank(next(page for page in one.pages if page is not None)))
+    pages = list(series.pages)
+    page = next(page for page in pages if page is not None)
+    axes = series.axes[: -len(page.axes)]
+    shape = tuple(series.shape[: len(axes)])
+    if not series.axes.endswith(page.axes) or int(np.prod(shape)) != len(pages):
+        axes, shape = "Q" if len(pages) > 1 else "", (len(pages),)
+    grey = _is_grey(page)
+    # A stack of ImageJ may be one colour picture: its slices are then labelled Red, Green, Blue.
+    along = axes if _colour_order(_channel_names(file)) else _COLOUR_AXES
+    colour = next((axis for axis in axes if axis in along), None) if grey else None
+    if colour and shape[axes.index(colour)] == len(COLOURS):
+        grid = np.moveaxis(np.arange(len(pages)).reshape(shape), axes.index(colour), -1).reshape(-1, len(COLOURS))
+        taken = next(([pages[n] for n in row] for row in grid if all(pages[n] is not None for n in row)), None)
+        if taken:
+            rest = axes.replace(colour, "")
+            return _Chosen(_in_order(file, taken), _colour_remarks(file, colour) + _others(file, taken, rest, shape))
+    if colour == "C" and shape[axes.index("C")] > 1:
+        count = shape[axes.index("C")]
+        raise ImageError(f"expected red, green and blue, found {count} channels in grey pages: save the picture as RGB")
+    if grey and len(pages) > 1:
+        raise ImageError(f"expected red, green and blue, found {len(pages)} grey pages: save the picture as RGB")
+    return _Chosen([page], _others(file, [page], axes, shape))
+
+
+def _others(file: Any, taken: Sequence[Any], axes: str, shape: Sequence[int]) -> tuple[str, ...]:
+    """Return what to say of the pages that are not read; smaller copies that are said to be such need no word."""
+    numbers = {page.index for page in taken}
+    area = _area(taken[0])
+    left = [page.keyframe for page in file.pages if page.index not in numbers]
+    told = [one for one in left if not (one.subfiletype & _REDUCED or _area(one) <= _SMALL * area)]
+    if not told and min(numbers) == 0:
+        return ()
+    total = len(file.pages)
+    if len(told) == len(left) and any(count > 1 for count in shape):
+        kinds = dict.fromkeys(_AXES[axis] for axis in axes if axis in _AXES)
+        why = f" ({', '.join(kinds)})" if kinds else ""
+    else:
+        why = ", the largest" if _area(taken[0]) > max(map(_area, left)) else ", the largest in colour"
+    first = min(numbers) + 1
+    which = f"Page {first} of {total} is" if len(taken) == 1 else f"Pages {first} to {max(numbers) + 1} of {total} are"
+    return (f"{which} read{why}; the others are not counted.",)
+
+
+def _colour_remarks(file: Any, axis: str) -> tuple[str, ...]:
+    if axis in "IQ":
+        return ("Three grey pages are read as red, green and blue.",)
+    names = _channel_names(file)
+    if len(names) == len(COLOURS) and all(names) and _colour_order(names) is None:
+        return (f"The channels {', '.join(names)} are read as red, green and blue.",)
+    return ()
+
+
+def _in_order(file: Any, pages: Sequence[Any]) -> Sequence[Any]:
+    order = _colour_order(_channel_names(file))
+    return [pages[n] for n in order] if order else pages
+
+
+def _colour_order(names: Sequence[str]) -> list[int] | None:
+    """Return where red, green and blue are among the names of channels; None where these are other names."""
+    first = [name.strip().lower()[:1] if name.strip().lower() in (*COLOURS, "r", "g", "b") else "" for name in names]
+    return [first.index(colour[0]) for colour in COLOURS] if sorted(first) == ["b", "g", "r"] else None
+
+
+def _channel_names(file: Any) -> Sequence[str]:
+    text = file.pages[0].description
+    if is_ome(text):
+        try:
+            return next((one.channels for one in read_ome(text).images if len(one.channels) == len(COLOURS)), ())
+        except ValueError:
+            return ()
+    return tuple(map(str, (file.imagej_metadata or {}).get("Labels", ())))[: len(COLOURS)] if file.is_imagej else ()
+
+
+def _significant_bits(text: str, size: tuple[int, int]) -> int | None:
+    if not is_ome(text):
+        return None
+    try:
+        images = read_ome(text).images
+    except ValueError:
+        return None
+    return next((one.significant_bits for one in images if (one.width, one.height) == size), None)
+
+
+def _read_page(page: Any, data: bytes, significant: int | None) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Return a page as RGB, uint8 [height, width, 3], and what a person should know of its scaling."""
+    key = page.keyframe
+    plain = key.bitspersample <= 8 and key.sampleformat == 1 and key.compression in _PILLOW
+    if plain and (pixels := _by_pillow(page, data)) is not None:
+        return pixels, ()
+    values = _by_tifffile(page, data)
+    if key.imagedepth > 1:
+        raise ImageError("a TIFF with a volume in one page: save one plane of it as RGB")
+    if key.photometric == _PALETTE:
+        values = np.moveaxis(np.asarray(key.colormap), 0, -1)[values[..., 0]]
+    elif key.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _CMYK, _YCBCR):
+        raise ImageError(f"a TIFF with {_name(key.photometric)} colours: save it as RGB")
+    colours = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _CMYK: 4}.get(key.photometric, 3)
+    if values.shape[2] < colours:
+        raise ImageError(f"expected {colours} channels, found {values.shape[2]}: save the picture as RGB")
+    stated = significant or _bits_of(_value(key, 281, 0))
+    pixels, remarks = to_8_bit(values[..., :colours], stated)
+    if key.photometric == _WHITE_IS_ZERO:
+        pixels = 255 - pixels
+    elif key.photometric == _CMYK:
+        ink = 255 - pixels.astype(np.uint16)
+        pixels = np.asarray(ink[..., :3] * ink[..., 3:] // 255, np.uint8)
+    extra = (tuple(key.extrasamples) or (0,))[0]
+    if extra in (_PREMULTIPLIED, _ALPHA) and values.shape[2] > colours:
+        alpha, _ = to_8_bit(values[..., colours : colours + 1])
+        pixels = over_white(pixels, alpha, premultiplied=extra == _PREMULTIPLIED)
+    return np.asarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), np.uint8), remarks
+
+
+def _by_pillow(page: Any, data: bytes) -> NDArray[np.uint8] | None:
+    """Return a page of 8 bits as Pillow decodes it; None where Pillow cannot read this kind of TIFF."""
+    key = page.keyframe
+    if page.is_subifd or key.is_volumetric:
+        return None
+    try:
+        with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
+            image.seek(page.index)
+            if image.mode == "LAB":
+                raise ImageError("a TIFF with CIELAB colours: save it as RGB")
+            if image.mode not in EIGHT_BIT_MODES:
+                return None
+            image.load()
+            if key.compression == _JPEG and (lost := _jpeg_damage(page, data)):
+                raise ImageError(f"its JPEG data are damaged ({lost}): copy or export the file again")
+            if key.compression in _DEFLATE:
+                _check_deflate(page, data)
+            return as_stored(to_rgb(image), _orientation(page))
+    except (ImageError, Image.DecompressionBombError, MemoryError):
+        raise
+    except Exception as error:
+        log.debug("Pillow does not decode this TIFF: %s", error)
+        return None
+
+
+def _jpeg_damage(page: Any, data: bytes) -> str | None:
+    """Return what is wrong with the first damaged strip or tile of a page; None where all can be decoded."""
+    tables = bytes(page.jpegtables or b"\xff\xd8\xff\xd9")[:-2]  # without the end marker
+    for place, length in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if length and (lost := damage(tables + data[place + 2 : place + length])):
+            return lost
+    return None
+
+
+def _check_deflate(page: Any, data: bytes) -> None:
+    """Raise if the checksum of a strip or tile is wrong: Pillow stops where the pixels are complete."""
+    for place, length in zip(page.dataoffsets, page.databytecounts, strict=False):
+        try:
+            if length:
+                zlib.decompress(data[place : place + length])
+        except zlib.error as error:
+            raise ImageError(f"its compressed data are damaged ({error}): copy or export the file again") from error
+
+
+def _by_tifffile(page: Any, data: bytes) -> NDArray[np.generic]:
+    """Return the values of a page, [height, width, channels]."""
+    try:
+        values = np.asarray(page.asarray())
+    except Exception as error:
+        found = _by_opencv(page, data) if _codec_is_missing(error) else None
+        if found is None:
+            raise _unreadable(page.keyframe, error) from error
+        values = found
+    if page.axes == "SYX":
+        values = values.transpose(1, 2, 0)
+    return values if values.ndim == 3 else values.reshape(page.keyframe.imagelength, page.keyframe.imagewidth, -1)
+
+
+def _by_opencv(page: Any, data: bytes) -> NDArray[np.generic] | None:
+    """Return the values of a 16-bit page in the order of the file; None where OpenCV cannot read it."""
+    key = page.keyframe
+    if key.planarconfig == 2 or page.is_subifd or key.compression not in _PILLOW or key.dtype != np.uint16:
+        return None
+    # OpenCV gives zeros for what it cannot decode; Pillow raises an error.
+    with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
+        image.seek(page.index)
+        image.load()
+    read, pages = cv2.imdecodemulti(
+        np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED, range=(page.index, page.index + 1)
+    )
+    values = pages[0] if read and len(pages) == 1 else None
+    if values is None or values.dtype != np.uint16:
+        return None
+    values = as_stored(values, _orientation(page))
+    return np.asarray(values if values.ndim == 2 else values[..., [2, 1, 0, 3][: values.shape[2]]])
+
+
+def _orientation(page: Any) -> int:
+    return int(_value(page.keyframe, 274, 1))
+
+
+def _codec_is_missing(error: Exception) -> bool:
+    return "imagecodecs" in str(error)
+
+
+def _unreadable(key: Any, error: Exception) -> Exception:
+    """Return the error for a page that no decoder reads: its kind, where that is the reason, and what to do."""
+    said = f"a TIFF with {_name(key.compression)} compression"
+    if _codec_is_missing(error) and key.compression in _PILLOW and key.bitspersample <= 16:
+        return ValueError("it cannot be decoded")
+    if _codec_is_missing(error):
+        return ImageError(f'{said}: pip install "kinet-trt[slides]" to read it, or export it with LZW or deflate')
+    if isinstance(error, (NotImplementedError, KeyError)) or "not supported" in str(error):
+        return ImageError(f"{said} of a kind that is not read ({error}): export it with LZW or deflate")
+    return error
+
+
+def _name(code: Any) -> str:
+    """Return the name of a compression or a photometric interpretation, as in "JPEG 2000"."""
+    return (
+        str(getattr(code, "name", code)).replace("_", " ").replace("JPEG2000", "JPEG 2000").replace("JPEGXL", "JPEG XL")
+    )
+
+
+def _bits_of(largest: float) -> int | None:
+    """Return the bits of the largest value that a file states; None where it states none."""
+    return int(largest).bit_length() if largest >= 255 else None
+
+
+def _rank(page: Any) -> tuple[int, bool]:
+    return _area(page), not _is_grey(page)
+
+
+def _is_grey(page: Any) -> bool:
+    return page.keyframe.samplesperpixel == 1 and page.keyframe.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
+
+
+def _area(page: Any) -> int:
+    return int(page.keyframe.imagewidth * page.keyframe.imagelength)
+
+
+def _value(page: Any, number: int, default: float) -> float:
+    tag = page.tags.get(number)
+    value = default if tag is None else tag.value
+    return float(value[0] if isinstance(value, tuple) else value)
+
+
+def _ratio(tag: Any) -> float | None:
+    try:
+        over, under = tag.value
+        return positive(float(over) / float(under))
+    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what tifffile finds odd in our log: of a damaged file there is one message, ours."""
+
+    def ours(record: logging.LogRecord) -> bool:
+        log.debug("tifffile: %s", record.getMessage())
+        return False
+
+    logger = logging.getLogger("tifffile")
+    logger.addFilter(ours)
+    try:
+        yield
+    finally:
+        logger.removeFilter(ours)

@@ -1,0 +1,1 @@
+"""Count the newest frame of a camera."""

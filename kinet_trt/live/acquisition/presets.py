@@ -1,0 +1,82 @@
+"""Objective presets: names of objectives and the um/px that belong to them, kept from visit to visit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kinet_trt.core.errors import KinetError, shown
+from kinet_trt.core.files import write_atomic
+from kinet_trt.live.acquisition.loop import LEAST_MPP, MOST_MPP
+
+MOST = 20
+LONGEST_NAME = 60
+
+
+@dataclass(frozen=True)
+class Preset:
+    """An objective on this microscope, with this camera.
+
+    Attributes
+    ----------
+    name
+        As typed, like "20x".
+    mpp
+        um/px.
+
+    Raises
+    ------
+    KinetError
+        If the name is empty or too long, or um/px not from 0.01 to 100.
+    """
+
+    name: str
+    mpp: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not 0 < len(self.name.strip()) <= LONGEST_NAME:
+            raise KinetError(f"an objective's name: expected up to {LONGEST_NAME} characters, found {shown(self.name)}")
+        number = isinstance(self.mpp, int | float) and math.isfinite(self.mpp)
+        if not number or not LEAST_MPP <= self.mpp <= MOST_MPP:
+            raise KinetError(f"um/px: expected a number from {LEAST_MPP:g} to {MOST_MPP:g}, found {shown(self.mpp)}")
+
+
+def load(path: Path) -> tuple[Preset, ...]:
+    """Read presets; none where there is no file.
+
+    Raises
+    ------
+    KinetError
+        If the file cannot be read or is damaged.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KinetError(f"{path}: the objective presets cannot be read: {error}") from error
+    try:
+        return tuple(Preset(**one) for one in json.loads(text)["presets"])
+    except (ValueError, TypeError, KeyError, RecursionError, KinetError) as error:
+        raise KinetError(f"{path}: the objective presets are damaged ({error}): delete the file") from error
+
+
+def check(presets: Sequence[Preset]) -> None:
+    """Raise KinetError if there are more than 20 presets, or two of one name."""
+    if len(presets) > MOST or len({one.name for one in presets}) < len(presets):
+        raise KinetError(f"objective presets: expected up to {MOST}, each with its own name")
+
+
+def save(path: Path, presets: Sequence[Preset]) -> None:
+    """Write presets.
+
+    Raises
+    ------
+    KinetError
+        If they are too many, two have one name, or the file cannot be written.
+    """
+    check(presets)
+    write_atomic(path, json.dumps({"presets": [asdict(one) for one in presets]}, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""A session: its store, edits, registered fields, summary and report."""

@@ -1,0 +1,243 @@
+"""A session as files: tables of its nuclei and of its fields, GeoJSON with pictures for QuPath, figures of fields."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.core.detections import COLOURS, NAMES, OTHER_COLOUR, QUPATH_NAMES, Detections
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.files import write_atomic
+from kinet_trt.core.hot_spot import HOT_SPOT, hot_spot_of
+from kinet_trt.io import overlay
+from kinet_trt.io.pixel_size import HOW_KNOWN
+from kinet_trt.io.tables import Row
+from kinet_trt.live.session.edits import Answer
+from kinet_trt.live.session.merge import Piece
+from kinet_trt.live.session.records import Field, Session
+from kinet_trt.live.session.region import Polygon, Region
+from kinet_trt.live.session.store import Store
+from kinet_trt.live.session.summary import Count, field_ki67, summarise
+
+COLUMNS = ("field", "nucleus", "x", "y", "place", "x_um", "y_um", "class", "model_class", "score", "by", "counted")
+
+
+def file_name(session: Session, what: str) -> str:
+    """Return the name of a file of a session: case, date and what it is, as in ``Case-12_2026-11-28_nuclei.csv``."""
+    case = re.sub(r"[^\w.-]+", "-", session.title).strip("-._")[:60] or f"session-{session.id}"
+    return f"{case}_{datetime.fromtimestamp(session.created):%Y-%m-%d}_{what}"
+
+
+def state(answer: Answer, nucleus: int) -> str:
+    """Return who has the say on a nucleus: ``model``, ``added``, ``removed``, ``reclassified`` or ``confirmed``."""
+    if answer.touched[nucleus] < 0:
+        return "model"
+    if answer.removed[nucleus]:
+        return "removed"
+    if answer.model_cls[nucleus] < 0:
+        return "added"
+    return "confirmed" if answer.model_cls[nucleus] == answer.cls[nucleus] else "reclassified"
+
+
+def nuclei_csv(counted: Count) -> str:
+    """Return one row a nucleus and field, the removed ones too; the rows with ``counted`` 1 are the session's nuclei.
+
+    ``x`` and ``y`` are px of the field, pixel centres at integers; ``x_um`` and ``y_um`` um from the corner of the
+    place's first field; ``model_class`` and ``score`` are empty for a nucleus that a person added.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for field, piece in zip(counted.fields, counted.pieces, strict=True):
+        answer, at = piece.answer, counted.layout.placed[field.id]
+        own = counted.merged.counted[field.id]
+        for k in np.flatnonzero(~answer.removed | (answer.touched >= 0)):
+            by_model = answer.model_cls[k] >= 0
+            x, y = float(answer.x[k]), float(answer.y[k])
+            table.writerow(
+                [
+                    *(field.number, int(k), round(x, 2), round(y, 2), at.place + 1),
+                    *(round((x + 0.5) * field.mpp + at.x, 2), round((y + 0.5) * field.mpp + at.y, 2)),
+                    answer.classes[answer.cls[k]],
+                    answer.classes[answer.model_cls[k]] if by_model else "",
+                    round(min(max(float(answer.score[k]), -65504.0), 65504.0), 4) if by_model else "",
+                    *(state(answer, int(k)), int(own[k])),
+                ]
+            )
+    return text.getvalue()
+
+
+def summary_rows(counted: Count, session: Session, hot_spot: int = HOT_SPOT) -> tuple[list[Row], Row]:
+    """Return one row per field, and one for the session, in which nuclei of overlaps are counted once."""
+    rows = [
+        _row(field, piece, session, hot_spot, counted.unlike.get(field.id, ""))
+        for field, piece in zip(counted.fields, counted.pieces, strict=True)
+    ]
+    summary = summarise(counted, hot_spot=hot_spot)
+    scales = {(row.mpp, row.mpp_known) for row in rows}
+    mpp, known = scales.pop() if len(scales) == 1 else (None, "several")
+    total = Row(
+        picture=f"all {len(rows)} fields, overlaps counted once",
+        counts=summary.counts,
+        hot_spot=summary.hot_spot.ki67 if summary.hot_spot else None,
+        mpp=mpp,
+        mpp_known=known,
+        model="; ".join(dict.fromkeys(row.model for row in rows)),
+        warnings=(*filter(None, [summary.statement.warning]), *summary.cautions),
+        case=session.title,
+    )
+    return rows, total
+
+
+def _row(field: Field, piece: Piece, session: Session, hot_spot: int, unlike: str) -> Row:
+    answer = piece.answer
+    kept = np.flatnonzero(piece.inside() & ~answer.removed)
+    nuclei = Detections(answer.x[kept], answer.y[kept], answer.cls[kept], answer.score[kept], answer.classes)
+    spot = hot_spot_of(nuclei, field.mpp, hot_spot)
+    return Row(
+        picture=f"field {field.number}",
+        counts=nuclei.counts(),
+        hot_spot=spot.ki67 if spot else None,
+        mpp=field.mpp,
+        mpp_known=HOW_KNOWN[field.mpp_source],
+        model=f"{field.model.card.name}, {field.model.precision}",
+        warnings=_warnings(field, unlike),
+        case=session.title,
+    )
+
+
+def _warnings(field: Field, unlike: str) -> tuple[str, ...]:
+    """Return sentences without which the numbers of a field should not be passed on."""
+    assumed = "The pixel size is only assumed." if field.mpp_source == "model" else ""
+    region = "Limited to a region." if field.region is not None else ""
+    return tuple(filter(None, (unlike, assumed, region)))
+
+
+def geojson(piece: Piece, region: Region | None, counted: NDArray[np.bool_]) -> str:
+    """Return the nuclei of a field as a GeoJSON FeatureCollection that QuPath opens over the field's picture.
+
+    Parameters
+    ----------
+    piece
+        The field.
+    region
+        What counts of it; drawn as an annotation.
+    counted
+        Which nuclei count in the session, bool [n].
+    """
+    answer = piece.answer
+    features: list[dict[str, Any]] = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [[[x + 0.5, y + 0.5] for x, y in (*ring, ring[0])]]},
+            "properties": {"objectType": "annotation", "classification": {"name": "Region*"}},
+        }
+        for ring in outlines(region)
+    ]
+    for k in np.flatnonzero(~answer.removed):
+        name = answer.classes[answer.cls[k]]
+        score = {} if np.isnan(answer.score[k]) else {"score": round(float(np.clip(answer.score[k], -65504, 65504)), 4)}
+        features.append(
+            {
+                "type": "Feature",
+                "geometry": {
+                    "type": "Point",
+                    "coordinates": [round(float(answer.x[k]) + 0.5, 2), round(float(answer.y[k]) + 0.5, 2)],
+                },
+                "properties": {
+                    "objectType": "annotation",
+                    "classification": {
+                        "name": QUPATH_NAMES.get(name, name),
+                        "color": list(COLOURS.get(name, OTHER_COLOUR)),
+                    },
+                    "measurements": {**score, "counted": int(counted[k])},
+                },
+            }
+        )
+    return json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False)
+
+
+def outlines(region: Region | None) -> list[list[tuple[float, float]]]:
+    """Return the outlines of a region, px of the frame; of a map with holes the outer ones."""
+    if region is None:
+        return []
+    if isinstance(region, Polygon):
+        return [list(region.points)]
+    found, _ = cv2.findContours(region.inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    rings = [np.asarray(ring, float).reshape(-1, 2) for ring in found]
+    return [[(float(x), float(y)) for x, y in ring] for ring in rings if len(ring) > 2]
+
+
+def write_geojson(store: Store, counted: Count, folder: Path, *, force: bool = False) -> list[Path]:
+    """Write ``field-001.geojson`` and its picture ``field-001.png`` for each field; return the files.
+
+    Raises
+    ------
+    KinetError
+        If one exists and ``force`` is not set, or it cannot be written.
+    """
+    names = [f"field-{field.number:03d}" for field in counted.fields]
+    targets = [folder / f"{name}{suffix}" for name in names for suffix in (".png", ".geojson")]
+    existing = [path for path in targets if os.path.lexists(path)]
+    if existing and not force:
+        raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): force replaces them")
+    for field, piece, name in zip(counted.fields, counted.pieces, names, strict=True):
+        write_atomic(folder / f"{name}.png", store.png(field.id))
+        drawn = geojson(piece, field.region, counted.merged.counted[field.id])
+        write_atomic(folder / f"{name}.geojson", drawn)
+    return targets
+
+
+def figure(store: Store, counted: Count, field: int) -> bytes:
+    """Return a field with its nuclei, legend and scale bar as PNG.
+
+    Parameters
+    ----------
+    store, counted
+        The session.
+    field
+        Number of the field in it.
+
+    Raises
+    ------
+    KinetError
+        If the session has no such field, or its picture cannot be read.
+    """
+    known = {one.number: (one, piece) for one, piece in zip(counted.fields, counted.pieces, strict=True)}
+    if field not in known:
+        raise KinetError(f"expected a field of this session, found number {field}")
+    one, piece = known[field]
+    answer, own = piece.answer, counted.merged.counted[one.id]
+    by_hand = answer.touched >= 0
+    marks = []
+    for small, hand in ((True, False), (False, False), (False, True)):
+        kind = ~answer.removed & (~own if small else own & (by_hand == hand))
+        for k, name in enumerate(answer.classes):
+            chosen = kind & (answer.cls == k)
+            if not chosen.any():
+                continue
+            words = NAMES.get(name, name)
+            words = f"{words}, not counted here" if small else f"{words}, set by hand" if hand else words
+            places = np.stack([answer.x[chosen], answer.y[chosen]], axis=1).astype(float)
+            marks.append(overlay.Marks(words, name, places, small, hand))
+    ki67 = field_ki67(piece)
+    said = [f"Field {one.number}", f"{datetime.fromtimestamp(one.time):%Y-%m-%d %H:%M}", f"{one.mpp:.4g} µm/px"]
+    if ki67.index is not None and ki67.interval is not None:
+        low, high = ki67.interval
+        said.append(
+            f"Ki67 index {100 * ki67.index:.1f}% ({ki67.positive:,} of {ki67.tumor:,} tumour nuclei; 95% interval "
+            f"{100 * low:.1f}% to {100 * high:.1f}%)"
+        )
+    said += _warnings(one, counted.unlike.get(one.id, ""))
+    drawn = overlay.figure(store.pixels(one.id), marks, one.mpp, " · ".join(said), outlines(one.region))
+    return overlay.to_png(drawn)

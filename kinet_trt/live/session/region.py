@@ -1,0 +1,157 @@
+"""The part of a field that counts: a drawn polygon or a map."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.core.errors import KinetError, shown
+
+MOST_POINTS = 10_000
+_FARTHEST = 1e6  # px
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """A drawn outline; where it crosses itself the even-odd rule decides.
+
+    Attributes
+    ----------
+    points
+        Corners x, y, px of the frame (pixel centres at integers); the last is joined to the first.
+
+    Raises
+    ------
+    KinetError
+        If there are fewer than three points, more than 10,000, or one that is no place.
+    """
+
+    points: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        if not 3 <= len(self.points) <= MOST_POINTS:
+            raise KinetError(f"a region: expected 3 to {MOST_POINTS:,} corners, found {len(self.points):,}")
+        for point in self.points:
+            if len(point) != 2 or not all(math.isfinite(v) and abs(v) <= _FARTHEST for v in point):
+                raise KinetError(f"a region: expected corners x, y in px, found {shown(point)}")
+
+    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Return which pixels of a frame have their centre inside, bool [height, width]."""
+        inside = np.zeros((height, width), np.bool_)
+        columns = np.arange(width)
+        for (x0, y0), (x1, y1) in zip(self.points, (*self.points[1:], self.points[0]), strict=True):
+            if y0 > y1:
+                x0, y0, x1, y1 = x1, y1, x0, y0
+            # Rows from y0 up to but without y1: a corner between two edges is crossed once.
+            rows = np.arange(max(0, math.ceil(y0)), min(height, math.ceil(y1)))
+            if len(rows):
+                crossing = x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))
+                inside[rows] ^= columns >= crossing[:, None]
+        return inside
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """A map of the pixels that count, like the tumour region of the ROI branch above a cut-off.
+
+    Attributes
+    ----------
+    inside
+        bool [height, width] of the frame.
+    """
+
+    inside: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if self.inside.dtype != np.bool_ or self.inside.ndim != 2:
+            raise KinetError(
+                f"a region map: expected bool [height, width], found {self.inside.dtype} {list(self.inside.shape)}"
+            )
+
+    def mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Return the map, bool [height, width].
+
+        Raises
+        ------
+        KinetError
+            If it has another size.
+        """
+        if self.inside.shape != (height, width):
+            raise KinetError(
+                f"a region map: expected the field's {width} x {height} px, found {self.inside.shape[1]} x "
+                f"{self.inside.shape[0]}"
+            )
+        return self.inside
+
+
+Region = Polygon | Mask
+
+
+def to_bytes(region: Region) -> tuple[str, bytes]:
+    """Return how a region is stored: its kind, and JSON or PNG."""
+    if isinstance(region, Polygon):
+        return "polygon", json.dumps([list(map(float, point)) for point in region.points]).encode()
+    _, data = cv2.imencode(".png", region.inside.astype(np.uint8) * 255)
+    return "mask", data.tobytes()
+
+
+def from_bytes(kind: str, data: bytes) -> Region:
+    """Read a stored region.
+
+    Raises
+    ------
+    KinetError
+        If it is damaged.
+    """
+    if kind == "polygon":
+        try:
+            points = tuple((float(x), float(y)) for x, y in json.loads(data))
+        except (ValueError, TypeError, RecursionError):
+            raise KinetError("a region is damaged: it is not a list of corners") from None
+        return Polygon(points)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if kind == "mask" and data else None
+    if pixels is None:
+        raise KinetError(f"a region is damaged: expected a polygon or a map, found {shown(kind)}")
+    return Mask(np.asarray(pixels) > 127)
+
+
+def holds(
+    region: NDArray[np.bool_] | None, width: int, height: int, x: NDArray[np.floating], y: NDArray[np.floating]
+) -> NDArray[np.bool_]:
+    """Return which places lie in a frame and in its region.
+
+    Parameters
+    ----------
+    region
+        bool [height, width]; None: the whole frame.
+    width, height
+        Of the frame, px.
+    x, y
+        Places, px [n].
+    """
+    inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
+    if region is not None:
+        column = np.clip(np.floor(x + 0.5).astype(np.intp), 0, width - 1)
+        row = np.clip(np.floor(y + 0.5).astype(np.intp), 0, height - 1)
+        inside &= region[row, column]
+    return np.asarray(inside)
+
+
+def polygon(points: Sequence[Sequence[float]]) -> Polygon:
+    """Return a polygon of corners as they come from JSON.
+
+    Raises
+    ------
+    KinetError
+        If they are no corners.
+    """
+    try:
+        return Polygon(tuple((float(x), float(y)) for x, y in points))
+    except (TypeError, ValueError):
+        raise KinetError(f"a region: expected corners x, y in px, found {shown(points)}") from None

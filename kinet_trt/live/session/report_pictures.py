@@ -1,0 +1,201 @@
+"""The pictures of a report: pixels as JPEG inside the page, everything else drawn as SVG, which prints sharply."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from itertools import pairwise
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.core.ki67 import Bands, Ki67
+from kinet_trt.live.session.merge import Piece
+from kinet_trt.live.session.records import Field
+from kinet_trt.live.session.store import Store
+from kinet_trt.live.session.summary import GOALS, Count, Summary
+
+MOSAIC = 1400
+"""px of a mosaic's longer side."""
+SHAPES = ("positive", "negative", "non_tumor")
+"""Classes with a shape and a colour of their own."""
+
+
+def interval(ki67: Ki67, bands: Bands | None, highest: float) -> str:
+    """Draw the index and its interval on a scale with the bands, which has room for ``highest``."""
+    if ki67.index is None or ki67.interval is None:
+        return ""
+    low, high = ki67.interval
+    top = min(1.0, max(0.25 if bands else 0.1, math.ceil(highest * 1.15 * 20) / 20))
+    width, left = 620.0, 10.0
+
+    def at(value: float) -> float:
+        return left + width * value / top
+
+    parts = []
+    cuts = [0.0, *(c for c in (bands.cuts if bands else ()) if c < top), top]
+    for k, (start, stop) in enumerate(pairwise(cuts)):
+        parts.append(f'<rect class="band" x="{at(start):.1f}" y="24" width="{at(stop) - at(start):.1f}" height="34"/>')
+        if bands:
+            middle = (at(start) + at(stop)) / 2
+            parts.append(f'<text x="{middle:.1f}" y="16" text-anchor="middle">{escape(bands.names[k])}</text>')
+    parts += [f'<path class="cut" d="M{at(cut):.1f} 20V62"/>' for cut in cuts[1:-1]]
+    parts.append(f'<rect class="span" x="{at(low):.1f}" y="30" width="{max(2, at(high) - at(low)):.1f}" height="22"/>')
+    parts.append(f'<path class="point" d="M{at(ki67.index):.1f} 29l7 12l-7 12l-7 -12z"/>')
+    for tick in cuts if at(cuts[1]) - left > 50 else cuts[1:]:
+        anchor = "start" if tick == 0 else "end" if tick == top else "middle"
+        parts.append(f'<text x="{at(tick):.1f}" y="76" text-anchor="{anchor}">{100 * tick:g}%</text>')
+    return (
+        f'<svg class="scale" viewBox="0 0 640 84" role="img" aria-label="Index {percent(ki67.index)}, 95% interval '
+        f'{span_of(ki67)}">{"".join(parts)}</svg>'
+    )
+
+
+def progress(summary: Summary) -> str:
+    """Draw how many of the tumour nuclei that guidelines ask for are counted."""
+    rows = []
+    for k, (goal, share) in enumerate(zip(GOALS, summary.progress, strict=True)):
+        y = 4 + 24 * k
+        rows.append(
+            f'<rect class="track" x="10" y="{y}" width="400" height="14" rx="3"/>'
+            f'<rect class="done" x="10" y="{y}" width="{400 * share:.1f}" height="14" rx="3"/>'
+            f'<text x="420" y="{y + 12}">{min(summary.ki67.tumor, goal):,} of {goal:,} tumour nuclei</text>'
+        )
+    return (
+        f'<svg class="scale" viewBox="0 0 640 50" role="img" aria-label="{summary.ki67.tumor:,} tumour nuclei of the '
+        f'{" and ".join(f"{goal:,}" for goal in GOALS)} recommended">{"".join(rows)}</svg>'
+    )
+
+
+def mosaic(store: Store, counted: Count, place: int, fields: Sequence[Field], summary: Summary) -> str:
+    """Draw a group of fields as they are aligned, with their numbers, the hot spot and a scale bar."""
+    at = counted.layout.placed
+    left, top = min(at[f.id].x for f in fields), min(at[f.id].y for f in fields)
+    right = max(at[f.id].x + f.width * f.mpp for f in fields)
+    bottom = max(at[f.id].y + f.height * f.mpp for f in fields)
+    step = max((right - left) / MOSAIC, (bottom - top) / MOSAIC, min(f.mpp for f in fields))
+    canvas = np.full((math.ceil((bottom - top) / step), math.ceil((right - left) / step), 3), 236, np.uint8)
+    frames, numbers = [], []
+    # The first field on top, as the first to be seen.
+    for field in reversed(fields):
+        x, y = at[field.id].x - left, at[field.id].y - top
+        width, height = field.width * field.mpp, field.height * field.mpp
+        column, row = round(x / step), round(y / step)
+        size = (max(1, round(width / step)), max(1, round(height / step)))
+        small = np.asarray(cv2.resize(store.pixels(field.id), size, interpolation=cv2.INTER_AREA), np.uint8)
+        to = canvas[row : row + size[1], column : column + size[0]]
+        to[...] = small[: to.shape[0], : to.shape[1]]
+        frames.append(f'<rect class="frame" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"/>')
+        font = min(width, height) / 6
+        numbers.append(
+            f'<text class="number" x="{x + width / 2:.1f}" y="{y + height / 2:.1f}" font-size="{font:.1f}">'
+            f"{field.number}</text>"
+        )
+    spot = summary.hot_spot
+    circle = (
+        f'<circle class="spot" cx="{spot.x - left:.1f}" cy="{spot.y - top:.1f}" r="{spot.radius:.1f}"/>'
+        if spot and spot.place == place
+        else ""
+    )
+    wide, high = right - left, bottom - top
+    length = _round_length(wide / 5)
+    ruler = (
+        f'<rect class="bar" x="{wide * 0.02:.1f}" y="{high - wide * 0.02:.1f}" width="{length:.1f}" '
+        f'height="{wide * 0.006:.2f}"/>'
+    )
+    word = f"{length:g} µm" if length < 1000 else f"{length / 1000:g} mm"
+    return (
+        f'<figure><svg viewBox="0 0 {wide:.1f} {high:.1f}" role="img" aria-label="{len(fields)} aligned fields">'
+        f'<image width="{wide:.1f}" height="{high:.1f}" preserveAspectRatio="none" href="{data_uri(canvas)}"/>'
+        f"{''.join(frames)}{circle}{''.join(numbers)}{ruler}</svg>"
+        f"<figcaption>Group {place + 1}: {len(fields)} fields. Scale bar: {word}.</figcaption></figure>"
+    )
+
+
+def _round_length(length: float) -> float:
+    """Return the largest of 1, 2 and 5 times a power of ten that is not above a length."""
+    power = 10.0 ** math.floor(math.log10(length))
+    return power * max(k for k in (1, 2, 5) if k * power <= length)
+
+
+def points(piece: Piece, which: NDArray[np.bool_]) -> list[tuple[float, float]]:
+    """Return the places of some nuclei of a field, px."""
+    return [(float(x), float(y)) for x, y in zip(piece.answer.x[which], piece.answer.y[which], strict=True)]
+
+
+def mark(name: str, places: Iterable[tuple[float, float]], r: float) -> str:
+    """Return one path of a class's shape at each place: circle, square, triangle; a diamond for other classes."""
+    if name == "positive":
+        return "".join(
+            f"M{x - r:.1f} {y:.1f}a{r:.1f} {r:.1f} 0 1 0 {2 * r:.1f} 0a{r:.1f} {r:.1f} 0 1 0 {-2 * r:.1f} 0"
+            for x, y in places
+        )
+    if name == "negative":
+        s = 0.86 * r
+        return "".join(f"M{x - s:.1f} {y - s:.1f}h{2 * s:.1f}v{2 * s:.1f}h{-2 * s:.1f}z" for x, y in places)
+    if name == "non_tumor":
+        w, h = 1.05 * r, 1.8 * r
+        return "".join(f"M{x:.1f} {y - 1.15 * r:.1f}l{w:.1f} {h:.1f}h{-2 * w:.1f}z" for x, y in places)
+    return "".join(f"M{x:.1f} {y - r:.1f}l{r:.1f} {r:.1f}l{-r:.1f} {r:.1f}l{-r:.1f} {-r:.1f}z" for x, y in places)
+
+
+def dot(places: Iterable[tuple[float, float]], r: float) -> str:
+    """Return one path of discs."""
+    return "".join(
+        f"M{x - r:.1f} {y:.1f}a{r:.1f} {r:.1f} 0 1 0 {2 * r:.1f} 0a{r:.1f} {r:.1f} 0 1 0 {-2 * r:.1f} 0"
+        for x, y in places
+    )
+
+
+def plus(places: Iterable[tuple[float, float]], r: float) -> str:
+    """Return one path of upright crosses."""
+    return "".join(f"M{x - r:.1f} {y:.1f}h{2 * r:.1f}M{x:.1f} {y - r:.1f}v{2 * r:.1f}" for x, y in places)
+
+
+def cross(places: Iterable[tuple[float, float]], r: float) -> str:
+    """Return one path of slanted crosses."""
+    return "".join(
+        f"M{x - r:.1f} {y - r:.1f}l{2 * r:.1f} {2 * r:.1f}M{x - r:.1f} {y + r:.1f}l{2 * r:.1f} {-2 * r:.1f}"
+        for x, y in places
+    )
+
+
+def key(path: str, css: str) -> str:
+    """Return a small drawing for the legend."""
+    shape = f'<path class="mark {css}" d="{path}"/>'
+    return f'<svg viewBox="-10 -10 20 20" aria-hidden="true"><path class="case" d="{path}"/>{shape}</svg>'
+
+
+def css_class(name: str) -> str:
+    """Return the style of a class of nuclei."""
+    return name if name in SHAPES else "other"
+
+
+def shrunk(pixels: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
+    """Return a picture whose longer side has at most so many px."""
+    scale = longest / max(pixels.shape[:2])
+    if scale >= 1:
+        return pixels
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def data_uri(pixels: NDArray[np.uint8]) -> str:
+    """Return RGB pixels as a JPEG inside an address."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 86])
+    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share in percent, one decimal."""
+    return "–" if share is None else f"{100 * share:.1f}%"
+
+
+def span_of(ki67: Ki67) -> str:
+    """Return the interval of an index that has one."""
+    assert ki67.interval is not None
+    low, high = ki67.interval
+    return f"{100 * low:.1f}% to {100 * high:.1f}%"

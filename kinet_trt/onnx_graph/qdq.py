@@ -1,0 +1,219 @@
+"""Quantised copies of a network: explicit QuantizeLinear and DequantizeLinear nodes where engines profit from them.
+
+TensorRT and OpenVINO both read these nodes as orders, so their places decide speed and accuracy. The rules, and why:
+
+* A convolution that is quantised (transposed or not) gets its input and its weights behind Q/DQ: symmetric int8, one
+  scale a tensor for the input and one a channel for the weights. TensorRT knows no other kind.
+* Its bias stays in float. TensorRT for RTX refuses an int32 bias behind DequantizeLinear, and engines add it in the
+  accumulator anyway.
+* Every reader of a quantised tensor reads the quantised one. A residual addition then has its identity in int8 and
+  its other side fresh from the convolution, which is what both engines fuse into that convolution.
+* All inputs of a concatenation share one scale, so that joining them copies bytes and requantises nothing.
+* What lies between a convolution and the next Q (bias, activation, addition) stays in float and is fused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from kinet_trt.core.errors import KinetError
+from kinet_trt.onnx_graph.pointwise import numbers
+
+LARGEST = 127
+"""Codes go from -127 to 127: symmetric, so that zero is exact and -128 is never needed."""
+_LAYERS = ("Conv", "ConvTranspose")
+_MOVES = ("Concat", "Pad", "DepthToSpace", "Slice")
+"""Nodes that move values and change none: what they give is quantised where it comes from. What was padded is quantised
+once more, which changes nothing: without AMX, OpenVINO stores signed values with an offset of 128, and then a padding
+of 0 would leave int8, and with it all that is joined to it."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution.
+
+    Attributes
+    ----------
+    name
+        Of its weights, without the suffix: ``network.up1.up.0``.
+    input
+        The tensor it reads.
+    origins
+        The tensors whose values that one consists of, where it joins or moves others.
+    cost
+        Multiplications for each pixel of its input.
+    """
+
+    name: str
+    input: str
+    origins: tuple[str, ...]
+    cost: float
+
+
+def load(model: bytes) -> onnx.ModelProto:
+    """Return a serialised network with its weights in FP32: half-precision ones are taken from behind their Casts."""
+    graph = onnx.load_from_string(model)
+    body = graph.graph
+    stored = {tensor.name: tensor for tensor in body.initializer}
+    for node in [node for node in body.node if node.op_type == "Cast" and node.input[0] in stored]:
+        values = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
+        body.initializer.remove(stored.pop(node.input[0]))
+        body.initializer.append(numpy_helper.from_array(values, node.output[0]))
+        body.node.remove(node)
+    del body.value_info[:]
+    return graph
+
+
+def layers(graph: onnx.ModelProto) -> list[Layer]:
+    """Return a network's convolutions, first to last."""
+    makers = {name: node for node in graph.graph.node for name in node.output}
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.graph.initializer}
+    return [
+        Layer(
+            _name(node),
+            node.input[0],
+            tuple(_origins(node.input[0], makers)),
+            sizes.get(node.input[1], 0) / _area(node),
+        )
+        for node in graph.graph.node
+        if node.op_type in _LAYERS
+    ]
+
+
+def _area(node: onnx.NodeProto) -> int:
+    """Return how many pixels of its input a convolution goes on by."""
+    return math.prod(numbers(node, "strides")) if node.op_type == "Conv" else 1
+
+
+def groups(graph: onnx.ModelProto, floating: Collection[str]) -> list[tuple[str, ...]]:
+    """Return the tensors to quantise, those that must share a scale together.
+
+    Parameters
+    ----------
+    graph
+        From :func:`load`.
+    floating
+        Names of the layers that stay in float.
+    """
+    makers = {name: node for node in graph.graph.node for name in node.output}
+    found: list[set[str]] = []
+    for layer in layers(graph):
+        if layer.name in floating:
+            continue
+        own = set(layer.origins)
+        apart = [group for group in found if not group & own]
+        found = [*apart, own.union(*(group for group in found if group & own))]
+    order = {name: i for i, name in enumerate(makers)}
+    ordered = [tuple(sorted(group, key=lambda name: order.get(name, -1))) for group in found]
+    return sorted(ordered, key=lambda group: order.get(group[0], -1))
+
+
+def _origins(tensor: str, makers: Mapping[str, onnx.NodeProto]) -> list[str]:
+    """Return the tensors whose values a tensor consists of."""
+    node = makers.get(tensor)
+    if node is None or node.op_type not in _MOVES:
+        return [tensor]
+    moved = node.input if node.op_type == "Concat" else node.input[:1]
+    own = [tensor] if node.op_type == "Pad" else []
+    return own + [origin for name in moved for origin in _origins(name, makers)]
+
+
+def insert(graph: onnx.ModelProto, scales: Mapping[str, float], floating: Collection[str]) -> onnx.ModelProto:
+    """Return a network that computes in int8.
+
+    Parameters
+    ----------
+    graph
+        From :func:`load`; it stays as it is.
+    scales
+        Size of a step of each tensor that :func:`groups` names.
+    floating
+        Names of the layers that stay in float.
+
+    Raises
+    ------
+    KinetError
+        If a layer's weights are not stored in the model, or are no numbers.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(graph)
+    body = made.graph
+    stored = {tensor.name: tensor for tensor in body.initializer}
+    quantised = [node for node in body.node if node.op_type in _LAYERS and _name(node) not in floating]
+    wanted = {name for group in groups(graph, floating) for name in group}
+    before: list[onnx.NodeProto] = []
+    for node in quantised:
+        name = node.input[1]
+        if name not in stored:
+            raise KinetError(f"int8: the weights {name} are shared or computed in the graph: export the model again")
+        before += _weights(body, stored.pop(name), axis=1 if node.op_type == "ConvTranspose" else 0)
+        node.input[1] = f"{name}.dequantised"
+    nodes: list[onnx.NodeProto] = [*before]
+    renamed: dict[str, str] = {}
+    for node in body.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        nodes.append(node)
+        for name in node.output:
+            if name in wanted:
+                nodes += _activation(body, name, scales[name])
+                renamed[name] = f"{name}.dequantised"
+    del body.node[:]
+    body.node.extend(nodes)
+    return made
+
+
+def _name(node: onnx.NodeProto) -> str:
+    return str(node.input[1]).removesuffix(".weight")
+
+
+def _weights(body: onnx.GraphProto, tensor: onnx.TensorProto, axis: int) -> list[onnx.NodeProto]:
+    """Replace FP32 weights by int8 ones; return the node that turns them back."""
+    name, values = tensor.name, numpy_helper.to_array(tensor)
+    codes, scale = quantise(values, axis)
+    body.initializer.remove(tensor)
+    body.initializer.extend(
+        numpy_helper.from_array(array, f"{name}.{part}")
+        for part, array in (("int8", codes), ("scale", scale), ("zero", np.zeros(len(scale), np.int8)))
+    )
+    inputs = [f"{name}.int8", f"{name}.scale", f"{name}.zero"]
+    return [helper.make_node("DequantizeLinear", inputs, [f"{name}.dequantised"], f"{name}.dequantise", axis=axis)]
+
+
+def quantise(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return weights as int8 codes, and the size of a step of each channel along ``axis`` (1 where all are 0).
+
+    Raises
+    ------
+    KinetError
+        If a weight is no number.
+    """
+    if not np.isfinite(values).all():
+        raise KinetError("int8: the model's weights contain NaN or infinity: export it again")
+    others = tuple(i for i in range(values.ndim) if i != axis)
+    largest = np.abs(values).max(axis=others)
+    steps = np.maximum(largest / LARGEST, np.finfo(np.float32).tiny)
+    scale = np.where(largest > 0, steps, 1).astype(np.float32)
+    shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+    codes = np.clip(np.rint(values / scale.reshape(shape)), -LARGEST, LARGEST).astype(np.int8)
+    return codes, scale
+
+
+def _activation(body: onnx.GraphProto, name: str, scale: float) -> list[onnx.NodeProto]:
+    """Return the nodes that quantise a tensor and turn it back."""
+    body.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), f"{name}.scale"))
+    body.initializer.append(numpy_helper.from_array(np.array(0, np.int8), f"{name}.zero"))
+    parameters = [f"{name}.scale", f"{name}.zero"]
+    return [
+        helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}.int8"], f"{name}.quantise"),
+        helper.make_node("DequantizeLinear", [f"{name}.int8", *parameters], [f"{name}.dequantised"], f"{name}.back"),
+    ]
+
+
+# --- up-samplers whose kernel is their stride -------------------------------------------------------------------------

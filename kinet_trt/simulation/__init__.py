@@ -1,0 +1,1 @@
+"""Draw synthetic fields with known nuclei."""

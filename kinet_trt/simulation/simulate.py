@@ -1,0 +1,536 @@
+"""H-DAB (Ki67) fields and slides with exact truth, any region from a seed.
+
+An endless slide is a pure function of its options. Tissue architecture is smooth lattice noise; nuclei are a dart
+throwing on a jittered lattice; stain is added as optical density and turned into light by Beer-Lambert.
+
+Lengths of the world are in *units* of 0.34 um, the nominal pixel: a tumour nucleus is about 18 units across. At another
+um/px the same nuclei stand at the same um. Pixel i covers the um from i * mpp to (i + 1) * mpp.
+
+Why cuts agree bit for bit: nuclei are decided one fixed cell of the world at a time, pixels one fixed tile at a time,
+so every array has the same shape and content whatever rectangle was asked for; a region only crops tiles.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from kinet_trt.core.detections import CLASSES
+
+__all__ = ["CLASSES", "NOMINAL_MPP", "TILE", "Slide", "Truth", "field", "place"]
+
+_Reals = NDArray[np.floating[Any]]
+
+
+NOMINAL_MPP = 0.34
+"""um of one world unit: at this um/px a unit is a pixel."""
+
+TILE = 200  # px: what is rendered at once; three tiles hold the 596 px field of the public pancreatic data
+_SITE = 10.0  # units: one candidate nucleus stands somewhere in each such square
+_CELL = 32  # sites along the edge of a cell: what is placed at once
+_ROUNDS = 3  # of dart throwing; each looks four sites further, the last one two
+_RING = 4 * _ROUNDS - 2
+_STEP = 4.0  # units between tissue samples when nuclei are placed
+_REACH = 16.5  # units: no nucleus or cytoplasm extends further from its centre
+_SUBPIXEL = 64  # centres are multiples of 1/64 px, so that float32 truth is exact from any origin
+
+# Optical density in R, G, B: Ruifrok & Johnston (2001), both a little greyer, as whole-slide scanners show them.
+_HAEMATOXYLIN = (0.65, 0.645, 0.35)
+_DAB = (0.32, 0.57, 0.76)
+_WHITE = (241.0, 240.0, 243.0)
+_STRAY = 0.055  # share of light that passes whatever the stain: the darkest DAB is not zero
+
+_TUMOR, _LYMPHOCYTE, _SPINDLE = 0, 1, 2
+_NUCLEUS = np.dtype(
+    [("x", "f8"), ("y", "f8"), ("cls", "u1")]
+    + [(name, "f4") for name in ("a", "b", "cos", "sin", "lobe", "soft", "h", "dab", "texture", "nucleolus", "cell")]
+)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Exact nuclei of a region, in raster order (by y, then x).
+
+    Attributes
+    ----------
+    x, y
+        float32, pixels of the region: x right, y down, pixel centres at integers.
+    cls
+        uint8, index in `CLASSES`.
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[np.float32]
+    cls: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        """Return the number of nuclei."""
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Slide:
+    """An endless Ki67 slide.
+
+    Attributes
+    ----------
+    seed
+        0 to 2**64 - 1. It also draws the slide's own look: chromatin, cytoplasm, crowding.
+    mpp
+        um per pixel, 0.05 to 4. It changes the pixels, never the nuclei.
+    positive_fraction
+        Mean share of tumour nuclei that are positive, 0 to 1; hot spots make it vary from place to place.
+    tumor_share
+        Approximate share of the tissue that is tumour nest, 0 to 1; the rest is stroma.
+    glass_share
+        Approximate share of the slide that is empty, 0 to 1: gaps and glandular lumens.
+    counterstain, dab
+        Strength of haematoxylin and of DAB, multipliers from 0 to 4.
+    hue_shift
+        Degrees, -180 to 180, by which both stain vectors turn about the grey axis of optical density: "another stain".
+        Scanners and laboratories differ by some +-10; positive turns haematoxylin towards purple, DAB towards yellow.
+    """
+
+    seed: int = 0
+    mpp: float = NOMINAL_MPP
+    positive_fraction: float = 0.15
+    tumor_share: float = 0.6
+    glass_share: float = 0.08
+    counterstain: float = 1.0
+    dab: float = 1.0
+    hue_shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        _expect("seed", self.seed, 0, 2**64 - 1, whole=True)
+        _expect("mpp", self.mpp, 0.05, 4.0)
+        for name in ("positive_fraction", "tumor_share", "glass_share"):
+            _expect(name, getattr(self, name), 0.0, 1.0)
+        for name in ("counterstain", "dab"):
+            _expect(name, getattr(self, name), 0.0, 4.0)
+        _expect("hue_shift", self.hue_shift, -180.0, 180.0)
+
+    def region(self, x: int, y: int, width: int, height: int) -> tuple[NDArray[np.uint8], Truth]:
+        """Render a rectangle of the slide.
+
+        Parameters
+        ----------
+        x, y
+            Upper left pixel, may be negative.
+        width, height
+            Pixels, at least 1.
+
+        Returns
+        -------
+        image
+            RGB uint8 [height, width, 3].
+        truth
+            Nuclei whose centre lies in [-0.5, width - 0.5) x [-0.5, height - 0.5).
+        """
+        for name, value, low in (("x", x, -(2**31)), ("y", y, -(2**31)), ("width", width, 1), ("height", height, 1)):
+            _expect(name, value, low, 2**31, whole=True)
+        cells: dict[tuple[int, int], NDArray[np.void]] = {}  # placed once, though several tiles need them
+        image = np.empty((height, width, 3), np.uint8)
+        for ty in range(y // TILE, (y + height - 1) // TILE + 1):
+            for tx in range(x // TILE, (x + width - 1) // TILE + 1):
+                left, top = max(x, tx * TILE), max(y, ty * TILE)
+                right, bottom = min(x + width, (tx + 1) * TILE), min(y + height, (ty + 1) * TILE)
+                tile = _render(self, tx, ty, cells)
+                image[top - y : bottom - y, left - x : right - x] = tile[
+                    top - ty * TILE : bottom - ty * TILE, left - tx * TILE : right - tx * TILE
+                ]
+        return image, _truth(self, x, y, width, height, cells)
+
+    def truth(self, x: int, y: int, width: int, height: int) -> Truth:
+        """Return the truth of `region` without drawing it."""
+        return _truth(self, x, y, width, height, {})
+
+
+def field(seed: int, width: int = 596, height: int = 596, **options: float) -> tuple[NDArray[np.uint8], Truth]:
+    """Render a region of `Slide(seed, **options)` at a place that bears tissue.
+
+    Parameters
+    ----------
+    seed
+        Draws the slide and the place on it.
+    width, height
+        Pixels.
+    options
+        The other attributes of `Slide`.
+
+    Returns
+    -------
+    image, truth
+        As `Slide.region`.
+    """
+    slide = Slide(seed=seed, **options)
+    _expect("width", width, 1, 2**31, whole=True)
+    _expect("height", height, 1, 2**31, whole=True)
+    return slide.region(*place(slide, width, height), width, height)
+
+
+def place(slide: Slide, width: int, height: int) -> tuple[int, int]:
+    """Return the upper left pixel x, y of a place of that size, px, that bears tissue; always the same one."""
+    best, found = -1.0, (0, 0)
+    for attempt in range(12):
+        sites = np.array([2 * attempt, 2 * attempt + 1])
+        tx, ty = (int(v) for v in _uniform(slide.seed, 90, sites, sites) * 4000 - 2000)
+        xs = (tx * TILE + np.linspace(0, width, 48)) * slide.mpp / NOMINAL_MPP
+        ys = (ty * TILE + np.linspace(0, height, 48)) * slide.mpp / NOMINAL_MPP
+        tissue = _tissue(slide, xs, ys)
+        bearing = float(np.mean(tissue.glass < 0))
+        nest = float(np.mean((tissue.glass < 0) & (tissue.nest > 0)))
+        # As much nest as the slide has on average, and no more glass than twice its share.
+        good = min(1.0, bearing / max(1e-6, 1 - 2 * slide.glass_share)) + min(1.0, nest / max(1e-6, slide.tumor_share))
+        if good > best + 1e-6:
+            best, found = good, (tx * TILE, ty * TILE)
+        if best >= 1.95:
+            break
+    return found
+
+
+def _truth(
+    slide: Slide, x: int, y: int, width: int, height: int, cells: dict[tuple[int, int], NDArray[np.void]]
+) -> Truth:
+    nuclei = _gather(slide, x - 0.5, y - 0.5, x + width - 0.5, y + height - 0.5, cells)
+    nuclei = nuclei[np.lexsort((nuclei["x"], nuclei["y"]))]
+    return Truth((nuclei["x"] - x).astype(np.float32), (nuclei["y"] - y).astype(np.float32), nuclei["cls"].copy())
+
+
+# --- chance: every draw is a hash of where it falls -------------------------------------------------------------------
+
+
+def _hash(seed: int, channel: int, ix: NDArray[np.int64], iy: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return 64 random bits for each lattice point (ix, iy broadcast against each other); splitmix64 twice."""
+
+    def mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+    key = np.array([(int(seed) * 0xD1342543DE82EF95 + channel * 0x9E3779B97F4A7C15) % 2**64], np.uint64)
+    row = mix(mix(key) + ix.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    return mix(row + iy.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F))
+
+
+def _uniform(seed: int, channel: int, ix: NDArray[np.int64], iy: NDArray[np.int64]) -> _Reals:
+    return (_hash(seed, channel, ix, iy) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+
+
+def _normal(seed: int, channel: int, ix: NDArray[np.int64], iy: NDArray[np.int64]) -> _Reals:
+    """Draw a standard normal (Box & Muller) from the two halves of one hash."""
+    bits = _hash(seed, channel, ix, iy)
+    radius, turn = (((bits >> np.uint64(32 * k) & np.uint64(2**32 - 1)) + 0.5) / 2**32 for k in (0, 1))
+    normal: _Reals = (np.sqrt(-2 * np.log(radius)) * np.cos(2 * math.pi * turn)).astype(np.float32)
+    return normal
+
+
+def _noise(seed: int, channel: int, xs: _Reals, ys: _Reals, *scales: float) -> _Reals:
+    """Smooth noise, about standard normal, on the grid ys x xs (units); each further scale at half the amplitude."""
+    total = np.zeros((len(ys), len(xs)), np.float32)
+    for octave, scale in enumerate(scales):
+        ix, wx = _spline(xs / scale)
+        iy, wy = _spline(ys / scale)
+        nodes_x, nodes_y = np.arange(ix[0], ix[-1] + 4), np.arange(iy[0], iy[-1] + 4)
+        nodes = _uniform(seed, 100 * channel + octave, nodes_x[None, :], nodes_y[:, None]) - np.float32(0.5)
+        rows = sum(nodes[:, ix - ix[0] + k] * wx[k] for k in range(4))
+        total += np.float32(0.5**octave) * sum(rows[iy - iy[0] + k] * wy[k][:, None] for k in range(4))  # type: ignore[index]
+    # The mean variance of a uniform in +-1/2 after cubic B-spline smoothing in both directions.
+    variance = (151 / 315) ** 2 / 12 * sum(0.25**octave for octave in range(len(scales)))
+    return total / np.float32(math.sqrt(variance))
+
+
+def _spline(t: _Reals) -> tuple[NDArray[np.int64], list[_Reals]]:
+    """Return the first of the four lattice nodes around each t, and the four cubic B-spline weights."""
+    node = np.floor(t)
+    f = (t - node).astype(np.float32)
+    g = 1 - f
+    weights = [g * g * g, 4 - 6 * f * f + 3 * f * f * f, 4 - 6 * g * g + 3 * g * g * g, f * f * f]
+    return node.astype(np.int64) - 1, [w / np.float32(6) for w in weights]
+
+
+def _look(slide: Slide) -> list[float]:
+    """Draw what is the slide's own, each 0 to 1: size, darkness, chromatin, cytoplasm, room between nuclei."""
+    return [float(v) for v in _uniform(slide.seed, 40, np.arange(5), np.zeros(1, np.int64))]
+
+
+def _quantile(share: float) -> float:
+    """Where a standard normal has `share` of its mass below; finite at 0 and 1."""
+    return NormalDist().inv_cdf(share) if 0 < share < 1 else math.copysign(9.0, share - 0.5)
+
+
+# --- tissue -----------------------------------------------------------------------------------------------------------
+
+
+class _Tissue(NamedTuple):
+    """Maps on a grid, in standard deviations: `nest` and `glass` are inside where above 0."""
+
+    nest: _Reals
+    glass: _Reals
+    lymph: _Reals
+    crowd: _Reals
+    hot: _Reals
+
+
+def _tissue(slide: Slide, xs: _Reals, ys: _Reals) -> _Tissue:
+    """Return the architecture at the grid ys x xs (units)."""
+    seed = slide.seed
+    septum = 0.25 * (1 - slide.tumor_share)  # thin fibrovascular strands between the nests
+    share = min(1.0, slide.tumor_share / (2 * NormalDist().cdf(-septum)))
+    nest = _noise(seed, 1, xs, ys, 190, 80, 35) + np.float32(_quantile(share))
+    if slide.tumor_share < 1:
+        nest = np.minimum(nest, np.abs(_noise(seed, 2, xs, ys, 170, 60)) * np.float32(1.5) - np.float32(1.5 * septum))
+    gaps = _noise(seed, 3, xs, ys, 240, 90, 40, 15) + np.float32(_quantile(0.7 * slide.glass_share))
+    lumens = _noise(seed, 4, xs, ys, 26, 13, 6) + np.float32(_quantile(0.3 * slide.glass_share))
+    glass = np.maximum(gaps, lumens) if slide.glass_share < 1 else np.full_like(gaps, 9)
+    lymph, crowd = _noise(seed, 5, xs, ys, 110, 45), _noise(seed, 6, xs, ys, 320, 75)
+    return _Tissue(nest, glass, lymph, crowd, _noise(seed, 7, xs, ys, 260, 70))
+
+
+# --- nuclei -----------------------------------------------------------------------------------------------------------
+
+
+def _gather(
+    slide: Slide, left: float, top: float, right: float, bottom: float, cells: dict[tuple[int, int], NDArray[np.void]]
+) -> NDArray[np.void]:
+    """Return the nuclei with left <= x < right, top <= y < bottom (slide pixels), in an order the world fixes."""
+    edge = _CELL * _SITE * NOMINAL_MPP / slide.mpp
+    # Half a pixel between corners and centres, and some slack: rounding may carry a centre over the edge of its cell.
+    first_x, first_y, last_x, last_y = (
+        math.floor((v + 0.5 + slack) / edge)
+        for v, slack in ((left, -0.02), (top, -0.02), (right, 0.02), (bottom, 0.02))
+    )
+    found = []
+    for cy in range(first_y, last_y + 1):
+        for cx in range(first_x, last_x + 1):
+            if (cx, cy) not in cells:
+                cells[cx, cy] = _place(slide, cx, cy)
+            nuclei = cells[cx, cy]
+            x, y = nuclei["x"], nuclei["y"]
+            found.append(nuclei[(x >= left) & (x < right) & (y >= top) & (y < bottom)])
+    return np.concatenate(found)
+
+
+def _place(slide: Slide, cx: int, cy: int) -> NDArray[np.void]:
+    """Return the nuclei of one cell of the world; x, y in pixels of the slide."""
+    seed = slide.seed
+    i = np.arange(cx * _CELL - _RING, (cx + 1) * _CELL + _RING)[None, :]
+    j = np.arange(cy * _CELL - _RING, (cy + 1) * _CELL + _RING)[:, None]
+    x = (i + _uniform(seed, 10, i, j).astype(np.float64)) * _SITE
+    y = (j + _uniform(seed, 11, i, j).astype(np.float64)) * _SITE
+
+    steps = np.arange(round(i.size * _SITE / _STEP)) * _STEP + _STEP / 2
+    maps = _tissue(slide, i[0, 0] * _SITE + steps, j[0, 0] * _SITE + steps)
+    column = np.minimum(((x - i[0, 0] * _SITE) / _STEP).astype(np.int64), len(steps) - 1)
+    row = np.minimum(((y - j[0, 0] * _SITE) / _STEP).astype(np.int64), len(steps) - 1)
+    at = _Tissue(*(m[row, column] for m in maps))
+
+    # What each site would hold, and how far it keeps the others off (never above 2 sites: see `_throw`).
+    draw = _uniform(seed, 12, i, j)
+    tumor = (at.nest > 0.04) & (draw > 0.02)
+    lymphocyte = ~tumor & ((draw < 0.02) | (at.lymph > 1.1))
+    kind = np.where(tumor, _TUMOR, np.where(lymphocyte, _LYMPHOCYTE, _SPINDLE)).astype(np.uint8)
+    loose = np.clip(
+        (14.5 + 2.5 * _look(slide)[4] + 1.6 * at.crowd) * (0.75 + 0.5 * _uniform(seed, 14, i, j)), 11.5, 20.0
+    )
+    room = np.select([tumor, lymphocyte], [loose, 11.3], 17.0)
+    crowded = np.exp(-np.maximum(at.crowd, 0))  # towards 1 nests fall apart into single cells
+    alive = (at.glass < -0.1) & (draw < np.select([tumor, lymphocyte], [crowded, 0.8], 0.16 + 0.06 * at.lymph))
+    kept = _throw(x, y, room, _hash(seed, 13, i, j), alive)
+
+    inner = np.zeros_like(kept)
+    inner[_RING:-_RING, _RING:-_RING] = kept[_RING:-_RING, _RING:-_RING]
+    rows, columns = np.nonzero(inner)
+    slope_y, slope_x = np.gradient(maps.nest)
+    along = np.arctan2(slope_x, -slope_y)[row, column][rows, columns]  # stroma runs along the edge of the nests
+    nuclei = _draw(slide, i[0, columns], j[rows, 0], kind[inner], _Tissue(*(m[inner] for m in at)), along)
+    scale = NOMINAL_MPP / slide.mpp
+    for axis, place in (("x", x[inner]), ("y", y[inner])):
+        nuclei[axis] = np.round((place * scale - 0.5) * _SUBPIXEL) / _SUBPIXEL
+    return nuclei
+
+
+def _throw(x: _Reals, y: _Reals, room: _Reals, rank: NDArray[np.uint64], alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Keep sites in order of rank, none nearer than the mean of two rooms; right only `_RING` sites inside the edge.
+
+    A site wins when no living neighbour that it conflicts with outranks it; winners silence the neighbours they
+    conflict with. Each round reaches four sites, which makes the outcome local and so independent of the cell.
+    """
+    offsets = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if (dy, dx) != (0, 0)]
+    shift = {o: (lambda m, o=o: np.roll(m, o, axis=(0, 1))) for o in offsets}
+    conflict = {}
+    for o in offsets:
+        near = (room + shift[o](room)) / 2
+        conflict[o] = (x - shift[o](x)) ** 2 + (y - shift[o](y)) ** 2 < near * near
+    outranked = {o: conflict[o] & (shift[o](rank) > rank) for o in offsets}
+    kept = np.zeros_like(alive)
+    for _ in range(_ROUNDS):
+        wins = alive.copy()
+        for o in offsets:
+            wins &= ~(outranked[o] & shift[o](alive))
+        kept |= wins
+        alive = alive & ~wins
+        for o in offsets:
+            alive &= ~(conflict[o] & shift[o](wins))
+    return kept
+
+
+def _draw(
+    slide: Slide, i: NDArray[np.int64], j: NDArray[np.int64], kind: NDArray[np.uint8], at: _Tissue, along: _Reals
+) -> NDArray[np.void]:
+    """Give each nucleus its class, shape and stain."""
+    seed = slide.seed
+    u = [_uniform(seed, 20 + k, i, j) for k in range(8)]
+    n = [_normal(seed, 30 + k, i, j) for k in range(4)]
+    tumor, lymphocyte = kind == _TUMOR, kind == _LYMPHOCYTE
+    # Hot spots without changing the mean: one standard normal, a part of it shared by the neighbourhood.
+    positive = tumor & (0.5 * at.hot + math.sqrt(0.75) * n[0] < _quantile(slide.positive_fraction))
+    look = _look(slide)
+
+    nuclei = np.zeros(len(i), _NUCLEUS)
+    nuclei["cls"] = np.where(positive, 0, np.where(tumor, 1, 2))
+    far = u[4] > 0.75  # out of focus: softer and paler
+    size = (0.92 + 0.16 * look[0]) * np.exp(0.12 * n[1]) * np.where(positive, 1.07, 1.0)
+    length = np.select([tumor, lymphocyte], [8.9 * size, 6.0 + 0.9 * u[0]], 7.5 + 5.0 * u[0])
+    nuclei["a"], angle = length, np.where(kind == _SPINDLE, along + 0.3 * n[2], 2 * math.pi * u[2])
+    nuclei["b"] = np.select([tumor, lymphocyte], [length * (0.64 + 0.34 * u[1]), length * 0.93], 2.4 + 2.0 * u[1])
+    nuclei["cos"], nuclei["sin"] = np.cos(angle), np.sin(angle)
+    nuclei["lobe"] = 0.16 * (u[3] - 0.5)
+    nuclei["soft"] = np.where(far, 3.5, 1.1)
+    nuclei["h"] = np.select([tumor, lymphocyte], [0.32 + 0.12 * look[1], 0.55], 0.4) * np.exp(0.25 * n[3])
+    nuclei["h"] *= np.where(positive, 0.6, 1.0) * np.where(far, 0.6, 1.0)
+    nuclei["dab"] = np.where(positive, 0.3 + 2.0 * u[5] ** 1.5, 0.0)
+    nuclei["texture"] = np.select([tumor, lymphocyte], [0.2 + 0.15 * look[2], 0.14], 0.15)
+    nuclei["nucleolus"] = np.where(tumor, np.clip(2 * u[6] - 1, 0, 1) * 1.2 * look[2], 0.0)
+    nuclei["cell"] = np.where(tumor, 13.0 + 2.5 * u[7], 0.0)
+    return nuclei
+
+
+# --- light ------------------------------------------------------------------------------------------------------------
+
+
+def _render(slide: Slide, tx: int, ty: int, cells: dict[tuple[int, int], NDArray[np.void]]) -> NDArray[np.uint8]:
+    """Render tile (tx, ty): RGB uint8 [TILE, TILE, 3]."""
+    scale = NOMINAL_MPP / slide.mpp
+    sigma = max(0.35, 0.6 * scale)  # px: the microscope's point spread, about 0.2 um, never below the pixel's own
+    pad = math.ceil(3 * sigma)
+    px, py = (np.arange(t * TILE - pad, (t + 1) * TILE + pad) for t in (tx, ty))
+    xs, ys = (px + 0.5) / scale, (py + 0.5) / scale
+    haem, dab = _background(slide, xs, ys)
+
+    reach = math.ceil(_REACH * scale) + 1
+    nuclei = _gather(slide, px[0] - reach, py[0] - reach, px[-1] + reach, py[-1] + reach, cells)
+    _stain(slide, nuclei, px, py, haem, dab)
+
+    seed = slide.seed
+    drift = np.exp(0.14 * _noise(seed, 8, xs, ys, 1500, 500)) * np.float32(slide.counterstain)
+    vectors = _vectors(slide.hue_shift)
+    density = (haem * drift)[..., None] * vectors[0] + (dab * np.float32(slide.dab))[..., None] * vectors[1]
+    light = np.float32(_STRAY) + np.float32(1 - _STRAY) * np.exp(np.float32(-math.log(10)) * density)
+    light = cv2.GaussianBlur(light, (2 * pad + 1, 2 * pad + 1), sigma)[pad:-pad, pad:-pad]
+
+    # Sensor noise, a part of it common to the three channels: overlapping sums of the four 16 bit pieces of one hash.
+    bits = _hash(seed, 9, px[None, pad:-pad], py[pad:-pad, None])
+    piece = [((bits >> np.uint64(16 * k)) & np.uint64(0xFFFF)).astype(np.float32) / np.float32(65536) for k in range(4)]
+    noise = np.stack([piece[0] + piece[1] + piece[k] for k in (2, 3)] + [piece[0] + piece[2] + piece[3]], axis=-1)
+    value = light * np.array(_WHITE, np.float32) + (noise - np.float32(1.5)) * np.float32(3.0)
+    pixels: NDArray[np.uint8] = np.clip(np.round(value), 0, 255).astype(np.uint8)
+    return pixels
+
+
+def _background(slide: Slide, xs: _Reals, ys: _Reals) -> tuple[_Reals, _Reals]:
+    """Return haematoxylin and DAB of everything but cells, as amounts of the stain vectors."""
+    seed = slide.seed
+    tissue = _tissue(slide, xs, ys)
+    grain = _noise(seed, 50, xs, ys, 2.4, 1.1)
+    present = np.clip(0.5 - tissue.glass / np.float32(0.12), 0, 1)
+    nest = np.clip(tissue.nest / np.float32(0.1) + np.float32(0.5), 0, 1)
+    # Collagen: bands along the edges of the nests, bent by noise.
+    bend = _noise(seed, 51, xs, ys, 55, 18, 6)
+    fibre = (np.sin(tissue.nest * 27 + 3 * bend) + np.sin(tissue.nest * 61 - 2 * bend)) * np.float32(0.5) * bend
+    cleft = np.clip(1 - np.abs(tissue.nest + np.float32(0.1)) / np.float32(0.07), 0, 1)
+    cleft *= np.clip(_noise(seed, 52, xs, ys, 45) - np.float32(0.3), 0, 1)
+    stroma = (np.float32(0.09) + np.float32(0.03) * fibre) * (1 - cleft)
+    haem = present * (np.float32(0.055) * nest + stroma * (1 - nest)) * (1 + np.float32(0.35) * grain)
+    brown = np.float32(0.035) * np.exp(np.float32(0.5) * _noise(seed, 53, xs, ys, 700, 120))
+    specks = np.clip(_noise(seed, 54, xs, ys, 3.5) - np.float32(3.1), 0, 1)  # precipitate, no nucleus
+    return np.maximum(haem, 0), present * (brown * (1 + np.float32(0.3) * grain) + specks)
+
+
+def _stain(
+    slide: Slide, nuclei: NDArray[np.void], px: NDArray[np.int64], py: NDArray[np.int64], haem: _Reals, dab: _Reals
+) -> None:
+    """Add cytoplasm and nuclei to `haem` and `dab` in place; all nuclei of a tile are drawn as one stack of patches."""
+    scale = NOMINAL_MPP / slide.mpp
+    reach = math.ceil(_REACH * scale) + 1
+    columns = np.floor(nuclei["x"] + 0.5).astype(np.int64)[:, None] + np.arange(-reach, reach + 1)
+    rows = np.floor(nuclei["y"] + 0.5).astype(np.int64)[:, None] + np.arange(-reach, reach + 1)
+    dx = ((columns - nuclei["x"][:, None]) / scale).astype(np.float32)[:, None, :]
+    dy = ((rows - nuclei["y"][:, None]) / scale).astype(np.float32)[:, :, None]
+
+    def of(name: str) -> _Reals:
+        column: _Reals = nuclei[name][:, None, None]
+        return column
+
+    u = (dx * of("cos") + dy * of("sin")) / of("a")
+    v = (dy * of("cos") - dx * of("sin")) / of("b")
+    square = u * u + v * v
+    # Three lobes: cos(3 angle), written without trigonometry. They leave the centroid where it is.
+    lobes = of("lobe") * (u * u - 3 * v * v) * u / (square * np.sqrt(square) + np.float32(1e-3))
+    radius = np.sqrt(square) * (1 + lobes)
+    soft = np.maximum(of("soft"), np.float32(1 / scale))
+    inside = np.clip((1 - radius) * of("b") / soft + np.float32(0.5), 0, 1)
+    inside *= inside * (3 - 2 * inside)
+
+    grain = _noise(slide.seed, 60, (px + 0.5) / scale, (py + 0.5) / scale, 2.4, 1.1)
+    row, column = rows - py[0], columns - px[0]
+    chromatin = grain[np.clip(row, 0, len(py) - 1)[:, :, None], np.clip(column, 0, len(px) - 1)[:, None, :]]
+    rim = np.clip(1 - np.abs(radius - np.float32(0.82)) * 5, 0, 1)
+    dot = np.clip(1 - ((u - np.float32(0.15)) ** 2 + v * v) * 14, 0, 1)
+    body = np.maximum(1 + of("texture") * (chromatin + rim) + of("nucleolus") * dot, 0.1) * inside
+    # Uneven chromatin pulls the centroid off: tilt the stain back, so that the truth is where the picture says.
+    for axis in (u, v):
+        moment = (body * axis).sum(axis=(1, 2), keepdims=True) / (body * axis * axis).sum(axis=(1, 2), keepdims=True)
+        body *= np.maximum(1 - moment * axis, 0)
+    blue, brown = body * of("h"), body * of("dab")
+    ragged = 1 + np.float32(0.06) * chromatin
+    cell = np.clip((1 - ragged * np.sqrt(dx * dx + dy * dy) / np.maximum(of("cell"), np.float32(0.1))) * 3, 0, 1)
+    cell *= np.float32(0.03 + 0.09 * _look(slide)[3])
+
+    # One canvas of cytoplasm: the larger of two cells wins, a pale line stays between them.
+    cytoplasm = np.zeros_like(haem)
+    for k in range(len(nuclei)):
+        y0, y1 = max(0, row[k, 0]), min(len(py), row[k, -1] + 1)
+        x0, x1 = max(0, column[k, 0]), min(len(px), column[k, -1] + 1)
+        to = np.s_[y0:y1, x0:x1]
+        source = np.s_[k, y0 - row[k, 0] : y1 - row[k, 0], x0 - column[k, 0] : x1 - column[k, 0]]
+        for canvas, stain in ((haem[to], blue[source]), (dab[to], brown[source])):
+            # Touching nuclei mostly flatten against each other in a 3 um section; little of them overlaps.
+            canvas[...] = np.maximum(canvas, stain) + np.float32(0.3) * np.minimum(canvas, stain)
+        np.maximum(cytoplasm[to], cell[source], out=cytoplasm[to])
+    haem += cytoplasm * (1 + np.float32(0.3) * grain)
+
+
+def _vectors(hue_shift: float) -> _Reals:
+    """Return haematoxylin and DAB as unit optical density vectors [2, 3], turned `hue_shift` degrees about grey."""
+    vectors = np.array([_HAEMATOXYLIN, _DAB])
+    axis = np.full(3, 1 / math.sqrt(3))
+    angle = math.radians(hue_shift)
+    along = (vectors @ axis)[:, None] * axis
+    turned = along + (vectors - along) * math.cos(angle) + np.cross(axis, vectors) * math.sin(angle)
+    turned = np.maximum(turned, 0)  # no stain emits light
+    unit: _Reals = (turned / np.linalg.norm(turned, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def _expect(name: str, value: float, low: float, high: float, *, whole: bool = False) -> None:
+    """Raise ValueError unless low <= value <= high."""
+    kind = "a whole number" if whole else "a number"
+    numeric = isinstance(value, int | np.integer) if whole else isinstance(value, int | float | np.number)
+    if isinstance(value, bool) or not numeric or not low <= value <= high:
+        raise ValueError(f"{name}: expected {kind} from {low} to {high}, found {value!r}; pass a {name} in that range.")

@@ -1,0 +1,1 @@
+"""Read whole slides: OpenSlide, TIFF pyramids, OME-Zarr, DICOM."""

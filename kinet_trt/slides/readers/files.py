@@ -1,0 +1,194 @@
+"""Which files make up one slide, so that it is listed once and its fingerprint covers all of them.
+
+A slide may be a series of DICOM files, an index that names pictures (Hamamatsu's ``.vms``, ``.vmu``), a file with a
+folder beside it (``.mrxs``), or a set of OME-TIFFs whose metadata name each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from kinet_trt.io.ome import Ome, OmeImage, is_ome, read_ome
+from kinet_trt.slides.readers import dicom, tiff_head
+
+INDEX_SUFFIXES = (".vms", ".vmu")
+SET_SUFFIX = ".ndpis"
+MRXS_SUFFIX = ".mrxs"
+COMPANION_SUFFIX = ".companion.ome"
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
+_MRXS_INDEX = "Slidedat.ini"
+_LARGEST_TEXT = 1 << 26  # bytes of an index or a companion file
+_LARGEST_SET = 1 << 16  # files of one slide
+
+
+def one_for_each_slide(paths: Iterable[Path]) -> list[Path]:
+    """Return paths with the files of one slide replaced by one of them, in order; links to a listed file are dropped.
+
+    Of a DICOM series the file stays that was named first, unless that is its label or overview; of an index and the
+    pictures that it names the index; of a set of NDPI files the set, where it is among the paths.
+    """
+    folders: dict[Path, _Folder] = {}
+    chosen: dict[Hashable, Path] = {}
+    paths = list(paths)
+    in_sets = {part for path in paths if path.suffix.lower() == SET_SUFFIX for part in ndpi_set(path)}
+    for path in paths:
+        if path in in_sets:
+            continue
+        folder = folders.setdefault(path.parent, _Folder(path.parent))
+        key, stand_in = folder.slide_of(path)
+        chosen.setdefault(key, stand_in)
+    return list(chosen.values())
+
+
+def slide_of_folder(path: Path) -> Path | None:
+    """Return the ``.mrxs`` slide whose pixels a folder holds; None where it is another folder."""
+    if not os.path.isfile(path / _MRXS_INDEX):  # noqa: PTH113 - pathlib raises where it may not look
+        return None
+    slide = Path(f"{os.path.abspath(path)}{MRXS_SUFFIX}")
+    return slide if slide.is_file() else None
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that a slide consists of, the named one among them; of an OME-Zarr or other folder itself.
+
+    The folder beside a ``.mrxs`` is in the list as a folder.
+
+    Raises
+    ------
+    OSError
+        If they cannot be listed.
+    """
+    found = [path]
+    suffix = path.suffix.lower()
+    if suffix in (*INDEX_SUFFIXES, SET_SUFFIX):
+        found += _named_in_index(path)
+    elif suffix == MRXS_SUFFIX:
+        found += [folder for folder in (path.with_suffix(""),) if folder.is_dir()]
+    elif suffix in TIFF_SUFFIXES:
+        metadata, ome = ome_of(path)
+        image = _image_of(ome, path.name) if ome else None
+        found += [metadata, *tiffs_of(path, image)] if image else [metadata]
+    elif dicom.is_dicom(path):
+        found += dicom.series_files(path)
+    return list(dict.fromkeys(found))
+
+
+def ome_of(path: Path) -> tuple[Path, Ome | None]:
+    """Return what an OME-TIFF's metadata state, and the file that holds them: the TIFF, or its companion.
+
+    None where there are none, or they cannot be read.
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return path, None
+        text = (
+            path.read_text("utf-8-sig") if path.name.lower().endswith(COMPANION_SUFFIX) else tiff_head.description(path)
+        )
+        ome = read_ome(text) if is_ome(text) else None
+    except (OSError, ValueError):
+        return path, None
+    if ome is None or ome.companion is None or path.name == ome.companion:
+        return path, ome
+    companion = path.with_name(Path(ome.companion).name)
+    found = ome_of(companion)[1] if companion.is_file() and companion != path else None
+    return (companion, found) if found and not found.companion else (path, ome)
+
+
+def tiffs_of(path: Path, image: OmeImage) -> list[Path]:
+    """Return the files beside a path that hold the planes of a picture, those that are there."""
+    names = [name.replace("\\", "/").rpartition("/")[2] for name in image.files[:_LARGEST_SET]]
+    return [file for name in names if name and (file := path.parent / name).is_file()]
+
+
+def is_ome_set(path: Path) -> bool:
+    """Return whether an OME-TIFF's picture, or its metadata, lie in several files."""
+    metadata, ome = ome_of(path)
+    image = _image_of(ome, path.name) if ome else None
+    return image is not None and (len(image.files) > 1 or metadata != path)
+
+
+def ndpi_set(path: Path) -> list[Path]:
+    """Return the slides that a set of NDPI files (``.ndpis``) names and that are there."""
+    return [file for file in _named_in_index(path) if file.suffix.lower() == ".ndpi"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Folder:
+    """What files of a folder belong together; each question is answered from the disk once."""
+
+    path: Path
+    _headers: dict[Path, dicom.Header | None] = field(default_factory=dict)
+
+    def slide_of(self, path: Path) -> tuple[Hashable, Path]:
+        """Return what tells a path's slide from others, and the path that stands for the slide."""
+        suffix, name = path.suffix.lower(), path.name.lower()
+        if index := self._parts.get(name):
+            path = index
+        elif name.endswith(COMPANION_SUFFIX) or suffix in TIFF_SUFFIXES:
+            path = self._first_of_set(path)
+        elif suffix not in PICTURE_SUFFIXES and dicom.is_dicom(path):
+            header = self._header(path)
+            if header and header.series:
+                return (os.path.realpath(self.path), header.series), self._volume(path, header)
+        return os.path.realpath(path), path
+
+    @cached_property
+    def _names(self) -> list[Path]:
+        try:
+            return sorted(self.path.iterdir())
+        except OSError:
+            return []
+
+    @cached_property
+    def _parts(self) -> dict[str, Path]:
+        """The index that names a file, by the file's name in small letters."""
+        indexes = [path for path in self._names if path.suffix.lower() in INDEX_SUFFIXES]
+        return {part.name.lower(): index for index in indexes for part in _named_in_index(index)}
+
+    def _first_of_set(self, path: Path) -> Path:
+        """Return the file of an OME-TIFF set that holds the first plane of the picture that a file belongs to."""
+        _, ome = ome_of(path)
+        image = _image_of(ome, path.name) if ome else None
+        if image is None:
+            return path
+        return next(iter(tiffs_of(path, image)), path)
+
+    def _header(self, path: Path) -> dicom.Header | None:
+        if path not in self._headers:
+            self._headers[path] = dicom.read_header(path)
+        return self._headers[path]
+
+    def _volume(self, path: Path, header: dicom.Header) -> Path:
+        """Return a DICOM file; for a slide's label or overview the first file of its pyramid."""
+        if not header.is_aside:
+            return path
+        for other in self._names:
+            found = self._header(other)
+            if found and found.series == header.series and not found.is_aside:
+                return other
+        return path
+
+
+def _image_of(ome: Ome, name: str) -> OmeImage | None:
+    """Return the largest picture that has planes in a file; of a companion file the largest of all.
+
+    None where the metadata do not name the file: it may have been renamed, and files that they name be others.
+    """
+    own = [one for one in ome.images if name in one.files or name.lower().endswith(COMPANION_SUFFIX)]
+    return max(own, key=lambda one: one.width * one.height, default=None)
+
+
+def _named_in_index(path: Path) -> list[Path]:
+    """Return the files beside an index (lines of ``key=value``) whose names are values in it."""
+    try:
+        with path.open("rb") as file:
+            lines = file.read(_LARGEST_TEXT).decode("utf-8-sig", "replace").splitlines()
+        values = {line.partition("=")[2].strip().lower() for line in lines}
+        return sorted(file for file in path.parent.iterdir() if file.name.lower() in values and file != path)
+    except OSError:
+        return []

@@ -1,0 +1,182 @@
+"""The ledger: one SQLite file that keeps the nuclei of each counted tile, once, as soon as they are known.
+
+A tile lands in one transaction: after a kill, whenever it came, a tile is there whole or not at all. The file belongs
+to one plan, whose identity is in it; another model, threshold, region or slide needs another file. What a power cut
+takes with it is at most the last tiles, which are counted again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.files import Claim
+from kinet_trt.slides.plan import Plan
+
+SUFFIX = ".tiles"
+APPLICATION = 0x4B4E5449
+"""SQLite's application_id of a ledger: "KNTI"."""
+VERSION = 1
+_TABLES = """
+CREATE TABLE plan (identity TEXT NOT NULL);
+CREATE TABLE tiles (number INTEGER PRIMARY KEY, nuclei BLOB NOT NULL, crc INTEGER NOT NULL);
+"""
+_NUCLEUS = np.dtype([("x", "<f4"), ("y", "<f4"), ("cls", "u1"), ("score", "<f4")])
+
+
+class Ledger:
+    """File of the counted tiles of one plan. Thread-safe.
+
+    Every method raises a KinetError if the disk is full, the file is damaged, or another program is counting the same
+    slide.
+
+    Parameters
+    ----------
+    path
+        The file; created if missing. ``NAME.lock`` beside it marks it as in use.
+    plan
+        The plan whose tiles it contains.
+    """
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        self.path = path
+        self._plan = plan
+        self._wanted = frozenset(plan.tiles)
+        self._lock = threading.Lock()
+        self._claim = Claim(path)
+        if not self._claim.take():
+            raise KinetError(f"{path}: another program is counting this slide: wait for it, or end it")
+        try:
+            with self._told():
+                self._connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+                try:
+                    self._prepare()
+                except BaseException:
+                    self._connection.close()
+                    raise
+        except BaseException:
+            self._claim.release()
+            raise
+
+    def _prepare(self) -> None:
+        db = self._connection
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and application != APPLICATION:
+            raise KinetError(f"{self.path}: expected counted tiles, found another program's file: delete or move it")
+        # Written through to the system with each tile, to the disk now and then: a kill loses nothing.
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        if not tables:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(f"PRAGMA application_id = {APPLICATION}")
+            db.execute(f"PRAGMA user_version = {VERSION}")
+            for statement in filter(str.strip, _TABLES.split(";")):
+                db.execute(statement)
+            db.execute("INSERT INTO plan (identity) VALUES (?)", (self._plan.identity,))
+            db.execute("COMMIT")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        found = db.execute("SELECT identity FROM plan").fetchone()
+        if version != VERSION or found != (self._plan.identity,):
+            raise KinetError(
+                f"{self.path}: these tiles were counted of another slide, with another model, threshold, region or "
+                "version: delete the file"
+            )
+
+    def land(self, number: int, nuclei: Detections) -> bool:
+        """Save the nuclei of a tile; return False if it was saved before, and keep the saved ones."""
+        if number not in self._wanted:
+            raise KinetError(f"{self.path}: tile {number} is not in the plan")
+        if nuclei.classes != self._plan.classes:
+            raise KinetError(f"{self.path}: the nuclei's classes are not the plan's")
+        rows = np.empty(len(nuclei), _NUCLEUS)
+        for name in ("x", "y", "cls", "score"):
+            rows[name] = getattr(nuclei, name)
+        blob = rows.tobytes()
+        with self._lock, self._told():
+            cursor = self._connection.execute(
+                "INSERT OR IGNORE INTO tiles (number, nuclei, crc) VALUES (?, ?, ?)", (number, blob, zlib.crc32(blob))
+            )
+            return cursor.rowcount == 1
+
+    def done(self) -> set[int]:
+        """Return the numbers of the tiles that are counted."""
+        with self._lock, self._told():
+            return {number for (number,) in self._connection.execute("SELECT number FROM tiles")}
+
+    def missing(self) -> list[int]:
+        """Return the numbers of the tiles that are not counted yet, ascending."""
+        done = self.done()
+        return [number for number in self._plan.tiles if number not in done]
+
+    def tile(self, number: int) -> Detections:
+        """Return the nuclei of a counted tile, px of level 0, in raster order."""
+        with self._lock, self._told():
+            row = self._connection.execute("SELECT nuclei, crc FROM tiles WHERE number = ?", (number,)).fetchone()
+        if row is None:
+            raise KinetError(f"{self.path}: tile {number} is not counted yet")
+        blob, crc = row
+        if not isinstance(blob, bytes) or zlib.crc32(blob) != crc or len(blob) % _NUCLEUS.itemsize:
+            raise KinetError(f"{self.path}: the file is damaged: delete it to count the slide again")
+        rows = np.frombuffer(blob, _NUCLEUS)
+        x, y, cls, score = (np.ascontiguousarray(rows[name]) for name in ("x", "y", "cls", "score"))
+        return Detections(x, y, cls, score, self._plan.classes)
+
+    def fullest(self, n: int) -> list[int]:
+        """Return the numbers of the n counted tiles with most nuclei, the fullest first."""
+        with self._lock, self._told():
+            rows = self._connection.execute(
+                "SELECT number FROM tiles ORDER BY length(nuclei) DESC, number LIMIT ?", (n,)
+            )
+            return [number for (number,) in rows]
+
+    def bands(self) -> Iterator[Detections]:
+        """Yield all nuclei in raster order, one row of tiles at a time."""
+        columns = len(self._plan.columns)
+        rows: dict[int, list[int]] = {}
+        for number in self._plan.tiles:
+            rows.setdefault(number // columns, []).append(number)
+        for row in sorted(rows):
+            parts = [self.tile(number) for number in rows[row]]
+            x, y, cls, score = (
+                np.concatenate([getattr(p, name) for p in parts]) for name in ("x", "y", "cls", "score")
+            )
+            band = Detections(x, y, cls, score, self._plan.classes)
+            yield band.where(np.lexsort((band.x, band.y)))
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+            self._claim.release()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what SQLite says into one message."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            said = str(error)
+            if "full" in said or "disk I/O" in said:
+                message = f"cannot be written: the disk is full or failing ({said}); earlier tiles are kept"
+            elif "readonly" in said or "unable to open" in said:
+                message = f"cannot be written: no right to write the file or its folder ({said})"
+            elif "locked" in said or "busy" in said:
+                message = "another program is writing to it: wait for it, or end it"
+            else:
+                message = f"not counted tiles, or a damaged file ({said}): delete it to count the slide again"
+            raise KinetError(f"{self.path}: {message}") from error

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from kinet_trt.core.errors import KinetError
+from kinet_trt.core.files import Claim, user_cache, user_data, write_atomic
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions and special files")
+
+
+@pytest.mark.parametrize(
+    ("content", "stored"),
+    [(b"\x00\r\n\xff", b"\x00\r\n\xff"), ("a\nµ\n", b"a\n\xc2\xb5\n"), (b"", b""), ("", b"")],
+)
+def test_bytes_go_as_they_are_and_text_as_utf8_with_plain_newlines(tmp_path, content, stored):
+    write_atomic(tmp_path / "out", content)
+    assert (tmp_path / "out").read_bytes() == stored
+
+
+def test_missing_folders_are_made_and_nothing_else_is_left(tmp_path):
+    path = tmp_path / "a" / "b µ" / "out.json"
+    write_atomic(path, "1")
+    write_atomic(path, "2")
+    assert path.read_text() == "2"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failure_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, step):
+    path = tmp_path / "model.engine"
+    write_atomic(path, b"old")
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    for owner in (os, Path):  # pathlib of Python 3.10 keeps its own reference to os.replace
+        if hasattr(owner, step):
+            monkeypatch.setattr(owner, step, full)
+    with pytest.raises(KinetError, match=r"model\.engine: cannot be written: No space left on device"):
+        write_atomic(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interruption_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "model.engine"
+    write_atomic(path, b"old")
+
+    def interrupted(handle):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "out"
+    write_atomic(path, b"old")
+    seen = []
+    fsync = os.fsync
+
+    def look(handle):
+        fsync(handle)
+        seen.append(path.read_bytes())
+
+    monkeypatch.setattr(os, "fsync", look)
+    write_atomic(path, b"new" * 100_000)
+    assert seen[0] == b"old"
+    assert path.read_bytes() == b"new" * 100_000
+
+
+def test_a_folder_in_the_way_is_a_kinet_error(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(KinetError, match="cannot be written"):
+        write_atomic(tmp_path / "out", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_where_a_folder_should_be_is_a_kinet_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(KinetError, match="cannot be written"):
+        write_atomic(tmp_path / "file" / "out", "x")
+    with pytest.raises(KinetError, match="cannot be written"):
+        write_atomic(tmp_path / "file" / "below" / "out", "x")
+
+
+def test_a_name_that_is_too_long_is_a_kinet_error_without_litter(tmp_path):
+    with pytest.raises(KinetError, match="cannot be written"):
+        write_atomic(tmp_path / ("n" * 300), "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix_only
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_follow_the_umask_and_the_umask_stays(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "out", "x")
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == mode
+
+
+@posix_only
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write into a read-only folder")
+def test_a_read_only_folder_is_a_kinet_error(tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    (folder / "out").write_text("old")
+    folder.chmod(0o555)
+    try:
+        with pytest.raises(KinetError, match="cannot be written: Permission denied"):
+            write_atomic(folder / "out", "new")
+    finally:
+        folder.chmod(0o755)
+    assert (folder / "out").read_text() == "old"
+
+
+@posix_only
+def test_threads_that_write_at_one_time_do_not_change_the_process_umask(tmp_path, monkeypatch):
+    # os.umask belongs to the whole process: reading it by setting it must not let two threads cross.
+    umask, inside = os.umask, threading.Event()
+    crossed = threading.Event()
+
+    def slow_umask(mask):
+        old = umask(mask)
+        if threading.current_thread() is first and not inside.is_set():
+            inside.set()
+            crossed.wait(1)
+        return old
+
+    first = threading.Thread(target=write_atomic, args=(tmp_path / "a", "x"))
+    before = umask(0o077)
+    monkeypatch.setattr(os, "umask", slow_umask)
+    try:
+        first.start()
+        while first.is_alive() and not inside.wait(0.01):
+            pass
+        if inside.is_set():
+            second = threading.Thread(target=write_atomic, args=(tmp_path / "b", "x"))
+            second.start()
+            second.join(0.5)
+            crossed.set()
+            second.join()
+        first.join()
+        mode_of_second = stat.S_IMODE((tmp_path / "b").stat().st_mode) if (tmp_path / "b").exists() else 0o600
+        assert mode_of_second == 0o600
+    finally:
+        monkeypatch.undo()
+        umask(before)
+
+
+@posix_only
+def test_a_pipe_or_device_is_written_to_and_not_replaced(tmp_path):
+    # `--json /dev/null` as root must not turn /dev/null into a file.
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomic(pipe, b"x")
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+    finally:
+        os.close(reader)
+
+
+@posix_only
+def test_text_that_is_no_unicode_is_a_kinet_error_or_written_but_never_a_traceback(tmp_path):
+    # os.fsdecode gives such text for a file name in Latin-1, and to_csv writes names.
+    name = os.fsdecode(b"schnitt_\xe4.png")
+    try:
+        write_atomic(tmp_path / "out.csv", f"{name},1,2\n")
+    except KinetError:
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert (tmp_path / "out.csv").exists()
+
+
+def test_the_cache_is_the_users_and_there_need_be_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache() == tmp_path / "kinet-trt"
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert user_cache() == tmp_path / ".cache" / "kinet-trt"
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert user_cache() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_is_one_programs_and_free_when_that_is_killed(tmp_path):
+    path = tmp_path / "s.kinet"
+    claim = Claim(path)
+    code = "import sys; from pathlib import Path; from kinet_trt.core.files import Claim\n"
+    code += "c = Claim(Path(sys.argv[1])); assert c.take(); c.say('here'); print('taken', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "taken\n"
+        assert not claim.take()
+        assert claim.said() == "here"
+    finally:
+        other.kill()
+        other.communicate()
+    assert claim.take()
+    assert not Claim(path).take()
+    claim.say("http://127.0.0.1:1/")
+    assert Claim(path).said() == "http://127.0.0.1:1/"
+    claim.release()
+    claim.release()
+    assert Claim(path).said() == ""
+    again = Claim(path)
+    assert again.take()
+    again.release()
+
+
+def test_a_claim_where_nothing_can_be_written_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(KinetError, match="cannot be written"):
+        Claim(tmp_path / "file" / "s.kinet").take()
+
+
+def test_the_users_data_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert user_data() == tmp_path / "kinet-trt"
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    assert user_data() == Path.home() / ".local" / "share" / "kinet-trt"
+
+
+def test_parts_are_written_as_one_and_an_error_between_them_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomic(path, (f"line {n}\n" for n in range(3)))
+    assert path.read_text() == "line 0\nline 1\nline 2\n"
+
+    def breaks():
+        yield "half"
+        raise KinetError("no more")
+
+    with pytest.raises(KinetError, match="no more"):
+        write_atomic(path, breaks())
+    assert path.read_text() == "line 0\nline 1\nline 2\n"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,56 @@
+"""The disc of n tumour nuclei with the highest index, by a search that looks at few of many nuclei."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kinet_trt.core.hot_spot import hottest
+
+
+def by_all_distances(x, y, positive, n):
+    """Look at every disc: most positive nuclei, then the smallest radius."""
+    best = None
+    for a, b in zip(x, y, strict=True):
+        distance = np.hypot(x - a, y - b)
+        nearest = np.argsort(distance, kind="stable")[:n]
+        found = (int(positive[nearest].sum()), -float(distance[nearest[-1]]))
+        best = found if best is None or found > best else best
+    return best
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 40), total=st.integers(40, 300), clumps=st.integers(1, 6))
+def test_it_is_the_best_of_all_discs(seed, n, total, clumps):
+    generator = np.random.default_rng(seed)
+    centres = generator.uniform(0, 5_000, (clumps, 2))
+    x, y = (centres[generator.integers(0, clumps, total)] + generator.normal(0, 60, (total, 2))).T
+    positive = generator.random(total) < 0.3
+    spot = hottest(x, y, positive, n, 1)
+    hits, radius = by_all_distances(x, y, positive, n)
+    assert spot.positive == hits
+    assert spot.radius == pytest.approx(-radius, abs=1e-6)
+    assert len(spot.nuclei) == len(set(spot.nuclei.tolist())) == n
+    assert positive[spot.nuclei].sum() == hits
+    assert spot.centre in spot.nuclei
+
+
+def test_too_few_have_none_and_all_at_one_place_have_one():
+    x = np.zeros(30, np.float32)
+    assert hottest(x, x, np.ones(30, bool), 31, 1) is None
+    spot = hottest(x, x, np.ones(30, bool), 30, 7)
+    assert (spot.positive, spot.radius) == (30, 0)
+
+
+def test_a_million_nuclei_take_seconds_and_little_memory():
+    generator = np.random.default_rng(1)
+    x, y = (generator.uniform(0, 20_000, 1_000_000).astype(np.float32) for _ in range(2))
+    positive = (generator.random(1_000_000) < 0.1) | (np.hypot(x - 7_000, y - 12_000) < 150)
+    begun = time.process_time()
+    spot = hottest(x, y, positive, 500, 200)
+    assert time.process_time() - begun < 20
+    assert np.hypot(x[spot.centre] - 7_000, y[spot.centre] - 12_000) < 300
+    assert spot.positive > 180  # of some 500 x 0.1 elsewhere

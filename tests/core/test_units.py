@@ -1,0 +1,85 @@
+import pytest
+
+from kinet_trt.core.units import is_uncalibrated, um_in
+
+
+@pytest.mark.parametrize(
+    ("unit", "um"),
+    [
+        ("µm", 1),
+        ("\u03bcm", 1),
+        ("um", 1),
+        ("UM", 1),
+        ("µ", 1),
+        ("\\u00B5m", 1),
+        ("\ufffdm", 1),
+        ("Âµm", 1),
+        ("㎛", 1),
+        ("micron", 1),
+        ("Microns", 1),
+        ("micrometer", 1),
+        ("micrometres", 1),
+        ("um/px", 1),
+        ("microns per pixel", 1),
+        ("nm", 1e-3),
+        ("nanometer", 1e-3),
+        ("mm", 1e3),
+        ("MM", 1e3),
+        ("Mm", 1e12),
+        ("millimetre", 1e3),
+        ("cm", 1e4),
+        ("centimeters", 1e4),
+        ("dm", 1e5),
+        ("m", 1e6),
+        ("M", 1e6),
+        ("metre", 1e6),
+        ("km", 1e9),
+        ("pm", 1e-6),
+        ("Pm", 1e21),
+        ("\u00c5", 1e-4),
+        ("\u212b", 1e-4),
+        ("angstrom", 1e-4),
+        ("in", 25_400),
+        ("inch", 25_400),
+        ("Inches", 25_400),
+        ("in.", 25_400),
+        ('"', 25_400),
+        ("mil", 25.4),
+        ("thou", 25.4),
+        ("pt", 25_400 / 72),
+        ("foot", 304_800),
+        (" mm\0", 1e3),
+    ],
+)
+def test_a_unit_of_length_is_known_however_it_is_written(unit, um):
+    assert um_in(unit) == pytest.approx(um)
+
+
+OME = """
+Ym Zm Em Pm Tm Gm Mm km hm dam m dm cm mm µm nm pm fm am zm ym Å thou li in ft yd mi ua ly pc pt
+"""
+ZARR = """
+angstrom attometer centimeter decimeter exameter femtometer foot gigameter hectometer inch kilometer megameter meter
+micrometer mile millimeter nanometer parsec petameter picometer terameter yard yoctometer yottameter zeptometer
+zettameter
+"""
+
+
+def test_all_units_of_ome_xml_and_ome_zarr_are_known_and_each_is_another_length():
+    assert len({um_in(unit) for unit in OME.split()}) == len(OME.split())
+    assert None not in {um_in(unit) for unit in (OME + ZARR).split()}
+    assert um_in("yd") == um_in("yard")
+    assert um_in("pc") == um_in("parsec")
+
+
+@pytest.mark.parametrize("unit", ["", "pixel", "second", "s", "furlong", "ms", "µs", "kg", "mm²", "reference frame"])
+def test_what_is_no_length_is_not_taken_for_one(unit):
+    assert um_in(unit) is None
+
+
+def test_a_picture_in_pixels_is_not_calibrated():
+    assert is_uncalibrated("Pixel")
+    assert is_uncalibrated(" ")
+    assert is_uncalibrated("reference frame")
+    assert not is_uncalibrated("mm")
+    assert not is_uncalibrated("furlong")

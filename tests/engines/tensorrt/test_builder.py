@@ -1,0 +1,308 @@
+"""TensorRT for RTX, really: its one logger, its progress, its errors and how a build is stopped. No GPU is needed."""
+
+import csv
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+rtx = pytest.importorskip("tensorrt_rtx")
+onnx = pytest.importorskip("onnx")
+
+from conftest import skip
+from kinet_trt.core.errors import EngineError, KinetError, MissingExtraError
+from kinet_trt.cuda.driver import Driver, Gpu
+from kinet_trt.engines.tensorrt import builder as trt
+from kinet_trt.engines.tensorrt.engine_file import AMPERE, TURING
+from kinet_trt.models.card import ModelCard
+
+SMALL = (
+    '<ir_version: 8, opset_import: ["": 18]> g (uint8[N,H,W,3] frame) => (float[N,H,W,3] maps) '
+    "{ pixels = Cast <to = 1> (frame)  half = Add (pixels, pixels)  maps = Relu (half) }"
+)
+ANY = ((1, 32, 32), (1, 64, 64), (2, 64, 96))
+
+
+def model(text=SMALL):
+    return onnx.parser.parse_model(text).SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def library():
+    return trt.load("tensorrt-rtx")
+
+
+def test_it_is_found_imported_once_and_has_one_logger(library):
+    assert trt.find("tensorrt-rtx") == "tensorrt-rtx"
+    assert trt.load("tensorrt-rtx") is library
+    assert (library.name, library.version, library.is_rtx) == ("TensorRT for RTX", rtx.__version__, True)
+
+
+def test_finding_imports_nothing():
+    code = (
+        "import sys; from kinet_trt.engines import trt; trt.find('tensorrt-rtx'); "
+        "sys.exit(any(name.startswith(('tensorrt', 'onnx', 'torch')) for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_tensorrt_goes_before_tensorrt_for_rtx(monkeypatch, tmp_path):
+    (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.10: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert trt.find() == "tensorrt"
+    with pytest.raises(EngineError, match=r"installed but cannot be loaded \(libnvinfer"):
+        trt.load("tensorrt")
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "10.2.0.19"])
+def test_a_tensorrt_that_is_too_old_is_one_error(monkeypatch, tmp_path, version):
+    (tmp_path / "tensorrt.py").write_text(f"__version__ = '{version}'")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EngineError, match=f"expected 10.3 or newer, found {version}"):
+        trt.load("tensorrt")
+    del sys.modules["tensorrt"]
+
+
+def test_what_is_not_installed_or_unknown_is_one_error(monkeypatch):
+    monkeypatch.setattr(trt, "find_spec", lambda name: None)
+    with pytest.raises(EngineError, match="TensorRT is not installed"):
+        trt.find("tensorrt")
+    for runtime in ("auto", "tensorrt-rtx"):
+        with pytest.raises(MissingExtraError, match=r"kinet-trt\[tensorrt-rtx\]"):
+            trt.find(runtime)
+    with pytest.raises(EngineError, match="expected auto, tensorrt or tensorrt-rtx, found 'cuda'"):
+        trt.find("cuda")
+
+
+def test_a_build_reports_growing_percents_and_names_its_phases(library):
+    told = []
+    plan, timing = trt.build_plan(library, model(), ANY, tf32=False, report=lambda *step: told.append(step))
+    assert len(plan) > 1000
+    assert timing == b""
+    percents = [done for _, done, _ in told]
+    assert percents == sorted(percents)
+    assert percents[0] == 0
+    assert percents[-1] == 100
+    assert {total for _, _, total in told} == {100}
+    assert len({phase for phase, _, _ in told}) > 3
+
+
+def test_messages_go_to_logging_and_not_to_the_terminal(library, caplog, capfd):
+    with caplog.at_level(logging.INFO, "kinet_trt"), pytest.raises(EngineError):
+        trt.build_plan(library, b"no model", ANY, tf32=False)
+    assert "kinet_trt.engines.tensorrt.builder" in {record.name for record in caplog.records}
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "profile", "says"),
+    [
+        (SMALL.replace("Relu (half)", "Nonsense (half)"), ANY, "cannot read the model: .*Nonsense"),
+        (SMALL.replace("frame) =>", "frame, float[M] more) =>"), ANY, "cannot build the model: .*more"),
+        (SMALL, ((1, 64, 64), (1, 32, 32), (1, 64, 64)), "sizes|cannot build"),
+    ],
+)
+def test_what_tensorrt_refuses_is_one_message_with_its_reason(library, text, profile, says):
+    if "Nonsense" in text:
+        graph = onnx.parser.parse_model(SMALL)
+        graph.graph.node[2].op_type = "Nonsense"
+        data = graph.SerializeToString()
+    else:
+        data = model(text)
+    with pytest.raises(EngineError, match=says) as caught:
+        trt.build_plan(library, data, profile, tf32=False)
+    assert "TensorRT for RTX" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_report_that_fails_stops_the_build_and_is_raised(library):
+    def fail(phase, done, total):
+        if done > 20:
+            raise ZeroDivisionError(phase)
+
+    with pytest.raises(ZeroDivisionError):
+        trt.build_plan(library, model(), ANY, tf32=False, report=fail)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+def test_ctrl_c_stops_a_build_and_its_handler_is_put_back(library):
+    before = signal.getsignal(signal.SIGINT)
+    told = []
+
+    def interrupt(phase, done, total):
+        told.append(done)
+        if len(told) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        trt.build_plan(library, model(), ANY, tf32=False, report=interrupt)
+    assert told[-1] < 100
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_every_name_of_tensorrt_that_is_used_is_in_every_version_we_serve():
+    table = Path(__file__).resolve().parents[4] / "shared" / "tensorrt" / "api-presence.tsv"
+    if not table.is_file():
+        skip(f"no table of TensorRT's names at {table}")
+    with table.open(newline="") as file:
+        rows = {row.pop("name"): row for row in csv.DictReader(file, delimiter="\t")}
+    code = Path(trt.__file__).read_text()
+    classes = {
+        "builder": "Builder",
+        "network": "INetworkDefinition",
+        "parser": "OnnxParser",
+        "config": "IBuilderConfig",
+        "engine": "ICudaEngine",
+        "running": "IRuntimeConfig",
+    }
+    classes |= {"shapes": "IOptimizationProfile", "kept": "ITimingCache"}
+    names = set(re.findall(r"\btrt\.([A-Z]\w+(?:\.\w+)*)", code)) - {"Report"}
+    for variable, cls in classes.items():
+        names |= {f"{cls}.{name}" for name in re.findall(rf"\b{variable}\.(\w+)", code)}
+    assert len(names) > 15
+    # The table names enumerations, not all of their members.
+    known = {name if name in rows else name.partition(".")[0] for name in names}
+    missing = {name: [version for version, has in rows[name].items() if has != "yes"] for name in known}
+    missing = {name: versions for name, versions in missing.items() if versions}
+    # What only TensorRT for RTX has is used there only.
+    assert set(missing) == {
+        "BuilderFlag.REQUIRE_USER_ALLOCATION", "ComputeCapability.SM75",
+        "DynamicShapesKernelSpecializationStrategy.EAGER", "EngineInvalidityDiagnostics", "EngineValidity.INVALID",
+        "IBuilderConfig.num_compute_capabilities", "IBuilderConfig.set_compute_capability",
+        "ICudaEngine.create_runtime_config", "IRuntimeConfig.create_runtime_cache",
+        "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+        "IRuntimeConfig.set_execution_context_allocation_strategy", "IRuntimeConfig.set_runtime_cache",
+    }  # fmt: skip
+    assert not any("rtx" in version for versions in missing.values() for version in versions)
+
+
+# --- does an engine run here ------------------------------------------------------------------------------------------
+
+PLAN = b"vtrt" + bytes(200)
+DRIVER = Driver((13, 0), (Gpu(0, "NVIDIA GeForce RTX 4090", (8, 9), 24 << 30),))
+
+
+def a_card(**changes):
+    values = {
+        "name": "kinet-edge", "mpp": 0.34, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.25), "threshold": 0.325,
+        "precision": "fp16", "runtime": "TensorRT for RTX", "runtime_version": rtx.__version__, "gpu": AMPERE,
+        "profile": ((1, 608, 608),) * 3,
+    }  # fmt: skip
+    return ModelCard(**(values | changes))
+
+
+def told(card, plan=PLAN):
+    with pytest.raises(KinetError) as caught:
+        trt.check_here(card, plan, Path("edge.engine"))
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_the_driver_is_asked_before_tensorrt_is_touched():
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a GPU here")
+    code = (
+        "import sys; from pathlib import Path; from test_builder import a_card, trt\n"
+        "before = set(sys.modules)\n"
+        "try: trt.check_here(a_card(), b'', Path('edge.engine'))\n"
+        "except trt.EngineError as error: assert 'no NVIDIA driver' in str(error)\n"
+        "sys.exit(any('cupy' in name for name in set(sys.modules) - before))"
+    )
+    places = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[2])))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": places}, check=False, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_engine_of_something_else_is_one_error(monkeypatch):
+    monkeypatch.setattr(trt, "ask_driver", lambda: DRIVER)
+    assert "built by Turbine, expected one of TensorRT, TensorRT for RTX" in told(a_card(runtime="Turbine"))
+
+
+@pytest.mark.parametrize(("name", "version"), [("TensorRT for RTX", "1.6.0.9"), ("TensorRT", "10.3.0")])
+def test_an_engine_of_another_version_names_both_and_the_command(monkeypatch, name, version):
+    monkeypatch.setattr(trt, "ask_driver", lambda: DRIVER)
+    text = told(a_card(runtime=name, runtime_version=version))
+    for part in (f"built by {name} {version}", f"found TensorRT for RTX {rtx.__version__}", "kinet-trt build kinet-"):
+        assert part in text
+
+
+def test_an_engine_whose_tensorrt_is_not_installed_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(trt, "ask_driver", lambda: DRIVER)
+    monkeypatch.setattr(trt, "find_spec", lambda name: None)
+    assert "pip install" in told(a_card())
+    assert "TensorRT is not installed" in told(a_card(runtime="TensorRT"))
+
+
+def test_an_engine_for_another_gpu_names_both_and_the_command(monkeypatch):
+    monkeypatch.setattr(trt, "ask_driver", lambda: DRIVER)
+    text = told(a_card(gpu=TURING))
+    for part in (f"built for {TURING}", "found NVIDIA GeForce RTX 4090 (compute capability 8.9)", "kinet-trt build"):
+        assert part in text
+
+
+def test_without_cupy_it_says_which_one_to_install(monkeypatch):
+    find = trt.find_spec
+    monkeypatch.setattr(trt, "ask_driver", lambda: DRIVER)
+    monkeypatch.setattr(trt, "find_spec", lambda name: None if name == "cupy" else find(name))
+    assert 'pip install "kinet-trt[gpu]"' in told(a_card())
+    monkeypatch.setattr(trt, "ask_driver", lambda: Driver((12, 8), DRIVER.gpus))
+    assert "pip install cupy-cuda12x" in told(a_card())
+
+
+def test_tensorrt_for_rtx_says_itself_what_it_will_not_run(library):
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a GPU here")
+    plan, _ = trt.build_plan(library, model(), ANY, tf32=False)
+    assert trt.refusal(library, plan) == "unknown reason"
+    assert trt.refusal(library, plan[:1000])
+
+
+def test_turing_is_built_for_apart(library):
+    text, fixed = SMALL.replace("[N,H,W,3]", "[1,64,64,3]"), None
+    plan, again, turing = (
+        trt.build_plan(library, model(text), fixed, tf32=False, turing=turing)[0] for turing in (False, False, True)
+    )
+    assert len(plan) == len(again)
+    assert turing != plan
+
+
+# --- how it runs ------------------------------------------------------------------------------------------------------
+
+
+def test_contexts_take_our_memory_and_rtx_finishes_its_kernels_first(library):
+    made = []
+
+    class Running:
+        """What IRuntimeConfig has, and nothing else."""
+
+        __slots__ = ("dynamic_shapes_kernel_specialization_strategy", "kept", "strategy")
+
+        def set_execution_context_allocation_strategy(self, strategy):
+            self.strategy = strategy
+
+        def create_runtime_cache(self):
+            return "a cache"
+
+        def set_runtime_cache(self, cache):
+            self.kept = cache
+
+    engine = SimpleNamespace(create_runtime_config=lambda: made.append(Running()) or made[-1])
+    running = trt.how_to_run(library, engine)
+    names = library.module
+    assert made == [running]
+    assert running.strategy == names.ExecutionContextAllocationStrategy.USER_MANAGED
+    assert running.kept == "a cache"
+    eager = names.DynamicShapesKernelSpecializationStrategy.EAGER
+    assert running.dynamic_shapes_kernel_specialization_strategy == eager
+    classic = replace(library, name="TensorRT")
+    assert trt.how_to_run(classic, None) == names.ExecutionContextAllocationStrategy.USER_MANAGED

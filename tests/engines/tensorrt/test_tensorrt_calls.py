@@ -1,0 +1,170 @@
+"""The GPU engine's own work, call by call on host memory; tests/gpu runs it on a GPU."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cupy_on_cpu import Array, installed, library
+from kinet_trt import Counter, Threshold
+from kinet_trt.core.errors import EngineError
+from kinet_trt.core.frame import Frame, fit
+from kinet_trt.engines.tensorrt.runtime import TensorRtEngine
+from kinet_trt.inference.pipeline import Workers
+from kinet_trt.models.card import ModelCard
+from kinet_trt.peaks.reference import find_peaks
+from kinet_trt.simulation import simulate
+from peak_rule import as_tuples
+
+LEAST = 0.4
+
+
+def network(frames):
+    """Return maps of pixels, [N, H, W, 3] to [N, 3, H, W]: dark is high."""
+    return 1 - frames.transpose(0, 3, 1, 2) / 255
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    card = ModelCard(
+        "edge", 0.5, (0, 0, 0), (1, 1, 1), LEAST, precision="fp16", profile=((1, 16, 16), (1, 48, 64), (2, 96, 96))
+    )
+    driver = SimpleNamespace(gpus=[SimpleNamespace(name="a GPU")])
+    with installed(tmp_path_factory.mktemp("kernels")):
+        yield TensorRtEngine(card, b"plan", library(network), driver, Path("edge.engine"))
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return [simulate.field(seed, 64, 48)[0] for seed in range(3)]
+
+
+def expected(frame, mpp=None, least=LEAST):
+    fitted = fit(Frame(frame, mpp), 0.5, 16)
+    maps = network(fitted.pixels[None])[0].astype(np.float16)
+    found = find_peaks(maps, least)
+    found = found.where((found.x < fitted.width) & (found.y < fitted.height))
+    return [*zip(*fitted.to_frame(found.x, found.y), found.cls, found.score, strict=True)]
+
+
+def of(found):
+    return [*zip(found.x, found.y, found.cls, found.score, strict=True)]
+
+
+def test_it_warms_up_both_lanes_in_graphs(engine):
+    (lanes,) = engine._lanes.values()
+    assert len(lanes) == 2
+    assert all(lane._graph is not None for lane in lanes)
+
+
+@pytest.mark.parametrize("mpp", [None, 0.7, 0.4, 0.36])
+def test_a_submitted_frame(engine, frames, mpp):
+    found = engine.submit(Frame(frames[0], mpp)).result()
+    assert of(found) == expected(frames[0], mpp)
+    assert len(found)
+    assert of(engine.submit(frames[0], mpp=mpp, threshold=0.6).result()) == expected(frames[0], mpp, 0.6)
+
+
+def test_two_frames_on_their_way_and_no_third(engine, frames):
+    buffers = [frame.copy() for frame in frames]
+    held = [engine.submit(buffer) for buffer in buffers[:2]]
+    for buffer in buffers:
+        buffer[:] = 0  # allowed as soon as submit returns
+    with pytest.raises(EngineError, match="2 frames are in flight"):
+        engine.submit(frames[2])
+    assert [of(one.result()) for one in held] == [expected(frame) for frame in frames[:2]]
+    assert of(engine.submit(frames[2]).result()) == expected(frames[2])
+
+
+def test_other_orders_and_sizes_and_arrays_on_the_device(engine, frames):
+    bgra = np.dstack([frames[1][..., ::-1], np.full((48, 64), 255, np.uint8)])
+    for given in (bgra, Array(bgra)):
+        assert of(engine.submit(given, order="BGRA").result()) == expected(frames[1])
+    for height, width in ((33, 47), (32, 64), (48, 32), (32, 32), (32, 47), (48, 64)):  # more than are kept
+        part = frames[0][:height, :width]
+        assert of(engine.submit(part).result()) == expected(part)
+
+
+def test_buffers_are_let_go_when_nothing_runs_in_them(engine, frames, monkeypatch):
+    waited = []
+    shape = 1, 48, 64
+    engine.submit(frames[0])  # and forgotten
+    for lane in engine._lanes[shape]:
+        monkeypatch.setattr(lane, "end", SimpleNamespace(synchronize=lambda: waited.append(shape), record=lambda _: 0))
+    for height, width in ((33, 47), (32, 64), (48, 32), (32, 32), (32, 47)):
+        engine.submit(frames[0][:height, :width]).result()
+    assert shape not in engine._lanes
+    assert set(waited) == {shape}
+
+
+def test_grey_pictures_hold_nothing(engine, frames, caplog):
+    grey = np.repeat(frames[0][..., :1], 3, axis=2)
+    assert len(engine.submit(grey).result()) == 0
+    assert "no colour" in caplog.text
+
+
+def test_batches_go_in_parts(engine, frames):
+    batch = np.stack(frames)
+    maps = engine.run(batch)
+    assert np.array_equal(maps, network(batch).astype(np.float16))
+    assert [as_tuples(one) for one in engine.detect(batch, LEAST)] == [as_tuples(find_peaks(m, LEAST)) for m in maps]
+
+
+def test_the_callers_stream_is_waited_for_and_waits(engine, frames, monkeypatch):
+    import cupy
+
+    told = []
+    monkeypatch.setattr(cupy.cuda.runtime, "eventRecord", lambda event, stream: told.append(("record", stream)))
+    monkeypatch.setattr(
+        cupy.cuda.runtime, "streamWaitEvent", lambda stream, event, flags=0: told.append(("wait", stream))
+    )
+    given = Array(frames[0])
+    engine.submit(given).result()
+    assert told == [("record", 1), ("wait", 1)]
+    told.clear()
+    with cupy.cuda.Stream() as writer:
+        engine.submit(given).result()
+    assert told == [("record", writer.ptr), ("wait", writer.ptr)]
+    told.clear()
+    engine.submit(given, stream=5).result()
+    assert told == [("record", 5), ("wait", 5)]
+
+
+def counter_over(engine):
+    """Give a counter over an engine that no file holds."""
+    counter = object.__new__(Counter)
+    counter.engine, counter.threshold = engine, Threshold(LEAST)
+    counter._workers, counter._room = Workers(), threading.BoundedSemaphore(engine.lanes)
+    return counter
+
+
+@pytest.mark.parametrize("mpp", [None, 0.5, 0.7])
+def test_a_counter_sends_whole_frames_wherever_they_lie(engine, frames, mpp, monkeypatch):
+    counter, submitted = counter_over(engine), []
+    submit = engine.submit
+    monkeypatch.setattr(engine, "submit", lambda *a, **k: submitted.append(1) or submit(*a, **k))
+    assert of(counter(frames[0], mpp)) == expected(frames[0], mpp)
+    assert of(counter(Array(frames[1]), mpp)) == expected(frames[1], mpp)
+    assert len(submitted) == 2
+    with pytest.raises(EngineError, match="built for frames"):
+        counter(simulate.field(7, 160, 128)[0])
+
+
+def test_any_number_of_threads_shares_the_lanes(engine, frames):
+    counter = counter_over(engine)
+    alone = [expected(frame) for frame in frames]
+    with ThreadPoolExecutor(6) as pool:
+        assert [of(found) for found in pool.map(counter, frames * 8)] == alone * 8
+    assert [of(found) for found in counter.stream(frames * 3)] == alone * 3
+
+
+def test_a_relative_threshold_needs_maps_on_the_host(engine, frames):
+    counter = counter_over(engine).with_threshold(Threshold(0.5, relative=True))
+    assert len(counter(frames[0])) > 0
+    with pytest.raises(EngineError, match="give a number"):
+        counter(Array(frames[0]))

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kinet_trt.core.errors import KinetError
+from kinet_trt.inference.counter import Threshold
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.4", Threshold(0.4)),
+        ("0", Threshold(0.0)),
+        ("-0.1", Threshold(-0.1)),
+        ("4e-1", Threshold(0.4)),
+        ("relative:0.5", Threshold(0.5, relative=True)),
+        ("relative:0", Threshold(0.0, relative=True)),
+        ("relative:1", Threshold(1.0, relative=True)),
+    ],
+)
+def test_parse_reads_both_kinds(text, expected):
+    assert Threshold.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "high", "relative", "relative:", "relative:x", "absolute:0.4", "0.4:relative", "relative:relative:0.5", "0,4"],
+)
+def test_parse_refuses_and_shows_what_is_expected(text):
+    with pytest.raises(KinetError, match=r"expected a number like 0\.4, or relative:0\.5") as raised:
+        Threshold.parse(text)
+    assert repr(text) in str(raised.value)
+
+
+def test_parse_refuses_a_colon_without_a_kind():
+    with pytest.raises(KinetError):
+        Threshold.parse(":0.5")
+
+
+@pytest.mark.parametrize(
+    "text", ["nan", "inf", "-inf", "1e400", "relative:nan", "relative:inf", "relative:1.01", "relative:-0.1"]
+)
+def test_a_value_that_makes_no_sense_is_refused(text):
+    with pytest.raises(KinetError, match="XI between 0 and 1"):
+        Threshold.parse(text)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.text(alphabet="0123456789.:-+eainfrltv _", max_size=12))
+def test_parse_gives_a_threshold_or_a_kinet_error(text):
+    try:
+        found = Threshold.parse(text)
+    except KinetError:
+        return
+    assert math.isfinite(found.value)
+
+
+@pytest.mark.parametrize("text", ["0.4", "0.375", "-1", "relative:0.5", "relative:0"])
+def test_its_text_can_be_parsed_again(text):
+    assert str(Threshold.parse(text)) == text
+
+
+def test_an_absolute_threshold_does_not_depend_on_the_frame():
+    assert [Threshold(0.4).of(largest) for largest in (-1.0, 0.0, 0.9, math.inf, -math.inf)] == [0.4] * 5
+
+
+def test_a_relative_threshold_is_a_share_of_the_largest_value():
+    assert Threshold(0.5, relative=True).of(0.8) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("largest", [0.0, -0.0, -0.3, -math.inf, math.nan])
+def test_a_relative_threshold_accepts_nothing_where_nothing_rises_above_zero(largest):
+    threshold = Threshold(0.5, relative=True).of(largest)
+    assert math.isfinite(threshold)
+    assert threshold == float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_relative_threshold_is_finite_even_when_a_half_precision_map_overflowed(share):
+    # find_peaks refuses any other threshold with a ValueError
+    assert math.isfinite(Threshold(share, relative=True).of(math.inf))

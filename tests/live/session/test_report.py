@@ -1,0 +1,393 @@
+"""The report: everything on one page, nothing from elsewhere, and what people typed is text."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import getpass
+import hashlib
+import io
+import json
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections import Counter as Tally
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import find_chromium
+from kinet_trt import NOTICE, Detections, Frame, Ki67, KinetError
+from kinet_trt.inference.counter import Threshold
+from kinet_trt.live.session import report_pictures
+from kinet_trt.live.session.export import nuclei_csv
+from kinet_trt.live.session.records import Model
+from kinet_trt.live.session.region import polygon
+from kinet_trt.live.session.report import build, listing
+from kinet_trt.live.session.session import OpenSession
+from kinet_trt.live.session.store import Store
+from kinet_trt.live.session.summary import summarise
+from kinet_trt.models.card import ModelCard
+from kinet_trt.simulation.simulate import Slide
+
+MODEL = Model(
+    ModelCard("edge", 0.34, (0.5,) * 3, (0.2,) * 3, 0.3, model_sha256="c0ffee" * 10 + "abcd", network="width 16"),
+    "a runtime 1.0",
+    "fp32",
+)
+NASTY = "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\"> & \"quoted\" 'too'"
+VOID = {"meta", "br", "img", "hr", "input", "link"}
+
+
+class Page(HTMLParser):
+    """A page as a browser would take it apart: tags, attributes, text; every tag must be closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text, self.style = "", ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        assert len({name for name, _ in attrs}) == len(attrs)
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] == "style":
+            self.style += data
+        else:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """Give a session file: two fields that overlap, one far away, corrections, notes, a recount."""
+    path = tmp_path_factory.mktemp("private-folder") / "secret-name.kinet"
+    pixels, truth = Slide(3, mpp=0.5).region(4000, 3000, 420, 260)
+
+    def shot(x: int, y: int, width: int = 300, height: int = 220) -> tuple[Frame, Detections]:
+        inside = (truth.x >= x) & (truth.x < x + width - 0.5) & (truth.y >= y) & (truth.y < y + height - 0.5)
+        found = truth.x[inside] - x, truth.y[inside] - y, truth.cls[inside], np.full(int(inside.sum()), 0.9, np.float32)
+        cut = np.ascontiguousarray(pixels[y : y + height, x : x + width])
+        return Frame(cut, time=1.7e9 + x, stage=(x * 0.5, y * 0.5)), Detections(*found)
+
+    def keep(frame, found, source="calibrated", **options):
+        told = {"model": MODEL, "threshold": Threshold(0.3), "mpp": 0.5, "mpp_source": source} | options
+        return live.capture(frame, found, **told)
+
+    with Store.open(path) as store:
+        session = store.create_session(f"Case 12 {NASTY}", "A. Kim")
+        live = OpenSession(store, session.id)
+        first, second = keep(*shot(0, 0)), keep(*shot(100, 30))
+        other = np.ascontiguousarray(Slide(5, mpp=0.5).region(0, 0, 300, 220)[0])
+        away = Detections(
+            *(np.array([20.0, 150.0], np.float32),) * 2, np.array([0, 1], np.uint8), np.ones(2, np.float32)
+        )
+        keep(Frame(other, time=1.7e9), away, "model", automatic=True, region=polygon([[5, 5], [200, 9], [100, 200]]))
+        store.add(first.id, 30, 40, "positive")
+        store.remove(first.id, 3)
+        store.reclassify(second.id, 7, "positive", reader=f"B {NASTY}"[:200])
+        store.remove(second.id, 8)
+        store.undo(session.id)
+        store.note(session.id, f"fixed 24 h\n{NASTY}", reader="C")
+        store.note(session.id, "a fold", field=second.id)
+        recount = store.start_recount(session.id, "D. Ito", "model")
+        store.reclassify(first.id, 5, "positive", reading=recount.id)
+        store.finish(recount.id, first.id)
+        store.start_recount(session.id, "E")
+    return path
+
+
+@pytest.fixture(scope="module")
+def html(file) -> str:
+    with Store.open(file, create=False) as store:
+        return build(store, 1, hot_spot=50)
+
+
+def test_the_page_runs_nothing_and_loads_nothing(html):
+    page = Page(html)
+    assert not {"script", "iframe", "object", "embed", "link", "form", "base"} & {tag for tag, _ in page.tags}
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name in ("style", "srcset", "action")]
+        for name in ("src", "href", "xlink:href"):
+            assert attributes.get(name, "data:image/jpeg;base64,").startswith("data:image/jpeg;base64,"), tag
+    assert not re.search(r"url\(|@import|https?:", page.style)
+    assert not re.search(r"https?://", html)
+    (policy,) = (a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(page.style.encode()).digest()).decode()
+    assert policy.split("; ")[:3] == ["default-src 'none'", "img-src data:", f"style-src 'sha256-{digest}'"]
+
+
+def test_the_page_says_what_was_counted(file, html):
+    with Store.open(file, create=False) as store:
+        summary = summarise(OpenSession(store, 1).count(), hot_spot=50)
+    text = Page(html).text
+    low, high = summary.ki67.interval
+    for part in (
+        f"{100 * summary.ki67.index:.1f}%",
+        f"{100 * low:.1f}% to {100 * high:.1f}%",
+        *summary.statement.notes,
+        summary.statement.warning,
+        f"{100 * summary.hot_spot.ki67.index:.1f}%",
+        f"{100 * summary.hot_spot.ki67.interval[0]:.1f}% to {100 * summary.hot_spot.ki67.interval[1]:.1f}%",
+        f"{summary.area_mm2:.3f} mm²",
+        *summary.cautions,
+        "0.5 µm/px, measured with a stage micrometer",
+        "assumed: the model's own value",
+        "c0ffee" * 10 + "abcd",
+        "a runtime 1.0",
+        "1 added, 1 removed, 1 reclassified or confirmed; 1 undone",
+        "Limited to a region.",
+        "Captured automatically.",
+        "Cohen's kappa",
+        "No field is finished yet.",
+        "A. Kim",
+        "D. Ito",
+    ):
+        assert part in text, part
+    assert text.count(NOTICE) == 2
+    assert len([1 for tag, _ in Page(html).tags if tag == "image"]) == 4  # three fields and one mosaic
+
+
+def test_what_people_typed_is_text(html):
+    text = Page(html).text
+    for typed in (f"Case 12 {NASTY}", f"fixed 24 h\n{NASTY}", f"B {NASTY}"[:200], "a fold"):
+        assert typed in text
+
+
+def test_nothing_tells_where_it_came_from(file, html):
+    for word in (str(file), file.name, file.stem, file.parent.name, str(Path.home()), str(Path.cwd()), "/tmp"):
+        assert word not in html
+    assert getpass.getuser() not in Page(html).text.split()
+
+
+@settings(max_examples=60)
+@given(st.text(max_size=200), st.text(max_size=80), st.text(max_size=80))
+def test_no_text_changes_the_page(tmp_path_factory, note, reader, title):
+    shapes = []
+    for words in (("n", "r", "t"), (note, reader, title)):
+        with Store.open(tmp_path_factory.mktemp("t") / "s.kinet") as store:
+            session = store.create_session(words[2] + ".", words[1] + ".")
+            store.note(session.id, words[0] + ".", reader=words[1] + ".")
+            page = Page(build(store, session.id))
+            shapes.append(Tally((tag, tuple(sorted(a))) for tag, a in page.tags))
+            assert store.notes(session.id)[0].text in page.text
+    assert shapes[0] == shapes[1]
+
+
+def test_the_words_beside_the_bars_are_not_cut():
+    svg = report_pictures.progress(SimpleNamespace(ki67=Ki67(500, 5000), progress=(1.0, 1.0)))
+    width = float(re.search(r'viewBox="0 0 (\d+)', svg)[1])
+    texts = re.findall(r'<text x="(\d+)"[^>]*>([^<]+)<', svg)
+    assert texts[-1][1] == "2,000 of 2,000 tumour nuclei"
+    # A letter of a wide sans-serif font is 0.6 em on average; report.css sets 13 px.
+    assert all(int(x) + 0.6 * 13 * len(words) <= width for x, words in texts)
+
+
+def test_an_empty_session_has_a_page(tmp_path):
+    with Store.open(tmp_path / "s.kinet") as store:
+        text = Page(build(store, store.create_session().id)).text
+    assert "No tumour nuclei were found" in text
+    assert "No fields yet." in text
+
+
+def test_the_csv_adds_up(file):
+    with Store.open(file, create=False) as store:
+        counted = OpenSession(store, 1).count()
+    rows = list(csv.DictReader(io.StringIO(nuclei_csv(counted))))
+    assert Tally(row["class"] for row in rows if row["counted"] == "1") == Tally(counted.merged.counts())
+    assert Tally(row["by"] for row in rows)["added"] == 1
+    assert [row["model_class"] for row in rows if row["by"] == "added"] == [""]
+    removed = [row for row in rows if row["by"] == "removed"]
+    assert len(removed) == 1
+    assert removed[0]["counted"] == "0"
+    assert removed[0]["model_class"] != ""
+    # The same nucleus in both fields stands at the same um.
+    at = {field: {(r["x_um"], r["y_um"]) for r in rows if r["field"] == field} for field in ("1", "2")}
+    first = np.array(sorted(at["1"]), float)
+    far = [np.hypot(*(first - np.array(p, float)).T).min() for p in sorted(at["2"])]
+    assert np.median(far) < 0.1
+
+
+def cli(*arguments):
+    command = [sys.executable, "-m", "kinet_trt", "report", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_writes_what_is_asked_for(file, tmp_path):
+    out, folder = tmp_path / "report.html", tmp_path / "geo"
+    done = cli(file, "-o", out, "--csv", "-", "--geojson", folder, "--bands", "none", "--hot-spot", 20)
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [f"written: {out}", f"written: 6 files in {folder}"]
+    assert done.stdout.startswith("field,nucleus,x,y,place")
+    text = Page(out.read_text("utf-8")).text
+    assert " range." not in text
+    assert "of 20 tumour nuclei" in text
+    assert sorted(p.name for p in folder.iterdir()) == [
+        f"field-00{k}.{s}" for k in (1, 2, 3) for s in ("geojson", "png")
+    ]
+    features = json.loads((folder / "field-003.geojson").read_text())["features"]
+    assert [f["geometry"]["type"] for f in features] == ["Polygon", "Point", "Point"]
+    assert [f["properties"]["measurements"]["counted"] for f in features[1:]] == [1, 0]
+    assert features[1]["geometry"]["coordinates"] == [20.5, 20.5]
+    assert cv2.imread(str(folder / "field-001.png")).shape == (220, 300, 3)
+    again = cli(file, "--geojson", folder)
+    assert again.returncode == 1
+    assert "6 such files" in again.stderr
+    assert cli(file, "--geojson", folder, "--force").returncode == 0
+    page = out.read_bytes()
+    again = cli(file, "-o", out)
+    assert again.returncode == 1
+    assert again.stderr == f"Error: {out} exists already: --force replaces it\n"
+    assert out.read_bytes() == page
+    assert cli(file, "-o", out, "--force").stdout == f"written: {out}\n"
+
+
+def test_the_command_takes_the_file_of_this_user_and_writes_a_summary(file, tmp_path, monkeypatch, run):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    own = tmp_path / "kinet-trt" / "sessions.kinet"
+    code, out, err = run("report")
+    assert (code, out) == (1, "")
+    assert f"{own}: no sessions yet" in err
+    own.parent.mkdir()
+    shutil.copy(file, own)
+    code, out, err = run("report")
+    assert (code, err) == (0, f"Sessions in {own}:\n")
+    assert out.split()[0] == "1"
+    assert "3 fields" in out
+    code, out, err = run("report", "--summary", tmp_path / "s.csv", "-o", tmp_path / "r.html")
+    assert (code, err) == (0, "")
+    assert out == f"written: {tmp_path / 'r.html'}\nwritten: {tmp_path / 's.csv'}\n"
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "s.csv").read_text("utf-8"))))
+    assert [row["Picture"] for row in rows] == ["field 1", "field 2", "field 3"]
+    assert run("report", "--summary", "-")[1] == (tmp_path / "s.csv").read_text("utf-8")
+
+
+def test_the_command_asks_which_session_is_meant(file, tmp_path):
+    several = tmp_path / "several.kinet"
+    shutil.copy(file, several)
+    with Store.open(several) as store:
+        store.create_session("the second")
+    listed = cli(several)
+    assert listed.returncode == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["1", "2"]
+    assert "3 fields" in listed.stdout.splitlines()[0]
+    asked = cli(several, "-o", tmp_path / "r.html")
+    assert asked.returncode == 1
+    assert asked.stderr.startswith("Error: ")
+    assert "2 sessions" in asked.stderr
+    assert "--session" in asked.stderr
+    assert cli(several, "-o", tmp_path / "r.html", "--session", 2).returncode == 0
+    assert "the second" in (tmp_path / "r.html").read_text("utf-8")
+    assert "no session 7" in cli(several, "-o", tmp_path / "r.html", "--session", 7).stderr
+
+
+def test_the_command_says_what_is_wrong(file, tmp_path):
+    nowhere = cli(tmp_path / "none.kinet", "-o", tmp_path / "r.html")
+    assert nowhere.returncode == 1
+    assert "no such session file" in nowhere.stderr
+    before = file.read_bytes()
+    assert cli(file, "-o", file).returncode == 2
+    assert file.read_bytes() == before
+    text = tmp_path / "notes.txt"
+    text.write_text("no database " * 100)
+    wrong = cli(text, "-o", tmp_path / "r.html")
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (1, 1)
+    with Store.open(tmp_path / "empty.kinet"):
+        pass
+    assert "found none in this file" in cli(tmp_path / "empty.kinet", "-o", tmp_path / "r.html").stderr
+
+
+def test_a_damaged_picture_is_one_message(file, tmp_path):
+    copy = tmp_path / "s.kinet"
+    shutil.copy(file, copy)
+    with Store.open(copy) as store:
+        with store._write() as db:
+            db.execute("UPDATE frames SET png = x'89504e47' WHERE field = 1")
+        with pytest.raises(KinetError, match="picture of field 1 is damaged"):
+            build(store, 1)
+
+
+def test_a_browser_shows_it_and_prints_it(html, tmp_path):
+    chromium = find_chromium()
+    (tmp_path / "r.html").write_text(html, "utf-8")
+    base = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    page = (tmp_path / "r.html").as_uri()
+    shown = subprocess.run(
+        [*base, "--enable-logging=stderr", "--v=0", "--dump-dom", page], capture_output=True, text=True, check=True
+    )
+    assert "CONSOLE" not in shown.stderr  # the page keeps its own policy, else the browser says so there
+    title = re.search(r"<title>(.*?)</title>", shown.stdout, re.S)
+    assert title
+    assert title.group(1).startswith("Case 12 &lt;script")
+    subprocess.run([*base, f"--print-to-pdf={tmp_path / 'r.pdf'}", page], capture_output=True, check=True)
+    pages = len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "r.pdf").read_bytes()))
+    assert 2 <= pages <= 8
+    subprocess.run(
+        [*base, "--window-size=1160,900", "--hide-scrollbars", f"--screenshot={tmp_path / 'r.png'}", page],
+        capture_output=True,
+        check=True,
+    )
+    # It is styled: the index is large and dark on white, and nothing overflows to the right.
+    picture = cv2.imread(str(tmp_path / "r.png"))
+    assert picture.shape[:2] == (900, 1160)
+    assert (picture[:, -20:] == 255).all()
+    assert (picture.min(axis=2) < 60).mean() > 0.005
+
+
+def wrong_values(file: Path, folder: Path, every: int) -> None:
+    """Put what makes no sense into each column in turn: a page, or one message."""
+    db = sqlite3.connect(file)
+    tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    columns = [(t, row[1]) for t in tables for row in db.execute(f"PRAGMA table_info({t})")]
+    db.close()
+    values = ("words", b"\xff\x00", -7, 1e300, 2**62, 0.5, None)
+    cases = [(table, column, value) for table, column in columns for value in values]
+    refused = 0
+    for number, (table, column, value) in enumerate(cases[::every]):
+        copy = folder / f"{number}.kinet"
+        shutil.copy(file, copy)
+        db = sqlite3.connect(copy, isolation_level=None)
+        try:
+            db.execute(f"UPDATE {table} SET {column} = ?", (value,))
+        except sqlite3.Error:  # the file's own rules forbid it
+            continue
+        finally:
+            db.close()
+        try:
+            with Store.open(copy, create=False) as store:
+                listing(store)
+                for session in store.sessions():
+                    Page(build(store, session.id))
+        except KinetError:
+            refused += 1
+        copy.unlink()
+    assert refused > len(cases) // every / 10
+
+
+def test_wrong_values_in_a_file_are_one_message(file, tmp_path):
+    wrong_values(file, tmp_path, 23)
+
+
+@pytest.mark.slow
+def test_any_wrong_value_in_a_file_is_one_message(file, tmp_path):
+    wrong_values(file, tmp_path, 1)
