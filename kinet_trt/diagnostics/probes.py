@@ -259,7 +259,7 @@ try:
         providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
         say(version=onnxruntime.__version__, offers=providers)
     say(stage="the built-in model cannot be opened")
-    from kinet_trt import simulate
+    from kinet_trt.simulation import simulate
     from kinet_trt.inference.counter import Counter
     from kinet_trt.core.frame import Frame
     pixels, truth = simulate.field(1_007, 320, 256)

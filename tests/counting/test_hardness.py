@@ -208,7 +208,7 @@ _COUNTS = """
 import ctypes, json, os, sys
 from pathlib import Path
 import numpy as np
-from kinet_trt import simulate
+from kinet_trt.simulation import simulate
 from kinet_trt.inference.counter import Counter
 
 runtime, counts, every, sizes = sys.argv[1], *map(int, sys.argv[2:])

@@ -387,7 +387,8 @@ def test_tensorrt_builds_where_the_gpu_is_and_says_so(monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from kinet_trt import build, files
+from kinet_trt.core import files
+from kinet_trt.deploy import build
 from kinet_trt.engines import plan
 
 at, out = sys.argv[1], Path(sys.argv[2])
