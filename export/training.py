@@ -20,7 +20,8 @@ import torch
 from kinet_trt.export import checkpoint
 from kinet_trt.export.crops import CropPlan, Crops
 from kinet_trt.export.losses import correlation_penalty, joint_loss, nucleus_loss, roi_loss
-from kinet_trt.export.networks.kinet import MULTIPLE, KiNet, Network, NetworkConfig, build
+from kinet_trt.export.networks.base import KINETS
+from kinet_trt.export.networks.kinet import MULTIPLE, Network, NetworkConfig, build
 from kinet_trt.export.pictures import contact_sheet
 from numpy.typing import NDArray
 from torch import Tensor
@@ -541,7 +542,7 @@ def _step(
     if teacher:
         imitated = nucleus_loss(predicted, _taught(teacher, pixels), torch.ones_like(known), recipe.lam, recipe.floor)
         nucleus = (1 - TAUGHT) * nucleus + TAUGHT * imitated
-    if recipe.eta and iteration > recipe.eta_after and isinstance(network, KiNet):
+    if recipe.eta and iteration > recipe.eta_after and network.config.architecture in KINETS:
         nucleus = nucleus + recipe.eta * correlation_penalty(predicted)
     roi = torch.zeros_like(nucleus) if logits is None else roi_loss(logits.float(), tumor, region)
     if recipe.mean_loss:

@@ -1,1 +1,1 @@
-"""The networks that KiNet's paper compares it with, one module each."""
+"""KiNet in its three forms, and the networks that its paper compares it with."""

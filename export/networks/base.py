@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Architecture = Literal["paper", "release", "fcn8s", "unet", "fcrn-a", "fcrn-b", "sfcn-opi", "frcn"]
+Architecture = Literal["paper", "release", "half", "fcn8s", "unet", "fcrn-a", "fcrn-b", "sfcn-opi", "frcn"]
 Activation = Literal["elu", "relu"]
 Norm = Literal["batch", "instance"]
 Points = NDArray[np.floating]
 Target = Callable[[Points, Points, NDArray[np.integer], int, int, int], NDArray[np.float32]]
 """From x, y (px), class index, height, width (px) and the number of classes to what a network should give there."""
 
-KINETS = ("paper", "release")
-"""KiNet in its two forms; only they have a tumour-region branch."""
+KINETS = ("paper", "release", "half")
+"""KiNet in its three forms; only they have a tumour-region branch."""
 MULTIPLE = 16
 """Height and width are aligned to this many px: four halvings."""
 
@@ -32,10 +32,11 @@ class NetworkConfig:
     Attributes
     ----------
     architecture
-        ``"paper"`` or ``"release"``: KiNet (:mod:`kinet_trt.export.networks.kinet`); else one of
+        ``"paper"``, ``"release"`` or ``"half"``: KiNet (:mod:`kinet_trt.export.networks.kinet`); else one of
         :mod:`kinet_trt.export.networks`.
     width
-        Channels at full resolution; deeper levels have multiples of it. 32 in KiNet's paper.
+        Channels at the finest level (full resolution; ``half``: half resolution); deeper levels have multiples of it.
+        32 in KiNet's paper.
     activation
         ``"elu"`` (the paper, alpha 1) or ``"relu"`` (as accurate when trained so, and cheaper in BF16).
     roi

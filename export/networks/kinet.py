@@ -1,6 +1,6 @@
 """KiNet in PyTorch: one encoder, a nucleus decoder that gives proximity maps, a sibling decoder for the tumour region.
 
-Two architectures stand side by side because the paper and the authors' later release are two networks:
+The paper and the authors' later release are two networks, and there is a third for real time:
 
 ``release``
     The layout of the authors' public release, block for block, under the release's own state-dict names, so that its
@@ -9,6 +9,8 @@ Two architectures stand side by side because the paper and the authors' later re
     Section III-A of Xing et al. 2019. What the text leaves open is chosen here: channel widths ``w, 2w, 4w, 8w, 8w``
     (32 to 256 at the paper's width), up-samplers whose kernel is at least their stride, and a decoder block whose
     identity shortcut is the up-sampled map.
+``half``
+    The same plan from half resolution on, for CPUs without matrix extensions: :mod:`kinet_trt.export.networks.half`.
 
 Every batch norm is an ordinary one (running statistics in evaluation), so that it folds into its convolution. The
 release evaluated with batch statistics instead; its checkpoints give other numbers when they are folded so, and keep
@@ -34,6 +36,7 @@ from kinet_trt.export.networks.base import (
 from kinet_trt.export.networks.fcn8s import FCN8s
 from kinet_trt.export.networks.fcrn import FCRNA, FCRNB
 from kinet_trt.export.networks.frcn import FRCN
+from kinet_trt.export.networks.half import HalfKiNet
 from kinet_trt.export.networks.sfcn_opi import SFCNOPI
 from kinet_trt.export.networks.unet import UNet
 from torch import Tensor, nn
@@ -46,6 +49,7 @@ def build(config: NetworkConfig) -> Network:
     kinds: dict[Architecture, type[Network]] = {
         "paper": PaperKiNet,
         "release": ReleaseKiNet,
+        "half": HalfKiNet,
         "fcn8s": FCN8s,
         "unet": UNet,
         "fcrn-a": FCRNA,
@@ -70,7 +74,7 @@ def with_instance_norms(network: Network) -> Network:
 
 
 class KiNet(Network):
-    """What both architectures of KiNet share: their region branch."""
+    """What the paper's network and the release share: the region branch."""
 
 
 def fit(x: Tensor, like: Tensor) -> Tensor:

@@ -524,9 +524,12 @@ def train(
         typer.Option(help="KiNet; okinet: no region task; skinet: trained in stages; others: compared in the paper."),
     ] = "kinet",
     architecture: Annotated[
-        Literal["paper", "release"] | None, typer.Option(help="KiNet as in the paper, or as in the authors' release.")
+        Literal["paper", "release", "half"] | None,
+        typer.Option(
+            help="KiNet as in the paper, as in the authors' release, or at half resolution (fastest on CPUs)."
+        ),
     ] = None,
-    width: Annotated[int | None, typer.Option(help="Channels at full resolution. Default: 32, or as --from.")] = None,
+    width: Annotated[int | None, typer.Option(help="Channels of the finest level. Default: 32, or as --from.")] = None,
     activation: Annotated[
         Literal["elu", "relu"] | None, typer.Option(help="Activation function. Default: elu for KiNet, else relu.")
     ] = None,

@@ -42,7 +42,7 @@ def stored(tmp_path: Path, **changes: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("architecture", ["paper", "release"])
+@pytest.mark.parametrize("architecture", ["paper", "release", "half"])
 @pytest.mark.parametrize("roi", [True, False])
 def test_round_trip_keeps_weights_configuration_and_traits(tmp_path: Path, architecture: str, roi: bool) -> None:
     original = network(architecture=architecture, roi=roi, activation="relu", dropout=0.25)

@@ -62,6 +62,7 @@ def maps(network: KiNet, x: Tensor) -> list[Tensor]:
         pytest.param("paper", "elu", "fp16", False, False, "batch", marks=pytest.mark.slow),
         pytest.param("release", "elu", "fp32", True, True, "batch", marks=pytest.mark.slow),
         ("release", "relu", "fp32", False, False, "instance"),
+        ("half", "relu", "fp32", True, True, "batch"),
     ],
 )
 def test_an_exported_network_comes_back(

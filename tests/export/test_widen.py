@@ -24,7 +24,7 @@ def trained(config: NetworkConfig, seed: int = 0) -> KiNet:
     return network
 
 
-@pytest.mark.parametrize("architecture", ["paper", "release"])
+@pytest.mark.parametrize("architecture", ["paper", "release", "half"])
 @pytest.mark.parametrize("activation", ["elu", "relu"])
 @pytest.mark.parametrize("copies", [1, 2, 3])
 def test_a_widened_network_gives_the_same_maps(architecture: Any, activation: Any, copies: int) -> None:

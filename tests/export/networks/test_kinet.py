@@ -1,4 +1,4 @@
-"""The two networks: their size, names, shapes, gradients and reach."""
+"""KiNet in its three forms: their size, names, shapes, gradients and reach."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kinet_trt.export.networks.kinet import (
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-ARCHITECTURES = ("paper", "release")
+ARCHITECTURES = ("paper", "release", "half")
 torch.set_num_threads(1)
 
 
@@ -65,6 +65,30 @@ def test_release_has_the_releases_arithmetic() -> None:
         net = build(NetworkConfig("release")).eval()
     assert mac_per_pixel(net, roi=False) == pytest.approx(486_300, abs=100)
     assert mac_per_pixel(net, roi=True) == pytest.approx(904_900, abs=100)
+
+
+def test_half_costs_less_than_a_quarter_of_the_paper_and_its_region_branch_little_more() -> None:
+    with torch.device("meta"):
+        paper, half = (build(NetworkConfig(name, 16)).eval() for name in ("paper", "half"))
+    assert mac_per_pixel(half, roi=False) < mac_per_pixel(paper, roi=False) / 4
+    assert mac_per_pixel(half, roi=True) < 1.2 * mac_per_pixel(half, roi=False)
+
+
+def test_half_has_channels_in_multiples_of_16() -> None:
+    with torch.device("meta"):
+        net = build(NetworkConfig("half", 16))
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all(norm.num_features % 16 == 0 for norm in norms)
+
+
+def test_stem_of_half_is_space_to_depth_and_a_convolution() -> None:
+    net = network("half", 4)
+    image = torch.randn(1, 3, 32, 48)
+    kernel = net.stem[0].weight  # tap (2u + a, 2v + b) is that of row a, column b and k3 tap (u, v)
+    k3 = kernel.unflatten(2, (3, 2)).unflatten(4, (3, 2)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    expected = nn.functional.conv2d(nn.functional.pixel_unshuffle(image, 2), k3, padding=1)
+    torch.testing.assert_close(net.stem[0](image), expected)
 
 
 def test_paper_is_cheaper_than_the_release() -> None:
@@ -199,7 +223,7 @@ def test_widened_upsamplers_give_the_same_output_to_the_bit(size: tuple[int, int
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_stride_exceeds_its_kernel_after_widening(architecture: str) -> None:
     layers = [m for m in widen_upsamplers(network(architecture)).modules() if isinstance(m, nn.ConvTranspose2d)]
-    assert layers
+    assert layers or architecture == "half"
     assert all(layer.stride[0] <= layer.kernel_size[0] for layer in layers)
 
 
@@ -211,8 +235,9 @@ def test_widening_leaves_the_papers_network_as_it_is() -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_reach_of_the_release_is_118_px() -> None:
-    assert reach(network("release")) == 118
+@pytest.mark.parametrize(("architecture", "expected"), [("release", 118), ("half", 115)])
+def test_reach_fits_in_a_halo_of_128_px(architecture: str, expected: int) -> None:
+    assert reach(network(architecture)) == expected
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -306,7 +331,7 @@ def test_the_papers_class_outputs_do_not_see_each_other() -> None:
     assert not torch.equal(before[:, 1], after[:, 1])
 
 
-@pytest.mark.parametrize("architecture", ["paper", "release"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 def test_what_a_card_says_of_a_network_is_read_again(architecture: Any, norm: Any) -> None:
     config = NetworkConfig(architecture, 8, "relu", roi=False, norm=norm)

@@ -60,8 +60,10 @@ def unsafe(layer: nn.Module) -> str:
         plain = layer.kernel_size == layer.stride and not layer.padding and layer.dilation == 1 and not layer.ceil_mode
         return "" if plain else "only pooling of whole, disjoint windows has been tried in every engine"
     if isinstance(layer, nn.Upsample):
-        plain = layer.mode == "bilinear" and layer.scale_factor == 2 and not layer.align_corners
-        return "" if plain else "only a bilinear doubling has been tried in every engine"
+        plain = layer.mode in ("nearest", "bilinear") and layer.scale_factor in (2, 8) and not layer.align_corners
+        return "" if plain else "only nearest and bilinear factors of 2 and 8 have been tried in every engine"
+    if isinstance(layer, nn.PixelShuffle):
+        return "" if layer.upscale_factor == 2 else "only a shuffle to twice the size has been tried in every engine"
     if type(layer) in PLAIN:
         return ""
     return "this kind of layer has not been tried on every CPU and engine: try it, then add it here"
@@ -125,7 +127,9 @@ def test_every_convolution_that_is_computed_for_export_is_safe(config: NetworkCo
         (nn.Conv2d(8, 16, 3, dilation=2), "dilated"),
         (nn.Conv2d(8, 16, 3, padding=1, padding_mode="reflect"), "zeros only"),
         (nn.MaxPool2d(3, stride=2), "disjoint"),
-        (nn.Upsample(scale_factor=2, mode="nearest"), "bilinear doubling"),
+        (nn.Upsample(scale_factor=2, mode="bicubic"), "nearest and bilinear"),
+        (nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), "nearest and bilinear"),
+        (nn.PixelShuffle(4), "twice the size"),
         (nn.GELU(), "has not been tried"),
     ],
 )
