@@ -23,7 +23,7 @@ from kinet_trt.cli.console import show_bench, steps
 from kinet_trt.core.files import write_atomic
 from kinet_trt.deploy.build import build as build_model
 from kinet_trt.evaluation.benchmark import Setting, frame_of, measure
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.simulation import simulate
 
 SIDE, ROUNDS = 608, 15
@@ -57,7 +57,7 @@ def int8_onnx(folder: Path) -> Path:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         models = (None, int8_onnx(Path(folder)), release_onnx(Path(folder)))
-        fast = Counter().engine.precision  # bf16 where this CPU has AMX
+        fast = NucleusCounter().engine.precision  # bf16 where this CPU has AMX
         settings = [Setting(model, precision) for model in models for precision in dict.fromkeys((fast, "fp32"))]
         with steps("Timing") as report:
             document = measure(settings, frame_of(SIDE, SIDE), ROUNDS, eager_pytorch, report)

@@ -27,7 +27,7 @@ from kinet_trt.engines.base import RUNTIMES
 from kinet_trt.evaluation.agreement import Agreement, compare
 from kinet_trt.evaluation.benchmark import machine
 from kinet_trt.evaluation.evaluate import Evaluation, evaluate_field
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.peaks.reference import find_peaks
 
 RESULT = Path(__file__).resolve().parent / "results" / "precision.json"
@@ -40,7 +40,7 @@ def f1(fields: Sequence[LabelledField]) -> list[dict[str, Any]]:
     rows = []
     for runtime, precision in SETTINGS:
         try:
-            counter = Counter(runtime=runtime, precision=precision)
+            counter = NucleusCounter(runtime=runtime, precision=precision)
         except EngineError as error:
             print(f"{runtime} {precision}: {error}")
             continue
@@ -65,7 +65,7 @@ def parity(fields: Sequence[LabelledField], path: Path) -> list[dict[str, Any]]:
         file = Path(folder) / "k.onnx"
         file.write_bytes(model)
         for runtime in RUNTIMES:
-            counter = Counter(file, precision="fp32", runtime=runtime)
+            counter = NucleusCounter(file, precision="fp32", runtime=runtime)
             total = Agreement(0, 0, 0)
             for f in track(fields[:: max(1, len(fields) // FIELDS)][:FIELDS], runtime):
                 frame = f.frame()

@@ -16,7 +16,7 @@ from statistics import mean
 import numpy as np
 from kinet_trt.export.training import split
 
-from kinet_trt import Counter
+from kinet_trt import NucleusCounter
 from kinet_trt.core.files import write_atomic
 from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.evaluation.benchmark import machine
@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
     _, fields = split(read_fields(folder))
     models = {}
     for name, path in MODELS.items():
-        counter = Counter(path, precision="fp32")
+        counter = NucleusCounter(path, precision="fp32")
         sources = {}
         for source in sorted({field.source for field in fields}):
             own = Evaluation(tuple(evaluate_field(counter, f) for f in fields if f.source == source))

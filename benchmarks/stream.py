@@ -1,4 +1,4 @@
-"""How much counting ahead gains: `Counter.stream` against one count after the other, in turn on the same frames.
+"""How much counting ahead gains: `NucleusCounter.stream` against one count after the other, in turn on the same frames.
 
 Run: python benchmarks/stream.py [MODEL]
 """
@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 
-from kinet_trt import Counter, Frame
+from kinet_trt import Frame, NucleusCounter
 from kinet_trt.simulation import simulate
 
 FRAMES, ROUNDS = 24, 7
@@ -20,7 +20,7 @@ def main(model: str | None = None) -> None:
     """Print the ratio of every precision that this machine has reason to use."""
     frames = [Frame(simulate.field(seed, *SIZE)[0], MPP) for seed in range(4)] * (FRAMES // 4)
     for precision in ("auto", "fp32"):
-        with Counter(model, precision=precision) as counter:
+        with NucleusCounter(model, precision=precision) as counter:
             for _ in counter.stream(frames[:4]):
                 pass
             seconds: dict[str, list[float]] = {"loop": [], "stream": []}

@@ -29,7 +29,7 @@ from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame
 from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.evaluation.benchmark import machine
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.io.images import read_image
 from kinet_trt.quality.domain_check import OCTAVES, SIZE_SIGNS, Cause, Line, Signs, causes, look
 from kinet_trt.simulation import simulate
@@ -95,7 +95,7 @@ def fields(folder: Path) -> Iterator[tuple[str, str, Pixels]]:
 
 def measure(folder: Path) -> list[Row]:
     """Measure every field, as it is and damaged."""
-    counter = Counter()
+    counter = NucleusCounter()
     mpp, rng = counter.engine.card.mpp, np.random.default_rng(0)
     rows, seen = list[Row](), dict[str, int]()
 
@@ -211,7 +211,7 @@ def judged(rows: Sequence[Row], left_out: bool) -> dict[str, dict[str, dict[str,
 def speed() -> dict[str, float]:
     """Return ms that looking takes on a field of 1 megapixel."""
     pixels = simulate.field(901, 1024, 1024)[0]
-    counter, times = Counter(), []
+    counter, times = NucleusCounter(), []
     frame = Frame(pixels, counter.engine.card.mpp)
     found = counter(frame)
     for _ in range(40):

@@ -20,7 +20,7 @@ from kinet_trt.evaluation.agreement import Agreement
 from kinet_trt.evaluation.agreement import compare as agree
 from kinet_trt.evaluation.evaluate import comparable
 from kinet_trt.evaluation.metrics import Comparison, compare
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.models.card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
 
@@ -171,11 +171,11 @@ def _f1(against: Comparison) -> tuple[float, float]:
     return against.detection.f1, against.weighted[2]
 
 
-def _opened(model: bytes) -> Counter:
+def _opened(model: bytes) -> NucleusCounter:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(model)
-        return Counter(path, precision="fp32", runtime="openvino")
+        return NucleusCounter(path, precision="fp32", runtime="openvino")
 
 
 def _frame(picture: Picture, card: ModelCard) -> Frame:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kinet_trt.core.ki67 import Ki67 as Ki67
     from kinet_trt.core.logs import log_to as log_to
     from kinet_trt.inference.counter import Counter as Counter
+    from kinet_trt.inference.counter import NucleusCounter as NucleusCounter
     from kinet_trt.inference.counter import Threshold as Threshold
     from kinet_trt.io.images import read_image as read_image
 
@@ -35,6 +36,7 @@ _HOMES = {
     "ImageError": "core.errors",
     "Ki67": "core.ki67",
     "KinetError": "core.errors",
+    "NucleusCounter": "inference.counter",
     "Threshold": "inference.counter",
     "log_to": "core.logs",
     "read_image": "io.images",

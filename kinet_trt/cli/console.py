@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kinet_trt.deploy.triton.package import Packaged
     from kinet_trt.diagnostics.doctor import Finding, Row
     from kinet_trt.evaluation.evaluate import Evaluation
-    from kinet_trt.inference.counter import Counter
+    from kinet_trt.inference.counter import NucleusCounter
     from kinet_trt.slides.count import CountedSlide
 
 T = TypeVar("T")
@@ -252,7 +252,10 @@ def training_bar() -> Iterator[Callable[[Any], None]]:
 
 
 def show_counted(
-    counted: Sequence[Counted | CountedSlide], counter: Counter, bands: Bands | None, together: Together | None = None
+    counted: Sequence[Counted | CountedSlide],
+    counter: NucleusCounter,
+    bands: Bands | None,
+    together: Together | None = None,
 ) -> None:
     """Print a table of counted images, and the result of one image or of all together in sentences."""
     console = _console()
@@ -293,7 +296,7 @@ def show_counted(
 def _counted_rows(
     counted: Sequence[Counted | CountedSlide],
     statements: Sequence[Statement],
-    counter: Counter,
+    counter: NucleusCounter,
     together: Together | None,
     total: Statement | None,
 ) -> tuple[list[str], list[list[str]]]:
@@ -382,7 +385,7 @@ def evaluation_rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]
     return ["source", "fields", "nuclei", "P", "R", "F1", "px off", "class F1", "labelled"], rows
 
 
-def show_evaluation(evaluation: Evaluation, counter: Counter) -> None:
+def show_evaluation(evaluation: Evaluation, counter: NucleusCounter) -> None:
     """Print the paper's metrics: by source and together, by class, and the index."""
     from kinet_trt.core.detections import CLASSES
 

@@ -156,9 +156,9 @@ def demo(
     """Count a simulated field and a real one. Labelled fields to try commands on are written, too."""
     from kinet_trt.core.ki67 import Ki67, class_name
     from kinet_trt.demo.demo import demo as fields
-    from kinet_trt.inference.counter import Counter
+    from kinet_trt.inference.counter import NucleusCounter
 
-    counter = Counter(model, precision=precision)
+    counter = NucleusCounter(model, precision=precision)
     typer.echo(f"{counter.engine.card.name} on {counter.engine.runtime}, {counter.engine.precision}")
     for shown in (fields.simulated(counter, out), fields.real(counter, out)):
         typer.echo(f"\n{shown.title}")
@@ -232,7 +232,7 @@ def count(
         table_parts,
     )
     from kinet_trt.counting.together import Together
-    from kinet_trt.inference.counter import Counter
+    from kinet_trt.inference.counter import NucleusCounter
     from kinet_trt.slides.count import count_slide
     from kinet_trt.slides.region import read_region
     from kinet_trt.slides.slide import is_slide
@@ -250,7 +250,7 @@ def count(
     if region and (pictures := [image for image in found if image not in slides]):
         raise typer.BadParameter(f"--region is for slides only, and {pictures[0]} is a picture")
     areas = read_region(region) if region else None
-    counter = Counter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
+    counter = NucleusCounter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
 
     counted: list[Counted | CountedSlide] = []
     errors: list[tuple[Path, str]] = []
@@ -341,7 +341,7 @@ def live(
 ) -> None:
     """Count the live picture of a microscope. JSON lines: see python -m pydoc kinet_trt.live.acquisition.headless."""
     from kinet_trt.camera.source import open_source
-    from kinet_trt.inference.counter import Counter
+    from kinet_trt.inference.counter import NucleusCounter
 
     if not headless:
         if frames or detections:
@@ -360,7 +360,7 @@ def live(
     def tell(text: str) -> None:
         typer.echo(text, err=headless)
 
-    counter = Counter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
+    counter = NucleusCounter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
     if headless:
         from kinet_trt.live.acquisition import headless as lines
 
@@ -411,7 +411,7 @@ def evaluate(
     from kinet_trt.counting.pictures import Outputs, output_names
     from kinet_trt.datasets.labelled import guess, label, read_fields, with_nuclei
     from kinet_trt.evaluation.evaluate import Evaluation, curve_png, evaluate_field, picture, to_json
-    from kinet_trt.inference.counter import Counter
+    from kinet_trt.inference.counter import NucleusCounter
     from kinet_trt.io.overlay import to_png
 
     least = _threshold(threshold)
@@ -427,7 +427,7 @@ def evaluate(
     outputs = Outputs(None, overlay, output_names([f.image for f in chosen]))
     _check_targets(targets, [f.image for f in chosen])
     _check_existing(outputs.existing(), force)
-    counter = Counter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
+    counter = NucleusCounter(model, threshold=least, precision=precision, threads=threads, runtime=runtime)
     done = []
     for f in track(chosen, "Evaluating", [f.image.name for f in chosen]):
         one = evaluate_field(counter, f, mpp)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import secrets
-from collections import Counter as Tally
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot, hot_spot_of
 from kinet_trt.core.ki67 import NET, UNLIKE, Bands, Ki67, Statement
 from kinet_trt.counting.together import Together
 from kinet_trt.datasets.labelled import MASK_SUFFIX
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.io.image_kinds import suffix_kind
 from kinet_trt.io.images import SUFFIXES, read_image
 from kinet_trt.io.overlay import draw, to_png
@@ -161,7 +161,7 @@ def skipped(paths: Sequence[Path], found: Sequence[Path]) -> list[str]:
         except OSError:
             continue
         left = [one for one in inside if one not in counted and not one.name.startswith(".") and one.is_file()]
-        kinds = Tally(kind for one in left if (kind := suffix_kind(one.suffix)))
+        kinds = Counter(kind for one in left if (kind := suffix_kind(one.suffix)))
         lines += [
             f"{path}: {number} {kind} file{'s' if number > 1 else ''} skipped: not read; save as PNG or TIFF to count"
             for kind, number in sorted(kinds.items())
@@ -193,7 +193,9 @@ def _is_field(path: Path, slides: bool) -> bool:
     return dicom.is_listed(path) or (suffix == dicom.SUFFIX and not dicom.is_dicom(path))
 
 
-def count_image(counter: Counter, image: Path, mpp: float | None, hot_spot: int = HOT_SPOT) -> tuple[Counted, Frame]:
+def count_image(
+    counter: NucleusCounter, image: Path, mpp: float | None, hot_spot: int = HOT_SPOT
+) -> tuple[Counted, Frame]:
     """Count one image file at ``mpp`` um/px, else at the file's resolution tag, else at the model's.
 
     Parameters
@@ -234,7 +236,7 @@ def count_image(counter: Counter, image: Path, mpp: float | None, hot_spot: int 
         raise ImageError(f"not enough memory for {frame.width} x {frame.height} px: count a region of it") from None
 
 
-def _find(counter: Counter, frame: Frame, mpp: float) -> tuple[Detections, tuple[str, ...]]:
+def _find(counter: NucleusCounter, frame: Frame, mpp: float) -> tuple[Detections, tuple[str, ...]]:
     """Return the nuclei of a frame, and what a person should know of how it was read and counted."""
     card = counter.engine.card
     if not frame.is_grey:
@@ -245,7 +247,7 @@ def _find(counter: Counter, frame: Frame, mpp: float) -> tuple[Detections, tuple
 
 def output_names(images: Sequence[Path]) -> dict[Path, str]:
     """Return a name for what is written for each image: its stem, with the suffix or a number where two would clash."""
-    stems, names = Tally(image.stem.lower() for image in images), dict[Path, str]()
+    stems, names = Counter(image.stem.lower() for image in images), dict[Path, str]()
     taken: set[str] = set()
     for image in images:
         base = image.stem if stems[image.stem.lower()] == 1 else image.name
@@ -325,7 +327,7 @@ class Outputs:
 
 
 def to_json(
-    counter: Counter,
+    counter: NucleusCounter,
     counted: Sequence[Counted | CountedSlide],
     errors: Sequence[tuple[Path, str]],
     together: Together | None = None,
@@ -335,7 +337,7 @@ def to_json(
 
 
 def json_parts(
-    counter: Counter,
+    counter: NucleusCounter,
     counted: Sequence[Counted | CountedSlide],
     errors: Sequence[tuple[Path, str]],
     together: Together | None = None,
@@ -367,7 +369,7 @@ def json_parts(
         yield part
 
 
-def _record(counter: Counter, one: Counted | CountedSlide, stand_in: str) -> dict[str, Any]:
+def _record(counter: NucleusCounter, one: Counted | CountedSlide, stand_in: str) -> dict[str, Any]:
     threshold = counter.threshold
     return {
         "image": str(one.image),
@@ -404,7 +406,7 @@ def table_parts(counted: Sequence[Counted | CountedSlide]) -> Iterator[str]:
 
 
 def summary_table(
-    counter: Counter, counted: Sequence[Counted | CountedSlide], together: Together | None, target: str
+    counter: NucleusCounter, counted: Sequence[Counted | CountedSlide], together: Together | None, target: str
 ) -> str | bytes:
     """Return the summary of a run, one row per image; see :mod:`kinet_trt.io.tables`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter as Tally
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ class Together:
     @classmethod
     def of(cls, counted: Sequence[Counted | CountedSlide]) -> Together:
         """Add up what was counted."""
-        counts = Tally[str]()
+        counts = Counter[str]()
         for one in counted:
             counts.update(one.counts)
         spots = [(one.hot_spot, one.image) for one in counted if one.hot_spot]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter as Tally
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -352,7 +352,7 @@ def _without_nuclei(image: Path) -> LabelledField:
 
 def _inside(folder: Path) -> str:
     """Return what a folder without fields holds, for its message."""
-    suffixes = Tally("".join(path.suffixes[-2:]).lower() for path in folder.iterdir() if path.is_file())
+    suffixes = Counter("".join(path.suffixes[-2:]).lower() for path in folder.iterdir() if path.is_file())
     found = ", ".join(f"{n} x {suffix or 'no suffix'}" for suffix, n in suffixes.most_common(5))
     return f"; found {found}" if found else "; found no files"
 

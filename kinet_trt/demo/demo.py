@@ -12,7 +12,7 @@ from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame
 from kinet_trt.core.ki67 import Ki67
 from kinet_trt.evaluation.metrics import Score, match
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.io.images import read_image
 from kinet_trt.io.overlay import draw, to_png
 from kinet_trt.simulation import simulate
@@ -54,7 +54,7 @@ class Shown:
         return Ki67.of(self.detections.counts())
 
 
-def simulated(counter: Counter, folder: Path) -> Shown:
+def simulated(counter: NucleusCounter, folder: Path) -> Shown:
     """Count a simulated field and compare it with its ground truth."""
     pixels, truth = simulate.field(SEED, 1024, 768)
     frame = Frame(pixels, simulate.NOMINAL_MPP)
@@ -69,7 +69,7 @@ def simulated(counter: Counter, folder: Path) -> Shown:
     return Shown(title, picture, overlay, found, numbers, score)
 
 
-def real(counter: Counter, folder: Path) -> Shown:
+def real(counter: NucleusCounter, folder: Path) -> Shown:
     """Count the real Ki67 field of :mod:`kinet_trt.data`; its ground truth is unknown."""
     with resources.as_file(resources.files("kinet_trt.demo") / "ki67_field.png") as path:
         data, frame = path.read_bytes(), read_image(path)

@@ -27,7 +27,7 @@ from kinet_trt.core.frame import Frame
 from kinet_trt.cuda.driver import ask_driver
 from kinet_trt.engines.tensorrt import builder as trt
 from kinet_trt.engines.tensorrt.engine_file import AMPERE, TURING, card_path, gpu_in_words, target_of_rtx, write_plan
-from kinet_trt.inference.counter import DEFAULT_MODEL, Counter
+from kinet_trt.inference.counter import DEFAULT_MODEL, NucleusCounter
 from kinet_trt.models.card import ModelCard, Profile, read_card
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
@@ -206,13 +206,13 @@ def speed_of(model: Path | None, out: Path) -> Speed:
     if source.precision != "fp32" or source.capacity:
         return Speed(why_not=f"not measured: the source is no FP32 model that gives maps ({source.precision})")
     try:
-        after = Counter(out)
+        after = NucleusCounter(out)
     except EngineError as error:
         return Speed(why_not="not measured: no GPU that runs it" if _is_engine(out) else f"not measured: {error}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "source.onnx"
         path.write_bytes(data)
-        before = Counter(path, precision="fp32")
+        before = NucleusCounter(path, precision="fp32")
     size = None if _is_engine(out) else frame_size(out.read_bytes())
     if after.card.profile:
         size = after.card.profile[1][1:]

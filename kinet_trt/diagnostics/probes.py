@@ -260,11 +260,11 @@ try:
         say(version=onnxruntime.__version__, offers=providers)
     say(stage="the built-in model cannot be opened")
     from kinet_trt.simulation import simulate
-    from kinet_trt.inference.counter import Counter
+    from kinet_trt.inference.counter import NucleusCounter
     from kinet_trt.core.frame import Frame
     pixels, truth = simulate.field(1_007, 320, 256)
     start = time.perf_counter()
-    counter = Counter(runtime=runtime)
+    counter = NucleusCounter(runtime=runtime)
     say(precision=counter.engine.precision, stage="a simulated field cannot be counted")
     found = counter(Frame(pixels, simulate.NOMINAL_MPP))
     say(nuclei=len(found), true=len(truth), seconds=time.perf_counter() - start, warnings=warnings, stage="")

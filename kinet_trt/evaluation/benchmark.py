@@ -22,7 +22,7 @@ from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.datasets.labelled import LabelledField
 from kinet_trt.diagnostics.machine import cpu
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.models.card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
@@ -55,16 +55,16 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Setting:
-    """A model and how it is opened; see :class:`kinet_trt.inference.counter.Counter`."""
+    """A model and how it is opened; see :class:`kinet_trt.inference.counter.NucleusCounter`."""
 
     model: Path | None
     precision: str = "auto"
     runtime: str = "auto"
     threads: int | None = None
 
-    def open(self) -> Counter:
+    def open(self) -> NucleusCounter:
         """Return a counter."""
-        return Counter(self.model, precision=self.precision, runtime=self.runtime, threads=self.threads)
+        return NucleusCounter(self.model, precision=self.precision, runtime=self.runtime, threads=self.threads)
 
 
 Yardsticks = Callable[[Sequence[ModelCard], Frame], Mapping[str, Sequence[Contestant]]]
@@ -117,7 +117,7 @@ def measure(
     }
 
 
-def contestant(counter: Counter, frame: Frame) -> Contestant:
+def contestant(counter: NucleusCounter, frame: Frame) -> Contestant:
     """Return a counter as a contestant: prepare, network, peaks; peaks that the engine finds are part of the network.
 
     Raises

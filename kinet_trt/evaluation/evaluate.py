@@ -17,7 +17,7 @@ from kinet_trt.core.frame import Frame
 from kinet_trt.core.ki67 import Ki67
 from kinet_trt.datasets.labelled import LabelledField
 from kinet_trt.evaluation.metrics import Comparison, Score, area, compare, match
-from kinet_trt.inference.counter import Counter, Threshold
+from kinet_trt.inference.counter import NucleusCounter, Threshold
 
 SCHEMA = 1
 XI = tuple(round(0.05 * i, 2) for i in range(21))
@@ -128,7 +128,7 @@ def _pooled(parts: Iterable[Comparison]) -> Comparison:
     return total
 
 
-def evaluate_field(counter: Counter, field: LabelledField, mpp: float | None = None) -> FieldEvaluation:
+def evaluate_field(counter: NucleusCounter, field: LabelledField, mpp: float | None = None) -> FieldEvaluation:
     """Count one field and hold it to its annotations.
 
     Matching is within 16 px at the model's scale.
@@ -167,7 +167,7 @@ def evaluate_field(counter: Counter, field: LabelledField, mpp: float | None = N
     return FieldEvaluation(field, used, found, true, at_threshold, curve)
 
 
-def to_json(counter: Counter, evaluation: Evaluation) -> str:
+def to_json(counter: NucleusCounter, evaluation: Evaluation) -> str:
     """Return an evaluation as JSON, schema 1."""
     pooled, engine = evaluation.at_threshold, counter.engine
     errors = evaluation.index_errors

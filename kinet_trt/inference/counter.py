@@ -1,4 +1,4 @@
-"""Counter: a frame to its nuclei."""
+"""NucleusCounter: a frame to its nuclei."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Threshold:
         return min(self.value * min(largest, _LARGEST), _LARGEST) if largest > 0 else _LARGEST
 
 
-class Counter:
+class NucleusCounter:
     """Counts nuclei with one model.
 
     Thread-safe; several counters may be open at once. Not picklable or fork-safe: create one per process.
@@ -106,8 +106,8 @@ class Counter:
 
     Examples
     --------
-    >>> from kinet_trt import Counter, read_image
-    >>> counter = Counter()
+    >>> from kinet_trt import NucleusCounter, read_image
+    >>> counter = NucleusCounter()
     >>> nuclei = counter(read_image("field.png"))  # doctest: +SKIP
     >>> nuclei.counts()  # doctest: +SKIP
     {'positive': 59, 'negative': 691, 'non_tumor': 139}
@@ -151,13 +151,13 @@ class Counter:
         """
         self._workers.close()
 
-    def __enter__(self) -> Counter:
+    def __enter__(self) -> NucleusCounter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def with_threshold(self, threshold: Threshold) -> Counter:
+    def with_threshold(self, threshold: Threshold) -> NucleusCounter:
         """Return a counter with another threshold that shares this engine."""
         other = copy.copy(self)
         other.threshold = threshold
@@ -361,6 +361,10 @@ class Counter:
         kept &= found.score >= np.float32(self.threshold.of(largest))
         found = found.where(kept)
         return found.where(np.lexsort((found.x, found.y)))
+
+
+Counter = NucleusCounter
+"""Former name of :class:`NucleusCounter`; it stays available."""
 
 
 def _check_not(cancel: threading.Event | None) -> None:

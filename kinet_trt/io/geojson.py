@@ -12,7 +12,7 @@ import logging
 import re
 import zipfile
 import zlib
-from collections import Counter as Tally
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -232,7 +232,7 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
         "other": [],
         "empty": [],
     }
-    left = Tally[str]()
+    left = Counter[str]()
     for feature in _features(document, path):
         try:
             name, kind = _name(feature), _kind(feature)

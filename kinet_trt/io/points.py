@@ -7,7 +7,7 @@ import io
 import itertools
 import logging
 import re
-from collections import Counter as Tally
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,7 +234,7 @@ def _plain(name: str) -> str:
 
 
 def _nuclei(table: Table, rows: Rows, scale: float) -> Marked:
-    columns, left = table.columns, Tally[str]()
+    columns, left = table.columns, Counter[str]()
     known: list[tuple[float, float, int]] = []
     unknown: list[tuple[float, float]] = []
     corner = 0.5 if columns.qupath else 0.0

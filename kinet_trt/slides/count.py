@@ -17,7 +17,7 @@ from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import user_cache
 from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot, hottest
 from kinet_trt.core.ki67 import NET, UNLIKE, Bands, Ki67, Statement
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.slides.domain import unlike
 from kinet_trt.slides.plan import Plan, make_plan
 from kinet_trt.slides.region import Region
@@ -108,7 +108,7 @@ class CountedSlide:
 
 
 def count_slide(
-    counter: Counter,
+    counter: NucleusCounter,
     path: Path,
     mpp: float | None = None,
     *,

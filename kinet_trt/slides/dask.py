@@ -29,7 +29,7 @@ from distributed.comm.core import CommClosedError
 
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.slides.count import Work
 from kinet_trt.slides.plan import Plan
 from kinet_trt.slides.slide import Slide, open_slide
@@ -209,7 +209,7 @@ class Opened(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         """Begin on a worker; its name and number of threads are as Dask knows them."""
         self._threads, self._where = worker.state.nthreads, worker.address
         self._lock = threading.Lock()
-        self._counter: Counter | None = None
+        self._counter: NucleusCounter | None = None
         self._slides: dict[tuple[Path, float | None, str], Slide] = {}
 
     def teardown(self, worker: Worker) -> None:  # noqa: ARG002  # Dask calls it so
@@ -221,7 +221,7 @@ class Opened(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         """Count the tiles of a batch."""
         with self._lock:
             if self._counter is None:
-                self._counter = Counter(
+                self._counter = NucleusCounter(
                     self._model, threshold=self._threshold, precision=self._precision, threads=self._threads
                 )
             which = batch.slide, batch.mpp, batch.plan.fingerprint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter as Tally
+from collections import Counter
 
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.frame import Frame
@@ -31,7 +31,7 @@ def unlike(slide: Slide, plan: Plan, ledger: Ledger, mpp: float) -> str:
     KinetError
         If a tile cannot be read any more.
     """
-    tally, judged = Tally[Cause](), 0
+    tally, judged = Counter[Cause](), 0
     for number in ledger.fullest(JUDGED):
         tile, nuclei = plan.tile_of(number), ledger.tile(number)
         across, down = plan.model_per_slide

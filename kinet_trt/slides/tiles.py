@@ -3,8 +3,8 @@
 What a tile gives depends on its arguments alone: any process that opens the same slide and model gives the same. A
 nucleus belongs to the one tile whose core holds its peak, and neighbouring windows hold the same pixels where they
 overlap, so in FP32 no nucleus is lost or counted twice at a seam, at any scale, and a slide's nuclei are those of one
-picture of it (`Counter` on the whole level). In other precisions, what a core shows may depend on its window in the
-last bits: there the counts agree within 0.1%.
+picture of it (`NucleusCounter` on the whole level). In other precisions, what a core shows may depend on its window in
+the last bits: there the counts agree within 0.1%.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import unscaled
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.slides.plan import Plan
 from kinet_trt.slides.slide import Slide
@@ -29,7 +29,7 @@ READ_AHEAD = 2
 """Windows that are read and scaled while the network looks at another: at most so many wait in memory."""
 
 
-def check(slide: Slide, plan: Plan, counter: Counter) -> None:
+def check(slide: Slide, plan: Plan, counter: NucleusCounter) -> None:
     """Raise a KinetError unless a plan was made for this slide and this counter."""
     card = counter.engine.card
     for what, planned, found in (
@@ -44,7 +44,9 @@ def check(slide: Slide, plan: Plan, counter: Counter) -> None:
         raise KinetError("a slide needs an absolute threshold")
 
 
-def count_tiles(slide: Slide, plan: Plan, numbers: Sequence[int], counter: Counter) -> Iterator[tuple[int, Detections]]:
+def count_tiles(
+    slide: Slide, plan: Plan, numbers: Sequence[int], counter: NucleusCounter
+) -> Iterator[tuple[int, Detections]]:
     """Count tiles of a slide.
 
     Parameters
@@ -103,7 +105,7 @@ def window(slide: Slide, plan: Plan, number: int) -> NDArray[np.uint8]:
     )
 
 
-def find(counter: Counter, plan: Plan, number: int, pixels: NDArray[np.uint8]) -> Detections:
+def find(counter: NucleusCounter, plan: Plan, number: int, pixels: NDArray[np.uint8]) -> Detections:
     """Return the nuclei that a tile owns, px of level 0, in raster order.
 
     Parameters

@@ -22,7 +22,7 @@ from kinet_trt.core.errors import EngineError, KinetError, MissingExtraError
 from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.engines.base import open_engine
 from kinet_trt.evaluation.agreement import Agreement
-from kinet_trt.inference.counter import DEFAULT_MODEL, Counter
+from kinet_trt.inference.counter import DEFAULT_MODEL, NucleusCounter
 from kinet_trt.models.card import ModelCard, read_card, read_onnx_card
 from kinet_trt.simulation import simulate
 
@@ -87,7 +87,7 @@ def test_it_is_smaller_and_finds_the_same_nuclei(made, tmp_path: Path) -> None:
     path = tmp_path / "int8.onnx"
     path.write_bytes(quantised.model)
     assert len(quantised.model) < 0.7 * len(BYTES)
-    counters = Counter(precision="fp32"), Counter(path)
+    counters = NucleusCounter(precision="fp32"), NucleusCounter(path)
     # Seeds that neither training nor calibration drew.
     for seed in (1000, 1001):
         pixels, truth = simulate.field(seed, 320, 320)
@@ -232,7 +232,7 @@ def test_real_fields_lose_at_most_half_a_point(shared_data: Path, tmp_path: Path
     unseen = [LabelledField.simulated(pixels, t.x, t.y, t.cls) for pixels, t in drawn]
     before, after = (
         Evaluation(tuple(evaluate_field(counter, f) for f in unseen)).at_threshold
-        for counter in (Counter(precision="fp32"), Counter(path))
+        for counter in (NucleusCounter(precision="fp32"), NucleusCounter(path))
     )
     assert before.detection.f1 - after.detection.f1 < 0.005
     assert before.weighted[2] - after.weighted[2] < 0.005

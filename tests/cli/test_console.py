@@ -11,14 +11,14 @@ from kinet_trt.cli.console import Bars, note, show_bench, show_counted, tab_sepa
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.logs import be_quiet, to_terminal
 from kinet_trt.counting.pictures import Counted
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 
 NAMES = ("case 12, block B, field 3 of 40.png", "a\nline\tbreak.png", "x.png")
 
 
 @pytest.fixture(scope="module")
 def counter():
-    return Counter(precision="fp32")
+    return NucleusCounter(precision="fp32")
 
 
 @pytest.fixture

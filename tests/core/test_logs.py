@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from kinet_trt import Counter, log_to
+from kinet_trt import NucleusCounter, log_to
 
 
 def test_a_hook_hears_what_a_person_should_know():
-    counter, heard = Counter(precision="fp32"), []
+    counter, heard = NucleusCounter(precision="fp32"), []
     with log_to(lambda *message: heard.append(message)):
         counter(np.full((64, 64, 3), 200, np.uint8))
     assert [level for level, _ in heard] == ["WARNING"]
@@ -39,7 +39,7 @@ def test_a_hook_that_fails_does_not_stop_the_count(capsys):
         raise ValueError("the hook's own")
 
     with log_to(fails):
-        assert len(Counter(precision="fp32")(np.full((64, 64, 3), 200, np.uint8))) == 0
+        assert len(NucleusCounter(precision="fp32")(np.full((64, 64, 3), 200, np.uint8))) == 0
     assert "the hook's own" in capsys.readouterr().err
 
 

@@ -209,7 +209,7 @@ import ctypes, json, os, sys
 from pathlib import Path
 import numpy as np
 from kinet_trt.simulation import simulate
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 
 runtime, counts, every, sizes = sys.argv[1], *map(int, sys.argv[2:])
 
@@ -221,7 +221,7 @@ def held():
 
 generator = np.random.default_rng(0)
 field = simulate.field(1_000, 256, 256)[0]
-counter = Counter(runtime=runtime)
+counter = NucleusCounter(runtime=runtime)
 shapes = generator.integers(40, 200, (sizes, 2))
 for number in range(1, counts + 1):
     height, width = shapes[number % sizes]

@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from kinet_trt import Counter
+from kinet_trt import NucleusCounter
 from kinet_trt.counting.pictures import count_image
 from kinet_trt.simulation import simulate
 from kinet_trt.slides.count import count_slide
@@ -158,12 +158,12 @@ FORMS: dict[str, Write] = {
 
 
 @pytest.fixture(scope="module")
-def counter() -> Counter:
-    return Counter(precision="fp32")
+def counter() -> NucleusCounter:
+    return NucleusCounter(precision="fp32")
 
 
 @pytest.fixture(scope="module")
-def plain(counter: Counter) -> dict[str, int]:
+def plain(counter: NucleusCounter) -> dict[str, int]:
     counts = counter(FIELD, MPP).counts()
     assert min(counts.values()) > 0
     return counts
@@ -171,7 +171,7 @@ def plain(counter: Counter) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_field_in_any_form_gives_the_same_nuclei(
-    name: str, counter: Counter, plain: dict[str, int], tmp_path: Path
+    name: str, counter: NucleusCounter, plain: dict[str, int], tmp_path: Path
 ) -> None:
     path = tmp_path / name
     FORMS[name](path)

@@ -24,7 +24,7 @@ from kinet_trt.deploy import build as builder
 from kinet_trt.deploy.build import build, profile_of
 from kinet_trt.engines.tensorrt import builder as trt
 from kinet_trt.engines.tensorrt.engine_file import AMPERE, card_path, read_plan
-from kinet_trt.inference.counter import DEFAULT_MODEL, Counter
+from kinet_trt.inference.counter import DEFAULT_MODEL, NucleusCounter
 from kinet_trt.models.card import onnx_hash, read_card, read_onnx_card, with_card
 from kinet_trt.onnx_graph import precision, qdq
 from kinet_trt.onnx_graph.pointwise import as_pointwise
@@ -214,8 +214,8 @@ def test_an_onnx_model_counts_like_the_one_it_was_made_from(tmp_path, kind, fuse
     assert read_onnx_card(built.path.read_bytes()) == built.card
     assert (built.card.precision, built.card.runtime, built.card.profile) == (kind, "", None)
     pixels, _ = simulate.field(4, 320, 256)
-    first = Counter(EDGE, precision="fp32", threads=1)(pixels)
-    second = Counter(built.path, precision="fp32", threads=1)(pixels)
+    first = NucleusCounter(EDGE, precision="fp32", threads=1)(pixels)
+    second = NucleusCounter(built.path, precision="fp32", threads=1)(pixels)
     assert len(first) > 100
     assert abs(len(first) - len(second)) <= (0 if kind == "fp32" else 3)
 
@@ -501,7 +501,7 @@ def test_an_engine_is_not_opened_where_nothing_can_run_it(tmp_path):
         (("auto", "openvino"), "openvino was"),
     ):
         with pytest.raises(EngineError, match=says):
-            Counter(built.path, precision=asked[0], runtime=asked[1])
+            NucleusCounter(built.path, precision=asked[0], runtime=asked[1])
     card_path(built.path).unlink()
     with pytest.raises(KinetError, match="expected its model card"):
-        Counter(built.path)
+        NucleusCounter(built.path)

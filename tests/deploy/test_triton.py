@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from kinet_trt import NOTICE, Counter
+from kinet_trt import NOTICE, NucleusCounter
 from kinet_trt.core.errors import CardError, EngineError, KinetError
 from kinet_trt.core.ki67 import Ki67
 from kinet_trt.deploy.triton import package as packager
@@ -296,7 +296,7 @@ def test_the_client_finds_what_counter_finds(served, server, tmp_path, mpp, widt
         cwd=tmp_path,
         check=True,
     )
-    found = Counter(runtime="onnxruntime")(pixels, mpp)
+    found = NucleusCounter(runtime="onnxruntime")(pixels, mpp)
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [(r["x"], r["y"], r["class"], r["score"]) for r in rows] == [
         (f"{x:.2f}", f"{y:.2f}", found.classes[c], f"{s:.4f}")

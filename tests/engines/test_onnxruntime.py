@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-from kinet_trt import Counter
+from kinet_trt import NucleusCounter
 from kinet_trt.core.errors import EngineError
 from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.engines.base import open_engine
@@ -20,7 +20,7 @@ MODEL = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
 
 @pytest.fixture(scope="module")
 def counters():
-    return [Counter(precision="fp32", runtime=runtime) for runtime in ("openvino", "onnxruntime")]
+    return [NucleusCounter(precision="fp32", runtime=runtime) for runtime in ("openvino", "onnxruntime")]
 
 
 def same(a, b):

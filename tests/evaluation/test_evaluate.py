@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kinet_trt import Counter, Detections, Frame, Threshold
+from kinet_trt import Detections, Frame, NucleusCounter, Threshold
 from kinet_trt.datasets.labelled import LabelledField
 from kinet_trt.evaluation.evaluate import XI, Evaluation, comparable, curve_png, evaluate_field, picture, to_json
 from kinet_trt.evaluation.metrics import compare
@@ -17,7 +17,7 @@ from kinet_trt.simulation import simulate
 
 @pytest.fixture(scope="module")
 def counter():
-    return Counter(precision="fp32", threads=2)
+    return NucleusCounter(precision="fp32", threads=2)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_one_pass_gives_what_a_count_at_each_threshold_gives(counter, field):
 
 
 def test_a_fused_model_is_evaluated_like_its_maps(counter, field, fused_model):
-    fused = Counter(fused_model, precision="fp32", threads=2)
+    fused = NucleusCounter(fused_model, precision="fp32", threads=2)
     ours, theirs = evaluate_field(fused, field), evaluate_field(counter, field)
     for a, b in zip((ours.at_threshold, *ours.curve), (theirs.at_threshold, *theirs.curve), strict=True):
         assert (a.detection, a.per_class) == (b.detection, b.per_class)

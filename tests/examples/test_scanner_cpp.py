@@ -22,7 +22,7 @@ import pytest
 from kinet_abi import BAD_ARGUMENT, BAD_MODEL, BGR, FAILED, KinetError, Library, Model
 
 from conftest import find_program
-from kinet_trt import Counter, read_image
+from kinet_trt import NucleusCounter, read_image
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.engines import openvino
 from kinet_trt.engines.base import open_engine
@@ -130,7 +130,7 @@ def program(folder, model, pixels, tmp_path, *more, code=0):
 @pytest.fixture(scope="session")
 def counters(model):
     """Give Python's counter with the shipped model and with the fused one."""
-    return Counter(precision="fp32"), Counter(model, precision="fp32")
+    return NucleusCounter(precision="fp32"), NucleusCounter(model, precision="fp32")
 
 
 @pytest.fixture(scope="session")
@@ -245,7 +245,7 @@ def test_the_threshold_is_the_models_unless_one_is_given(built, opened, model, c
     card = counters[0].engine.card
     assert opened.count(pixels) == opened.count(pixels, threshold=card.threshold)
     for threshold in (0.05, 0.9):
-        expected = of(Counter(precision="fp32", threshold=threshold)(pixels))
+        expected = of(NucleusCounter(precision="fp32", threshold=threshold)(pixels))
         assert named(opened.count(pixels, threshold=threshold)[1], card.classes) == expected
         assert rows(program(built, model, pixels, tmp_path, threshold)[0]) == expected
     with pytest.raises(KinetError, match="finite"):
@@ -326,7 +326,7 @@ def test_an_int8_model_gives_the_nuclei_that_python_finds(library, tmp_path, mon
     body = qdq.insert(graph, steps, ("network.out.out",)).SerializeToString()
     path = tmp_path / "int8.onnx"
     path.write_bytes(fuse(body, replace(card, precision="int8"))[0])
-    model, counter = Model(library, path), Counter(path, precision="int8")
+    model, counter = Model(library, path), NucleusCounter(path, precision="int8")
     for side in (40, 64, 320):  # the small ones are padded, as in Python
         pixels = simulate.field(9, side, side)[0]
         n, found = model.count(pixels)
@@ -334,7 +334,7 @@ def test_an_int8_model_gives_the_nuclei_that_python_finds(library, tmp_path, mon
         assert named(found, card.classes) == of(counter(pixels))
     model.close()
     assert n > 100
-    assert abs(n - len(Counter(precision="fp32")(pixels))) < 0.1 * n
+    assert abs(n - len(NucleusCounter(precision="fp32")(pixels))) < 0.1 * n
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kinet_trt.core.errors import KinetError
 from kinet_trt.evaluation.agreement import compare
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.models.card import read_card, with_card
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
@@ -89,7 +89,7 @@ def edge() -> Checkpoint:
 
 
 def test_the_model_inside_comes_back_by_its_name(edge: Checkpoint) -> None:
-    counter = Counter(precision="fp32", threads=1)
+    counter = NucleusCounter(precision="fp32", threads=1)
     card = counter.engine.card
     assert edge.network.config == NetworkConfig("paper", 16, "relu", roi=False, dropout=from_onnx.DROPOUT)
     assert (edge.traits.mean, edge.traits.std, edge.traits.threshold) == (card.mean, card.std, card.threshold)

@@ -29,7 +29,7 @@ from kinet_trt.counting.pictures import Outputs, count_image, output_names, tabl
 from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.engines.base import open_engine
 from kinet_trt.engines.tensorrt.engine_file import card_path, write_plan
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.models.card import CARD_KEY, ModelCard, onnx_hash, with_card
 from kinet_trt.onnx_graph.inspect import inspect_file
 from kinet_trt.simulation import simulate
@@ -94,7 +94,7 @@ def _images() -> list[tuple[str, bytes]]:
 def image_cases() -> Case:
     """Damaged images are counted and what is found is written, or they are refused."""
     originals = _images()
-    counter = Counter(precision="fp32", threads=1)
+    counter = NucleusCounter(precision="fp32", threads=1)
 
     def case(rng: random.Random, folder: Path) -> None:
         suffix, data = rng.choice(originals)
@@ -220,7 +220,7 @@ def card_cases() -> Case:
         read = replace(read, model_sha256=onnx_hash(model))
         path = folder / "model.onnx"
         path.write_bytes(with_card(model, read))
-        counter = Counter(path, precision="fp32", threads=1)
+        counter = NucleusCounter(path, precision="fp32", threads=1)
         assert asdict(counter.engine.card) == asdict(read)
         _strict(to_json(counter, [count_image(counter, _saved(frame, folder), 0.5)[0]], []))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kinet_trt import CountCancelledError, Counter, EngineError, Frame, ImageError, KinetError, Threshold
+from kinet_trt import CountCancelledError, EngineError, Frame, ImageError, KinetError, NucleusCounter, Threshold
 from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.evaluation.evaluate import Evaluation, evaluate_field
 from kinet_trt.evaluation.metrics import match
@@ -20,7 +20,7 @@ from kinet_trt.simulation import simulate
 
 @pytest.fixture(scope="module")
 def counter():
-    return Counter(precision="fp32", threads=2)
+    return NucleusCounter(precision="fp32", threads=2)
 
 
 def tiled(counter, tile):
@@ -94,7 +94,7 @@ def test_tiles_follow_a_relative_threshold_too(counter):
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_a_fused_model_counts_the_same_nuclei_whole_and_in_tiles(counter, fused_model, runtime):
     pytest.importorskip(runtime)
-    fused = Counter(fused_model, precision="fp32", runtime=runtime)
+    fused = NucleusCounter(fused_model, precision="fp32", runtime=runtime)
     pixels, _ = simulate.field(2, 460, 330)
     whole = counter(pixels)
     assert len(whole) > 100
@@ -108,7 +108,7 @@ def test_a_fused_model_counts_the_same_nuclei_whole_and_in_tiles(counter, fused_
 
 
 def test_a_fused_model_counts_real_fields_like_its_maps(counter, fused_model, shared_data):
-    fused = Counter(fused_model, precision="fp32")
+    fused = NucleusCounter(fused_model, precision="fp32")
     fields = read_fields(shared_data)
     for name in ("pnet_train_1", "gl_C_05"):
         pixels = next(f for f in fields if f.name == name).pixels()[:300, :330]
@@ -120,9 +120,9 @@ def test_a_fused_model_counts_real_fields_like_its_maps(counter, fused_model, sh
 def test_a_relative_threshold_needs_maps(fused_model):
     relative = Threshold(0.5, relative=True)
     with pytest.raises(KinetError, match=r"relative:0\.5: kinet-edge is fused"):
-        Counter(fused_model, threshold=relative, precision="fp32")
+        NucleusCounter(fused_model, threshold=relative, precision="fp32")
     with pytest.raises(KinetError, match="give a number, or use the model"):
-        Counter(fused_model, precision="fp32").with_threshold(relative)
+        NucleusCounter(fused_model, precision="fp32").with_threshold(relative)
 
 
 def test_at_another_scale_tiles_agree_within_a_thousandth(counter):
@@ -153,7 +153,7 @@ def test_threads_share_a_counter(counter):
 def test_the_threshold_is_the_cards_unless_given(counter):
     pixels, _ = simulate.field(1, 256, 256)
     assert counter.threshold.value == counter.engine.card.threshold
-    strict = Counter(threshold=0.7, precision="fp32")(pixels)
+    strict = NucleusCounter(threshold=0.7, precision="fp32")(pixels)
     usual = counter(pixels)
     assert 0 < len(strict) < len(usual)
     assert strict.score.min() >= 0.7
@@ -177,7 +177,7 @@ FULL = Path(__file__).resolve().parents[2] / "weights" / "kinet.onnx"
 )
 def test_the_shipped_models_meet_their_bars_on_fields_that_training_never_saw(model, bars, shared_data):
     """At the card's threshold: breast and glioma, and the part of the pancreatic NET field that was held out."""
-    counter = Counter(model, precision="fp32", threads=2)
+    counter = NucleusCounter(model, precision="fp32", threads=2)
     fields = read_fields(shared_data)
     breast = [f for f in fields if f.split == "val" and f.source in ("bcdata", "glioma")]
     pnet = next(f for f in fields if f.source == "pnet-figure")
@@ -190,7 +190,7 @@ def test_the_shipped_models_meet_their_bars_on_fields_that_training_never_saw(mo
 
 
 def test_the_full_model_is_what_its_page_says():
-    card = Counter(FULL, precision="fp32").card
+    card = NucleusCounter(FULL, precision="fp32").card
     assert FULL.stat().st_size < 25e6
     assert (card.name, card.weights_precision, card.roi) == ("kinet", "fp16", False)
     assert "Research Use Only" in card.notice
@@ -225,7 +225,7 @@ def with_branch(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_the_tumour_map_is_the_networks_in_px_of_the_frame(with_branch, runtime):
     pytest.importorskip(runtime)
-    counter = Counter(with_branch, precision="fp32", runtime=runtime)
+    counter = NucleusCounter(with_branch, precision="fp32", runtime=runtime)
     frame = Frame(simulate.field(5, 200, 150)[0], 0.17)
     found = counter.tumor_map(frame)
     assert (found.dtype, found.shape) == (np.float32, (150, 200))
@@ -239,12 +239,15 @@ def test_the_tumour_map_is_the_networks_in_px_of_the_frame(with_branch, runtime)
 def test_both_engines_give_the_same_tumour_map(with_branch):
     pytest.importorskip("onnxruntime")
     frame = Frame(simulate.field(6, 160, 128)[0], 0.34)
-    maps = [Counter(with_branch, precision="fp32", runtime=one).tumor_map(frame) for one in ("openvino", "onnxruntime")]
+    maps = [
+        NucleusCounter(with_branch, precision="fp32", runtime=one).tumor_map(frame)
+        for one in ("openvino", "onnxruntime")
+    ]
     np.testing.assert_allclose(*maps, atol=1e-4)
 
 
 def test_tiles_make_one_tumour_map(with_branch):
-    counter = Counter(with_branch, precision="fp32")
+    counter = NucleusCounter(with_branch, precision="fp32")
     frame = Frame(simulate.field(7, 900, 96)[0], counter.engine.card.mpp)
     whole, cut = counter.tumor_map(frame), tiled(counter, 128).tumor_map(frame)
     assert cut.shape == whole.shape
@@ -255,9 +258,9 @@ def test_tiles_make_one_tumour_map(with_branch):
 def test_a_model_without_the_branch_says_what_is_needed(fused_model):
     frame = Frame(simulate.field(5, 64, 64)[0], 0.34)
     with pytest.raises(KinetError, match=r"has no tumour-region branch.*export --roi"):
-        Counter().tumor_map(frame)
+        NucleusCounter().tumor_map(frame)
     with pytest.raises(KinetError, match=r"is fused.*export --roi"):
-        Counter(fused_model).tumor_map(frame)
+        NucleusCounter(fused_model).tumor_map(frame)
 
 
 def test_pixels_of_other_libraries_and_orders_are_taken(counter):
@@ -324,15 +327,15 @@ def test_several_counters_live_in_one_process(counter, fused_model):
     pixels, _ = simulate.field(4, 300, 200)
     expected = counter(pixels)
     with ExitStack() as stack:
-        others = [stack.enter_context(Counter(precision="fp32", threads=1)) for _ in range(2)]
-        others.append(stack.enter_context(Counter(fused_model, precision="fp32", threads=1)))
+        others = [stack.enter_context(NucleusCounter(precision="fp32", threads=1)) for _ in range(2)]
+        others.append(stack.enter_context(NucleusCounter(fused_model, precision="fp32", threads=1)))
         with ThreadPoolExecutor(6) as pool:
             found = list(pool.map(lambda one: one(pixels), [*others, counter] * 3))
     assert all(same(one, expected) for one in found)
 
 
 def test_a_closed_counter_counts_no_more():
-    with Counter(precision="fp32") as counter:
+    with NucleusCounter(precision="fp32") as counter:
         pixels, _ = simulate.field(4, 100, 100)
         other = counter.with_threshold(Threshold(0.5))
         assert len(list(counter.stream([pixels]))) == 1

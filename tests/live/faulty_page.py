@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kinet_trt.camera import newest
 from kinet_trt.camera.simulated import Options, SimulatedMicroscope
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.live.web import app
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     # A camera that comes back is found at once: two hundred faults would take hours else.
     newest.Newest.__init__.__kwdefaults__.update(pauses=(0.1,), patience=1.0)
     options = app.Options(store=Path(store), port=0, browser=False)
-    with app.serving(microscope, Counter(precision="fp32", threads=1), options) as page:
+    with app.serving(microscope, NucleusCounter(precision="fp32", threads=1), options) as page:
         sys.stdout.write(json.dumps({"port": page.port, "resumed": page.resumed}) + "\n")
         sys.stdout.flush()
         for line in sys.stdin:

@@ -14,7 +14,7 @@ import httpx
 from websockets.sync.client import ClientConnection, connect
 
 from kinet_trt.camera.simulated import Options, SimulatedMicroscope
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.live.web import app
 
 SMALL = "size=320x240,mpp=0.34,fps=20,path=still"
@@ -22,7 +22,7 @@ SMALL = "size=320x240,mpp=0.34,fps=20,path=still"
 
 @contextmanager
 def page(
-    store: Path, counter: Counter, sim: str = SMALL, **options: Any
+    store: Path, counter: NucleusCounter, sim: str = SMALL, **options: Any
 ) -> Iterator[tuple[app.Page, httpx.Client, SimulatedMicroscope]]:
     """Serve a page of a simulated microscope; give it, a client that has its origin, and the microscope."""
     microscope = SimulatedMicroscope(Options.parse(sim))

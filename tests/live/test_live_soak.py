@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from live_page import frame_of, page, post, socket
 
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 
 if not sys.platform.startswith("linux"):
     pytest.skip("memory and files as Linux tells them", allow_module_level=True)
@@ -79,7 +79,7 @@ def test_an_hour_leaves_nothing_behind(tmp_path):
     # A fault a minute: cameras that are opened again and again are where handles are lost.
     faults = "/".join(f"{kind}@{60 * k}+5" for k, kind in enumerate(["stall", "disconnect", "torn", "resize"] * 20, 1))
     sim = f"size=480x360,mpp=0.34,fps=20,path=still,hurry={HURRY},faults={faults}"
-    with page(tmp_path / "s.kinet", Counter(precision="fp32"), sim) as (served, client, _):
+    with page(tmp_path / "s.kinet", NucleusCounter(precision="fp32"), sim) as (served, client, _):
         visit(served, client, 600)  # caches and buffers fill
         quarters = [visit(served, client, 900) for _ in range(4)]
         first, last = quarters[0], quarters[-1]

@@ -14,7 +14,7 @@ import urllib.request
 import pytest
 
 from conftest import find_chromium
-from kinet_trt import Counter, Frame
+from kinet_trt import Frame, NucleusCounter
 from kinet_trt.simulation import simulate
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -26,7 +26,7 @@ SECONDS = 20
 def test_the_count_keeps_up_with_the_page_open(tmp_path):
     chromium = find_chromium()
     frame = Frame(simulate.field(7, 1280, 960, mpp=0.17)[0], 0.17)
-    counter = Counter()
+    counter = NucleusCounter()
     bare = []
     for _ in range(12):
         start = time.perf_counter()

@@ -23,7 +23,7 @@ def test_every_public_name_is_there():
 
 @pytest.mark.parametrize(("shape", "mpp"), [((8, 8, 3), 0.34), ((200, 200, 3), 100.0), ((64, 64, 3), 0.01)])
 def test_errors_in_python_do_not_name_options_of_the_command_line(shape, mpp):
-    with kinet_trt.Counter() as counter, pytest.raises(kinet_trt.ImageError) as raised:
+    with kinet_trt.NucleusCounter() as counter, pytest.raises(kinet_trt.ImageError) as raised:
         counter(np.full(shape, 240, np.uint8), mpp=mpp)
     assert "--" not in str(raised.value)
     assert "um/px (mpp)" in str(raised.value)

@@ -66,7 +66,7 @@ LIBRARY = """
 import os
 import kinet_trt, numpy
 for runtime in ("openvino", "onnxruntime"):
-    kinet_trt.Counter(runtime=runtime)(numpy.full((64, 64, 3), 200, numpy.uint8))
+    kinet_trt.NucleusCounter(runtime=runtime)(numpy.full((64, 64, 3), 200, numpy.uint8))
 assert "ORT_DISABLE_TELEMETRY" not in os.environ
 import openvino_telemetry
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import Counter as Tally
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -24,7 +24,7 @@ from kinet_trt.camera.simulated import SimulatedMicroscope
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.frame import Frame
 from kinet_trt.datasets.labelled import read_fields
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.io.images import read_image
 from kinet_trt.quality.appearance import NAMES, appearance
 from kinet_trt.quality.domain_check import OCTAVES, SIZE_SIGNS, Deviation, Line, Unlike, causes, look, sentence
@@ -36,8 +36,8 @@ SEEDS = range(300, 306)
 
 
 @pytest.fixture(scope="module")
-def counter() -> Counter:
-    return Counter()
+def counter() -> NucleusCounter:
+    return NucleusCounter()
 
 
 @pytest.fixture(scope="module")
@@ -355,7 +355,7 @@ def test_real_fields_get_no_warning(shared_data, counter):
     for folder, mpp in (("unlabelled", MPP), ("more/endonet", 0.32), ("more/marrow", MPP), ("more/scanners", 0.346)):
         paths = [p for p in sorted((shared_data / folder).iterdir()) if p.suffix in (".jpg", ".png")]
         fields += [(folder, read_image(p).pixels, mpp) for p in paths if not p.stem.endswith("_counted")]
-    warned, seen_of = Tally(), Tally(source for source, _, _ in fields)
+    warned, seen_of = Counter(), Counter(source for source, _, _ in fields)
     for source, pixels, mpp in fields:
         warned[source] += bool(said(counter, pixels, mpp))
     assert warned.total() < 0.05 * len(fields), warned

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 
-from kinet_trt import Counter
+from kinet_trt import NucleusCounter
 from kinet_trt.core.detections import Detections
 from kinet_trt.models.card import ModelCard
 from simulated_slides import Canvas, Piece
@@ -37,13 +37,13 @@ class Blobs:
         return (np.stack(dark).transpose(0, 3, 1, 2) / np.float32(255)).astype(np.float32)
 
 
-def counter_of(engine: object, threshold: float | None = None) -> Counter:
+def counter_of(engine: object, threshold: float | None = None) -> NucleusCounter:
     """Return a counter over an engine that is open already."""
     with patch("kinet_trt.inference.counter.open_engine", return_value=engine):
-        return Counter("blobs.onnx", threshold=threshold)
+        return NucleusCounter("blobs.onnx", threshold=threshold)
 
 
-def small_tiles(counter: Counter, tile: int = 256, **changes: object) -> Counter:
+def small_tiles(counter: NucleusCounter, tile: int = 256, **changes: object) -> NucleusCounter:
     """Return a counter over the same engine whose card asks for small tiles."""
     other = copy.copy(counter)
     other.engine = copy.copy(counter.engine)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kinet_trt import Counter
+from kinet_trt import NucleusCounter
 from kinet_trt.io.geojson import read_geojson
 from kinet_trt.io.images import read_image
 from simulated_slides import Canvas, Piece, write_tiff, write_zarr
@@ -37,7 +37,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole():
-    return Counter(precision="fp32")(CANVAS.region(0, 0, 2500, 1500))
+    return NucleusCounter(precision="fp32")(CANVAS.region(0, 0, 2500, 1500))
 
 
 @pytest.fixture

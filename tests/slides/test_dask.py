@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter as Tally
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from conftest import skip
-from kinet_trt import Counter, KinetError
+from kinet_trt import KinetError, NucleusCounter
 from kinet_trt.slides.plan import make_plan
 from kinet_trt.slides.results_db import Ledger
 from kinet_trt.slides.slide import open_slide
@@ -35,7 +35,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def counter():
-    return Counter(threads=1)
+    return NucleusCounter(threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def on(client, slide, plan, size=1, **changes):
 
 def landed(results, expected):
     """Hold results to what one process found; return how often each tile came."""
-    seen = Tally()
+    seen = Counter()
     for batch, tiles in results:
         assert not isinstance(tiles, KinetError), str(tiles)
         assert [number for number, _ in tiles] == list(batch.plan.tiles)
@@ -136,7 +136,7 @@ def test_another_slide_and_another_model_under_the_same_paths_are_opened_anew(tw
     for seed, content in ((3, built_in.read_bytes()), (4, fused_model.read_bytes())):
         model.write_bytes(content)
         write_tiff(slide, Canvas(700, 480, (Piece(100, 100, 400, 300, seed),)))
-        own = Counter(model, threads=1)
+        own = NucleusCounter(model, threads=1)
         with open_slide(slide) as opened:
             plan = make_plan(opened, own.card, own.threshold, own.engine.precision)
             expected = dict(count_tiles(opened, plan, plan.tiles, own))

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import pytest
 
-from kinet_trt import Counter
+from kinet_trt import NucleusCounter
 from kinet_trt.core.detections import Detections
 from kinet_trt.evaluation.metrics import match
 from simulated_slides import Canvas, Piece, write_tiff
@@ -77,7 +77,7 @@ def test_it_needs_less_than_2_gb_and_its_count_is_the_sum_over_the_owners(slide,
     assert field["counts"] == found.counts()
     assert field["slide"]["tiles_left_out"] > 20 * tiles
     # Each piece with glass about it, counted as one picture: no nucleus is lost, doubled or moved at a seam.
-    counter, total = Counter(precision="fp32"), 0
+    counter, total = NucleusCounter(precision="fp32"), 0
     for piece in CANVAS.pieces:
         left, top = piece.x // 16 * 16 - 320, piece.y // 16 * 16 - 320
         whole = counter(CANVAS.region(left, top, piece.width + 656, piece.height + 656))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from slide_parts import CANVAS, WHOLE, Blobs, counter_of, joined, same, small_tiles
 
-from kinet_trt import Counter, Threshold
+from kinet_trt import NucleusCounter, Threshold
 from kinet_trt.core.errors import EngineError, ImageError, KinetError
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.slides.plan import make_plan
@@ -57,7 +57,7 @@ def test_a_slide_counts_as_one_picture_of_it_would(counter, path, mpp, tile):
 
 @pytest.mark.parametrize("mpp", [0.34, 0.28])
 def test_so_it_does_with_the_shipped_network(path, mpp):
-    counter = Counter(precision="fp32", threads=2)
+    counter = NucleusCounter(precision="fp32", threads=2)
     region = Region((box(0, 0, 450, 380),))
     with open_slide(path, mpp) as slide:
         plan = plan_of(slide, small_tiles(counter, 192), region)

@@ -8,7 +8,7 @@ import cv2
 import pytest
 from slide_parts import joined, small_tiles
 
-from kinet_trt import Counter
+from kinet_trt import NucleusCounter
 from kinet_trt.engines.openvino import core
 from kinet_trt.inference.counter import DEFAULT_MODEL
 from kinet_trt.models.card import read_card
@@ -25,7 +25,7 @@ def counter_in(precision, folder):
     if precision != "int8":
         if precision.upper() not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             pytest.skip(f"this CPU does not compute in {precision}")
-        return Counter(precision=precision, threads=2)
+        return NucleusCounter(precision=precision, threads=2)
     pytest.importorskip("lap")
     from kinet_trt.calibration.int8 import to_int8
 
@@ -34,7 +34,7 @@ def counter_in(precision, folder):
     card, model = read_card(resources.files("kinet_trt.models") / DEFAULT_MODEL)
     path = folder / "int8.onnx"
     path.write_bytes(to_int8(model, card, folder, max_loss=10).model)
-    return Counter(path, threads=2)
+    return NucleusCounter(path, threads=2)
 
 
 @pytest.mark.slow

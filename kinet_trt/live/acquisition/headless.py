@@ -50,7 +50,7 @@ from kinet_trt.camera.newest import Newest, State
 from kinet_trt.camera.source import CameraError, FrameSource
 from kinet_trt.camera.video import VideoSource
 from kinet_trt.core.errors import EngineError, KinetError
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.live.acquisition.loop import Loop, Seen, Status
 from kinet_trt.quality.domain_check import Unlike
 
@@ -62,7 +62,7 @@ _LOOK = 0.25  # s after which the camera's state is looked at when no frame come
 
 def run(
     source: FrameSource,
-    counter: Counter,
+    counter: NucleusCounter,
     out: BinaryIO,
     tell: Callable[[str], None],
     *,
@@ -126,7 +126,7 @@ def run(
     return 0
 
 
-def record(seen: Seen, status: Status, counter: Counter, detections: bool = False) -> dict[str, Any]:
+def record(seen: Seen, status: Status, counter: NucleusCounter, detections: bool = False) -> dict[str, Any]:
     """Return the object of a counted frame's line; the keys are in the docstring of this module."""
     ki67, quality, threshold = seen.ki67, seen.quality, seen.threshold
     if seen.detections is None or ki67 is None:

@@ -15,7 +15,7 @@ from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import ImageError, KinetError
 from kinet_trt.core.frame import NO_COLOUR, Frame
 from kinet_trt.core.ki67 import Ki67
-from kinet_trt.inference.counter import Counter, Threshold
+from kinet_trt.inference.counter import NucleusCounter, Threshold
 from kinet_trt.live import clock
 from kinet_trt.live.acquisition.mailbox import Mailbox
 from kinet_trt.live.acquisition.quality import Quality, Watch
@@ -218,7 +218,7 @@ class Loop:
     def __init__(
         self,
         newest: Newest,
-        counter: Counter,
+        counter: NucleusCounter,
         *,
         mpp: float | None = None,
         mpp_source: MppSource = "option",
@@ -272,7 +272,7 @@ class Loop:
         return viewer
 
     @property
-    def counter(self) -> Counter:
+    def counter(self) -> NucleusCounter:
         """What counts now: the model and the threshold."""
         with self._lock:
             return self._counter

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kinet_trt.core.detections import Detections
-from kinet_trt.inference.counter import Counter, Threshold
+from kinet_trt.inference.counter import NucleusCounter, Threshold
 from kinet_trt.live.session.region import Region
 from kinet_trt.models.card import ModelCard
 
@@ -42,7 +42,7 @@ class Model:
     precision: str
 
     @classmethod
-    def of(cls, counter: Counter) -> Model:
+    def of(cls, counter: NucleusCounter) -> Model:
         """Return the model of a counter."""
         return cls(counter.engine.card, counter.engine.runtime, counter.engine.precision)
 

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import html
 import time
-from collections import Counter as Tally
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib import resources
@@ -287,7 +287,7 @@ def _corrections(record: Sequence[Correction], counted: Count) -> str:
     numbers = {field.id: field.number for field in counted.fields}
     pieces = {piece.field: piece for piece in counted.pieces}
     stands = {one.id for one in standing(record)}
-    tally = Tally(one.kind for one in record if one.id in stands)
+    tally = Counter(one.kind for one in record if one.id in stands)
     undone = sum(one.kind not in REVERSALS and one.id not in stands for one in record)
     rows = []
     for one in record[:MOST_ENTRIES]:

@@ -26,7 +26,7 @@ from kinet_trt.camera.video import VideoSource
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import Claim, sessions_file, user_data
 from kinet_trt.core.ki67 import NET, Bands
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.live.acquisition.loop import Loop, Remark
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import HOT_SPOT
@@ -80,7 +80,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
 
 
-def run(source: FrameSource, counter: Counter, options: Options, tell: Callable[[str], None]) -> int:
+def run(source: FrameSource, counter: NucleusCounter, options: Options, tell: Callable[[str], None]) -> int:
     """Serve the page until Ctrl-C or the signal to end; return the exit status.
 
     Raises
@@ -136,7 +136,7 @@ class Page:
 
 @contextlib.contextmanager
 def serving(
-    source: FrameSource, counter: Counter, options: Options, remarks: tuple[Remark, ...] = ()
+    source: FrameSource, counter: NucleusCounter, options: Options, remarks: tuple[Remark, ...] = ()
 ) -> Iterator[Page]:
     """Serve the page in threads as long as the context lasts; raises as `run`."""
     folder = user_data()

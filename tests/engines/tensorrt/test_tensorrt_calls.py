@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cupy_on_cpu import Array, installed, library
-from kinet_trt import Counter, Threshold
+from kinet_trt import NucleusCounter, Threshold
 from kinet_trt.core.errors import EngineError
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.engines.tensorrt.runtime import TensorRtEngine
@@ -137,7 +137,7 @@ def test_the_callers_stream_is_waited_for_and_waits(engine, frames, monkeypatch)
 
 def counter_over(engine):
     """Give a counter over an engine that no file holds."""
-    counter = object.__new__(Counter)
+    counter = object.__new__(NucleusCounter)
     counter.engine, counter.threshold = engine, Threshold(LEAST)
     counter._workers, counter._room = Workers(), threading.BoundedSemaphore(engine.lanes)
     return counter

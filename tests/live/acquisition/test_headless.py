@@ -19,7 +19,7 @@ from kinet_trt.camera.newest import State
 from kinet_trt.camera.simulated import Options, SimulatedMicroscope
 from kinet_trt.cli import main as cli
 from kinet_trt.core.errors import EngineError, KinetError
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.live.acquisition import headless
 from kinet_trt.live.acquisition.headless import _News, run
 from kinet_trt.live.acquisition.loop import Status
@@ -29,8 +29,8 @@ SMALL = "sim:size=320x240,mpp=0.34,path=still"
 
 
 @pytest.fixture(scope="module")
-def counter() -> Counter:
-    return Counter(precision="fp32")
+def counter() -> NucleusCounter:
+    return NucleusCounter(precision="fp32")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from kinet_trt.camera.simulated import Options, SimulatedMicroscope
 from kinet_trt.camera.source import FrameSource, Properties, Shot
 from kinet_trt.core.errors import EngineError, ImageError, KinetError
 from kinet_trt.core.frame import Frame
-from kinet_trt.inference.counter import Counter, Threshold
+from kinet_trt.inference.counter import NucleusCounter, Threshold
 from kinet_trt.live.acquisition.loop import Loop, Seen, Viewer, _how_known
 from kinet_trt.simulation import simulate
 
@@ -29,8 +29,8 @@ SMALL = "size=320x240,mpp=0.34,fps=20"
 
 
 @pytest.fixture(scope="module")
-def counter() -> Counter:
-    return Counter(precision="fp32")
+def counter() -> NucleusCounter:
+    return NucleusCounter(precision="fp32")
 
 
 def sim(more: str = "") -> SimulatedMicroscope:
@@ -56,7 +56,7 @@ class Pictures:
 
 
 @contextmanager
-def running(source: FrameSource, counter: Counter, mpp: float | None = None, **more) -> Iterator[Loop]:
+def running(source: FrameSource, counter: NucleusCounter, mpp: float | None = None, **more) -> Iterator[Loop]:
     with Newest(source, mpp=mpp, pauses=(0.1,)) as newest, Loop(newest, counter, mpp=mpp, **more) as loop:
         yield loop
 
@@ -256,7 +256,7 @@ def test_tissue_is_no_blank_field_and_the_correction_from_before_stays(counter, 
 class Fails:
     """The model's engine, which fails while it is told to."""
 
-    def __init__(self, counter: Counter, error: Exception) -> None:
+    def __init__(self, counter: NucleusCounter, error: Exception) -> None:
         self.engine, self.error, self.broken = counter.engine, error, True
 
     def __getattr__(self, name: str) -> object:
@@ -411,7 +411,7 @@ def test_the_loop_keeps_pace_with_the_bare_count():
     On two cores it reaches 0.6 of the bare count's rate while the simulated microscope, which takes 0.4 of a core, and
     other programs run; a test machine is shared, so less is asked for.
     """
-    counter = Counter()
+    counter = NucleusCounter()
     camera = SimulatedMicroscope(Options.parse("size=1280x960,mpp=0.17,fps=30,path=still"))
     camera.open()
     frame = camera.newest(10).frame

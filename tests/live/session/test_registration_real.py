@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kinet_trt import Counter, read_image
+from kinet_trt import NucleusCounter, read_image
 from kinet_trt.live.session.registration import View, join
 
 MPP = 0.34
@@ -17,7 +17,7 @@ MPP = 0.34
 
 def photographs(shared_data, each: int):
     """Return for each field two views of it, 57% in common, with defocus, noise and another exposure, and the shift."""
-    counter, rng, taken = Counter(threads=2), np.random.default_rng(0), {}
+    counter, rng, taken = NucleusCounter(threads=2), np.random.default_rng(0), {}
     with (shared_data / "index.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             taken.setdefault(row["source"], []).append(row["image"])

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections import Counter as Tally
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,7 +189,7 @@ def test_no_text_changes_the_page(tmp_path_factory, note, reader, title):
             session = store.create_session(words[2] + ".", words[1] + ".")
             store.note(session.id, words[0] + ".", reader=words[1] + ".")
             page = Page(build(store, session.id))
-            shapes.append(Tally((tag, tuple(sorted(a))) for tag, a in page.tags))
+            shapes.append(Counter((tag, tuple(sorted(a))) for tag, a in page.tags))
             assert store.notes(session.id)[0].text in page.text
     assert shapes[0] == shapes[1]
 
@@ -214,8 +214,8 @@ def test_the_csv_adds_up(file):
     with Store.open(file, create=False) as store:
         counted = OpenSession(store, 1).count()
     rows = list(csv.DictReader(io.StringIO(nuclei_csv(counted))))
-    assert Tally(row["class"] for row in rows if row["counted"] == "1") == Tally(counted.merged.counts())
-    assert Tally(row["by"] for row in rows)["added"] == 1
+    assert Counter(row["class"] for row in rows if row["counted"] == "1") == Counter(counted.merged.counts())
+    assert Counter(row["by"] for row in rows)["added"] == 1
     assert [row["model_class"] for row in rows if row["by"] == "added"] == [""]
     removed = [row for row in rows if row["by"] == "removed"]
     assert len(removed) == 1

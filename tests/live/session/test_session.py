@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from parts import keep, some_nuclei
 
-from kinet_trt import Counter, Frame
+from kinet_trt import Frame, NucleusCounter
 from kinet_trt.core.ki67 import Ki67
 from kinet_trt.live.session.records import Model
 from kinet_trt.live.session.session import OpenSession
@@ -19,8 +19,8 @@ from kinet_trt.simulation.simulate import Slide
 
 
 @pytest.fixture(scope="module")
-def counter() -> Counter:
-    return Counter(threads=2)
+def counter() -> NucleusCounter:
+    return NucleusCounter(threads=2)
 
 
 def walk(store, counter, mpp: float, width: int, height: int, columns: int, rows: int, seed: int, noise: float = 2.0):

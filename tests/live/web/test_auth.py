@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from live_page import page, socket
 from websockets.exceptions import InvalidStatus
 
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.live.web.auth import LARGEST, Access, Guard
 
 
 @pytest.fixture(scope="module")
-def counter() -> Counter:
-    return Counter(precision="fp32")
+def counter() -> NucleusCounter:
+    return NucleusCounter(precision="fp32")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 from kinet_trt import NOTICE, KinetError
 from kinet_trt.camera.folder import FolderSource
-from kinet_trt.inference.counter import Counter
+from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.web import app
 from kinet_trt.live.web.routes import MOST_PAGES, Limits
@@ -30,8 +30,8 @@ FILES = ("/api/report.html", "/api/summary.csv", "/api/summary.xlsx", "/api/nucl
 
 
 @pytest.fixture(scope="module")
-def counter() -> Counter:
-    return Counter(precision="fp32")
+def counter() -> NucleusCounter:
+    return NucleusCounter(precision="fp32")
 
 
 @pytest.fixture(scope="module")
