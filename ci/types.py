@@ -1,4 +1,4 @@
-"""Check the types of the package as a user has it: installed plainly, looked at from outside the repository."""
+"""Check the types and the layers of the package as a user has it: installed plainly, outside the repository."""
 
 from __future__ import annotations
 
@@ -18,4 +18,8 @@ if __name__ == "__main__":
         pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", folder, ROOT]
         subprocess.run([sys.executable, *map(str, pip)], check=True)
         command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "kinet_trt"]
-        sys.exit(subprocess.run(command, cwd=folder, env={**os.environ, "MYPYPATH": folder}, check=False).returncode)
+        types = subprocess.run(command, cwd=folder, env={**os.environ, "MYPYPATH": folder}, check=False).returncode
+        lint = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+        command = [sys.executable, "-c", lint, "--no-logo", "--no-cache", str(ROOT / "pyproject.toml")]
+        layers = subprocess.run(command, cwd=folder, check=False).returncode
+        sys.exit(types or layers)

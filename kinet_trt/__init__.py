@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kinet_trt.core.moved import MOVED, MovedModules
+from kinet_trt.core.notice import NOTICE as NOTICE
 
 if TYPE_CHECKING:
     from kinet_trt.core.detections import Detections as Detections
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from kinet_trt.io.images import read_image as read_image
 
     __version__: str
-
-NOTICE = "For Research Use Only. Not for use in diagnostic procedures."
-"""Stands wherever a result does."""
 
 _HOMES = {
     "CountCancelledError": "core.errors",

@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column, Table
 from rich.text import Text
 
-from kinet_trt import NOTICE
 from kinet_trt.core.errors import printable
 from kinet_trt.core.ki67 import ENOUGH, Bands, Ki67, Statement, class_name
 from kinet_trt.core.logs import is_quiet
+from kinet_trt.core.notice import NOTICE
 
 if TYPE_CHECKING:
     from pathlib import Path

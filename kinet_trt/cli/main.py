@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from kinet_trt import NOTICE
 from kinet_trt.core.errors import KinetError, MissingExtraError, printable
 from kinet_trt.core.logs import be_quiet, be_verbose, to_terminal
+from kinet_trt.core.notice import NOTICE
 from kinet_trt.core.telemetry import switch_off
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def demo(
 ) -> None:
     """Count a simulated field and a real one. Labelled fields to try commands on are written, too."""
     from kinet_trt.core.ki67 import Ki67, class_name
-    from kinet_trt.demo.demo import demo as fields
+    from kinet_trt.demo import demo as fields
     from kinet_trt.inference.counter import NucleusCounter
 
     counter = NucleusCounter(model, precision=precision)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from kinet_trt import NOTICE
 from kinet_trt.core.detections import COLOURS, OTHER_COLOUR, Detections
 from kinet_trt.core.frame import Frame
+from kinet_trt.core.notice import NOTICE
 
 RING_UM = 2.6
 """Radius of a ring, um: about a nucleus' own, so that it can be seen inside."""

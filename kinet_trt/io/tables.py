@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kinet_trt import NOTICE
 from kinet_trt.core.detections import CLASSES, NAMES
 from kinet_trt.core.errors import KinetError, printable
 from kinet_trt.core.files import csv_text
 from kinet_trt.core.ki67 import Ki67
+from kinet_trt.core.notice import NOTICE
 
 SUFFIXES = (".csv", ".xlsx")
 """File types of a summary table."""

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from kinet_trt import NOTICE
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import CardError, shown
+from kinet_trt.core.notice import NOTICE
 
 VERSION = 1
 CARD_KEY = "kinet_trt.card"

@@ -389,7 +389,7 @@ import os, signal, sys
 from pathlib import Path
 from kinet_trt.core import files
 from kinet_trt.deploy import build
-from kinet_trt.engines import plan
+from kinet_trt.engines.tensorrt import engine_file as plan
 
 at, out = sys.argv[1], Path(sys.argv[2])
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)

@@ -22,9 +22,9 @@ from importlib import resources
 from importlib.metadata import version as package_version
 from pathlib import Path
 
-from kinet_trt import NOTICE
 from kinet_trt.core.errors import EngineError, KinetError
 from kinet_trt.core.files import write_atomic
+from kinet_trt.core.notice import NOTICE
 from kinet_trt.engines.tensorrt.builder import RUNTIMES
 from kinet_trt.engines.tensorrt.engine_file import build_line, read_plan
 from kinet_trt.inference.counter import DEFAULT_MODEL

@@ -18,10 +18,10 @@ from importlib.metadata import version as package_version
 
 import numpy as np
 
-from kinet_trt import NOTICE
 from kinet_trt.core.detections import NAMES
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.ki67 import NET, Bands, Ki67, Statement
+from kinet_trt.core.notice import NOTICE
 from kinet_trt.io.overlay import RING_UM
 from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.live.session import report_pictures as pictures

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt import NOTICE
 from kinet_trt.core.ki67 import Bands, Ki67, Statement
+from kinet_trt.core.notice import NOTICE
 from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.live import clock
 from kinet_trt.live.acquisition.loop import Seen
