@@ -44,7 +44,7 @@ class CropPlan:
     distance, alpha
         Of the proximity maps (Eq. 1), px and no unit.
     stain
-        Whether stains, blur, noise and brightness vary (else only rotation, shift and mirror, as in the paper).
+        Whether stain, scanner, focus and noise vary (else only rotation, shift and mirror, as in the paper).
     scale
         Largest factor by which a crop is enlarged or shrunk, at any angle; with 1 pixels stay pixels: quarter turns.
     simulated
@@ -75,6 +75,8 @@ class Crop:
         Target, float32 [classes or more, size, size], and where it is known, float32 [classes, size, size].
     tumor, region
         Tumour region and where that is known, float32 [1, size, size].
+    taught, imitated
+        Maps of a teacher, float32 [classes, size, size], and where there are any, float32 [1, size, size].
     """
 
     pixels: NDArray[np.uint8]
@@ -82,6 +84,8 @@ class Crop:
     known: NDArray[np.float32]
     tumor: NDArray[np.float32]
     region: NDArray[np.float32]
+    taught: NDArray[np.float32]
+    imitated: NDArray[np.float32]
 
 
 class Crops(Dataset[tuple[Tensor, ...]]):
@@ -97,6 +101,8 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         How crops are drawn, which list of them, and how many there are.
     target
         What the network should give; None: proximity maps.
+    taught
+        Maps of a teacher, one a field, uint8 [H, W, classes] (:mod:`kinet_trt.export.distillation`); empty: no teacher.
     """
 
     def __init__(
@@ -107,8 +113,9 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         seed: int,
         length: int,
         target: Target | None = None,
+        taught: Sequence[NDArray[np.uint8]] = (),
     ) -> None:
-        self.fields = list(fields)
+        self.fields, self.taught = list(fields), list(taught)
         self.share = np.asarray(weights, np.float64) / np.sum(weights)
         self.plan, self.seed, self.length, self.target = plan, seed, length, target
 
@@ -117,7 +124,8 @@ class Crops(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         crop = self.draw(index)
-        return tuple(torch.from_numpy(a) for a in (crop.pixels, crop.maps, crop.known, crop.tumor, crop.region))
+        arrays = (crop.pixels, crop.maps, crop.known, crop.tumor, crop.region, crop.taught, crop.imitated)
+        return tuple(torch.from_numpy(a) for a in (arrays if self.taught else arrays[:5]))
 
     def draw(self, index: int) -> Crop:
         """Return crop ``index``."""
@@ -127,10 +135,11 @@ class Crops(Dataset[tuple[Tensor, ...]]):
             return _empty_crop(rng, self.plan, self.target)
         if kind < self.plan.empty + self.plan.simulated:
             chosen = _simulated_field(int(rng.integers(SIMULATED_FIELDS)), int(self.plan.size * 1.5))
-        else:
-            image = np.random.default_rng([self.seed, index // self.plan.per_image, 1])
-            chosen = self.fields[image.choice(len(self.fields), p=self.share)]
-        return _crop(rng, chosen, self.plan, self.target)
+            return _crop(rng, chosen, self.plan, self.target, None)
+        image = np.random.default_rng([self.seed, index // self.plan.per_image, 1])
+        number = image.choice(len(self.fields), p=self.share)
+        taught = self.taught[number] if self.taught else None
+        return _crop(rng, self.fields[number], self.plan, self.target, taught)
 
 
 @lru_cache(maxsize=SIMULATED_FIELDS)
@@ -163,12 +172,17 @@ def _empty_crop(rng: np.random.Generator, plan: CropPlan, target: Target | None)
     nothing = np.zeros((len(CLASSES), size, size), np.float32)
     none = np.zeros(0)
     maps = target(none, none, none.astype(np.uint8), size, size, len(CLASSES)) if target else nothing
-    return Crop(
-        np.clip(np.rint(pixels), 0, 255).astype(np.uint8), maps, np.ones_like(nothing), nothing[:1], nothing[:1]
-    )
+    rgb = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return Crop(rgb, maps, np.ones_like(nothing), nothing[:1], nothing[:1], nothing, nothing[:1])
 
 
-def _crop(rng: np.random.Generator, source: LabelledField, plan: CropPlan, target: Target | None) -> Crop:
+def _crop(
+    rng: np.random.Generator,
+    source: LabelledField,
+    plan: CropPlan,
+    target: Target | None,
+    teacher: NDArray[np.uint8] | None,
+) -> Crop:
     pixels = source.pixels()
     height, width = pixels.shape[:2]
     size = plan.size
@@ -203,16 +217,40 @@ def _crop(rng: np.random.Generator, source: LabelledField, plan: CropPlan, targe
             known[s] *= (nearest <= plan.distance) | (maps[s] > 0)
     if target:
         maps = target(x, y, cls, size, size, len(CLASSES))
+    taught = np.zeros((len(CLASSES), size, size), np.float32)
+    imitated = np.zeros((1, size, size), np.float32)
+    if teacher is not None:
+        taught = cv2.warpAffine(teacher, affine, (size, size)).astype(np.float32).transpose(2, 0, 1) / 255
+        imitated = seen(np.ones((height, width), bool))[None]
     if drawn := source.regions():
         tumor, region = (seen(mask)[None] for mask in drawn)
+        taught = without_tumor(taught, region[0] * (1 - tumor[0]))
     else:
         tumor, region = weak_region(x, y, cls, inside, source.counted is not None)
     # Glass and blood: no class has nuclei there, whichever were labelled, and it is no tumour.
     if source.outlines.empty:
         empty = seen(source.empty_mask())[None]
         known, region, tumor = np.maximum(known, empty), np.maximum(region, empty), tumor * (1 - empty)
+        taught = taught * (1 - empty)
     rgb = np.asarray(view, np.uint8)
-    return Crop(vary_stain(rng, rgb) if plan.stain else rgb, maps, known, tumor, region)
+    return Crop(
+        vary_stain(rng, rgb) if plan.stain else rgb, maps, known, tumor, region, np.ascontiguousarray(taught), imitated
+    )
+
+
+def without_tumor(maps: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return maps in which nuclei in tissue other than tumour are non-tumour, whichever class they had.
+
+    Parameters
+    ----------
+    maps
+        float32 [classes, H, W].
+    other
+        1 where such tissue was drawn, else 0, float32 [H, W].
+    """
+    changed = maps * (1 - other)
+    changed[NON_TUMOR] += maps.max(axis=0) * other
+    return changed
 
 
 def weak_region(
@@ -249,10 +287,11 @@ def weak_region(
 
 
 def vary_stain(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Stain, light and focus as another laboratory would have them.
+    """Return the image as another laboratory, scanner or camera would show it.
 
     Haematoxylin and DAB are unmixed by optical density (Beer-Lambert; Ruifrok and Johnston 2001), each made stronger or
-    weaker, and mixed with slightly turned stain vectors; then brightness, white balance, blur, noise and JPEG.
+    weaker, and mixed with slightly turned stain vectors. Then vary the white point, the gamma and the colour matrix of
+    the camera, stray light, focus or sharpening, noise and JPEG compression.
 
     Parameters
     ----------
@@ -261,18 +300,28 @@ def vary_stain(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[n
     """
     density = -np.log((pixels.astype(np.float32) + 1) / 256)
     stains = density.reshape(-1, 3) @ _UNMIX.astype(np.float32)
-    gain = np.exp(rng.normal(0, [0.22, 0.18, 0.10])).astype(np.float32)
+    gain = np.exp(rng.normal(0, [0.25, 0.20, 0.12])).astype(np.float32)
     shift = rng.normal(0, 0.02, 3).astype(np.float32)
-    turned = _STAINS + rng.normal(0, 0.03, (3, 3))
+    turned = _STAINS + rng.normal(0, 0.04, (3, 3))
     density = (stains * gain + shift) @ turned.astype(np.float32)
-    light = np.exp(rng.normal(0, 0.05) + rng.normal(0, 0.02, 3)).astype(np.float32)
-    varied = (np.exp(-density) * (256 * light) - 1).reshape(pixels.shape)
-    if rng.random() < 0.35:
-        varied = np.asarray(cv2.GaussianBlur(varied, (0, 0), rng.uniform(0.4, 1.3)), np.float32)
-    elif rng.random() < 0.2:
-        soft = np.asarray(cv2.GaussianBlur(varied, (0, 0), 1.5), np.float32)
-        varied = varied + rng.uniform(0.2, 0.8) * (varied - soft)
-    if rng.random() < 0.35:
+    white = np.exp(rng.normal(0, 0.06) + rng.normal(0, 0.03, 3)).astype(np.float32)
+    light = np.exp(-density) * white
+    if rng.random() < 0.4:
+        matrix = np.eye(3) + rng.normal(0, 0.04, (3, 3))
+        matrix /= matrix.sum(axis=1, keepdims=True)  # grey stays grey
+        gamma = np.float32(np.exp(rng.normal(0, 0.15)))
+        light = np.clip(light, 1e-3, None) ** gamma @ matrix.T.astype(np.float32)
+    if rng.random() < 0.15:
+        stray = np.float32(rng.uniform(0, 0.1))
+        light = light * (1 - stray) + stray * np.float32(rng.uniform(0, 1))
+    varied = (256 * light - 1).reshape(pixels.shape)
+    optics = rng.random()
+    if optics < 0.3:
+        varied = np.asarray(cv2.GaussianBlur(varied, (0, 0), rng.uniform(0.4, 1.4)), np.float32)
+    elif optics < 0.55:
+        soft = np.asarray(cv2.GaussianBlur(varied, (0, 0), rng.uniform(0.8, 2.0)), np.float32)
+        varied = varied + np.float32(rng.uniform(0.3, 1.6)) * (varied - soft)
+    if rng.random() < 0.3:
         varied = varied + rng.normal(0, rng.uniform(1, 6), varied.shape).astype(np.float32)
     out: NDArray[np.uint8] = np.clip(np.rint(varied), 0, 255).astype(np.uint8)
     if rng.random() < 0.2:

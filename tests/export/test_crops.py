@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.crops import Crop, CropPlan, Crops, vary_stain
+from kinet_trt.export.crops import Crop, CropPlan, Crops, vary_stain, without_tumor
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.frame import Frame
@@ -328,3 +328,33 @@ def test_areas_without_nuclei_are_known_whatever_was_labelled() -> None:
         assert not all(crop.known.all() for crop in crops)
         assert not any(crop.tumor.any() for crop in crops)
         assert all((crop.known == crop.region).all() for crop in crops)
+
+
+def test_crops_carry_the_maps_of_a_teacher_where_the_field_is() -> None:
+    maps = np.zeros((SIDE, SIDE, 3), np.uint8)
+    maps[:, : SIDE // 2, 1] = 255
+    plan = CropPlan(size=2 * SIDE)  # larger than the field: outside of it the teacher says nothing
+    crop = Crops([dotted()], [1], plan, 0, 1, taught=[maps]).draw(0)
+    assert crop.taught.shape == (3, 2 * SIDE, 2 * SIDE)
+    assert crop.imitated.sum() == pytest.approx(SIDE**2, rel=0.02)
+    assert crop.taught[1].sum() == pytest.approx(SIDE**2 / 2, rel=0.02)
+    assert not crop.taught[:, crop.imitated[0] == 0].any()
+    assert not crop.taught[[0, 2]].any()
+    assert len(Crops([dotted()], [1], plan, 0, 1, taught=[maps])[0]) == len(Crops([dotted()], [1], plan, 0, 1)[0]) + 2
+
+
+def test_nuclei_of_a_teacher_in_other_tissue_are_non_tumor() -> None:
+    maps = np.zeros((3, 2, 4), np.float32)
+    maps[0, 0], maps[1, 1], maps[2, 1] = 0.75, 0.5, 0.25
+    other = np.array([[0, 0, 1, 1], [0, 0, 1, 1]], np.float32)
+    changed = without_tumor(maps, other)
+    np.testing.assert_array_equal(changed[:, :, :2], maps[:, :, :2])
+    assert not changed[:2, :, 2:].any()
+    np.testing.assert_array_equal(changed[2, :, 2:], [[0.75, 0.75], [0.5, 0.5]])
+
+
+def test_simulated_and_empty_crops_have_no_teacher() -> None:
+    maps = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    for plan in (CropPlan(size=64, simulated=1.0), CropPlan(size=64, empty=1.0)):
+        crop = Crops([dotted()], [1], plan, 0, 1, taught=[maps]).draw(0)
+        assert not crop.imitated.any()
