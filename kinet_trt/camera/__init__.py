@@ -5,7 +5,10 @@ from kinet_trt.camera.source import FrameSource as FrameSource
 from kinet_trt.camera.source import NoFrameError as NoFrameError
 from kinet_trt.camera.source import Properties as Properties
 from kinet_trt.camera.source import RecordingError as RecordingError
-from kinet_trt.camera.source import Shot as Shot
+from kinet_trt.camera.source import SourceFrame as SourceFrame
 from kinet_trt.camera.source import SourceTextError as SourceTextError
 from kinet_trt.camera.source import open_source as open_source
 from kinet_trt.camera.source import to_rgb as to_rgb
+
+Shot = SourceFrame
+"""Old name of :class:`SourceFrame`, until 1.0."""

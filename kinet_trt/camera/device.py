@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import cv2
 
 from kinet_trt.camera._opencv import Reader
-from kinet_trt.camera.found import advice, cameras
+from kinet_trt.camera.detected import advice, list_cameras
 from kinet_trt.camera.options import number, parse_options, size
-from kinet_trt.camera.source import CameraError, Properties, Shot, SourceTextError
+from kinet_trt.camera.source import CameraError, Properties, SourceFrame, SourceTextError
 from kinet_trt.core.errors import shown
 from kinet_trt.core.frame import Frame
 
@@ -78,7 +78,7 @@ class DeviceSource:
 
     def open(self) -> Properties:
         """See `kinet_trt.camera.FrameSource.open`."""
-        hint = advice(self._index, cameras())
+        hint = advice(self._index, list_cameras())
         backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
         reader = self._reader = Reader(f"camera {self._index}", self._index, backend, [], hint)
         wanted = self._wanted
@@ -92,13 +92,13 @@ class DeviceSource:
         reader.ask(cv2.CAP_PROP_BUFFERSIZE, 1)  # else drivers queue some frames, and the oldest comes first
         return Properties(f"camera {self._index}", *reader.size, fps=reader.fps)
 
-    def newest(self, timeout: float) -> Shot:  # noqa: ARG002 - the driver's own limit holds (10 s on Linux)
+    def newest(self, timeout: float) -> SourceFrame:  # noqa: ARG002 - the driver's own limit holds (10 s on Linux)
         """See `kinet_trt.camera.FrameSource.newest`."""
         pixels = self._reader.read() if self._reader else None
         if pixels is None:
             raise CameraError(f"camera {self._index} gives no more frames: is it still plugged in?")
         self._sequence += 1
-        return Shot(Frame(pixels, time=time.time()), self._sequence)
+        return SourceFrame(Frame(pixels, time=time.time()), self._sequence)
 
     def close(self) -> None:
         """See `kinet_trt.camera.FrameSource.close`."""

@@ -7,7 +7,7 @@ import re
 import time
 from pathlib import Path
 
-from kinet_trt.camera.source import CameraError, NoFrameError, Properties, RecordingError, Shot
+from kinet_trt.camera.source import CameraError, NoFrameError, Properties, RecordingError, SourceFrame
 from kinet_trt.core.errors import ImageError
 from kinet_trt.io.images import SUFFIXES, read_image
 
@@ -57,7 +57,7 @@ class FolderSource:
                 return image.width, image.height
         raise RecordingError(f"{self._folder}: none of its {len(self._images)} images can be read; the last: {unread}")
 
-    def newest(self, timeout: float) -> Shot | None:
+    def newest(self, timeout: float) -> SourceFrame | None:
         """See `kinet_trt.camera.FrameSource.newest`.
 
         An image that cannot be read is an ImageError; the next call goes on with the next image.
@@ -71,7 +71,7 @@ class FolderSource:
                 raise NoFrameError(f"{self._folder}: its next image is {wait:.1f} s away")
         self._sequence += 1
         image = read_image(self._images[self._sequence - 1])
-        return Shot(dataclasses.replace(image, time=time.time()), self._sequence)
+        return SourceFrame(dataclasses.replace(image, time=time.time()), self._sequence)
 
     def close(self) -> None:
         """See `kinet_trt.camera.FrameSource.close`."""

@@ -7,7 +7,7 @@ import time
 import cv2
 
 from kinet_trt.camera._opencv import OPEN_TIMEOUT, READ_TIMEOUT, Reader
-from kinet_trt.camera.source import CameraError, Properties, Shot
+from kinet_trt.camera.source import CameraError, Properties, SourceFrame
 from kinet_trt.core.frame import Frame
 
 # One frame, the newest, waits in the sink.
@@ -22,7 +22,7 @@ class GStreamerSource:
     pipeline
         As ``gst-launch-1.0`` takes it, such as ``nvarguscamerasrc ! nvvidconv ! video/x-raw,format=BGRx``. Where it has
         no ``appsink``, one that keeps the newest frame is added. OpenCV before 4.8 waits for a silent camera
-        without limit: `kinet_trt.camera.newest.State` then says "stalled", and a person must start it again.
+        without limit: `kinet_trt.camera.grabber.CameraState` then says "stalled", and a person must start it again.
     """
 
     def __init__(self, pipeline: str) -> None:
@@ -48,13 +48,13 @@ class GStreamerSource:
             self._reader = Reader("the GStreamer pipeline", self._pipeline, cv2.CAP_GSTREAMER, [], hint)
         return Properties("GStreamer pipeline", *self._reader.size, fps=self._reader.fps)
 
-    def newest(self, timeout: float) -> Shot:  # noqa: ARG002 - the pipeline is told its limit when it opens
+    def newest(self, timeout: float) -> SourceFrame:  # noqa: ARG002 - the pipeline is told its limit when it opens
         """See `kinet_trt.camera.FrameSource.newest`."""
         pixels = self._reader.read() if self._reader else None
         if pixels is None:
             raise CameraError(f"the GStreamer pipeline stopped, or gave nothing for {READ_TIMEOUT:g} s")
         self._sequence += 1
-        return Shot(Frame(pixels, time=time.time()), self._sequence)
+        return SourceFrame(Frame(pixels, time=time.time()), self._sequence)
 
     def close(self) -> None:
         """See `kinet_trt.camera.FrameSource.close`."""

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kinet_trt.camera.source import CameraError, NoFrameError, Properties, Shot, SourceTextError, to_rgb
+from kinet_trt.camera.source import CameraError, NoFrameError, Properties, SourceFrame, SourceTextError, to_rgb
 from kinet_trt.core.errors import MissingExtraError
 from kinet_trt.core.frame import Frame
 
@@ -80,7 +80,7 @@ class MicroManagerSource:
         fps = min(1000.0, 1000 / exposure) if exposure > 0 else None
         return Properties(f"{camera} (Micro-Manager)", width, height, fps, bits, mpp_is_per_frame=True)
 
-    def newest(self, timeout: float) -> Shot:
+    def newest(self, timeout: float) -> SourceFrame:
         """See `kinet_trt.camera.FrameSource.newest`."""
         if self._core is None or not self._is_open:
             raise CameraError("Micro-Manager: not open")
@@ -107,7 +107,7 @@ class MicroManagerSource:
         self._last = number
         # pymmcore-plus gives colour as RGB.
         pixels = to_rgb(raw, "RGB" if raw.ndim == 3 else self._order, 8 if raw.dtype.itemsize == 1 else max(8, bits))
-        return Shot(Frame(pixels, mpp, time.time(), (stage[0], stage[1]) if stage else None), number)
+        return SourceFrame(Frame(pixels, mpp, time.time(), (stage[0], stage[1]) if stage else None), number)
 
     def close(self) -> None:
         """See `kinet_trt.camera.FrameSource.close`."""

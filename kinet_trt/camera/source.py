@@ -1,7 +1,7 @@
 """Cameras: one small protocol, `FrameSource`, and `open_source`, which finds the source that a text names.
 
-A source only delivers frames. `kinet_trt.camera.newest.Newest` reads it in a thread of its own, keeps the newest frame,
-reconnects, and watches over the um/px; `kinet_trt.camera.correct` evens out the light. No module here counts nuclei.
+A source only delivers frames. `kinet_trt.camera.grabber.FrameGrabber` reads it in a thread, keeps the newest frame,
+reconnects, and checks the um/px; `kinet_trt.camera.flat_field` corrects the illumination. No module here counts nuclei.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Properties:
 
 
 @dataclass(frozen=True, eq=False)
-class Shot:
+class SourceFrame:
     """A frame and its place in the camera's sequence.
 
     Attributes
@@ -95,7 +95,7 @@ class FrameSource(Protocol):
 
         import time
         import acme
-        from kinet_trt.camera import CameraError, NoFrameError, Properties, Shot, to_rgb
+        from kinet_trt.camera import CameraError, NoFrameError, Properties, SourceFrame, to_rgb
         from kinet_trt.core.frame import Frame
 
         class AcmeSource:
@@ -110,11 +110,11 @@ class FrameSource(Protocol):
                     raise CameraError(f"Acme camera {self.serial}: {error}: is it switched on?") from error
                 return Properties("Acme camera", self.camera.width, self.camera.height, fps=30, bits=12)
 
-            def newest(self, timeout: float) -> Shot:
+            def newest(self, timeout: float) -> SourceFrame:
                 image = self.camera.latest(timeout)     # numpy uint16 [height, width, 3], BGR, 12 bits
                 if image is None:
                     raise NoFrameError(f"Acme camera {self.serial}: no frame in {timeout:g} s")
-                return Shot(Frame(to_rgb(image.pixels, "BGR", bits=12), time=time.time()), image.number)
+                return SourceFrame(Frame(to_rgb(image.pixels, "BGR", bits=12), time=time.time()), image.number)
 
             def close(self) -> None:
                 if self.camera is not None:
@@ -142,7 +142,7 @@ class FrameSource(Protocol):
         """
         ...
 
-    def newest(self, timeout: float) -> Shot | None:
+    def newest(self, timeout: float) -> SourceFrame | None:
         """Wait for a frame newer than the last one returned, and return the newest there is.
 
         Parameters
@@ -152,7 +152,7 @@ class FrameSource(Protocol):
 
         Returns
         -------
-        Shot
+        SourceFrame
             A frame whose pixels nobody writes to any more; None when a recording has come to its end.
 
         Raises

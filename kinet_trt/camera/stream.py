@@ -9,7 +9,7 @@ import cv2
 
 from kinet_trt.camera import motion_jpeg
 from kinet_trt.camera._opencv import OPEN_TIMEOUT, READ_TIMEOUT, Reader
-from kinet_trt.camera.source import CameraError, Properties, Shot
+from kinet_trt.camera.source import CameraError, Properties, SourceFrame
 from kinet_trt.core.frame import Frame
 
 _MJPG = cv2.VideoWriter.fourcc(*"MJPG")
@@ -57,7 +57,7 @@ class StreamSource:
         hint = f"no video within {self._timeouts[0]:g} s: is the camera on, are address and password right?"
         return Reader(self._name, self._address, cv2.CAP_FFMPEG, settings + how, hint)
 
-    def newest(self, timeout: float) -> Shot:  # noqa: ARG002 - FFmpeg is told its limit when it opens
+    def newest(self, timeout: float) -> SourceFrame:  # noqa: ARG002 - FFmpeg is told its limit when it opens
         """See `kinet_trt.camera.FrameSource.newest`.
 
         A damaged JPEG is an ImageError; the next call returns the next frame.
@@ -71,7 +71,7 @@ class StreamSource:
         if pixels is None:
             raise CameraError(f"{self._name} stopped: it ended, or gave nothing for {self._timeouts[1]:g} s")
         self._sequence += 1
-        return Shot(Frame(pixels, time=time.time()), self._sequence)
+        return SourceFrame(Frame(pixels, time=time.time()), self._sequence)
 
     def close(self) -> None:
         """See `kinet_trt.camera.FrameSource.close`."""

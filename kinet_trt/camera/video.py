@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.camera import motion_jpeg
 from kinet_trt.camera._opencv import Reader
-from kinet_trt.camera.source import CameraError, NoFrameError, Properties, RecordingError, Shot
+from kinet_trt.camera.source import CameraError, NoFrameError, Properties, RecordingError, SourceFrame
 from kinet_trt.core.errors import ImageError
 from kinet_trt.core.frame import Frame
 
@@ -99,7 +99,7 @@ class VideoSource:
             reader.close()
         return True
 
-    def newest(self, timeout: float) -> Shot | None:
+    def newest(self, timeout: float) -> SourceFrame | None:
         """See `kinet_trt.camera.FrameSource.newest`."""
         if self._reader is None:
             raise CameraError(f"{self._path}: not open")
@@ -120,14 +120,14 @@ class VideoSource:
             shot = later
         return shot
 
-    def _next(self) -> Shot | None:
+    def _next(self) -> SourceFrame | None:
         for item in self._items:
             self._sequence += 1
             if isinstance(item, ImageError):
                 raise item
             if item is not None:
                 self._whole += 1
-                return Shot(Frame(item, time=time.time()), self._sequence)
+                return SourceFrame(Frame(item, time=time.time()), self._sequence)
         self._check_end()
         return None
 

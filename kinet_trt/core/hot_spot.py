@@ -80,7 +80,7 @@ def hot_spot_of(nuclei: Detections, mpp: float, n: int = HOT_SPOT) -> HotSpot | 
 
 
 @dataclass(frozen=True, eq=False)
-class Spot:
+class Disc:
     """A disc.
 
     Attributes
@@ -108,7 +108,7 @@ class Spot:
 
 def hottest(
     x: NDArray[np.floating], y: NDArray[np.floating], positive: NDArray[np.bool_], n: int, step: int
-) -> Spot | None:
+) -> Disc | None:
     """Find the disc of n tumour nuclei with most positive ones.
 
     About every ``step``-th tumour nucleus the n nearest are taken, itself included; most positive nuclei win, of equal
@@ -128,13 +128,13 @@ def hottest(
 
     Returns
     -------
-    Spot or None
+    Disc or None
         None where there are fewer than n.
     """
     if len(x) < n:
         return None
     grid = _Grid(x, y, n)
-    best: Spot | None = None
+    best: Disc | None = None
     for centre in np.lexsort((x, np.floor(y / _ROW)))[::step]:
         near = grid.about(float(x[centre]), float(y[centre]), n)
         square = (x[near].astype(np.float64) - x[centre]) ** 2 + (y[near].astype(np.float64) - y[centre]) ** 2
@@ -142,7 +142,7 @@ def hottest(
         hits = int(positive[near[nearest]].sum())
         if best is not None and hits < best.positive:
             continue
-        spot = Spot(int(centre), hits, math.sqrt(float(square[nearest].max())), near[nearest])
+        spot = Disc(int(centre), hits, math.sqrt(float(square[nearest].max())), near[nearest])
         if best is None or spot.rank > best.rank:
             best = spot
     return best

@@ -156,7 +156,7 @@ class Line:
 
 
 class Unlike:
-    """Says how a counted frame is unlike the training data: a `kinet_trt.live.acquisition.loop.Remark`.
+    """Says how a counted frame is unlike the training data: a `kinet_trt.live.acquisition.loop.FrameCheck`.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ import pytest
 from camera_films import number_of, numbered, open_files
 
 from conftest import skip
-from kinet_trt.camera.newest import Newest
+from kinet_trt.camera.grabber import FrameGrabber
 from kinet_trt.camera.source import CameraError
 from kinet_trt.camera.stream import StreamSource
 from kinet_trt.core.errors import ImageError
@@ -102,7 +102,7 @@ def test_a_stream_that_falls_silent_is_noticed() -> None:
 def test_a_stream_that_ends_is_connected_again() -> None:
     with served(Mjpeg(end=15)) as address:
         before = open_files()
-        with Newest(StreamSource(address), mpp=0.3, pauses=(0.05,)) as camera:
+        with FrameGrabber(StreamSource(address), mpp=0.3, pauses=(0.05,)) as camera:
             sequences: list[int] = []
             end = time.monotonic() + 20
             while camera.state.frames < 40 and time.monotonic() < end:
@@ -115,7 +115,7 @@ def test_a_stream_that_ends_is_connected_again() -> None:
 
 def test_another_size_after_the_break_has_no_um_per_px() -> None:
     server = Mjpeg(end=15)
-    with served(server) as address, Newest(StreamSource(address), mpp=0.3, pauses=(0.05,)) as camera:
+    with served(server) as address, FrameGrabber(StreamSource(address), mpp=0.3, pauses=(0.05,)) as camera:
         first = camera.take(10.0)
         assert first is not None
         assert first.frame.mpp == 0.3
@@ -133,7 +133,7 @@ def test_another_size_after_the_break_has_no_um_per_px() -> None:
 def test_another_size_within_a_running_stream_is_seen() -> None:
     """OpenCV would stretch the small frames to the size of the first: the um/px of a frame that never was."""
     server = Mjpeg()
-    with served(server) as address, Newest(StreamSource(address), mpp=0.3) as camera:
+    with served(server) as address, FrameGrabber(StreamSource(address), mpp=0.3) as camera:
         sizes = set()
         end = time.monotonic() + 20
         while len(sizes) < 2 and time.monotonic() < end:
@@ -221,7 +221,7 @@ def rtsp() -> Iterator[tuple[str, subprocess.Popen[str]]]:
 def test_rtsp(rtsp: tuple[str, subprocess.Popen[str]]) -> None:
     address, server = rtsp
     before = open_files()
-    with Newest(StreamSource(address, read_timeout=1.0), mpp=0.25, pauses=(0.1,)) as camera:
+    with FrameGrabber(StreamSource(address, read_timeout=1.0), mpp=0.25, pauses=(0.1,)) as camera:
         shot = camera.take(20.0)
         assert shot is not None
         assert (shot.frame.width, shot.frame.height, shot.frame.mpp) == (320, 240, 0.25)

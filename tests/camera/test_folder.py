@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from kinet_trt.camera.folder import FolderSource
-from kinet_trt.camera.newest import Newest
+from kinet_trt.camera.grabber import FrameGrabber
 from kinet_trt.camera.source import CameraError, NoFrameError
 from kinet_trt.core.errors import ImageError
 
@@ -71,7 +71,7 @@ def test_each_image_keeps_its_own_um_per_px(folder: Path) -> None:
     write(folder / "field 11.tif", 11, size=(100, 80))
     write(folder / "field 12.tif", 12, dpi=50800.0)
     write(folder / "field 13.tif", 13, dpi=None)
-    with Newest(FolderSource(folder, every_frame=True)) as camera:
+    with FrameGrabber(FolderSource(folder, every_frame=True)) as camera:
         found = {}
         while shot := camera.take(10.0):
             found[int(shot.frame.pixels[0, 0, 0])] = shot.frame.mpp
@@ -86,7 +86,7 @@ def test_a_damaged_image_is_left_out(folder: Path) -> None:
     with pytest.raises(ImageError):
         source.newest(1.0)
     source.close()
-    with Newest(FolderSource(folder, every_frame=True)) as camera:
+    with FrameGrabber(FolderSource(folder, every_frame=True)) as camera:
         numbers = []
         while shot := camera.take(10.0):
             numbers.append(int(shot.frame.pixels[0, 0, 0]))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from camera_films import open_files
 
+from kinet_trt.camera.grabber import FrameGrabber
 from kinet_trt.camera.micromanager import MicroManagerSource
-from kinet_trt.camera.newest import Newest
 from kinet_trt.camera.source import CameraError, open_source
 from kinet_trt.core.errors import MissingExtraError
 
@@ -112,7 +112,7 @@ def test_deep_grey_frames(tmp_path: Path, bits: int) -> None:
 def test_binning_is_another_um_per_px(tmp_path: Path) -> None:
     """Micro-Manager accounts for it, so the new um/px is believed though the size changed."""
     source = MicroManagerSource(config(tmp_path))
-    with Newest(source, pauses=(0.1,)) as camera:
+    with FrameGrabber(source, pauses=(0.1,)) as camera:
         shot = camera.take(10.0)
         assert shot is not None
         assert (shot.frame.width, shot.frame.mpp) == (512, pytest.approx(0.34))
@@ -131,7 +131,7 @@ def test_binning_is_another_um_per_px(tmp_path: Path) -> None:
 
 def test_a_camera_that_stops_is_opened_again(tmp_path: Path) -> None:
     source = MicroManagerSource(config(tmp_path))
-    with Newest(source, pauses=(0.05,)) as camera:
+    with FrameGrabber(source, pauses=(0.05,)) as camera:
         assert camera.take(10.0) is not None
         core = source._core
         assert core is not None

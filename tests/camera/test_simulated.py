@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from camera_films import open_files
 
-from kinet_trt.camera.newest import Newest
+from kinet_trt.camera.grabber import FrameGrabber
 from kinet_trt.camera.simulated import Options, SimulatedMicroscope
 from kinet_trt.camera.simulated.optics import Optics, smear
-from kinet_trt.camera.source import CameraError, NoFrameError, Shot
+from kinet_trt.camera.source import CameraError, NoFrameError, SourceFrame
 from kinet_trt.core.frame import Frame
 
 SMALL = "size=320x240,mpp=0.34"
@@ -32,7 +32,7 @@ def opened(text: str, **changes: float) -> Iterator[SimulatedMicroscope]:
         source.close()
 
 
-def first(text: str, **changes: float) -> Shot:
+def first(text: str, **changes: float) -> SourceFrame:
     with opened(text, **changes) as source:
         return source.newest(5.0)
 
@@ -156,7 +156,7 @@ def cpu() -> float:
 @pytest.mark.slow
 def test_thirty_frames_a_second_while_the_stage_moves() -> None:
     """1280 x 960 px at 0.17 um/px. The share of a core is of this process, so other work does not enter."""
-    with Newest(SimulatedMicroscope.of("")) as camera:
+    with FrameGrabber(SimulatedMicroscope.of("")) as camera:
         assert camera.take(60.0) is not None
         before, begun, used = camera.state, time.monotonic(), cpu()
         while time.monotonic() < begun + 15:
@@ -170,7 +170,7 @@ def test_thirty_frames_a_second_while_the_stage_moves() -> None:
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
-def watch(camera: Newest, condition: Callable[[], bool], seconds: float = 60.0) -> list[Shot]:
+def watch(camera: FrameGrabber, condition: Callable[[], bool], seconds: float = 60.0) -> list[SourceFrame]:
     """Take frames until something holds."""
     end, shots = time.monotonic() + seconds, []
     while not condition():
@@ -193,7 +193,7 @@ def test_stall() -> None:
 
 def test_disconnect_is_lived_through() -> None:
     source = SimulatedMicroscope.of(f"{SMALL},path=still")
-    with Newest(source, pauses=(0.1,)) as camera:
+    with FrameGrabber(source, pauses=(0.1,)) as camera:
         watch(camera, lambda: camera.state.frames > 3)
         source.fail("disconnect", 0.5)
         watch(camera, lambda: camera.state.phase == "reconnecting")
@@ -205,7 +205,7 @@ def test_disconnect_is_lived_through() -> None:
 
 def test_another_size_never_has_the_old_um_per_px() -> None:
     source = SimulatedMicroscope.of(f"{SMALL},path=still,noise=0")
-    with Newest(source, pauses=(0.05,)) as camera:
+    with FrameGrabber(source, pauses=(0.05,)) as camera:
         watch(camera, lambda: camera.state.frames > 2)
         source.fail("resize", 1.0)
         shots = watch(camera, lambda: camera.state.width == 160 and camera.state.frames > 10)
@@ -237,7 +237,7 @@ def test_one_that_never_opens() -> None:
     source = SimulatedMicroscope.of(f"{SMALL},faults=never")
     with pytest.raises(CameraError, match="does not answer"):
         source.open()
-    with Newest(source, pauses=(0.01,)) as camera:
+    with FrameGrabber(source, pauses=(0.01,)) as camera:
         watch(camera, lambda: camera.state.phase == "reconnecting")
         assert camera.take(0.05) is None
 
@@ -274,7 +274,7 @@ def test_a_hundred_faults() -> None:
     rng = np.random.default_rng(11)
     source = SimulatedMicroscope.of(f"{SMALL},fps=100,rest=0.2")
     before = open_files()
-    with Newest(source, pauses=(0.02, 0.05), patience=0.2) as camera:
+    with FrameGrabber(source, pauses=(0.02, 0.05), patience=0.2) as camera:
         last = 0
         for _ in range(100):
             kind = ("stall", "disconnect", "torn", "resize")[rng.integers(4)]

@@ -10,7 +10,7 @@ import cv2
 import pytest
 from camera_films import number_of, numbered, open_files
 
-from kinet_trt.camera.newest import Newest
+from kinet_trt.camera.grabber import FrameGrabber
 from kinet_trt.camera.source import CameraError, NoFrameError, RecordingError, open_source
 from kinet_trt.camera.video import VideoSource
 from kinet_trt.core.errors import ImageError
@@ -88,7 +88,7 @@ def test_waiting_for_a_slow_film_is_no_end(tmp_path: Path) -> None:
 
 def test_nothing_is_dropped_of_a_film_that_waits(film: Path) -> None:
     numbers = []
-    with Newest(open_source(str(film), every_frame=True), mpp=0.25) as camera:
+    with FrameGrabber(open_source(str(film), every_frame=True), mpp=0.25) as camera:
         while shot := camera.take(10.0):
             numbers.append(number_of(shot.frame.pixels))
             assert shot.frame.mpp == 0.25
@@ -224,7 +224,7 @@ def test_a_damaged_film_is_read_once(film: Path, tmp_path: Path) -> None:
     for begin in begins[5:25]:
         data[begin : begin + 50] = bytes(50)
     (tmp_path / "damaged.avi").write_bytes(data[: begins[30]])
-    with Newest(VideoSource(tmp_path / "damaged.avi", every_frame=True)) as camera:
+    with FrameGrabber(VideoSource(tmp_path / "damaged.avi", every_frame=True)) as camera:
         numbers = []
         while shot := camera.take(10.0):
             numbers.append(number_of(shot.frame.pixels))

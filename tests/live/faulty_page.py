@@ -13,7 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
-from kinet_trt.camera import newest
+from kinet_trt.camera import grabber
 from kinet_trt.camera.simulated import Options, SimulatedMicroscope
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.live.web import app
@@ -31,7 +31,7 @@ def main() -> None:
     text, store = sys.argv[1:]
     microscope = SimulatedMicroscope(Options.parse(text))
     # A camera that comes back is found at once: two hundred faults would take hours else.
-    newest.Newest.__init__.__kwdefaults__.update(pauses=(0.1,), patience=1.0)
+    grabber.FrameGrabber.__init__.__kwdefaults__.update(pauses=(0.1,), patience=1.0)
     options = app.Options(store=Path(store), port=0, browser=False)
     with app.serving(microscope, NucleusCounter(precision="fp32", threads=1), options) as page:
         sys.stdout.write(json.dumps({"port": page.port, "resumed": page.resumed}) + "\n")

@@ -17,7 +17,7 @@ from kinet_trt.camera.simulated.options import Kind
 from kinet_trt.camera.simulated.options import Options as Options
 from kinet_trt.camera.simulated.stage import Place, Point, Route, snake
 from kinet_trt.camera.simulated.tiles import Box, DrawnSlide
-from kinet_trt.camera.source import CameraError, NoFrameError, Properties, Shot
+from kinet_trt.camera.source import CameraError, NoFrameError, Properties, SourceFrame
 from kinet_trt.core.frame import Frame
 from kinet_trt.simulation.simulate import Slide, Truth, place
 
@@ -131,7 +131,7 @@ class SimulatedMicroscope:
         self._sequence = math.floor(self._now() * options.fps)
         return Properties("simulated microscope", width, height, options.fps * options.hurry)
 
-    def newest(self, timeout: float) -> Shot:
+    def newest(self, timeout: float) -> SourceFrame:
         """See `kinet_trt.camera.FrameSource.newest`."""
         options, end = self.options, time.monotonic() + timeout
         if self._optics is None:
@@ -164,7 +164,7 @@ class SimulatedMicroscope:
         raw = self._optics.expose(pixels, exposure, sequence)
         left, top, width, height = self._box(here)
         stage = ((left + width / 2) * options.mpp, (top + height / 2) * options.mpp)
-        return Shot(Frame(raw, options.mpp, time.time(), stage), sequence)
+        return SourceFrame(Frame(raw, options.mpp, time.time(), stage), sequence)
 
     def close(self) -> None:
         """See `kinet_trt.camera.FrameSource.close`."""

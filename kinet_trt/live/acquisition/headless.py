@@ -46,12 +46,12 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from kinet_trt.camera.folder import FolderSource
-from kinet_trt.camera.newest import Newest, State
+from kinet_trt.camera.grabber import CameraState, FrameGrabber
 from kinet_trt.camera.source import CameraError, FrameSource
 from kinet_trt.camera.video import VideoSource
 from kinet_trt.core.errors import EngineError, KinetError
 from kinet_trt.inference.counter import NucleusCounter
-from kinet_trt.live.acquisition.loop import Loop, Seen, Status
+from kinet_trt.live.acquisition.loop import FrameResult, Loop, Status
 from kinet_trt.quality.domain_check import Unlike
 
 SCHEMA = 1
@@ -101,12 +101,12 @@ def run(
     """
     recorded = isinstance(source, FolderSource | VideoSource)
     news, counted = _News(tell, recorded), 0
-    newest = Newest(source, mpp=mpp)
+    grabber = FrameGrabber(source, mpp=mpp)
     remarks = (Unlike(counter.engine.card.mpp),)
-    loop = Loop(newest, counter, mpp=mpp, stated="file" if recorded else "camera", remarks=remarks)
+    loop = Loop(grabber, counter, mpp=mpp, stated="file" if recorded else "camera", remarks=remarks)
     viewer = loop.viewer(every=True)  # before it runs: the first frame counts too
     try:
-        with newest, loop:
+        with grabber, loop:
             while not viewer.closed:
                 seen = viewer.take(_LOOK)
                 status = loop.status
@@ -126,7 +126,7 @@ def run(
     return 0
 
 
-def record(seen: Seen, status: Status, counter: NucleusCounter, detections: bool = False) -> dict[str, Any]:
+def record(seen: FrameResult, status: Status, counter: NucleusCounter, detections: bool = False) -> dict[str, Any]:
     """Return the object of a counted frame's line; the keys are in the docstring of this module."""
     ki67, quality, threshold = seen.ki67, seen.quality, seen.threshold
     if seen.detections is None or ki67 is None:
@@ -150,8 +150,8 @@ def record(seen: Seen, status: Status, counter: NucleusCounter, detections: bool
         "sharpness": _rounded(quality.sharpness, 4),
         "shift_um": _rounded(quality.shift, 2),
         "speed_um_s": _rounded(quality.speed, 1),
-        "offered": seen.offered,
-        "hindrances": list(seen.hindrances),
+        "offered": seen.can_capture,
+        "hindrances": list(seen.capture_blockers),
         "rested": seen.rested,
         "remarks": list(seen.remarks),
         "unlike": seen.unlike,
@@ -175,7 +175,7 @@ class _News:
         self._trouble, self._uncounted, self._last_uncounted, self._times_uncounted = "", "", "", 0
         self._remarks: tuple[str, ...] = ()
 
-    def of(self, status: Status, seen: Seen | None) -> None:
+    def of(self, status: Status, seen: FrameResult | None) -> None:
         """Look at the state, and at a frame where there is one."""
         camera = status.camera
         if status.phase == "failed":
@@ -207,7 +207,7 @@ class _News:
             if seen.uncounted:
                 self._tell(f"not counted: {seen.uncounted}")
 
-    def end(self, camera: State, counted: int) -> None:
+    def end(self, camera: CameraState, counted: int) -> None:
         """Report what was not counted of a source that has ended; raise if it ended early, or nothing was counted."""
         if camera.bad:
             self._tell(f"{camera.damage()}.")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from kinet_trt.camera.correct import Correction
-from kinet_trt.camera.newest import Newest, State
+from kinet_trt.camera.flat_field import FlatField
+from kinet_trt.camera.grabber import CameraState, FrameGrabber
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import ImageError, KinetError
 from kinet_trt.core.frame import NO_COLOUR, Frame
@@ -18,7 +18,7 @@ from kinet_trt.core.ki67 import Ki67
 from kinet_trt.inference.counter import NucleusCounter, Threshold
 from kinet_trt.live import clock
 from kinet_trt.live.acquisition.mailbox import Mailbox
-from kinet_trt.live.acquisition.quality import Quality, Watch
+from kinet_trt.live.acquisition.quality import Quality, QualityMonitor
 from kinet_trt.live.acquisition.rolling import Rolling
 from kinet_trt.quality.incomplete import check_picture
 
@@ -38,7 +38,7 @@ microscope; from a file's tag; or only assumed, the model's own."""
 Phase = Literal["counting", "paused", "failed", "ended", "closed"]
 
 
-class Remark(Protocol):
+class FrameCheck(Protocol):
     """Something to be said of a frame beside its count, such as that it is unlike the training data."""
 
     def __call__(self, frame: Frame, detections: Detections) -> str:
@@ -47,7 +47,7 @@ class Remark(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class FrameResult:
     """One frame that went through the loop, and what is known of it.
 
     Attributes
@@ -101,7 +101,7 @@ class Seen:
     remarks: tuple[str, ...]
     counting_ms: float
     latency_ms: float
-    camera: State
+    camera: CameraState
     rests: int = 0
     at: float = 0.0
     unlike: str | None = None
@@ -112,7 +112,7 @@ class Seen:
         return None if self.detections is None else Ki67.of(self.detections.counts())
 
     @property
-    def hindrances(self) -> tuple[str, ...]:
+    def capture_blockers(self) -> tuple[str, ...]:
         """Why it is shown, but not offered for capture: "uncounted", "damaged", "empty", "blurred", "moving"."""
         holds = {
             "uncounted": self.detections is None,
@@ -124,14 +124,14 @@ class Seen:
         return tuple(word for word, held in holds.items() if held)
 
     @property
-    def offered(self) -> bool:
+    def can_capture(self) -> bool:
         """Whether it may be captured."""
-        return not self.hindrances
+        return not self.capture_blockers
 
     @property
     def rested(self) -> bool:
         """Whether with this frame the stage came to rest on a field that may be captured; once for each place."""
-        return self.quality.rested and self.offered
+        return self.quality.rested and self.can_capture
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Status:
 
     phase: Phase
     why: str
-    camera: State
+    camera: CameraState
     counted: int
     fps: float
     counted_p50: float | None
@@ -174,14 +174,14 @@ class Status:
     stalled: bool = False
 
 
-class Viewer(Mailbox[Seen]):
+class Viewer(Mailbox[FrameResult]):
     """Where one viewer takes its frames: always the newest, so a slow one skips. Close it when the viewer is gone."""
 
     def __init__(self, latencies: Rolling, *, every: bool) -> None:
         super().__init__(every=every)
         self._latencies = latencies
 
-    def shown(self, seen: Seen) -> float:
+    def shown(self, seen: FrameResult) -> float:
         """Note that a frame can be seen now; return the ms since it was captured."""
         latency = _ms_since(seen.captured)
         self._latencies.add(latency, time.monotonic())
@@ -191,24 +191,25 @@ class Viewer(Mailbox[Seen]):
 class Loop:
     """Counts what a camera sees. Use it as a context manager; every method may be called from any thread.
 
-    Three rooms with one slot between each two: the camera's thread (`Newest`), this loop's thread, and each viewer's.
-    The camera waits for nobody; the loop waits for the camera, and for viewers only that asked to see ``every`` frame.
+    The camera's thread (`FrameGrabber`), this loop's thread, and each viewer's thread pass frames through one-slot
+    mailboxes. The camera never waits; the loop waits for the camera, and only for viewers opened with ``every``.
 
-    While it is paused or the engine has failed, frames still come, uncounted: a person needs to see the slide. A frame
-    that cannot be counted (too small at this um/px, another size than the blank field) says so in `Seen.uncounted`.
+    While the loop is paused or after the engine has failed, frames still pass, uncounted, so that the slide stays
+    visible. If a frame cannot be counted (too small at this um/px, not the size of the blank field),
+    `FrameResult.uncounted` contains the reason.
 
     Parameters
     ----------
-    newest
+    grabber
         The camera, entered by the caller, who also closes it: after the loop.
     counter
         What counts.
     stated
         How um/px that comes from the source is known: "camera" or "file".
     mpp_source
-        How um/px that ``newest`` was given by a person is known.
+        How um/px that ``grabber`` was given by a person is known.
     mpp
-        um/px that ``newest`` was given by a person; None: none.
+        um/px that ``grabber`` was given by a person; None: none.
     remarks
         What else is to be said of each counted frame.
     patience
@@ -217,23 +218,23 @@ class Loop:
 
     def __init__(
         self,
-        newest: Newest,
+        grabber: FrameGrabber,
         counter: NucleusCounter,
         *,
         mpp: float | None = None,
         mpp_source: MppSource = "option",
         stated: MppSource = "camera",
-        remarks: Sequence[Remark] = (),
+        remarks: Sequence[FrameCheck] = (),
         patience: float = PATIENCE,
     ) -> None:
-        self.newest = newest
+        self.grabber = grabber
         self._patience = patience
         self._set_after = -1  # number of the last frame before the um/px was set
         self._passed: float | None = None  # when a frame last went through
         self._longest = 0.0  # s that the last count took
         self._counter, self._stated, self._remarks = counter, stated, tuple(remarks)
         self._person: tuple[float, MppSource] | None = None if mpp is None else (mpp, mpp_source)
-        self._correction: Correction | None = None
+        self._correction: FlatField | None = None
         self._blanks: list[Frame] | None = None  # while somebody waits for frames of a blank field
         self._blanks_wanted = 0
         self._phase: Phase = "counting"
@@ -245,7 +246,7 @@ class Loop:
         self._counted = self._rests = 0
         self._counted_latencies, self._shown_latencies = Rolling(WINDOW), Rolling(WINDOW)
         self._counts = Rolling(2.0)
-        self._watch = Watch(counter.engine.card.mpp)
+        self._watch = QualityMonitor(counter.engine.card.mpp)
 
     def __enter__(self) -> Loop:
         self._thread.start()
@@ -280,7 +281,7 @@ class Loop:
     @property
     def status(self) -> Status:
         """What is going on."""
-        now, camera = time.monotonic(), self.newest.state
+        now, camera = time.monotonic(), self.grabber.state
         with self._lock:
             phase, why, counted = self._phase, self._why, self._counted
             silent = 0.0 if self._passed is None else clock.now() - self._passed
@@ -303,10 +304,10 @@ class Loop:
     def scale(self) -> tuple[float, MppSource]:
         """The um/px that holds from the next frame on, and how it is known."""
         with self._lock:
-            person, card, stated = self._person, self._counter.engine.card, self.newest.state.mpp
+            person, card, stated = self._person, self._counter.engine.card, self.grabber.state.mpp
         return _how_known(stated, person, self._stated) or (card.mpp, "model")
 
-    def outdated(self, seen: Seen) -> bool:
+    def outdated(self, seen: FrameResult) -> bool:
         """Whether a person has set another um/px since a frame came."""
         with self._lock:
             return seen.sequence <= self._set_after and seen.mpp != self.scale[0]
@@ -335,7 +336,7 @@ class Loop:
             self._counter = self._counter.with_threshold(threshold)
 
     def set_mpp(self, mpp: float | None, source: MppSource = "option") -> None:
-        """State the um/px from the next frame of the camera on; None goes back to what the camera says.
+        """Set the um/px from the next frame of the camera on; None goes back to what the camera says.
 
         Parameters
         ----------
@@ -353,9 +354,9 @@ class Loop:
             raise KinetError(f"um/px: expected a number from {LEAST_MPP:g} to {MOST_MPP:g}, found {mpp:g}")
         with self._lock:
             self._person = None if mpp is None else (mpp, source)
-            self._set_after = self.newest.set_mpp(mpp)
+            self._set_after = self.grabber.set_mpp(mpp)
 
-    def set_correction(self, correction: Correction | None) -> None:
+    def set_correction(self, correction: FlatField | None) -> None:
         """Even out the light of the next frames by a blank field; None: no more."""
         with self._lock:
             self._correction = correction
@@ -366,7 +367,7 @@ class Loop:
         with self._lock:
             return self._correction is not None
 
-    def take_blank(self, frames: int = 10, timeout: float = 20.0) -> Correction:
+    def take_blank(self, frames: int = 10, timeout: float = 20.0) -> FlatField:
         """Make a correction of the next frames, which must show a blank field, and use it.
 
         Parameters
@@ -390,7 +391,7 @@ class Loop:
             taken, self._blanks = self._blanks, None
         if len(taken) < frames:
             raise ImageError(f"blank field: expected {frames} frames, {len(taken)} came: is the camera running?")
-        correction = Correction.from_blank(taken)
+        correction = FlatField.from_blank(taken)
         self.set_correction(correction)
         return correction
 
@@ -407,10 +408,10 @@ class Loop:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            shot = self.newest.take(_POLL)
+            shot = self.grabber.take(_POLL)
             if shot is None:
                 # In this order: a frame may have come between the two.
-                if self.newest.state.phase in ("ended", "closed") and (shot := self.newest.take(0)) is None:
+                if self.grabber.state.phase in ("ended", "closed") and (shot := self.grabber.take(0)) is None:
                     self._finish("ended")
                     return
                 if shot is None:
@@ -429,7 +430,7 @@ class Loop:
             for viewer in viewers:
                 viewer.put(seen)
 
-    def _see(self, raw: Frame, sequence: int) -> Seen:
+    def _see(self, raw: Frame, sequence: int) -> FrameResult:
         captured = time.time() if raw.time is None else raw.time
         with self._lock:
             counter, correction, person, phase = self._counter, self._correction, self._person, self._phase
@@ -440,7 +441,7 @@ class Loop:
         uncounted = {"paused": "paused", "failed": "counting has stopped"}.get(phase, "")
         remarks = list(raw.remarks)
         unlike: str | None = None
-        camera = self.newest.state
+        camera = self.grabber.state
         started = time.perf_counter()
         try:
             check_picture(raw.pixels)
@@ -471,7 +472,7 @@ class Loop:
                 self._counted += 1
             self._counts.add(1.0, now)
             self._counted_latencies.add(_ms_since(captured), now)
-        seen = Seen(
+        seen = FrameResult(
             number=self._counted,
             sequence=sequence,
             captured=captured,

@@ -52,7 +52,7 @@ class Mailbox(Generic[T]):
         """Take what lies there, or the next thing that comes within ``timeout`` s; None: nothing came, or closed."""
         end = time.monotonic() + timeout
         with self._lock:
-            # In short pieces: on Windows Ctrl-C is not heard while a lock is waited for.
+            # In short intervals: on Windows Ctrl-C is not heard while a lock is waited for.
             while self._thing is None and not self._closed and (left := end - time.monotonic()) > 0:
                 self._lock.wait(min(left, 0.5))
             thing, self._thing = self._thing, None

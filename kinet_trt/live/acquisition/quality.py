@@ -69,7 +69,7 @@ class Quality:
     damaged: bool = False
 
 
-class Watch:
+class QualityMonitor:
     """Judges one live picture after the other. For one thread.
 
     Sharpness is that of `kinet_trt.quality.focus`, at the model's um/px.

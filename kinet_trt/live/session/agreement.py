@@ -24,7 +24,7 @@ SAME_UM = 4.0
 
 
 @dataclass(frozen=True)
-class Agreement:
+class ReaderAgreement:
     """Two readers of the same fields.
 
     Attributes
@@ -74,7 +74,7 @@ class Agreement:
         return self.second.index - self.first.index
 
 
-def compare(first: Merged, second: Merged) -> Agreement:
+def compare(first: Merged, second: Merged) -> ReaderAgreement:
     """Hold two readers' nuclei of the same fields together.
 
     Parameters
@@ -89,7 +89,7 @@ def compare(first: Merged, second: Merged) -> Agreement:
         i, j, _ = pair(first.x[a], first.y[a], second.x[b], second.y[b], SAME_UM)
         np.add.at(table, (first.cls[a][i], second.cls[b][j]), 1)
         both += len(i)
-    return Agreement(
+    return ReaderAgreement(
         Ki67.of(first.counts()),
         Ki67.of(second.counts()),
         first.classes,

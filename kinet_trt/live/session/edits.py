@@ -24,7 +24,7 @@ REVERSALS = ("undo", "redo")
 
 
 @dataclass(frozen=True)
-class Correction:
+class Edit:
     """One entry of the record.
 
     Attributes
@@ -65,7 +65,7 @@ class Correction:
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class EditedNuclei:
     """The nuclei of a field in one reading, those that a person removed included.
 
     Attributes
@@ -111,13 +111,13 @@ class Answer:
         return {name: int(n) for name, n in zip(self.classes, numbers, strict=True)}
 
 
-def standing(record: Sequence[Correction]) -> list[Correction]:
+def active(record: Sequence[Edit]) -> list[Edit]:
     """Return the corrections that count: those that were not undone, or were redone; without undos and redos."""
     cancelled = _cancelled(record)
     return [one for one in record if one.kind not in REVERSALS and one.id not in cancelled]
 
 
-def redoable(record: Sequence[Correction]) -> Correction | None:
+def redoable(record: Sequence[Edit]) -> Edit | None:
     """Return the undo that a redo takes back: the last one that no correction follows. None: nothing can be redone."""
     cancelled = _cancelled(record)
     for one in reversed(record):
@@ -128,7 +128,7 @@ def redoable(record: Sequence[Correction]) -> Correction | None:
     return None
 
 
-def _cancelled(record: Sequence[Correction]) -> set[int]:
+def _cancelled(record: Sequence[Edit]) -> set[int]:
     """Return the ids of the entries that a later one cancels."""
     cancelled: set[int] = set()
     # From the end: a redo cancels an undo, which then cancels nothing.
@@ -138,7 +138,7 @@ def _cancelled(record: Sequence[Correction]) -> set[int]:
     return cancelled
 
 
-def replay(model: Detections, record: Sequence[Correction]) -> Answer:
+def replay(model: Detections, record: Sequence[Edit]) -> EditedNuclei:
     """Return the answer of a reading of one field.
 
     Parameters
@@ -169,12 +169,12 @@ def replay(model: Detections, record: Sequence[Correction]) -> Answer:
     for one in record:
         if not 0 <= one.nucleus < total or (one.cls is None) != (one.kind in ("remove", *REVERSALS)):
             raise KinetError(f"the record of corrections is damaged: entry {one.id} refers to no nucleus of its field")
-    for one in standing(record):
+    for one in active(record):
         removed[one.nucleus] = one.kind == "remove"
         touched[one.nucleus] = one.id
         if one.cls is not None:
             cls[one.nucleus] = class_index(one.cls, model.classes)
-    return Answer(x, y, cls, model_cls, score, removed, touched, model.classes)
+    return EditedNuclei(x, y, cls, model_cls, score, removed, touched, model.classes)
 
 
 def class_index(name: str, classes: tuple[str, ...]) -> int:

@@ -22,12 +22,12 @@ from kinet_trt.core.hot_spot import HOT_SPOT, hot_spot_of
 from kinet_trt.io import overlay
 from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.io.tables import Row
-from kinet_trt.live.session.edits import Answer
-from kinet_trt.live.session.merge import Piece
+from kinet_trt.live.session.edits import EditedNuclei
+from kinet_trt.live.session.merge import FieldNuclei
 from kinet_trt.live.session.records import Field, Session
 from kinet_trt.live.session.region import Polygon, Region
 from kinet_trt.live.session.store import Store
-from kinet_trt.live.session.summary import Count, field_ki67, summarise
+from kinet_trt.live.session.summary import SessionCount, field_ki67, summarise
 
 COLUMNS = ("field", "nucleus", "x", "y", "place", "x_um", "y_um", "class", "model_class", "score", "by", "counted")
 
@@ -38,7 +38,7 @@ def file_name(session: Session, what: str) -> str:
     return f"{case}_{datetime.fromtimestamp(session.created):%Y-%m-%d}_{what}"
 
 
-def state(answer: Answer, nucleus: int) -> str:
+def state(answer: EditedNuclei, nucleus: int) -> str:
     """Return who has the say on a nucleus: ``model``, ``added``, ``removed``, ``reclassified`` or ``confirmed``."""
     if answer.touched[nucleus] < 0:
         return "model"
@@ -49,7 +49,7 @@ def state(answer: Answer, nucleus: int) -> str:
     return "confirmed" if answer.model_cls[nucleus] == answer.cls[nucleus] else "reclassified"
 
 
-def nuclei_csv(counted: Count) -> str:
+def nuclei_csv(counted: SessionCount) -> str:
     """Return one row a nucleus and field, the removed ones too; the rows with ``counted`` 1 are the session's nuclei.
 
     ``x`` and ``y`` are px of the field, pixel centres at integers; ``x_um`` and ``y_um`` um from the corner of the
@@ -58,7 +58,7 @@ def nuclei_csv(counted: Count) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
-    for field, piece in zip(counted.fields, counted.pieces, strict=True):
+    for field, piece in zip(counted.fields, counted.field_nuclei, strict=True):
         answer, at = piece.answer, counted.layout.placed[field.id]
         own = counted.merged.counted[field.id]
         for k in np.flatnonzero(~answer.removed | (answer.touched >= 0)):
@@ -77,11 +77,11 @@ def nuclei_csv(counted: Count) -> str:
     return text.getvalue()
 
 
-def summary_rows(counted: Count, session: Session, hot_spot: int = HOT_SPOT) -> tuple[list[Row], Row]:
+def summary_rows(counted: SessionCount, session: Session, hot_spot: int = HOT_SPOT) -> tuple[list[Row], Row]:
     """Return one row per field, and one for the session, in which nuclei of overlaps are counted once."""
     rows = [
         _row(field, piece, session, hot_spot, counted.unlike.get(field.id, ""))
-        for field, piece in zip(counted.fields, counted.pieces, strict=True)
+        for field, piece in zip(counted.fields, counted.field_nuclei, strict=True)
     ]
     summary = summarise(counted, hot_spot=hot_spot)
     scales = {(row.mpp, row.mpp_known) for row in rows}
@@ -99,7 +99,7 @@ def summary_rows(counted: Count, session: Session, hot_spot: int = HOT_SPOT) -> 
     return rows, total
 
 
-def _row(field: Field, piece: Piece, session: Session, hot_spot: int, unlike: str) -> Row:
+def _row(field: Field, piece: FieldNuclei, session: Session, hot_spot: int, unlike: str) -> Row:
     answer = piece.answer
     kept = np.flatnonzero(piece.inside() & ~answer.removed)
     nuclei = Detections(answer.x[kept], answer.y[kept], answer.cls[kept], answer.score[kept], answer.classes)
@@ -123,7 +123,7 @@ def _warnings(field: Field, unlike: str) -> tuple[str, ...]:
     return tuple(filter(None, (unlike, assumed, region)))
 
 
-def geojson(piece: Piece, region: Region | None, counted: NDArray[np.bool_]) -> str:
+def geojson(piece: FieldNuclei, region: Region | None, counted: NDArray[np.bool_]) -> str:
     """Return the nuclei of a field as a GeoJSON FeatureCollection that QuPath opens over the field's picture.
 
     Parameters
@@ -178,7 +178,7 @@ def outlines(region: Region | None) -> list[list[tuple[float, float]]]:
     return [[(float(x), float(y)) for x, y in ring] for ring in rings if len(ring) > 2]
 
 
-def write_geojson(store: Store, counted: Count, folder: Path, *, force: bool = False) -> list[Path]:
+def write_geojson(store: Store, counted: SessionCount, folder: Path, *, force: bool = False) -> list[Path]:
     """Write ``field-001.geojson`` and its picture ``field-001.png`` for each field; return the files.
 
     Raises
@@ -191,14 +191,14 @@ def write_geojson(store: Store, counted: Count, folder: Path, *, force: bool = F
     existing = [path for path in targets if os.path.lexists(path)]
     if existing and not force:
         raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): force replaces them")
-    for field, piece, name in zip(counted.fields, counted.pieces, names, strict=True):
+    for field, piece, name in zip(counted.fields, counted.field_nuclei, names, strict=True):
         write_atomic(folder / f"{name}.png", store.png(field.id))
         drawn = geojson(piece, field.region, counted.merged.counted[field.id])
         write_atomic(folder / f"{name}.geojson", drawn)
     return targets
 
 
-def figure(store: Store, counted: Count, field: int) -> bytes:
+def figure(store: Store, counted: SessionCount, field: int) -> bytes:
     """Return a field with its nuclei, legend and scale bar as PNG.
 
     Parameters
@@ -213,7 +213,7 @@ def figure(store: Store, counted: Count, field: int) -> bytes:
     KinetError
         If the session has no such field, or its picture cannot be read.
     """
-    known = {one.number: (one, piece) for one, piece in zip(counted.fields, counted.pieces, strict=True)}
+    known = {one.number: (one, piece) for one, piece in zip(counted.fields, counted.field_nuclei, strict=True)}
     if field not in known:
         raise KinetError(f"expected a field of this session, found number {field}")
     one, piece = known[field]

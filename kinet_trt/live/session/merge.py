@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.detections import CLASSES
-from kinet_trt.live.session.edits import Answer
+from kinet_trt.live.session.edits import EditedNuclei
 from kinet_trt.live.session.pairing import pair
 from kinet_trt.live.session.region import holds
 from kinet_trt.live.session.registration import MATCH_UM, Layout
@@ -21,7 +21,7 @@ _FINEST_UM, _MOST_PIXELS = 0.5, 1 << 22  # of the canvas on which areas are adde
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class FieldNuclei:
     """A field as it is merged.
 
     Attributes
@@ -42,7 +42,7 @@ class Piece:
     width: int
     height: int
     mpp: float
-    answer: Answer
+    answer: EditedNuclei
     region: NDArray[np.bool_] | None = None
 
     def inside(self) -> NDArray[np.bool_]:
@@ -99,7 +99,7 @@ class Merged:
         return {name: int(n) for name, n in zip(self.classes, numbers, strict=True)}
 
 
-def merge(pieces: Sequence[Piece], layout: Layout, radius: float = MATCH_UM) -> Merged:
+def merge(field_nuclei: Sequence[FieldNuclei], layout: Layout, radius: float = MATCH_UM) -> Merged:
     """Count each nucleus of several fields once.
 
     Sightings of one nucleus in several fields, at most one a field, are gathered; the nucleus stands at their mean. Of
@@ -110,21 +110,22 @@ def merge(pieces: Sequence[Piece], layout: Layout, radius: float = MATCH_UM) -> 
 
     Parameters
     ----------
-    pieces
+    field_nuclei
         The fields, in the order of capture.
     layout
         Where they lie.
     radius
         Largest distance of a sighting from the others' mean, um.
     """
-    classes = tuple(dict.fromkeys([*CLASSES, *(name for piece in pieces for name in piece.answer.classes)]))
-    gathered = [_gather(group, layout, radius, classes) for group in _by_place(pieces, layout)]
+    classes = tuple(dict.fromkeys([*CLASSES, *(name for piece in field_nuclei for name in piece.answer.classes)]))
+    gathered = [_gather(group, layout, radius, classes) for group in _by_place(field_nuclei, layout)]
     parts = [
-        _decide(group, seen, layout, radius) for group, seen in zip(_by_place(pieces, layout), gathered, strict=True)
+        _decide(group, seen, layout, radius)
+        for group, seen in zip(_by_place(field_nuclei, layout), gathered, strict=True)
     ]
-    counted = {piece.field: np.zeros(len(piece.answer), np.bool_) for piece in pieces}
+    counted = {piece.field: np.zeros(len(piece.answer), np.bool_) for piece in field_nuclei}
     total = 0
-    for piece in pieces:
+    for piece in field_nuclei:
         total += int((piece.inside() & ~piece.answer.removed).sum())
     columns = [np.concatenate([part[k] for part in parts]) if parts else np.empty(0) for k in range(8)]
     place, x, y, cls, field, nucleus, seen_in, corrected = columns
@@ -137,9 +138,9 @@ def merge(pieces: Sequence[Piece], layout: Layout, radius: float = MATCH_UM) -> 
     )
 
 
-def _by_place(pieces: Sequence[Piece], layout: Layout) -> list[list[Piece]]:
-    groups: dict[int, list[Piece]] = {}
-    for piece in pieces:
+def _by_place(field_nuclei: Sequence[FieldNuclei], layout: Layout) -> list[list[FieldNuclei]]:
+    groups: dict[int, list[FieldNuclei]] = {}
+    for piece in field_nuclei:
         groups.setdefault(layout.placed[piece.field].place, []).append(piece)
     return [groups[place] for place in sorted(groups)]
 
@@ -150,7 +151,7 @@ class _Sightings:
 
     ``owner`` and ``number``: index of the field in its group and number there; ``group``: which nucleus it is;
     ``x``, ``y``: mean of each nucleus, um; ``cls``: class of each sighting, in the session's classes; ``inside``: in
-    its field's region; ``removed``, ``touched``: as in :class:`Answer`.
+    its field's region; ``removed``, ``touched``: as in :class:`EditedNuclei`.
     """
 
     owner: NDArray[np.intp]
@@ -164,11 +165,11 @@ class _Sightings:
     y: NDArray[np.float64]
 
 
-def _gather(pieces: Sequence[Piece], layout: Layout, radius: float, classes: tuple[str, ...]) -> _Sightings:
+def _gather(field_nuclei: Sequence[FieldNuclei], layout: Layout, radius: float, classes: tuple[str, ...]) -> _Sightings:
     """Find the sightings of one nucleus in the fields of a place, field by field."""
     sum_x, sum_y, seen = np.empty(0), np.empty(0), np.empty(0)
     parts: list[tuple[NDArray[Any], ...]] = []
-    for index, piece in enumerate(pieces):
+    for index, piece in enumerate(field_nuclei):
         answer = piece.answer
         # A nucleus that was added and undone was never there.
         number = np.flatnonzero(~answer.removed | (answer.touched >= 0))
@@ -200,12 +201,14 @@ def _gather(pieces: Sequence[Piece], layout: Layout, radius: float, classes: tup
     return _Sightings(owner, number, group, cls, inside, removed, touched, sum_x / seen, sum_y / seen)
 
 
-def _decide(pieces: Sequence[Piece], seen: _Sightings, layout: Layout, radius: float) -> list[NDArray[np.float64]]:
+def _decide(
+    field_nuclei: Sequence[FieldNuclei], seen: _Sightings, layout: Layout, radius: float
+) -> list[NDArray[np.float64]]:
     """Return place, x, y, class, field, number, sightings and corrected of the nuclei that count."""
     n = len(seen.x)
     # The field that shows each nucleus furthest from its own edge.
     depth, judge = np.full(n, -np.inf), np.full(n, -1, np.intp)
-    for index, piece in enumerate(pieces):
+    for index, piece in enumerate(field_nuclei):
         at = layout.placed[piece.field]
         width, height = piece.width * piece.mpp, piece.height * piece.mpp
         x, y = seen.x - at.x, seen.y - at.y
@@ -226,8 +229,8 @@ def _decide(pieces: Sequence[Piece], seen: _Sightings, layout: Layout, radius: f
     chosen = last[(rank[last] >= 0) & ~seen.removed[last]]
     group = seen.group[chosen]
     times = np.bincount(seen.group[~seen.removed], minlength=n)
-    fields = np.array([piece.field for piece in pieces], np.float64)
-    place = layout.placed[pieces[0].field].place
+    fields = np.array([piece.field for piece in field_nuclei], np.float64)
+    place = layout.placed[field_nuclei[0].field].place
     return [
         np.full(len(chosen), place, np.float64),
         seen.x[group],
@@ -240,7 +243,7 @@ def _decide(pieces: Sequence[Piece], seen: _Sightings, layout: Layout, radius: f
     ]
 
 
-def _places(piece: Piece, layout: Layout) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _places(piece: FieldNuclei, layout: Layout) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the nuclei of a field, um in its place."""
     at = layout.placed[piece.field]
     x = (piece.answer.x.astype(np.float64) + 0.5) * piece.mpp + at.x
@@ -248,10 +251,10 @@ def _places(piece: Piece, layout: Layout) -> tuple[NDArray[np.float64], NDArray[
     return x, y
 
 
-def area_mm2(pieces: Sequence[Piece], layout: Layout) -> float:
+def area_mm2(field_nuclei: Sequence[FieldNuclei], layout: Layout) -> float:
     """Return the area that the fields count, mm2, where they overlap once."""
     total = 0.0
-    for group in _by_place(pieces, layout):
+    for group in _by_place(field_nuclei, layout):
         if len(group) == 1:
             piece = group[0]
             pixels = piece.width * piece.height if piece.region is None else int(piece.region.sum())
@@ -261,18 +264,18 @@ def area_mm2(pieces: Sequence[Piece], layout: Layout) -> float:
     return total
 
 
-def _union(pieces: Sequence[Piece], layout: Layout) -> float:
+def _union(field_nuclei: Sequence[FieldNuclei], layout: Layout) -> float:
     """Return the area of overlapping fields, um2: each is drawn on one canvas, soft at its edge."""
     boxes = [
         (at.x, at.y, at.x + piece.width * piece.mpp, at.y + piece.height * piece.mpp)
-        for piece in pieces
+        for piece in field_nuclei
         for at in (layout.placed[piece.field],)
     ]
     left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
     right, bottom = max(box[2] for box in boxes), max(box[3] for box in boxes)
     step = max(_FINEST_UM, math.sqrt((right - left) * (bottom - top) / _MOST_PIXELS))
     canvas = np.zeros((math.ceil((bottom - top) / step) + 2, math.ceil((right - left) / step) + 2), np.float32)
-    for piece, (x0, y0, x1, y1) in zip(pieces, boxes, strict=True):
+    for piece, (x0, y0, x1, y1) in zip(field_nuclei, boxes, strict=True):
         columns, rows = math.ceil((x1 - x0) / step) + 2, math.ceil((y1 - y0) / step) + 2
         column, row = math.floor((x0 - left) / step), math.floor((y0 - top) / step)
         if piece.region is None:

@@ -44,7 +44,7 @@ _CONTRADICTION_UM = 4.0
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class FieldFeatures:
     """What registration keeps of a field: 40 kB, not its pixels.
 
     Attributes
@@ -81,7 +81,7 @@ class View:
         detections: Detections,
         mpp: float,
         stage: tuple[float, float] | None = None,
-    ) -> View:
+    ) -> FieldFeatures:
         """Look at a field.
 
         Parameters
@@ -139,7 +139,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Alignment:
     """How well two fields agree at an offset.
 
     Attributes
@@ -174,7 +174,7 @@ class Fit:
         )
 
 
-def join(first: View, second: View) -> Link | None:
+def join(first: FieldFeatures, second: FieldFeatures) -> Link | None:
     """Find where the second field lies beside the first.
 
     Peaks of their cross-correlation propose offsets; each is refined on the nuclei of both and then judged.
@@ -184,7 +184,7 @@ def join(first: View, second: View) -> Link | None:
     Link or None
         None where they do not overlap, or where it is not sure that they do.
     """
-    fits: list[Fit] = []
+    fits: list[Alignment] = []
     for dx, dy in _proposals(first, second)[0]:
         inside = _overlap(first, second, dx, dy)
         if inside is None or _likeness(first, second, dx, dy, inside) < _LEAST_LIKENESS / 2:
@@ -201,7 +201,9 @@ def join(first: View, second: View) -> Link | None:
     return Link(first.field, second.field, best.dx, best.dy, best.pairs, round(best.likeness, 4))
 
 
-def _proposals(first: View, second: View, coarser: int = 1) -> tuple[list[tuple[float, float]], float]:
+def _proposals(
+    first: FieldFeatures, second: FieldFeatures, coarser: int = 1
+) -> tuple[list[tuple[float, float]], float]:
     """Return offsets that the pictures propose, um, the best first; and how far the best stands out of the noise."""
     step = max(first.step, second.step) * coarser
     sides = [view.picture.shape if view.step == step else view.at(step).shape for view in (first, second)]
@@ -227,7 +229,7 @@ def _blot(surface: NDArray[np.float32], row: int, column: int) -> None:
     surface[np.ix_(rows, columns)] = -np.inf
 
 
-def _refine(first: View, second: View, dx: float, dy: float) -> Fit | None:
+def _refine(first: FieldFeatures, second: FieldFeatures, dx: float, dy: float) -> Alignment | None:
     """Shift the second field so that its nuclei meet the first's, and judge; None where too few could meet."""
     for radius in (_SEARCH_UM, _SEARCH_UM, MATCH_UM, MATCH_UM):
         inside = _overlap(first, second, dx, dy)
@@ -248,7 +250,7 @@ def _refine(first: View, second: View, dx: float, dy: float) -> Fit | None:
     density = len(b) / ((right - left) * (bottom - top))
     chance = -math.expm1(-density * math.pi * MATCH_UM**2)
     pairs = len(i)
-    return Fit(
+    return Alignment(
         dx,
         dy,
         pairs,
@@ -258,7 +260,9 @@ def _refine(first: View, second: View, dx: float, dy: float) -> Fit | None:
     )
 
 
-def _overlap(first: View, second: View, dx: float, dy: float) -> tuple[float, float, float, float] | None:
+def _overlap(
+    first: FieldFeatures, second: FieldFeatures, dx: float, dy: float
+) -> tuple[float, float, float, float] | None:
     """Return left, top, right, bottom of the overlap, um of the first; None when it is too small to judge."""
     left, top = max(0.0, dx), max(0.0, dy)
     right, bottom = min(first.width, dx + second.width), min(first.height, dy + second.height)
@@ -268,7 +272,7 @@ def _overlap(first: View, second: View, dx: float, dy: float) -> tuple[float, fl
     return (left, top, right, bottom) if (right - left) * (bottom - top) >= _LEAST_OVERLAP * smaller else None
 
 
-def _within(view: View, inside: tuple[float, float, float, float], dx: float, dy: float) -> NDArray[np.intp]:
+def _within(view: FieldFeatures, inside: tuple[float, float, float, float], dx: float, dy: float) -> NDArray[np.intp]:
     """Return the nuclei of a view that lie in an overlap, but not where its edge makes them doubtful."""
     x, y, (left, top, right, bottom), rim = view.x + dx, view.y + dy, inside, 1.0
     return np.flatnonzero((x > left + rim) & (x < right - rim) & (y > top + rim) & (y < bottom - rim))
@@ -294,7 +298,9 @@ def _evidence(pairs: int, n: int, chance: float) -> float:
     return n * (share * math.log(share / chance) + rest)
 
 
-def _likeness(first: View, second: View, dx: float, dy: float, inside: tuple[float, float, float, float]) -> float:
+def _likeness(
+    first: FieldFeatures, second: FieldFeatures, dx: float, dy: float, inside: tuple[float, float, float, float]
+) -> float:
     """Return the normalised cross-correlation of two views in their overlap."""
     step = max(first.step, second.step)
     a, b = first.at(step), second.at(step)
@@ -441,10 +447,10 @@ class Registration:
     """How many fields of each kind are tried."""
 
     def __init__(self) -> None:
-        self.views: dict[int, View] = {}
+        self.views: dict[int, FieldFeatures] = {}
         self.links: list[Link] = []
 
-    def add(self, view: View) -> list[Link]:
+    def add(self, view: FieldFeatures) -> list[Link]:
         """Join a field with those before it.
 
         Parameters
@@ -483,7 +489,7 @@ class Registration:
         self.links += links
         return links
 
-    def know(self, view: View, links: Sequence[Link]) -> None:
+    def know(self, view: FieldFeatures, links: Sequence[Link]) -> None:
         """Take over a field that was joined before, in an earlier run."""
         self.views[view.field] = view
         self.links += links
@@ -497,7 +503,7 @@ class Registration:
         """Return where the fields lie."""
         return lay_out(list(self.views), self.links)
 
-    def _near_stage(self, view: View) -> list[int]:
+    def _near_stage(self, view: FieldFeatures) -> list[int]:
         """Return the fields nearest by stage position. It only proposes: a stage may be turned, or in other units."""
         if view.stage is None:
             return []
@@ -508,7 +514,7 @@ class Registration:
         }
         return sorted(distance, key=distance.__getitem__)[: self.NEAR]
 
-    def _around(self, view: View, found: Sequence[Link]) -> list[int]:
+    def _around(self, view: FieldFeatures, found: Sequence[Link]) -> list[int]:
         """Return the fields that overlap a field most, where its links put it."""
         if not found:
             return []
@@ -523,7 +529,7 @@ class Registration:
                 share[name] = (overlap[2] - overlap[0]) * (overlap[3] - overlap[1])
         return sorted(share, key=lambda name: -share[name])[: self.AROUND]
 
-    def _elsewhere(self, view: View, found: Sequence[Link], tried: set[int]) -> list[int]:
+    def _elsewhere(self, view: FieldFeatures, found: Sequence[Link], tried: set[int]) -> list[int]:
         """Return the fields of other places whose picture correlates best with this one's."""
         placed = lay_out([*self.views, view.field], [*self.links, *found], balanced=False).placed
         here = placed[view.field].place

@@ -25,15 +25,15 @@ from kinet_trt.core.notice import NOTICE
 from kinet_trt.io.overlay import RING_UM
 from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.live.session import report_pictures as pictures
-from kinet_trt.live.session.agreement import Agreement
-from kinet_trt.live.session.edits import REVERSALS, Correction, standing
+from kinet_trt.live.session.agreement import ReaderAgreement
+from kinet_trt.live.session.edits import REVERSALS, Edit, active
 from kinet_trt.live.session.export import outlines, state
-from kinet_trt.live.session.merge import Piece
+from kinet_trt.live.session.merge import FieldNuclei
 from kinet_trt.live.session.records import Field, Note, Reading, Session
 from kinet_trt.live.session.report_pictures import percent, span_of
 from kinet_trt.live.session.session import OpenSession
 from kinet_trt.live.session.store import Store
-from kinet_trt.live.session.summary import HOT_SPOT, Count, Summary, field_counts, field_ki67, summarise
+from kinet_trt.live.session.summary import HOT_SPOT, SessionCount, Summary, field_counts, field_ki67, summarise
 
 MOST_ENTRIES = 300
 """Corrections that the table lists one by one."""
@@ -129,7 +129,7 @@ def choose(store: Store, session: int | None) -> Session:
 # --- sections ---------------------------------------------------------------------------------------------------------
 
 
-def _header(session: Session, counted: Count, readings: Sequence[Reading]) -> str:
+def _header(session: Session, counted: SessionCount, readings: Sequence[Reading]) -> str:
     reader = f"Counted by {_typed(readings[0].reader)}. " if readings[0].reader else ""
     times = [field.time for field in counted.fields]
     taken = f"Fields taken {_when(min(times))} to {_when(max(times), clock=True)}." if times else "No fields yet."
@@ -197,7 +197,7 @@ def _cautions(cautions: Sequence[str]) -> str:
     return f'<section class="cautions"><h3>Notes on this count</h3><ul>{said}</ul></section>'
 
 
-def _mosaics(store: Store, counted: Count, summary: Summary) -> str:
+def _mosaics(store: Store, counted: SessionCount, summary: Summary) -> str:
     places: dict[int, list[Field]] = {}
     for field in counted.fields:
         places.setdefault(counted.layout.placed[field.id].place, []).append(field)
@@ -213,13 +213,13 @@ def _mosaics(store: Store, counted: Count, summary: Summary) -> str:
     )
 
 
-def _fields(store: Store, counted: Count, notes: Sequence[Note]) -> str:
+def _fields(store: Store, counted: SessionCount, notes: Sequence[Note]) -> str:
     if not counted.fields:
         return ""
     longest = _SMALL_PICTURE if len(counted.fields) > _MANY else _PICTURE
     cards = [
         _field(store, field, piece, counted, [note for note in notes if note.field == field.id], longest)
-        for field, piece in zip(counted.fields, counted.pieces, strict=True)
+        for field, piece in zip(counted.fields, counted.field_nuclei, strict=True)
     ]
     names = dict.fromkeys(name for field in counted.fields for name in field.detections.classes)
     key = [
@@ -239,7 +239,9 @@ def _fields(store: Store, counted: Count, notes: Sequence[Note]) -> str:
     return f'<h2>Fields</h2><ul class="key">{items}</ul><div class="fields">{"".join(cards)}</div>'
 
 
-def _field(store: Store, field: Field, piece: Piece, counted: Count, notes: Sequence[Note], longest: int) -> str:
+def _field(
+    store: Store, field: Field, piece: FieldNuclei, counted: SessionCount, notes: Sequence[Note], longest: int
+) -> str:
     answer, own = piece.answer, counted.merged.counted[field.id]
     radius = max(2.0, RING_UM / field.mpp)
     there = ~answer.removed
@@ -281,12 +283,12 @@ def _field(store: Store, field: Field, piece: Piece, counted: Count, notes: Sequ
     )
 
 
-def _corrections(record: Sequence[Correction], counted: Count) -> str:
+def _corrections(record: Sequence[Edit], counted: SessionCount) -> str:
     if not record:
         return "<h2>Corrections</h2><p>None: all nuclei are as the model found them.</p>"
     numbers = {field.id: field.number for field in counted.fields}
-    pieces = {piece.field: piece for piece in counted.pieces}
-    stands = {one.id for one in standing(record)}
+    field_nuclei = {piece.field: piece for piece in counted.field_nuclei}
+    stands = {one.id for one in active(record)}
     tally = Counter(one.kind for one in record if one.id in stands)
     undone = sum(one.kind not in REVERSALS and one.id not in stands for one in record)
     rows = []
@@ -295,7 +297,7 @@ def _corrections(record: Sequence[Correction], counted: Count) -> str:
         if one.nucleus < 0:  # about the region of the field
             rows.append([_when(one.time), _typed(one.reader), str(numbers[one.field]), "", word, "", ""])
             continue
-        answer = pieces[one.field].answer
+        answer = field_nuclei[one.field].answer
         before = answer.model_cls[one.nucleus]
         model = NAMES.get(answer.classes[before], answer.classes[before]) if before >= 0 else "no nucleus"
         said = NAMES.get(one.cls, one.cls) if one.cls else {"remove": "no nucleus"}.get(one.kind, "")
@@ -313,7 +315,7 @@ def _corrections(record: Sequence[Correction], counted: Count) -> str:
     )
 
 
-def _readers(readings: Sequence[Reading], agreements: Sequence[tuple[Reading, Agreement | None]]) -> str:
+def _readers(readings: Sequence[Reading], agreements: Sequence[tuple[Reading, ReaderAgreement | None]]) -> str:
     if not agreements:
         return ""
     parts = ["<h2>Second readers</h2>"]
@@ -328,7 +330,7 @@ def _readers(readings: Sequence[Reading], agreements: Sequence[tuple[Reading, Ag
     return "".join(parts)
 
 
-def _agreement(found: Agreement, first: Reading, second: Reading) -> str:
+def _agreement(found: ReaderAgreement, first: Reading, second: Reading) -> str:
     one, two = (_typed(r.reader) if r.reader else word for r, word in ((first, "First"), (second, "Second")))
     kappa, span = found.kappa, found.kappa_interval
     said = [
@@ -356,7 +358,7 @@ def _notes(notes: Sequence[Note]) -> str:
     return f"<h2>Notes</h2>{''.join(map(_quote, notes))}" if notes else ""
 
 
-def _method(counted: Count, hot_spot: int, recounted: bool) -> str:
+def _method(counted: SessionCount, hot_spot: int, recounted: bool) -> str:
     models: dict[tuple[str, ...], list[int]] = {}
     scales: dict[tuple[str, str], list[int]] = {}
     for field in counted.fields:

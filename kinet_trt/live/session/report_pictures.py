@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.ki67 import Bands, Ki67
-from kinet_trt.live.session.merge import Piece
+from kinet_trt.live.session.merge import FieldNuclei
 from kinet_trt.live.session.records import Field
 from kinet_trt.live.session.store import Store
-from kinet_trt.live.session.summary import GOALS, Count, Summary
+from kinet_trt.live.session.summary import GOALS, SessionCount, Summary
 
 MOSAIC = 1400
 """px of a mosaic's longer side."""
@@ -70,7 +70,7 @@ def progress(summary: Summary) -> str:
     )
 
 
-def mosaic(store: Store, counted: Count, place: int, fields: Sequence[Field], summary: Summary) -> str:
+def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Field], summary: Summary) -> str:
     """Draw a group of fields as they are aligned, with their numbers, the hot spot and a scale bar."""
     at = counted.layout.placed
     left, top = min(at[f.id].x for f in fields), min(at[f.id].y for f in fields)
@@ -121,7 +121,7 @@ def _round_length(length: float) -> float:
     return power * max(k for k in (1, 2, 5) if k * power <= length)
 
 
-def points(piece: Piece, which: NDArray[np.bool_]) -> list[tuple[float, float]]:
+def points(piece: FieldNuclei, which: NDArray[np.bool_]) -> list[tuple[float, float]]:
     """Return the places of some nuclei of a field, px."""
     return [(float(x), float(y)) for x, y in zip(piece.answer.x[which], piece.answer.y[which], strict=True)]
 

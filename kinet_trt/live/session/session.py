@@ -10,14 +10,14 @@ from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame
 from kinet_trt.inference.counter import Threshold
-from kinet_trt.live.session.agreement import Agreement, compare
-from kinet_trt.live.session.edits import Answer
-from kinet_trt.live.session.merge import Piece
+from kinet_trt.live.session.agreement import ReaderAgreement, compare
+from kinet_trt.live.session.edits import EditedNuclei
+from kinet_trt.live.session.merge import FieldNuclei
 from kinet_trt.live.session.records import Field, Link, Model, Reading, Session
 from kinet_trt.live.session.region import Region
-from kinet_trt.live.session.registration import VERSION, Layout, Registration, View, lay_out
+from kinet_trt.live.session.registration import VERSION, FieldFeatures, Layout, Registration, lay_out
 from kinet_trt.live.session.store import Store
-from kinet_trt.live.session.summary import Count, count
+from kinet_trt.live.session.summary import SessionCount, count
 from kinet_trt.quality.domain_check import Unlike
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class OpenSession:
         """
         return self._register()[1]
 
-    def count(self, reading: Reading | None = None, only: Collection[int] | None = None) -> Count:
+    def count(self, reading: Reading | None = None, only: Collection[int] | None = None) -> SessionCount:
         """Count the session.
 
         Parameters
@@ -106,8 +106,8 @@ class OpenSession:
             fields, layout = self._register()
             fields = [f for f in fields if only is None or f.id in only]
             answers = self.store.answers(fields, reading or self.store.readings(self.id)[0])
-        pieces = [piece_of(f, answer) for f, answer in zip(fields, answers, strict=True)]
-        return count(fields, pieces, layout, self.unlike(fields))
+        field_nuclei = [nuclei_of(f, answer) for f, answer in zip(fields, answers, strict=True)]
+        return count(fields, field_nuclei, layout, self.unlike(fields))
 
     def unlike(self, fields: Sequence[Field]) -> dict[int, str]:
         """Return in which way fields look unlike the training data, by id; those that do not are left out.
@@ -126,7 +126,7 @@ class OpenSession:
                     self._unlike[field.id] = ""
         return {field.id: said for field in fields if (said := self._unlike[field.id])}
 
-    def agreement(self, recount: Reading) -> Agreement | None:
+    def agreement(self, recount: Reading) -> ReaderAgreement | None:
         """Hold a recount to the first reading, on the fields that the recount is done with; None: on none."""
         done = self.store.finished(recount.id)
         if not done:
@@ -172,12 +172,12 @@ class OpenSession:
         if self._done(field) and field.id not in self._registration.views and (view := self._view(field)):
             self._registration.know(view, [link for link in links if link.second == field.id])
 
-    def _view(self, field: Field) -> View | None:
+    def _view(self, field: Field) -> FieldFeatures | None:
         """Return what registration keeps of a field; None, and once a word, where its picture is damaged or gone."""
         if field.id in self._unseen:
             return None
         try:
-            return View.of(field.id, self.store.pixels(field.id), field.detections, field.mpp, field.stage)
+            return FieldFeatures.of(field.id, self.store.pixels(field.id), field.detections, field.mpp, field.stage)
         except KinetError as error:
             if not self._gone(field):
                 log.warning("field %d cannot be joined to others: %s", field.number, error)
@@ -192,7 +192,7 @@ class OpenSession:
             return not any(one.id == self.id for one in self.store.sessions())
 
 
-def piece_of(field: Field, answer: Answer) -> Piece:
+def nuclei_of(field: Field, answer: EditedNuclei) -> FieldNuclei:
     """Return a field with one reading's nuclei, as it is merged."""
     region = field.region.mask(field.height, field.width) if field.region else None
-    return Piece(field.id, field.width, field.height, field.mpp, answer, region)
+    return FieldNuclei(field.id, field.width, field.height, field.mpp, answer, region)

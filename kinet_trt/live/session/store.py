@@ -30,7 +30,7 @@ from kinet_trt.core.errors import KinetError, shown
 from kinet_trt.core.frame import Frame
 from kinet_trt.inference.counter import Threshold
 from kinet_trt.io.pixel_size import HOW_KNOWN
-from kinet_trt.live.session.edits import KINDS, Answer, Correction, Kind, class_index, redoable, replay, standing
+from kinet_trt.live.session.edits import KINDS, Edit, EditedNuclei, Kind, active, class_index, redoable, replay
 from kinet_trt.live.session.records import Field, Link, Model, Note, Reading, Session
 from kinet_trt.live.session.region import Region, from_bytes, to_bytes
 from kinet_trt.live.session.schema import ADDED, APPLICATION, DELETED, TABLES, VERSION
@@ -438,9 +438,7 @@ class Store:
 
     # --- corrections --------------------------------------------------------------------------------------------------
 
-    def add(
-        self, field: int, x: float, y: float, cls: str, *, reader: str = "", reading: int | None = None
-    ) -> Correction:
+    def add(self, field: int, x: float, y: float, cls: str, *, reader: str = "", reading: int | None = None) -> Edit:
         """Add a nucleus that the model missed.
 
         Parameters
@@ -467,7 +465,7 @@ class Store:
             number = len(_beginning(known, counted)) + sum(one.kind == "add" for one in record)
             return self._record(known, counted, "add", number, reader, x=float(x), y=float(y), cls=cls)
 
-    def remove(self, field: int, nucleus: int, *, reader: str = "", reading: int | None = None) -> Correction:
+    def remove(self, field: int, nucleus: int, *, reader: str = "", reading: int | None = None) -> Edit:
         """Remove a nucleus by its number in the field: what the model said of it stays in the record."""
         with self._write():
             known = self.field(field)
@@ -475,9 +473,7 @@ class Store:
             self._must_be_there(known, counted, nucleus)
             return self._record(known, counted, "remove", nucleus, reader)
 
-    def reclassify(
-        self, field: int, nucleus: int, cls: str, *, reader: str = "", reading: int | None = None
-    ) -> Correction:
+    def reclassify(self, field: int, nucleus: int, cls: str, *, reader: str = "", reading: int | None = None) -> Edit:
         """Give a nucleus another class, by name; to give it the one that it has is to confirm it."""
         with self._write():
             known = self.field(field)
@@ -487,7 +483,7 @@ class Store:
 
     def undo(
         self, session: int, *, field: int | None = None, reader: str = "", reading: int | None = None
-    ) -> Correction | None:
+    ) -> Edit | None:
         """Undo the last correction that stands; each call goes one further back.
 
         Parameters
@@ -501,12 +497,12 @@ class Store:
 
         Returns
         -------
-        Correction or None
+        Edit or None
             The one that no longer stands; None when there is none.
         """
         with self._write():
             record = self._record_of(session, field, reading)
-            left = standing(record)
+            left = active(record)
             if not left:
                 return None
             last = left[-1]
@@ -515,7 +511,7 @@ class Store:
 
     def redo(
         self, session: int, *, field: int | None = None, reader: str = "", reading: int | None = None
-    ) -> Correction | None:
+    ) -> Edit | None:
         """Redo the correction that was undone last; each call goes one further, until a new correction is made.
 
         Parameters
@@ -525,7 +521,7 @@ class Store:
 
         Returns
         -------
-        Correction or None
+        Edit or None
             The one that counts again; None when there is none.
         """
         with self._write():
@@ -537,13 +533,13 @@ class Store:
             self._reverse(found[0], undo.id, "redo", reader)
             return found[0]
 
-    def _record_of(self, session: int, field: int | None, reading: int | None) -> list[Correction]:
+    def _record_of(self, session: int, field: int | None, reading: int | None) -> list[Edit]:
         """Return the record of a reading, of one field or of all."""
         chosen = self.readings(session)[0].id if reading is None else reading
         record = self._corrections("f.session = ?", session)
         return [one for one in record if one.reading == chosen and field in (None, one.field)]
 
-    def _reverse(self, correction: Correction, cancels: int, kind: Literal["undo", "redo"], reader: str) -> None:
+    def _reverse(self, correction: Edit, cancels: int, kind: Literal["undo", "redo"], reader: str) -> None:
         """Undo or redo a correction, within a transaction."""
         known = self.field(correction.field)
         counted = self._reading(known, correction.reading)
@@ -556,25 +552,25 @@ class Store:
                 raise KinetError(f"{self.path}: {_DAMAGED}: the region of correction {correction.id} is missing")
             self._put_region(known.id, stored)
 
-    def corrections(self, field: int, reading: int | None = None) -> list[Correction]:
+    def corrections(self, field: int, reading: int | None = None) -> list[Edit]:
         """Return the record of a field in a reading (None: the session's first), undos included, in order."""
         chosen = self._reading(self.field(field), reading).id
         return [one for one in self._corrections("f.id = ?", field) if one.reading == chosen]
 
-    def session_corrections(self, session: int) -> list[Correction]:
+    def session_corrections(self, session: int) -> list[Edit]:
         """Return the record of a whole session, all readings, in order."""
         return self._corrections("f.session = ?", session)
 
-    def answer(self, field: int, reading: int | None = None) -> Answer:
+    def answer(self, field: int, reading: int | None = None) -> EditedNuclei:
         """Return the nuclei of a field as a reading has them (None: the session's first)."""
         with self._lock:
             known = self.field(field)
             counted = self._reading(known, reading)
             return self._replayed(known, counted, self.corrections(field, counted.id))
 
-    def answers(self, fields: Sequence[Field], reading: Reading) -> list[Answer]:
+    def answers(self, fields: Sequence[Field], reading: Reading) -> list[EditedNuclei]:
         """Return the nuclei of several fields of a session in one reading."""
-        record: dict[int, list[Correction]] = {}
+        record: dict[int, list[Edit]] = {}
         for one in self.session_corrections(reading.session):
             if one.reading == reading.id:
                 record.setdefault(one.field, []).append(one)
@@ -845,7 +841,7 @@ class Store:
         except (TypeError, ValueError, AttributeError, KinetError) as error:
             raise KinetError(f"{self.path}: a field is damaged ({error}): restore the file from a copy") from None
 
-    def _replayed(self, field: Field, reading: Reading, record: Sequence[Correction]) -> Answer:
+    def _replayed(self, field: Field, reading: Reading, record: Sequence[Edit]) -> EditedNuclei:
         try:
             return replay(_beginning(field, reading), record)
         except KinetError as error:
@@ -858,7 +854,7 @@ class Store:
             raise KinetError(f"{self.path}: there is no reading {reading} in the session of field {field.id}")
         return found[0]
 
-    def _corrections(self, which: str, value: int) -> list[Correction]:
+    def _corrections(self, which: str, value: int) -> list[Edit]:
         with self._read() as db:
             rows = db.execute(
                 "SELECT c.id, c.field, c.reading, c.kind, c.nucleus, c.x, c.y, c.cls, c.undoes, c.reader, c.time "  # noqa: S608
@@ -866,7 +862,7 @@ class Store:
                 "ORDER BY c.id",
                 (value,),
             ).fetchall()
-        record = [Correction(*row) for row in self._sound(rows, "iiitiFFTItf")]
+        record = [Edit(*row) for row in self._sound(rows, "iiitiFFTItf")]
         for one in record:
             nowhere = one.kind == "add" and (one.x is None or one.y is None or max(abs(one.x), abs(one.y)) > _FARTHEST)
             if one.kind not in KINDS or nowhere:
@@ -902,7 +898,7 @@ class Store:
         y: float | None = None,
         cls: str | None = None,
         undoes: int | None = None,
-    ) -> Correction:
+    ) -> Edit:
         """Append one entry, within a transaction."""
         if cls is not None:
             class_index(cls, field.detections.classes)
@@ -915,7 +911,7 @@ class Store:
                 (field.id, reading.id, kind, int(nucleus), x, y, cls, undoes, who, now),
             )
         )
-        return Correction(made, field.id, reading.id, kind, int(nucleus), x, y, cls, undoes, who, now)
+        return Edit(made, field.id, reading.id, kind, int(nucleus), x, y, cls, undoes, who, now)
 
 
 def _beginning(field: Field, reading: Reading) -> Detections:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.core.hot_spot import CENTRES, Spot, hottest
+from kinet_trt.core.hot_spot import CENTRES, Disc, hottest
 from kinet_trt.core.hot_spot import HOT_SPOT as HOT_SPOT
 from kinet_trt.core.ki67 import NET, Bands, Ki67, Statement
-from kinet_trt.live.session.merge import Merged, Piece, area_mm2, merge
+from kinet_trt.live.session.merge import FieldNuclei, Merged, area_mm2, merge
 from kinet_trt.live.session.records import Field
 from kinet_trt.live.session.registration import Layout
 
@@ -21,14 +21,14 @@ GOALS = (500, 2_000)
 
 
 @dataclass(frozen=True, eq=False)
-class Count:
+class SessionCount:
     """A session counted once, in one reading.
 
     Attributes
     ----------
     fields
         In the order of capture.
-    pieces
+    field_nuclei
         The same fields as they were merged.
     layout
         Where they lie.
@@ -39,14 +39,14 @@ class Count:
     """
 
     fields: tuple[Field, ...]
-    pieces: tuple[Piece, ...]
+    field_nuclei: tuple[FieldNuclei, ...]
     layout: Layout
     merged: Merged
     unlike: Mapping[int, str]
 
 
 @dataclass(frozen=True)
-class HotSpot:
+class SessionHotSpot:
     """The disc of n tumour nuclei with the highest index.
 
     Attributes
@@ -107,7 +107,7 @@ class Summary:
     statement: Statement
     more_cells: int | None
     mean_of_fields: float | None
-    hot_spot: HotSpot | None
+    hot_spot: SessionHotSpot | None
     area_mm2: float
     repeats: int
     corrected: int
@@ -120,13 +120,16 @@ class Summary:
 
 
 def count(
-    fields: Sequence[Field], pieces: Sequence[Piece], layout: Layout, unlike: Mapping[int, str] | None = None
-) -> Count:
+    fields: Sequence[Field],
+    field_nuclei: Sequence[FieldNuclei],
+    layout: Layout,
+    unlike: Mapping[int, str] | None = None,
+) -> SessionCount:
     """Count fields with their answers where they lie."""
-    return Count(tuple(fields), tuple(pieces), layout, merge(pieces, layout), unlike or {})
+    return SessionCount(tuple(fields), tuple(field_nuclei), layout, merge(field_nuclei, layout), unlike or {})
 
 
-def summarise(counted: Count, *, hot_spot: int = HOT_SPOT, bands: Bands | None = NET) -> Summary:
+def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands | None = NET) -> Summary:
     """Sum a session up.
 
     Parameters
@@ -141,7 +144,7 @@ def summarise(counted: Count, *, hot_spot: int = HOT_SPOT, bands: Bands | None =
     merged = counted.merged
     counts = merged.counts()
     ki67, spot = Ki67.of(counts), find_hot_spot(merged, hot_spot)
-    own = [index for piece in counted.pieces if (index := field_ki67(piece).index) is not None]
+    own = [index for piece in counted.field_nuclei if (index := field_ki67(piece).index) is not None]
     return Summary(
         fields=len(counted.fields),
         places=counted.layout.places,
@@ -151,14 +154,14 @@ def summarise(counted: Count, *, hot_spot: int = HOT_SPOT, bands: Bands | None =
         more_cells=ki67.more_cells(bands) if bands else 0,
         mean_of_fields=math.fsum(own) / len(own) if own else None,
         hot_spot=spot,
-        area_mm2=area_mm2(counted.pieces, counted.layout),
+        area_mm2=area_mm2(counted.field_nuclei, counted.layout),
         repeats=merged.repeats,
         corrected=int(merged.corrected.sum()),
         cautions=tuple(_cautions(counted)),
     )
 
 
-def field_counts(piece: Piece) -> dict[str, int]:
+def field_counts(piece: FieldNuclei) -> dict[str, int]:
     """Return the nuclei of one field by class: in its region, whether or not another field shows them too."""
     answer = piece.answer
     kept = piece.inside() & ~answer.removed
@@ -166,12 +169,12 @@ def field_counts(piece: Piece) -> dict[str, int]:
     return {name: int(n) for name, n in zip(answer.classes, numbers, strict=True)}
 
 
-def field_ki67(piece: Piece) -> Ki67:
+def field_ki67(piece: FieldNuclei) -> Ki67:
     """Return the index of one field."""
     return Ki67.of(field_counts(piece))
 
 
-def find_hot_spot(merged: Merged, n: int = HOT_SPOT) -> HotSpot | None:
+def find_hot_spot(merged: Merged, n: int = HOT_SPOT) -> SessionHotSpot | None:
     """Find the disc of n tumour nuclei with the highest index.
 
     About tumour nuclei (all of them, or up to 800 spread evenly) the n nearest tumour nuclei of the same place are
@@ -186,7 +189,7 @@ def find_hot_spot(merged: Merged, n: int = HOT_SPOT) -> HotSpot | None:
 
     Returns
     -------
-    HotSpot or None
+    SessionHotSpot or None
         None where no place has n tumour nuclei.
     """
     names = [name for name in ("positive", "negative") if name in merged.classes]
@@ -195,7 +198,7 @@ def find_hot_spot(merged: Merged, n: int = HOT_SPOT) -> HotSpot | None:
     places = [place for place in np.unique(merged.place[tumor]) if int((tumor & (merged.place == place)).sum()) >= n]
     total = sum(int((tumor & (merged.place == place)).sum()) for place in places)
     step = max(1, -(-total // CENTRES))
-    best: tuple[int, NDArray[np.intp], Spot] | None = None
+    best: tuple[int, NDArray[np.intp], Disc] | None = None
     for place in places:
         here = np.flatnonzero(tumor & (merged.place == place))
         spot = hottest(merged.x[here], merged.y[here], positive[here], n, step)
@@ -206,10 +209,12 @@ def find_hot_spot(merged: Merged, n: int = HOT_SPOT) -> HotSpot | None:
     place, here, spot = best
     centre = here[spot.centre]
     shown = tuple(sorted({int(f) for f in merged.field[here[spot.nuclei]]}))
-    return HotSpot(place, float(merged.x[centre]), float(merged.y[centre]), spot.radius, Ki67(spot.positive, n), shown)
+    return SessionHotSpot(
+        place, float(merged.x[centre]), float(merged.y[centre]), spot.radius, Ki67(spot.positive, n), shown
+    )
 
 
-def _no_range(counted: Count) -> str:
+def _no_range(counted: SessionCount) -> str:
     """Say why no grade range is given; empty where one is."""
     numbers = _unlike_numbers(counted)
     if not numbers:
@@ -218,11 +223,11 @@ def _no_range(counted: Count) -> str:
     return f"No grade range is given, because {_listed(numbers)} {look} unlike the model's training data."
 
 
-def _unlike_numbers(counted: Count) -> list[int]:
+def _unlike_numbers(counted: SessionCount) -> list[int]:
     return [field.number for field in counted.fields if counted.unlike.get(field.id)]
 
 
-def _cautions(counted: Count) -> list[str]:
+def _cautions(counted: SessionCount) -> list[str]:
     """Return what may make a count wrong."""
     fields = counted.fields
     said = [f"Field {field.number}: {warning}" for field in fields if (warning := counted.unlike.get(field.id))]
@@ -250,7 +255,7 @@ def _cautions(counted: Count) -> list[str]:
     return said
 
 
-def _overlap_by_stage(counted: Count) -> set[int]:
+def _overlap_by_stage(counted: SessionCount) -> set[int]:
     """Return the numbers of fields that by stage position overlap a field of another place by half and more."""
     placed, found = counted.layout.placed, set[int]()
     for k, a in enumerate(counted.fields):

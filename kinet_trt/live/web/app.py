@@ -20,14 +20,14 @@ from types import FrameType
 import uvicorn
 
 from kinet_trt.camera.folder import FolderSource
-from kinet_trt.camera.newest import Newest
+from kinet_trt.camera.grabber import FrameGrabber
 from kinet_trt.camera.source import FrameSource
 from kinet_trt.camera.video import VideoSource
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import Claim, sessions_file, user_data
 from kinet_trt.core.ki67 import NET, Bands
 from kinet_trt.inference.counter import NucleusCounter
-from kinet_trt.live.acquisition.loop import Loop, Remark
+from kinet_trt.live.acquisition.loop import FrameCheck, Loop
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import HOT_SPOT
 from kinet_trt.live.web.auth import Access
@@ -136,7 +136,7 @@ class Page:
 
 @contextlib.contextmanager
 def serving(
-    source: FrameSource, counter: NucleusCounter, options: Options, remarks: tuple[Remark, ...] = ()
+    source: FrameSource, counter: NucleusCounter, options: Options, remarks: tuple[FrameCheck, ...] = ()
 ) -> Iterator[Page]:
     """Serve the page in threads as long as the context lasts; raises as `run`."""
     folder = user_data()
@@ -154,8 +154,8 @@ def serving(
         taken = stack.enter_context(contextlib.closing(_listen(options.host, options.port)))
         port: int = taken.getsockname()[1]
         store = stack.enter_context(Store.open(path))
-        newest = Newest(source, mpp=options.mpp)
-        loop = Loop(newest, counter, mpp=options.mpp, stated="file" if recorded else "camera", remarks=remarks)
+        grabber = FrameGrabber(source, mpp=options.mpp)
+        loop = Loop(grabber, counter, mpp=options.mpp, stated="file" if recorded else "camera", remarks=remarks)
         station = Station(
             loop,
             store,
@@ -170,7 +170,7 @@ def serving(
         access = Access.by_token(token, port) if token else Access.local(port)
         server = Server(station, access, folder / "objectives.json" if folder else None, options.limits)
         stack.enter_context(station)
-        stack.enter_context(newest)
+        stack.enter_context(grabber)
         stack.enter_context(loop)
         alive = stack.enter_context(_http(server, taken))
         address = _address(options.host, port)

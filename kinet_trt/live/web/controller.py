@@ -19,15 +19,15 @@ from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame
 from kinet_trt.core.ki67 import NET, Bands
 from kinet_trt.live import clock
-from kinet_trt.live.acquisition.loop import Loop, Seen
-from kinet_trt.live.session.agreement import Agreement
-from kinet_trt.live.session.edits import Answer, Correction, redoable, standing
+from kinet_trt.live.acquisition.loop import FrameResult, Loop
+from kinet_trt.live.session.agreement import ReaderAgreement
+from kinet_trt.live.session.edits import Edit, EditedNuclei, active, redoable
 from kinet_trt.live.session.records import Field, Model, Note, Reading, Session
 from kinet_trt.live.session.region import Mask, Polygon, Region
 from kinet_trt.live.session.registration import Placed
-from kinet_trt.live.session.session import OpenSession, piece_of
+from kinet_trt.live.session.session import OpenSession, nuclei_of
 from kinet_trt.live.session.store import Store
-from kinet_trt.live.session.summary import HOT_SPOT, Count, Summary, field_counts, summarise
+from kinet_trt.live.session.summary import HOT_SPOT, SessionCount, Summary, field_counts, summarise
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class FieldView:
     """
 
     field: Field
-    answer: Answer
+    answer: EditedNuclei
     counts: dict[str, int]
     corrections: int
     undoable: bool
@@ -104,7 +104,7 @@ class Recount:
 
     reading: Reading
     done: int
-    agreement: Agreement | None
+    agreement: ReaderAgreement | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ class View:
     fields: tuple[FieldView, ...]
     notes: tuple[Note, ...]
     deleted: tuple[Field, ...] = ()
-    count: Count | None = None
+    count: SessionCount | None = None
     summary: Summary | None = None
     recounts: tuple[Recount, ...] = ()
     joining: bool = True
@@ -202,16 +202,16 @@ class Station:
         old: float = OLD,
     ) -> None:
         self._old, self._pace = old, 0.0  # s; pace: between the last two frames
-        self._held: Seen | None = None  # the picture at which the page is paused
+        self._held: FrameResult | None = None  # the picture at which the page is paused
         self.loop, self.store, self.bands, self.hot_spot = loop, store, bands, hot_spot
         # Changes are one at a time, and may wait for a disk; what is known is read under a lock of its own meanwhile.
         self._changing = threading.RLock()
         self._lock = threading.Condition()
         self._stop = False
         self._listeners: tuple[Callable[[], None], ...] = ()
-        self._shown: OrderedDict[int, Seen] = OrderedDict()
+        self._shown: OrderedDict[int, FrameResult] = OrderedDict()
         self._captured: dict[int, Field] = {}  # by sequence of the frame, of this session
-        self._latest: Seen | None = None
+        self._latest: FrameResult | None = None
         self._auto, self._rests = auto, 0
         self._region: Polygon | None = None
         self._said = ""  # what became of the last automatic capture, where it failed
@@ -301,7 +301,7 @@ class Station:
         return self._recount is not None
 
     @property
-    def held(self) -> Seen | None:
+    def held(self) -> FrameResult | None:
         """The picture that every page shows while the live picture is paused; None: it is not."""
         with self._lock:
             return self._held
@@ -312,7 +312,7 @@ class Station:
         Parameters
         ----------
         sequence
-            `Seen.sequence` of the picture that was shown; None, or one that has passed: the last counted one.
+            `FrameResult.sequence` of the picture that was shown; None, or one that has passed: the last counted one.
         """
         with self._lock:
             shown = None if sequence is None else self._shown.get(sequence)
@@ -332,7 +332,7 @@ class Station:
         self._tell()
 
     @property
-    def latest(self) -> Seen | None:
+    def latest(self) -> FrameResult | None:
         """The newest frame that went through the loop."""
         with self._lock:
             return self._latest
@@ -343,7 +343,7 @@ class Station:
         with self._lock:
             return self._said
 
-    def show(self, seen: Seen) -> None:
+    def show(self, seen: FrameResult) -> None:
         """Note that a frame goes to a page: it can be captured while it is one of the last six."""
         with self._lock:
             self._shown[seen.sequence] = seen
@@ -358,7 +358,7 @@ class Station:
         Parameters
         ----------
         sequence
-            `Seen.sequence` of a frame that was shown.
+            `FrameResult.sequence` of a frame that was shown.
         anyway
             Even if it is blurred or moves; a note says so.
         automatic
@@ -397,7 +397,7 @@ class Station:
             if seen.detections is None:
                 raise RefusedError(f"this picture was not counted: {seen.uncounted}")
             waived = {"blurred", "moving"} if anyway else set()
-            hindrances = [word for word in seen.hindrances if word not in waived]
+            hindrances = [word for word in seen.capture_blockers if word not in waived]
             if hindrances:
                 raise RefusedError(" ".join(HINDERED[word] for word in hindrances))
             field = self._open.capture(
@@ -412,8 +412,8 @@ class Station:
             )
             self._captured[sequence] = field
             self._change()
-        if seen.hindrances:
-            self.note(f"Captured although {' and '.join(seen.hindrances)}.", field.id)
+        if seen.capture_blockers:
+            self.note(f"Captured although {' and '.join(seen.capture_blockers)}.", field.id)
         return field
 
     @property
@@ -479,27 +479,27 @@ class Station:
 
     # --- fields ----------------------------------------------------------------------------------------------------
 
-    def add(self, field: int, x: float, y: float, cls: str) -> Correction:
+    def add(self, field: int, x: float, y: float, cls: str) -> Edit:
         """Add a nucleus at x, y, px of the field, in the reading that is under way."""
         return self._corrected(lambda reading: self.store.add(self._mine(field), x, y, cls, reading=reading))
 
-    def remove(self, field: int, nucleus: int) -> Correction:
+    def remove(self, field: int, nucleus: int) -> Edit:
         """Remove a nucleus by its number."""
         return self._corrected(lambda reading: self.store.remove(self._mine(field), nucleus, reading=reading))
 
-    def reclassify(self, field: int, nucleus: int, cls: str) -> Correction:
+    def reclassify(self, field: int, nucleus: int, cls: str) -> Edit:
         """Give a nucleus another class, or confirm the one that it has."""
         return self._corrected(lambda reading: self.store.reclassify(self._mine(field), nucleus, cls, reading=reading))
 
-    def undo(self, field: int | None = None) -> Correction | None:
+    def undo(self, field: int | None = None) -> Edit | None:
         """Undo the last correction that stands; of one field, or of all."""
         return self._reversed(self.store.undo, field)
 
-    def redo(self, field: int | None = None) -> Correction | None:
+    def redo(self, field: int | None = None) -> Edit | None:
         """Redo the correction that was undone last; of one field, or of all."""
         return self._reversed(self.store.redo, field)
 
-    def _reversed(self, reverse: Callable[..., Correction | None], field: int | None) -> Correction | None:
+    def _reversed(self, reverse: Callable[..., Edit | None], field: int | None) -> Edit | None:
         chosen = None if field is None else self._mine(field)
         with self._changing:
             done = reverse(self._open.id, field=chosen, reading=self._recount.id if self._recount else None)
@@ -596,7 +596,7 @@ class Station:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _corrected(self, correct: Callable[[int | None], Correction]) -> Correction:
+    def _corrected(self, correct: Callable[[int | None], Edit]) -> Edit:
         with self._changing:
             made = correct(self._recount.id if self._recount else None)
             self._change()
@@ -655,7 +655,7 @@ class Station:
             with self._lock:
                 self._pace = seen.at - self._latest.at if self._latest else 0.0
                 self._latest = seen
-                due = self._auto and seen.rests > self._rests and seen.offered and self._recount is None
+                due = self._auto and seen.rests > self._rests and seen.can_capture and self._recount is None
                 if due:
                     self._rests = seen.rests
                     self._shown.setdefault(seen.sequence, seen)
@@ -715,7 +715,7 @@ class Station:
             notes = [note for note in notes if note.reading == recount.id]
             fields = [replace(one, region=None) if isinstance(one.region, Mask) else one for one in fields]
         answers, done = store.answers(fields, reading), store.finished(reading.id)
-        record: dict[int, list[Correction]] = {}
+        record: dict[int, list[Edit]] = {}
         for one in store.session_corrections(session.id):
             if one.reading == reading.id:
                 record.setdefault(one.field, []).append(one)
@@ -728,9 +728,9 @@ class Station:
             FieldView(
                 field=field,
                 answer=answer,
-                counts=field_counts(piece_of(field, answer)),
-                corrections=sum(one.kind != "region" for one in standing(record.get(field.id, []))),
-                undoable=bool(standing(record.get(field.id, []))),
+                counts=field_counts(nuclei_of(field, answer)),
+                corrections=sum(one.kind != "region" for one in active(record.get(field.id, []))),
+                undoable=bool(active(record.get(field.id, []))),
                 redoable=redoable(record.get(field.id, [])) is not None,
                 placed=placed.get(field.id),
                 counted=None,

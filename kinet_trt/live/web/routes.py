@@ -35,9 +35,9 @@ from kinet_trt.inference.counter import Threshold
 from kinet_trt.io.tables import check_suffix, to_csv, to_xlsx
 from kinet_trt.live import clock
 from kinet_trt.live.acquisition import presets as preset_file
-from kinet_trt.live.acquisition.loop import Seen, Viewer
+from kinet_trt.live.acquisition.loop import FrameResult, Viewer
 from kinet_trt.live.acquisition.presets import Preset
-from kinet_trt.live.session.edits import Correction
+from kinet_trt.live.session.edits import Edit
 from kinet_trt.live.session.export import figure, file_name, nuclei_csv, summary_rows, write_geojson
 from kinet_trt.live.session.region import Polygon, polygon
 from kinet_trt.live.session.report import build
@@ -200,7 +200,7 @@ class Server:
             page.ready.clear()
             await socket.send_bytes(data)
 
-    def _next(self, page: _Page) -> tuple[Seen, bool, bytes] | None:
+    def _next(self, page: _Page) -> tuple[FrameResult, bool, bytes] | None:
         """Return the next picture of a page: the newest, or the one at which the pages are paused, once."""
         newest, held, blind = page.viewer.take(_LOOK), self.station.held, self.station.blind
         if newest is None and page.viewer.closed and not page.begun:
@@ -486,7 +486,7 @@ class _Page:
         self.viewer, self.ready = viewer, ready
         self.width = 1280
         self.begun = False  # whether a picture was sent
-        self.shown: Seen | None = None  # sent, and not yet on the screen
+        self.shown: FrameResult | None = None  # sent, and not yet on the screen
         self.held: tuple[int, bool] | None = None  # the held picture that was sent last, and whether blind
 
 
@@ -502,7 +502,7 @@ def _static(data: bytes, kind: str) -> Callable[[], Response]:
     return lambda: Response(data, media_type=kind)
 
 
-def _said(correction: Correction | None) -> serializers.Json | None:
+def _said(correction: Edit | None) -> serializers.Json | None:
     if correction is None:
         return None
     return {"kind": correction.kind, "field": correction.field, "nucleus": correction.nucleus}

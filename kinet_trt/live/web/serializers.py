@@ -19,9 +19,9 @@ from kinet_trt.core.ki67 import Bands, Ki67, Statement
 from kinet_trt.core.notice import NOTICE
 from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.live import clock
-from kinet_trt.live.acquisition.loop import Seen
+from kinet_trt.live.acquisition.loop import FrameResult
 from kinet_trt.live.acquisition.presets import Preset
-from kinet_trt.live.session.agreement import Agreement
+from kinet_trt.live.session.agreement import ReaderAgreement
 from kinet_trt.live.session.records import Note
 from kinet_trt.live.session.region import Polygon, Region
 from kinet_trt.live.session.summary import GOALS, Summary
@@ -146,7 +146,7 @@ def nuclei(one: FieldView) -> Json:
     }
 
 
-def frame(seen: Seen, width: int, *, blind: bool = False) -> bytes:
+def frame(seen: FrameResult, width: int, *, blind: bool = False) -> bytes:
     """Return a frame: the length of its JSON (uint32, little-endian), the JSON, and a JPEG.
 
     Parameters
@@ -172,9 +172,9 @@ def frame(seen: Seen, width: int, *, blind: bool = False) -> bytes:
         "interval": _pair(ki67.interval) if ki67 else None,
         "provisional": ki67.provisional if ki67 else None,
         "unlike": None if blind else seen.unlike,
-        "offered": seen.offered,
-        "hindrances": list(seen.hindrances),
-        "hindered": " ".join(HINDERED[word] for word in seen.hindrances if word in HINDERED),
+        "offered": seen.can_capture,
+        "hindrances": list(seen.capture_blockers),
+        "hindered": " ".join(HINDERED[word] for word in seen.capture_blockers if word in HINDERED),
         "rested": seen.rested,
         "sharpness": _rounded(seen.quality.sharpness, 3),
         "remarks": [] if blind else list(seen.remarks),
@@ -282,7 +282,7 @@ def _recount(one: Recount) -> Json:
     }
 
 
-def _agreement(one: Agreement) -> Json:
+def _agreement(one: ReaderAgreement) -> Json:
     return {
         "same_class": one.same_class,
         "kappa": one.kappa,

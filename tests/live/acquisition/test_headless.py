@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kinet_trt.camera.newest import State
+from kinet_trt.camera.grabber import CameraState
 from kinet_trt.camera.simulated import Options, SimulatedMicroscope
 from kinet_trt.cli import main as cli
 from kinet_trt.core.errors import EngineError, KinetError
@@ -168,7 +168,7 @@ def test_a_damaged_recording_ends_the_run_instead_of_starting_it_again(live, tmp
 
 def status(phase: str, why: str = "", loop: str = "counting", loop_why: str = "") -> Status:
     """Make a state of the camera as the loop reports it."""
-    return Status(loop, loop_why, State(phase, 1.0, why, 2.0, "cam"), 0, 0, None, None, None, None)
+    return Status(loop, loop_why, CameraState(phase, 1.0, why, 2.0, "cam"), 0, 0, None, None, None, None)
 
 
 def test_a_state_is_told_when_it_changes_and_not_while_it_lasts():

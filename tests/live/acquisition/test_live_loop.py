@@ -14,15 +14,15 @@ import cv2
 import numpy as np
 import pytest
 
-from kinet_trt.camera.correct import Correction
+from kinet_trt.camera.flat_field import FlatField
 from kinet_trt.camera.folder import FolderSource
-from kinet_trt.camera.newest import Newest
+from kinet_trt.camera.grabber import FrameGrabber
 from kinet_trt.camera.simulated import Options, SimulatedMicroscope
-from kinet_trt.camera.source import FrameSource, Properties, Shot
+from kinet_trt.camera.source import FrameSource, Properties, SourceFrame
 from kinet_trt.core.errors import EngineError, ImageError, KinetError
 from kinet_trt.core.frame import Frame
 from kinet_trt.inference.counter import NucleusCounter, Threshold
-from kinet_trt.live.acquisition.loop import Loop, Seen, Viewer, _how_known
+from kinet_trt.live.acquisition.loop import FrameResult, Loop, Viewer, _how_known
 from kinet_trt.simulation import simulate
 
 SMALL = "size=320x240,mpp=0.34,fps=20"
@@ -46,10 +46,10 @@ class Pictures:
     def open(self) -> Properties:
         return Properties("pictures", self.pixels.shape[1], self.pixels.shape[0], self.fps)
 
-    def newest(self, timeout: float) -> Shot:
+    def newest(self, timeout: float) -> SourceFrame:
         time.sleep(1 / self.fps)
         self.n += 1
-        return Shot(Frame(self.pixels, self.mpp, time.time()), self.n)
+        return SourceFrame(Frame(self.pixels, self.mpp, time.time()), self.n)
 
     def close(self) -> None:
         pass
@@ -57,11 +57,11 @@ class Pictures:
 
 @contextmanager
 def running(source: FrameSource, counter: NucleusCounter, mpp: float | None = None, **more) -> Iterator[Loop]:
-    with Newest(source, mpp=mpp, pauses=(0.1,)) as newest, Loop(newest, counter, mpp=mpp, **more) as loop:
+    with FrameGrabber(source, mpp=mpp, pauses=(0.1,)) as grabber, Loop(grabber, counter, mpp=mpp, **more) as loop:
         yield loop
 
 
-def until(viewer: Viewer, wanted: Callable[[Seen], bool], seconds: float = 60) -> Seen:
+def until(viewer: Viewer, wanted: Callable[[FrameResult], bool], seconds: float = 60) -> FrameResult:
     """Return the first frame of which something is true."""
     end, last = time.monotonic() + seconds, None
     while time.monotonic() < end:
@@ -70,7 +70,7 @@ def until(viewer: Viewer, wanted: Callable[[Seen], bool], seconds: float = 60) -
     raise AssertionError(f"waited in vain; the last frame: {last}")
 
 
-def counted(seen: Seen) -> bool:
+def counted(seen: FrameResult) -> bool:
     return seen.detections is not None
 
 
@@ -93,15 +93,15 @@ def test_each_frame_is_counted_as_the_counter_counts_it(counter):
         assert (one.threshold, one.precision) == (counter.threshold, "fp32")
         assert 0 < one.counting_ms <= one.latency_ms < 20_000
         assert one.camera.phase == "connected"
-    assert seen[-1].offered
-    assert seen[-1].hindrances == ()
+    assert seen[-1].can_capture
+    assert seen[-1].capture_blockers == ()
 
 
 def test_a_viewer_that_never_takes_keeps_nobody_waiting(counter):
     with running(sim(), counter) as loop:
         idle, quick = loop.viewer(), loop.viewer()
         until(quick, lambda seen: seen.number >= 10)
-        state = loop.newest.state
+        state = loop.grabber.state
         assert idle.skipped >= 5
         assert state.frames >= 10
         seen = idle.take(0)
@@ -121,9 +121,9 @@ def test_a_patient_viewer_holds_the_count_but_not_the_camera(counter, tissue):
         patient, other = loop.viewer(every=True), loop.viewer()
         first = patient.take(10).number
         time.sleep(0.3)
-        frames = loop.newest.state.frames
+        frames = loop.grabber.state.frames
         time.sleep(0.5)
-        assert loop.newest.state.frames > frames
+        assert loop.grabber.state.frames > frames
         assert loop.status.counted <= first + 2
         assert other.take(0).number <= first + 2
         patient.close()
@@ -136,7 +136,7 @@ def test_pause_shows_frames_and_resume_counts_them(counter, tissue):
         until(viewer, counted)
         loop.pause()
         seen = until(viewer, lambda seen: not counted(seen))
-        assert (seen.uncounted, seen.hindrances, seen.ki67, loop.status.phase) == (
+        assert (seen.uncounted, seen.capture_blockers, seen.ki67, loop.status.phase) == (
             "paused",
             ("uncounted",),
             None,
@@ -232,7 +232,7 @@ def test_a_blank_field_evens_out_the_light_of_the_next_frames(counter):
         seen = until(viewer, lambda seen: abs(int(seen.frame.pixels[0, 0, 2]) - 240) <= 1)
         assert np.ptp(seen.frame.pixels.reshape(-1, 3), axis=0).max() <= 2
         assert seen.quality.empty
-        assert seen.hindrances == ("empty",)
+        assert seen.capture_blockers == ("empty",)
         camera.pixels = blank[:120]
         seen = until(viewer, lambda seen: not counted(seen))
         assert "the blank field has 320 x 240 px" in seen.uncounted
@@ -243,7 +243,7 @@ def test_a_blank_field_evens_out_the_light_of_the_next_frames(counter):
 
 
 def test_tissue_is_no_blank_field_and_the_correction_from_before_stays(counter, tissue):
-    flat = Correction(np.full((240, 320, 3), 120, np.uint8))
+    flat = FlatField(np.full((240, 320, 3), 120, np.uint8))
     with running(Pictures(tissue, mpp=0.34), counter) as loop:
         loop.set_correction(flat)
         with pytest.raises(ImageError, match="empty glass"):
@@ -308,10 +308,10 @@ def test_a_recording_is_counted_to_its_last_image_and_then_ends(counter, tissue,
     for n in range(7):
         picture = np.roll(tissue, 7 * n, axis=1)
         cv2.imwrite(str(tmp_path / f"{n}.png"), picture[..., ::-1])
-    newest = Newest(FolderSource(Path(tmp_path), every_frame=True))
-    loop = Loop(newest, counter, stated="file")
+    grabber = FrameGrabber(FolderSource(Path(tmp_path), every_frame=True))
+    loop = Loop(grabber, counter, stated="file")
     viewer, seen = loop.viewer(every=True), []
-    with newest, loop:
+    with grabber, loop:
         while not viewer.closed:
             if one := viewer.take(5):
                 seen.append(one)
@@ -363,7 +363,7 @@ def test_the_stage_rests_once_at_each_place_that_is_sharp(counter):
         end = time.monotonic() + 60
         while time.monotonic() < end and len(rests) < 2:
             if seen := viewer.take(1):
-                moved += "moving" in seen.hindrances
+                moved += "moving" in seen.capture_blockers
                 rests += [round(seen.frame.stage[0] - camera._route.points[0][0])] if seen.rested else []
     assert moved >= 1
     assert len(set(rests)) == len(rests) == 2
@@ -428,14 +428,14 @@ def test_the_loop_keeps_pace_with_the_bare_count():
     with running(camera, counter) as loop:
         viewer = loop.viewer()
         start = until(viewer, lambda seen: seen.number >= 3)
-        frames_before, missed_before, began = loop.newest.state.frames, loop.newest.state.missed, time.monotonic()
+        frames_before, missed_before, began = loop.grabber.state.frames, loop.grabber.state.missed, time.monotonic()
         seen, latencies = start, []
         while time.monotonic() < began + 2:
             if one := viewer.take(1):
                 seen = one
                 latencies.append(viewer.shown(one))
         passed = time.monotonic() - began
-        state = loop.newest.state
+        state = loop.grabber.state
     slower = max(before, bare())
     rate = (seen.number - start.number) / passed
     assert rate * slower > 0.3

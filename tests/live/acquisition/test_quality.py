@@ -12,7 +12,7 @@ import pytest
 from kinet_trt.camera.simulated import Options
 from kinet_trt.camera.simulated.optics import Optics, smear
 from kinet_trt.core.frame import Frame
-from kinet_trt.live.acquisition.quality import REST, Quality, Watch
+from kinet_trt.live.acquisition.quality import REST, Quality, QualityMonitor
 from kinet_trt.simulation import simulate
 
 MPP, WIDTH, HEIGHT, STEP = 0.34, 320, 240, 0.1  # s between frames
@@ -30,7 +30,7 @@ class Bench:
     def __init__(self, tissue: np.ndarray, **optics: float) -> None:
         usual = {"vignetting": 0.15, "tint": 0.05, "noise": 2.0, "hot": 20, "seed": 3}
         self.optics = Optics(WIDTH, HEIGHT, **(usual | optics))
-        self.tissue, self.watch, self.n = tissue, Watch(MPP), 0
+        self.tissue, self.watch, self.n = tissue, QualityMonitor(MPP), 0
 
     def look(self, x: float = 0, defocus: float = 0, exposure: float = 1, passed: float = STEP) -> Quality:
         scene = np.ascontiguousarray(self.tissue[:, round(x) : round(x) + WIDTH])
@@ -161,7 +161,7 @@ def test_a_defocused_place_rests_when_it_is_sharp(tissue):
 
 
 def test_another_frame_size_or_scale_begins_anew(tissue):
-    watch, pixels = Watch(MPP), np.ascontiguousarray(tissue[:, :WIDTH])
+    watch, pixels = QualityMonitor(MPP), np.ascontiguousarray(tissue[:, :WIDTH])
     watch.look(Frame(pixels), MPP, 1.0)
     small = cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     for frame, mpp in ((Frame(small), MPP), (Frame(small), 2 * MPP)):
@@ -182,7 +182,7 @@ def test_times_that_stand_still_do_not_hide_motion(tissue):
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (33, 7), (2000, 3)])
 @pytest.mark.parametrize("mpp", [0.02, 0.34, 5.0])
 def test_a_picture_of_any_size_is_judged(size, mpp):
-    rng, watch = np.random.default_rng(1), Watch(MPP)
+    rng, watch = np.random.default_rng(1), QualityMonitor(MPP)
     for time in (1.0, 2.0):
         pixels = rng.integers(0, 256, (*size, 3), np.uint8)
         quality = watch.look(Frame(pixels), mpp, time)
@@ -196,7 +196,7 @@ def test_options_of_the_simulated_microscope_are_free_at_its_own_scale():
     optics = Optics(
         *options.size, vignetting=options.vignetting, tint=options.tint, noise=options.noise, hot=20, seed=1
     )
-    watch = Watch(MPP)
+    watch = QualityMonitor(MPP)
     sharp = watch.look(Frame(optics.expose(scene, 1.0, 1)), options.mpp, 1.0)
     blurred = watch.look(Frame(optics.expose(smear(scene, 0, 0, 4.0), 1.0, 2)), options.mpp, 1.1)
     assert (sharp.blurred, blurred.blurred, blurred.moving) == (False, True, False)

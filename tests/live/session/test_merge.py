@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parts import detections
 
-from kinet_trt.live.session.edits import Correction, replay
-from kinet_trt.live.session.merge import Piece, area_mm2, merge
+from kinet_trt.live.session.edits import Edit, replay
+from kinet_trt.live.session.merge import FieldNuclei, area_mm2, merge
 from kinet_trt.live.session.pairing import pair
 from kinet_trt.live.session.region import Polygon
 from kinet_trt.live.session.registration import Layout, Placed
@@ -19,12 +19,12 @@ from kinet_trt.live.session.registration import Layout, Placed
 MPP, WIDTH, HEIGHT = 0.5, 200, 160
 
 
-def piece(name: int, x, y, cls=None, record=(), region=None) -> Piece:
-    return Piece(name, WIDTH, HEIGHT, MPP, replay(detections(x, y, cls), record), region)
+def piece(name: int, x, y, cls=None, record=(), region=None) -> FieldNuclei:
+    return FieldNuclei(name, WIDTH, HEIGHT, MPP, replay(detections(x, y, cls), record), region)
 
 
-def entry(number: int, field: int, kind: str, nucleus: int, cls=None, x=None, y=None) -> Correction:
-    return Correction(number, field, 1, kind, nucleus, x, y, cls, None, "A", 0.0)
+def entry(number: int, field: int, kind: str, nucleus: int, cls=None, x=None, y=None) -> Edit:
+    return Edit(number, field, 1, kind, nucleus, x, y, cls, None, "A", 0.0)
 
 
 def side_by_side(*offsets) -> Layout:
@@ -41,15 +41,15 @@ def test_each_nucleus_is_counted_exactly_once(offsets, seed):
     columns, rows = np.meshgrid(np.arange(0, 230, 8.0), np.arange(0, 190, 8.0))
     true_x, true_y = (axis.ravel() + rng.uniform(-0.5, 0.5, axis.size) for axis in (columns, rows))
     true_cls = rng.integers(0, 3, len(true_x))
-    pieces, surely = [], np.zeros(len(true_x), np.bool_)
+    field_nuclei, surely = [], np.zeros(len(true_x), np.bool_)
     for name, (left, top) in enumerate(offsets):
         angle, far = rng.uniform(0, 2 * math.pi, len(true_x)), rng.uniform(0, jitter, len(true_x))
         x, y = true_x + far * np.cos(angle) - left, true_y + far * np.sin(angle) - top
         seen = (x >= 0) & (x < WIDTH * MPP) & (y >= 0) & (y < HEIGHT * MPP)
-        pieces.append(piece(name, x[seen] / MPP - 0.5, y[seen] / MPP - 0.5, true_cls[seen]))
+        field_nuclei.append(piece(name, x[seen] / MPP - 0.5, y[seen] / MPP - 0.5, true_cls[seen]))
         x, y = true_x - left, true_y - top
         surely |= np.minimum(np.minimum(x, WIDTH * MPP - x), np.minimum(y, HEIGHT * MPP - y)) > jitter
-    merged = merge(pieces, side_by_side(*offsets))
+    merged = merge(field_nuclei, side_by_side(*offsets))
     mine, theirs, distance = pair(merged.x, merged.y, true_x, true_y, 2.0)
     assert len(mine) == len(merged), "a nucleus was counted twice, or one that is not there"
     assert surely[theirs].sum() == surely.sum(), "a nucleus was lost"
@@ -57,7 +57,7 @@ def test_each_nucleus_is_counted_exactly_once(offsets, seed):
     assert distance.max(initial=0) <= jitter + 0.01
     # The masks by field tell of the same nuclei.
     assert sum(int(own.sum()) for own in merged.counted.values()) == len(merged)
-    assert merged.repeats == sum(len(p.answer) for p in pieces) - len(merged)
+    assert merged.repeats == sum(len(p.answer) for p in field_nuclei) - len(merged)
 
 
 def test_separate_places_do_not_meet():
@@ -91,7 +91,7 @@ def test_at_an_edge_one_sighting_is_enough():
     # What was added and undone in the first was never there, and says nothing of the second's nucleus.
     undone = [
         entry(5, 0, "add", 0, "negative", x=90.5, y=1.5),
-        Correction(6, 0, 1, "undo", 0, None, None, None, 5, "", 0),
+        Edit(6, 0, 1, "undo", 0, None, None, None, 5, "", 0),
     ]
     assert len(merge([piece(0, [], [], record=undone), seen], layout)) == 1
 
@@ -102,8 +102,8 @@ def test_a_persons_word_goes_before_a_fields(swapped):
     mine, other = ([89.5], [79.5], [0]), ([10.5], [79.5], [1])
 
     def of(*record):
-        pieces = [piece(0, *mine), piece(1, *other, record)]
-        return merge(pieces[::-1] if swapped else pieces, layout)
+        field_nuclei = [piece(0, *mine), piece(1, *other, record)]
+        return merge(field_nuclei[::-1] if swapped else field_nuclei, layout)
 
     said = of(entry(5, 1, "reclassify", 0, "non_tumor"))
     assert (len(said), said.cls[0], bool(said.corrected[0])) == (1, 2, True)
@@ -112,9 +112,7 @@ def test_a_persons_word_goes_before_a_fields(swapped):
     assert len(added) == 2
     assert sorted(added.cls.tolist()) == [0, 1]
     assert added.corrected.sum() == 1
-    undone = of(
-        entry(5, 1, "add", 1, "negative", x=10.5, y=79.5), Correction(6, 1, 1, "undo", 1, None, None, None, 5, "", 0)
-    )
+    undone = of(entry(5, 1, "add", 1, "negative", x=10.5, y=79.5), Edit(6, 1, 1, "undo", 1, None, None, None, 5, "", 0))
     assert len(undone) == 1
     assert not undone.corrected.any()
 
@@ -122,11 +120,11 @@ def test_a_persons_word_goes_before_a_fields(swapped):
 def test_of_two_persons_words_the_last_counts():
     layout = side_by_side((0, 0), (40, 0))
     for first, second, expected in ((3, 4, 2), (4, 3, 1)):
-        pieces = [
+        field_nuclei = [
             piece(0, [89.5], [79.5], [0], [entry(first, 0, "reclassify", 0, "negative")]),
             piece(1, [10.5], [79.5], [0], [entry(second, 1, "reclassify", 0, "non_tumor")]),
         ]
-        assert merge(pieces, layout).cls.tolist() == [expected]
+        assert merge(field_nuclei, layout).cls.tolist() == [expected]
 
 
 def test_a_region_limits_its_own_field_only():
@@ -145,11 +143,13 @@ def test_areas_are_added_once():
     one = side[0] * side[1] / 1e6
     half = np.zeros((HEIGHT, WIDTH), np.bool_)
     half[:, :100] = True
-    pieces = [piece(k, [], []) for k in range(2)]
+    field_nuclei = [piece(k, [], []) for k in range(2)]
     apart = Layout({0: Placed(0, 0.0, 0.0), 1: Placed(1, 0.0, 0.0)})
-    assert area_mm2(pieces, apart) == pytest.approx(2 * one)
-    assert area_mm2(pieces, side_by_side((0, 0), (40.3, 0))) == pytest.approx(one * 1.403, rel=1e-3)
-    assert area_mm2(pieces, side_by_side((0, 0), (40.3, 20.2))) == pytest.approx(2 * one - 59.7 * 59.8 / 1e6, rel=1e-3)
+    assert area_mm2(field_nuclei, apart) == pytest.approx(2 * one)
+    assert area_mm2(field_nuclei, side_by_side((0, 0), (40.3, 0))) == pytest.approx(one * 1.403, rel=1e-3)
+    assert area_mm2(field_nuclei, side_by_side((0, 0), (40.3, 20.2))) == pytest.approx(
+        2 * one - 59.7 * 59.8 / 1e6, rel=1e-3
+    )
     assert area_mm2([piece(0, [], [], region=half)], side_by_side((0, 0))) == pytest.approx(one / 2)
     mixed = [piece(0, [], [], region=half), piece(1, [], [])]
     # The first counts up to 50 um, the second from 40.3 on.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kinet_trt import NucleusCounter, read_image
-from kinet_trt.live.session.registration import View, join
+from kinet_trt.live.session.registration import FieldFeatures, join
 
 MPP = 0.34
 
@@ -32,7 +32,7 @@ def photographs(shared_data, each: int):
                 light = cv2.GaussianBlur(light.astype(np.float32), (0, 0), rng.uniform(0.3, 1.0))
                 light = light * rng.uniform(0.92, 1.05) + rng.normal(0, 4, light.shape)
                 cut = np.clip(light, 0, 255).astype(np.uint8)
-                views.append(View.of(len(views), cut, counter(cut, MPP), MPP))
+                views.append(FieldFeatures.of(len(views), cut, counter(cut, MPP), MPP))
             yield views, (places[1][0] * MPP, places[1][1] * MPP)
 
 

@@ -110,7 +110,7 @@ def test_a_deleted_session_leaves_no_trace_in_the_file(tmp_path):
         gone, stays = store.create_session("gone for good"), store.create_session("stays")
         field = keep(store, gone.id, some_frame(128, 96, seed=5))
         kept = keep(store, stays.id, some_frame(128, 96, seed=6))
-        pieces = [store.png(one.id)[2000:2032] for one in (field, kept)]
+        parts = [store.png(one.id)[2000:2032] for one in (field, kept)]
         store.add(field.id, 5, 5, "positive")
         store.note(gone.id, "a note that goes too")
         size = path.stat().st_size
@@ -119,7 +119,7 @@ def test_a_deleted_session_leaves_no_trace_in_the_file(tmp_path):
         with pytest.raises(KinetError, match="no session"):
             store.fields(gone.id)
     bytes_left = path.read_bytes()
-    assert [piece in bytes_left for piece in pieces] == [False, True]
+    assert [piece in bytes_left for piece in parts] == [False, True]
     assert b"gone for good" not in bytes_left
     assert b"goes too" not in bytes_left
     assert len(bytes_left) < size

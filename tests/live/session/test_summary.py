@@ -9,7 +9,7 @@ from parts import detections, keep, some_frame
 
 from kinet_trt import Frame
 from kinet_trt.live.session.edits import replay
-from kinet_trt.live.session.merge import Piece, merge
+from kinet_trt.live.session.merge import FieldNuclei, merge
 from kinet_trt.live.session.registration import Layout, Placed
 from kinet_trt.live.session.session import OpenSession
 from kinet_trt.live.session.store import Store
@@ -21,7 +21,7 @@ def spread(cls_of, n: int = 3_000, side: float = 2_000.0, seed: int = 0):
     """Return one merged field of n nuclei, 1 um/px."""
     rng = np.random.default_rng(seed)
     x, y = rng.uniform(0, side - 1, (2, n))
-    piece = Piece(1, int(side), int(side), 1.0, replay(detections(x, y, cls_of(x, y, rng)), []))
+    piece = FieldNuclei(1, int(side), int(side), 1.0, replay(detections(x, y, cls_of(x, y, rng)), []))
     return merge([piece], Layout({1: Placed(0, 0.0, 0.0)}), radius=0.0)
 
 

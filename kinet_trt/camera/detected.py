@@ -12,7 +12,7 @@ DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedCamera:
     """A camera.
 
     Attributes
@@ -30,7 +30,7 @@ class Found:
     readable: bool
 
 
-def cameras(listed: Path = LISTED, devices: Path = DEVICES) -> list[Found] | None:
+def list_cameras(listed: Path = LISTED, devices: Path = DEVICES) -> list[DetectedCamera] | None:
     """Return the cameras that Linux lists, by index; None on other systems, which do not say without opening them."""
     if not listed.parent.is_dir():
         return None
@@ -40,11 +40,11 @@ def cameras(listed: Path = LISTED, devices: Path = DEVICES) -> list[Found] | Non
         # A camera often has a second node, for metadata, which gives no pictures.
         if number and _text(place / "index") in ("", "0"):
             readable = os.access(devices / place.name, os.R_OK | os.W_OK)
-            found.append(Found(int(number[1]), _text(place / "name") or place.name, readable))
+            found.append(DetectedCamera(int(number[1]), _text(place / "name") or place.name, readable))
     return sorted(found, key=lambda one: one.index)
 
 
-def advice(wanted: int, found: list[Found] | None) -> str:
+def advice(wanted: int, found: list[DetectedCamera] | None) -> str:
     """Return what to do when a camera cannot be opened, with the cameras that there are."""
     if found is None:
         return "is it plugged in, is another program using it, may you read it? Try other numbers: 0, 1, 2"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kinet_trt.camera.correct import WHITE, Correction
+from kinet_trt.camera.flat_field import WHITE, FlatField
 from kinet_trt.camera.simulated import SimulatedMicroscope
 from kinet_trt.core.errors import ImageError
 from kinet_trt.core.frame import Frame
@@ -36,7 +36,7 @@ def test_glass_becomes_even_and_white(blank: list[Frame]) -> None:
     assert before[:, :, 0].mean() - before[:, :, 2].mean() > 30
     corner = before[:40, :40].mean(axis=(0, 1))
     assert (corner < before[220:260, 300:340].mean(axis=(0, 1)) - 40).all()
-    after = Correction.from_blank(blank[1:])(blank[0]).pixels.astype(float)
+    after = FlatField.from_blank(blank[1:])(blank[0]).pixels.astype(float)
     for part in (after[:40, :40], after[220:260, 300:340], after[-40:, -40:]):
         np.testing.assert_allclose(part.mean(axis=(0, 1)), WHITE, atol=1.5)
 
@@ -44,7 +44,7 @@ def test_glass_becomes_even_and_white(blank: list[Frame]) -> None:
 def test_tissue_comes_out_as_under_even_light(blank: list[Frame]) -> None:
     seen = frames(f"{OPTICS},seed=3", 1)[0]
     even = frames("size=640x480,path=still,vignetting=0,tint=0,noise=0,hot=0,drift=0,seed=3", 1)[0]
-    corrected = Correction.from_blank(blank)(seen)
+    corrected = FlatField.from_blank(blank)(seen)
     assert (corrected.mpp, corrected.time, corrected.stage) == (seen.mpp, seen.time, seen.stage)
     wanted = even.pixels.astype(float) * (WHITE / np.array([241.0, 240.0, 243.0]))
     before = np.abs(seen.pixels - even.pixels.astype(float)).mean()
@@ -54,34 +54,34 @@ def test_tissue_comes_out_as_under_even_light(blank: list[Frame]) -> None:
 
 
 def test_it_is_stored(blank: list[Frame], tmp_path: Path) -> None:
-    correction = Correction.from_blank(blank)
+    correction = FlatField.from_blank(blank)
     correction.save(tmp_path / "blank.png")
-    loaded = Correction.load(tmp_path / "blank.png")
+    loaded = FlatField.load(tmp_path / "blank.png")
     np.testing.assert_array_equal(loaded.blank, correction.blank)
     with pytest.raises(ImageError, match="cannot be read"):
-        Correction.load(tmp_path / "none.png")
+        FlatField.load(tmp_path / "none.png")
 
 
 def test_what_is_no_blank_field(blank: list[Frame]) -> None:
     with pytest.raises(ImageError, match="expected empty glass"):
-        Correction.from_blank(frames("size=640x480,path=still,noise=0,hot=0", 1))
+        FlatField.from_blank(frames("size=640x480,path=still,noise=0,hot=0", 1))
     with pytest.raises(ImageError, match="turn the light up"):
-        Correction.from_blank([Frame(np.full((64, 64, 3), 20, np.uint8))])
+        FlatField.from_blank([Frame(np.full((64, 64, 3), 20, np.uint8))])
     with pytest.raises(ImageError, match="exposure down"):
-        Correction.from_blank([Frame(np.full((64, 64, 3), 255, np.uint8))])
+        FlatField.from_blank([Frame(np.full((64, 64, 3), 255, np.uint8))])
     with pytest.raises(ImageError, match="one or more frames of one size"):
-        Correction.from_blank([])
+        FlatField.from_blank([])
     with pytest.raises(ImageError, match="one or more frames of one size"):
-        Correction.from_blank([blank[0], Frame(blank[0].pixels[:32])])
+        FlatField.from_blank([blank[0], Frame(blank[0].pixels[:32])])
     with pytest.raises(ImageError, match="take a blank field at this size"):
-        Correction.from_blank(blank)(Frame(blank[0].pixels[:32]))
+        FlatField.from_blank(blank)(Frame(blank[0].pixels[:32]))
 
 
 def test_it_costs_little() -> None:
     """Beside drawing the mean of the same frame, which nobody would call slow."""
     rng = np.random.default_rng(0)
     frame = Frame(rng.integers(0, 256, (960, 1280, 3), dtype=np.uint8))
-    correction = Correction(rng.integers(180, 240, (960, 1280, 3), dtype=np.uint8))
+    correction = FlatField(rng.integers(180, 240, (960, 1280, 3), dtype=np.uint8))
     mine, other = [], []
     for _ in range(15):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Newest: reads a source in a thread of its own, keeps its newest frame, reconnects, and watches over the um/px."""
+"""Read a source in a thread: keep its newest frame, reconnect, and check the um/px."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kinet_trt.camera.source import CameraError, FrameSource, NoFrameError, Properties, RecordingError, Shot
+from kinet_trt.camera.source import CameraError, FrameSource, NoFrameError, Properties, RecordingError, SourceFrame
 from kinet_trt.core.errors import ImageError, KinetError
 
 log = logging.getLogger(__name__)
@@ -18,8 +18,8 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """s before each further attempt to reconnect; the last one repeats."""
 PATIENCE = 5.0
 """s without a frame after which a camera is closed and opened again."""
-_READ = 0.5  # s that one call of `FrameSource.newest` may take: `Newest.close` waits no longer where the source obeys
-_CLOSE = 15.0  # s that `Newest.close` waits for a source that does not
+_READ = 0.5  # s: timeout of one call of `FrameSource.newest`, and so how long `close` waits if the source obeys
+_CLOSE = 15.0  # s that `FrameGrabber.close` waits for a source that does not
 _WINDOW = 2.0  # s over which frames a second are counted
 _BAD_FRAMES = 10  # in a row: then the camera is opened again
 
@@ -27,7 +27,7 @@ Phase = Literal["connecting", "connected", "stalled", "reconnecting", "ended", "
 
 
 @dataclass(frozen=True)
-class State:
+class CameraState:
     """What a person may want to know of the camera.
 
     Attributes
@@ -112,7 +112,7 @@ class _Believed:
     stated: float | None
 
 
-class Newest:
+class FrameGrabber:
     """The newest frame of a source. Use it as a context manager; `take` and `state` may be called from any thread.
 
     The thread that reads the source never waits for whoever takes frames: one frame, the newest, lies ready, and one
@@ -120,7 +120,8 @@ class Newest:
 
     A camera that fails is closed and opened again, after pauses that grow, until `close`. Frames keep growing sequence
     numbers across that. A um/px that somebody typed (``mpp``, or a source's constant) is believed only for frames of
-    the size that it was first seen with: when the size changes, ``Frame.mpp`` is None and `State.mpp_note` says why.
+    the size that it was first seen with: when the size changes, ``Frame.mpp`` is None and
+    `CameraState.mpp_note` says why.
 
     Parameters
     ----------
@@ -146,8 +147,8 @@ class Newest:
         self._lock = threading.Condition()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
-        self._shot: Shot | None = None
-        self._state = State("connecting", 0.0, mpp=mpp)
+        self._shot: SourceFrame | None = None
+        self._state = CameraState("connecting", 0.0, mpp=mpp)
         self._since = time.monotonic()
         self._retry_at: float | None = None
         self._properties: Properties | None = None
@@ -159,14 +160,14 @@ class Newest:
         self._own: _Believed | None = None
         self._last: tuple[tuple[int, int], float | None] | None = None  # size and own um/px of the last frame
 
-    def __enter__(self) -> Newest:
+    def __enter__(self) -> FrameGrabber:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def take(self, timeout: float) -> Shot | None:
+    def take(self, timeout: float) -> SourceFrame | None:
         """Take the newest frame that was not taken yet.
 
         Parameters
@@ -176,7 +177,7 @@ class Newest:
 
         Returns
         -------
-        Shot
+        SourceFrame
             None when none came in time, at the end of a recording, and after `close`.
         """
         with self._lock:
@@ -186,7 +187,7 @@ class Newest:
             return shot
 
     @property
-    def state(self) -> State:
+    def state(self) -> CameraState:
         """What the camera is doing now."""
         with self._lock:
             now = time.monotonic()
@@ -207,7 +208,7 @@ class Newest:
             )
 
     def set_mpp(self, mpp: float | None) -> int:
-        """State the um/px by hand (a calibration, another objective); None goes back to what the source says.
+        """Set the um/px by hand (a calibration, another objective); None goes back to what the source says.
 
         It holds from the next frame on, for frames like that one.
 
@@ -295,7 +296,7 @@ class Newest:
             last, bad = time.monotonic(), 0
             self._put(shot, properties)
 
-    def _put(self, shot: Shot, properties: Properties) -> None:
+    def _put(self, shot: SourceFrame, properties: Properties) -> None:
         with self._lock:
             if properties.waits:
                 self._lock.wait_for(lambda: self._shot is None or self._stop.is_set())
@@ -316,7 +317,7 @@ class Newest:
                 mpp_note=note,
             )
             frame = shot.frame if mpp == shot.frame.mpp else replace(shot.frame, mpp=mpp)
-            self._shot = Shot(frame, self._sequence)
+            self._shot = SourceFrame(frame, self._sequence)
             self._arrivals.append(time.monotonic())
             while self._arrivals[0] < self._arrivals[-1] - _WINDOW:
                 self._arrivals.popleft()

@@ -13,22 +13,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinet_trt.camera.newest import Newest, State
-from kinet_trt.camera.source import CameraError, NoFrameError, Properties, Shot
+from kinet_trt.camera.grabber import CameraState, FrameGrabber
+from kinet_trt.camera.source import CameraError, NoFrameError, Properties, SourceFrame
 from kinet_trt.core.errors import ImageError
 from kinet_trt.core.frame import Frame
 
 
-def shot(sequence: int, size: tuple[int, int] = (64, 48), mpp: float | None = None) -> Shot:
+def shot(sequence: int, size: tuple[int, int] = (64, 48), mpp: float | None = None) -> SourceFrame:
     pixels = np.full((size[1], size[0], 3), sequence % 256, np.uint8)
-    return Shot(Frame(pixels, mpp=mpp, time=time.time()), sequence)
+    return SourceFrame(Frame(pixels, mpp=mpp, time=time.time()), sequence)
 
 
 class Script:
     """A source that plays a list: shots are given, errors raised, None ends; after it, silence."""
 
-    def __init__(self, *acts: Shot | Exception | None, waits: bool = True, per_frame: bool = False) -> None:
-        self.acts: Iterator[Shot | Exception | None] = iter(acts)
+    def __init__(self, *acts: SourceFrame | Exception | None, waits: bool = True, per_frame: bool = False) -> None:
+        self.acts: Iterator[SourceFrame | Exception | None] = iter(acts)
         self.opened = self.closed = 0
         self.properties = Properties("script", 64, 48, waits=waits, mpp_is_per_frame=per_frame)
         self.threads: set[int] = set()
@@ -38,7 +38,7 @@ class Script:
         self.threads.add(threading.get_ident())
         return self.properties
 
-    def newest(self, timeout: float) -> Shot | None:
+    def newest(self, timeout: float) -> SourceFrame | None:
         self.threads.add(threading.get_ident())
         try:
             act = next(self.acts)
@@ -63,7 +63,7 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 def test_the_newest_is_taken_and_the_rest_counted() -> None:
     source = Script(*(shot(n) for n in range(1, 51)), waits=False)
-    with Newest(source) as camera:
+    with FrameGrabber(source) as camera:
         until(lambda: camera.state.frames == 50)
         taken = camera.take(1.0)
         assert taken is not None
@@ -74,7 +74,7 @@ def test_the_newest_is_taken_and_the_rest_counted() -> None:
 
 
 def test_gaps_in_the_cameras_count_are_missed_frames() -> None:
-    with Newest(Script(shot(7), shot(8), shot(11), shot(20), None)) as camera:
+    with FrameGrabber(Script(shot(7), shot(8), shot(11), shot(20), None)) as camera:
         taken = [camera.take(5.0) for _ in range(4)]
         assert [s.sequence for s in taken if s] == [1, 2, 5, 14]
         assert camera.take(5.0) is None
@@ -86,11 +86,11 @@ def test_nobody_who_takes_slowly_holds_the_camera_up() -> None:
     numbers = itertools.count(1)
 
     class Fast(Script):
-        def newest(self, timeout: float) -> Shot:
+        def newest(self, timeout: float) -> SourceFrame:
             time.sleep(0.002)
             return shot(next(numbers))
 
-    with Newest(Fast(waits=False)) as camera:
+    with FrameGrabber(Fast(waits=False)) as camera:
         for _ in range(3):
             assert camera.take(60.0) is not None
             enough = camera.state.frames + 20
@@ -110,9 +110,9 @@ def test_it_reconnects_with_growing_pauses() -> None:
             opened.append(time.monotonic())
             raise CameraError("the cable is out")
 
-    with Newest(Gone(), pauses=(0.02, 0.1, 0.3)) as camera:
+    with FrameGrabber(Gone(), pauses=(0.02, 0.1, 0.3)) as camera:
         until(lambda: len(opened) == 5)
-        states: list[State] = []
+        states: list[CameraState] = []
         until(lambda: states.append(camera.state) or states[-1].phase == "reconnecting")  # type: ignore[func-returns-value]
         assert states[-1].why == "the cable is out"
         assert (states[-1].retry_in or 0) <= 0.3
@@ -125,7 +125,7 @@ def test_it_reconnects_with_growing_pauses() -> None:
 def test_after_frames_the_pauses_start_again_and_sequences_go_on() -> None:
     lost = CameraError("gone")
     source = Script(shot(100), lost, shot(1), shot(2), lost, shot(1), None)
-    with Newest(source, pauses=(0.01, 5.0)) as camera:
+    with FrameGrabber(source, pauses=(0.01, 5.0)) as camera:
         taken = [camera.take(3.0) for _ in range(4)]
         assert [s.sequence for s in taken if s] == [1, 2, 3, 4]
         until(lambda: camera.state.phase == "ended")
@@ -137,7 +137,7 @@ def test_after_frames_the_pauses_start_again_and_sequences_go_on() -> None:
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("division by zero"), OSError("usb"), KeyError("frame")])
 def test_whatever_a_vendors_code_raises_is_survived(error: Exception) -> None:
-    with Newest(Script(shot(1), error, shot(1), None), pauses=(0.01,)) as camera:
+    with FrameGrabber(Script(shot(1), error, shot(1), None), pauses=(0.01,)) as camera:
         assert camera.take(5.0) is not None
         assert camera.take(5.0) is not None
         until(lambda: camera.state.phase == "ended")
@@ -148,7 +148,7 @@ def test_a_source_that_cannot_be_closed_is_survived(caplog: pytest.LogCaptureFix
         def close(self) -> None:
             raise OSError("busy")
 
-    with Newest(Stuck(shot(1), CameraError("gone"), shot(1), None), pauses=(0.01,)) as camera:
+    with FrameGrabber(Stuck(shot(1), CameraError("gone"), shot(1), None), pauses=(0.01,)) as camera:
         assert camera.take(5.0) is not None
         assert camera.take(5.0) is not None
         until(lambda: camera.state.phase == "ended")
@@ -157,7 +157,7 @@ def test_a_source_that_cannot_be_closed_is_survived(caplog: pytest.LogCaptureFix
 
 def test_a_silent_camera_is_stalled_and_then_opened_again() -> None:
     source = Script(shot(1), waits=False)
-    with Newest(source, pauses=(0.05,), patience=1.5) as camera:
+    with FrameGrabber(source, pauses=(0.05,), patience=1.5) as camera:
         assert camera.take(5.0) is not None
         until(lambda: camera.state.phase == "stalled")
         assert re.fullmatch("script stalled: no frame for [12] s", camera.state.sentence())
@@ -168,7 +168,7 @@ def test_a_silent_camera_is_stalled_and_then_opened_again() -> None:
 def test_damaged_frames_are_left_out_and_many_of_them_reconnect() -> None:
     bad = ImageError("half a frame")
     source = Script(bad, shot(1), *[bad] * 10, shot(1), None)
-    with Newest(source, pauses=(0.01,)) as camera:
+    with FrameGrabber(source, pauses=(0.01,)) as camera:
         assert camera.take(5.0) is not None
         assert camera.take(5.0) is not None
         until(lambda: camera.state.phase == "ended")
@@ -184,7 +184,7 @@ def test_an_open_that_hangs_does_not_hang_the_page(caplog: pytest.LogCaptureFixt
             free.wait(60)
             raise CameraError("too late")
 
-    camera = Newest(Hangs())
+    camera = FrameGrabber(Hangs())
     with camera:
         assert camera.take(0.05) is None
         assert camera.state.phase == "connecting"
@@ -195,19 +195,19 @@ def test_an_open_that_hangs_does_not_hang_the_page(caplog: pytest.LogCaptureFixt
 
 def test_closing_ends_everything_and_may_be_done_twice() -> None:
     source = Script(*(shot(n) for n in range(1000)))
-    camera = Newest(source)
+    camera = FrameGrabber(source)
     with camera:
         camera.take(5.0)
     camera.close()
     assert camera.take(0.01) is None
     assert camera.state.phase == "closed"
     assert source.closed == 1
-    Newest(source).close()  # never started
+    FrameGrabber(source).close()  # never started
 
 
 def test_closing_wakes_who_waits() -> None:
     found: list[object] = []
-    camera = Newest(Script())
+    camera = FrameGrabber(Script())
     with camera:
         waiter = threading.Thread(target=lambda: found.append(camera.take(600.0)))
         waiter.start()
@@ -220,7 +220,7 @@ def test_closing_wakes_who_waits() -> None:
 
 def mpps(source: Script, n: int, mpp: float | None = None) -> tuple[list[float | None], str]:
     """Return the um/px of n frames, and what is said of the last."""
-    with Newest(source, mpp=mpp) as camera:
+    with FrameGrabber(source, mpp=mpp) as camera:
         taken = [camera.take(5.0) for _ in range(n)]
         until(lambda: camera.state.phase == "ended")
         return [each.frame.mpp for each in taken if each], camera.state.mpp_note
@@ -265,7 +265,7 @@ def test_nothing_known_is_said() -> None:
 
 def test_it_is_set_by_hand_while_running() -> None:
     source = Script(waits=False)
-    with Newest(source, mpp=0.5) as camera:
+    with FrameGrabber(source, mpp=0.5) as camera:
 
         def show(*size_and_own: object) -> float | None:
             source.acts = iter([shot(1, *size_and_own)])  # type: ignore[arg-type]
@@ -296,8 +296,10 @@ def test_never_a_um_per_px_of_another_size(sizes: list[tuple[int, int]], binned:
 
 
 def test_states_are_sentences() -> None:
-    assert State("connecting", 1.0).sentence() == "connecting"
-    assert State("connecting", 1.0, why="the cable is out").sentence() == "connecting, again after: the cable is out"
-    assert State("connecting", 12.0).sentence() == "connecting for 12 s"
-    assert State("reconnecting", 1.0, "it is off", 4.2).sentence() == "reconnecting in 4 s because it is off"
-    assert State("closed", 1.0).sentence() == "closed"
+    assert CameraState("connecting", 1.0).sentence() == "connecting"
+    assert (
+        CameraState("connecting", 1.0, why="the cable is out").sentence() == "connecting, again after: the cable is out"
+    )
+    assert CameraState("connecting", 12.0).sentence() == "connecting for 12 s"
+    assert CameraState("reconnecting", 1.0, "it is off", 4.2).sentence() == "reconnecting in 4 s because it is off"
+    assert CameraState("closed", 1.0).sentence() == "closed"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kinet_trt.camera.found import Found, advice, cameras
+from kinet_trt.camera.detected import DetectedCamera, advice, list_cameras
 
-MICROSCOPE, WEBCAM = Found(0, "USB Microscope", readable=True), Found(10, "HD Webcam", readable=True)
+MICROSCOPE, WEBCAM = DetectedCamera(0, "USB Microscope", readable=True), DetectedCamera(10, "HD Webcam", readable=True)
 
 
 def test_linux_lists_cameras_without_opening_them(tmp_path: Path):
@@ -21,14 +21,14 @@ def test_linux_lists_cameras_without_opening_them(tmp_path: Path):
         (place / "index").write_text(f"{index}\n")
         (devices / f"video{number}").touch()
     (listed / "v4l-subdev0").mkdir()
-    assert cameras(listed, devices) == [MICROSCOPE, WEBCAM]
+    assert list_cameras(listed, devices) == [MICROSCOPE, WEBCAM]
     (devices / "video10").unlink()
-    assert cameras(listed, devices) == [MICROSCOPE, Found(10, "HD Webcam", readable=False)]
+    assert list_cameras(listed, devices) == [MICROSCOPE, DetectedCamera(10, "HD Webcam", readable=False)]
 
 
 def test_no_camera_and_no_list_are_two_things(tmp_path: Path):
-    assert cameras(tmp_path / "video4linux") == []
-    assert cameras(tmp_path / "missing" / "video4linux") is None
+    assert list_cameras(tmp_path / "video4linux") == []
+    assert list_cameras(tmp_path / "missing" / "video4linux") is None
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_no_camera_and_no_list_are_two_things(tmp_path: Path):
             "kinet-trt live 10)",
         ),
         (
-            [Found(0, "USB Microscope", readable=False)],
+            [DetectedCamera(0, "USB Microscope", readable=False)],
             "USB Microscope is there, but you may not open it: join the group 'video' and log in again",
         ),
         (None, "is it plugged in, is another program using it, may you read it? Try other numbers: 0, 1, 2"),

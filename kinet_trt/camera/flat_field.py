@@ -20,7 +20,7 @@ _ROUGH = 0.06  # share of its surroundings by which a blank field may differ fro
 
 
 @dataclass(frozen=True, eq=False)
-class Correction:
+class FlatField:
     """Evens out vignetting, a coloured lamp and dust on the camera: ``WHITE * frame / blank``, pixel by pixel.
 
     Attributes
@@ -35,7 +35,7 @@ class Correction:
         Frame(self.blank)  # raises if it is none
 
     @classmethod
-    def from_blank(cls, frames: list[Frame]) -> Correction:
+    def from_blank(cls, frames: list[Frame]) -> FlatField:
         """Make a correction from frames of a blank field; 10 are better than 1.
 
         Parameters
@@ -85,7 +85,7 @@ class Correction:
         write_atomic(path, png.tobytes())
 
     @classmethod
-    def load(cls, path: Path) -> Correction:
+    def load(cls, path: Path) -> FlatField:
         """Read what `save` wrote.
 
         Raises
