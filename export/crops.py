@@ -22,7 +22,7 @@ from kinet_trt.simulation import simulate
 NON_TUMOR = CLASSES.index("non_tumor")
 SIMULATED_FIELDS = 200
 ROI_REACH = 20
-"""px about a labelled nucleus that are taken as its kind of region, where nobody drew regions."""
+"""px about a labelled nucleus that are taken as its kind of region, where none was drawn."""
 
 # Ruifrok and Johnston 2001: optical densities of haematoxylin and DAB, and what is left.
 _STAINS = np.array([[0.650, 0.704, 0.286], [0.268, 0.570, 0.776], [0.0, 0.0, 0.0]], np.float64)
@@ -222,11 +222,11 @@ def _crop(
     if teacher is not None:
         taught = cv2.warpAffine(teacher, affine, (size, size)).astype(np.float32).transpose(2, 0, 1) / 255
         imitated = seen(np.ones((height, width), bool))[None]
-    if drawn := source.regions():
-        tumor, region = (seen(mask)[None] for mask in drawn)
-        taught = without_tumor(taught, region[0] * (1 - tumor[0]))
-    else:
-        tumor, region = weak_region(x, y, cls, inside, source.counted is not None)
+    tumor, region = weak_region(x, y, cls, inside, source.counted is not None)
+    if regions := source.regions():
+        inside_tumor, drawn = (seen(mask)[None] for mask in regions)
+        tumor, region = np.where(drawn > 0, inside_tumor, tumor), np.maximum(region, drawn)
+        taught = without_tumor(taught, drawn[0] * (1 - inside_tumor[0]))
     # Glass and blood: no class has nuclei there, whichever were labelled, and it is no tumour.
     if source.outlines.empty:
         empty = seen(source.empty_mask())[None]

@@ -358,3 +358,15 @@ def test_simulated_and_empty_crops_have_no_teacher() -> None:
     for plan in (CropPlan(size=64, simulated=1.0), CropPlan(size=64, empty=1.0)):
         crop = Crops([dotted()], [1], plan, 0, 1, taught=[maps]).draw(0)
         assert not crop.imitated.any()
+
+
+def test_drawn_regions_win_over_labelled_nuclei_and_leave_the_others_their_own() -> None:
+    corners = np.array([[0, 0], [150, 0], [150, 300], [0, 300]], np.float64) - 0.5
+    whole = CropPlan(size=2 * SIDE)  # a corner of it is the field
+    weak, drawn = (draw(dotted(outlines=o), whole, n=1)[0] for o in (Outlines(), Outlines(other=((corners,),))))
+    assert drawn.region.sum() > weak.region.sum()
+    assert (drawn.region >= weak.region).all()
+    # All but one of the nuclei are tumour; those in the left half now stand in other tissue.
+    kept = drawn.tumor > 0
+    assert 0 < kept.sum() < weak.tumor.sum()
+    assert (weak.tumor[kept] > 0).all()
