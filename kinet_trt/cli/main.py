@@ -20,6 +20,7 @@ from kinet_trt.core.errors import KinetError, MissingExtraError, printable
 from kinet_trt.core.logs import be_quiet, be_verbose, to_terminal
 from kinet_trt.core.notice import NOTICE
 from kinet_trt.core.telemetry import switch_off
+from kinet_trt.core.units import MAX_MPP, MIN_MPP, is_mpp
 
 if TYPE_CHECKING:
     from kinet_trt.counting.pictures import Counted
@@ -63,8 +64,8 @@ def _um_per_px(text: str) -> float:
         mpp = float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
     except ValueError:
         mpp = float("nan")
-    if not 0.01 <= mpp <= 100:
-        raise typer.BadParameter(f"expected um/px from 0.01 to 100, like 0.34, found {text!r}")
+    if not is_mpp(mpp):
+        raise typer.BadParameter(f"expected µm/px from {MIN_MPP:g} to {MAX_MPP:g}, like 0.34, found {text!r}")
     return mpp
 
 

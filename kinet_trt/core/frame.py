@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.errors import ImageError
+from kinet_trt.core.geometry import rescale
 
 MIN_SIDE = 32
 """Shorter side in model px below which a picture shows no tissue worth counting."""
@@ -76,10 +77,11 @@ class Frame:
     @property
     def is_grey(self) -> bool:
         """Whether R, G and B are equal up to noise at every pixel, so that the stains cannot be told apart."""
-        return _is_grey(self.pixels[::16, ::16]) and _is_grey(self.pixels)
+        return is_grey(self.pixels[::16, ::16]) and is_grey(self.pixels)
 
 
-def _is_grey(pixels: NDArray[np.uint8]) -> bool:
+def is_grey(pixels: NDArray[np.uint8]) -> bool:
+    """Return whether R, G and B of pixels, uint8 [height, width, 3], are equal up to noise."""
     return bool((pixels.max(axis=2) - pixels.min(axis=2)).max(initial=0) <= GREY_SPREAD)
 
 
@@ -107,22 +109,7 @@ class Fitted:
         self, x: NDArray[np.float32], y: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Convert model coordinates to frame coordinates; pixel centres are integers in both."""
-        return unscaled(x, self.scale_x), unscaled(y, self.scale_y)
-
-
-def unscaled(centres: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-    """Return where pixel centres of a scaled picture lie in the original; they are integers in both.
-
-    Parameters
-    ----------
-    centres
-        x or y, px of the scaled picture.
-    scale
-        Its px per px of the original.
-    """
-    if scale == 1.0:
-        return centres
-    return ((centres.astype(np.float64) + 0.5) / scale - 0.5).astype(np.float32)
+        return rescale(x, 1 / self.scale_x), rescale(y, 1 / self.scale_y)
 
 
 def fit(frame: Frame, mpp: float, multiple: int) -> Fitted:

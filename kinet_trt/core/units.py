@@ -9,6 +9,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
+from numbers import Real
+
+from kinet_trt.core.errors import ImageError, shown
+
+MIN_MPP, MAX_MPP = 0.01, 100.0
+"""Range of pixel sizes, µm/px, from super-resolution to a macro lens; outside of it a unit was mixed up."""
 
 _PREFIXES: Mapping[str, tuple[str, float]] = {
     "yotta": ("Y", 1e24),
@@ -75,6 +81,24 @@ _NAMES: Mapping[str, float] = {
 }
 _LOWER_SYMBOLS = {symbol: um for symbol, um in _SYMBOLS.items() if symbol == symbol.lower()}
 _UNCALIBRATED = ("", "pixel", "pixels", "px", "reference frame", "unknown", "none", "null")
+
+
+def is_mpp(value: object) -> bool:
+    """Return whether a value is a number from :data:`MIN_MPP` to :data:`MAX_MPP`."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return number and bool(MIN_MPP <= value <= MAX_MPP)  # type: ignore[operator]  # Real has an order
+
+
+def check_mpp(value: object) -> None:
+    """Raise unless :func:`is_mpp`.
+
+    Raises
+    ------
+    ImageError
+        If it is no number, or outside the range.
+    """
+    if not is_mpp(value):
+        raise ImageError(f"µm/px: expected a number from {MIN_MPP:g} to {MAX_MPP:g}, found {shown(value)}")
 
 
 def um_in(unit: str) -> float | None:

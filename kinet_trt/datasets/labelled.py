@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import ImageError, KinetError, shown
 from kinet_trt.core.frame import Frame, fit
+from kinet_trt.core.geometry import rescale
 from kinet_trt.datasets import kinet_layout
 from kinet_trt.io import geojson, points
 from kinet_trt.io.geojson import Marked, Outlines
@@ -128,10 +129,6 @@ class LabelledField:
             fitted = fit(Frame(self.pixels(), used), mpp, 1)
         except ImageError as error:
             raise ImageError(f"{self.image}: {error}") from None
-        x, y = (
-            ((centres.astype(np.float64) + 0.5) * scale - 0.5).astype(np.float32)
-            for centres, scale in ((self.x, fitted.scale_x), (self.y, fitted.scale_y))
-        )
 
         def resized(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
             size = fitted.width, fitted.height
@@ -139,8 +136,8 @@ class LabelledField:
 
         return replace(
             self,
-            x=x,
-            y=y,
+            x=rescale(self.x, fitted.scale_x),
+            y=rescale(self.y, fitted.scale_y),
             _frames=[Frame(fitted.pixels, mpp)],
             _masks=[resized(self.counted_mask())] if self.bounded else [],
             _regions=[(resized(tumor), resized(known)) for tumor, known in self._drawn()],

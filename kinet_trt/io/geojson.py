@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import KinetError, shown
+from kinet_trt.core.geometry import Ring, Shape
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +56,6 @@ _AREAS: Mapping[str, str] = {
 }
 _KINDS = {"cell": "Cell|Detection", "tmacore": "TMACore", "root": "Root"}  # parts of QuPath's Java class names
 _SHIFT = 4  # bits of a pixel's fraction with which outlines are drawn
-
-Ring = NDArray[np.float64]
-Shape = tuple[Ring, ...]
-"""A polygon: its outline and its holes, each float64 [n, 2], x and y, px, pixel centres at integers."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from kinet_trt.core.detections import COLOURS, OTHER_COLOUR, Detections
 from kinet_trt.core.frame import Frame
+from kinet_trt.core.geometry import rescale
 from kinet_trt.core.notice import NOTICE
 
 RING_UM = 2.6
@@ -116,11 +117,11 @@ def figure(
     picture = np.array(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC) if factor > 1 else pixels, np.uint8)
     radius = max(4.0, RING_UM / mpp * factor)
     for ring in outlines:
-        corners = (np.asarray(ring) + 0.5) * factor - 0.5
+        corners = rescale(np.asarray(ring), factor)
         _line(picture, corners, _BLACK, 6)
         _line(picture, corners, _WHITE, 2)
     for group in marks:
-        for x, y in (group.places + 0.5) * factor - 0.5:
+        for x, y in rescale(group.places, factor):
             _mark(picture, float(x), float(y), radius, group)
     scaled = Image.fromarray(picture)
     _scale_bar(scaled, mpp / factor)

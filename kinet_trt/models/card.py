@@ -16,6 +16,7 @@ from typing import Any
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import CardError, shown
 from kinet_trt.core.notice import NOTICE
+from kinet_trt.core.units import MAX_MPP, MIN_MPP, is_mpp
 
 VERSION = 1
 CARD_KEY = "kinet_trt.card"
@@ -122,7 +123,7 @@ class ModelCard:
     def __post_init__(self) -> None:
         named = isinstance(self.classes, tuple) and all(isinstance(name, str) and name for name in self.classes)
         _expect(named and len(set(self.classes)) == len(self.classes) > 0, "classes", "distinct names", self)
-        _expect(_number(self.mpp) and 0.01 <= self.mpp <= 100, "mpp", "um/px from 0.01 to 100", self)
+        _expect(is_mpp(self.mpp), "mpp", f"µm/px from {MIN_MPP:g} to {MAX_MPP:g}", self)
         _expect(len(self.mean) == 3 and all(map(_number, self.mean)), "mean", "three numbers", self)
         _expect(
             len(self.std) == 3 and all(_number(s) and s > 0 for s in self.std), "std", "three positive numbers", self

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.frame import Frame
+from kinet_trt.core.geometry import rescale
 from kinet_trt.quality.appearance import appearance
 from kinet_trt.quality.domain_table import DARK, FOREIGN, LARGE, MAGENTA, SMALL
 from kinet_trt.quality.focus import BLURRED, EMPTY, bands
@@ -300,7 +301,7 @@ def _window(
     if (height, width) != part.shape[:2]:
         way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         part = cv2.resize(part, (width, height), interpolation=way).astype(np.uint8, copy=False)
-    return np.ascontiguousarray(part), (x - left + 0.5) * scale - 0.5, (y - top + 0.5) * scale - 0.5
+    return np.ascontiguousarray(part), rescale(x - left, scale), rescale(y - top, scale)
 
 
 def _without_glass(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

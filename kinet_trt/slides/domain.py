@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
-from kinet_trt.core.detections import Detections
 from kinet_trt.core.frame import Frame
+from kinet_trt.core.geometry import rescale
 from kinet_trt.quality.domain_check import Cause, causes, look, sentence
 from kinet_trt.slides.plan import Plan
 from kinet_trt.slides.results_db import Ledger
@@ -35,13 +36,8 @@ def unlike(slide: Slide, plan: Plan, ledger: Ledger, mpp: float) -> str:
     for number in ledger.fullest(JUDGED):
         tile, nuclei = plan.tile_of(number), ledger.tile(number)
         across, down = plan.model_per_slide
-        inside = Detections(
-            ((nuclei.x + 0.5) * across - 0.5 - tile.window_left).astype(nuclei.x.dtype),
-            ((nuclei.y + 0.5) * down - 0.5 - tile.window_top).astype(nuclei.y.dtype),
-            nuclei.cls,
-            nuclei.score,
-            nuclei.classes,
-        )
+        x, y = rescale(nuclei.x, across) - tile.window_left, rescale(nuclei.y, down) - tile.window_top
+        inside = replace(nuclei, x=x, y=y)
         signs = look(Frame(window(slide, plan, number), mpp), inside, mpp)
         if signs is not None:
             judged += 1

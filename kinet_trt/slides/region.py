@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.io.geojson import Shape, read_geojson
-
-_CHUNK = 1 << 22  # places times edges that are looked at at once
+from kinet_trt.core.geometry import Shape, contains
+from kinet_trt.io.geojson import read_geojson
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +61,9 @@ class Region:
         """
         inside = np.zeros(len(x), np.bool_)
         for shape in self.counted:
-            inside |= _within(shape, x, y)
+            inside |= contains(shape, x, y)
         for shape in self.ignored:
-            inside &= ~_within(shape, x, y)
+            inside &= ~contains(shape, x, y)
         return inside
 
     def touched(self, height: int, width: int, cell: float) -> NDArray[np.bool_]:
@@ -114,25 +113,3 @@ def read_region(path: Path) -> Region:
             "where to count in QuPath and export the objects as GeoJSON"
         )
     return Region(counted, outlines.ignored)
-
-
-def _within(shape: Shape, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Return which places are inside a polygon, by the even-odd rule; a corner between two edges is crossed once."""
-    inside = np.zeros(len(x), np.bool_)
-    if not len(x):
-        return inside
-    low, high = float(y.min()), float(y.max())
-    for ring in shape:
-        x0, y0 = ring.T
-        x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
-        near = (np.minimum(y0, y1) <= high) & (np.maximum(y0, y1) > low)
-        x0, y0, x1, y1 = x0[near], y0[near], x1[near], y1[near]
-        step = max(1, _CHUNK // max(1, len(x)))
-        for start in range(0, len(x0), step):
-            part = slice(start, start + step)
-            a, b = y0[part, None], y1[part, None]
-            crosses = (a <= y) != (b <= y)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                at = x0[part, None] + (y - a) * ((x1[part, None] - x0[part, None]) / (b - a))
-            inside ^= (np.count_nonzero(crosses & (x < at), axis=0) % 2).astype(np.bool_)
-    return inside

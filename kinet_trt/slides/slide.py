@@ -9,7 +9,6 @@ are never read.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.errors import ImageError, MissingExtraError
+from kinet_trt.core.units import check_mpp
 from kinet_trt.slides.readers import dicom, tiff_head
 from kinet_trt.slides.readers.files import (
     COMPANION_SUFFIX,
@@ -215,8 +215,8 @@ def open_slide(path: Path | str, mpp: float | None = None) -> Slide:
         picture of 8 bits, or lacks a level that it speaks of.
     """
     path = Path(path)
-    if mpp is not None and not (math.isfinite(mpp) and mpp > 0):
-        raise ImageError(f"um/px: expected a positive number, found {mpp}")
+    if mpp is not None:
+        check_mpp(mpp)
     try:
         path.stat()
         mark = fingerprint(path)

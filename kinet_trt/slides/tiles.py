@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
-from kinet_trt.core.frame import unscaled
+from kinet_trt.core.geometry import rescale
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.slides.plan import Plan
@@ -126,5 +127,5 @@ def find(counter: NucleusCounter, plan: Plan, number: int, pixels: NDArray[np.ui
     own = own.where((own.x < plan.scaling.width) & (own.y < plan.scaling.height))
     own = own.where(np.lexsort((own.x, own.y)))
     across, down = plan.model_per_slide
-    found = Detections(unscaled(own.x, across), unscaled(own.y, down), own.cls, own.score, own.classes)
+    found = replace(own, x=rescale(own.x, 1 / across), y=rescale(own.y, 1 / down))
     return found.where(plan.region.holds(found.x, found.y)) if plan.region else found

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.errors import ImageError
-from kinet_trt.core.frame import GREY_SPREAD
+from kinet_trt.core.frame import is_grey
 from kinet_trt.slides.slide import Slide
 
 CELL_UM = 8.0
@@ -54,7 +54,7 @@ class Thumbnail:
     @property
     def is_grey(self) -> bool:
         """Whether it has no colour: there is then no stain to tell nuclei by."""
-        return bool((self.pixels.max(axis=2) - self.pixels.min(axis=2)).max(initial=0) <= GREY_SPREAD)
+        return is_grey(self.pixels)
 
 
 def thumbnail(slide: Slide, mpp: float) -> Thumbnail:

@@ -1,6 +1,10 @@
+import math
+
+import numpy as np
 import pytest
 
-from kinet_trt.core.units import is_uncalibrated, um_in
+from kinet_trt.core.errors import ImageError
+from kinet_trt.core.units import check_mpp, is_uncalibrated, um_in
 
 
 @pytest.mark.parametrize(
@@ -83,3 +87,14 @@ def test_a_picture_in_pixels_is_not_calibrated():
     assert is_uncalibrated("reference frame")
     assert not is_uncalibrated("mm")
     assert not is_uncalibrated("furlong")
+
+
+@pytest.mark.parametrize("mpp", [0.01, 0.25, 1, 100.0, np.float32(0.5), np.float64(0.5)])
+def test_check_mpp_accepts_numbers_in_the_range(mpp):
+    check_mpp(mpp)
+
+
+@pytest.mark.parametrize("mpp", [0, 0.0099, 100.1, -0.25, math.nan, math.inf, "0.25", None, True])
+def test_check_mpp_refuses_all_else(mpp):
+    with pytest.raises(ImageError, match=r"µm/px: expected a number from 0\.01 to 100, found"):
+        check_mpp(mpp)

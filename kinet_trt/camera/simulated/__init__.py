@@ -19,6 +19,7 @@ from kinet_trt.camera.simulated.stage import Place, Point, Route, snake
 from kinet_trt.camera.simulated.tiles import Box, DrawnSlide
 from kinet_trt.camera.source import CameraError, NoFrameError, Properties, SourceFrame
 from kinet_trt.core.frame import Frame
+from kinet_trt.core.geometry import rescale
 from kinet_trt.simulation.simulate import Slide, Truth, place
 
 _AHEAD, _AHEAD_STEP = 4.0, 0.2  # s of the route that are drawn before the stage is there
@@ -95,8 +96,7 @@ class SimulatedMicroscope:
         shrink = self.options.size[0] // frame.width
         left, top, width, height = self._box(Place(*frame.stage, 0.0, 0.0))
         truth = self.slide.truth(left, top, width, height)
-        x, y = ((axis + 0.5) / shrink - 0.5 for axis in (truth.x, truth.y))
-        return Truth(x.astype(np.float32), y.astype(np.float32), truth.cls)
+        return Truth(rescale(truth.x, 1 / shrink), rescale(truth.y, 1 / shrink), truth.cls)
 
     # --- FrameSource -----------------------------------------------------------------------------------------------
 

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import EngineError
-from kinet_trt.core.frame import Frame, unscaled
+from kinet_trt.core.frame import Frame
+from kinet_trt.core.geometry import rescale
 from kinet_trt.cuda.driver import Driver
 from kinet_trt.cuda.interop import DevicePixels, parse_interface, read_frame, wait_for
 from kinet_trt.engines.base import check_frames, read_detections
@@ -323,8 +324,8 @@ class Submitted:
             return Detections.empty(found.classes)
         # A fused model does not know of the padding.
         found = found.where((found.x < plan.own_width) & (found.y < plan.own_height))
-        x = unscaled(found.x, plan.own_width / plan.source_width)
-        y = unscaled(found.y, plan.own_height / plan.source_height)
+        x = rescale(found.x, plan.source_width / plan.own_width)
+        y = rescale(found.y, plan.source_height / plan.own_height)
         return Detections(x, y, found.cls, found.score, found.classes)
 
 

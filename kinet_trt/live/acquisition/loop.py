@@ -15,6 +15,7 @@ from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import ImageError, KinetError
 from kinet_trt.core.frame import NO_COLOUR, Frame
 from kinet_trt.core.ki67 import Ki67
+from kinet_trt.core.units import check_mpp
 from kinet_trt.inference.counter import NucleusCounter, Threshold
 from kinet_trt.live import clock
 from kinet_trt.live.acquisition.mailbox import Mailbox
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 WINDOW = 10.0
 """s over which latencies are summed up."""
-LEAST_MPP, MOST_MPP = 0.01, 100.0
 _POLL = 0.25  # s after which the loop looks up from waiting for a frame
 _JOIN = 30.0  # s that `Loop.close` waits for a count that is under way
 PATIENCE = 3.0
@@ -350,8 +350,8 @@ class Loop:
         KinetError
             If it is not from 0.01 to 100.
         """
-        if mpp is not None and not LEAST_MPP <= mpp <= MOST_MPP:
-            raise KinetError(f"um/px: expected a number from {LEAST_MPP:g} to {MOST_MPP:g}, found {mpp:g}")
+        if mpp is not None:
+            check_mpp(mpp)
         with self._lock:
             self._person = None if mpp is None else (mpp, source)
             self._set_after = self.grabber.set_mpp(mpp)

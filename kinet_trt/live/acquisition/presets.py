@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kinet_trt.core.errors import KinetError, shown
 from kinet_trt.core.files import write_atomic
-from kinet_trt.live.acquisition.loop import LEAST_MPP, MOST_MPP
+from kinet_trt.core.units import check_mpp
 
 MOST = 20
 LONGEST_NAME = 60
@@ -39,9 +38,7 @@ class Preset:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name.strip()) <= LONGEST_NAME:
             raise KinetError(f"an objective's name: expected up to {LONGEST_NAME} characters, found {shown(self.name)}")
-        number = isinstance(self.mpp, int | float) and math.isfinite(self.mpp)
-        if not number or not LEAST_MPP <= self.mpp <= MOST_MPP:
-            raise KinetError(f"um/px: expected a number from {LEAST_MPP:g} to {MOST_MPP:g}, found {shown(self.mpp)}")
+        check_mpp(self.mpp)
 
 
 def load(path: Path) -> tuple[Preset, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.errors import KinetError, shown
+from kinet_trt.core.geometry import polygon_mask
 
 MOST_POINTS = 10_000
 _FARTHEST = 1e6  # px
@@ -43,17 +44,7 @@ class Polygon:
 
     def mask(self, height: int, width: int) -> NDArray[np.bool_]:
         """Return which pixels of a frame have their centre inside, bool [height, width]."""
-        inside = np.zeros((height, width), np.bool_)
-        columns = np.arange(width)
-        for (x0, y0), (x1, y1) in zip(self.points, (*self.points[1:], self.points[0]), strict=True):
-            if y0 > y1:
-                x0, y0, x1, y1 = x1, y1, x0, y0
-            # Rows from y0 up to but without y1: a corner between two edges is crossed once.
-            rows = np.arange(max(0, math.ceil(y0)), min(height, math.ceil(y1)))
-            if len(rows):
-                crossing = x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))
-                inside[rows] ^= columns >= crossing[:, None]
-        return inside
+        return polygon_mask([np.asarray(self.points)], height, width)
 
 
 @dataclass(frozen=True, eq=False)

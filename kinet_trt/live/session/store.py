@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError, shown
 from kinet_trt.core.frame import Frame
+from kinet_trt.core.units import check_mpp, is_mpp
 from kinet_trt.inference.counter import Threshold
 from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.live.session.edits import KINDS, Edit, EditedNuclei, Kind, active, class_index, redoable, replay
@@ -309,8 +310,7 @@ class Store:
         KinetError
             If it could not be kept; nothing of it is then in the file.
         """
-        if not (np.isfinite(mpp) and 0.01 <= mpp <= 100):
-            raise KinetError(f"um/px: expected 0.01 to 100, found {mpp}")
+        check_mpp(mpp)
         if mpp_source not in HOW_KNOWN:
             raise KinetError(f"how um/px is known: expected one of {', '.join(HOW_KNOWN)}, found {shown(mpp_source)}")
         if detections.classes != model.card.classes:
@@ -820,7 +820,7 @@ class Store:
                 raise ValueError("its checksum does not fit")
             if not all(isinstance(value, int) for value in (identity, session, number, width, height, registered)):
                 raise ValueError("a whole number that is none")
-            if not (0.01 <= mpp <= 100 and 0 < width <= 1 << 20 and 0 < height <= 1 << 20 and math.isfinite(taken)):
+            if not (is_mpp(mpp) and 0 < width <= 1 << 20 and 0 < height <= 1 << 20 and math.isfinite(taken)):
                 raise ValueError("a size or a time that makes no sense")
             nuclei = np.frombuffer(blob, _NUCLEUS)
             # All fields of a session have the same one or two.

@@ -183,7 +183,7 @@ def test_a_frame_from_before_the_scale_was_set_keeps_the_cameras():
 @pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan"), float("inf"), 1e9])
 def test_a_scale_that_is_none_is_refused_and_the_old_one_stays(counter, tissue, mpp):
     with running(Pictures(tissue), counter, mpp=0.34) as loop:
-        with pytest.raises(KinetError, match="um/px: expected a number"):
+        with pytest.raises(KinetError, match="µm/px: expected a number"):
             loop.set_mpp(mpp)
         assert until(loop.viewer(), counted).mpp_source == "option"
 
