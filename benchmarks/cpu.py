@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.networks.kinet import NetworkConfig, build
+from kinet_trt.export.networks.base import NetworkConfig
+from kinet_trt.export.networks.registry import build
 from kinet_trt.export.onnx import export
 from kinet_trt.export.yardsticks import eager_pytorch
 from PIL import Image

@@ -40,7 +40,8 @@ def release(folder: Path, width: int = 32) -> None:
     import torch
     from kinet_trt.calibration import ranges, sensitivity
     from kinet_trt.export.checkpoint import Checkpoint, Traits
-    from kinet_trt.export.networks.kinet import NetworkConfig, build
+    from kinet_trt.export.networks.base import NetworkConfig
+    from kinet_trt.export.networks.registry import build
     from kinet_trt.export.onnx import export
 
     from kinet_trt.onnx_graph import qdq

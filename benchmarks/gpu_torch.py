@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from kinet_trt.export.checkpoint import Traits
-from kinet_trt.export.networks.kinet import NetworkConfig, build
+from kinet_trt.export.networks.base import NetworkConfig
+from kinet_trt.export.networks.registry import build
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d

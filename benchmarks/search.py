@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from kinet_trt.export import checkpoint
 from kinet_trt.export.networks.base import NetworkConfig
-from kinet_trt.export.networks.kinet import build
+from kinet_trt.export.networks.registry import build
 from kinet_trt.export.onnx import export
 from kinet_trt.export.training import BEST, is_finished, train
 from matplotlib import rc_context

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kinet_trt.export.networks.kinet import Network, NetworkConfig, build
+from kinet_trt.export.networks.base import Network, NetworkConfig
+from kinet_trt.export.networks.registry import build
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import KinetError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -11,7 +10,8 @@ import numpy as np
 import onnx
 import torch
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.networks.kinet import Network, NetworkConfig, build
+from kinet_trt.export.networks.base import Network, NetworkConfig
+from kinet_trt.export.networks.registry import build
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ def load(path: Path) -> Checkpoint:
     """Read the weights of an ONNX model that ``kinet-trt export`` wrote into a network.
 
     Export folds each batch norm into its convolution. The norms come back as ones that change nothing in evaluation;
-    :func:`settle` gives them the statistics that training needs.
+    :func:`~kinet_trt.export.networks.norms.restore_statistics` gives them the statistics that training needs.
 
     Parameters
     ----------
@@ -80,52 +80,6 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(network, traits)
 
 
-def settle(network: Network, images: Sequence[Tensor]) -> None:
-    """Give the batch norms the statistics of these images, and change nothing of what the network computes.
-
-    A norm's running mean and variance become those of its inputs, and its weight and bias undo them: in evaluation the
-    output stays the same, and in training, where a norm takes the statistics of its batch, it nearly does.
-
-    Parameters
-    ----------
-    network
-        Its norms must be ordinary ones; changed in place, left in evaluation mode.
-    images
-        Normalised, float32 [1, 3, H, W] each, H and W multiples of 16.
-    """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
-
-    def look(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        values = inputs[0].double()
-        total = sums[norm]  # type: ignore[index]
-        total += torch.stack([values.sum((0, 2, 3)), (values**2).sum((0, 2, 3)), torch.ones(values.shape[1])]).cpu()
-        total[2] += values.numel() / values.shape[1] - 1
-
-    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
-    try:
-        with torch.inference_mode():
-            for image in images:
-                network.eval()(image, roi=network.config.roi)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    with torch.no_grad():
-        for norm in norms:
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            total = sums[norm]
-            mean = total[0] / total[2]
-            variance = (total[1] / total[2] - mean**2).clamp_min(0)
-            # What the norm does to its input, value * gain + shift, is kept.
-            gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-            shift = norm.bias.double() - norm.running_mean.double() * gain
-            norm.weight.copy_(gain * torch.sqrt(variance + norm.eps))
-            norm.bias.copy_(shift + mean * gain)
-            norm.running_mean.copy_(mean)
-            norm.running_var.copy_(variance)
-
-
 def _fill(network: Network, graph: onnx.ModelProto) -> None:
     """Copy the graph's weights into the network; raise KeyError or ValueError where they do not fit."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
@@ -164,7 +118,7 @@ def _unpacked(
             side = stride if len(weight) == stride**2 * outputs else kernel
             weight = weight[: side**2 * outputs].reshape(side, side, outputs, module.in_channels).transpose(3, 2, 0, 1)
             bias = bias[:outputs]
-        if weight.shape[2] > kernel:  # taps that widen_upsamplers added
+        if weight.shape[2] > kernel:  # taps that expand_upsampler_kernels added
             offset = (module.stride[0] - 2) // 2 - int(module.padding[0])
             weight = weight[:, :, offset : offset + kernel, offset : offset + kernel]
     elif module.groups > 1 and weight.shape[1] == module.in_channels:

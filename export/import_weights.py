@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import Traits
-from kinet_trt.export.networks.kinet import MULTIPLE, Network, NetworkConfig, build, with_instance_norms
+from kinet_trt.export.networks.base import MULTIPLE, Network, NetworkConfig
+from kinet_trt.export.networks.norms import estimate_statistics, with_instance_norms
+from kinet_trt.export.networks.registry import build
 from kinet_trt.export.training import normalise, predict, validate
 from kinet_trt.export.workshop import without_labels
-from torch import Tensor, nn
+from torch import Tensor
 
 from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.core.errors import KinetError
@@ -108,7 +110,7 @@ class Imported:
         """Return a summary in sentences."""
         branch = "with the region branch" if self.config.roi else "without the region branch"
         dropped = f"; {', '.join(self.ignored)} is not a weight and was dropped" if self.ignored else ""
-        lines = [f"{self.config.words}, {branch}: {self.parameters / 1e6:.2f} million parameters{dropped}."]
+        lines = [f"{self.config.summary}, {branch}: {self.parameters / 1e6:.2f} million parameters{dropped}."]
         if self.moved is None:
             lines.append(
                 "The norms use the statistics of each picture, in FP32, as in the release: results for one picture are "
@@ -164,7 +166,7 @@ def import_weights(source: Path, out: Path, fields: Path | None) -> Imported:
     estimating, measuring = (pictures[::2], pictures[1::2]) if apart else (pictures, pictures)
     before = _found(own, traits, measuring)
     by_file = _moved(before, _found(network, traits, measuring))
-    estimate(network, traits, estimating)
+    estimate_statistics(network, (_normalised(field, traits) for field in estimating))
     moved = _moved(before, _found(network, traits, measuring))
     traits = replace(traits, data=f"{traits.data}; norms calibrated on {len(estimating)} fields of {fields.name}")
     labelled = [field for field in pictures if field.labelled and len(field.x)]
@@ -247,41 +249,13 @@ def _load(network: Network, weights: Mapping[str, Tensor], path: Path) -> None:
             ),
         ]
         raise KinetError(
-            f"{path}: expected the {len(expected)} tensors of the authors' release ({network.config.words}); "
+            f"{path}: expected the {len(expected)} tensors of the authors' release ({network.config.summary}); "
             f"{'; '.join(problems)}"
         )
     broken = [name for name, value in weights.items() if not value.float().isfinite().all()]
     if broken:
         raise KinetError(f"{path}: {broken[0]} contains NaN or infinity: download the file again")
     network.load_state_dict(dict(weights), strict=False)
-
-
-def estimate(network: Network, traits: Traits, fields: Sequence[LabelledField]) -> None:
-    """Set the norms' running statistics to the mean of those of the fields, each seen alone, as the release sees it.
-
-    Parameters
-    ----------
-    network
-        With ordinary norms; changed in place and left in evaluation mode.
-    traits
-        For the normalisation.
-    fields
-        At the model's scale; of large ones the upper left part.
-    """
-    network.eval()
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    usual = {norm: norm.momentum for norm in norms}
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean of all batches
-        norm.train()
-    with torch.inference_mode():
-        for field in fields:
-            view = fit(Frame(field.pixels()[:_LARGEST, :_LARGEST]), traits.mpp, MULTIPLE).pixels
-            network(normalise(torch.tensor(view[None]), traits), roi=network.config.roi)
-    for norm in norms:
-        norm.momentum = usual[norm]
-    network.eval()
 
 
 def _fields(folder: Path) -> list[LabelledField]:
@@ -291,6 +265,12 @@ def _fields(folder: Path) -> list[LabelledField]:
     except KinetError as error:
         log.info("no labelled fields: %s", error)
     return without_labels(find_images([folder]))
+
+
+def _normalised(field: LabelledField, traits: Traits) -> Tensor:
+    """Return the upper left part of a field as the input of a network."""
+    pixels = fit(Frame(field.pixels()[:_LARGEST, :_LARGEST]), traits.mpp, MULTIPLE).pixels
+    return normalise(torch.tensor(pixels[None]), traits)
 
 
 def _found(network: Network, traits: Traits, fields: Sequence[LabelledField]) -> list[Detections]:

@@ -15,7 +15,9 @@ import numpy as np
 import onnx
 import torch
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.networks.kinet import Network, reach, widen_upsamplers
+from kinet_trt.export.networks.base import Network
+from kinet_trt.export.networks.registry import reach
+from kinet_trt.export.rewrites import densify_groups, expand_upsampler_kernels
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -117,7 +119,7 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
         raise KinetError("roi: this network was trained without the tumour-region branch: leave roi out")
     multiple = network.config.multiple
     halo = -(-(reach(network) + traits.nms_radius) // multiple) * multiple
-    graph = _traced(Deployed(_densified(widen_upsamplers(network)), traits, roi).eval())
+    graph = _traced(Deployed(densify_groups(expand_upsampler_kernels(network)), traits, roi).eval())
     graph = at_low_resolution(as_pointwise(_simplified(graph)))
     if precision == "fp16":
         compute_in_half(graph)
@@ -142,7 +144,7 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
         roi=roi,
         weights_sha256=_weights_hash(checkpoint.network),
         model_sha256=onnx_hash(model),
-        network=network.config.words,
+        network=network.config.summary,
         data=traits.data,
         licence=LICENCE,
         metrics=traits.metrics,
@@ -256,30 +258,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         exporter.setLevel(level)
-
-
-def _densified(network: Network) -> Network:
-    """Write grouped convolutions as dense ones with zeros between the groups: engines run the dense ones faster."""
-    for module in network.modules():
-        for name, child in module.named_children():
-            if isinstance(child, nn.Conv2d) and child.groups > 1:
-                setattr(module, name, _dense(child))
-    return network
-
-
-def _dense(old: nn.Conv2d) -> nn.Conv2d:
-    kernel, padding = old.kernel_size[0], int(old.padding[0])
-    new = nn.Conv2d(old.in_channels, old.out_channels, kernel, padding=padding)
-    inputs, outputs = old.in_channels // old.groups, old.out_channels // old.groups
-    with torch.no_grad():
-        new.weight.zero_()
-        for group in range(old.groups):
-            rows = slice(group * outputs, (group + 1) * outputs)
-            new.weight[rows, group * inputs : (group + 1) * inputs] = old.weight[rows]
-        assert old.bias is not None
-        assert new.bias is not None
-        new.bias.copy_(old.bias)
-    return new
 
 
 def _weights_hash(network: Network) -> str:

@@ -21,8 +21,8 @@ from kinet_trt.export import checkpoint
 from kinet_trt.export.crops import CropPlan, Crops
 from kinet_trt.export.distillation import maps_of_fields
 from kinet_trt.export.losses import correlation_penalty, joint_loss, nucleus_loss, roi_loss
-from kinet_trt.export.networks.base import KINETS
-from kinet_trt.export.networks.kinet import MULTIPLE, Network, NetworkConfig, build
+from kinet_trt.export.networks.base import KINET_ARCHITECTURES, MULTIPLE, Network, NetworkConfig
+from kinet_trt.export.networks.registry import build
 from kinet_trt.export.pictures import contact_sheet
 from numpy.typing import NDArray
 from torch import Tensor
@@ -547,7 +547,7 @@ def _step(
         imitation = nucleus_loss(predicted, taught, imitated.expand_as(known), recipe.lam, recipe.floor)
         nucleus = (1 - share) * nucleus + share * imitation
         has_nuclei = torch.ones_like(nucleus)
-    if recipe.eta and iteration > recipe.eta_after and network.config.architecture in KINETS:
+    if recipe.eta and iteration > recipe.eta_after and network.config.architecture in KINET_ARCHITECTURES:
         nucleus = nucleus + recipe.eta * correlation_penalty(predicted)
     roi = torch.zeros_like(nucleus) if logits is None else roi_loss(logits.float(), tumor, region)
     if recipe.mean_loss:

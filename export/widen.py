@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from kinet_trt.export.networks.kinet import Network, build
+from kinet_trt.export.networks.base import Network
+from kinet_trt.export.networks.registry import build
 from torch import Tensor, nn
 
 from kinet_trt.core.errors import KinetError

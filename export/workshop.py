@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from kinet_trt.export import checkpoint as checkpoints
 from kinet_trt.export import training
-from kinet_trt.export.networks.kinet import MULTIPLE, Activation, Architecture, NetworkConfig, build
+from kinet_trt.export.networks.base import MULTIPLE, Activation, Architecture, NetworkConfig
+from kinet_trt.export.networks.norms import restore_statistics
+from kinet_trt.export.networks.registry import build
 from kinet_trt.export.widen import widen
 from numpy.typing import NDArray
 
@@ -117,7 +119,7 @@ def train_fields(
     fields += more
     fields = [f.at_scale(mpp, begin.traits.mpp if begin else training.MPP) for f in fields]
     if begin and start and _is_model(start):
-        _settle(begin, [f for f in fields if f.split != "test"])
+        _restore_statistics(begin, [f for f in fields if f.split != "test"])
     if network == "skinet":
         traits = training.train_by_stages(
             fields, out, config, regime, factors=weights, seed=seed, data=folder.name + ":", report=report
@@ -199,15 +201,13 @@ def _is_model(path: Path) -> bool:
     return path.suffix.lower() in (".onnx", "")
 
 
-def _settle(begin: checkpoints.Checkpoint, fields: Sequence[LabelledField]) -> None:
+def _restore_statistics(begin: checkpoints.Checkpoint, fields: Sequence[LabelledField]) -> None:
     """Give the norms that export folded away the statistics of the fields, of at most 16 of them."""
-    from kinet_trt.export import from_onnx
-
     every = np.linspace(0, len(fields), SETTLING_FIELDS, endpoint=False).astype(int)
     chosen = [fields[i] for i in np.unique(every)] if fields else []
     views = [f.pixels()[:PARITY_SIDE, :PARITY_SIDE] for f in chosen]
     padded = [torch.tensor(fit(Frame(view), begin.traits.mpp, MULTIPLE).pixels[None]) for view in views]
-    from_onnx.settle(begin.network, [training.normalise(pixels, begin.traits) for pixels in padded])
+    restore_statistics(begin.network, [training.normalise(pixels, begin.traits) for pixels in padded])
 
 
 def _factor(text: str) -> float:

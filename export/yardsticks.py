@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from kinet_trt.export.checkpoint import Traits
-from kinet_trt.export.networks.kinet import Network, NetworkConfig, build
+from kinet_trt.export.networks.base import Network, NetworkConfig
+from kinet_trt.export.networks.registry import build
 from kinet_trt.export.training import normalise
 from skimage.feature import peak_local_max
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from kinet_trt.export.checkpoint import Checkpoint, Traits
 from kinet_trt.export.networks.base import Network
-from kinet_trt.export.networks.kinet import build
+from kinet_trt.export.networks.registry import build
 from studies import SHOWN, Run
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""Nuclei as discs for networks that classify pixels, and a cross-entropy for what is labelled in part."""
+"""Discs as targets of networks that classify pixels, and a cross-entropy for partly labelled images."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 RADIUS = 6.0
-"""Of a disc, px: discs of touching nuclei (20 px across) stay apart, and the window of the peak rule holds a disc."""
+"""Radius of a disc, px: discs of touching nuclei (20 px across) stay apart, and a disc fits the NMS window."""
 
 
 def discs(x: Points, y: Points, cls: NDArray[np.integer], height: int, width: int, classes: int) -> NDArray[np.float32]:
     """Return 1 within :data:`RADIUS` of a nucleus and 0 elsewhere, in the map of its class.
 
-    Where discs of two classes overlap a pixel belongs to the nearer nucleus.
+    Where discs of two classes overlap, a pixel belongs to the nearer nucleus.
 
     Returns
     -------
@@ -30,15 +30,15 @@ def discs(x: Points, y: Points, cls: NDArray[np.integer], height: int, width: in
 def cross_entropy(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     """Return the cross-entropy of each pixel over the classes and the background.
 
-    Where nobody looked for a class, a pixel without a nucleus is background or that class: the loss is that of the two
-    together, ``-log(p_background + p_class)``. Where nobody looked for any, it is 0.
+    Where a class is not labelled, a pixel without a marked nucleus is background or that class, and the loss is
+    ``-log(p_background + p_class)``. Where no class is labelled, the loss is 0.
 
     Parameters
     ----------
     logits
         float [N, classes + 1, H, W], the background last.
     target, known
-        Discs, and where a class is labelled, float [N, classes, H, W].
+        Discs, and 1 where a class is labelled, float [N, classes, H, W].
 
     Returns
     -------

@@ -1,14 +1,14 @@
 """FCN-8s: Shelhamer, Long and Darrell, Fully convolutional networks for semantic segmentation, PAMI 2017.
 
-Taken from the paper, as we remember it (it was not at hand): the convolutions of VGG-16 with a max pooling after each
+From memory of the paper (its text was not available): the convolutions of VGG-16 with a max pooling after each
 of five blocks, its fully connected layers as convolutions (7x7 and 1x1, each with dropout), class scores by 1x1
 convolutions of the last layer and of the fourth and third pooling, summed from coarse to fine behind learnt up-samplers
 (2, 2, then 8 times), softmax, cross-entropy.
 
-Chosen here: half of VGG's channels (32 to 256) and 512 in place of 4096 in the fully connected layers, so that it has
-10.4 million parameters in place of 134; batch norm, since nothing is pre-trained; dropout of whole channels; zero
-padding that keeps the size in place of 100 px about the image; nuclei as discs. Its coarsest layer is a 32nd of the
-image's size, so frames are aligned to 32 px.
+Changes: half of VGG's channels (32 to 256) and 512 instead of 4096 in the fully connected layers, for 10.4 instead of
+134 million parameters; batch norm, since nothing is pre-trained; dropout of whole channels; zero padding that keeps the
+size instead of 100 px around the image; nuclei drawn as discs. The coarsest layer is 1/32 of the image, so frames are
+aligned to 32 px.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from kinet_trt.export.networks.discs import cross_entropy, discs
 from torch import Tensor, nn
 
 _BLOCKS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
-"""Width and number of convolutions of VGG-16's blocks."""
+"""Relative width and number of convolutions of the blocks of VGG-16."""
 
 
 class FCN8s(Network):
-    """See the module."""
+    """FCN-8s; see the module."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
@@ -51,11 +51,11 @@ class FCN8s(Network):
 
     @property
     def target(self) -> Target:
-        """Return discs."""
+        """Discs."""
         return discs
 
-    def layers(self, image: Tensor) -> Tensor:
-        """Return scores of the classes and, last, the background."""
+    def aligned_outputs(self, image: Tensor) -> Tensor:
+        """Return scores of the classes and, last, of the background."""
         eighth = self.to8(self.to4(image))
         sixteenth = self.to16(eighth)
         scores = self.score32(self.full(self.to32(sixteenth)))
@@ -64,7 +64,7 @@ class FCN8s(Network):
         return self.from8(scores)  # type: ignore[no-any-return]
 
     def maps(self, outputs: Tensor) -> Tensor:
-        """Return the classes' probabilities."""
+        """Return the probabilities of the classes."""
         return outputs.softmax(dim=1)[:, :-1]
 
     def loss(self, outputs: Tensor, target: Tensor, known: Tensor, lam: float, floor: float) -> Tensor:

@@ -3,15 +3,15 @@
 Microscopy cell counting and detection with fully convolutional regression networks, Computer Methods in Biomechanics
 and Biomedical Engineering: Imaging and Visualization 6.
 
-Taken from the paper, as we remember it (it was not at hand): no connections past the bottleneck; in A 3x3 convolutions
+From memory of the paper (its text was not available): no connections past the bottleneck; in A 3x3 convolutions
 with three max poolings (32, 64, 128, 512 channels) and back (128, 64, 32); in B fewer poolings, two, and 5x5
 convolutions (32, 64, 128, 256, 256, 256); up-sampling by bilinear interpolation followed by a convolution; density
 maps, the sum of a Gaussian for each nucleus, and the mean square error.
 
-Chosen here: one map a class; batch norm; Gaussians with sigma = 3 px for nuclei of 20 px, and densities in units in
-which a Gaussian by itself peaks at 1 (the paper multiplies by 100): times 2 pi sigma^2, so that the sum of a map over
-its pixels is 56.5 times the number of nuclei; A's maps in steps of 1/256: three interpolations leave its maxima so flat
-that neighbours differ in the last bits of a sum, which every engine rounds its own way.
+Changes: one map per class; batch norm; Gaussians with sigma = 3 px for nuclei of 20 px, scaled by 2 pi sigma^2 so that
+a single Gaussian peaks at 1 (the paper multiplies by 100) and the sum of a map is 56.5 times the number of nuclei. The
+maps of A are rounded to steps of 1/256: three interpolations leave its maxima so flat that neighbours differ only by
+rounding, which depends on the engine.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 SIGMA = 3.0
-"""Of a nucleus's Gaussian, px."""
+"""Standard deviation of the Gaussian of a nucleus, px."""
 STEPS = 256
-"""Of A's maps, from 0 to 1."""
+"""Steps between 0 and 1 in the maps of FCRN-A."""
 
 
 def densities(
     x: Points, y: Points, cls: NDArray[np.integer], height: int, width: int, classes: int
 ) -> NDArray[np.float32]:
-    """Return the sum of the nuclei's Gaussians in the map of their class.
+    """Return, for each class, the sum of the Gaussians of its nuclei.
 
     Returns
     -------
     NDArray
-        float32 [classes, height, width]; a nucleus by itself peaks at 1, its pixels sum to ``2 pi SIGMA**2``.
+        float32 [classes, height, width]; a single nucleus peaks at 1 and sums to ``2 pi SIGMA**2``.
     """
     maps = np.zeros((classes, height, width), np.float32)
     reach = 5 * SIGMA
@@ -51,21 +51,21 @@ def densities(
 
 
 class _Density(Network):
-    """What A and B share: the target, and the squared error of what is known."""
+    """Base of A and B: density maps and the squared error over known pixels."""
 
     body: nn.Sequential
 
     @property
     def target(self) -> Target:
-        """Return densities."""
+        """Density maps."""
         return densities
 
-    def layers(self, image: Tensor) -> Tensor:
-        """Return densities."""
+    def aligned_outputs(self, image: Tensor) -> Tensor:
+        """Return density maps."""
         return self.body(image)  # type: ignore[no-any-return]
 
     def loss(self, outputs: Tensor, target: Tensor, known: Tensor, lam: float, floor: float) -> Tensor:
-        """Return the squared error summed over what is known."""
+        """Return the squared error summed over known pixels."""
         del lam, floor
         return (known * (outputs - target) ** 2).sum((1, 2, 3))
 
@@ -75,7 +75,7 @@ def _doubled() -> nn.Upsample:
 
 
 class FCRNA(_Density):
-    """See the module."""
+    """FCRN-A; see the module."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
@@ -92,12 +92,12 @@ class FCRNA(_Density):
         )
 
     def maps(self, outputs: Tensor) -> Tensor:
-        """Return densities in steps: among equals the first is the peak, in every engine."""
+        """Return densities in steps, so that every engine finds the same peak: the first of equal values."""
         return (outputs * STEPS).round() / STEPS
 
 
 class FCRNB(_Density):
-    """See the module."""
+    """FCRN-B; see the module."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)

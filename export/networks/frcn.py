@@ -1,13 +1,13 @@
-"""FRCN: Xie, Xing, Shi, Kong, Su and Yang 2018, the baseline that KiNet grew from.
+"""FRCN: Xie, Xing, Shi, Kong, Su and Yang 2018, the predecessor of KiNet.
 
 Efficient and robust cell detection: a structured regression approach, Medical Image Analysis 44.
 
-Taken from the paper, as we remember it (it was not at hand): residual units along a contraction and an expansion,
+From memory of the paper (its text was not available): residual units along a contraction and an expansion,
 multi-context aggregation (maps of several levels up-sampled to full resolution and joined before the output), proximity
 maps as a structured label, and the squared error weighted by them; KiNet's Eq. 1 and 2 are these, for several classes.
 
-Chosen here: channels 32 to 256, four halvings and dropout as in KiNet, one output block for all classes, no long
-connections between the two paths and no region branch: those are what KiNet adds.
+Changes: channels 32 to 256, four halvings and dropout as in KiNet, and one output block for all classes. KiNet adds the
+long connections between the two paths and the region branch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 
 class _Unit(nn.Module):
-    """A change of size, then two convolutions added to what they began with."""
+    """Resizing layer, then a residual block of two convolutions."""
 
     def __init__(self, resize: nn.Module, channels: int, act: nn.Module, dropout: float = 0.0) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class _Unit(nn.Module):
 
 
 class FRCN(Network):
-    """See the module."""
+    """FRCN; see the module."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
@@ -54,7 +54,7 @@ class FRCN(Network):
         self.side8 = upsampler(8 * w, w, act, 8)
         self.out = nn.Sequential(convolution(4 * w, w, act), nn.Conv2d(w, config.classes, 3, padding=1))
 
-    def layers(self, image: Tensor) -> Tensor:
+    def aligned_outputs(self, image: Tensor) -> Tensor:
         """Return proximity maps."""
         half = self.down2(self.stem(image))
         quarter = self.down4(half)

@@ -37,6 +37,7 @@ from __future__ import annotations
 
 from kinet_trt.export.networks.base import Network, NetworkConfig, activation, convolution
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class _Residual(nn.Module):
@@ -66,12 +67,12 @@ class _Up(nn.Module):
         self.enlarge = nn.Upsample(scale_factor=2, mode="nearest")
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        # The sides of a skip may be odd: the last row and column of the doubled map go.
+        # Where a side of the skip is odd, the doubled map loses its last row or column.
         return self.enlarge(self.reduce(x))[..., : skip.shape[-2], : skip.shape[-1]] + skip  # type: ignore[no-any-return]
 
 
 class HalfKiNet(Network):
-    """See the module."""
+    """KiNet at half resolution; see the module."""
 
     roi_channels = 2
 
@@ -102,10 +103,10 @@ class HalfKiNet(Network):
     def outputs(self, image: Tensor, roi: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return maps and region logits; see :meth:`Network.forward`."""
         if roi:
-            self.need_roi()
+            self.require_roi()
         height, width = image.shape[-2:]
         if height % 2 or width % 2:
-            image = nn.functional.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
+            image = functional.pad(image, (0, width % 2, 0, height % 2), mode="replicate")
         skip2 = self.stem(image)
         skip4 = self.down4(skip2)
         skip8 = self.down8(skip4)

@@ -1,92 +1,35 @@
-"""KiNet in PyTorch: one encoder, a nucleus decoder that gives proximity maps, a sibling decoder for the tumour region.
+"""The KiNet of the paper and that of the authors' release.
 
-The paper and the authors' later release are two networks, and there is a third for real time:
+Both have one encoder, a decoder to proximity maps, and a sibling decoder for the tumour region. They are two networks:
 
 ``release``
-    The layout of the authors' public release, block for block, under the release's own state-dict names, so that its
-    checkpoints load. Side branches are up-sampled by a 3x3 transposed convolution of stride 8 and 4.
+    The layout of the authors' public release, with the names of its state dict, so that its checkpoints load. Side
+    branches are up-sampled by a 3x3 transposed convolution of stride 8 and 4.
 ``paper``
-    Section III-A of Xing et al. 2019. What the text leaves open is chosen here: channel widths ``w, 2w, 4w, 8w, 8w``
-    (32 to 256 at the paper's width), up-samplers whose kernel is at least their stride, and a decoder block whose
-    identity shortcut is the up-sampled map.
-``half``
-    The same plan from half resolution on, for CPUs without matrix extensions: :mod:`kinet_trt.export.networks.half`.
+    Section III-A of Xing et al. 2019. The text leaves three things open; here the channels of the levels are ``w, 2w,
+    4w, 8w, 8w`` (32 to 256 at the paper's width), the kernel of an up-sampler is at least its stride, and the identity
+    shortcut of a decoder block is the up-sampled map.
 
-Every batch norm is an ordinary one (running statistics in evaluation), so that it folds into its convolution. The
-release evaluated with batch statistics instead; its checkpoints give other numbers when they are folded so, and keep
-their own with ``norm="instance"``: at one image a batch that is what they computed.
+Every batch norm uses running statistics in evaluation, so it folds into its convolution. The release evaluates with
+batch statistics instead: its checkpoints give their original results only with ``norm="instance"``, which is the same
+for one image per batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cache
-
 import torch
-from kinet_trt.export.networks.base import (
-    MULTIPLE,
-    Activation,
-    Architecture,
-    Network,
-    NetworkConfig,
-    activation,
-    convolution,
-    upsampler,
-)
-from kinet_trt.export.networks.fcn8s import FCN8s
-from kinet_trt.export.networks.fcrn import FCRNA, FCRNB
-from kinet_trt.export.networks.frcn import FRCN
-from kinet_trt.export.networks.half import HalfKiNet
-from kinet_trt.export.networks.sfcn_opi import SFCNOPI
-from kinet_trt.export.networks.unet import UNet
+from kinet_trt.export.networks.base import Network, NetworkConfig, activation, convolution, upsampler
 from torch import Tensor, nn
-
-__all__ = ["MULTIPLE", "Activation", "Architecture", "KiNet", "Network", "NetworkConfig", "build", "reach"]
-
-
-def build(config: NetworkConfig) -> Network:
-    """Return a freshly initialised network of this configuration."""
-    kinds: dict[Architecture, type[Network]] = {
-        "paper": PaperKiNet,
-        "release": ReleaseKiNet,
-        "half": HalfKiNet,
-        "fcn8s": FCN8s,
-        "unet": UNet,
-        "fcrn-a": FCRNA,
-        "fcrn-b": FCRNB,
-        "sfcn-opi": SFCNOPI,
-        "frcn": FRCN,
-    }
-    network = kinds[config.architecture](config)
-    return with_instance_norms(network) if config.norm == "instance" else network
+from torch.nn import functional
 
 
-def with_instance_norms(network: Network) -> Network:
-    """Return the same network, changed in place, with the statistics of each image in the place of running ones."""
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                norm = nn.InstanceNorm2d(child.num_features, child.eps, affine=True)
-                norm.load_state_dict({"weight": child.weight, "bias": child.bias})
-                setattr(module, name, norm.to(child.weight.device))
-    network.config = replace(network.config, norm="instance")
-    return network
-
-
-class KiNet(Network):
-    """What the paper's network and the release share: the region branch."""
-
-
-def fit(x: Tensor, like: Tensor) -> Tensor:
-    """Pad with zeros or crop ``x`` about its centre to the size of ``like`` (the odd px goes to the end)."""
+def pad_or_crop(x: Tensor, like: Tensor) -> Tensor:
+    """Pad ``x`` with zeros or crop it, about its centre, to the size of ``like``; an odd pixel is added at the end."""
     dy, dx = like.shape[-2] - x.shape[-2], like.shape[-1] - x.shape[-1]
     if dy == 0 and dx == 0:
         return x
     top, left = (dy // 2 if dy > 0 else -(-dy // 2)), (dx // 2 if dx > 0 else -(-dx // 2))
-    return nn.functional.pad(x, (left, dx - left, top, dy - top))
-
-
-# --- the release ------------------------------------------------------------------------------------------------------
+    return functional.pad(x, (left, dx - left, top, dy - top))
 
 
 class _ConvNorm(nn.Module):
@@ -134,12 +77,12 @@ class _ReleaseUp(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         up = self.act(self.bn1(self.up_conv(self.drop_input(x))))
-        both = torch.cat([fit(up, skip), self.drop_skip(skip)], dim=1)
+        both = torch.cat([pad_or_crop(up, skip), self.drop_skip(skip)], dim=1)
         return self.act(self.ops(both) + both)  # type: ignore[no-any-return]
 
 
 class _ReleaseSide(nn.Module):
-    """Side branch: transposed convolution k3 with stride 8 or 4, then zeros about it up to the image's size."""
+    """Side branch: transposed convolution k3 with stride 8 or 4, padded with zeros to the size of the image."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, act: nn.Module) -> None:
         super().__init__()
@@ -148,11 +91,11 @@ class _ReleaseSide(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor, like: Tensor) -> Tensor:
-        return fit(self.act(self.bn1(self.up_conv(x))), like)
+        return pad_or_crop(self.act(self.bn1(self.up_conv(x))), like)
 
 
 class _ReleaseOut(nn.Module):
-    """The head: convolution k5 with norm, then k1, linear."""
+    """Output head: convolution k5 with norm and activation, then a linear k1."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, act: nn.Module) -> None:
         super().__init__()
@@ -165,8 +108,8 @@ class _ReleaseOut(nn.Module):
         return self.conv2(self.act(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
 
 
-class ReleaseKiNet(KiNet):
-    """The authors' release: 11.73 M parameters and 486.3 k MAC per px at width 32 (19.77 M and 904.9 k with ROI)."""
+class ReleaseKiNet(Network):
+    """Network of the release: 11.73 M parameters and 486.3 k MAC per px at width 32 (19.77 M and 904.9 k with ROI)."""
 
     roi_channels = 1
 
@@ -211,14 +154,11 @@ class ReleaseKiNet(KiNet):
         if not roi:
             return maps, None
 
-        self.need_roi()
+        self.require_roi()
         up8 = self.up_tr1_ROI(bottom, skip8)
         up4 = self.up_tr2_ROI(up8, skip4)
         up1 = self.up_tr4_ROI(self.up_tr3_ROI(up4, skip2), skip1)
         return maps, self.out_tr_ROI(torch.cat([up1, self.up1_ROI(up8, image), self.up2_ROI(up4, image)], dim=1))
-
-
-# --- the paper --------------------------------------------------------------------------------------------------------
 
 
 class _PaperDown(nn.Module):
@@ -237,7 +177,7 @@ class _PaperDown(nn.Module):
 
 
 class _PaperUp(nn.Module):
-    """Transposed convolution, [up, skip] through two convolutions, plus up."""
+    """Transposed convolution; two convolutions of [up, skip], plus up."""
 
     def __init__(self, inputs: int, outputs: int, skip: int, act: nn.Module) -> None:
         super().__init__()
@@ -245,13 +185,13 @@ class _PaperUp(nn.Module):
         self.block = nn.Sequential(convolution(outputs + skip, outputs, act), convolution(outputs, outputs, act))
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        # An odd skip is one px smaller than twice its half: the last row and column of `up` go.
+        # An odd skip is one px smaller than twice its half: `up` loses its last row or column.
         up = self.up(x)[..., : skip.shape[-2], : skip.shape[-1]]
         return self.block(torch.cat([up, skip], dim=1)) + up  # type: ignore[no-any-return]
 
 
 class _ClassHead(nn.Module):
-    """Parallel two-convolution outputs, one for each class: the second is a grouped convolution."""
+    """Two convolutions for each class, in parallel: the second is a grouped convolution."""
 
     def __init__(self, inputs: int, hidden: int, classes: int, act: nn.Module) -> None:
         super().__init__()
@@ -262,8 +202,8 @@ class _ClassHead(nn.Module):
         return self.out(self.hidden(x))  # type: ignore[no-any-return]
 
 
-class PaperKiNet(KiNet):
-    """Section III-A of the paper."""
+class PaperKiNet(Network):
+    """Network of section III-A of the paper."""
 
     roi_channels = 2
 
@@ -310,78 +250,7 @@ class PaperKiNet(KiNet):
         if not roi:
             return maps, None
 
-        self.need_roi()
+        self.require_roi()
         up16 = self.roi_up16(self.roi_down32(bottom), bottom)
         up4 = self.roi_up4(self.roi_up8(up16, skip8), skip4)
         return maps, self.roi_out(self.roi_up1(self.roi_up2(up4, skip2), skip1))
-
-
-def widen_upsamplers(network: Network) -> Network:
-    """Rewrite, in place, each transposed convolution with stride > kernel as one whose kernel is its stride.
-
-    The taps are the same and the added ones are zero, so the output is the same, to the last bit. Engines get layers
-    with stride > kernel wrong (OpenVINO in BF16 leaves the px that no tap reaches at 0 instead of act(bias)), so no
-    such layer is exported. Only the release's side branches have any: a k3, stride s, padding 1 becomes a k = s with
-    padding (s - 2) / 2, the old taps at offset padding - 1, and the same size 8n - 6 or 4n - 2.
-
-    Returns
-    -------
-    Network
-        The same network.
-    """
-    for module in network.modules():
-        for name, child in module.named_children():
-            if isinstance(child, nn.ConvTranspose2d) and child.stride[0] > child.kernel_size[0]:
-                setattr(module, name, _widened(child))
-    return network
-
-
-def _widened(old: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
-    stride, kernel = old.stride[0], old.kernel_size[0]
-    padding = (stride - 2) // 2
-    biased = old.bias is not None
-    new = nn.ConvTranspose2d(old.in_channels, old.out_channels, stride, stride=stride, padding=padding, bias=biased)
-    offset = padding - int(old.padding[0])
-    with torch.no_grad():
-        new.weight.zero_()
-        new.weight[:, :, offset : offset + kernel, offset : offset + kernel] = old.weight
-        if old.bias is not None and new.bias is not None:
-            new.bias.copy_(old.bias)
-    return new.to(old.weight.device, old.weight.dtype)
-
-
-def reach(network: Network) -> int:
-    """Return how many px away an input pixel can still change the nucleus maps (half the receptive field).
-
-    Measured, not derived: with every weight made positive, every activation linear and every pooling a mean, a pixel's
-    influence cannot cancel, so the farthest non-zero gradient is the reach. The largest of all alignments counts.
-    """
-    return _reach(network.config.architecture)
-
-
-@cache
-def _reach(architecture: Architecture) -> int:
-    """Measure the reach once: width, activation and norm do not change it."""
-    probe = build(NetworkConfig(architecture, 2, roi=False, dropout=0.0)).eval()
-    with torch.no_grad():
-        for parameter in probe.parameters():
-            parameter.fill_(1.0)
-    for module in probe.modules():
-        for name, child in module.named_children():
-            if isinstance(child, (nn.ELU, nn.ReLU, nn.BatchNorm2d)):
-                setattr(module, name, nn.Identity())
-            elif isinstance(child, nn.MaxPool2d):
-                setattr(module, name, nn.AvgPool2d(child.kernel_size))
-    probe = probe.double()
-    size, farthest = 64 * MULTIPLE, 0
-    centre = size // 2
-    multiple = probe.config.multiple
-    for offset in range(multiple):
-        image = torch.zeros(1, 3, size, multiple * 2, dtype=torch.float64, requires_grad=True)
-        # Before the maps: a softmax of equal numbers has no gradient.
-        outputs, _ = probe.outputs(image)
-        outputs[0, :, centre + offset].sum().backward()  # type: ignore[no-untyped-call]
-        assert image.grad is not None
-        rows = image.grad[0].abs().sum((0, 2)).nonzero().flatten()
-        farthest = max(farthest, int((rows - centre - offset).abs().max()))
-    return farthest

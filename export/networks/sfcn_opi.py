@@ -2,11 +2,11 @@
 
 Detection and fine-grained classification of nuclei using sibling FCN with objectness prior interaction, AAAI.
 
-Taken from the paper, as we remember it (it was not at hand): residual units; two sibling branches over shared lower
-layers, one that says whether a pixel is a nucleus and one that says of which class, each fused from coarse to fine
-behind learnt up-samplers; the first's probability (the objectness prior) times the second's (conditional on there being
-a nucleus) as the result; a detection loss weighted for the rareness of nuclei, and a classification loss where a
-nucleus is or the prior says that one is, whose gradient reaches the detection branch too.
+From memory of the paper (its text was not available): residual units; two sibling branches over shared lower
+layers, one for detection (nucleus or not) and one for the class, each fused from coarse to fine behind learnt
+up-samplers; the result is the probability of a nucleus (the objectness prior) times that of a class given a nucleus; a
+detection loss weighted for the rarity of nuclei; a classification loss at nuclei and where the prior is high, whose
+gradient also reaches the detection branch.
 
 Chosen here: channels 32, 64, 128 (shared) and 256 (classification alone, which sees farther), two residual units a
 level; dropout in the last; a weight of 4 on nuclei; a prior of 0.5 or more says that one is there; nuclei as discs;
@@ -19,19 +19,19 @@ import torch
 from kinet_trt.export.networks.base import Network, NetworkConfig, Target, activation, convolution
 from kinet_trt.export.networks.discs import cross_entropy, discs
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
-RARE = 4.0
-"""Weight of a nucleus's pixels in the detection loss."""
-PRIOR = 0.5
-"""Objectness from which a pixel enters the classification loss, whatever it is."""
+NUCLEUS_WEIGHT = 4.0
+"""Weight of the pixels of nuclei in the detection loss."""
+MIN_PRIOR = 0.5
+"""Objectness prior from which a pixel without a nucleus enters the classification loss."""
 
 
 class _Residual(nn.Module):
-    """act(x + two convolutions of x); where the size or the channels change, x goes through a 1x1 convolution.
+    """act(x + two convolutions of x); where size or channels change, x passes a 1x1 convolution.
 
-    The shortcut subsamples x first and then convolves with stride 1: the same map as a strided 1x1 convolution, whose
-    backward pass corrupts the heap in FP32 on AVX-512 (PyTorch 2.13.0, channels-last).
+    The shortcut subsamples x and then convolves with stride 1. This equals a strided 1x1 convolution, whose backward
+    pass corrupts the heap in FP32 on AVX-512 (PyTorch 2.13.0, channels-last).
     """
 
     def __init__(self, inputs: int, outputs: int, act: nn.Module, stride: int) -> None:
@@ -48,7 +48,7 @@ class _Residual(nn.Module):
 
 
 class SFCNOPI(Network):
-    """See the module."""
+    """SFCN-OPI; see the module."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
@@ -71,11 +71,11 @@ class SFCNOPI(Network):
 
     @property
     def target(self) -> Target:
-        """Return discs."""
+        """Discs."""
         return discs
 
-    def layers(self, image: Tensor) -> Tensor:
-        """Return scores of nucleus and no nucleus, then of the classes."""
+    def aligned_outputs(self, image: Tensor) -> Tensor:
+        """Return scores of nucleus and background, then of the classes."""
         full = self.shared1(image)
         half = self.shared2(full)
         quarter = self.shared4(half)
@@ -86,17 +86,17 @@ class SFCNOPI(Network):
         return torch.cat([objects, self.kind_from2(kinds)], dim=1)
 
     def maps(self, outputs: Tensor) -> Tensor:
-        """Return the prior times the conditional probability of each class."""
+        """Return, for each class, the prior times the conditional probability."""
         return outputs[:, :2].softmax(dim=1)[:, :1] * outputs[:, 2:].softmax(dim=1)
 
     def loss(self, outputs: Tensor, target: Tensor, known: Tensor, lam: float, floor: float) -> Tensor:
-        """Return the weighted cross-entropy of nucleus or not, and that of the joint probabilities, summed."""
+        """Return the weighted cross-entropy of detection plus that of the joint probabilities, summed over pixels."""
         del lam, floor
         nucleus = (target * known).amax(dim=1, keepdim=True)
-        # Nobody knows that there is no nucleus where one class was not looked for.
-        looked = torch.maximum(nucleus, known.amin(dim=1, keepdim=True))
-        detection = (1 + (RARE - 1) * nucleus[:, 0]) * cross_entropy(outputs[:, :2], nucleus, looked)
-        prior, kinds = F.log_softmax(outputs[:, :2], dim=1), F.log_softmax(outputs[:, 2:], dim=1)
+        # Without a marked nucleus a pixel is background only where every class is labelled.
+        certain = torch.maximum(nucleus, known.amin(dim=1, keepdim=True))
+        detection = (1 + (NUCLEUS_WEIGHT - 1) * nucleus[:, 0]) * cross_entropy(outputs[:, :2], nucleus, certain)
+        prior, kinds = functional.log_softmax(outputs[:, :2], dim=1), functional.log_softmax(outputs[:, 2:], dim=1)
         joint = cross_entropy(torch.cat([prior[:, :1] + kinds, prior[:, 1:]], dim=1), target, known)
-        judged = ((nucleus[:, 0] > 0) | (prior[:, 0].exp() >= PRIOR)).detach()
-        return (detection + joint * judged).sum((1, 2))
+        classified = ((nucleus[:, 0] > 0) | (prior[:, 0].exp() >= MIN_PRIOR)).detach()
+        return (detection + joint * classified).sum((1, 2))

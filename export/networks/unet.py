@@ -1,13 +1,13 @@
 """U-Net: Ronneberger, Fischer and Brox, U-Net: convolutional networks for biomedical image segmentation, MICCAI 2015.
 
-Taken from the paper, as we remember it (it was not at hand): two 3x3 convolutions a level, four max poolings, channels
-doubled each time, 2x2 transposed convolutions back with the level's own maps beside them, dropout at the end of the
+From memory of the paper (its text was not available): two 3x3 convolutions a level, four max poolings, channels
+doubled each time, 2x2 transposed convolutions back joined with the maps of the level, dropout at the end of the
 contraction, softmax, and the cross-entropy with a weight of 1 + w0 exp(-(d1 + d2)^2 / 2 sigma^2), w0 = 10, sigma = 5
 px, on the background between two nuclei at the distances d1 and d2.
 
-Chosen here: 32 channels at full resolution in place of 64 (7.8 million parameters in place of 31.0), batch norm, zero
-padding that keeps the size, nuclei as discs. The weight that balances class frequencies is left out, for how frequent a
-class is that was labelled in part is not known.
+Changes: 32 channels at full resolution instead of 64 (7.8 instead of 31.0 million parameters), batch norm, zero padding
+that keeps the size, nuclei drawn as discs. The weight that balances class frequencies is omitted, because the frequency
+of a partly labelled class is unknown.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from torch import Tensor, nn
 BORDER, SIGMA = 10.0, 5.0
 """w0 (no unit) and sigma (px) of the paper's Eq. 2."""
 _FAR = 15.0
-"""px from a disc beyond which the weight (below 0.12) is taken for none."""
+"""Distance from a disc, px, beyond which the weight (below 0.12) is set to 0."""
 
 
 def borders(
     x: Points, y: Points, cls: NDArray[np.integer], height: int, width: int, classes: int
 ) -> NDArray[np.float32]:
-    """Return discs and, as a last map, the weight of the background between two nuclei.
+    """Return discs and, as the last map, the weight of the background between two nuclei.
 
     Returns
     -------
     NDArray
-        float32 [classes + 1, height, width]; the last from 0 to ``BORDER``.
+        float32 [classes + 1, height, width]; the last from 0 to :data:`BORDER`.
     """
     marked = discs(x, y, cls, height, width, classes)
     nearest = np.full((2, height, width), np.inf, np.float32)
@@ -55,7 +55,7 @@ def borders(
 
 
 class UNet(Network):
-    """See the module."""
+    """U-Net; see the module."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
@@ -75,11 +75,11 @@ class UNet(Network):
 
     @property
     def target(self) -> Target:
-        """Return discs and the weight between them."""
+        """Discs and the weight between them."""
         return borders
 
-    def layers(self, image: Tensor) -> Tensor:
-        """Return scores of the classes and, last, the background."""
+    def aligned_outputs(self, image: Tensor) -> Tensor:
+        """Return scores of the classes and, last, of the background."""
         skip1 = self.down1(image)
         skip2 = self.down2(self.pool(skip1))
         skip4 = self.down4(self.pool(skip2))
@@ -92,7 +92,7 @@ class UNet(Network):
         return self.score(x)  # type: ignore[no-any-return]
 
     def maps(self, outputs: Tensor) -> Tensor:
-        """Return the classes' probabilities."""
+        """Return the probabilities of the classes."""
         return outputs.softmax(dim=1)[:, :-1]
 
     def loss(self, outputs: Tensor, target: Tensor, known: Tensor, lam: float, floor: float) -> Tensor:

@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "paper"))
 
 import page
 from costs import multiplications, sizes
-from kinet_trt.export.networks.kinet import NetworkConfig, build
+from kinet_trt.export.networks.base import NetworkConfig
+from kinet_trt.export.networks.registry import build
 from kinet_trt.export.training import UNLABELLED, source_weights
 from run import done
 from studies import BUDGETS, NETWORKS, Budget, Run, all_runs, runs_of

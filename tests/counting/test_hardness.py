@@ -112,7 +112,8 @@ def test_a_hundred_killed_counts_leave_whole_files(fields, tmp_path):
 def test_a_killed_export_leaves_the_old_model(tmp_path):
     torch = pytest.importorskip("torch")
     from kinet_trt.export.checkpoint import Traits, save
-    from kinet_trt.export.networks.kinet import NetworkConfig, build
+    from kinet_trt.export.networks.base import NetworkConfig
+    from kinet_trt.export.networks.registry import build
 
     from kinet_trt.models.card import read_card
 

@@ -66,8 +66,8 @@ def random_network(folder, architecture, width):
     torch = pytest.importorskip("torch")
     from kinet_trt.export import onnx as exporter
     from kinet_trt.export.checkpoint import Checkpoint, Traits
-    from kinet_trt.export.networks.kinet import NetworkConfig
-    from kinet_trt.export.networks.kinet import build as network
+    from kinet_trt.export.networks.base import NetworkConfig
+    from kinet_trt.export.networks.registry import build as network
 
     torch.manual_seed(1)
     torch.set_num_threads(1)

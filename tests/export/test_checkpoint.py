@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import Traits
-from kinet_trt.export.networks.kinet import KiNet, NetworkConfig, build
+from kinet_trt.export.networks.base import Network, NetworkConfig
+from kinet_trt.export.networks.registry import build
 
 from kinet_trt.core.errors import KinetError
 
@@ -28,7 +29,7 @@ TRAITS = Traits(
 )
 
 
-def network(**options: Any) -> KiNet:
+def network(**options: Any) -> Network:
     torch.manual_seed(1)
     return build(NetworkConfig(**{"width": 2, **options}))
 

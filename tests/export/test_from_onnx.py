@@ -14,7 +14,8 @@ onnx = pytest.importorskip("onnx")
 from kinet_trt.export import checkpoint, from_onnx
 from kinet_trt.export import onnx as exporter
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.networks.kinet import KiNet, NetworkConfig, build
+from kinet_trt.export.networks.base import Network, NetworkConfig
+from kinet_trt.export.networks.registry import build
 from kinet_trt.export.training import normalise
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ TRAITS = Traits(
 )
 
 
-def trained(config: NetworkConfig) -> KiNet:
+def trained(config: NetworkConfig) -> Network:
     """Random weights, and norms that do something, as after training."""
     torch.manual_seed(1)
     network = build(config).eval()
@@ -50,7 +51,7 @@ def image(seed: int = 3, traits: Traits = TRAITS) -> Tensor:
     return normalise(torch.tensor(pixels[None]), traits)
 
 
-def maps(network: KiNet, x: Tensor) -> list[Tensor]:
+def maps(network: Network, x: Tensor) -> list[Tensor]:
     with torch.inference_mode():
         return [out for out in network(x, roi=network.config.roi) if out is not None]
 
@@ -80,7 +81,7 @@ def test_an_exported_network_comes_back(
     for expected, found in zip(maps(network, image()), maps(loaded.network, image()), strict=False):
         assert float((found - expected).abs().max()) < tolerance * max(1.0, float(expected.abs().max()))
     assert not loaded.network.training
-    assert card.network == config.words
+    assert card.network == config.summary
 
 
 @pytest.fixture(scope="module")
@@ -101,32 +102,6 @@ def test_the_model_inside_comes_back_by_its_name(edge: Checkpoint) -> None:
     assert abs(len(ours) - len(expected)) <= 1
     agreement = compare(ours, expected)
     assert agreement.only_first + agreement.only_second <= 2
-
-
-def test_settled_norms_change_nothing_in_evaluation_and_little_in_training(edge: Checkpoint) -> None:
-    network = build(edge.network.config).eval()
-    network.load_state_dict(edge.network.state_dict())
-    seen = [image(seed, edge.traits) for seed in (1, 2)]
-    (before,) = maps(network, image(9, edge.traits))
-    from_onnx.settle(network, seen)
-    (after,) = maps(network, image(9, edge.traits))
-    torch.testing.assert_close(after, before, atol=1e-4, rtol=0)
-    # In training a norm takes its batch's statistics: of these images they are what was settled.
-    (expected,) = maps(network, torch.cat(seen))
-    network.train()
-    for module in network.modules():
-        if isinstance(module, nn.Dropout2d):
-            module.eval()
-    (found,) = maps(network, torch.cat(seen))
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
-
-
-def test_settling_a_trained_network_keeps_what_it_computes() -> None:
-    network = trained(NetworkConfig("release", 4))
-    before = maps(network, image(9))
-    from_onnx.settle(network, [image(1), image(2)])
-    for expected, found in zip(before, maps(network, image(9)), strict=True):
-        assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 
 def test_a_model_that_is_not_what_its_card_says_is_one_error(tmp_path: Path) -> None:

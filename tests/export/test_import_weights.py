@@ -14,13 +14,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
-from kinet_trt.export.import_weights import MEAN, STD, estimate, import_weights, read_state_dict
-from kinet_trt.export.networks.kinet import KiNet, NetworkConfig, build
+from kinet_trt.export.import_weights import MEAN, STD, import_weights, read_state_dict
+from kinet_trt.export.networks.base import Network, NetworkConfig
+from kinet_trt.export.networks.registry import build
 from torch import Tensor, nn
 
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
-from kinet_trt.datasets.labelled import LabelledField
 from kinet_trt.simulation import simulate
 
 torch.set_num_threads(1)
@@ -97,7 +97,7 @@ def as_the_release_computes(weights: dict[str, Tensor], roi: bool, width: int, i
         return [out for out in network(image, roi=roi) if out is not None]
 
 
-def outputs(network: KiNet, image: Tensor) -> list[Tensor]:
+def outputs(network: Network, image: Tensor) -> list[Tensor]:
     with torch.no_grad():
         return [out for out in network(image, roi=network.config.roi) if out is not None]
 
@@ -183,25 +183,6 @@ def test_running_statistics_are_estimated_and_what_moved_is_said(
     loaded = checkpoint.load(tmp_path / "k.pt")
     assert "norms calibrated on 2 fields of mine" in loaded.traits.data
     assert loaded.traits.threshold == imported.threshold
-
-
-def test_estimated_statistics_are_the_mean_of_those_of_the_fields() -> None:
-    fields = []
-    for seed in range(3):
-        pixels, truth = simulate.field(seed, 96, 64)
-        fields.append(LabelledField.simulated(pixels, truth.x, truth.y, truth.cls))
-    network = build(NetworkConfig("release", 4, roi=False))
-    traits = checkpoint.Traits(mean=MEAN, std=STD)
-    estimate(network, traits, fields)
-    assert not network.training
-    assert all(m.momentum == 0.1 for m in network.modules() if isinstance(m, nn.BatchNorm2d))
-    images = [(f.pixels().astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD) for f in fields]
-    with torch.no_grad():
-        made = [network.in_tr_100.conv(torch.from_numpy(i.transpose(2, 0, 1)[None])) for i in images]
-    expected = torch.stack([m.mean((0, 2, 3)) for m in made]).mean(0)
-    torch.testing.assert_close(network.in_tr_100.bn.running_mean, expected, atol=1e-4, rtol=1e-4)
-    variance = torch.stack([m.var((0, 2, 3)) for m in made]).mean(0)
-    torch.testing.assert_close(network.in_tr_100.bn.running_var, variance, atol=1e-4, rtol=1e-3)
 
 
 def test_the_command_imports_exports_and_counts(

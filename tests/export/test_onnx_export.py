@@ -18,7 +18,8 @@ onnx = pytest.importorskip("onnx")
 
 from kinet_trt.export import onnx as exporter
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.networks.kinet import NetworkConfig, build
+from kinet_trt.export.networks.base import NetworkConfig
+from kinet_trt.export.networks.registry import build
 from torch import nn
 
 from kinet_trt.core.errors import KinetError

@@ -17,7 +17,8 @@ torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import Checkpoint, Traits
-from kinet_trt.export.networks.kinet import NetworkConfig, build
+from kinet_trt.export.networks.base import NetworkConfig
+from kinet_trt.export.networks.registry import build
 from kinet_trt.export.pictures import contact_sheet
 from kinet_trt.export.training import (
     BEST,

@@ -8,13 +8,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.networks.kinet import KiNet, NetworkConfig, build
+from kinet_trt.export.networks.base import Network, NetworkConfig
+from kinet_trt.export.networks.registry import build
 from kinet_trt.export.widen import widen
 
 from kinet_trt.core.errors import KinetError
 
 
-def trained(config: NetworkConfig, seed: int = 0) -> KiNet:
+def trained(config: NetworkConfig, seed: int = 0) -> Network:
     """A network whose norms have statistics of their own, as after training."""
     torch.manual_seed(seed)
     network = build(config).eval()

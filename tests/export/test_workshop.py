@@ -17,7 +17,8 @@ torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import Traits
-from kinet_trt.export.networks.kinet import NetworkConfig, build
+from kinet_trt.export.networks.base import NetworkConfig
+from kinet_trt.export.networks.registry import build
 from kinet_trt.export.proximity import proximity_maps
 from kinet_trt.export.workshop import QUICK_WIDTH
 

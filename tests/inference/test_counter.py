@@ -209,7 +209,8 @@ def with_branch(tmp_path_factory) -> Path:
     pytest.importorskip("onnxscript")
     from kinet_trt.export import onnx
     from kinet_trt.export.checkpoint import Checkpoint, Traits
-    from kinet_trt.export.networks.kinet import NetworkConfig, build
+    from kinet_trt.export.networks.base import NetworkConfig
+    from kinet_trt.export.networks.registry import build
 
     torch.manual_seed(3)
     network = build(NetworkConfig("paper", 4, "relu", roi=True, dropout=0.0)).eval()

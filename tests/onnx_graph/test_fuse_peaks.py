@@ -291,7 +291,8 @@ def test_tensorrt_builds_half_precision_and_a_region_map_fused(half):
 def test_the_release_network_with_its_region_map_is_fused_and_built(precision):
     torch = pytest.importorskip("torch")
     from kinet_trt.export.checkpoint import Checkpoint, Traits
-    from kinet_trt.export.networks.kinet import NetworkConfig, build
+    from kinet_trt.export.networks.base import NetworkConfig
+    from kinet_trt.export.networks.registry import build
     from kinet_trt.export.onnx import export
 
     torch.manual_seed(3)

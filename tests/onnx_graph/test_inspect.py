@@ -187,7 +187,8 @@ def test_an_engine_and_a_json_that_do_not_belong_together_are_told(run, tmp_path
 def test_a_checkpoint_is_shown(run, tmp_path):
     pytest.importorskip("torch")
     from kinet_trt.export.checkpoint import Traits, save
-    from kinet_trt.export.networks.kinet import NetworkConfig, build
+    from kinet_trt.export.networks.base import NetworkConfig
+    from kinet_trt.export.networks.registry import build
 
     network = build(NetworkConfig(width=8, roi=False))
     save(tmp_path / "a.pt", network, Traits(threshold=0.25))

@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 
 from hypothesis import given
 from hypothesis import strategies as st
+from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.networks.fcrn import FCRNA, SIGMA, STEPS, densities
-from kinet_trt.export.networks.kinet import NetworkConfig
 
 UNIT = 2 * np.pi * SIGMA**2
 coordinates = st.floats(20, 76, width=32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -11,15 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.networks.kinet import (
-    KiNet,
-    NetworkConfig,
-    build,
-    fit,
-    reach,
-    widen_upsamplers,
-    with_instance_norms,
-)
+from kinet_trt.export.networks.base import Network, NetworkConfig
+from kinet_trt.export.networks.kinet import pad_or_crop
+from kinet_trt.export.networks.registry import build, reach
+from kinet_trt.export.rewrites import expand_upsampler_kernels
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,22 +21,22 @@ ARCHITECTURES = ("paper", "release", "half")
 torch.set_num_threads(1)
 
 
-def network(architecture: str = "paper", width: int = 2, **options: Any) -> KiNet:
+def network(architecture: str = "paper", width: int = 2, **options: Any) -> Network:
     torch.manual_seed(1)
     return build(NetworkConfig(architecture=architecture, width=width, **options))
 
 
-def parameters(net: KiNet) -> int:
+def parameters(net: Network) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def mac_per_pixel(net: KiNet, roi: bool, side: int = 608) -> float:
+def mac_per_pixel(net: Network, roi: bool, side: int = 608) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.empty(1, 3, side, side, device="meta"), roi=roi)
     return counter.get_total_flops() / 2 / side**2
 
 
-def randomised(net: KiNet) -> KiNet:
+def randomised(net: Network) -> Network:
     """Give every batch norm statistics and factors of its own."""
     torch.manual_seed(2)
     for module in net.modules():
@@ -213,7 +207,7 @@ def test_widened_upsamplers_give_the_same_output_to_the_bit(size: tuple[int, int
     image = torch.randn(2, 3, *size)
     with torch.inference_mode():
         before = net(image, roi=True)
-        wide = widen_upsamplers(net)
+        wide = expand_upsampler_kernels(net)
         after = net(image, roi=True)
     assert wide is net
     assert torch.equal(before[0], after[0])
@@ -222,7 +216,7 @@ def test_widened_upsamplers_give_the_same_output_to_the_bit(size: tuple[int, int
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_stride_exceeds_its_kernel_after_widening(architecture: str) -> None:
-    layers = [m for m in widen_upsamplers(network(architecture)).modules() if isinstance(m, nn.ConvTranspose2d)]
+    layers = [m for m in expand_upsampler_kernels(network(architecture)).modules() if isinstance(m, nn.ConvTranspose2d)]
     assert layers or architecture == "half"
     assert all(layer.stride[0] <= layer.kernel_size[0] for layer in layers)
 
@@ -230,7 +224,7 @@ def test_no_stride_exceeds_its_kernel_after_widening(architecture: str) -> None:
 def test_widening_leaves_the_papers_network_as_it_is() -> None:
     net = network("paper")
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    after = widen_upsamplers(net).state_dict()
+    after = expand_upsampler_kernels(net).state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -281,7 +275,7 @@ def test_reach_leaves_the_network_and_its_gradients_alone(architecture: str) -> 
 )
 def test_fit_pads_and_crops_about_the_centre(size: Any, like: Any, expected: Any) -> None:
     x = torch.arange(1.0, size[0] + 1).view(1, 1, -1, 1).expand(1, 1, *size)
-    found: Tensor = fit(x, torch.empty(1, 1, *like))
+    found: Tensor = pad_or_crop(x, torch.empty(1, 1, *like))
     if expected == "same":
         assert found is x
     else:
@@ -290,7 +284,7 @@ def test_fit_pads_and_crops_about_the_centre(size: Any, like: Any, expected: Any
 
 @pytest.mark.parametrize("size", [(16, 24), (17, 31), (18, 9)])
 def test_fit_gives_the_size_that_is_asked_for(size: tuple[int, int]) -> None:
-    assert fit(torch.ones(1, 2, 17, 20), torch.empty(1, 1, *size)).shape == (1, 2, *size)
+    assert pad_or_crop(torch.ones(1, 2, 17, 20), torch.empty(1, 1, *size)).shape == (1, 2, *size)
 
 
 @pytest.mark.parametrize(
@@ -335,8 +329,8 @@ def test_the_papers_class_outputs_do_not_see_each_other() -> None:
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 def test_what_a_card_says_of_a_network_is_read_again(architecture: Any, norm: Any) -> None:
     config = NetworkConfig(architecture, 8, "relu", roi=False, norm=norm)
-    assert NetworkConfig.parse(config.words) == config
-    assert NetworkConfig.parse(config.words, roi=True) == replace(config, roi=True)
+    assert NetworkConfig.parse(config.summary) == config
+    assert NetworkConfig.parse(config.summary, roi=True) == replace(config, roi=True)
 
 
 @pytest.mark.parametrize(
@@ -346,26 +340,3 @@ def test_what_a_card_says_of_a_network_is_read_again(architecture: Any, norm: An
 def test_other_words_describe_no_network_of_ours(words: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         NetworkConfig.parse(words)
-
-
-def test_instance_norms_are_batch_norms_of_one_image_at_a_time() -> None:
-    torch.manual_seed(0)
-    batch = build(NetworkConfig("release", 4, dropout=0.0))
-    with torch.no_grad():
-        for module in batch.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.uniform_(-0.3, 0.3)
-    instance = with_instance_norms(copy.deepcopy(batch)).eval()
-    assert instance.config == replace(batch.config, norm="instance")
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in instance.modules())
-    images = torch.randn(2, 3, 64, 96)
-    batch.train()  # the release evaluated so, at one image a batch
-    with torch.no_grad():
-        found = instance(images, roi=True)
-        for i in range(2):
-            for a, b in zip(batch(images[i : i + 1], roi=True), found, strict=True):
-                torch.testing.assert_close(b[i : i + 1], a, atol=1e-4, rtol=1e-4)
-    fresh = build(instance.config)
-    fresh.load_state_dict(instance.state_dict())
-    assert fresh.config == instance.config

@@ -18,9 +18,9 @@ torch = pytest.importorskip("torch")
 from kinet_trt.export import checkpoint, training
 from kinet_trt.export.checkpoint import Checkpoint, Traits
 from kinet_trt.export.crops import CropPlan, Crops
-from kinet_trt.export.networks.base import KINETS, Architecture
+from kinet_trt.export.networks.base import KINET_ARCHITECTURES, Architecture, Network, NetworkConfig
 from kinet_trt.export.networks.fcrn import STEPS
-from kinet_trt.export.networks.kinet import Network, NetworkConfig, build, reach
+from kinet_trt.export.networks.registry import build, reach
 from kinet_trt.export.training import BEST, Progress, Recipe, train, train_by_stages
 from kinet_trt.export.widen import widen
 from kinet_trt.export.workshop import NetworkName
@@ -32,7 +32,7 @@ from kinet_trt.models.card import read_card
 from kinet_trt.simulation import simulate
 
 torch.set_num_threads(1)
-OTHERS = [name for name in get_args(Architecture) if name not in KINETS]
+OTHERS = [name for name in get_args(Architecture) if name not in KINET_ARCHITECTURES]
 SOME = [pytest.param(name, marks=[] if name in ("unet", "sfcn-opi") else pytest.mark.slow) for name in OTHERS]
 """All of them, but only two outside of the slow tests."""
 NAMES = get_args(NetworkName)
@@ -94,7 +94,7 @@ def test_only_kinet_has_a_region_branch(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", OTHERS)
 def test_a_card_tells_the_network(architecture: str) -> None:
     config = NetworkConfig(architecture, 6, "relu", roi=False)
-    assert NetworkConfig.parse(config.words) == config
+    assert NetworkConfig.parse(config.summary) == config
 
 
 @pytest.mark.parametrize("architecture", OTHERS)
@@ -145,7 +145,7 @@ def learn(architecture: str, out: Path, recipe: Recipe = TINY) -> list[float]:
 @pytest.mark.parametrize("width", [2, 8])
 def test_every_network_takes_a_few_steps(architecture: Architecture, width: int) -> None:
     """Forward and backward as in training; a kernel that writes where it must not ends the process."""
-    config = NetworkConfig(architecture, width, "relu", roi=architecture in KINETS)
+    config = NetworkConfig(architecture, width, "relu", roi=architecture in KINET_ARCHITECTURES)
     net = build(config).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     crops = Crops([field()], [1.0], CropPlan(size=64), 0, 6, net.target)
     optimizer = torch.optim.SGD(net.parameters(), 1e-4)

@@ -10,8 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.networks.base import KINETS, Architecture
-from kinet_trt.export.networks.kinet import NetworkConfig, build, widen_upsamplers
+from kinet_trt.export.networks.base import KINET_ARCHITECTURES, Architecture, NetworkConfig
+from kinet_trt.export.networks.registry import build
+from kinet_trt.export.rewrites import expand_upsampler_kernels
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,7 +22,7 @@ PLAIN = (nn.BatchNorm2d, nn.InstanceNorm2d, nn.ELU, nn.ReLU, nn.Dropout2d, nn.Id
 CONFIGS = [
     NetworkConfig(architecture, 4, roi=roi, norm=norm)
     for architecture in get_args(Architecture)
-    for roi in ((False, True) if architecture in KINETS else (False,))
+    for roi in ((False, True) if architecture in KINET_ARCHITECTURES else (False,))
     for norm in ("batch", "instance")
 ]
 every_network = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.architecture}-{c.norm}" + "-roi" * c.roi)
@@ -39,7 +40,7 @@ def unsafe_convolution(kernel: int, stride: int, dilation: int, transposed: bool
     if stride > kernel and transposed:
         return (
             "OpenVINO in BF16 leaves the pixels between the taps at 0 where stride > kernel: only where "
-            "widen_upsamplers rewrites it for export"
+            "expand_upsampler_kernels rewrites it for export"
         )
     if stride > kernel:
         return "pixels between the taps are ignored where stride > kernel: take a larger kernel"
@@ -100,14 +101,14 @@ def test_every_layer_is_safe(config: NetworkConfig) -> None:
     found = {name: reason for name, layer in layers(network) if (reason := unsafe(layer))}
     if config.architecture == "release":
         # The authors' side branches, whose weights must load; they train well, and export rewrites them.
-        found = {name: reason for name, reason in found.items() if "widen_upsamplers" not in reason}
+        found = {name: reason for name, reason in found.items() if "expand_upsampler_kernels" not in reason}
     assert found == {}
 
 
 @every_network
 def test_every_convolution_that_is_computed_for_export_is_safe(config: NetworkConfig) -> None:
     with torch.device("meta"):
-        network = widen_upsamplers(build(config)).train()
+        network = expand_upsampler_kernels(build(config)).train()
         image = torch.zeros(2, 3, 64, 64)
         with Convolutions() as computed:
             network.outputs(image, roi=config.roi)

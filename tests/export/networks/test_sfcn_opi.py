@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.networks.kinet import NetworkConfig
-from kinet_trt.export.networks.sfcn_opi import RARE, SFCNOPI
+from kinet_trt.export.networks.base import NetworkConfig
+from kinet_trt.export.networks.sfcn_opi import NUCLEUS_WEIGHT, SFCNOPI
 from torch import Tensor
 
 network = SFCNOPI(NetworkConfig("sfcn-opi", 2, "relu", roi=False))
@@ -30,7 +30,7 @@ def test_maps_are_prior_times_conditional() -> None:
 
 
 def test_a_nucleus_costs_detection_weighted_and_its_joint_probability() -> None:
-    expected = -(RARE * torch.tensor(0.3).log() + torch.tensor(0.3 * 0.2).log())
+    expected = -(NUCLEUS_WEIGHT * torch.tensor(0.3).log() + torch.tensor(0.3 * 0.2).log())
     torch.testing.assert_close(loss(one_pixel(0.3, (0.5, 0.3, 0.2)), (0, 0, 1)), expected)
 
 

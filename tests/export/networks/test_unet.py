@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.networks.discs import RADIUS, cross_entropy, discs
-from kinet_trt.export.networks.kinet import NetworkConfig
 from kinet_trt.export.networks.unet import BORDER, SIGMA, UNet, borders
 
 
