@@ -1,4 +1,4 @@
-"""Serving: runs the live page of a camera until it is told to stop (``kinet-trt live SOURCE``)."""
+"""Starts and stops the live page of a camera (``kinet-trt live SOURCE``)."""
 
 from __future__ import annotations
 
@@ -31,40 +31,36 @@ from kinet_trt.live.acquisition.loop import FrameCheck, Loop
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import HOT_SPOT
 from kinet_trt.live.web.auth import Access
-from kinet_trt.live.web.controller import Station
-from kinet_trt.live.web.routes import Limits, Server
+from kinet_trt.live.web.controller import Controller
+from kinet_trt.live.web.server import Limits, Server
 from kinet_trt.quality.domain_check import Unlike
 
 log = logging.getLogger(__name__)
 
 PORT = 8765
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_START, _STOP = 20.0, 15.0  # s
-_LONGEST_MESSAGE = 1 << 16  # bytes that a page may send over its socket at once
+_START_TIMEOUT, _STOP_TIMEOUT = 20.0, 15.0  # s
+_MAX_MESSAGE = 1 << 16  # bytes of a WebSocket message from a page
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the page is served.
+    """Options of the live page.
 
     Attributes
     ----------
     store
-        The session file; None: ``sessions.kinet`` in the user's data folder.
+        Session file; None: ``sessions.kinet`` in the user's data folder.
     host, port
-        Where; port 0: any that is free; None: 8765, or any where that is taken.
+        Address to listen on. Port 0: any free port; None: 8765, or any free port if that is taken.
     mpp
-        um/px, stated by a person.
-    title, reader
-        Of a new session.
-    bands, hot_spot
-        As `Station` has them.
-    auto
-        Capture when the stage rests.
+        Pixel size entered by hand, um/px; None: the camera's.
+    title, reader, bands, hot_spot, auto
+        See `Controller`.
     browser
         Whether to open the page in the user's browser.
     limits
-        How long the page and the server wait for one another.
+        Timeouts between page and server.
     """
 
     store: Path | None = None
@@ -81,12 +77,12 @@ class Options:
 
 
 def run(source: FrameSource, counter: NucleusCounter, options: Options, tell: Callable[[str], None]) -> int:
-    """Serve the page until Ctrl-C or the signal to end; return the exit status.
+    """Serve the page until SIGINT or SIGTERM; return the exit status.
 
     Raises
     ------
     KinetError
-        If the session file cannot be used, another program has it open, or the address is taken.
+        If the session file cannot be used, another process has it open, or the address is taken.
     """
     stop = threading.Event()
     remarks = (Unlike(counter.engine.card.mpp),)
@@ -107,22 +103,22 @@ def run(source: FrameSource, counter: NucleusCounter, options: Options, tell: Ca
 
 @dataclass(frozen=True)
 class Page:
-    """A page that is being served.
+    """A running live page.
 
     Attributes
     ----------
     url
-        Where; it holds the token where one is needed.
+        URL, including the token if there is one.
     port, token
-        As they were chosen; the token is empty where none is needed.
+        Port; access token, empty on the loopback interface.
     store
-        The session file.
+        Session file.
     resumed
-        Whether the session of a program that was killed goes on.
-    station
-        What it shows.
+        Whether an interrupted session was resumed.
+    controller
+        Controller of the page.
     alive
-        Whether the server runs.
+        Returns whether the server is running.
     """
 
     url: str
@@ -130,7 +126,7 @@ class Page:
     token: str
     store: Path
     resumed: bool
-    station: Station
+    controller: Controller
     alive: Callable[[], bool]
 
 
@@ -138,7 +134,7 @@ class Page:
 def serving(
     source: FrameSource, counter: NucleusCounter, options: Options, remarks: tuple[FrameCheck, ...] = ()
 ) -> Iterator[Page]:
-    """Serve the page in threads as long as the context lasts; raises as `run`."""
+    """Serve the page in threads while the context is open; raises like `run`."""
     folder = user_data()
     path = options.store or sessions_file()
     recorded = isinstance(source, FolderSource | VideoSource)
@@ -151,12 +147,12 @@ def serving(
                 "that one, or name another file with --sessions FILE"
             )
         stack.callback(claim.release)
-        taken = stack.enter_context(contextlib.closing(_listen(options.host, options.port)))
-        port: int = taken.getsockname()[1]
+        listener = stack.enter_context(contextlib.closing(_listen(options.host, options.port)))
+        port: int = listener.getsockname()[1]
         store = stack.enter_context(Store.open(path))
         grabber = FrameGrabber(source, mpp=options.mpp)
         loop = Loop(grabber, counter, mpp=options.mpp, stated="file" if recorded else "camera", remarks=remarks)
-        station = Station(
+        controller = Controller(
             loop,
             store,
             title=options.title,
@@ -164,24 +160,24 @@ def serving(
             bands=options.bands,
             hot_spot=options.hot_spot,
             auto=options.auto,
-            old=options.limits.late,
+            max_age=options.limits.late,
         )
         token = "" if options.host in LOOPBACK else secrets.token_urlsafe(24)
         access = Access.by_token(token, port) if token else Access.local(port)
-        server = Server(station, access, folder / "objectives.json" if folder else None, options.limits)
-        stack.enter_context(station)
+        server = Server(controller, access, folder / "objectives.json" if folder else None, options.limits)
+        stack.enter_context(controller)
         stack.enter_context(grabber)
         stack.enter_context(loop)
-        alive = stack.enter_context(_http(server, taken))
+        alive = stack.enter_context(_http(server, listener))
         address = _address(options.host, port)
         claim.say(address)
         url = f"{address}?token={token}" if token else address
-        yield Page(url, port, token, path, station.view.resumed, station, alive)
+        yield Page(url, port, token, path, controller.view.resumed, controller, alive)
 
 
 @contextlib.contextmanager
-def _http(server: Server, taken: socket.socket) -> Iterator[Callable[[], bool]]:
-    """Run the web server in a thread: its own handling of signals would end the program before the session is left."""
+def _http(server: Server, listener: socket.socket) -> Iterator[Callable[[], bool]]:
+    """Run uvicorn in a thread: its own signal handlers would end the process before the session is closed."""
     web = uvicorn.Server(
         uvicorn.Config(
             server.app,
@@ -190,17 +186,17 @@ def _http(server: Server, taken: socket.socket) -> Iterator[Callable[[], bool]]:
             access_log=False,
             server_header=False,
             ws="websockets-sansio",
-            ws_max_size=_LONGEST_MESSAGE,
-            ws_per_message_deflate=False,  # a JPEG grows no smaller, and the processor is the count's
+            ws_max_size=_MAX_MESSAGE,
+            ws_per_message_deflate=False,  # JPEGs do not compress, and counting needs the CPU
             h11_max_incomplete_event_size=1 << 16,
             limit_concurrency=200,
             timeout_graceful_shutdown=3,
         )
     )
-    thread = threading.Thread(target=web.run, kwargs={"sockets": [taken]}, name="web", daemon=True)
+    thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]}, name="web", daemon=True)
     thread.start()
     try:
-        end = time.monotonic() + _START
+        end = time.monotonic() + _START_TIMEOUT
         while not web.started:
             if not thread.is_alive() or time.monotonic() > end:
                 raise KinetError("the server of the live page did not start")
@@ -208,48 +204,45 @@ def _http(server: Server, taken: socket.socket) -> Iterator[Callable[[], bool]]:
         yield thread.is_alive
     finally:
         web.should_exit = True
-        thread.join(_STOP)
+        thread.join(_STOP_TIMEOUT)
         if thread.is_alive():
-            log.warning("the server of the live page does not stop: its thread is left running")
+            log.warning("the server of the live page did not stop within %g s", _STOP_TIMEOUT)
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
-    """Take an address before anything else is started, so that a wrong one is told at once."""
-    wanted = [PORT, 0] if port is None else [port]
-    for one in wanted:
+    """Listen before anything else is started, so that a wrong address is reported at once."""
+    ports = [PORT, 0] if port is None else [port]
+    for number in ports:
         try:
-            family = socket.getaddrinfo(host, one, type=socket.SOCK_STREAM)[0][0]
-            taken = socket.socket(family, socket.SOCK_STREAM)
+            family = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0][0]
+            listener = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
             raise KinetError(
                 f"--host {host}: expected an address of this machine: {error.strerror or error}"
             ) from error
         try:
             if os.name == "posix":
-                taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            taken.bind((host, one))
-            taken.listen(128)
-            return taken
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, number))
+            listener.listen(128)
+            return listener
         except OSError as error:
-            taken.close()
-            if one == wanted[-1]:
+            listener.close()
+            if number == ports[-1]:
                 raise KinetError(
-                    f"{host}:{one}: cannot listen: {error.strerror or error}; --port 0 takes a free one"
+                    f"{host}:{number}: cannot listen: {error.strerror or error}; use --port 0 for any free port"
                 ) from error
     raise AssertionError("unreachable")
 
 
 def _address(host: str, port: int) -> str:
-    name = {"0.0.0.0": _own_name(), "::": _own_name(), "::1": "[::1]"}.get(host, host)  # noqa: S104
-    return f"http://{f'[{name}]' if ':' in name and not name.startswith('[') else name}:{port}/"
-
-
-def _own_name() -> str:
-    return socket.gethostname() or "127.0.0.1"
+    """Return the URL of the page, by the name of this machine if it listens on all interfaces."""
+    name = socket.gethostname() or "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
 
 
 def _has_screen() -> bool:
-    """Return whether a browser would be seen: a terminal browser in this terminal would only be in the way."""
+    """Return whether there is a screen for a browser; a text browser in this terminal would only disturb."""
     if sys.platform in ("win32", "darwin"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
@@ -257,12 +250,12 @@ def _has_screen() -> bool:
 
 @contextlib.contextmanager
 def _signals(stop: threading.Event) -> Iterator[None]:
-    """Let Ctrl-C and the signal to end set an event, so that the session is left in order."""
+    """Let SIGINT and SIGTERM set an event, so that the session is closed in order."""
 
-    def ask(_: int, __: FrameType | None) -> None:
+    def request_stop(_: int, __: FrameType | None) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""What the page is told, as JSON objects: the state of everything, one field, and a frame with its picture.
+"""JSON sent to the page: the state, a field with its nuclei, and a frame with its picture.
 
-Lengths are um, places in a frame px (pixel centres at integers), times s since the epoch, shares fractions. Numbers of
-nuclei are by class name.
+Lengths are in um, positions in a frame in px (pixel centres at integers), times in s since the epoch, shares are
+fractions. Numbers of nuclei are keyed by class name.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ from kinet_trt.live.session.agreement import ReaderAgreement
 from kinet_trt.live.session.records import Note
 from kinet_trt.live.session.region import Polygon, Region
 from kinet_trt.live.session.summary import GOALS, Summary
-from kinet_trt.live.web.controller import HINDERED, FieldView, Recount, Station, View
+from kinet_trt.live.web.controller import CAPTURE_BLOCKERS, Controller
+from kinet_trt.live.web.view import FieldView, Recount, SessionView
 
-THUMBNAIL = 320
+THUMBNAIL_WIDTH = 320
 """Width of a thumbnail, px."""
-_QUALITY = 82  # of JPEG
+JPEG_QUALITY = 82
+"""JPEG quality of frames and thumbnails."""
 Json = dict[str, Any]
 
 
-def state(station: Station, presets: tuple[Preset, ...]) -> Json:
-    """Return everything but the picture."""
-    status, seen, counter, view = station.loop.status, station.latest, station.loop.counter, station.view
+def state(controller: Controller, presets: tuple[Preset, ...]) -> Json:
+    """Return everything that the page shows except pictures."""
+    loop, view, region = controller.loop, controller.view, controller.region
+    seen, held = controller.frames.latest, controller.frames.held
+    status, counter, (mpp, mpp_source) = loop.status, loop.counter, loop.scale
     camera, card, engine = status.camera, counter.engine.card, counter.engine
-    region, held = station.region, station.held
-    mpp, mpp_source = station.loop.scale
     return {
         "type": "state",
         "clock": clock.now(),
@@ -71,7 +73,7 @@ def state(station: Station, presets: tuple[Preset, ...]) -> Json:
             "mpp": mpp,
             "source": mpp_source,
             "words": HOW_KNOWN[mpp_source],
-            # Before the first frame nothing is assumed yet.
+            # Nothing is assumed before the first frame.
             "assumed": seen is not None and mpp_source == "model",
             "note": camera.mpp_note if seen else "",
         },
@@ -86,52 +88,52 @@ def state(station: Station, presets: tuple[Preset, ...]) -> Json:
         },
         "threshold": str(counter.threshold),
         "fused": engine.detects,
-        "auto": station.auto,
-        "blank": station.loop.corrected,
-        "live_region": None if region is None or station.blind else [list(point) for point in region.points],
+        "auto": controller.auto,
+        "blank": loop.corrected,
+        "live_region": None if region is None or controller.blind else [list(point) for point in region.points],
         "presets": [{"name": one.name, "mpp": one.mpp} for one in presets],
         "joining": view.joining,
-        "trouble": view.trouble or station.said,
-        "session": _session(view, station.hot_spot),
-        "bands": _bands(station.bands),
+        "trouble": view.trouble or controller.auto_error,
+        "session": _session(view, controller.hot_spot),
+        "bands": _bands(controller.bands),
     }
 
 
-def field(one: FieldView) -> Json:
+def field(view: FieldView) -> Json:
     """Return a field as the page lists it."""
-    known, ki67 = one.field, Ki67.of(one.counts)
+    field, ki67 = view.field, Ki67.of(view.counts)
     return {
-        "id": known.id,
-        "number": known.number,
-        "time": known.time,
-        "width": known.width,
-        "height": known.height,
-        "mpp": known.mpp,
-        "mpp_source": known.mpp_source,
-        "automatic": known.automatic,
-        "threshold": str(known.threshold),
-        "counts": one.counts,
-        "index": None if one.blind else ki67.index,
-        "interval": None if one.blind else _pair(ki67.interval),
-        "provisional": not one.blind and ki67.provisional,
-        "unlike": None if one.blind else one.unlike or None,
-        "corrections": one.corrections,
-        "undoable": one.undoable,
-        "redoable": one.redoable,
-        "region": _outline(known.region),
-        "place": one.placed.place if one.placed else None,
-        "x": round(one.placed.x, 2) if one.placed else None,
-        "y": round(one.placed.y, 2) if one.placed else None,
-        "notes": [note.text for note in one.notes],
-        "finished": one.finished,
+        "id": field.id,
+        "number": field.number,
+        "time": field.time,
+        "width": field.width,
+        "height": field.height,
+        "mpp": field.mpp,
+        "mpp_source": field.mpp_source,
+        "automatic": field.automatic,
+        "threshold": str(field.threshold),
+        "counts": view.counts,
+        "index": None if view.blind else ki67.index,
+        "interval": None if view.blind else _pair(ki67.interval),
+        "provisional": not view.blind and ki67.provisional,
+        "unlike": None if view.blind else view.unlike or None,
+        "corrections": view.corrections,
+        "undoable": view.undoable,
+        "redoable": view.redoable,
+        "region": _outline(field.region),
+        "place": view.placed.place if view.placed else None,
+        "x": round(view.placed.x, 2) if view.placed else None,
+        "y": round(view.placed.y, 2) if view.placed else None,
+        "notes": [note.text for note in view.notes],
+        "finished": view.finished,
     }
 
 
-def nuclei(one: FieldView) -> Json:
-    """Return a field with its nuclei, those that a person removed included."""
-    answer = one.answer
+def nuclei(view: FieldView) -> Json:
+    """Return a field with its nuclei, including removed ones."""
+    answer = view.answer
     return {
-        "field": field(one),
+        "field": field(view),
         "classes": list(answer.classes),
         "nuclei": {
             "n": list(range(len(answer))),
@@ -141,22 +143,22 @@ def nuclei(one: FieldView) -> Json:
             "m": answer.model_cls.tolist(),
             "removed": answer.removed.tolist(),
             "touched": (answer.touched >= 0).tolist(),
-            "counted": None if one.counted is None or len(one.counted) != len(answer) else one.counted.tolist(),
+            "counted": None if view.counted is None or len(view.counted) != len(answer) else view.counted.tolist(),
         },
     }
 
 
 def frame(seen: FrameResult, width: int, *, blind: bool = False) -> bytes:
-    """Return a frame: the length of its JSON (uint32, little-endian), the JSON, and a JPEG.
+    """Return a frame as a message: length of the JSON (uint32, little-endian), the JSON, and a JPEG.
 
     Parameters
     ----------
     seen
-        What the loop made of it.
+        Frame and its count.
     width
-        Of the picture on the screen, px: a larger one is not sent.
+        Maximum width of the picture, px.
     blind
-        Send nothing that the model says of it: a recount is under way.
+        Leave out the count and the remarks, during a recount.
     """
     ki67, found = (None, None) if blind else (seen.ki67, seen.detections)
     head = {
@@ -174,7 +176,9 @@ def frame(seen: FrameResult, width: int, *, blind: bool = False) -> bytes:
         "unlike": None if blind else seen.unlike,
         "offered": seen.can_capture,
         "hindrances": list(seen.capture_blockers),
-        "hindered": " ".join(HINDERED[word] for word in seen.capture_blockers if word in HINDERED),
+        "hindered": " ".join(
+            CAPTURE_BLOCKERS[reason] for reason in seen.capture_blockers if reason in CAPTURE_BLOCKERS
+        ),
         "rested": seen.rested,
         "sharpness": _rounded(seen.quality.sharpness, 3),
         "remarks": [] if blind else list(seen.remarks),
@@ -187,8 +191,8 @@ def frame(seen: FrameResult, width: int, *, blind: bool = False) -> bytes:
     return struct.pack("<I", len(text)) + text + jpeg(seen.frame.pixels, width)
 
 
-def jpeg(pixels: NDArray[np.uint8], width: int, quality: int = _QUALITY) -> bytes:
-    """Return RGB pixels [height, width, 3] as a JPEG that is not wider than ``width`` px."""
+def jpeg(pixels: NDArray[np.uint8], width: int, quality: int = JPEG_QUALITY) -> bytes:
+    """Return RGB pixels [height, width, 3] as a JPEG of at most ``width`` px."""
     if pixels.shape[1] > width:
         height = max(1, round(pixels.shape[0] * width / pixels.shape[1]))
         pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
@@ -197,7 +201,7 @@ def jpeg(pixels: NDArray[np.uint8], width: int, quality: int = _QUALITY) -> byte
     return data.tobytes()
 
 
-def _session(view: View, hot_spot: int) -> Json:
+def _session(view: SessionView, hot_spot: int) -> Json:
     recount = view.recount
     return {
         "id": view.session.id,
@@ -282,16 +286,9 @@ def _recount(one: Recount) -> Json:
     }
 
 
-def _agreement(one: ReaderAgreement) -> Json:
-    return {
-        "same_class": one.same_class,
-        "kappa": one.kappa,
-        "kappa_interval": _pair(one.kappa_interval),
-        "difference": one.difference,
-        "both": one.both,
-        "only_first": one.only_first,
-        "only_second": one.only_second,
-    }
+def _agreement(agreement: ReaderAgreement) -> Json:
+    plain = ("same_class", "kappa", "difference", "both", "only_first", "only_second")
+    return {name: getattr(agreement, name) for name in plain} | {"kappa_interval": _pair(agreement.kappa_interval)}
 
 
 def _note(note: Note) -> Json:

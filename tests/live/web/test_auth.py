@@ -13,7 +13,7 @@ from live_page import page, socket
 from websockets.exceptions import InvalidStatus
 
 from kinet_trt.inference.counter import NucleusCounter
-from kinet_trt.live.web.auth import LARGEST, Access, Guard
+from kinet_trt.live.web.auth import MAX_BODY, Access, Guard
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +123,12 @@ def test_a_body_of_a_gigabyte_is_refused_at_once(local):
         raw.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
         chunk, sent = b"10000\r\n" + b"x" * 0x10000 + b"\r\n", 0
         try:
-            while sent < 100 * LARGEST:
+            while sent < 100 * MAX_BODY:
                 raw.sendall(chunk)
                 sent += len(chunk)
         except (BrokenPipeError, ConnectionResetError):
             pass
-    assert sent < 20 * LARGEST  # what the sockets' buffers hold, not what was meant to come
+    assert sent < 20 * MAX_BODY  # what the sockets' buffers hold, not what was meant to come
     assert client.get("/api/state").status_code == 200
 
 

@@ -23,7 +23,8 @@ from kinet_trt.camera.folder import FolderSource
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.web import app
-from kinet_trt.live.web.routes import MOST_PAGES, Limits
+from kinet_trt.live.web.live_socket import MAX_PAGES
+from kinet_trt.live.web.server import Limits
 from kinet_trt.simulation import simulate
 
 FILES = ("/api/report.html", "/api/summary.csv", "/api/summary.xlsx", "/api/nuclei.csv", "/api/geojson.zip")
@@ -135,7 +136,7 @@ def test_a_page_that_opens_after_the_end_of_a_recording_gets_the_last_picture(tm
 
 
 def test_one_page_too_many_is_told_so(served):
-    opened = [socket(served[0]) for _ in range(MOST_PAGES)]
+    opened = [socket(served[0]) for _ in range(MAX_PAGES)]
     sockets = [one.__enter__() for one in opened]
     try:
         for live in sockets:
@@ -238,7 +239,7 @@ def test_a_resting_stage_captures_by_itself(counter, tmp_path):
         microscope,
     ):
         first = until(client, lambda state: state["session"]["fields"])["session"]["fields"]
-        x, y = served.station.latest.frame.stage
+        x, y = served.controller.frames.latest.frame.stage
         microscope.move_to(x + 100.0, y)
         both = until(client, lambda state: len(state["session"]["fields"]) > len(first))["session"]["fields"]
         assert all(one["automatic"] for one in both)
@@ -268,6 +269,7 @@ def test_a_picture_that_is_old_is_not_captured(counter, tmp_path):
         microscope.fail("stall", 60)
         state = until(client, lambda state: state["camera"]["phase"] == "stalled")
         assert not state["loop"]["stalled"]  # the camera is silent, not the model
+        until(client, lambda state: state["clock"] - shown["clock"] > served.controller.frames.max_age)
         assert "s old" in post(client, "/api/capture", {"frame": shown["frame"]}, 409)["error"]
         assert client.get("/api/state").json()["session"]["fields"] == []
 
@@ -275,7 +277,7 @@ def test_a_picture_that_is_old_is_not_captured(counter, tmp_path):
 def test_a_page_that_reconnects_takes_its_own_place(served):
     """A page whose network was lost comes back before the server knows: it must not use up the places of others."""
     with contextlib.ExitStack() as stack:
-        for _ in range(MOST_PAGES + 2):
+        for _ in range(MAX_PAGES + 2):
             live = stack.enter_context(socket(served[0], query="?page=abc"))
             live.recv(timeout=30)
         next_frame(live)
