@@ -20,7 +20,8 @@ from kinet_trt.export.onnx import export
 from kinet_trt.export.yardsticks import eager_pytorch
 from PIL import Image
 
-from kinet_trt.cli.console import show_bench, steps
+from kinet_trt.cli.commands.bench import show_bench
+from kinet_trt.cli.progress import steps
 from kinet_trt.core.files import write_atomic
 from kinet_trt.deploy.build import build as build_model
 from kinet_trt.evaluation.benchmark import Setting, frame_of, measure

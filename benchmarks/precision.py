@@ -18,7 +18,7 @@ import torch
 from kinet_trt.export import checkpoint
 from kinet_trt.export.onnx import Deployed, export
 
-from kinet_trt.cli.console import track
+from kinet_trt.cli.progress import track
 from kinet_trt.core.errors import EngineError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import fit

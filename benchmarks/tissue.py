@@ -34,7 +34,7 @@ from scipy.optimize import minimize
 from skimage.data import immunohistochemistry
 from unlike import LABORATORY, RESULT, ROOT, fields
 
-from kinet_trt.cli.console import track
+from kinet_trt.cli.progress import track
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame

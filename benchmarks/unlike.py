@@ -23,7 +23,7 @@ import numpy as np
 from damages import BLURS, HARMLESS, STAINS, Pixels, another_camera
 from numpy.typing import NDArray
 
-from kinet_trt.cli.console import track
+from kinet_trt.cli.progress import track
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame

@@ -17,7 +17,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from kinet_trt.cli.console import _speed
+from kinet_trt.cli.commands.build import _speed
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import EngineError, KinetError
 from kinet_trt.deploy import build as builder

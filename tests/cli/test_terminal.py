@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kinet_trt.cli.console import Bars, note, show_bench, show_counted, tab_separated
+from kinet_trt.cli.commands.bench import show_bench
+from kinet_trt.cli.commands.count import show_counted
+from kinet_trt.cli.progress import Bars
+from kinet_trt.cli.terminal import note, tab_separated
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.logs import be_quiet, to_terminal
 from kinet_trt.counting.pictures import Counted

@@ -1,0 +1,1 @@
+"""The commands, one per module: its options, and what it prints."""

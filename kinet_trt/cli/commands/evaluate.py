@@ -1,0 +1,142 @@
+"""``kinet-trt eval``: evaluate a model on labelled fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kinet_trt.cli.options import (
+    FormatOption,
+    JsonOption,
+    ModelOption,
+    MppOption,
+    PrecisionOption,
+    RuntimeOption,
+    ThreadsOption,
+    ThresholdOption,
+    parse_threshold,
+    require,
+)
+from kinet_trt.cli.outputs import check_existing, check_names, check_targets, report_written, write
+from kinet_trt.cli.progress import track
+from kinet_trt.cli.terminal import print_lines, print_rows, stdout_console, tab_separated
+from kinet_trt.core.errors import KinetError, printable
+from kinet_trt.core.ki67 import class_name
+from kinet_trt.core.notice import NOTICE
+
+if TYPE_CHECKING:
+    from kinet_trt.evaluation.evaluate import Evaluation
+    from kinet_trt.inference.counter import NucleusCounter
+
+
+def evaluate(
+    fields: Annotated[Path, typer.Argument(help="Folder of labelled fields.")],
+    model: ModelOption = None,
+    classes: Annotated[str | None, typer.Option(help="Labelled classes, like positive,negative.")] = None,
+    split: Annotated[str | None, typer.Option(help="Use only the fields of this split, like val.")] = None,
+    mpp: MppOption = None,
+    threshold: ThresholdOption = None,
+    precision: PrecisionOption = "auto",
+    runtime: RuntimeOption = "auto",
+    threads: ThreadsOption = None,
+    json_file: JsonOption = None,
+    format_: FormatOption = "table",
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the precision-recall curve (PNG).")] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw false negatives and false positives into this folder.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files of --overlay.")] = False,
+) -> None:
+    """Evaluate a model on labelled fields. The metrics are those of the paper."""
+    require("eval", "eval", "lap", *(["matplotlib"] if plot else []))
+    from kinet_trt.core.files import write_atomic
+    from kinet_trt.counting.pictures import Outputs, output_names
+    from kinet_trt.datasets.labelled import guess, label, read_fields, with_nuclei
+    from kinet_trt.evaluation.evaluate import Evaluation, curve_png, evaluate_field, picture, to_json
+    from kinet_trt.inference.counter import NucleusCounter
+    from kinet_trt.io.overlay import to_png
+
+    minimum = parse_threshold(threshold)
+    targets = {"--json": json_file, "--plot": str(plot) if plot else None}
+    has_data = check_names(targets, format_, folders={"--overlay": overlay})
+    chosen = with_nuclei([f for f in read_fields(fields, mpp) if split in (None, f.split)])
+    if not chosen:
+        raise KinetError(f"{fields}: no fields with nuclei" + (f" of the split {split!r}" if split else ""))
+    if classes:
+        chosen = label(chosen, classes.split(","))
+    elif sentence := guess(chosen):
+        typer.echo(sentence, err=has_data)
+    outputs = Outputs(None, overlay, output_names([f.image for f in chosen]))
+    check_targets(targets, [f.image for f in chosen])
+    check_existing(outputs.existing(), force)
+    counter = NucleusCounter(model, threshold=minimum, precision=precision, threads=threads, runtime=runtime)
+    done = []
+    for f in track(chosen, "Evaluating", [f.image.name for f in chosen]):
+        one = evaluate_field(counter, f, mpp)
+        done.append(one)
+        if overlay:
+            write_atomic(outputs.overlay_of(f.image), to_png(picture(one, one.mpp / counter.engine.card.mpp)))
+    evaluation = Evaluation(tuple(done))
+    if not has_data:
+        show_evaluation(evaluation, counter)
+    report_written([path for f in chosen for path in outputs.paths(f.image)], has_data)
+    if plot:
+        write(str(plot), curve_png(evaluation, counter.engine.card.name), has_data)
+    if json_file:
+        write(json_file, to_json(counter, evaluation), has_data)
+    if format_ == "json":
+        write("-", to_json(counter, evaluation))
+    elif format_ == "plain":
+        write("-", tab_separated(*evaluation_rows(evaluation)))
+
+
+def evaluation_rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of the paper's metrics: by source and together."""
+    from kinet_trt.core.detections import CLASSES
+
+    rows = []
+    for source, one in [*evaluation.by_source().items(), ("together", evaluation.at_threshold)]:
+        own = [f for f in evaluation.fields if f.field.source == source] or evaluation.fields
+        labelled = {name for f in own for name in f.field.labelled}
+        score, d = one.detection, one.distance
+        distance = f"{d.mean():.2f} +- {d.std():.2f}" if len(d) else "-"
+        figures = [f"{value:.3f}" for value in (score.precision, score.recall, score.f1)]
+        initials = " ".join({"positive": "+", "negative": "-", "non_tumor": "o"}[n] for n in CLASSES if n in labelled)
+        rows.append(
+            [
+                printable(source) or "fields",
+                *(str(len(own)), str(score.true), *figures, distance, f"{one.weighted[2]:.3f}", initials),
+            ]
+        )
+    return ["source", "fields", "nuclei", "P", "R", "F1", "px off", "class F1", "labelled"], rows
+
+
+def show_evaluation(evaluation: Evaluation, counter: NucleusCounter) -> None:
+    """Print the paper's metrics: by source and together, by class, and the index."""
+    console = stdout_console()
+    print_rows(console, *evaluation_rows(evaluation))
+    print_lines(console, list(_remarks(evaluation, counter)))
+
+
+def _remarks(evaluation: Evaluation, counter: NucleusCounter) -> Iterator[str]:
+    from kinet_trt.core.detections import CLASSES
+
+    pooled, engine = evaluation.at_threshold, counter.engine
+    yield "labelled: + positive, - negative, o non-tumour; detections of classes that are not labelled do not count."
+    for name, score in zip(CLASSES, pooled.per_class, strict=True):
+        yield (
+            f"{class_name(name):<10} precision {score.precision:.3f}, recall {score.recall:.3f}, F1 {score.f1:.3f} "
+            f"({score.true} nuclei)"
+        )
+    precision, recall, f1 = pooled.weighted
+    yield f"weighted   precision {precision:.3f}, recall {recall:.3f}, F1 {f1:.3f}; AUC {evaluation.auc:.3f}"
+    if errors := evaluation.index_errors:
+        yield (
+            f"Ki67 index off by {100 * sum(errors) / len(errors):.1f} points on average; "
+            f"within 10 points on {sum(e <= 0.10 for e in errors)} of {len(errors)} fields."
+        )
+    yield f"{engine.card.name} on {engine.runtime}, {engine.precision}, threshold {counter.threshold}."
+    yield NOTICE

@@ -1,0 +1,99 @@
+"""Options that several commands share, and the parsers of their values."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from kinet_trt.core.errors import KinetError, MissingExtraError
+from kinet_trt.core.ki67 import NET
+from kinet_trt.core.units import MAX_MPP, MIN_MPP, is_mpp
+
+if TYPE_CHECKING:
+    from kinet_trt.inference.counter import Threshold
+
+GRADE_RANGES = {"net": NET, "none": None}
+"""Grade ranges by the value of ``--bands``."""
+
+
+def parse_mpp(text: str) -> float:
+    """Return a pixel size in um/px; a decimal comma is read as a point."""
+    try:
+        mpp = float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
+    except ValueError:
+        mpp = float("nan")
+    if not is_mpp(mpp):
+        raise typer.BadParameter(f"expected µm/px from {MIN_MPP:g} to {MAX_MPP:g}, like 0.34, found {text!r}")
+    return mpp
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return the width and height of a value of ``--size``, px."""
+    try:
+        width, height = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        width = height = 0
+    if min(width, height) < 1:
+        raise typer.BadParameter(f"--size: expected WxH (width x height) like 1920x1200, found {text!r}")
+    return width, height
+
+
+def parse_threshold(text: str | None) -> Threshold | None:
+    """Return the threshold of ``--threshold``; a decimal comma is read as a point."""
+    from kinet_trt.inference.counter import Threshold
+
+    try:
+        return Threshold.parse(text.replace(",", ".")) if text else None
+    except KinetError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def require(command: str, extra: str, *modules: str) -> None:
+    """Raise a MissingExtraError unless the packages of an extra can be imported."""
+    from importlib.util import find_spec
+
+    for module in modules:
+        missing = sys.modules[module] is None if module in sys.modules else find_spec(module) is None
+        if missing:
+            raise MissingExtraError(f"kinet-trt {command}", extra, module)
+
+
+ModelOption = Annotated[
+    Path | None, typer.Option("--model", "-m", help="Model file, .onnx or .engine. Default: the built-in model.")
+]
+PrecisionOption = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16", "int8"], typer.Option("--precision", help="Numeric precision.")
+]
+RuntimeOption = Annotated[
+    Literal["auto", "openvino", "onnxruntime"], typer.Option("--runtime", help="Inference runtime.")
+]
+MppOption = Annotated[
+    float | None,
+    typer.Option(
+        "--mpp",
+        parser=parse_mpp,
+        metavar="UM/PX",
+        help="Pixel size, like 0.34. Default: from the file, else the model's.",
+    ),
+]
+ThresholdOption = Annotated[
+    str | None,
+    typer.Option("--threshold", metavar="T", help="Minimum peak height; relative:T is relative to the highest peak."),
+]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Number of CPU threads. Default: all.")]
+HotSpotOption = Annotated[int, typer.Option("--hot-spot", min=10, help="Hot-spot size in tumour nuclei.")]
+BandsOption = Annotated[Literal["net", "none"], typer.Option("--bands", help="Grade ranges: those of NET, or none.")]
+JsonOption = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - writes to standard output.")
+]
+CsvOption = Annotated[
+    str | None,
+    typer.Option("--csv", metavar="FILE", help="Write CSV, one row per nucleus; - writes to standard output."),
+]
+FormatOption = Annotated[
+    Literal["table", "plain", "json"],
+    typer.Option("--format", help="Standard output: a table, tab-separated rows, or JSON."),
+]
