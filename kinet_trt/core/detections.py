@@ -1,22 +1,29 @@
-"""Detections: the nuclei of one frame, and the files they are written to."""
+"""Detections: the nuclei of one frame, and the forms in which they leave the program."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.core.files import csv_text
+from kinet_trt.core.errors import MissingExtraError
+from kinet_trt.core.files import csv_text, write_atomic
+from kinet_trt.core.ki67 import Ki67
+from kinet_trt.core.notice import NOTICE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CLASSES = ("positive", "negative", "non_tumor")
-"""The nucleus classes in the order of a standard KiNet's maps; a model card may say otherwise."""
-
+"""Nucleus classes in the order of a standard KiNet's maps; a model card may name others."""
 NAMES: Mapping[str, str] = {"positive": "positive tumour", "negative": "negative tumour", "non_tumor": "non-tumour"}
-"""Classes as people read them; others keep their own name."""
+"""Class names for people; classes that are not listed keep their own name."""
 QUPATH_NAMES: Mapping[str, str] = {"positive": "Positive", "negative": "Negative", "non_tumor": "Other"}
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "positive": (230, 40, 40),
@@ -26,10 +33,23 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
 """RGB colours by class, the same in overlays and GeoJSON."""
 OTHER_COLOUR = (150, 150, 150)
 
+_MAX_SCORE = 65504  # JSON has no infinity; a map that overflowed in half precision gets the largest number of FP16
+
+
+class Nucleus(NamedTuple):
+    """One nucleus: its centre in px, class name and score."""
+
+    x: float
+    y: float
+    class_name: str
+    score: float
+
 
 @dataclass(frozen=True, eq=False)
 class Detections:
     """Nuclei in raster order.
+
+    ``detections[i]`` and iteration give a :class:`Nucleus`; slices, masks and index arrays give Detections.
 
     Attributes
     ----------
@@ -58,14 +78,55 @@ class Detections:
         return len(self.x)
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{n} {name.replace('non_tumor', 'non-tumour')}" for name, n in self.counts().items())
+        counts = ", ".join(f"{n} {class_name(name)}" for name, n in self.counts().items())
         return f"Detections({len(self)} nuclei: {counts})"
+
+    @overload
+    def __getitem__(self, index: int) -> Nucleus: ...
+    @overload
+    def __getitem__(self, index: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Detections: ...
+    def __getitem__(self, index: int | slice | NDArray[np.bool_] | NDArray[np.intp]) -> Nucleus | Detections:
+        if isinstance(index, int | np.integer):
+            name = self.classes[self.cls[index]]
+            return Nucleus(float(self.x[index]), float(self.y[index]), name, float(self.score[index]))
+        return Detections(self.x[index], self.y[index], self.cls[index], self.score[index], self.classes)
+
+    def __iter__(self) -> Iterator[Nucleus]:
+        return (self[i] for i in range(len(self)))
 
     @classmethod
     def empty(cls, classes: tuple[str, ...] = CLASSES) -> Detections:
         """Return detections without nuclei."""
         none = np.empty(0, np.float32)
         return cls(none, none, np.empty(0, np.uint8), none, classes)
+
+    @classmethod
+    def concatenate(cls, parts: Iterable[Detections]) -> Detections:
+        """Join detections of the same classes, one after another.
+
+        Raises
+        ------
+        ValueError
+            If there are no parts, or their classes differ.
+        """
+        parts = list(parts)
+        found = {part.classes for part in parts}
+        if len(found) != 1:
+            raise ValueError(f"expected detections of the same classes, found {sorted(found)}")
+        x, y, index, score = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y", "cls", "score")
+        )
+        return cls(x, y, index, score, parts[0].classes)
+
+    @property
+    def xy(self) -> NDArray[np.float32]:
+        """Centres, float32 [n, 2], px."""
+        return np.stack([self.x, self.y], axis=1)
+
+    @property
+    def ki67(self) -> Ki67:
+        """Ki67 index of the tumour nuclei."""
+        return Ki67.of(self.counts())
 
     def counts(self) -> dict[str, int]:
         """Return the number of nuclei of each class, zeros included."""
@@ -74,20 +135,15 @@ class Detections:
 
     def where(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> Detections:
         """Return the nuclei that a mask or an index array selects, in that order."""
-        return Detections(self.x[keep], self.y[keep], self.cls[keep], self.score[keep], self.classes)
+        return self[keep]
 
     def records(self) -> list[dict[str, Any]]:
         """Return one ``{"x", "y", "class", "score"}`` per nucleus; px to 2 and scores to 4 decimals."""
-        # JSON has no infinity: a map that overflowed in half precision is as high as half precision goes.
-        score = np.clip(self.score, -65504, 65504)
+        score = np.clip(self.score, -_MAX_SCORE, _MAX_SCORE)
         return [
             {"x": round(float(x), 2), "y": round(float(y), 2), "class": self.classes[c], "score": round(float(s), 4)}
             for x, y, c, s in zip(self.x, self.y, self.cls, score, strict=True)
         ]
-
-    def geojson(self) -> str:
-        """Return a GeoJSON FeatureCollection of point annotations that QuPath opens with its own classes."""
-        return json.dumps({"type": "FeatureCollection", "features": self.features()}, allow_nan=False)
 
     def features(self, kind: str = "annotation") -> list[dict[str, Any]]:
         """Return one GeoJSON feature per nucleus, as QuPath writes them.
@@ -118,8 +174,98 @@ class Detections:
             for record in self.records()
         ]
 
+    def to_geojson(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return a GeoJSON FeatureCollection of point annotations for QuPath, and write it if a path is given."""
+        return _written(json.dumps({"type": "FeatureCollection", "features": self.features()}, allow_nan=False), path)
 
-def to_csv(named: Iterable[tuple[str, Detections]]) -> str:
+    def geojson(self) -> str:
+        """Return :meth:`to_geojson`, under its name before 0.2."""
+        return self.to_geojson()
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return a CSV table ``x,y,class,score``, and write it if a path is given."""
+        return _written(
+            csv_text([["x", "y", "class", "score"], *(list(record.values()) for record in self.records())]), path
+        )
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return counts, index, interval and nuclei with the keys of ``kinet-trt count --json``; write it to a path."""
+        document = {
+            "counts": self.counts(),
+            "ki67_index": self.ki67.index,
+            "interval": self.ki67.interval,
+            "notice": NOTICE,
+            "detections": self.records(),
+        }
+        return _written(json.dumps(document, indent=1, allow_nan=False) + "\n", path)
+
+    def to_dataframe(self) -> Any:
+        """Return a pandas DataFrame with the columns x, y, class and score, one row per nucleus.
+
+        Raises
+        ------
+        MissingExtraError
+            If pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtraError("Detections.to_dataframe", "pandas", "pandas") from error
+        names = pd.Categorical.from_codes(self.cls, categories=list(self.classes))
+        return pd.DataFrame({"x": self.x, "y": self.y, "class": names, "score": self.score})
+
+    def plot(self, image: NDArray[np.uint8] | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the nuclei as rings in the colour of their class with matplotlib.
+
+        Parameters
+        ----------
+        image
+            RGB, uint8 [height, width, 3], drawn below the nuclei.
+        ax
+            Axes to draw into; by default those of a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes, for titles or saving (``ax.figure.savefig``).
+
+        Raises
+        ------
+        MissingExtraError
+            If matplotlib is not installed.
+        """
+        try:
+            from matplotlib import pyplot
+        except ImportError as error:
+            raise MissingExtraError("Detections.plot", "eval", "matplotlib") from error
+        if ax is None:
+            _, ax = pyplot.subplots()
+        if image is not None:
+            ax.imshow(image)
+        elif not ax.yaxis_inverted():
+            ax.invert_yaxis()
+        for index, (name, n) in enumerate(self.counts().items()):
+            x, y = self[self.cls == index].xy.T
+            red, green, blue = (channel / 255 for channel in COLOURS.get(name, OTHER_COLOUR))
+            ax.scatter(x, y, 40, facecolors="none", edgecolors=[(red, green, blue)], label=f"{class_name(name)}: {n}")
+        ax.set_aspect("equal")
+        ax.set_xlabel(NOTICE, fontsize="small")
+        ax.legend(loc="upper right")
+        return ax
+
+
+def class_name(name: str) -> str:
+    """Return a class of nuclei as people read it: ``"non-tumour"`` for ``"non_tumor"``."""
+    return {"non_tumor": "non-tumour"}.get(name, name.replace("_", " "))
+
+
+def nuclei_csv(named: Iterable[tuple[str, Detections]]) -> str:
     """Return one CSV table ``image,x,y,class,score`` of the nuclei of several images."""
     rows = ([image, *record.values()] for image, detections in named for record in detections.records())
     return csv_text([["image", "x", "y", "class", "score"], *rows])
+
+
+def _written(text: str, path: str | os.PathLike[str] | None) -> str:
+    if path is not None:
+        write_atomic(Path(path), text)
+    return text

@@ -208,11 +208,6 @@ class Statement:
         return f"{what} crosses a grade boundary; at this rate, about {more:,} more tumour nuclei would settle it."
 
 
-def class_name(name: str) -> str:
-    """Return a class of nuclei as people read it: ``"non-tumour"`` for ``"non_tumor"``."""
-    return {"non_tumor": "non-tumour"}.get(name, name.replace("_", " "))
-
-
 def wilson(share: float, n: int) -> tuple[float, float]:
     """Return the 95% Wilson score interval of a share of n, within [0, 1]."""
     centre = share + Z * Z / (2 * n)

@@ -15,7 +15,7 @@ from typing import Any
 
 import cv2
 
-from kinet_trt.core.detections import Detections, to_csv
+from kinet_trt.core.detections import Detections, nuclei_csv
 from kinet_trt.core.errors import ImageError, KinetError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import NO_COLOUR, Frame, fitted_size
@@ -288,7 +288,7 @@ class Outputs:
             If it cannot be written, or there is no memory for the picture.
         """
         if self.geojson:
-            write_atomic(self._geojson(counted.image), counted.detections.geojson())
+            write_atomic(self._geojson(counted.image), counted.detections.to_geojson())
         if self.overlay:
             try:
                 picture = to_png(draw(frame, counted.detections, counted.mpp))
@@ -397,12 +397,12 @@ def table(counted: Sequence[Counted | CountedSlide]) -> str:
 
 def table_parts(counted: Sequence[Counted | CountedSlide]) -> Iterator[str]:
     """Yield the parts of the CSV of a run: one row a nucleus."""
-    yield to_csv([])
+    yield nuclei_csv([])
     for one in counted:
         if isinstance(one, CountedSlide):
             yield from csv_rows(one)
         else:
-            yield to_csv([(str(one.image), one.detections)]).partition("\n")[2]
+            yield nuclei_csv([(str(one.image), one.detections)]).partition("\n")[2]
 
 
 def summary_table(

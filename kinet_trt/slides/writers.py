@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from kinet_trt.core.detections import to_csv
+from kinet_trt.core.detections import nuclei_csv
 from kinet_trt.slides.count import CountedSlide
 
 
@@ -24,7 +24,7 @@ def geojson(counted: CountedSlide) -> Iterator[str]:
 def csv_rows(counted: CountedSlide) -> Iterator[str]:
     """Yield rows ``image,x,y,class,score`` of a slide's nuclei, without the heading."""
     for band in counted.bands():
-        yield to_csv([(str(counted.image), band)]).partition("\n")[2]
+        yield nuclei_csv([(str(counted.image), band)]).partition("\n")[2]
 
 
 def json_detections(counted: CountedSlide) -> Iterator[str]:

@@ -4,13 +4,18 @@ import csv
 import io
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinet_trt.core.detections import CLASSES, COLOURS, OTHER_COLOUR, QUPATH_NAMES, Detections, to_csv
+from kinet_trt.core.detections import CLASSES, COLOURS, OTHER_COLOUR, QUPATH_NAMES, Detections, Nucleus, nuclei_csv
+from kinet_trt.core.errors import MissingExtraError
+from kinet_trt.core.ki67 import Ki67
+from kinet_trt.core.notice import NOTICE
+from kinet_trt.io.points import read_table
 
 
 def found_at(*rows, classes=CLASSES):
@@ -22,12 +27,12 @@ def found_at(*rows, classes=CLASSES):
 THREE = found_at((1, 2, 0, 0.9), (3.125, 4.5, 2, 0.51239), (5, 6.004, 1, 1))
 
 
-def test_every_class_has_a_colour_and_a_qupath_name():
+def test_classes_have_a_colour_and_a_qupath_name():
     assert set(COLOURS) == set(QUPATH_NAMES) == set(CLASSES) == {"positive", "negative", "non_tumor"}
     assert OTHER_COLOUR not in COLOURS.values()
 
 
-def test_arrays_of_different_lengths_are_refused():
+def test_detections_refuse_arrays_of_different_lengths():
     one, two = np.zeros(1, np.float32), np.zeros(2, np.float32)
     with pytest.raises(ValueError, match=r"expected one length, found \[1, 2\]"):
         Detections(one, one, np.zeros(2, np.uint8), two)
@@ -48,6 +53,17 @@ def test_empty_has_no_nuclei_and_the_right_types():
     assert none.records() == []
 
 
+def test_indexing_gives_a_nucleus_or_detections():
+    first, last = THREE[0], THREE[-1]
+    assert (first.x, first.y, first.class_name, first.score) == (1, 2, "positive", pytest.approx(0.9))
+    assert last == THREE[np.int64(2)] == Nucleus(5.0, pytest.approx(6.004), "negative", 1.0)
+    assert [nucleus.class_name for nucleus in THREE] == ["positive", "non_tumor", "negative"]
+    assert THREE[1:].x.tolist() == [3.125, 5]
+    assert THREE[THREE.cls == 2].counts() == {"positive": 0, "negative": 0, "non_tumor": 1}
+    with pytest.raises(IndexError):
+        THREE[3]
+
+
 def test_where_takes_a_mask_or_an_order():
     assert THREE.where(THREE.score > 0.6).x.tolist() == [1, 5]
     turned = THREE.where(np.asarray([2, 0]))
@@ -55,6 +71,69 @@ def test_where_takes_a_mask_or_an_order():
     assert turned.cls.tolist() == [1, 0]
     assert len(THREE.where(np.zeros(3, bool))) == 0
     assert found_at((0, 0, 0, 1), classes=("z",)).where(np.ones(1, bool)).classes == ("z",)
+
+
+def test_concatenate_joins_parts_of_the_same_classes():
+    both = Detections.concatenate(iter([THREE, Detections.empty(), THREE[:1]]))
+    assert both.records() == [*THREE.records(), THREE.records()[0]]
+    assert (both.x.dtype, both.cls.dtype) == (np.float32, np.uint8)
+    with pytest.raises(ValueError, match="same classes, found"):
+        Detections.concatenate([THREE, Detections.empty(("a",))])
+    with pytest.raises(ValueError, match=r"same classes, found \[\]"):
+        Detections.concatenate([])
+
+
+def test_xy_and_ki67_are_those_of_the_nuclei():
+    assert THREE.xy.tolist() == [[1, 2], [3.125, 4.5], [5, np.float32(6.004)]]
+    assert THREE.xy.dtype == np.float32
+    assert THREE.ki67 == Ki67(1, 2)
+    assert Detections.empty().ki67.index is None
+
+
+def test_writers_return_the_text_that_they_write(tmp_path):
+    for name in ("csv", "geojson", "json"):
+        path = tmp_path / "new" / f"nuclei.{name}"
+        assert getattr(THREE, f"to_{name}")(path) == path.read_text("utf-8") == getattr(THREE, f"to_{name}")(str(path))
+    assert THREE.to_csv().splitlines()[:2] == ["x,y,class,score", "1.0,2.0,positive,0.9"]
+    assert THREE.geojson() == THREE.to_geojson()
+    document = json.loads(THREE.to_json())
+    assert document["detections"] == THREE.records()
+    assert (document["counts"], document["ki67_index"]) == (THREE.counts(), 0.5)
+    assert json.loads(Detections.empty().to_json())["interval"] is None
+    marked = read_table(tmp_path / "new" / "nuclei.csv").nuclei(tmp_path / "a.png", lambda: None)
+    assert marked.x.tolist() == [1.0, np.float32(3.12), 5.0]
+    assert [CLASSES[c] for c in marked.cls] == [nucleus.class_name for nucleus in THREE]
+
+
+def test_to_dataframe_has_a_row_for_each_nucleus():
+    frame = THREE.to_dataframe()
+    assert frame.columns.tolist() == ["x", "y", "class", "score"]
+    assert frame["class"].tolist() == ["positive", "non_tumor", "negative"]
+    assert frame.groupby("class", observed=False).size().to_dict() == THREE.counts()
+    assert len(Detections.empty().to_dataframe()) == 0
+
+
+def test_to_dataframe_and_plot_name_the_extra_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"kinet-trt\[pandas\]"):
+        THREE.to_dataframe()
+    with pytest.raises(MissingExtraError, match=r"kinet-trt\[eval\]"):
+        THREE.plot()
+
+
+def test_plot_draws_each_class_in_its_colour_at_its_place():
+    from matplotlib.figure import Figure
+
+    image = np.full((10, 12, 3), 240, np.uint8)
+    ax = THREE.plot(image, Figure().subplots())
+    positive, negative, other = ax.collections
+    assert positive.get_offsets().tolist() == [[1, 2]]
+    assert negative.get_edgecolors()[0][:3] == pytest.approx(np.array(COLOURS["negative"]) / 255)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["positive: 1", "negative: 1", "non-tumour: 1"]
+    assert ax.get_xlabel() == NOTICE
+    assert len(other.get_offsets()) == 1
+    assert THREE.plot(ax=Figure().subplots()).yaxis_inverted()
 
 
 def test_records_round_px_to_2_and_scores_to_4_decimals():
@@ -67,7 +146,7 @@ def test_records_round_px_to_2_and_scores_to_4_decimals():
 
 
 def test_geojson_is_what_qupath_imports_half_a_pixel_to_the_right_and_down():
-    collection = json.loads(THREE.geojson())
+    collection = json.loads(THREE.to_geojson())
     assert collection["type"] == "FeatureCollection"
     assert [feature["geometry"] for feature in collection["features"]] == [
         {"type": "Point", "coordinates": [1.5, 2.5]},
@@ -86,19 +165,19 @@ def test_geojson_is_what_qupath_imports_half_a_pixel_to_the_right_and_down():
 
 
 def test_geojson_of_nothing_and_of_unknown_classes():
-    assert json.loads(Detections.empty().geojson()) == {"type": "FeatureCollection", "features": []}
-    odd = json.loads(found_at((0, 0, 0, 1), classes=("lymphocyte µ",)).geojson())["features"][0]
+    assert json.loads(Detections.empty().to_geojson()) == {"type": "FeatureCollection", "features": []}
+    odd = json.loads(found_at((0, 0, 0, 1), classes=("lymphocyte µ",)).to_geojson())["features"][0]
     assert odd["properties"]["classification"] == {"name": "lymphocyte µ", "color": list(OTHER_COLOUR)}
 
 
-def test_a_score_that_overflowed_in_half_precision_does_not_stop_the_geojson():
+def test_geojson_clips_a_score_that_overflowed_in_half_precision():
     # The peak rule lets +inf be a nucleus.
-    features = json.loads(found_at((1, 2, 0, math.inf)).geojson())["features"]
+    features = json.loads(found_at((1, 2, 0, math.inf)).to_geojson())["features"]
     assert len(features) == 1
 
 
-def test_csv_is_one_table_of_several_images():
-    text = to_csv([("a.png", THREE), ("empty.png", Detections.empty()), ("b.png", found_at((7, 8, 1, 0.5)))])
+def test_nuclei_csv_is_one_table_of_several_images():
+    text = nuclei_csv([("a.png", THREE), ("empty.png", Detections.empty()), ("b.png", found_at((7, 8, 1, 0.5)))])
     assert text.splitlines() == [
         "image,x,y,class,score",
         "a.png,1.0,2.0,positive,0.9",
@@ -108,13 +187,13 @@ def test_csv_is_one_table_of_several_images():
     ]
     assert text.endswith("\n")
     assert "\r" not in text
-    assert to_csv([]) == "image,x,y,class,score\n"
+    assert nuclei_csv([]) == "image,x,y,class,score\n"
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(name=st.text(min_size=1, max_size=20).filter(lambda name: "\r" not in name and "\0" not in name))
-def test_csv_gives_any_image_name_back(name):
-    (row,) = csv.DictReader(io.StringIO(to_csv([(name, found_at((1, 2, 0, 1)))]), newline=""))
+def test_nuclei_csv_keeps_any_image_name(name):
+    (row,) = csv.DictReader(io.StringIO(nuclei_csv([(name, found_at((1, 2, 0, 1)))]), newline=""))
     assert row == {"image": name, "x": "1.0", "y": "2.0", "class": "positive", "score": "1.0"}
 
 
@@ -125,11 +204,11 @@ def test_csv_gives_any_image_name_back(name):
         max_size=20,
     )
 )
-def test_all_three_files_tell_of_the_same_nuclei(rows):
+def test_records_geojson_and_csv_hold_the_same_nuclei(rows):
     found = found_at(*rows)
     records = found.records()
-    features = json.loads(found.geojson())["features"]
-    table = list(csv.DictReader(io.StringIO(to_csv([("i", found)]))))
+    features = json.loads(found.to_geojson())["features"]
+    table = list(csv.DictReader(io.StringIO(nuclei_csv([("i", found)]))))
     assert len(records) == len(features) == len(table) == len(rows) == sum(found.counts().values())
     for record, feature, line, (x, y, c, _) in zip(records, features, table, rows, strict=True):
         assert (record["x"], record["y"]) == pytest.approx((x, y), abs=0.0051)
@@ -138,6 +217,6 @@ def test_all_three_files_tell_of_the_same_nuclei(rows):
         assert line["class"] == record["class"] == CLASSES[c]
 
 
-def test_the_repr_is_one_short_line():
+def test_repr_is_one_short_line():
     many = Detections(*(np.zeros(10_000, t) for t in (np.float32, np.float32, np.uint8, np.float32)))
     assert repr(many) == "Detections(10000 nuclei: 10000 positive, 0 negative, 0 non-tumour)"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from kinet_trt.cli.main import app
-from kinet_trt.core.detections import Detections, to_csv
+from kinet_trt.core.detections import Detections, nuclei_csv
 from kinet_trt.core.errors import KinetError, printable
 from kinet_trt.counting.pictures import find_images, skipped
 from kinet_trt.simulation import simulate
@@ -61,7 +61,7 @@ def test_a_folder_of_such_pictures_alone_is_an_error_that_names_them(tmp_path):
 @pytest.mark.parametrize("name", ["a\rb.png", "a\nb.png", "a\r\nb.png", 'a,"b".png'])
 def test_any_file_name_stays_in_one_cell_of_the_csv(name, tmp_path):
     ones = np.ones(2, np.float32)
-    text = to_csv([(name, Detections(ones, ones, ones.astype(np.int64) * 0, ones, ("positive",)))])
+    text = nuclei_csv([(name, Detections(ones, ones, ones.astype(np.int64) * 0, ones, ("positive",)))])
     path = tmp_path / "t.csv"
     path.write_bytes(text.encode())
     with path.open(newline="") as file:

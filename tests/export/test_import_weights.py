@@ -109,7 +109,7 @@ def write_fields(folder: Path, n: int, points: bool = True) -> None:
         (folder / f"{seed}.png").write_bytes(cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
         if points:
             found = Detections(truth.x, truth.y, truth.cls, np.ones(len(truth), np.float32))
-            (folder / f"{seed}.geojson").write_text(found.geojson())
+            (folder / f"{seed}.geojson").write_text(found.to_geojson())
 
 
 @pytest.mark.parametrize(("roi", "parameters"), [(False, 11.73), (True, 19.77)])

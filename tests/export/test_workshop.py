@@ -43,7 +43,7 @@ def write_qupath(folder: Path, seed: int, width: int = 256) -> simulate.Truth:
     pixels, truth = simulate.field(seed, width, 224)
     save(folder / f"{seed}.png", pixels)
     found = Detections(truth.x, truth.y, truth.cls, np.ones(len(truth), np.float32))
-    (folder / f"{seed}.geojson").write_text(found.geojson())
+    (folder / f"{seed}.geojson").write_text(found.to_geojson())
     return truth
 
 

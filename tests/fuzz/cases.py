@@ -301,12 +301,12 @@ def geojson_cases() -> Case:
         x, y = (generator.uniform(0, 1e5, n).astype(np.float32) for _ in range(2))
         score = generator.choice(odd, n).astype(np.float32)
         found = Detections(x, y, generator.integers(0, len(names), n).astype(np.uint8), score, names)
-        collection = _strict(found.geojson())
+        collection = _strict(found.to_geojson())
         assert len(collection["features"]) == n
         for feature, at_x, at_y in zip(collection["features"], x, y, strict=True):
             assert np.allclose(feature["geometry"]["coordinates"], (at_x + 0.5, at_y + 0.5), atol=0.02)
         path = folder / f"{_name(rng, 120)}.geojson"
-        write_atomic(path, found.geojson())
+        write_atomic(path, found.to_geojson())
         assert _strict(path.read_text("utf-8")) == collection
 
     return case

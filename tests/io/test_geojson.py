@@ -86,7 +86,7 @@ def test_any_class_name_is_one_of_three_or_none(name):
 def test_what_count_writes_is_read_again(tmp_path_factory, points):
     x, y, cls = (np.array([p[i] for p in points], t) for i, t in enumerate((np.float32, np.float32, np.uint8)))
     path = tmp_path_factory.mktemp("g") / "a.geojson"
-    path.write_text(Detections(x, y, cls, np.ones(len(x), np.float32)).geojson())
+    path.write_text(Detections(x, y, cls, np.ones(len(x), np.float32)).to_geojson())
     marked = read_geojson(path)
     np.testing.assert_allclose(marked.x, x, atol=0.011)
     np.testing.assert_allclose(marked.y, y, atol=0.011)

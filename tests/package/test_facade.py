@@ -1,7 +1,9 @@
-"""What `import kinet_trt` gives."""
+"""The public names of `import kinet_trt`."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.metadata import version
 
 import numpy as np
@@ -10,13 +12,24 @@ import pytest
 import kinet_trt
 
 
-def test_the_version_is_that_of_the_package():
+def test_version_is_that_of_the_package():
     assert kinet_trt.__version__ == version("kinet-trt")
 
 
-def test_every_public_name_is_there():
+def test_public_names_are_imported_on_first_use():
     for name in kinet_trt.__all__:
         assert getattr(kinet_trt, name) is not None
+        assert name in dir(kinet_trt)
+    assert {"NOTICE", "NucleusCounter", "Detections", "count_slide", "read_image"} <= set(kinet_trt.__all__)
+    code = "import sys, kinet_trt; sys.exit(bool({'cv2', 'numpy', 'openvino'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_counter_is_an_alias_of_nucleus_counter():
+    assert kinet_trt.Counter is kinet_trt.NucleusCounter
+
+
+def test_names_that_are_not_public_are_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = kinet_trt.no_such_name
 

@@ -28,8 +28,9 @@ from kinet_trt.cli.options import (
 from kinet_trt.cli.outputs import check_existing, check_names, check_targets, existing, report_written, write
 from kinet_trt.cli.progress import counting
 from kinet_trt.cli.terminal import note, print_rows, stdout_console
+from kinet_trt.core.detections import class_name
 from kinet_trt.core.errors import KinetError, printable
-from kinet_trt.core.ki67 import ENOUGH, Bands, Ki67, Statement, class_name
+from kinet_trt.core.ki67 import ENOUGH, Bands, Ki67, Statement
 from kinet_trt.core.notice import NOTICE
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ def demo(
     precision: PrecisionOption = "auto",
 ) -> None:
     """Count a simulated field and a real one. Labelled fields to try commands on are written, too."""
-    from kinet_trt.core.ki67 import Ki67, class_name
+    from kinet_trt.core.detections import class_name
+    from kinet_trt.core.ki67 import Ki67
     from kinet_trt.demo import fields
     from kinet_trt.inference.counter import NucleusCounter
 

@@ -23,8 +23,8 @@ from kinet_trt.cli.options import (
 from kinet_trt.cli.outputs import check_existing, check_names, check_targets, report_written, write
 from kinet_trt.cli.progress import track
 from kinet_trt.cli.terminal import print_lines, print_rows, stdout_console, tab_separated
+from kinet_trt.core.detections import class_name
 from kinet_trt.core.errors import KinetError, printable
-from kinet_trt.core.ki67 import class_name
 from kinet_trt.core.notice import NOTICE
 
 if TYPE_CHECKING:
