@@ -27,7 +27,8 @@ from studies import BUDGETS, STUDIES, Budget, Run, all_runs
 from study_fields import divided, with_labels
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.core.files import Claim, write_atomic
+from kinet_trt.core.files import write_atomic
+from kinet_trt.core.lock_file import LockFile
 from kinet_trt.datasets.labelled import read_fields
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,10 +48,10 @@ def main() -> None:
     else:
         work = options.work / budget.name
         for run in all_runs(budget, tuple(options.studies)):
-            claim = Claim(work / run.name)
-            if claim.take():  # else another process is at it
+            lock = LockFile(work / run.name)
+            if lock.acquire():  # else another process is at it
                 done(run, budget, options.data, results, work, options.workers)
-                claim.release()
+                lock.release()
 
 
 def _options() -> argparse.Namespace:

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kinet_trt.core.errors import EngineError, KinetError
-from kinet_trt.core.files import user_cache, write_atomic
+from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame
+from kinet_trt.core.user_folders import user_cache
 from kinet_trt.cuda.driver import ask_driver
 from kinet_trt.engines.tensorrt import builder as trt
 from kinet_trt.engines.tensorrt.engine_file import AMPERE, TURING, card_path, gpu_in_words, target_of_rtx, write_plan

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
-from kinet_trt.core.files import user_cache
 from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot, hottest
 from kinet_trt.core.ki67 import NET, UNLIKE, Bands, Ki67, Statement
+from kinet_trt.core.user_folders import user_cache
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.slides.domain import unlike
 from kinet_trt.slides.plan import Plan, make_plan

@@ -18,7 +18,7 @@ import numpy as np
 
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
-from kinet_trt.core.files import Claim
+from kinet_trt.core.lock_file import LockFile
 from kinet_trt.slides.plan import Plan
 
 SUFFIX = ".tiles"
@@ -51,8 +51,8 @@ class Ledger:
         self._plan = plan
         self._wanted = frozenset(plan.tiles)
         self._lock = threading.Lock()
-        self._claim = Claim(path)
-        if not self._claim.take():
+        self._in_use = LockFile(path)
+        if not self._in_use.acquire():
             raise KinetError(f"{path}: another program is counting this slide: wait for it, or end it")
         try:
             with self._told():
@@ -63,7 +63,7 @@ class Ledger:
                     self._connection.close()
                     raise
         except BaseException:
-            self._claim.release()
+            self._in_use.release()
             raise
 
     def _prepare(self) -> None:
@@ -156,7 +156,7 @@ class Ledger:
         """Close the file."""
         with self._lock:
             self._connection.close()
-            self._claim.release()
+            self._in_use.release()
 
     def __enter__(self) -> Ledger:
         return self

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.core.files import Claim, user_cache, user_data, write_atomic
+from kinet_trt.core.files import write_atomic
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions and special files")
 
@@ -186,63 +184,6 @@ def test_text_that_is_no_unicode_is_a_kinet_error_or_written_but_never_a_traceba
         assert list(tmp_path.iterdir()) == []
     else:
         assert (tmp_path / "out.csv").exists()
-
-
-def test_the_cache_is_the_users_and_there_need_be_none(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert user_cache() == tmp_path / "kinet-trt"
-    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
-    monkeypatch.delenv("LOCALAPPDATA", raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert user_cache() == tmp_path / ".cache" / "kinet-trt"
-
-    def homeless():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", homeless)
-    assert user_cache() is None
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_claim_is_one_programs_and_free_when_that_is_killed(tmp_path):
-    path = tmp_path / "s.kinet"
-    claim = Claim(path)
-    code = "import sys; from pathlib import Path; from kinet_trt.core.files import Claim\n"
-    code += "c = Claim(Path(sys.argv[1])); assert c.take(); c.say('here'); print('taken', flush=True); sys.stdin.read()"
-    other = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert other.stdout.readline() == "taken\n"
-        assert not claim.take()
-        assert claim.said() == "here"
-    finally:
-        other.kill()
-        other.communicate()
-    assert claim.take()
-    assert not Claim(path).take()
-    claim.say("http://127.0.0.1:1/")
-    assert Claim(path).said() == "http://127.0.0.1:1/"
-    claim.release()
-    claim.release()
-    assert Claim(path).said() == ""
-    again = Claim(path)
-    assert again.take()
-    again.release()
-
-
-def test_a_claim_where_nothing_can_be_written_says_so(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(KinetError, match="cannot be written"):
-        Claim(tmp_path / "file" / "s.kinet").take()
-
-
-def test_the_users_data_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert user_data() == tmp_path / "kinet-trt"
-    monkeypatch.setenv("XDG_DATA_HOME", "relative")
-    monkeypatch.delenv("LOCALAPPDATA", raising=False)
-    assert user_data() == Path.home() / ".local" / "share" / "kinet-trt"
 
 
 def test_parts_are_written_as_one_and_an_error_between_them_leaves_the_old_file(tmp_path):

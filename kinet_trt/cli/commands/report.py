@@ -35,7 +35,7 @@ def report(
     ] = False,
 ) -> None:
     """Write the report of a session. Without a file to write, list the sessions."""
-    from kinet_trt.core.files import sessions_file
+    from kinet_trt.core.user_folders import sessions_file
     from kinet_trt.io.tables import encode, to_csv
     from kinet_trt.live.session.export import nuclei_csv, summary_rows, write_geojson
     from kinet_trt.live.session.report import build, choose, listing

@@ -24,8 +24,9 @@ from kinet_trt.camera.grabber import FrameGrabber
 from kinet_trt.camera.source import FrameSource
 from kinet_trt.camera.video import VideoSource
 from kinet_trt.core.errors import KinetError
-from kinet_trt.core.files import Claim, sessions_file, user_data
 from kinet_trt.core.ki67 import NET, Bands
+from kinet_trt.core.lock_file import LockFile
+from kinet_trt.core.user_folders import sessions_file, user_data
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.live.acquisition.loop import FrameCheck, Loop
 from kinet_trt.live.session.store import Store
@@ -139,14 +140,14 @@ def serving(
     path = options.store or sessions_file()
     recorded = isinstance(source, FolderSource | VideoSource)
     with contextlib.ExitStack() as stack:
-        claim = Claim(path)
-        if not claim.take():
-            elsewhere = claim.said()
+        lock = LockFile(path)
+        if not lock.acquire():
+            elsewhere = lock.read_note()
             raise KinetError(
                 f"{path}: another kinet-trt live has these sessions open{f' at {elsewhere}' if elsewhere else ''}: use "
                 "that one, or name another file with --sessions FILE"
             )
-        stack.callback(claim.release)
+        stack.callback(lock.release)
         listener = stack.enter_context(contextlib.closing(_listen(options.host, options.port)))
         port: int = listener.getsockname()[1]
         store = stack.enter_context(Store.open(path))
@@ -170,7 +171,7 @@ def serving(
         stack.enter_context(loop)
         alive = stack.enter_context(_http(server, listener))
         address = _address(options.host, port)
-        claim.say(address)
+        lock.write_note(address)
         url = f"{address}?token={token}" if token else address
         yield Page(url, port, token, path, controller.view.resumed, controller, alive)
 
