@@ -23,6 +23,8 @@ NON_TUMOR = CLASSES.index("non_tumor")
 SIMULATED_FIELDS = 200
 ROI_REACH = 20
 """px about a labelled nucleus that are taken as its kind of region, where none was drawn."""
+FOUND = 0.15
+"""Sum of a teacher's maps above which it found something there."""
 
 # Ruifrok and Johnston 2001: optical densities of haematoxylin and DAB, and what is left.
 _STAINS = np.array([[0.650, 0.704, 0.286], [0.268, 0.570, 0.776], [0.0, 0.0, 0.0]], np.float64)
@@ -77,6 +79,8 @@ class Crop:
         Tumour region and where that is known, float32 [1, size, size].
     taught, imitated
         Maps of a teacher, float32 [classes, size, size], and where there are any, float32 [1, size, size].
+    total, unclassified
+        Sum of the maps, and where it is all that is known: at nuclei without a class; float32 [1, size, size].
     """
 
     pixels: NDArray[np.uint8]
@@ -86,6 +90,8 @@ class Crop:
     region: NDArray[np.float32]
     taught: NDArray[np.float32]
     imitated: NDArray[np.float32]
+    total: NDArray[np.float32]
+    unclassified: NDArray[np.float32]
 
 
 class Crops(Dataset[tuple[Tensor, ...]]):
@@ -124,8 +130,11 @@ class Crops(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         crop = self.draw(index)
-        arrays = (crop.pixels, crop.maps, crop.known, crop.tumor, crop.region, crop.taught, crop.imitated)
-        return tuple(torch.from_numpy(a) for a in (arrays if self.taught else arrays[:5]))
+        arrays = (
+            *(crop.pixels, crop.maps, crop.known, crop.tumor, crop.region),
+            *(crop.total, crop.unclassified, crop.taught, crop.imitated),
+        )
+        return tuple(torch.from_numpy(a) for a in (arrays if self.taught else arrays[:-2]))
 
     def draw(self, index: int) -> Crop:
         """Return crop ``index``."""
@@ -173,7 +182,7 @@ def _empty_crop(rng: np.random.Generator, plan: CropPlan, target: Target | None)
     none = np.zeros(0)
     maps = target(none, none, none.astype(np.uint8), size, size, len(CLASSES)) if target else nothing
     rgb = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    return Crop(rgb, maps, np.ones_like(nothing), nothing[:1], nothing[:1], nothing, nothing[:1])
+    return Crop(rgb, maps, np.ones_like(nothing), nothing[:1], nothing[:1], nothing, *(nothing[:1],) * 3)
 
 
 def _crop(
@@ -211,7 +220,12 @@ def _crop(
 
     maps, nearest = proximity_maps(x, y, cls, size, size, len(CLASSES), plan.alpha, plan.distance)
     known = np.repeat(inside[None], len(CLASSES), axis=0)
-    for s, name in enumerate(CLASSES):
+    total, unclassified = np.zeros((2, 1, size, size), np.float32)
+    if not source.classified:
+        total, maps = maps.sum(axis=0, keepdims=True), np.zeros_like(maps)
+        unclassified = inside[None] * (nearest <= plan.distance)
+        known = known - unclassified
+    for s, name in enumerate(CLASSES if source.classified else ()):
         if name not in source.labelled or name in source.partial:
             # Where somebody marked a nucleus of another class there is none of this one; elsewhere nobody looked.
             known[s] *= (nearest <= plan.distance) | (maps[s] > 0)
@@ -222,7 +236,10 @@ def _crop(
     if teacher is not None:
         taught = cv2.warpAffine(teacher, affine, (size, size)).astype(np.float32).transpose(2, 0, 1) / 255
         imitated = seen(np.ones((height, width), bool))[None]
-    tumor, region = weak_region(x, y, cls, inside, source.counted is not None)
+        if not source.classified:
+            taught, imitated = divided(taught, total, imitated)
+    marked = inside if source.classified else np.zeros_like(inside)
+    tumor, region = weak_region(x, y, cls, marked, source.counted is not None and source.classified)
     if regions := source.regions():
         inside_tumor, drawn = (seen(mask)[None] for mask in regions)
         tumor, region = np.where(drawn > 0, inside_tumor, tumor), np.maximum(region, drawn)
@@ -233,9 +250,31 @@ def _crop(
         known, region, tumor = np.maximum(known, empty), np.maximum(region, empty), tumor * (1 - empty)
         taught = taught * (1 - empty)
     rgb = np.asarray(view, np.uint8)
-    return Crop(
-        vary_stain(rng, rgb) if plan.stain else rgb, maps, known, tumor, region, np.ascontiguousarray(taught), imitated
-    )
+    shown = vary_stain(rng, rgb) if plan.stain else rgb
+    return Crop(shown, maps, known, tumor, region, np.ascontiguousarray(taught), imitated, total, unclassified)
+
+
+def divided(
+    maps: NDArray[np.float32], total: NDArray[np.float32], where: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Divide marked nuclei among the classes as a teacher does.
+
+    Parameters
+    ----------
+    maps
+        Of the teacher, float32 [classes, H, W].
+    total
+        Sum of the maps by the marks, float32 [1, H, W].
+    where
+        1 where the teacher's maps are known, float32 [1, H, W].
+
+    Returns
+    -------
+    maps, where
+        Maps whose sum is ``total``, and where they are known: not at nuclei that the teacher did not find.
+    """
+    found = maps.sum(axis=0, keepdims=True)
+    return total * maps / np.maximum(found, FOUND), where * ((found >= FOUND) | (total == 0))
 
 
 def without_tumor(maps: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:

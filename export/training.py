@@ -505,10 +505,17 @@ def _left(
 
 
 def _source_f1(pairs: Sequence[tuple[Detections, LabelledField]], threshold: float) -> tuple[float, float]:
-    """Return detection F1 and weighted classification F1 of one source's fields; unlabelled classes do not count."""
+    """Return detection F1 and weighted classification F1 of one source's fields; unlabelled classes do not count.
+
+    Of fields whose nuclei have no class, both are detection F1.
+    """
     total = Comparison.nothing(len(CLASSES))
-    for found, f in pairs:
-        total += compare(*comparable(found.where(found.score >= threshold), f), len(CLASSES))
+    for detected, f in pairs:
+        found = detected.where(detected.score >= threshold)
+        if not f.classified:
+            found = replace(found, cls=np.zeros_like(found.cls))
+            f = replace(f, cls=np.zeros_like(f.cls), labelled=CLASSES[:1])
+        total += compare(*comparable(found, f), len(CLASSES))
     return total.detection.f1, total.weighted[2]
 
 
@@ -531,7 +538,7 @@ def _step(
     task: Task = "both",
 ) -> float:
     """Do one iteration and return its loss."""
-    pixels, target, known, tumor, region, *teacher = examples
+    pixels, target, known, tumor, region, total, unclassified, *teacher = examples
     for group in optimizer.param_groups:
         group["lr"] = _rate(recipe, iteration)
     network.train()
@@ -540,7 +547,9 @@ def _step(
         predicted, logits = network.outputs(image, roi=network.config.roi and task != "nuclei")
     predicted = predicted.float()
     nucleus = network.loss(predicted, target, known, recipe.lam, recipe.floor)
-    has_nuclei = (known.amax((1, 2, 3)) > 0).float()
+    if not network.target:
+        nucleus = nucleus + nucleus_loss(predicted.sum(1, keepdim=True), total, unclassified, recipe.lam, recipe.floor)
+    has_nuclei = (torch.cat([known, unclassified], 1).amax((1, 2, 3)) > 0).float()
     if teacher:
         taught, imitated = teacher
         share = TAUGHT * imitated.amax((1, 2, 3))
@@ -671,7 +680,7 @@ def _fingerprint(
     """Return what must be the same for a run to go on; its length may change, and how often it is looked at."""
     same = replace(recipe, iterations=0, patience=0, every=0)
     fields = [
-        (f.source, f.name, len(f.x), f.labelled, f.partial, float(weight))
+        (f.source, f.name, len(f.x), f.labelled, f.partial, *([] if f.classified else ["no classes"]), float(weight))
         for f, weight in zip(training, weights, strict=True)
     ]
     run: tuple[object, ...] = (same, seed, fields)

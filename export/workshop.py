@@ -59,6 +59,7 @@ def train_fields(
     iterations: int | None,
     factors: Mapping[str, str],
     partial: Sequence[tuple[str, str]],
+    detection_only: Sequence[str] = (),
     start: Path | None,
     teacher: Path | None,
     unlabelled: Path | None,
@@ -103,6 +104,11 @@ def train_fields(
             known = sorted({f.source for f in fields})
             raise KinetError(f"partial: expected one of {known} and one of {CLASSES}, found {source}={cls}")
         fields = [replace(f, partial=(*f.partial, cls)) if f.source == source else f for f in fields]
+    if unknown := set(detection_only) - {f.source for f in fields}:
+        raise KinetError(
+            f"detection-only: expected one of {sorted({f.source for f in fields})}, found {sorted(unknown)}"
+        )
+    fields = [replace(f, classified=f.source not in detection_only) for f in fields]
     if marked := [f for f in fields if f.labelled and f.split != "test"]:
         check_nuclei(marked)
     weights = {source: _factor(text) for source, text in factors.items()}

@@ -53,6 +53,8 @@ class LabelledField:
         File with the region in which nuclei were marked (white); None: everywhere.
     partial
         Classes of which only some kinds were marked: their marks teach, their absence does not.
+    classified
+        Whether its nuclei have a class. If not, every nucleus is marked, and ``cls`` means nothing.
     guessed
         Whether ``labelled`` is only what occurs, because nobody says which classes were looked for.
     outlines
@@ -72,6 +74,7 @@ class LabelledField:
     source: str = ""
     split: str = ""
     partial: tuple[str, ...] = ()
+    classified: bool = True
     guessed: bool = False
     outlines: Outlines = field(default_factory=Outlines)
     region_map: Path | None = None

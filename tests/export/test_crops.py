@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.crops import Crop, CropPlan, Crops, vary_stain, without_tumor
+from kinet_trt.export.crops import Crop, CropPlan, Crops, divided, vary_stain, without_tumor
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.frame import Frame
@@ -370,3 +370,27 @@ def test_drawn_regions_win_over_labelled_nuclei_and_leave_the_others_their_own()
     kept = drawn.tumor > 0
     assert 0 < kept.sum() < weak.tumor.sum()
     assert (weak.tumor[kept] > 0).all()
+
+
+def test_nuclei_without_classes_teach_where_a_nucleus_is() -> None:
+    plan = CropPlan(size=SIDE, scale=1.0)
+    for plain, blind in zip(draw(dotted(), plan, 4), draw(dotted(classified=False), plan, 4), strict=True):
+        np.testing.assert_array_equal(blind.pixels, plain.pixels)
+        np.testing.assert_array_equal(blind.total[0], plain.maps.sum(axis=0))
+        assert blind.total.max() > 0.9
+        assert not blind.maps.any()
+        assert (blind.unclassified[blind.total > 0] == 1).all()
+        np.testing.assert_array_equal(blind.known, np.repeat(1 - blind.unclassified, 3, axis=0))
+        assert not blind.region.any()
+        assert not plain.total.any()
+        assert not plain.unclassified.any()
+
+
+def test_a_teacher_divides_nuclei_without_classes_among_the_classes() -> None:
+    total = np.array([[[1.0, 0.5, 1.0, 0.0]]], np.float32)
+    maps = np.array([[[0.2, 0.1, 0.05, 0.3]], [[0.6, 0.1, 0.05, 0.0]], [[0.0, 0.0, 0.0, 0.0]]], np.float32)
+    shared, where = divided(maps, total, np.ones_like(total))
+    np.testing.assert_allclose(shared[:, 0, 0], [0.25, 0.75, 0])
+    np.testing.assert_allclose(shared[:, 0, 1], [0.25, 0.25, 0])
+    np.testing.assert_array_equal(shared[:, 0, 3], 0)  # it found something where there is nothing
+    np.testing.assert_array_equal(where[0, 0], [1, 1, 0, 1])

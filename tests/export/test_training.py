@@ -376,6 +376,25 @@ def test_a_run_does_not_go_on_with_another_teacher(tmp_path: Path) -> None:
     run([simulated()], tmp_path / "k.pt", teacher=constant(0.5))
 
 
+def test_nuclei_without_classes_are_learnt_and_validated_as_nuclei(tmp_path: Path) -> None:
+    fields = [simulated(classified=False), simulated(2, split="val", classified=False)]
+    recipe = replace(
+        TINY, iterations=40, every=40, lr=0.02, average=0.0, crops=replace(TINY.crops, stain=False, empty=0.0)
+    )
+    seen = run(fields, tmp_path / "k.pt", recipe, config=NetworkConfig("paper", 4, "relu", roi=False, dropout=0.0))
+    losses = [p.loss for p in seen]
+    assert 0 < np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert seen[-1].validation is not None
+    ((detection, classification),) = seen[-1].validation.by_source.values()
+    assert detection == classification > 0
+
+
+def test_a_run_does_not_go_on_when_classes_no_longer_count(tmp_path: Path) -> None:
+    run([simulated()], tmp_path / "k.pt", replace(TINY, iterations=3))
+    with pytest.raises(KinetError, match="another run"):
+        run([simulated(classified=False)], tmp_path / "k.pt")
+
+
 # --- fields -----------------------------------------------------------------------------------------------------------
 
 

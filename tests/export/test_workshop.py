@@ -250,3 +250,10 @@ def test_correcting_points_in_qupath_and_training_on_makes_a_model_for_another_s
     assert before[1] < 0.5
     assert after[1] > before[1] + 0.3
     assert after[0] > before[0] - 0.03
+
+
+def test_detection_only_names_a_source(run: Run, tmp_path: Path) -> None:
+    write_qupath(tmp_path / "mine", 1)
+    code, _, err = run("train", tmp_path / "mine", "-o", tmp_path / "k.pt", *TINY, "--detection-only", "marrow")
+    assert code == 1
+    assert "detection-only: expected one of" in err

@@ -47,6 +47,10 @@ def train(
     partial: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE=CLASS", help="A source that labels only some nuclei of a class.")
     ] = None,
+    detection_only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SOURCE", help="A source in which every nucleus is marked, but not with its class."),
+    ] = None,
     classes: Annotated[str | None, typer.Option(help="Labelled classes, like positive,negative.")] = None,
     mpp: Annotated[
         float | None,
@@ -85,6 +89,7 @@ def train(
             iterations=iterations,
             factors=dict(_pairs("--weight", weight)),
             partial=_pairs("--partial", partial),
+            detection_only=detection_only or (),
             classes=classes.split(",") if classes else None,
             mpp=mpp,
             start=start,
