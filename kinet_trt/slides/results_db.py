@@ -19,6 +19,7 @@ import numpy as np
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.lock_file import LockFile
+from kinet_trt.io.sqlite import sqlite_errors
 from kinet_trt.slides.plan import Plan
 
 SUFFIX = ".tiles"
@@ -55,7 +56,7 @@ class Ledger:
         if not self._in_use.acquire():
             raise KinetError(f"{path}: another program is counting this slide: wait for it, or end it")
         try:
-            with self._told():
+            with self._errors():
                 self._connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
                 try:
                     self._prepare()
@@ -101,7 +102,7 @@ class Ledger:
         for name in ("x", "y", "cls", "score"):
             rows[name] = getattr(nuclei, name)
         blob = rows.tobytes()
-        with self._lock, self._told():
+        with self._lock, self._errors():
             cursor = self._connection.execute(
                 "INSERT OR IGNORE INTO tiles (number, nuclei, crc) VALUES (?, ?, ?)", (number, blob, zlib.crc32(blob))
             )
@@ -109,7 +110,7 @@ class Ledger:
 
     def done(self) -> set[int]:
         """Return the numbers of the tiles that are counted."""
-        with self._lock, self._told():
+        with self._lock, self._errors():
             return {number for (number,) in self._connection.execute("SELECT number FROM tiles")}
 
     def missing(self) -> list[int]:
@@ -119,7 +120,7 @@ class Ledger:
 
     def tile(self, number: int) -> Detections:
         """Return the nuclei of a counted tile, px of level 0, in raster order."""
-        with self._lock, self._told():
+        with self._lock, self._errors():
             row = self._connection.execute("SELECT nuclei, crc FROM tiles WHERE number = ?", (number,)).fetchone()
         if row is None:
             raise KinetError(f"{self.path}: tile {number} is not counted yet")
@@ -132,7 +133,7 @@ class Ledger:
 
     def fullest(self, n: int) -> list[int]:
         """Return the numbers of the n counted tiles with most nuclei, the fullest first."""
-        with self._lock, self._told():
+        with self._lock, self._errors():
             rows = self._connection.execute(
                 "SELECT number FROM tiles ORDER BY length(nuclei) DESC, number LIMIT ?", (n,)
             )
@@ -164,19 +165,10 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn what SQLite says into one message."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            said = str(error)
-            if "full" in said or "disk I/O" in said:
-                message = f"cannot be written: the disk is full or failing ({said}); earlier tiles are kept"
-            elif "readonly" in said or "unable to open" in said:
-                message = f"cannot be written: no right to write the file or its folder ({said})"
-            elif "locked" in said or "busy" in said:
-                message = "another program is writing to it: wait for it, or end it"
-            else:
-                message = f"not counted tiles, or a damaged file ({said}): delete it to count the slide again"
-            raise KinetError(f"{self.path}: {message}") from error
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return sqlite_errors(
+            self.path,
+            content="counted tiles",
+            kept="earlier tiles are kept",
+            repair="delete it to count the slide again",
+        )

@@ -368,7 +368,7 @@ def test_a_session_that_live_exported_is_read_as_fields(tmp_path):
     )
     pixels, _ = simulate.field(3, 300, 120)
     with Store.open(tmp_path / "s.kinet") as store:
-        session = OpenSession(store, store.create_session("s", "reader").id)
+        session = OpenSession(store, store.sessions.create("s", "reader").id)
         session.capture(
             Frame(pixels),
             found,

@@ -35,4 +35,4 @@ def some_frame(width: int = 64, height: int = 48, seed: int = 0, **options) -> F
 def keep(store, session: int, frame: Frame | None = None, nuclei: Detections | None = None, **options):
     """Capture a field with what does not matter to a test filled in."""
     told = {"model": MODEL, "threshold": THRESHOLD, "mpp": 0.5, "mpp_source": "option"} | options
-    return store.capture(session, frame or some_frame(), some_nuclei(9) if nuclei is None else nuclei, **told)
+    return store.fields.capture(session, frame or some_frame(), some_nuclei(9) if nuclei is None else nuclei, **told)

@@ -163,14 +163,14 @@ def faults(folder: Path, number: int, seed: int) -> None:
         while (head := run.frame(60)) is None or run.capture(head):
             pass
     with Store.open(path, create=False) as store:
-        (left,) = store.sessions()
+        (left,) = store.sessions.all()
         assert (left.id, left.closed is None) == (session, False)
-        fields = {field.id: field for field in store.fields(session)}
+        fields = {field.id: field for field in store.fields.in_session(session)}
         assert set(fields) >= set(run.confirmed)
         for name, field in fields.items():
             if name in run.confirmed:
                 assert field.detections.counts() == run.confirmed[name]
-            assert store.pixels(name).shape[:2] == (field.height, field.width)
+            assert store.fields.pixels(name).shape[:2] == (field.height, field.width)
             # At half the size a pixel is twice as large; what the camera still states must not be believed.
             true = MPP * SIZE[0] / field.width
             assert field.mpp == true or field.mpp_source == "model"

@@ -192,7 +192,7 @@ def write_geojson(store: Store, counted: SessionCount, folder: Path, *, force: b
     if existing and not force:
         raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): force replaces them")
     for field, piece, name in zip(counted.fields, counted.field_nuclei, names, strict=True):
-        write_atomic(folder / f"{name}.png", store.png(field.id))
+        write_atomic(folder / f"{name}.png", store.fields.png(field.id))
         drawn = geojson(piece, field.region, counted.merged.counted[field.id])
         write_atomic(folder / f"{name}.geojson", drawn)
     return targets
@@ -239,5 +239,5 @@ def figure(store: Store, counted: SessionCount, field: int) -> bytes:
             f"{100 * low:.1f}% to {100 * high:.1f}%)"
         )
     said += _warnings(one, counted.unlike.get(one.id, ""))
-    drawn = overlay.figure(store.pixels(one.id), marks, one.mpp, " · ".join(said), outlines(one.region))
+    drawn = overlay.figure(store.fields.pixels(one.id), marks, one.mpp, " · ".join(said), outlines(one.region))
     return overlay.to_png(drawn)

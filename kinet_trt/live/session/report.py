@@ -61,9 +61,9 @@ def build(store: Store, session: int, *, bands: Bands | None = NET, hot_spot: in
     live = OpenSession(store, session)
     counted = live.count()
     summary = summarise(counted, hot_spot=hot_spot, bands=bands)
-    readings = store.readings(session)
+    readings = store.readings.in_session(session)
     agreements = [(reading, live.agreement(reading)) for reading in readings[1:]]
-    notes, record = store.notes(session), store.session_corrections(session)
+    notes, record = store.notes.in_session(session), store.edits.in_session(session)
     inside = {field.id for field in counted.fields}
     first = [one for one in record if one.reading == readings[0].id and one.field in inside]
     parts = [
@@ -97,8 +97,8 @@ def build(store: Store, session: int, *, bands: Bands | None = NET, hot_spot: in
 def listing(store: Store) -> list[str]:
     """Return one line a session: its number, when it began, its fields, its title."""
     lines = []
-    for session in store.sessions():
-        fields = len(store.fields(session.id))
+    for session in store.sessions.all():
+        fields = len(store.fields.in_session(session.id))
         unit = "field " if fields == 1 else "fields"
         lines.append(f"{session.id:4d}  {_when(session.created)}  {fields:4d} {unit}  {session.title}")
     return lines or ["This file holds no session."]
@@ -113,8 +113,8 @@ def choose(store: Store, session: int | None) -> Session:
         If it is not there, or the file holds several and none is named.
     """
     if session is not None:
-        return store.session(session)
-    known = store.sessions()
+        return store.sessions.get(session)
+    known = store.sessions.all()
     if len(known) == 1:
         return known[0]
     if not known:
@@ -272,7 +272,7 @@ def _field(
     stage = f" Stage {field.stage[0]:,.0f}, {field.stage[1]:,.0f} µm." if field.stage else ""
     how = " Captured automatically." if field.automatic else ""
     index = f"index {percent(ki67.index)} ({span_of(ki67)})" if ki67.tumor else "no tumour nuclei"
-    picture = pictures.data_uri(pictures.shrunk(store.pixels(field.id), longest))
+    picture = pictures.data_uri(pictures.shrunk(store.fields.pixels(field.id), longest))
     return (
         f'<figure><svg viewBox="-0.5 -0.5 {field.width} {field.height}" role="img" '
         f'aria-label="Field {field.number}: {_e(numbers)}"><image x="-0.5" y="-0.5" width="{field.width}" '

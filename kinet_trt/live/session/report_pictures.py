@@ -85,7 +85,7 @@ def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Fie
         width, height = field.width * field.mpp, field.height * field.mpp
         column, row = round(x / step), round(y / step)
         size = (max(1, round(width / step)), max(1, round(height / step)))
-        small = np.asarray(cv2.resize(store.pixels(field.id), size, interpolation=cv2.INTER_AREA), np.uint8)
+        small = np.asarray(cv2.resize(store.fields.pixels(field.id), size, interpolation=cv2.INTER_AREA), np.uint8)
         to = canvas[row : row + size[1], column : column + size[0]]
         to[...] = small[: to.shape[0], : to.shape[1]]
         frames.append(f'<rect class="frame" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"/>')

@@ -56,5 +56,8 @@ CREATE TABLE IF NOT EXISTS note_readings (
 """SQL that makes the tables that version 2 added: deleted and restored fields, the region before and after each change,
 and the reading in which a note was written."""
 
+ADDED_TABLES = ("deletions", "region_changes", "note_readings")
+"""Names of the tables that version 2 added."""
+
 DELETED = "(SELECT field FROM (SELECT field, deleted, MAX(id) FROM deletions GROUP BY field) WHERE deleted)"
 """SQL of the fields whose last entry in the table of deletions says that they are deleted."""

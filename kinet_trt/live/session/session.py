@@ -40,7 +40,7 @@ class OpenSession:
 
     Examples
     --------
-    >>> live = OpenSession(store, store.create_session("Case 12").id)  # doctest: +SKIP
+    >>> live = OpenSession(store, store.sessions.create("Case 12").id)  # doctest: +SKIP
     >>> live.capture(frame, nuclei, model=Model.of(counter), threshold=counter.threshold, mpp=0.25,
     ...              mpp_source="option")  # on disk when it returns  # doctest: +SKIP
     >>> summarise(live.count()).ki67.sentences()  # doctest: +SKIP
@@ -48,7 +48,7 @@ class OpenSession:
 
     def __init__(self, store: Store, session: int) -> None:
         self.store = store
-        self.id = store.session(session).id
+        self.id = store.sessions.get(session).id
         self._registration = Registration()
         self._unsaved: dict[int, list[Link]] = {}
         self._unseen: set[int] = set()
@@ -58,7 +58,7 @@ class OpenSession:
     @property
     def session(self) -> Session:
         """What the store says of it."""
-        return self.store.session(self.id)
+        return self.store.sessions.get(self.id)
 
     def capture(
         self,
@@ -72,8 +72,8 @@ class OpenSession:
         automatic: bool = False,
         region: Region | None = None,
     ) -> Field:
-        """Keep a field, see :meth:`Store.capture`. It is joined to the others later, by :meth:`register`."""
-        return self.store.capture(
+        """Keep a field, see :meth:`FieldTable.capture`. It is joined to the others later, by :meth:`register`."""
+        return self.store.fields.capture(
             self.id,
             frame,
             detections,
@@ -105,7 +105,7 @@ class OpenSession:
         with self._lock:
             fields, layout = self._register()
             fields = [f for f in fields if only is None or f.id in only]
-            answers = self.store.answers(fields, reading or self.store.readings(self.id)[0])
+            answers = self.store.edits.nuclei_of(fields, reading or self.store.readings.first(self.id))
         field_nuclei = [nuclei_of(f, answer) for f, answer in zip(fields, answers, strict=True)]
         return count(fields, field_nuclei, layout, self.unlike(fields))
 
@@ -119,7 +119,7 @@ class OpenSession:
                 if field.id in self._unlike:
                     continue
                 try:
-                    frame = Frame(self.store.pixels(field.id), field.mpp)
+                    frame = Frame(self.store.fields.pixels(field.id), field.mpp)
                     self._unlike[field.id] = Unlike(field.model.card.mpp)(frame, field.detections)
                 except KinetError as error:
                     log.warning("field %d was not compared with the training data: %s", field.number, error)
@@ -128,21 +128,21 @@ class OpenSession:
 
     def agreement(self, recount: Reading) -> ReaderAgreement | None:
         """Hold a recount to the first reading, on the fields that the recount is done with; None: on none."""
-        done = self.store.finished(recount.id)
+        done = self.store.readings.finished(recount.id)
         if not done:
             return None
         return compare(self.count(only=done).merged, self.count(recount, only=done).merged)
 
     def prepare(self) -> None:
         """Look at the fields of an earlier run, about 50 ms a megapixel: the next capture need not wait for it."""
-        for field in self.store.fields(self.id):
+        for field in self.store.fields.in_session(self.id):
             with self._lock:
-                self._know(field, self.store.links(self.id))
+                self._know(field, self.store.links.in_session(self.id))
 
     def _register(self) -> tuple[list[Field], Layout]:
         with self._lock:
-            fields = self.store.fields(self.id)
-            links = self.store.links(self.id)
+            fields = self.store.fields.in_session(self.id)
+            links = self.store.links.in_session(self.id)
             waiting = [f for f in fields if not self._done(f)]
             if waiting:
                 for gone in set(self._registration.views) - {f.id for f in fields}:
@@ -154,7 +154,7 @@ class OpenSession:
                 self._registration.forget(f.id)  # a field that was deleted and restored
                 found = self._registration.add(view) if view else []
                 try:
-                    self.store.save_links(f.id, found, VERSION)
+                    self.store.links.save(f.id, found, VERSION)
                     links += found
                 except KinetError as error:
                     if self._gone(f):
@@ -177,7 +177,9 @@ class OpenSession:
         if field.id in self._unseen:
             return None
         try:
-            return FieldFeatures.of(field.id, self.store.pixels(field.id), field.detections, field.mpp, field.stage)
+            return FieldFeatures.of(
+                field.id, self.store.fields.pixels(field.id), field.detections, field.mpp, field.stage
+            )
         except KinetError as error:
             if not self._gone(field):
                 log.warning("field %d cannot be joined to others: %s", field.number, error)
@@ -187,9 +189,9 @@ class OpenSession:
     def _gone(self, field: Field) -> bool:
         """Say whether a person has deleted a field since."""
         try:
-            return field.id not in {one.id for one in self.store.fields(self.id)}
+            return field.id not in {one.id for one in self.store.fields.in_session(self.id)}
         except KinetError:
-            return not any(one.id == self.id for one in self.store.sessions())
+            return not any(one.id == self.id for one in self.store.sessions.all())
 
 
 def nuclei_of(field: Field, answer: EditedNuclei) -> FieldNuclei:

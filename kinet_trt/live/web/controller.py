@@ -86,9 +86,9 @@ class Controller:
         self._captured: dict[int, Field] = {}  # of this session, by sequence number of the frame
         self._auto, self._rests, self._auto_error = auto, 0, ""
         self._region: Polygon | None = None
-        interrupted = [session for session in store.sessions() if session.closed is None]
-        session = interrupted[-1] if interrupted else store.create_session(title, reader)
-        resumed = bool(interrupted and store.fields(session.id))
+        interrupted = [session for session in store.sessions.all() if session.closed is None]
+        session = interrupted[-1] if interrupted else store.sessions.create(title, reader)
+        resumed = bool(interrupted and store.fields.in_session(session.id))
         self._open = OpenSession(store, session.id)
         self._recount: Reading | None = None
         self._views = ViewUpdater(self._open, resumed, hot_spot, bands, self.notify)
@@ -253,7 +253,7 @@ class Controller:
     def begin(self, title: str = "", reader: str = "") -> Session:
         """Close the open session and start a new one."""
         with self._changing:
-            session = self.store.create_session(title, reader)
+            session = self.store.sessions.create(title, reader)
             self._leave()
             self._enter(session)
         return session
@@ -261,7 +261,7 @@ class Controller:
     def reopen(self, session: int) -> Session:
         """Close the open session and open an earlier one."""
         with self._changing:
-            found = self.store.mark_session(session, opened=True)
+            found = self.store.sessions.reopen(session)
             if session != self._open.id:
                 self._leave()
                 self._enter(found)
@@ -271,18 +271,18 @@ class Controller:
         """Change the title of the open session or the name of its first reader."""
         with self._changing:
             if title is not None:
-                self.store.rename_session(self._open.id, title)
+                self.store.sessions.rename(self._open.id, title)
             if reader is not None:
                 self._require_no_recount("renaming its reader")
-                self.store.rename_reader(self.store.readings(self._open.id)[0].id, reader)
+                self.store.readings.rename_reader(self.store.readings.first(self._open.id).id, reader)
             self._changed()
 
     def delete_session(self, session: int) -> None:
         """Delete a session permanently; a new one starts if it was open."""
         with self._changing:
             if session == self._open.id:
-                self._enter(self.store.create_session())
-            self.store.delete_session(session)
+                self._enter(self.store.sessions.create())
+            self.store.sessions.delete(session)
             self._changed()
 
     # --- fields ------------------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ class Controller:
             If the field belongs to another session: the page may be out of date.
         """
         with self._changing:
-            if field is not None and self.store.field(field).session != self._open.id:
+            if field is not None and self.store.fields.get(field).session != self._open.id:
                 raise RefusedError("that field does not belong to the open session")
             yield self._recount.id if self._recount else None
             self._changed()
@@ -335,25 +335,25 @@ class Controller:
             If the model has no tumour map, or finds no tumour in the field.
         """
         with self.first_reading(field, "changing the region of a field"):
-            frame = Frame(self.store.pixels(field), self.store.field(field).mpp)
+            frame = Frame(self.store.fields.pixels(field), self.store.fields.get(field).mpp)
             inside = self.loop.counter.tumor_map(frame) >= TUMOR_THRESHOLD
             if not inside.any():
                 raise RefusedError("the model finds no tumour in this field: all of it counts as before")
-            self.store.set_region(field, Mask(inside))
+            self.store.edits.set_region(field, Mask(inside))
 
     def delete_field(self, field: int) -> None:
         """Delete a field; it can be restored until the session is closed."""
         with self.first_reading(field, "deleting a field"):
-            self.store.delete_field(field)
+            self.store.fields.delete(field)
             self._captured = {key: known for key, known in self._captured.items() if known.id != field}
 
     def restore_field(self, field: int) -> Field:
         """Restore a deleted field of the open session."""
         with self._changing:
             self._require_no_recount("restoring a field")
-            if field not in {deleted.id for deleted in self.store.deleted_fields(self._open.id)}:
+            if field not in {deleted.id for deleted in self.store.fields.deleted(self._open.id)}:
                 raise RefusedError("there is no such deleted field in the open session")
-            restored = self.store.restore_field(field)
+            restored = self.store.fields.restore(field)
             self._changed()
         return restored
 
@@ -362,23 +362,23 @@ class Controller:
         if not text.strip():
             raise RefusedError("a note: expected text, found none")
         with self.editing(field) as recount:
-            reader = (self._recount or self.store.readings(self._open.id)[0]).reader
-            return self.store.note(self._open.id, text, reader=reader, field=field, reading=recount)
+            reader = (self._recount or self.store.readings.first(self._open.id)).reader
+            return self.store.notes.add(self._open.id, text, reader=reader, field=field, reading=recount)
 
     # --- recounts ----------------------------------------------------------------------------------------------------
 
     def begin_recount(self, reader: str, *, with_model: bool = False) -> Reading:
         """Start a blind recount by a second reader, from no nuclei or from the model's."""
         with self._changing:
-            if not self.store.fields(self._open.id):
+            if not self.store.fields.in_session(self._open.id):
                 raise RefusedError("there is no field to recount yet")
-            reading = self.store.start_recount(self._open.id, reader, "model" if with_model else "nothing")
+            reading = self.store.readings.start_recount(self._open.id, reader, "model" if with_model else "nothing")
             return self.resume_recount(reading.id)
 
     def resume_recount(self, reading: int) -> Reading:
         """Resume a recount."""
         with self._changing:
-            found = next((one for one in self.store.readings(self._open.id)[1:] if one.id == reading), None)
+            found = next((one for one in self.store.readings.in_session(self._open.id)[1:] if one.id == reading), None)
             if found is None:
                 raise RefusedError("the open session has no such recount")
             self._recount = found
@@ -396,7 +396,7 @@ class Controller:
         with self.editing(field) as recount:
             if recount is None:
                 raise RefusedError("no recount is in progress")
-            self.store.finish(recount, field, done)
+            self.store.readings.finish(recount, field, done)
 
     # --- internals ---------------------------------------------------------------------------------------------------
 
@@ -411,11 +411,11 @@ class Controller:
 
     def _leave(self) -> None:
         """Close the open session, or delete it if it is empty."""
-        session = self.store.session(self._open.id)
-        if self.store.fields(session.id) or self.store.notes(session.id) or session.title:
-            self.store.mark_session(session.id, opened=False)
+        session = self.store.sessions.get(self._open.id)
+        if self.store.fields.in_session(session.id) or self.store.notes.in_session(session.id) or session.title:
+            self.store.sessions.close(session.id)
         else:
-            self.store.delete_session(session.id)
+            self.store.sessions.delete(session.id)
 
     def _changed(self, *, at_once: bool = False) -> None:
         self._views.update(self._open, self._recount, at_once=at_once)

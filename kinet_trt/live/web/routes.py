@@ -93,10 +93,10 @@ def sessions(controller: Controller) -> APIRouter:
                 "id": session.id,
                 "title": session.title,
                 "created": session.created,
-                "fields": len(store.fields(session.id)),
+                "fields": len(store.fields.in_session(session.id)),
                 "open": session.id == open_id,
             }
-            for session in store.sessions()
+            for session in store.sessions.all()
         ]
         return {"sessions": listed}
 
@@ -145,8 +145,8 @@ def exports(controller: Controller) -> APIRouter:
     def session_file(session: int) -> Response:
         if session == controller.view.session.id:
             controller.unblinded()
-        name = file_name(store.session(session), "session.kinet")
-        return _temporary_file(lambda path: store.export_session(session, path), name, "application/vnd.sqlite3")
+        name = file_name(store.sessions.get(session), "session.kinet")
+        return _temporary_file(lambda path: store.sessions.export(session, path), name, "application/vnd.sqlite3")
 
     @router.get("/report.html")
     def report() -> Response:
@@ -202,7 +202,7 @@ def fields(controller: Controller) -> APIRouter:
     router, store = APIRouter(prefix="/api/fields/{field}"), controller.store
 
     def jpeg(field: int, width: int, quality: int) -> Response:
-        data = serializers.jpeg(store.pixels(controller.field(field).field.id), width, quality)
+        data = serializers.jpeg(store.fields.pixels(controller.field(field).field.id), width, quality)
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
     @router.get("")
@@ -223,7 +223,7 @@ def fields(controller: Controller) -> APIRouter:
             controller.limit_to_tumor(field)
         else:
             with controller.first_reading(field, "changing the region of a field"):
-                store.set_region(field, _polygon(request))
+                store.edits.set_region(field, _polygon(request))
         return {}
 
     @router.post("/note")
@@ -255,30 +255,30 @@ def edits(controller: Controller) -> APIRouter:
     @router.post("/fields/{field}/add")
     def add(field: int, request: body.NewNucleus) -> Json:
         with controller.editing(field) as reading:
-            return {"nucleus": store.add(field, request.x, request.y, request.cls, reading=reading).nucleus}
+            return {"nucleus": store.edits.add(field, request.x, request.y, request.cls, reading=reading).nucleus}
 
     @router.post("/fields/{field}/reclassify")
     def reclassify(field: int, request: body.Reclassify) -> Json:
         with controller.editing(field) as reading:
-            store.reclassify(field, request.nucleus, request.cls, reading=reading)
+            store.edits.reclassify(field, request.nucleus, request.cls, reading=reading)
         return {}
 
     @router.post("/fields/{field}/remove")
     def remove(field: int, request: body.Nucleus) -> Json:
         with controller.editing(field) as reading:
-            store.remove(field, request.nucleus, reading=reading)
+            store.edits.remove(field, request.nucleus, reading=reading)
         return {}
 
     @router.post("/undo")
     def undo(request: body.Undo) -> Json:
         with controller.editing(request.field) as reading:
-            edit = store.undo(controller.view.session.id, field=request.field, reading=reading)
+            edit = store.edits.undo(controller.view.session.id, field=request.field, reading=reading)
         return {"undone": _edit(edit)}
 
     @router.post("/redo")
     def redo(request: body.Undo) -> Json:
         with controller.editing(request.field) as reading:
-            edit = store.redo(controller.view.session.id, field=request.field, reading=reading)
+            edit = store.edits.redo(controller.view.session.id, field=request.field, reading=reading)
         return {"redone": _edit(edit)}
 
     return router

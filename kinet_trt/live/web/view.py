@@ -145,14 +145,15 @@ def quick_view(
         The last view, of any session.
     """
     store = session.store
-    readings, fields, notes = store.readings(session.id), store.fields(session.id), store.notes(session.id)
+    readings, fields = store.readings.in_session(session.id), store.fields.in_session(session.id)
+    notes = store.notes.in_session(session.id)
     reading = recount or readings[0]
     if recount:  # blind: no note of the first reader and no tumour map of the model
         notes = [note for note in notes if note.reading == recount.id]
         fields = [replace(field, region=None) if isinstance(field.region, Mask) else field for field in fields]
-    answers, finished = store.answers(fields, reading), store.finished(reading.id)
+    answers, finished = store.edits.nuclei_of(fields, reading), store.readings.finished(reading.id)
     edits: defaultdict[int, list[Edit]] = defaultdict(list)
-    for edit in store.session_corrections(session.id):
+    for edit in store.edits.in_session(session.id):
         if edit.reading == reading.id:
             edits[edit.field].append(edit)
     if previous and (previous.session.id, previous.recount) != (session.id, recount):
@@ -185,7 +186,7 @@ def quick_view(
         recount=recount,
         fields=tuple(views),
         notes=tuple(note for note in notes if note.field is None),
-        deleted=() if recount else tuple(store.deleted_fields(session.id)),
+        deleted=() if recount else tuple(store.fields.deleted(session.id)),
     )
     if previous is None or recount:
         return view
@@ -196,8 +197,8 @@ def full_view(session: OpenSession, quick: SessionView, *, hot_spot: int, bands:
     """Return a view with positions, the total, the summary and the agreement of recounts."""
     count = session.count()
     recounts = [
-        Recount(reading, len(session.store.finished(reading.id)), session.agreement(reading))
-        for reading in session.store.readings(session.id)[1:]
+        Recount(reading, len(session.store.readings.finished(reading.id)), session.agreement(reading))
+        for reading in session.store.readings.in_session(session.id)[1:]
     ]
     fields = [
         replace(

@@ -44,15 +44,15 @@ def test_a_long_title_makes_a_name_that_a_disk_takes():
 @pytest.fixture
 def session(tmp_path):
     with Store.open(tmp_path / "s.kinet") as store:
-        yield OpenSession(store, store.create_session("Case 12", "Anna").id)
+        yield OpenSession(store, store.sessions.create("Case 12", "Anna").id)
 
 
 def test_a_figure_shows_the_field_and_what_a_person_decided(session):
     pixels = np.full((100, 1000, 3), 230, np.uint8)
     found = detections([100, 300, 500], [50, 50, 50], [0, 1, 2])
     one = keep(session.store, session.id, Frame(pixels), found, mpp=0.25)
-    session.store.remove(one.id, 1)
-    session.store.reclassify(one.id, 2, "positive")
+    session.store.edits.remove(one.id, 1)
+    session.store.edits.reclassify(one.id, 2, "positive")
     drawn = cv2.imdecode(np.frombuffer(figure(session.store, session.count(), 1), np.uint8), cv2.IMREAD_COLOR)[
         ..., ::-1
     ]
@@ -95,14 +95,14 @@ def test_the_summary_has_one_row_per_field_and_one_for_the_session(session):
     for k in range(2):  # the same tissue twice: its nuclei count once
         found = detections([10, 20, 30, 40], [10, 20, 30, 40], [0, 0, 1, 2])
         keep(session.store, session.id, some_frame(seed=0), found, mpp=0.25, mpp_source=("option", "model")[k])
-    session.store.remove(session.store.fields(session.id)[0].id, 0)
+    session.store.edits.remove(session.store.fields.in_session(session.id)[0].id, 0)
     rows, total = summary_rows(session.count(), session.session, hot_spot=3)
     assert [row.picture for row in rows] == ["field 1", "field 2"]
     assert [row.counts["positive"] for row in rows] == [1, 2]
     assert [row.hot_spot for row in rows] == [None, Ki67(2, 3)]
     assert [(row.mpp, row.mpp_known) for row in rows] == [(0.25, "entered by hand"), (0.25, HOW_KNOWN["model"])]
     assert rows[1].warnings[-1] == "The pixel size is only assumed."
-    first = session.store.fields(session.id)[0].id
+    first = session.store.fields.in_session(session.id)[0].id
     rows, _ = summary_rows(dataclasses.replace(session.count(), unlike={first: "Unlike."}), session.session)
     assert [row.warnings[:1] for row in rows] == [("Unlike.",), ("The pixel size is only assumed.",)]
     assert {row.model for row in (*rows, total)} == {"test, fp32"}

@@ -95,7 +95,7 @@ def file(tmp_path_factory) -> Path:
         return live.capture(frame, found, **told)
 
     with Store.open(path) as store:
-        session = store.create_session(f"Case 12 {NASTY}", "A. Kim")
+        session = store.sessions.create(f"Case 12 {NASTY}", "A. Kim")
         live = OpenSession(store, session.id)
         first, second = keep(*shot(0, 0)), keep(*shot(100, 30))
         other = np.ascontiguousarray(Slide(5, mpp=0.5).region(0, 0, 300, 220)[0])
@@ -103,17 +103,17 @@ def file(tmp_path_factory) -> Path:
             *(np.array([20.0, 150.0], np.float32),) * 2, np.array([0, 1], np.uint8), np.ones(2, np.float32)
         )
         keep(Frame(other, time=1.7e9), away, "model", automatic=True, region=polygon([[5, 5], [200, 9], [100, 200]]))
-        store.add(first.id, 30, 40, "positive")
-        store.remove(first.id, 3)
-        store.reclassify(second.id, 7, "positive", reader=f"B {NASTY}"[:200])
-        store.remove(second.id, 8)
-        store.undo(session.id)
-        store.note(session.id, f"fixed 24 h\n{NASTY}", reader="C")
-        store.note(session.id, "a fold", field=second.id)
-        recount = store.start_recount(session.id, "D. Ito", "model")
-        store.reclassify(first.id, 5, "positive", reading=recount.id)
-        store.finish(recount.id, first.id)
-        store.start_recount(session.id, "E")
+        store.edits.add(first.id, 30, 40, "positive")
+        store.edits.remove(first.id, 3)
+        store.edits.reclassify(second.id, 7, "positive", reader=f"B {NASTY}"[:200])
+        store.edits.remove(second.id, 8)
+        store.edits.undo(session.id)
+        store.notes.add(session.id, f"fixed 24 h\n{NASTY}", reader="C")
+        store.notes.add(session.id, "a fold", field=second.id)
+        recount = store.readings.start_recount(session.id, "D. Ito", "model")
+        store.edits.reclassify(first.id, 5, "positive", reading=recount.id)
+        store.readings.finish(recount.id, first.id)
+        store.readings.start_recount(session.id, "E")
     return path
 
 
@@ -186,11 +186,11 @@ def test_no_text_changes_the_page(tmp_path_factory, note, reader, title):
     shapes = []
     for words in (("n", "r", "t"), (note, reader, title)):
         with Store.open(tmp_path_factory.mktemp("t") / "s.kinet") as store:
-            session = store.create_session(words[2] + ".", words[1] + ".")
-            store.note(session.id, words[0] + ".", reader=words[1] + ".")
+            session = store.sessions.create(words[2] + ".", words[1] + ".")
+            store.notes.add(session.id, words[0] + ".", reader=words[1] + ".")
             page = Page(build(store, session.id))
             shapes.append(Counter((tag, tuple(sorted(a))) for tag, a in page.tags))
-            assert store.notes(session.id)[0].text in page.text
+            assert store.notes.in_session(session.id)[0].text in page.text
     assert shapes[0] == shapes[1]
 
 
@@ -205,7 +205,7 @@ def test_the_words_beside_the_bars_are_not_cut():
 
 def test_an_empty_session_has_a_page(tmp_path):
     with Store.open(tmp_path / "s.kinet") as store:
-        text = Page(build(store, store.create_session().id)).text
+        text = Page(build(store, store.sessions.create().id)).text
     assert "No tumour nuclei were found" in text
     assert "No fields yet." in text
 
@@ -286,7 +286,7 @@ def test_the_command_asks_which_session_is_meant(file, tmp_path):
     several = tmp_path / "several.kinet"
     shutil.copy(file, several)
     with Store.open(several) as store:
-        store.create_session("the second")
+        store.sessions.create("the second")
     listed = cli(several)
     assert listed.returncode == 0
     assert [line.split()[0] for line in listed.stdout.splitlines()] == ["1", "2"]
@@ -321,7 +321,7 @@ def test_a_damaged_picture_is_one_message(file, tmp_path):
     copy = tmp_path / "s.kinet"
     shutil.copy(file, copy)
     with Store.open(copy) as store:
-        with store._write() as db:
+        with store.database.write() as db:
             db.execute("UPDATE frames SET png = x'89504e47' WHERE field = 1")
         with pytest.raises(KinetError, match="picture of field 1 is damaged"):
             build(store, 1)
@@ -376,7 +376,7 @@ def wrong_values(file: Path, folder: Path, every: int) -> None:
         try:
             with Store.open(copy, create=False) as store:
                 listing(store)
-                for session in store.sessions():
+                for session in store.sessions.all():
                     Page(build(store, session.id))
         except KinetError:
             refused += 1

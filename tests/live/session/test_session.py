@@ -29,7 +29,7 @@ def walk(store, counter, mpp: float, width: int, height: int, columns: int, rows
     step_x, step_y = round(0.4 * width), round(0.4 * height)
     slide = Slide(seed, mpp=mpp)
     all_pixels, _ = slide.region(-500, 700, width + (columns - 1) * step_x + 24, height + (rows - 1) * step_y + 24)
-    live = OpenSession(store, store.create_session("a path", "A").id)
+    live = OpenSession(store, store.sessions.create("a path", "A").id)
     union = counter(all_pixels, mpp)
     covered = np.zeros(len(union), np.bool_)
     shade = 1 - 0.12 * np.add.outer(np.linspace(-1, 1, height) ** 2, np.linspace(-1, 1, width) ** 2)
@@ -101,23 +101,23 @@ def test_a_session_that_reopens_counts_the_same_and_goes_on(path, counter):
         # The first field once more: it joins what an earlier run has captured, and adds nothing.
         first = after.fields[0]
         told = {"model": first.model, "threshold": first.threshold, "mpp": first.mpp, "mpp_source": first.mpp_source}
-        repeated = again.capture(Frame(reopened.pixels(first.id)), first.detections, **told)
+        repeated = again.capture(Frame(reopened.fields.pixels(first.id)), first.detections, **told)
         assert again.count().layout.places == 1
         assert len(again.count().merged) == len(before.merged)
-        reopened.delete_field(repeated.id)
+        reopened.fields.delete(repeated.id)
         assert len(again.count().merged) == len(before.merged)
 
 
 def test_two_programs_join_what_the_other_captured(path, tmp_path):
     store, live, _ = path
     out = tmp_path / "both.kinet"
-    store.export_session(live.id, out)
+    store.sessions.export(live.id, out)
     with Store.open(out) as one, Store.open(out) as two:
         first, second = OpenSession(one, live.id), OpenSession(two, live.id)
         second.prepare()
-        for k, field in enumerate(one.fields(live.id)[:4]):
+        for k, field in enumerate(one.fields.in_session(live.id)[:4]):
             told = {"model": field.model, "threshold": field.threshold, "mpp": field.mpp, "mpp_source": "file"}
-            (first, second)[k % 2].capture(Frame(one.pixels(field.id)), field.detections, **told)
+            (first, second)[k % 2].capture(Frame(one.fields.pixels(field.id)), field.detections, **told)
             (first, second)[k % 2].register()
         assert first.count().layout == second.count().layout
         assert first.count().layout.places == 1
@@ -127,14 +127,14 @@ def test_two_programs_join_what_the_other_captured(path, tmp_path):
 def test_a_damaged_picture_does_not_stop_the_session(path, tmp_path, caplog):
     store, live, _ = path
     out = tmp_path / "damaged.kinet"
-    store.export_session(live.id, out)
+    store.sessions.export(live.id, out)
     with Store.open(out) as copy:
-        fields = copy.fields(live.id)
-        with copy._write() as db:
+        fields = copy.fields.in_session(live.id)
+        with copy.database.write() as db:
             db.execute("UPDATE frames SET png = x'00' WHERE field = ?", (fields[0].id,))
         going = OpenSession(copy, live.id)
         with caplog.at_level(logging.WARNING):
-            keep(copy, live.id, Frame(copy.pixels(fields[3].id)), fields[3].detections, mpp=fields[3].mpp)
+            keep(copy, live.id, Frame(copy.fields.pixels(fields[3].id)), fields[3].detections, mpp=fields[3].mpp)
             assert going.count().layout.places == 1
             assert going.count().layout.places == 1
         assert caplog.text.count("cannot be joined") == 1
@@ -143,12 +143,12 @@ def test_a_damaged_picture_does_not_stop_the_session(path, tmp_path, caplog):
 def test_a_field_that_is_deleted_takes_its_joins_along(path):
     store, live, _ = path
     out = store.path.with_name("copy.kinet")
-    store.export_session(live.id, out)
+    store.sessions.export(live.id, out)
     with Store.open(out) as copy:
         cut = OpenSession(copy, live.id)
-        fields = copy.fields(live.id)
+        fields = copy.fields.in_session(live.id)
         for field in fields[1:]:
-            copy.delete_field(field.id)
+            copy.fields.delete(field.id)
         counted = cut.count()
         assert len(counted.merged) == len(fields[0].detections)
         assert counted.layout.places == 1
@@ -161,33 +161,33 @@ def test_a_correction_counts_once_in_all_fields(path):
     k = int(np.argmax((merged.seen >= 3) & (merged.cls == 1)))
     field, nucleus = int(merged.field[k]), int(merged.nucleus[k])
     before = merged.counts()
-    store.reclassify(field, nucleus, "positive")
+    store.edits.reclassify(field, nucleus, "positive")
     after = live.count().merged.counts()
     assert (after["positive"], after["negative"]) == (before["positive"] + 1, before["negative"] - 1)
     assert summarise(live.count()).corrected == 1
-    store.undo(live.id)
-    store.remove(field, nucleus)
+    store.edits.undo(live.id)
+    store.edits.remove(field, nucleus)
     assert live.count().merged.counts()["negative"] == before["negative"] - 1
-    store.undo(live.id)
+    store.edits.undo(live.id)
     assert live.count().merged.counts() == before
 
 
 def test_two_readers_are_held_together(path):
     store, live, _ = path
     fields = live.count().fields[:2]
-    recount = store.start_recount(live.id, "B", "model")
+    recount = store.readings.start_recount(live.id, "B", "model")
     assert live.agreement(recount) is None
     for field in fields:
-        store.finish(recount.id, field.id)
+        store.readings.finish(recount.id, field.id)
     same = live.agreement(recount)
     assert (same.only_first, same.only_second, same.kappa, same.difference) == (0, 0, 1.0, 0.0)
     merged = live.count(only={f.id for f in fields}).merged
     assert same.both == len(merged)  # each nucleus once, though both fields show it
     chosen = np.flatnonzero(merged.cls == 1)[:5]
     for k in chosen:
-        store.reclassify(int(merged.field[k]), int(merged.nucleus[k]), "positive", reading=recount.id)
+        store.edits.reclassify(int(merged.field[k]), int(merged.nucleus[k]), "positive", reading=recount.id)
     k = int(np.flatnonzero(merged.cls == 2)[0])
-    store.remove(int(merged.field[k]), int(merged.nucleus[k]), reading=recount.id)
+    store.edits.remove(int(merged.field[k]), int(merged.nucleus[k]), reading=recount.id)
     other = live.agreement(recount)
     assert other.table[1][0] == 5
     assert (other.only_first, other.only_second) == (1, 0)
@@ -200,12 +200,12 @@ def test_what_cannot_be_written_down_holds_as_long_as_the_session_is_open(path, 
     """A session that was captured, but whose joins were never saved, in a file that is only read."""
     store, live, _ = path
     out = tmp_path / "read.kinet"
-    store.export_session(live.id, out)
+    store.sessions.export(live.id, out)
     with Store.open(out) as copy:
-        with copy._write() as db:
+        with copy.database.write() as db:
             db.execute("DELETE FROM links")
             db.execute("UPDATE fields SET registered = 0")
-        copy.writable = False
+        copy.database.writable = False
         with caplog.at_level(logging.WARNING):
             counted = OpenSession(copy, live.id).count()
         assert len(counted.merged) == len(live.count().merged)
@@ -214,7 +214,7 @@ def test_what_cannot_be_written_down_holds_as_long_as_the_session_is_open(path, 
 
 def test_an_empty_session_counts_nothing(tmp_path):
     with Store.open(tmp_path / "s.kinet") as store:
-        live = OpenSession(store, store.create_session().id)
+        live = OpenSession(store, store.sessions.create().id)
         summary = summarise(live.count())
         assert (summary.fields, summary.places, summary.area_mm2, summary.hot_spot) == (0, 0, 0.0, None)
         assert summary.ki67.index is None

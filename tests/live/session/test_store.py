@@ -48,30 +48,30 @@ def test_a_session_reopens_as_it_was(tmp_path):
     frame, nuclei = some_frame(seed=3, time=1e9, stage=(1.5, -2.0)), some_nuclei(30)
     polygon = Polygon(((1.0, 2.0), (50.0, 3.5), (20.0, 40.0)))
     with Store.open(path) as store:
-        session = store.create_session("Case 12", "A. Kim")
+        session = store.sessions.create("Case 12", "A. Kim")
         kept = keep(store, session.id, frame, nuclei, mpp=0.17, mpp_source="calibrated", automatic=True, region=polygon)
         mask = Mask(np.random.default_rng(0).random((48, 64)) < 0.5)
         keep(store, session.id, region=mask)
-        store.note(session.id, "two\nlines", reader="B", field=kept.id)
-        store.save_links(kept.id, [Link(kept.id, kept.id + 1, 1.5, 2.5, 9, 0.5)], 1)
+        store.notes.add(session.id, "two\nlines", reader="B", field=kept.id)
+        store.links.save(kept.id, [Link(kept.id, kept.id + 1, 1.5, 2.5, 9, 0.5)], 1)
     assert not list(path.parent.glob("*-wal"))
     with Store.open(path, create=False) as store:
-        assert store.sessions() == [session]
-        first, second = store.fields(session.id)
+        assert store.sessions.all() == [session]
+        first, second = store.fields.in_session(session.id)
         assert (first.id, first.number, first.time, first.stage) == (kept.id, 1, 1e9, (1.5, -2.0))
         assert (first.mpp, first.mpp_source, first.automatic, first.registered) == (0.17, "calibrated", True, 1)
         assert (first.model, first.threshold, first.region) == (MODEL, THRESHOLD, polygon)
         assert same(first.detections, nuclei)
-        assert np.array_equal(store.pixels(first.id), frame.pixels)
+        assert np.array_equal(store.fields.pixels(first.id), frame.pixels)
         assert np.array_equal(second.region.inside, mask.inside)
-        (note,) = store.notes(session.id)
+        (note,) = store.notes.in_session(session.id)
         assert (note.text, note.reader, note.field) == ("two\nlines", "B", kept.id)
-        assert store.links(session.id) == [Link(kept.id, kept.id + 1, 1.5, 2.5, 9, 0.5)]
+        assert store.links.in_session(session.id) == [Link(kept.id, kept.id + 1, 1.5, 2.5, 9, 0.5)]
 
 
 def test_a_picture_carries_nothing_but_pixels(store):
-    field = keep(store, store.create_session().id)
-    png, kinds, at = store.png(field.id), set(), 8
+    field = keep(store, store.sessions.create().id)
+    png, kinds, at = store.fields.png(field.id), set(), 8
     while at < len(png):
         length = int.from_bytes(png[at : at + 4], "big")
         kinds.add(png[at + 4 : at + 8])
@@ -80,7 +80,7 @@ def test_a_picture_carries_nothing_but_pixels(store):
 
 
 def test_a_field_that_makes_no_sense_is_refused_and_leaves_nothing(store):
-    session = store.create_session().id
+    session = store.sessions.create().id
     for wrong in (
         {"mpp": 0.0},
         {"mpp": float("nan")},
@@ -93,31 +93,31 @@ def test_a_field_that_makes_no_sense_is_refused_and_leaves_nothing(store):
     for nobody in (session + 1, -1, 1 << 80):
         with pytest.raises(KinetError, match=r"no such session|no session"):
             keep(store, nobody)
-    assert store.fields(session) == []
+    assert store.fields.in_session(session) == []
 
 
 def test_a_number_is_never_given_twice(store):
-    session = store.create_session().id
+    session = store.sessions.create().id
     fields = [keep(store, session) for _ in range(3)]
-    store.delete_field(fields[2].id)
+    store.fields.delete(fields[2].id)
     assert keep(store, session).number == 4
-    assert [f.number for f in store.fields(session)] == [1, 2, 4]
+    assert [f.number for f in store.fields.in_session(session)] == [1, 2, 4]
 
 
 def test_a_deleted_session_leaves_no_trace_in_the_file(tmp_path):
     path = tmp_path / "s.kinet"
     with Store.open(path) as store:
-        gone, stays = store.create_session("gone for good"), store.create_session("stays")
+        gone, stays = store.sessions.create("gone for good"), store.sessions.create("stays")
         field = keep(store, gone.id, some_frame(128, 96, seed=5))
         kept = keep(store, stays.id, some_frame(128, 96, seed=6))
-        parts = [store.png(one.id)[2000:2032] for one in (field, kept)]
-        store.add(field.id, 5, 5, "positive")
-        store.note(gone.id, "a note that goes too")
+        parts = [store.fields.png(one.id)[2000:2032] for one in (field, kept)]
+        store.edits.add(field.id, 5, 5, "positive")
+        store.notes.add(gone.id, "a note that goes too")
         size = path.stat().st_size
-        store.delete_session(gone.id)
-        assert [one.title for one in store.sessions()] == ["stays"]
+        store.sessions.delete(gone.id)
+        assert [one.title for one in store.sessions.all()] == ["stays"]
         with pytest.raises(KinetError, match="no session"):
-            store.fields(gone.id)
+            store.fields.in_session(gone.id)
     bytes_left = path.read_bytes()
     assert [piece in bytes_left for piece in parts] == [False, True]
     assert b"gone for good" not in bytes_left
@@ -126,39 +126,42 @@ def test_a_deleted_session_leaves_no_trace_in_the_file(tmp_path):
 
 
 def test_an_exported_session_is_a_session_file_of_its_own(store, tmp_path):
-    store.create_session("other")
-    session = store.create_session("mine", "A")
+    store.sessions.create("other")
+    session = store.sessions.create("mine", "A")
     fields = [keep(store, session.id, some_frame(seed=k), some_nuclei(5 + k)) for k in range(3)]
-    store.save_links(fields[0].id, [Link(fields[0].id, fields[1].id, 1, 2, 9, 0.9)], 1)
-    store.add(fields[0].id, 5, 5, "positive")
-    recount = store.start_recount(session.id, "B")
-    store.finish(recount.id, fields[1].id)
-    store.note(session.id, "word")
+    store.links.save(fields[0].id, [Link(fields[0].id, fields[1].id, 1, 2, 9, 0.9)], 1)
+    store.edits.add(fields[0].id, 5, 5, "positive")
+    recount = store.readings.start_recount(session.id, "B")
+    store.readings.finish(recount.id, fields[1].id)
+    store.notes.add(session.id, "word")
     out = tmp_path / "mine.kinet"
-    store.export_session(session.id, out)
+    store.sessions.export(session.id, out)
     with Store.open(out, create=False) as other:
-        assert other.sessions() == [session]
-        assert [same(a.detections, b.detections) for a, b in zip(other.fields(session.id), fields, strict=True)]
-        assert all(other.png(f.id) == store.png(f.id) for f in fields)
-        for read in ("links", "notes", "readings", "session_corrections"):
-            assert getattr(other, read)(session.id) == getattr(store, read)(session.id) != []
-        assert other.finished(recount.id) == {fields[1].id}
+        assert other.sessions.all() == [session]
+        assert [
+            same(a.detections, b.detections) for a, b in zip(other.fields.in_session(session.id), fields, strict=True)
+        ]
+        assert all(other.fields.png(f.id) == store.fields.png(f.id) for f in fields)
+        for table in ("links", "notes", "readings", "edits"):
+            mine, theirs = (getattr(one, table).in_session(session.id) for one in (store, other))
+            assert mine == theirs != []
+        assert other.readings.finished(recount.id) == {fields[1].id}
         keep(other, session.id)
     with pytest.raises(KinetError, match="exists already"):
-        store.export_session(session.id, out)
+        store.sessions.export(session.id, out)
     with pytest.raises(KinetError, match="cannot be written"):
-        store.export_session(session.id, out / "x.kinet")
+        store.sessions.export(session.id, out / "x.kinet")
     assert sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith("s.kinet")) == ["mine.kinet"]
 
 
 def test_typed_text_is_bounded_and_clean(store):
-    session = store.create_session("\x00a\x1b[31m\tb\u202e ", "\ud800")
+    session = store.sessions.create("\x00a\x1b[31m\tb\u202e ", "\ud800")
     assert session.title == "a [31m b"
-    assert store.readings(session.id)[0].reader == ""
+    assert store.readings.in_session(session.id)[0].reader == ""
     with pytest.raises(KinetError, match="up to 200"):
-        store.create_session("x" * 201)
+        store.sessions.create("x" * 201)
     with pytest.raises(KinetError, match="up to 10,000"):
-        store.note(session.id, "x" * 10_001)
+        store.notes.add(session.id, "x" * 10_001)
 
 
 # --- corrections ------------------------------------------------------------------------------------------------------
@@ -183,25 +186,25 @@ _MOVES = st.lists(
 def test_any_corrections_and_undos_give_what_replaying_the_record_gives(tmp_path_factory, moves):
     path = tmp_path_factory.mktemp("c") / "s.kinet"
     with Store.open(path) as store:
-        session = store.create_session("", "A").id
+        session = store.sessions.create("", "A").id
         field = keep(store, session, nuclei=some_nuclei(4))
-        history, ahead = [shape(store.answer(field.id))], []
+        history, ahead = [shape(store.edits.nuclei(field.id))], []
         grown = 4
         for kind, which, cls in moves:
             now, name = dict(history[-1]), CARD.classes[cls]
             chosen = sorted(now)[which % len(now)] if now else None
             if kind == "undo":
-                undone = store.undo(session)
+                undone = store.edits.undo(session)
                 assert (undone is None) == (len(history) == 1)
                 if undone:
                     ahead.append(history.pop())
             elif kind == "redo":
-                redone = store.redo(session, field=field.id)
+                redone = store.edits.redo(session, field=field.id)
                 assert (redone is None) == (not ahead)
                 if redone:
                     history.append(ahead.pop())
             elif kind == "add":
-                made = store.add(field.id, which * 0.5, 7.25, name)
+                made = store.edits.add(field.id, which * 0.5, 7.25, name)
                 assert made.nucleus == grown
                 now[grown], grown = (which * 0.5, 7.25, name), grown + 1
                 history.append(now)
@@ -209,135 +212,137 @@ def test_any_corrections_and_undos_give_what_replaying_the_record_gives(tmp_path
             elif chosen is None:
                 continue
             elif kind == "remove":
-                store.remove(field.id, chosen)
+                store.edits.remove(field.id, chosen)
                 del now[chosen]
                 history.append(now)
                 ahead.clear()
             else:
-                store.reclassify(field.id, chosen, name)
+                store.edits.reclassify(field.id, chosen, name)
                 now[chosen] = (*now[chosen][:2], name)
                 history.append(now)
                 ahead.clear()
-            assert shape(store.answer(field.id)) == history[-1]
-        record = store.corrections(field.id)
+            assert shape(store.edits.nuclei(field.id)) == history[-1]
+        record = store.edits.of_field(field.id)
     with Store.open(path) as store:
-        again = store.answer(field.id)
+        again = store.edits.nuclei(field.id)
         assert shape(again) == history[-1] == shape(replay(field.detections, record))
         # The model's answer is never lost.
         assert np.array_equal(again.model_cls[:4], field.detections.cls)
-        assert same(store.field(field.id).detections, field.detections)
+        assert same(store.fields.get(field.id).detections, field.detections)
 
 
 def test_the_record_keeps_who_said_what(store):
-    session = store.create_session("", "A").id
+    session = store.sessions.create("", "A").id
     field = keep(store, session)
-    store.reclassify(field.id, 2, "positive")
-    store.remove(field.id, 3, reader="B")
-    store.undo(session, reader="C")
-    assert [(one.kind, one.reader, one.nucleus) for one in store.corrections(field.id)] == [
+    store.edits.reclassify(field.id, 2, "positive")
+    store.edits.remove(field.id, 3, reader="B")
+    store.edits.undo(session, reader="C")
+    assert [(one.kind, one.reader, one.nucleus) for one in store.edits.of_field(field.id)] == [
         ("reclassify", "A", 2),
         ("remove", "B", 3),
         ("undo", "C", 3),
     ]
-    assert len(store.answer(field.id).detections()) == len(field.detections)
+    assert len(store.edits.nuclei(field.id).detections()) == len(field.detections)
 
 
 def test_a_redo_is_one_more_entry_and_ends_with_a_new_correction(store):
-    session = store.create_session("", "A").id
+    session = store.sessions.create("", "A").id
     field, other = keep(store, session), keep(store, session)
-    store.remove(field.id, 1)
-    store.remove(other.id, 2)
-    assert store.redo(session) is None
-    assert store.undo(session, field=field.id).nucleus == 1  # not the last one of all
-    assert store.redo(session, field=other.id) is None
-    assert store.redo(session, field=field.id, reader="B").nucleus == 1
-    assert store.answer(field.id).removed[1]
-    assert [(one.kind, one.reader) for one in store.corrections(field.id)] == [
+    store.edits.remove(field.id, 1)
+    store.edits.remove(other.id, 2)
+    assert store.edits.redo(session) is None
+    assert store.edits.undo(session, field=field.id).nucleus == 1  # not the last one of all
+    assert store.edits.redo(session, field=other.id) is None
+    assert store.edits.redo(session, field=field.id, reader="B").nucleus == 1
+    assert store.edits.nuclei(field.id).removed[1]
+    assert [(one.kind, one.reader) for one in store.edits.of_field(field.id)] == [
         ("remove", "A"),
         ("undo", "A"),
         ("redo", "B"),
     ]
-    store.undo(session, field=field.id)
-    store.remove(field.id, 3)
-    assert store.redo(session, field=field.id) is None
+    store.edits.undo(session, field=field.id)
+    store.edits.remove(field.id, 3)
+    assert store.edits.redo(session, field=field.id) is None
 
 
 def test_regions_are_undone_and_redone_among_the_other_corrections(tmp_path):
     path = tmp_path / "s.kinet"
     first, second = Polygon(((1.0, 1.0), (30.0, 2.0), (5.0, 30.0))), Polygon(((2.0, 2.0), (40.0, 2.0), (5.0, 40.0)))
     with Store.open(path) as store:
-        session = store.create_session("", "A").id
+        session = store.sessions.create("", "A").id
         field = keep(store, session, region=first).id
-        store.set_region(field, second)
-        store.remove(field, 0)
-        store.set_region(field, None)
+        store.edits.set_region(field, second)
+        store.edits.remove(field, 0)
+        store.edits.set_region(field, None)
         wanted = [(second, 0), (second, 1), (first, 1)]  # the region, and whether nucleus 0 is there
         for region, there in wanted:
-            assert store.undo(session, field=field) is not None
-            assert store.field(field).region == region
-            assert store.answer(field).removed[0] == (not there)
-        assert store.undo(session, field=field) is None
+            assert store.edits.undo(session, field=field) is not None
+            assert store.fields.get(field).region == region
+            assert store.edits.nuclei(field).removed[0] == (not there)
+        assert store.edits.undo(session, field=field) is None
     with Store.open(path) as store:  # another run of the program
-        assert [store.redo(session).kind for _ in range(3)] == ["region", "remove", "region"]
-        assert store.redo(session) is None
-        assert store.field(field).region is None
-        assert [one.kind for one in store.corrections(field)][:3] == ["region", "remove", "region"]
+        assert [store.edits.redo(session).kind for _ in range(3)] == ["region", "remove", "region"]
+        assert store.edits.redo(session) is None
+        assert store.fields.get(field).region is None
+        assert [one.kind for one in store.edits.of_field(field)][:3] == ["region", "remove", "region"]
         out = tmp_path / "out.kinet"
-        store.export_session(session, out)
+        store.sessions.export(session, out)
     with Store.open(out) as copy:
-        assert copy.undo(session).kind == "region"
-        assert copy.field(field).region == second
+        assert copy.edits.undo(session).kind == "region"
+        assert copy.fields.get(field).region == second
 
 
 def test_a_deleted_field_comes_back_whole_until_the_session_is_closed(tmp_path):
     path = tmp_path / "s.kinet"
     with Store.open(path) as store:
-        session = store.create_session("", "A").id
+        session = store.sessions.create("", "A").id
         kept, gone = keep(store, session), keep(store, session, some_frame(seed=7), some_nuclei(5))
-        store.remove(gone.id, 2)
-        store.note(session, "about it", field=gone.id)
-        recount = store.start_recount(session, "B")
-        store.finish(recount.id, gone.id)
-        store.save_links(gone.id, [Link(kept.id, gone.id, 1.0, 2.0, 9, 0.9)], 1)
-        store.delete_field(gone.id)
-        assert [one.id for one in store.fields(session)] == [kept.id]
-        assert store.notes(session) == store.session_corrections(session) == store.links(session) == []
-        assert store.finished(recount.id) == set()
-        assert store.undo(session) is None
+        store.edits.remove(gone.id, 2)
+        store.notes.add(session, "about it", field=gone.id)
+        recount = store.readings.start_recount(session, "B")
+        store.readings.finish(recount.id, gone.id)
+        store.links.save(gone.id, [Link(kept.id, gone.id, 1.0, 2.0, 9, 0.9)], 1)
+        store.fields.delete(gone.id)
+        assert [one.id for one in store.fields.in_session(session)] == [kept.id]
+        assert (
+            store.notes.in_session(session) == store.edits.in_session(session) == store.links.in_session(session) == []
+        )
+        assert store.readings.finished(recount.id) == set()
+        assert store.edits.undo(session) is None
         with pytest.raises(KinetError, match="no field"):
-            store.field(gone.id)
-        store.export_session(session, tmp_path / "without.kinet")
-        (listed,) = store.deleted_fields(session)
+            store.fields.get(gone.id)
+        store.sessions.export(session, tmp_path / "without.kinet")
+        (listed,) = store.fields.deleted(session)
         assert (listed.id, listed.number) == (gone.id, 2)
         with pytest.raises(KinetError, match="no deleted field"):
-            store.restore_field(kept.id)
+            store.fields.restore(kept.id)
     with Store.open(path) as store:  # the program was killed meanwhile: nobody has closed the session
-        back = store.restore_field(gone.id)
+        back = store.fields.restore(gone.id)
         assert (back.number, back.registered, same(back.detections, gone.detections)) == (2, 0, True)
-        assert store.answer(gone.id).removed.tolist() == [False, False, True, False, False]
-        assert [one.text for one in store.notes(session)] == ["about it"]
-        assert (store.finished(recount.id), store.deleted_fields(session)) == ({gone.id}, [])
-        store.delete_field(gone.id)
-        piece = store.png(gone.id)[1000:1032]
+        assert store.edits.nuclei(gone.id).removed.tolist() == [False, False, True, False, False]
+        assert [one.text for one in store.notes.in_session(session)] == ["about it"]
+        assert (store.readings.finished(recount.id), store.fields.deleted(session)) == ({gone.id}, [])
+        store.fields.delete(gone.id)
+        piece = store.fields.png(gone.id)[1000:1032]
         assert piece in path.read_bytes()
-        store.mark_session(session, opened=False)
+        store.sessions.close(session)
         with pytest.raises(KinetError, match="no deleted field"):
-            store.restore_field(gone.id)
-        assert store.deleted_fields(session) == []
+            store.fields.restore(gone.id)
+        assert store.fields.deleted(session) == []
     assert piece not in path.read_bytes()
     with Store.open(tmp_path / "without.kinet") as other:
-        assert [one.id for one in other.fields(session)] == [kept.id]
-        assert other.deleted_fields(session) == []
+        assert [one.id for one in other.fields.in_session(session)] == [kept.id]
+        assert other.fields.deleted(session) == []
 
 
 def old_file(path) -> int:
     """Make a session file as version 1 wrote it; return its session."""
     with Store.open(path) as store:
-        session = store.create_session("old", "A").id
+        session = store.sessions.create("old", "A").id
         field = keep(store, session)
-        store.remove(field.id, 3)
-        store.undo(session)
-        store.note(session, "word")
+        store.edits.remove(field.id, 3)
+        store.edits.undo(session)
+        store.notes.add(session, "word")
     db = sqlite3.connect(path)
     for table in ("deletions", "region_changes", "note_readings"):
         db.execute(f"DROP TABLE {table}")
@@ -352,52 +357,55 @@ def test_a_file_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written(tm
     session = old_file(path)
     before = path.read_bytes()
     with Store.open(path, create=False) as store:
-        (field,) = store.fields(session)
-        assert (len(store.corrections(field.id)), [one.text for one in store.notes(session)]) == (2, ["word"])
-        store.export_session(session, tmp_path / "copy.kinet")
+        (field,) = store.fields.in_session(session)
+        assert (len(store.edits.of_field(field.id)), [one.text for one in store.notes.in_session(session)]) == (
+            2,
+            ["word"],
+        )
+        store.sessions.export(session, tmp_path / "copy.kinet")
     assert path.read_bytes() == before
     with Store.open(path) as store:
         with pytest.raises(KinetError, match="no deleted field"):
-            store.restore_field(field.id)
+            store.fields.restore(field.id)
         assert path.read_bytes() == before  # a change that was refused
-        assert store.redo(session).nucleus == 3
-        store.delete_field(field.id)
-        store.restore_field(field.id)
+        assert store.edits.redo(session).nucleus == 3
+        store.fields.delete(field.id)
+        store.fields.restore(field.id)
     with Store.open(path, create=False) as store, Store.open(tmp_path / "copy.kinet", create=False) as copy:
-        assert store.answer(field.id).removed[3]
-        assert len(copy.fields(session)) == 1
+        assert store.edits.nuclei(field.id).removed[3]
+        assert len(copy.fields.in_session(session)) == 1
     assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (2,)
 
 
 def test_a_correction_of_what_is_not_there_is_refused(store):
-    session = store.create_session().id
+    session = store.sessions.create().id
     field = keep(store, session)
-    store.remove(field.id, 3)
+    store.edits.remove(field.id, 3)
     for wrong in (
-        lambda: store.remove(field.id, 3),
-        lambda: store.remove(field.id, 9),
-        lambda: store.reclassify(field.id, -1, "positive"),
-        lambda: store.reclassify(field.id, 1, "blue"),
-        lambda: store.add(field.id, 64.0, 3, "positive"),
-        lambda: store.add(field.id, float("nan"), 3, "positive"),
-        lambda: store.add(field.id + 1, 3, 3, "positive"),
-        lambda: store.add(field.id, 3, 3, "positive", reading=77),
+        lambda: store.edits.remove(field.id, 3),
+        lambda: store.edits.remove(field.id, 9),
+        lambda: store.edits.reclassify(field.id, -1, "positive"),
+        lambda: store.edits.reclassify(field.id, 1, "blue"),
+        lambda: store.edits.add(field.id, 64.0, 3, "positive"),
+        lambda: store.edits.add(field.id, float("nan"), 3, "positive"),
+        lambda: store.edits.add(field.id + 1, 3, 3, "positive"),
+        lambda: store.edits.add(field.id, 3, 3, "positive", reading=77),
     ):
         with pytest.raises(KinetError):
             wrong()
-    assert len(store.corrections(field.id)) == 1
+    assert len(store.edits.of_field(field.id)) == 1
 
 
 def test_a_blind_recount_sees_nothing_of_the_first_reading(store):
-    session = store.create_session("", "A").id
+    session = store.sessions.create("", "A").id
     field = keep(store, session)
-    store.remove(field.id, 0)
-    empty, shown = store.start_recount(session, "B"), store.start_recount(session, "C", "model")
-    assert len(store.answer(field.id, empty.id)) == 0
-    assert same(store.answer(field.id, shown.id).detections(), field.detections.where(_raster(field.detections)))
-    assert store.add(field.id, 3, 3, "negative", reading=empty.id).nucleus == 0
-    assert store.undo(session).nucleus == 0  # the first reading's own last word
-    assert [len(store.answer(field.id, r)) for r in (None, empty.id, shown.id)] == [9, 1, 9]
+    store.edits.remove(field.id, 0)
+    empty, shown = store.readings.start_recount(session, "B"), store.readings.start_recount(session, "C", "model")
+    assert len(store.edits.nuclei(field.id, empty.id)) == 0
+    assert same(store.edits.nuclei(field.id, shown.id).detections(), field.detections.where(_raster(field.detections)))
+    assert store.edits.add(field.id, 3, 3, "negative", reading=empty.id).nucleus == 0
+    assert store.edits.undo(session).nucleus == 0  # the first reading's own last word
+    assert [len(store.edits.nuclei(field.id, r)) for r in (None, empty.id, shown.id)] == [9, 1, 9]
 
 
 def _raster(nuclei):
@@ -408,7 +416,7 @@ def _raster(nuclei):
 
 
 def test_threads_share_a_store(store):
-    session = store.create_session().id
+    session = store.sessions.create().id
     first = keep(store, session)
     errors = []
 
@@ -416,8 +424,8 @@ def test_threads_share_a_store(store):
         try:
             for k in range(6):
                 keep(store, session, some_frame(seed=number * 10 + k))
-                store.add(first.id, k, number, "positive", reader=str(number))
-                store.fields(session)
+                store.edits.add(first.id, k, number, "positive", reader=str(number))
+                store.fields.in_session(session)
         except BaseException as error:  # whatever it is, the test must hear of it
             errors.append(error)
 
@@ -427,16 +435,16 @@ def test_threads_share_a_store(store):
     for thread in threads:
         thread.join()
     assert errors == []
-    assert [f.number for f in store.fields(session)] == list(range(1, 26))
-    assert len(store.answer(first.id)) == 9 + 24
+    assert [f.number for f in store.fields.in_session(session)] == list(range(1, 26))
+    assert len(store.edits.nuclei(first.id)) == 9 + 24
 
 
 def test_two_programs_may_write_one_file(store):
-    session = store.create_session().id
+    session = store.sessions.create().id
     with Store.open(store.path, create=False) as other:
         for k in range(4):
             keep((store, other)[k % 2], session)
-        assert len(store.fields(session)) == len(other.fields(session)) == 4
+        assert len(store.fields.in_session(session)) == len(other.fields.in_session(session)) == 4
 
 
 # --- bad days ---------------------------------------------------------------------------------------------------------
@@ -444,8 +452,8 @@ def test_two_programs_may_write_one_file(store):
 
 def test_what_is_confirmed_was_synced(store):
     # FULL: the log is synced at every commit. NORMAL would lose the last ones to a power cut.
-    assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,)
-    assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store.database.connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert store.database.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 # Forks workers that capture and correct until they are killed, and say what the store has confirmed.
@@ -461,20 +469,20 @@ def say(*words):
 
 def work(round):
     store = Store.open(Path(sys.argv[1]))
-    known = store.sessions()
-    session = known[0] if known else store.create_session("killed")
+    known = store.sessions.all()
+    session = known[0] if known else store.sessions.create("killed")
     say("open")
     for k in range(10_000):
         frame = some_frame(200, 150, seed=round * 10_000 + k)
         field = keep(store, session.id, frame)
         say("field", field.id, hashlib.sha256(frame.pixels.tobytes()).hexdigest())
-        made = store.add(field.id, 3, 4, "positive")
+        made = store.edits.add(field.id, 3, 4, "positive")
         say("correction", made.id)
-        store.undo(session.id)
-        store.redo(session.id)
-        store.delete_field(field.id)
+        store.edits.undo(session.id)
+        store.edits.redo(session.id)
+        store.fields.delete(field.id)
         say("deleted")
-        store.restore_field(field.id)
+        store.fields.restore(field.id)
 
 for line in sys.stdin:
     pid = os.fork()
@@ -516,17 +524,17 @@ def killed_captures(path, times: int, seed: int) -> None:
         nursery.stdout.close()
         nursery.wait()
     with Store.open(path) as store:
-        (session,) = store.sessions()
-        for one in store.deleted_fields(session.id):
-            store.restore_field(one.id)
-        there = store.fields(session.id)
+        (session,) = store.sessions.all()
+        for one in store.fields.deleted(session.id):
+            store.fields.restore(one.id)
+        there = store.fields.in_session(session.id)
         assert confirmed.keys() <= {f.id for f in there}
         # Killed between the commit and the word, a field is there that was not confirmed; never half of one.
         assert len(there) - len(confirmed) <= times
         for f in there:
             told = confirmed.get(f.id)
-            assert hashlib.sha256(store.pixels(f.id).tobytes()).hexdigest() == told or told is None
-        assert corrected <= {one.id for one in store.session_corrections(session.id)}
+            assert hashlib.sha256(store.fields.pixels(f.id).tobytes()).hexdigest() == told or told is None
+        assert corrected <= {one.id for one in store.edits.in_session(session.id)}
         keep(store, session.id)
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -558,7 +566,7 @@ path = Path(sys.argv[1])
 ballast = path.with_name("ballast")
 ballast.write_bytes(bytes(1 << 20))
 with Store.open(path) as store:
-    session = store.create_session("full").id
+    session = store.sessions.create("full").id
     done = 0
     try:
         for k in range(100):
@@ -566,26 +574,27 @@ with Store.open(path) as store:
             done += 1
     except KinetError as error:
         print(error)
-    for what in (lambda: keep(store, session, some_frame(200, 150)), lambda: store.pixels(store.fields(session)[0].id)):
+    first = store.fields.in_session(session)[0].id
+    for what in (lambda: keep(store, session, some_frame(200, 150)), lambda: store.fields.pixels(first)):
         try:
             what()
         except KinetError:
             print("refused")
         else:
             print("done")
-    assert len(store.fields(session)) == done > 0, done
+    assert len(store.fields.in_session(session)) == done > 0, done
     ballast.unlink()
     keep(store, session, some_frame(200, 150, seed=done))
-    store.add(store.fields(session)[-1].id, 1, 1, "positive")
+    store.edits.add(store.fields.in_session(session)[-1].id, 1, 1, "positive")
 with Store.open(path) as store:
-    assert len(store.fields(session)) == done + 1
-    assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert len(store.fields.in_session(session)) == done + 1
+    assert store.database.connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 try:
     ballast.write_bytes(bytes(4 << 20))
 except OSError:
     pass
 with Store.open(path, create=False) as store:  # there is no place for a log, but it can be read
-    assert len(store.fields(session)) == done + 1
+    assert len(store.fields.in_session(session)) == done + 1
 print("whole")
 """
 
@@ -619,9 +628,10 @@ from kinet_trt import KinetError
 from kinet_trt.live.session.store import Store
 
 with Store.open(Path(sys.argv[1]), create=False) as store:
-    print(len(store.fields(1)), store.writable)
-    store.export_session(1, Path(sys.argv[3]))
-    for change in (lambda: keep(store, 1), lambda: store.delete_session(1), lambda: store.add(1, 2, 2, "positive")):
+    print(len(store.fields.in_session(1)), store.writable)
+    store.sessions.export(1, Path(sys.argv[3]))
+    add = lambda: store.edits.add(1, 2, 2, "positive")
+    for change in (lambda: keep(store, 1), lambda: store.sessions.delete(1), add):
         try:
             change()
         except KinetError as error:
@@ -642,7 +652,7 @@ def test_a_file_that_may_not_be_written_can_be_read(tmp_path, folder_too):
     folder = tmp_path / "folder"
     path = folder / "s.kinet"
     with Store.open(path) as store:
-        keep(store, store.create_session().id)
+        keep(store, store.sessions.create().id)
     before = path.read_bytes()
     path.chmod(0o444)
     folder.chmod(0o555 if folder_too else 0o755)
@@ -661,7 +671,7 @@ def test_a_file_that_may_not_be_written_can_be_read(tmp_path, folder_too):
 
 
 def test_a_file_that_was_moved_away_is_told_before_the_capture(store, tmp_path):
-    session = store.create_session().id
+    session = store.sessions.create().id
     store.path.rename(tmp_path / "elsewhere.kinet")
     with pytest.raises(KinetError, match="moved or deleted"):
         keep(store, session)
@@ -700,62 +710,62 @@ def test_what_is_no_session_file_is_told(tmp_path):
     assert not (tmp_path / "none.kinet").exists()
     empty.touch()  # killed between making the file and its tables
     with Store.open(empty) as store:
-        keep(store, store.create_session().id)
+        keep(store, store.sessions.create().id)
 
 
 def test_a_closed_store_says_so(store):
     store.close()
     with pytest.raises(KinetError, match="closed"):
-        store.sessions()
+        store.sessions.all()
 
 
 def read_all(path) -> None:
     """Read everything there is, and write something."""
     with Store.open(path, create=False) as store:
-        for session in store.sessions():
-            for field in store.fields(session.id):
-                store.pixels(field.id)
-                for reading in store.readings(session.id):
-                    store.answer(field.id, reading.id)
-            store.notes(session.id), store.links(session.id)
+        for session in store.sessions.all():
+            for field in store.fields.in_session(session.id):
+                store.fields.pixels(field.id)
+                for reading in store.readings.in_session(session.id):
+                    store.edits.nuclei(field.id, reading.id)
+            store.notes.in_session(session.id), store.links.in_session(session.id)
             keep(store, session.id)
-            store.deleted_fields(session.id)
-            while store.undo(session.id):
+            store.fields.deleted(session.id)
+            while store.edits.undo(session.id):
                 pass
 
 
 def test_a_correction_of_no_nucleus_is_damage_and_names_the_file(store):
-    field = keep(store, store.create_session().id)
-    store.remove(field.id, 3)
-    store._connection.execute("UPDATE corrections SET nucleus = 99")
+    field = keep(store, store.sessions.create().id)
+    store.edits.remove(field.id, 3)
+    store.database.connection.execute("UPDATE corrections SET nucleus = 99")
     with pytest.raises(KinetError, match="damaged") as told:
-        store.answer(field.id)
+        store.edits.nuclei(field.id)
     assert str(store.path) in str(told.value)
     with pytest.raises(KinetError, match=r"s\.kinet.*damaged"):
-        store.answers([field], store.readings(field.session)[0])
+        store.edits.nuclei_of([field], store.readings.in_session(field.session)[0])
 
 
 def test_a_session_that_nobody_left_was_cut_short(store):
-    first, second = store.create_session("a"), store.create_session("b")
+    first, second = store.sessions.create("a"), store.sessions.create("b")
     assert first.closed is None
-    assert store.mark_session(first.id, opened=False).closed == pytest.approx(time.time(), abs=60)
-    assert [one.closed is None for one in store.sessions()] == [False, True]
-    assert store.mark_session(first.id, opened=True) == first
-    assert store.session(second.id) == second
+    assert store.sessions.close(first.id).closed == pytest.approx(time.time(), abs=60)
+    assert [one.closed is None for one in store.sessions.all()] == [False, True]
+    assert store.sessions.reopen(first.id) == first
+    assert store.sessions.get(second.id) == second
 
 
 @pytest.fixture(scope="module")
 def small_file(tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("small") / "s.kinet"
     with Store.open(path) as store:
-        session = store.create_session("x", "A").id
+        session = store.sessions.create("x", "A").id
         fields = [keep(store, session, some_frame(40, 32, seed=k), some_nuclei(6, 40, 32)) for k in range(2)]
-        store.set_region(fields[0].id, Polygon(((1.0, 1.0), (30.0, 2.0), (5.0, 30.0))))
-        store.undo(session)
-        store.redo(session)
-        store.reclassify(fields[0].id, 1, "positive")
-        store.save_links(fields[1].id, [Link(fields[0].id, fields[1].id, 1.0, 2.0, 9, 0.9)], 1)
-        store.note(session, "word")
+        store.edits.set_region(fields[0].id, Polygon(((1.0, 1.0), (30.0, 2.0), (5.0, 30.0))))
+        store.edits.undo(session)
+        store.edits.redo(session)
+        store.edits.reclassify(fields[0].id, 1, "positive")
+        store.links.save(fields[1].id, [Link(fields[0].id, fields[1].id, 1.0, 2.0, 9, 0.9)], 1)
+        store.notes.add(session, "word")
     return path.read_bytes()
 
 
@@ -797,7 +807,7 @@ def test_three_thousand_damaged_files_are_one_message_each(small_file, tmp_path,
 
 def test_a_capture_is_quick(store):
     """A person waits for the word: a megapixel within a second even here, most of it the PNG."""
-    session = store.create_session().id
+    session = store.sessions.create().id
     frame = some_frame(1280, 960)
     start = time.process_time()  # other work on the machine does not enter
     keep(store, session, frame)

@@ -58,7 +58,7 @@ def test_the_hot_spot_is_as_high_as_the_slow_way_finds():
 
 def test_a_summary_says_what_may_be_wrong(tmp_path):
     with Store.open(tmp_path / "s.kinet") as store:
-        live = OpenSession(store, store.create_session().id)
+        live = OpenSession(store, store.sessions.create().id)
         even = detections([5.0], [5.0], [1])
         keep(store, live.id, some_frame(stage=(0.0, 0.0)), even)
         summary = summarise(live.count())
@@ -79,7 +79,7 @@ def test_a_summary_says_what_may_be_wrong(tmp_path):
 
 def test_the_average_and_the_mean_of_the_fields_differ(tmp_path):
     with Store.open(tmp_path / "s.kinet") as store:
-        live = OpenSession(store, store.create_session().id)
+        live = OpenSession(store, store.sessions.create().id)
         keep(store, live.id, nuclei=detections([5, 15, 25, 35], [5, 5, 5, 5], [0, 1, 1, 1]))
         keep(store, live.id, nuclei=detections([5, 15], [5, 5], [0, 0]))
         keep(store, live.id, nuclei=detections([5], [5], [2]))
@@ -93,7 +93,7 @@ def test_a_session_with_a_field_unlike_the_training_data_has_no_range(tmp_path):
     pixels, truth = simulate.field(3, 400, 400)
     blurred = np.asarray(cv2.GaussianBlur(pixels, (0, 0), 6), np.uint8)
     with Store.open(tmp_path / "s.kinet") as store:
-        live = OpenSession(store, store.create_session().id)
+        live = OpenSession(store, store.sessions.create().id)
         nuclei = detections(truth.x, truth.y, truth.cls)
         keep(store, live.id, Frame(pixels, 0.34), nuclei, mpp=0.34)
         summary = summarise(live.count(), hot_spot=50)
@@ -107,7 +107,7 @@ def test_a_session_with_a_field_unlike_the_training_data_has_no_range(tmp_path):
         )
         assert summary.statement.range_of(summary.ki67) == ""
         assert "it is blurred" in summary.cautions[0]
-        store.delete_field(bad.id)
+        store.fields.delete(bad.id)
         assert summarise(live.count()).statement.range_of(summary.ki67)
 
 

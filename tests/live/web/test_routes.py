@@ -161,10 +161,10 @@ def test_a_captured_field_is_what_was_shown_and_on_disk_at_once(served, client):
         again = post(client, "/api/capture", {"frame": shown["frame"]})
     assert again == answer
     with Store.open(served[0].store, create=False) as other:
-        field = other.field(answer["field"])
+        field = other.fields.get(answer["field"])
         assert field.detections.counts() == shown["counts"]
         assert (field.mpp, field.mpp_source, field.automatic) == (0.34, "camera", False)
-        assert other.pixels(field.id).shape == (240, 320, 3)
+        assert other.fields.pixels(field.id).shape == (240, 320, 3)
     state = until(client, lambda state: not state["joining"])
     (listed,) = state["session"]["fields"]
     assert listed["counts"] == shown["counts"]
@@ -474,8 +474,8 @@ def test_sessions_are_left_reopened_exported_and_deleted(served, client, tmp_pat
     exported = client.get(f"/api/sessions/{first}/file")
     (tmp_path / "copy.kinet").write_bytes(exported.content)
     with Store.open(tmp_path / "copy.kinet", create=False) as copy:
-        assert [one.title for one in copy.sessions()] == ["Monday"]
-        assert len(copy.fields(first)) == 1
+        assert [one.title for one in copy.sessions.all()] == ["Monday"]
+        assert len(copy.fields.in_session(first)) == 1
     post(client, "/api/sessions/delete", {"session": first})
     assert first not in {one["id"] for one in client.get("/api/sessions/list").json()["sessions"]}
     assert client.get("/api/state").json()["session"]["id"] != first
