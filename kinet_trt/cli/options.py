@@ -79,6 +79,15 @@ MppOption = Annotated[
         help="Pixel size, like 0.34. Default: from the file, else the model's.",
     ),
 ]
+FieldsMppOption = Annotated[
+    float | None,
+    typer.Option(
+        "--mpp",
+        parser=parse_mpp,
+        metavar="UM/PX",
+        help="Pixel size of the fields. Default: from the file, else 0.34.",
+    ),
+]
 ThresholdOption = Annotated[
     str | None,
     typer.Option("--threshold", metavar="T", help="Minimum peak height; relative:T is relative to the highest peak."),

@@ -333,7 +333,7 @@ def _add_regions(f: LabelledField, path: Path | None) -> LabelledField:
     """Return a field with the areas of a file too; its tissue replaces a region map."""
     if path is None:
         return f
-    drawn = geojson.read_regions(path)
+    drawn = geojson.read_areas(path)
     region_map = None if drawn.tissue else f.region_map
     return replace(f, outlines=f.outlines.merged(drawn), region_map=region_map, _masks=[], _regions=[], _empty=[])
 

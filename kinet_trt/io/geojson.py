@@ -178,7 +178,7 @@ def _words(name: str) -> list[str]:
     return [re.sub(r"^(cell|lymphocyte|fibroblast)s$", r"\1", word) for word in words]
 
 
-def read_regions(path: Path) -> Outlines:
+def read_areas(path: Path) -> Outlines:
     """Read a GeoJSON that holds areas alone: every outline is one, however small.
 
     Raises

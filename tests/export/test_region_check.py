@@ -14,7 +14,7 @@ from kinet_trt.export import region_check
 from shapely.geometry import shape
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.io.geojson import read_regions
+from kinet_trt.io.geojson import read_areas
 
 Run = Callable[..., tuple[int, str, str]]
 REGIONS = Path(region_check.__file__).parent / "regions"
@@ -94,6 +94,9 @@ def test_the_command_draws_each_field_once(run: Run, tmp_path: Path) -> None:
     assert code == 1
     assert "--force replaces them" in err
     assert run(*command, "--box", "0,0,50,50", "--force")[0] == 0
+    cv2.imwrite(str(tmp_path / "fields" / "b.jpg"), np.zeros((60, 100, 3), np.uint8))
+    assert run("regions", tmp_path / "fields", "-o", tmp_path / "more")[0] == 0
+    assert len(list((tmp_path / "more").iterdir())) == 3
     assert cv2.imread(str(tmp_path / "out" / "a_regions.png")).shape == (1036, 1036, 3)
 
 
@@ -111,7 +114,7 @@ def test_every_file_of_regions_is_indexed_once() -> None:
 
 @pytest.mark.parametrize("row", index(), ids=lambda row: row["regions"])
 def test_drawn_regions_are_valid_and_inside_their_field(row: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
-    outlines = read_regions(REGIONS / row["regions"])
+    outlines = read_areas(REGIONS / row["regions"])
     assert outlines.tissue
     assert not outlines.bounds
     assert not caplog.text  # a class that is not understood is logged

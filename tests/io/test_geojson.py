@@ -16,7 +16,7 @@ from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame
 from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.inference.counter import Threshold
-from kinet_trt.io.geojson import NEGATIVE, NON_TUMOR, POSITIVE, UNKNOWN_REACH, nucleus_class, read_geojson, read_regions
+from kinet_trt.io.geojson import NEGATIVE, NON_TUMOR, POSITIVE, UNKNOWN_REACH, nucleus_class, read_areas, read_geojson
 from kinet_trt.live.session.export import write_geojson
 from kinet_trt.live.session.records import Model
 from kinet_trt.live.session.region import polygon
@@ -401,7 +401,7 @@ def test_a_file_of_regions_has_areas_however_small(tmp_path):
     features = [feature("Polygon", square(10, 10, 6), "Stroma"), feature("Polygon", square(30, 10, 6), "Tumor")]
     path.write_text(json.dumps(features))
     assert len(read_geojson(path).x) == 1  # of a nucleus's size
-    tumor, known = read_regions(path).regions(30, 50)
+    tumor, known = read_areas(path).regions(30, 50)
     assert (tumor[12, 33], known[12, 33], tumor[12, 13], known[12, 13], known[12, 23]) == (
         True,
         True,
@@ -416,4 +416,4 @@ def test_a_file_of_regions_with_nuclei_is_refused(tmp_path, name):
     path = tmp_path / "a.regions.geojson"
     path.write_text(json.dumps([feature("Point", [3, 4], name), feature("Polygon", square(0, 0, 60), "Tumor")]))
     with pytest.raises(KinetError, match="expected areas, found 1 points or detections"):
-        read_regions(path)
+        read_areas(path)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from kinet_trt.cli.options import MppOption
+from kinet_trt.cli.options import FieldsMppOption
 from kinet_trt.cli.outputs import check_existing, report_written
 from kinet_trt.cli.progress import track
 from kinet_trt.cli.terminal import print_rows, stdout_console
@@ -25,17 +25,19 @@ def regions(
         str | None, typer.Option(metavar="LEFT,TOP,RIGHT,BOTTOM", help="Draw only this part of each image, in px.")
     ] = None,
     grid: Annotated[int, typer.Option(min=5, help="Distance of the grid lines in px.")] = 50,
-    mpp: MppOption = None,
+    mpp: FieldsMppOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing pictures.")] = False,
 ) -> None:
     """Draw fields with a pixel grid and their regions, and count the labelled nuclei in each kind of region."""
     from kinet_trt.core.files import write_atomic
+    from kinet_trt.counting.pictures import output_names
     from kinet_trt.export import region_check as drawing
     from kinet_trt.io.overlay import to_png
 
     part = _box(box) if box else None
     found = drawing.read(fields, drawn, mpp)
-    pictures = [out / f"{field.name}_regions.png" for field in found]
+    names = output_names([field.image for field in found])
+    pictures = [out / f"{names[field.image]}_regions.png" for field in found]
     check_existing([picture for picture in pictures if picture.exists()], force)
     for field, picture in zip(track(found, "Drawing", [f.name for f in found]), pictures, strict=True):
         write_atomic(picture, to_png(drawing.draw(field, part, grid)))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kinet_trt.cli.options import parse_mpp, require
+from kinet_trt.cli.options import FieldsMppOption, require
 from kinet_trt.cli.outputs import check_names
 from kinet_trt.cli.progress import bars, duration
 
@@ -52,12 +52,7 @@ def train(
         typer.Option(metavar="SOURCE", help="A source in which every nucleus is marked, but not with its class."),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Labelled classes, like positive,negative.")] = None,
-    mpp: Annotated[
-        float | None,
-        typer.Option(
-            parser=parse_mpp, metavar="UM/PX", help="Pixel size of the fields. Default: from the file, else 0.34."
-        ),
-    ] = None,
+    mpp: FieldsMppOption = None,
     start: Annotated[
         Path | None,
         typer.Option("--from", help="Initial weights and network: a .pt, an exported .onnx, or kinet-edge."),
