@@ -47,7 +47,7 @@ REASONS = {
     "runs until it is stopped",
     "takes hours",
     "runs all tests",
-    "built and run by tests/examples",
+    "built and run by tests/cpp",
     "run by tests/docs/test_offline.py",
     "run by tests/package/test_privacy.py",
 }

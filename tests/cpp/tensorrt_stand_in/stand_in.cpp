@@ -1,6 +1,6 @@
-// What is behind the stand-in for TensorRT: a plan is a fused ONNX file, OpenVINO runs it, and device memory is the
-// host's, at another address than what is given out. Whoever hands over host memory, forgets a copy or a tensor, does
-// not set memory or a shape first, or waits for nothing, gets an error or nothing, as on a GPU.
+// Implementation of the stand-in for TensorRT: a plan is a fused ONNX file, OpenVINO runs it, and device memory is host
+// memory at another address. As on a GPU, passing host memory, omitting a copy, a tensor, memory or a shape, or not
+// synchronizing gives an error or no result.
 #include <NvInfer.h>
 
 #include <cstdlib>
@@ -19,13 +19,13 @@ struct CUstream_st {
 namespace {
 
 constexpr int64_t SCRATCH = 4096;
-constexpr uintptr_t AWAY = uintptr_t{1} << 60;  // no host address
+constexpr uintptr_t AWAY = uintptr_t{1} << 60;  // not a host address
 std::mutex mutex;
 std::map<uintptr_t, std::vector<char>> memory;
 thread_local int current = 0;
 
-// Return the host's memory behind an address of the device; null unless so many bytes are there.
-char* behind(const void* device, size_t bytes) {
+// Return the host memory of a device address; null unless it has this many bytes.
+char* host_memory(const void* device, size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex);
     const auto found = memory.find(reinterpret_cast<uintptr_t>(device));
     return found != memory.end() && found->second.size() >= bytes && current == 0 ? found->second.data() : nullptr;
@@ -61,7 +61,7 @@ struct Context : nvinfer1::IExecutionContext {
         return true;
     }
     void setDeviceMemoryV2(void* data, int64_t size) noexcept override {
-        ready = size >= SCRATCH && behind(data, static_cast<size_t>(size));
+        ready = size >= SCRATCH && host_memory(data, static_cast<size_t>(size));
     }
     int64_t capacity() const {
         return request.get_compiled_model().output("detections").get_partial_shape()[1].get_length();
@@ -72,7 +72,7 @@ struct Context : nvinfer1::IExecutionContext {
         const char* names[] = {"frame", "threshold", "count", "detections"};
         const ov::element::Type types[] = {ov::element::u8, ov::element::f32, ov::element::i32, ov::element::f32};
         for (int i = 0; i < 4; i++)
-            if (!(at[i] = behind(addresses[names[i]], size_of(types[i], getTensorShape(names[i]))))) return false;
+            if (!(at[i] = host_memory(addresses[names[i]], size_of(types[i], getTensorShape(names[i]))))) return false;
         stream->queued.emplace_back([this, at0 = at[0], at1 = at[1], at2 = at[2], at3 = at[3]] {
             const ov::Shape shape(frame.d, frame.d + 4);
             request.set_tensor("frame", ov::Tensor(ov::element::u8, shape, at0));
@@ -125,7 +125,7 @@ struct Runtime : nvinfer1::IRuntime {
                                                  ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)),
                               logger);
         } catch (const std::exception&) {
-            logger.log(nvinfer1::ILogger::Severity::kWARNING, "a warning that nobody need read");
+            logger.log(nvinfer1::ILogger::Severity::kWARNING, "a warning to ignore");
             logger.log(nvinfer1::ILogger::Severity::kERROR, "the plan cannot be parsed");
             return nullptr;
         }
@@ -164,7 +164,7 @@ cudaError_t cudaFree(void* address) {
     return !address || memory.erase(reinterpret_cast<uintptr_t>(address)) ? cudaSuccess : cudaErrorInvalidValue;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
-    char* const device = behind(kind == cudaMemcpyHostToDevice ? to : from, bytes);
+    char* const device = host_memory(kind == cudaMemcpyHostToDevice ? to : from, bytes);
     if (!device) return cudaErrorInvalidValue;
     if (kind == cudaMemcpyHostToDevice)
         stream->queued.emplace_back([device, staged = std::vector<char>(static_cast<const char*>(from),

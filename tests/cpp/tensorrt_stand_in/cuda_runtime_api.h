@@ -1,4 +1,4 @@
-// A stand-in for CUDA's header: only what examples/scanner_cpp uses. See NvInfer.h.
+// A stand-in for CUDA's header: only what cpp uses. See NvInfer.h.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// What goes wrong, in words: what was expected, what was found, what to do.
+// Errors. Messages say what was expected, what was found and what to do.
 #pragma once
 
 #include <stdexcept>

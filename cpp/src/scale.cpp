@@ -11,7 +11,7 @@
 namespace kinet {
 namespace {
 
-// The source pixels that make up one target pixel along an axis.
+// Source pixels and weights of one target pixel along an axis.
 struct Taps {
     int64_t first = 0;
     std::vector<float> weights;
@@ -64,7 +64,7 @@ void scale_row(const Image& image, int64_t y, const std::vector<Taps>& columns, 
     }
 }
 
-std::string described(const Image& image, double mpp) {
+std::string describe(const Image& image, double mpp) {
     char text[120];
     std::snprintf(text, sizeof text, "%lld x %lld px at %g um/px", static_cast<long long>(image.width),
                   static_cast<long long>(image.height), mpp);
@@ -76,19 +76,19 @@ std::string described(const Image& image, double mpp) {
 Scaled scale_to(const Image& image, double mpp, double model_mpp) {
     if (!(std::isfinite(mpp) && mpp > 0))
         throw ArgumentError("mpp: expected um/px, a positive number, found " + std::to_string(mpp));
-    check(image);
+    check_image(image);
     const double zoom = mpp / model_mpp;
     const double wide = static_cast<double>(image.width) * zoom, high = static_cast<double>(image.height) * zoom;
     if (std::max(wide, high) > static_cast<double>(MAX_SIDE) || wide * high > static_cast<double>(MAX_PIXELS))
-        throw ArgumentError("too large: " + described(image, mpp) + " is more at the model's um/px than can be counted: "
-                            "check mpp, or count parts of it");
+        throw ArgumentError("too large: " + describe(image, mpp) + " exceeds the size limit at the model's um/px: check mpp, "
+                            "or count it in parts");
     Scaled scaled;
     scaled.width = static_cast<int64_t>(std::nearbyint(wide));
     scaled.height = static_cast<int64_t>(std::nearbyint(high));
     if (std::min(scaled.width, scaled.height) < MIN_SIDE)
-        throw ArgumentError("too small: " + described(image, mpp) + " is " + std::to_string(scaled.width) + " x " +
-                            std::to_string(scaled.height) + " px at the model's um/px; the shorter side must have at "
-                            "least 32: check mpp");
+        throw ArgumentError("too small: " + describe(image, mpp) + " is " + std::to_string(scaled.width) + " x " +
+                            std::to_string(scaled.height) + " px at the model's um/px; expected at least 32 px per "
+                            "side: check mpp");
     scaled.scale_x = static_cast<double>(scaled.width) / static_cast<double>(image.width);
     scaled.scale_y = static_cast<double>(scaled.height) / static_cast<double>(image.height);
     const bool shrinks = scaled.width <= image.width && scaled.height <= image.height;
@@ -97,9 +97,9 @@ Scaled scale_to(const Image& image, double mpp, double model_mpp) {
 
     const size_t length = 3 * static_cast<size_t>(scaled.width);
     scaled.pixels.resize(length * static_cast<size_t>(scaled.height));
-    // Two rows are kept: neighbouring target rows share their source rows.
-    std::array<std::vector<float>, 2> kept{std::vector<float>(length), std::vector<float>(length)};
-    std::array<int64_t, 2> kept_y{-1, -1};
+    // Neighbouring target rows share source rows, so two scaled rows are cached.
+    std::array<std::vector<float>, 2> cached{std::vector<float>(length), std::vector<float>(length)};
+    std::array<int64_t, 2> cached_y{-1, -1};
     std::vector<float> sum(length);
     uint8_t* to = scaled.pixels.data();
     for (const Taps& row : rows) {
@@ -107,11 +107,11 @@ Scaled scale_to(const Image& image, double mpp, double model_mpp) {
         int64_t y = row.first;
         for (const float weight : row.weights) {
             const size_t slot = static_cast<size_t>(y % 2);
-            if (kept_y[slot] != y) {
-                scale_row(image, y, columns, kept[slot]);
-                kept_y[slot] = y;
+            if (cached_y[slot] != y) {
+                scale_row(image, y, columns, cached[slot]);
+                cached_y[slot] = y;
             }
-            for (size_t i = 0; i < length; i++) sum[i] += weight * kept[slot][i];
+            for (size_t i = 0; i < length; i++) sum[i] += weight * cached[slot][i];
             y++;
         }
         for (const float value : sum) *to++ = static_cast<uint8_t>(std::clamp(std::nearbyint(value), 0.0F, 255.0F));

@@ -1,7 +1,7 @@
-// count_field MODEL FIELD.ppm [THRESHOLD [MPP]]: print the nuclei of a field as CSV, in px of the field.
+// count_field MODEL FIELD.ppm [THRESHOLD [MPP]]: print the nuclei of a field as CSV, coordinates in px.
 //
-// THRESHOLD: nan for the model's own. MPP: um/px of the field; left out: the model's.
-// Exit status 1 where something is wrong, 2 for usage, 3 where the model has no room for all nuclei of the field.
+// THRESHOLD: nan for that of the model. MPP: um/px of the field, defaults to that of the model.
+// Exit status: 1 for an error, 2 for a usage error, 3 if a tile has more nuclei than the model's capacity.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -14,7 +14,7 @@
 
 namespace {
 
-// Read a picture as any program writes it: binary PPM, 8 bits a channel (`magick field.png field.ppm`).
+// Read a binary PPM with 8 bits per channel (`magick field.png field.ppm`).
 std::vector<uint8_t> read_ppm(const std::string& path, kinet::Image& image) {
     std::ifstream file(path, std::ios::binary);
     std::string magic;
@@ -28,13 +28,13 @@ std::vector<uint8_t> read_ppm(const std::string& path, kinet::Image& image) {
     next() >> image.height;
     next() >> depth;
     file.get();
-    const bool fits = image.width > 0 && image.height > 0 && image.width <= 1 << 20 && image.height <= 1 << 20;
-    if (!file || magic != "P6" || depth != 255 || !fits)
-        throw std::runtime_error(path + ": expected a picture, binary PPM (P6) with 8 bits a channel");
+    const bool valid_size = image.width > 0 && image.height > 0 && image.width <= 1 << 20 && image.height <= 1 << 20;
+    if (!file || magic != "P6" || depth != 255 || !valid_size)
+        throw std::runtime_error(path + ": expected a binary PPM (P6) with 8 bits per channel");
     image.stride = 3 * image.width;
     std::vector<uint8_t> pixels(static_cast<size_t>(image.stride * image.height));
     if (!file.read(reinterpret_cast<char*>(pixels.data()), static_cast<std::streamsize>(pixels.size())))
-        throw std::runtime_error(path + ": the picture is cut short: copy it again");
+        throw std::runtime_error(path + ": the image is truncated: copy it again");
     image.pixels = pixels.data();
     return pixels;
 }
@@ -58,7 +58,7 @@ int main(int argc, char** argv) try {
         std::printf("%.9g,%.9g,%s,%.9g\n", nucleus.x, nucleus.y,
                     counter.card().classes.at(static_cast<size_t>(nucleus.cls)).c_str(), nucleus.score);
     if (found.count > static_cast<int64_t>(found.nuclei.size())) {
-        std::fprintf(stderr, "%lld nuclei, the model has room for %d in a tile and gave %zu: raise the threshold\n",
+        std::fprintf(stderr, "%lld nuclei, above the model's capacity of %d in a tile; %zu printed: raise the threshold\n",
                      static_cast<long long>(found.count), counter.card().capacity, found.nuclei.size());
         return 3;
     }

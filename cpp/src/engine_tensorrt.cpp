@@ -1,4 +1,4 @@
-// A fused plan on TensorRT 10.3 or newer, or on TensorRT for RTX: their C++ interface is the same for what is used here.
+// Engine for fused plans, on TensorRT 10.3 or newer or TensorRT for RTX: the interface used here is the same in both.
 #include <NvInfer.h>
 #include <cuda_runtime_api.h>
 
@@ -23,10 +23,10 @@ std::string version() {
            std::to_string(getInferLibPatchVersion()) + "." + std::to_string(getInferLibBuildVersion());
 }
 
-// Keeps what TensorRT says of its errors. It takes one logger a process, so there is one, and it is never destroyed.
+// Collects TensorRT's error messages. TensorRT accepts one logger per process, so it is a singleton, never destroyed.
 class Log : public nvinfer1::ILogger {
 public:
-    static Log& one() {
+    static Log& instance() {
         static Log& log = *new Log();
         return log;
     }
@@ -35,28 +35,28 @@ public:
         if (severity > Severity::kERROR) return;
         try {
             const std::lock_guard<std::mutex> lock(mutex_);
-            if (said_.size() < 600) said_ += (said_.empty() ? "" : "; ") + std::string(text);
+            if (messages_.size() < 600) messages_ += (messages_.empty() ? "" : "; ") + std::string(text);
         } catch (...) {
         }
     }
 
     std::string take() {
         const std::lock_guard<std::mutex> lock(mutex_);
-        const std::string said = said_.empty() ? "it gave no reason" : said_;
-        said_.clear();
-        return said;
+        const std::string found = messages_.empty() ? "no reason given" : messages_;
+        messages_.clear();
+        return found;
     }
 
 private:
     std::mutex mutex_;
-    std::string said_;
+    std::string messages_;
 };
 
 void check(cudaError_t error) {
     if (error != cudaSuccess) throw Error(std::string("the GPU failed: ") + cudaGetErrorString(error));
 }
 
-// The host may have another GPU in use on this thread: it finds it again.
+// Selects a GPU and restores the host's choice at the end of the scope.
 class OnDevice {
 public:
     explicit OnDevice(int device) {
@@ -78,7 +78,7 @@ public:
     DeviceMemory(const DeviceMemory&) = delete;
     DeviceMemory& operator=(const DeviceMemory&) = delete;
 
-    // Return at least this many bytes; what was in them is lost when they grow.
+    // Return an allocation of at least this many bytes; its content is lost when it grows.
     void* at_least(size_t bytes) {
         if (bytes > size_) {
             check(cudaFree(address_));
@@ -106,24 +106,24 @@ class TensorRtEngine : public Engine {
 public:
     TensorRtEngine(const Model& model, const Options& options) : card_(model.card), path_(model.path) {
         if (!model.is_plan)
-            throw ModelError(path_ + ": an ONNX file, and this library was built for " + NAME +
+            throw ModelError(path_ + ": an ONNX file, but this library was built for " + NAME +
                              ": kinet-trt build MODEL.onnx -o MODEL.engine --fused");
         if (!options.precision.empty())
-            throw ArgumentError("precision: expected none, it is in the plan, found " + options.precision);
+            throw ArgumentError("precision: expected none, since the plan defines it, found " + options.precision);
         device_ = device_number(options.device);
-        // Before TensorRT sees it: parsing a plan of another version can end the process.
+        // Checked before TensorRT parses the plan: one of another version can crash the process.
         if (card_.runtime != NAME || card_.runtime_version != version())
-            throw ModelError(path_ + ": built by " + card_.runtime + " " + card_.runtime_version + ", here is " + NAME +
-                             " " + version() + ", and a plan fits only the version that built it: build it here");
+            throw ModelError(path_ + ": built by " + card_.runtime + " " + card_.runtime_version + ", but this is " +
+                             NAME + " " + version() + "; plans are not portable between versions: build it here");
         const OnDevice here(device_);
-        Log::one().take();
-        runtime_.reset(nvinfer1::createInferRuntime(Log::one()));
+        Log::instance().take();
+        runtime_.reset(nvinfer1::createInferRuntime(Log::instance()));
         if (runtime_) engine_.reset(runtime_->deserializeCudaEngine(model.bytes.data(), model.bytes.size()));
-        if (!engine_) refused("cannot load it");
+        if (!engine_) fail("cannot load it");
         check_tensors();
-        // Memory comes from here: plans for RTX that kinet-trt builds ask for that, and classic ones allow it.
+        // User-managed memory: kinet-trt's plans for RTX require it, others allow it.
         context_.reset(engine_->createExecutionContext(nvinfer1::ExecutionContextAllocationStrategy::kUSER_MANAGED));
-        if (!context_) refused("cannot make an execution context");
+        if (!context_) fail("cannot create an execution context");
         const int64_t scratch = engine_->getDeviceMemorySizeV2();
         context_->setDeviceMemoryV2(memory_["scratch"].at_least(static_cast<size_t>(std::max<int64_t>(scratch, 1))),
                                     scratch);
@@ -147,7 +147,7 @@ public:
         const std::lock_guard<std::mutex> lock(mutex_);
         const OnDevice here(device_);
         if (!context_->setInputShape("frame", nvinfer1::Dims4{1, height, width, 3}))
-            refused("does not take a frame of " + std::to_string(width) + " x " + std::to_string(height) +
+            fail("does not accept a frame of " + std::to_string(width) + " x " + std::to_string(height) +
                     " px (with padding): build it for that size");
         std::map<std::string, void*> address;
         for (int32_t i = 0; i < engine_->getNbIOTensors(); i++) {
@@ -156,13 +156,13 @@ public:
             size_t bytes = engine_->getTensorDataType(name) == nvinfer1::DataType::kUINT8 ? 1 : 4;
             for (int32_t d = 0; d < dims.nbDims; d++) bytes *= static_cast<size_t>(dims.d[d]);
             address[name] = memory_[name].at_least(bytes);
-            if (!context_->setTensorAddress(name, address[name])) refused(std::string("does not take ") + name);
+            if (!context_->setTensorAddress(name, address[name])) fail(std::string("does not accept ") + name);
         }
         const size_t frame = static_cast<size_t>(3 * height * width);
         int32_t count = 0;
         check(cudaMemcpyAsync(address["frame"], rgb, frame, cudaMemcpyHostToDevice, stream_));
         check(cudaMemcpyAsync(address["threshold"], &threshold, sizeof threshold, cudaMemcpyHostToDevice, stream_));
-        if (!context_->enqueueV3(stream_)) refused("failed on a frame");
+        if (!context_->enqueueV3(stream_)) fail("failed on a frame");
         check(cudaMemcpyAsync(&count, address["count"], sizeof count, cudaMemcpyDeviceToHost, stream_));
         check(cudaStreamSynchronize(stream_));
         rows.resize(static_cast<size_t>(4 * std::clamp(count, 0, card_.capacity)));
@@ -173,10 +173,10 @@ public:
     }
 
 private:
-    [[noreturn]] void refused(const std::string& what) {
-        const std::string said = path_ + ": " + NAME + " " + version() + " " + what + ": " + Log::one().take();
-        if (stream_) throw Error(said);  // it is open
-        throw ModelError(said);
+    [[noreturn]] void fail(const std::string& what) {
+        const std::string message = path_ + ": " + NAME + " " + version() + " " + what + ": " + Log::instance().take();
+        if (stream_) throw Error(message);  // the model is open
+        throw ModelError(message);
     }
 
     void check_tensors() {

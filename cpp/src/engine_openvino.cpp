@@ -1,4 +1,4 @@
-// A fused ONNX model on OpenVINO.
+// Engine for fused ONNX models, on OpenVINO.
 #include <algorithm>
 #include <mutex>
 #include <openvino/op/fake_quantize.hpp>
@@ -10,14 +10,14 @@
 namespace kinet {
 namespace {
 
-// One core of this process, which is never destroyed: on CPUs with AMX every core gives the thread that makes it a stack
-// for signals, and two that end in the order in which they began leave one behind that is gone.
+// The core of this process, which is never destroyed: on CPUs with AMX each core installs an alternate signal stack on
+// its thread, and two cores destroyed in the order of their creation leave a dangling one.
 ov::Core& core() {
-    static ov::Core& one = *new ov::Core();
-    return one;
+    static ov::Core& instance = *new ov::Core();
+    return instance;
 }
 
-// OpenVINO's messages begin with the places in its source that they come from; the last line says what is wrong.
+// Return the reason in an OpenVINO message, its last line; the others are positions in OpenVINO's source.
 std::string last_line(const std::string& text) {
     const size_t end = text.find_last_not_of(" \n");
     const size_t start = end == std::string::npos ? end : text.find_last_of('\n', end);
@@ -36,13 +36,13 @@ ov::AnyMap properties(const Options& options) {
     else
         throw ArgumentError("precision: expected fp32, bf16 or fp16, found " + precision);
     if (options.threads < 0)
-        throw ArgumentError("threads: expected 1 or more, or 0 to have it decided, found " +
+        throw ArgumentError("threads: expected 1 or more, or 0 for the default, found " +
                             std::to_string(options.threads));
     if (options.threads) found.insert(ov::inference_num_threads(options.threads));
     return found;
 }
 
-// Replace a FakeQuantize to int8 and the dequantisation after it by one FakeQuantize; others stay as they are.
+// Replace a FakeQuantize to int8 and the dequantisation that follows by one FakeQuantize; leave others unchanged.
 void include_dequantisation(const ov::op::v0::FakeQuantize& quantise) {
     const ov::Node* last = &quantise;
     for (const std::string kind : {"Convert", "Convert", "Subtract", "Multiply"}) {
@@ -57,9 +57,8 @@ void include_dequantisation(const ov::op::v0::FakeQuantize& quantise) {
     const_cast<ov::Node*>(last)->output(0).replace(joined->output(0));
 }
 
-// Read a model so that its INT8 layers are right on every CPU: without AMX, OpenVINO 2026.4 rounds concatenated tensors
-// that are quantised by QuantizeLinear and DequantizeLinear to whole numbers. See read_network in
-// kinet_trt/engines/openvino.py.
+// Read a model so that INT8 results are correct on every CPU: without AMX, OpenVINO 2026.4 rounds concatenated tensors
+// with QuantizeLinear and DequantizeLinear to integers. See read_network in kinet_trt/engines/openvino.py.
 std::shared_ptr<ov::Model> read_network(const Model& model) {
     const std::shared_ptr<ov::Model> network = core().read_model(model.bytes, ov::Tensor());
     for (const std::shared_ptr<ov::Node>& operation : network->get_ordered_ops())
@@ -72,11 +71,11 @@ class OpenVinoEngine : public Engine {
 public:
     OpenVinoEngine(const Model& model, const Options& options) : capacity_(model.card.capacity) {
         if (model.is_plan)
-            throw ModelError(model.path + ": a TensorRT plan, and this library was built for OpenVINO: take the .onnx");
-        const ov::AnyMap how = properties(options);
+            throw ModelError(model.path + ": a TensorRT plan, but this library was built for OpenVINO: use the .onnx");
+        const ov::AnyMap config = properties(options);
         try {
             const std::string device = options.device.empty() ? "CPU" : options.device;
-            compiled_ = core().compile_model(read_network(model), device, how);
+            compiled_ = core().compile_model(read_network(model), device, config);
         } catch (const ov::Exception& error) {
             throw ModelError(model.path + ": OpenVINO cannot open it: " + last_line(error.what()));
         }
@@ -84,7 +83,7 @@ public:
 
     int32_t run(const uint8_t* rgb, int64_t height, int64_t width, float threshold,
                 std::vector<float>& rows) override {
-        ov::InferRequest request = take();
+        ov::InferRequest request = acquire();
         try {
             const ov::Shape shape{1, static_cast<size_t>(height), static_cast<size_t>(width), 3};
             request.set_tensor("frame", ov::Tensor(ov::element::u8, shape, const_cast<uint8_t*>(rgb)));
@@ -93,7 +92,7 @@ public:
             const int32_t count = request.get_tensor("count").data<int32_t>()[0];
             const float* found = request.get_tensor("detections").data<float>();
             rows.assign(found, found + 4 * std::min(count, capacity_));
-            give_back(request);
+            release(request);
             return count;
         } catch (const ov::Exception& error) {
             throw Error("OpenVINO failed on a frame of " + std::to_string(width) + " x " + std::to_string(height) +
@@ -102,8 +101,8 @@ public:
     }
 
 private:
-    // A request serves one thread at a time; as many are kept as threads have counted at once.
-    ov::InferRequest take() {
+    // A request serves one thread at a time; idle ones are reused.
+    ov::InferRequest acquire() {
         const std::lock_guard<std::mutex> lock(mutex_);
         if (idle_.empty()) return compiled_.create_infer_request();
         ov::InferRequest request = idle_.back();
@@ -111,7 +110,7 @@ private:
         return request;
     }
 
-    void give_back(const ov::InferRequest& request) {
+    void release(const ov::InferRequest& request) {
         const std::lock_guard<std::mutex> lock(mutex_);
         idle_.push_back(request);
     }

@@ -18,7 +18,7 @@ public:
         }
     }
 
-    // The hash of all that was added, in hexadecimal; nothing may be added after it.
+    // Return the hash in hexadecimal; nothing may be added afterwards.
     std::string hex() {
         const uint64_t bits = total_ * 8;
         const char one = '\x80', zero = 0;
@@ -35,7 +35,7 @@ public:
     }
 
 private:
-    static uint32_t turn(uint32_t x, int n) { return x >> n | x << (32 - n); }
+    static uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
     void digest_block() {
         static constexpr uint32_t K[64] = {
@@ -52,15 +52,15 @@ private:
             w[i] = static_cast<uint32_t>(block_[4 * i]) << 24 | static_cast<uint32_t>(block_[4 * i + 1]) << 16 |
                    static_cast<uint32_t>(block_[4 * i + 2]) << 8 | block_[4 * i + 3];
         for (int i = 16; i < 64; i++) {
-            const uint32_t a = turn(w[i - 15], 7) ^ turn(w[i - 15], 18) ^ w[i - 15] >> 3;
-            const uint32_t b = turn(w[i - 2], 17) ^ turn(w[i - 2], 19) ^ w[i - 2] >> 10;
+            const uint32_t a = rotate(w[i - 15], 7) ^ rotate(w[i - 15], 18) ^ w[i - 15] >> 3;
+            const uint32_t b = rotate(w[i - 2], 17) ^ rotate(w[i - 2], 19) ^ w[i - 2] >> 10;
             w[i] = w[i - 16] + a + w[i - 7] + b;
         }
         std::array<uint32_t, 8> s = state_;
         for (int i = 0; i < 64; i++) {
-            const uint32_t e = turn(s[4], 6) ^ turn(s[4], 11) ^ turn(s[4], 25);
+            const uint32_t e = rotate(s[4], 6) ^ rotate(s[4], 11) ^ rotate(s[4], 25);
             const uint32_t t = s[7] + e + ((s[4] & s[5]) ^ (~s[4] & s[6])) + K[i] + w[i];
-            const uint32_t a = turn(s[0], 2) ^ turn(s[0], 13) ^ turn(s[0], 22);
+            const uint32_t a = rotate(s[0], 2) ^ rotate(s[0], 13) ^ rotate(s[0], 22);
             const uint32_t u = a + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
             s = {t + u, s[0], s[1], s[2], s[3] + t, s[4], s[5], s[6]};
         }

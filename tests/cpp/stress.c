@@ -1,6 +1,6 @@
-/* What a host may do wrong, and threads, in one C program: built with sanitizers, where a byte too far ends it.
+/* Invalid calls and concurrent ones, from C: built with sanitizers, which end it at the first access out of bounds.
  *
- * abuse MODEL WIDTH HEIGHT FIELD.rgb: prints the number of nuclei, of which all calls must give the same. */
+ * stress MODEL WIDTH HEIGHT FIELD.rgb: prints the number of nuclei, which must be the same in all calls. */
 #define _POSIX_C_SOURCE 200809L
 #include <kinet.h>
 #include <math.h>
@@ -22,7 +22,7 @@ static unsigned char *pixels;
 static int32_t width, height;
 static int64_t expected;
 
-/* Count into a buffer of exactly this room, of pixels that end where they must. */
+/* Count into a buffer of exactly this size. */
 static int64_t count(int32_t room, int32_t *written) {
     kinet_nucleus *nuclei = room ? malloc((size_t)room * sizeof *nuclei) : NULL;
     int64_t n = kinet_count(model, pixels, KINET_RGB, width, height, 3 * (int64_t)width, NAN, nuclei, room, written);
@@ -42,12 +42,12 @@ static void *worker(void *own) {
         CHECK(count((int32_t)expected, &written) == expected && written == expected);
         snprintf(text, sizeof text, "missing-%ld.onnx", (long)(size_t)own);
         CHECK(kinet_open(text, NULL, &none) == KINET_BAD_MODEL && none == NULL);
-        CHECK(strstr(kinet_error(), text) != NULL); /* and not what another thread was told */
+        CHECK(strstr(kinet_error(), text) != NULL); /* and not that of another thread */
     }
     return NULL;
 }
 
-static void refused(int64_t code, const char *words) {
+static void expect_error(int64_t code, const char *words) {
     if (code >= 0 || !strstr(kinet_error(), words)) {
         fprintf(stderr, "expected an error with '%s', found %lld: %s\n", words, (long long)code, kinet_error());
         exit(1);
@@ -65,26 +65,26 @@ int main(int argc, char **argv) {
 
     CHECK(kinet_abi() == KINET_ABI && strlen(kinet_version()) > 10 && !strcmp(kinet_error(), ""));
     kinet_options options = {sizeof options, 1, NULL, NULL};
-    refused(kinet_open(NULL, NULL, &model), "path");
-    refused(kinet_open(argv[1], NULL, NULL), "model");
-    refused(kinet_open("model.txt", NULL, &model), ".onnx or .engine");
-    refused(kinet_open(argv[4], NULL, &model), ".onnx or .engine");
+    expect_error(kinet_open(NULL, NULL, &model), "path");
+    expect_error(kinet_open(argv[1], NULL, NULL), "model");
+    expect_error(kinet_open("model.txt", NULL, &model), ".onnx or .engine");
+    expect_error(kinet_open(argv[4], NULL, &model), ".onnx or .engine");
     options.precision = "fp8";
-    refused(kinet_open(argv[1], &options, &model), "fp32, bf16 or fp16");
+    expect_error(kinet_open(argv[1], &options, &model), "fp32, bf16 or fp16");
     options.precision = NULL, options.threads = -1;
-    refused(kinet_open(argv[1], &options, &model), "threads");
+    expect_error(kinet_open(argv[1], &options, &model), "threads");
     options.threads = 1, options.device = "NOTHING";
-    refused(kinet_open(argv[1], &options, &model), "NOTHING");
+    expect_error(kinet_open(argv[1], &options, &model), "NOTHING");
     options.device = NULL, options.size = 3;
-    refused(kinet_open(argv[1], &options, &model), "size");
+    expect_error(kinet_open(argv[1], &options, &model), "size");
     options.size = sizeof options;
     CHECK(kinet_open(argv[1], &options, &model) == 0 && model);
 
     kinet_about about = {0};
-    refused(kinet_info(model, &about), "size");
-    refused(kinet_info(model, NULL), "about");
-    refused(kinet_info(NULL, &about), "model");
-    about.size = 8; /* a host of an older version, which knows two fields */
+    expect_error(kinet_info(model, &about), "size");
+    expect_error(kinet_info(model, NULL), "about");
+    expect_error(kinet_info(NULL, &about), "model");
+    about.size = 8; /* a host built for a version with two fields */
     CHECK(kinet_info(model, &about) == 0 && about.size == 8 && about.classes == 3 && about.mpp == 0);
     about.size = sizeof about;
     CHECK(kinet_info(model, &about) == 0 && about.mpp > 0 && about.capacity > 0 && about.multiple == 16);
@@ -97,29 +97,29 @@ int main(int argc, char **argv) {
     CHECK(expected > 10);
     CHECK(count(7, &written) == expected && written == 7);
     CHECK(count((int32_t)expected + 1, &written) == expected && written == expected);
-    refused(kinet_count(NULL, pixels, KINET_RGB, width, height, stride, NAN, NULL, 0, NULL), "model");
-    refused(kinet_count(model, NULL, KINET_RGB, width, height, stride, NAN, NULL, 0, NULL), "pixels");
-    refused(kinet_count(model, pixels, 2, width, height, stride, NAN, NULL, 0, NULL), "order");
-    refused(kinet_count(model, pixels, KINET_RGB, 31, height, stride, NAN, NULL, 0, NULL), "too small");
-    refused(kinet_count(model, pixels, KINET_RGB, -width, height, stride, NAN, NULL, 0, NULL), "too small");
-    refused(kinet_count(model, pixels, KINET_RGB, 1 << 20, 1 << 20, 3 << 20, NAN, NULL, 0, NULL), "too large");
-    refused(kinet_count(model, pixels, KINET_RGB, INT32_MAX, INT32_MAX, INT64_MAX, NAN, NULL, 0, NULL), "too large");
-    refused(kinet_count(model, pixels, KINET_RGB, width, height, stride - 1, NAN, NULL, 0, NULL), "stride");
-    refused(kinet_count(model, pixels, KINET_RGB, width, height, INT64_MIN, NAN, NULL, 0, NULL), "stride");
-    refused(kinet_count(model, pixels, KINET_RGB, width, height, stride, INFINITY, NULL, 0, NULL), "threshold");
-    refused(kinet_count(model, pixels, KINET_RGB, width, height, stride, NAN, NULL, 1, NULL), "room");
-    refused(kinet_count_at(model, pixels, KINET_RGB, width, height, stride, 0, NAN, NULL, 0, NULL), "mpp");
-    refused(kinet_count_at(model, NULL, KINET_RGB, width, height, stride, 0.2, NAN, NULL, 0, NULL), "pixels");
+    expect_error(kinet_count(NULL, pixels, KINET_RGB, width, height, stride, NAN, NULL, 0, NULL), "model");
+    expect_error(kinet_count(model, NULL, KINET_RGB, width, height, stride, NAN, NULL, 0, NULL), "pixels");
+    expect_error(kinet_count(model, pixels, 2, width, height, stride, NAN, NULL, 0, NULL), "order");
+    expect_error(kinet_count(model, pixels, KINET_RGB, 31, height, stride, NAN, NULL, 0, NULL), "too small");
+    expect_error(kinet_count(model, pixels, KINET_RGB, -width, height, stride, NAN, NULL, 0, NULL), "too small");
+    expect_error(kinet_count(model, pixels, KINET_RGB, 1 << 20, 1 << 20, 3 << 20, NAN, NULL, 0, NULL), "too large");
+    expect_error(kinet_count(model, pixels, KINET_RGB, INT32_MAX, INT32_MAX, INT64_MAX, NAN, NULL, 0, NULL), "too large");
+    expect_error(kinet_count(model, pixels, KINET_RGB, width, height, stride - 1, NAN, NULL, 0, NULL), "stride");
+    expect_error(kinet_count(model, pixels, KINET_RGB, width, height, INT64_MIN, NAN, NULL, 0, NULL), "stride");
+    expect_error(kinet_count(model, pixels, KINET_RGB, width, height, stride, INFINITY, NULL, 0, NULL), "threshold");
+    expect_error(kinet_count(model, pixels, KINET_RGB, width, height, stride, NAN, NULL, 1, NULL), "room");
+    expect_error(kinet_count_at(model, pixels, KINET_RGB, width, height, stride, 0, NAN, NULL, 0, NULL), "mpp");
+    expect_error(kinet_count_at(model, NULL, KINET_RGB, width, height, stride, 0.2, NAN, NULL, 0, NULL), "pixels");
     CHECK(kinet_count_at(model, pixels, KINET_RGB, width, height, stride, 0.25, NAN, NULL, 0, NULL) > 0);
     CHECK(kinet_count_at(model, pixels, KINET_RGB, width, height, stride, 0.51, NAN, NULL, 0, NULL) > 0);
-    refused(kinet_count(model, pixels, KINET_RGB, width, height, stride, NAN, &one, -1, &written), "room");
+    expect_error(kinet_count(model, pixels, KINET_RGB, width, height, stride, NAN, &one, -1, &written), "room");
     CHECK(written == 0);
 
     pthread_t threads[4];
     for (size_t i = 0; i < 4; i++) CHECK(pthread_create(&threads[i], NULL, worker, (void *)i) == 0);
     for (size_t i = 0; i < 4; i++) pthread_join(threads[i], NULL);
 
-    /* A second model beside the first; they end in the order in which they began. */
+    /* A second model beside the first, closed in the order of opening. */
     kinet_model *first = model;
     CHECK(kinet_open(argv[1], NULL, &model) == 0 && model != first);
     kinet_close(first);

@@ -1,6 +1,6 @@
-// A stand-in for TensorRT's header: only what examples/scanner_cpp uses of TensorRT 10.3 to 11.4 and TensorRT for RTX,
-// written for the tests, so that the code compiles and runs where NVIDIA's headers cannot be had. stand_in.cpp is what
-// is behind it. The signatures are those of NVIDIA's documentation; the binary layout is not.
+// A stand-in for TensorRT's header: only what cpp uses of TensorRT 10.3 to 11.4 and TensorRT for RTX,
+// written for the tests, so that the code compiles and runs without NVIDIA's headers. stand_in.cpp implements it. The
+// signatures are those of NVIDIA's documentation; the binary layout is not.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -15,13 +15,13 @@ constexpr int GREY_SPREAD = 8;
 
 }  // namespace
 
-void check(const Image& image) {
+void check_image(const Image& image) {
     if (!image.pixels) throw ArgumentError("pixels: expected a frame, found a null pointer");
     const std::string size = std::to_string(image.width) + " x " + std::to_string(image.height) + " px";
     if (std::min(image.width, image.height) < MIN_SIDE)
-        throw ArgumentError("too small: " + size + "; the shorter side must have at least 32 px");
+        throw ArgumentError("too small: " + size + "; expected at least 32 px per side");
     if (std::max(image.width, image.height) > MAX_SIDE || image.width * image.height > MAX_PIXELS)
-        throw ArgumentError("too large: " + size + ": count parts of it");
+        throw ArgumentError("too large: " + size + ": count it in parts");
     const bool overlaps = image.stride < 3 * image.width && image.stride > -3 * image.width;
     if (overlaps || image.stride > MAX_STRIDE || image.stride < -MAX_STRIDE)
         throw ArgumentError("stride: expected at least " + std::to_string(3 * image.width) + " bytes for " + size +
@@ -41,7 +41,7 @@ bool has_colour(const Image& image) {
     return false;
 }
 
-// Return a window of the frame as RGB without gaps; beyond the frame its last row and column are repeated.
+// Return a window of the frame as contiguous RGB, padded by repeating the last row and column of the frame.
 std::vector<uint8_t> window(const Image& image, const Span& rows, const Span& columns) {
     const int64_t width = columns.window_end - columns.window_begin;
     const int64_t inside = std::min(columns.window_end, image.width) - columns.window_begin;
@@ -67,38 +67,38 @@ Counter::Counter(const std::string& path, const Options& options) {
 }
 
 Found Counter::count(const Image& image, float threshold) const {
-    check(image);
+    check_image(image);
     if (std::isnan(threshold)) threshold = card_.threshold;
     if (!std::isfinite(threshold)) throw ArgumentError("threshold: expected a finite number, or NaN for the model's");
     Found found;
     if (!has_colour(image)) return found;
-    const int64_t least = card_.least_side;
-    const int64_t height = rounded_up(std::max(image.height, least), card_.multiple);
-    const int64_t width = rounded_up(std::max(image.width, least), card_.multiple);
+    const int64_t min_side = card_.min_side;
+    const int64_t height = rounded_up(std::max(image.height, min_side), card_.multiple);
+    const int64_t width = rounded_up(std::max(image.width, min_side), card_.multiple);
     const bool whole = height <= card_.whole_height && width <= card_.whole_width;
     const int64_t tile = whole ? std::max(height, width) : card_.tile;
     std::vector<float> rows;
-    int64_t unseen = 0;
+    int64_t dropped = 0;
     for (const Span& y : spans(height, tile, card_.halo, card_.multiple)) {
         for (const Span& x : spans(width, tile, card_.halo, card_.multiple)) {
             const std::vector<uint8_t> pixels = window(image, y, x);
             const int32_t n = engine_->run(pixels.data(), y.window_end - y.window_begin,
                                            x.window_end - x.window_begin, threshold, rows);
-            unseen += std::max(0, n - card_.capacity);
+            dropped += std::max(0, n - card_.capacity);
             for (size_t i = 0; i + 4 <= rows.size(); i += 4) {
                 const Nucleus nucleus{rows[i] + static_cast<float>(x.window_begin),
                                       rows[i + 1] + static_cast<float>(y.window_begin), rows[i + 2],
                                       static_cast<int32_t>(rows[i + 3])};
                 const bool in_padding = nucleus.x >= static_cast<float>(image.width) ||
                                         nucleus.y >= static_cast<float>(image.height);
-                if (x.holds(nucleus.x) && y.holds(nucleus.y) && !in_padding) found.nuclei.push_back(nucleus);
+                if (x.contains(nucleus.x) && y.contains(nucleus.y) && !in_padding) found.nuclei.push_back(nucleus);
             }
         }
     }
     std::sort(found.nuclei.begin(), found.nuclei.end(), [](const Nucleus& one, const Nucleus& other) {
         return one.y < other.y || (one.y == other.y && one.x < other.x);
     });
-    found.count = static_cast<int64_t>(found.nuclei.size()) + unseen;
+    found.count = static_cast<int64_t>(found.nuclei.size()) + dropped;
     return found;
 }
 

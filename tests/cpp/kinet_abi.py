@@ -1,4 +1,4 @@
-"""The C ABI of examples/scanner_cpp through ctypes, as a host in another language sees it."""
+"""The C ABI of cpp/ through ctypes, as a host in another language uses it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Model:
         return about, names
 
     def count(self, pixels, order=RGB, threshold=float("nan"), room=8192, mpp=None):
-        """Return the number of nuclei and (x, y, class, score) of those that were written."""
+        """Return the number of nuclei and (x, y, class, score) of those written."""
         height, width = pixels.shape[:2]
         assert pixels.strides[1:] == (3, 1)
         assert pixels.dtype == np.uint8

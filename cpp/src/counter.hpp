@@ -1,4 +1,4 @@
-// A frame to its nuclei: the C++ that kinet.h wraps.
+// Counter of the nuclei in a frame; kinet.h is the C interface to it.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace kinet {
 
-// Pixels of somebody else's; see kinet_count in kinet.h.
+// View of the caller's pixels; see kinet_count in kinet.h.
 struct Image {
     const uint8_t* pixels = nullptr;
     int64_t width = 0, height = 0;  // px
@@ -19,11 +19,11 @@ struct Image {
     bool is_bgr = false;
 };
 
-// What can be counted, in px at the model's um/px; as kinet_trt/core/frame.py.
+// Size limits in px at the model's um/px, as in kinet_trt/core/frame.py.
 constexpr int64_t MIN_SIDE = 32, MAX_SIDE = 1 << 20, MAX_PIXELS = 1 << 29;
 
 // Throw an ArgumentError unless an image can be counted.
-void check(const Image& image);
+void check_image(const Image& image);
 
 struct Nucleus {
     float x, y, score;
@@ -31,7 +31,7 @@ struct Nucleus {
 };
 
 struct Found {
-    int64_t count = 0;  // larger than nuclei.size() where the model has no room for all; see kinet_count
+    int64_t count = 0;  // larger than nuclei.size() if the model's capacity is exceeded; see kinet_count
     std::vector<Nucleus> nuclei;  // in raster order
 };
 
@@ -39,10 +39,10 @@ class Counter {
 public:
     explicit Counter(const std::string& path, const Options& options = {});
 
-    // Count a frame at the card's um/px; a NaN as threshold is the card's. Any number of threads at a time.
+    // Count a frame at the card's um/px. A threshold of NaN stands for the card's. Thread-safe.
     Found count(const Image& image, float threshold) const;
 
-    // Count a frame of this um/px: it is scaled to the card's first. Places are px of the frame that came in.
+    // Count a frame of any um/px: it is scaled to the card's first. Coordinates are px of the input frame.
     Found count_at(const Image& image, double mpp, float threshold) const;
 
     const Card& card() const { return card_; }

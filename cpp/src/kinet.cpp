@@ -1,4 +1,4 @@
-// The C ABI: checks its arguments, calls the counter, and turns exceptions into numbers and words.
+// The C ABI: checks arguments, calls the counter, and converts exceptions to error codes and messages.
 #include "kinet.h"
 
 #include <algorithm>
@@ -19,7 +19,7 @@ static_assert(sizeof(kinet_nucleus) == sizeof(kinet::Nucleus), "a buffer is fill
 
 namespace {
 
-thread_local char last_error[2048] = "";  // no std::string: keeping an error must not fail
+thread_local char last_error[2048] = "";  // not a std::string, whose allocation could fail
 
 int32_t fail(int32_t code, const char* text) noexcept {
     std::snprintf(last_error, sizeof last_error, "%s", text);
@@ -35,16 +35,16 @@ auto guarded(Work work) noexcept -> decltype(work()) {
     } catch (const kinet::ModelError& error) {
         return fail(KINET_BAD_MODEL, error.what());
     } catch (const std::bad_alloc&) {
-        return fail(KINET_FAILED, "memory: expected more, found none left: count smaller parts, or fewer at a time");
+        return fail(KINET_FAILED, "out of memory: count smaller parts, or fewer frames at a time");
     } catch (const std::exception& error) {
         return fail(KINET_FAILED, error.what());
     } catch (...) {
-        return fail(KINET_FAILED, "failed, and the runtime below does not say why");
+        return fail(KINET_FAILED, "unknown error in the runtime");
     }
 }
 
-void expect(bool holds, const char* text) {
-    if (!holds) throw kinet::ArgumentError(text);
+void require(bool condition, const char* text) {
+    if (!condition) throw kinet::ArgumentError(text);
 }
 
 }  // namespace
@@ -62,25 +62,25 @@ const char* kinet_version(void) {
 
 int32_t kinet_open(const char* path, const kinet_options* options, kinet_model** model) {
     return guarded([&]() -> int32_t {
-        expect(model != nullptr, "model: expected a place for the model, found a null pointer");
+        require(model != nullptr, "model: expected an address for the model, found a null pointer");
         *model = nullptr;
-        expect(path != nullptr, "path: expected a model file, found a null pointer");
-        kinet::Options how;
+        require(path != nullptr, "path: expected a model file, found a null pointer");
+        kinet::Options chosen;
         if (options) {
-            expect(options->size >= sizeof(kinet_options), "options: expected size to be sizeof(kinet_options)");
-            how.threads = options->threads;
-            if (options->device) how.device = options->device;
-            if (options->precision) how.precision = options->precision;
+            require(options->size >= sizeof(kinet_options), "options: expected size to be sizeof(kinet_options)");
+            chosen.threads = options->threads;
+            if (options->device) chosen.device = options->device;
+            if (options->precision) chosen.precision = options->precision;
         }
-        *model = new kinet_model{kinet::Counter(path, how)};
+        *model = new kinet_model{kinet::Counter(path, chosen)};
         return 0;
     });
 }
 
 int32_t kinet_info(const kinet_model* model, kinet_about* about) {
     return guarded([&]() -> int32_t {
-        expect(model != nullptr, "model: expected an open model, found a null pointer");
-        expect(about != nullptr && about->size >= sizeof about->size, "about: expected size to be sizeof(kinet_about)");
+        require(model != nullptr, "model: expected an open model, found a null pointer");
+        require(about && about->size >= sizeof about->size, "about: expected size to be sizeof(kinet_about)");
         const kinet::Card& card = model->counter.card();
         kinet_about all{};
         all.size = std::min<uint32_t>(about->size, sizeof all);
@@ -112,9 +112,9 @@ int64_t kinet_count_at(kinet_model* model, const uint8_t* pixels, int32_t order,
                        int32_t* written) {
     return guarded([&]() -> int64_t {
         if (written) *written = 0;
-        expect(model != nullptr, "model: expected an open model, found a null pointer");
-        expect(order == KINET_RGB || order == KINET_BGR, "order: expected KINET_RGB or KINET_BGR");
-        expect(room >= 0 && (nuclei || room == 0), "nuclei: expected a buffer and its room, or a null pointer and 0");
+        require(model != nullptr, "model: expected an open model, found a null pointer");
+        require(order == KINET_RGB || order == KINET_BGR, "order: expected KINET_RGB or KINET_BGR");
+        require(room >= 0 && (nuclei || room == 0), "nuclei: expected a buffer and its room, or a null pointer and 0");
         const kinet::Image image{pixels, width, height, stride, order == KINET_BGR};
         const kinet::Found found = model->counter.count_at(image, mpp, threshold);
         const size_t n = std::min(found.nuclei.size(), static_cast<size_t>(room));

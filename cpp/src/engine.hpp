@@ -1,4 +1,4 @@
-// What runs a fused model: OpenVINO (engine_openvino.cpp) or TensorRT (engine_tensorrt.cpp). One of the two is compiled.
+// Engine that runs a fused model. engine_openvino.cpp or engine_tensorrt.cpp is compiled.
 #pragma once
 
 #include <cstdint>
@@ -12,16 +12,16 @@ namespace kinet {
 
 struct Options {
     int threads = 0;        // 0: the runtime decides
-    std::string device;     // empty: the first of its kind
-    std::string precision;  // empty: FP32, or what the plan was built in
+    std::string device;     // empty: default device
+    std::string precision;  // empty: FP32, or that of the plan
 };
 
 class Engine {
 public:
     virtual ~Engine() = default;
 
-    // Run one RGB frame whose sides are multiples of the card's. Returns the true number of nuclei, and the first of
-    // them, at most the card's capacity, as rows of x, y, score, class. Any thread may call it.
+    // Run one RGB frame whose sides are multiples of the card's alignment. Returns the number of nuclei and writes the
+    // first ones, at most the card's capacity, as rows of x, y, score, class. Thread-safe.
     virtual int32_t run(const uint8_t* rgb, int64_t height, int64_t width, float threshold,
                         std::vector<float>& rows) = 0;
 };

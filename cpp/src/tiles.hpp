@@ -1,6 +1,6 @@
-// Frames larger than one tile: the rule of kinet_trt/inference/tiling.py. A nucleus belongs to the one tile whose core holds its
-// peak. Cores cover the frame without overlap; a window reaches a halo beyond its core and begins on a multiple of the
-// network's alignment, so that what a core shows is the same as in the whole frame.
+// Tiling of large frames, as in kinet_trt/inference/tiling.py. A nucleus belongs to the tile whose core contains its
+// peak. Cores cover the frame without overlap. A window extends a halo beyond its core and is aligned to the network,
+// so the results in a core equal those of the whole frame.
 #pragma once
 
 #include <algorithm>
@@ -12,10 +12,10 @@ namespace kinet {
 // A core and its window along one side of a frame, px; ends are exclusive.
 struct Span {
     int64_t begin, end, window_begin, window_end;
-    bool holds(float place) const { return place >= static_cast<float>(begin) && place < static_cast<float>(end); }
+    bool contains(float place) const { return place >= static_cast<float>(begin) && place < static_cast<float>(end); }
 };
 
-// Cut a length, a multiple of `multiple`, into aligned spans of about one size; one that fits with its halo stays whole.
+// Divide a length, a multiple of `multiple`, into aligned spans of similar size; up to tile + 2 halo it is one span.
 inline std::vector<Span> spans(int64_t length, int64_t tile, int64_t halo, int64_t multiple) {
     int64_t size = length;
     if (length > tile + 2 * halo) {
