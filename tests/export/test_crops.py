@@ -74,9 +74,9 @@ def test_item_i_is_the_same_whoever_asks_and_in_whatever_order(plan: CropPlan) -
 def test_items_are_tensors_of_the_promised_shapes() -> None:
     crops = Crops([dotted()], [1], CropPlan(size=48), 1, 7)
     assert len(crops) == 7
-    pixels, maps, known, tumor, region = crops[3]
+    pixels, maps, known, tumor, region, total, unclassified = crops[3]
     assert (pixels.shape, pixels.dtype) == ((48, 48, 3), torch.uint8)
-    for tensor, channels in [(maps, 3), (known, 3), (tumor, 1), (region, 1)]:
+    for tensor, channels in [(maps, 3), (known, 3), *((one, 1) for one in (tumor, region, total, unclassified))]:
         assert (tensor.shape, tensor.dtype) == ((channels, 48, 48), torch.float32)
         assert tensor.min() >= 0
         assert tensor.max() <= 1
