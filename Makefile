@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow check docs clean
+.PHONY: demo test test-slow check check-page docs clean
 
 demo: .venv/demo.stamp
 	$(BIN)/kinet-trt demo --out demo
@@ -20,6 +20,12 @@ check: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python ci/types.py
+	[ ! -d ci/page/node_modules ] || npm --prefix ci/page run --silent check
+
+# eslint, prettier and tsc for the live page, from npm; once they are installed, `make check` runs them too.
+check-page:
+	npm ci --prefix ci/page
+	npm --prefix ci/page run check
 
 # The documentation, in site/.
 docs: .venv/dev.stamp

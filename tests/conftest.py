@@ -27,7 +27,7 @@ settings.register_profile("ci", deadline=None, derandomize=True, suppress_health
 settings.load_profile("ci")
 
 FUZZ_SEED = "KINET_FUZZ_SEED"
-PROGRAMS = ("g++", "cmake", "chromium", "unshare", "ip")
+PROGRAMS = ("g++", "cmake", "chromium", "node", "unshare", "ip")
 """What some tests run; others need the GStreamer packages of ci/apt.txt."""
 
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from kinet_trt.core.detections import COLOURS, NAMES, OTHER_COLOUR
 from kinet_trt.core.ki67 import Bands, Ki67, Statement
 from kinet_trt.core.notice import NOTICE
+from kinet_trt.io.overlay import RING_UM
 from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.live import clock
 from kinet_trt.live.acquisition.loop import FrameResult
@@ -86,6 +89,7 @@ def state(controller: Controller, presets: tuple[Preset, ...]) -> Json:
             "sha256": card.model_sha256,
             "tumor_map": card.roi and not card.capacity,
         },
+        "marks": _marks(card.classes),
         "threshold": str(counter.threshold),
         "fused": engine.detects,
         "auto": controller.auto,
@@ -199,6 +203,17 @@ def jpeg(pixels: NDArray[np.uint8], width: int, quality: int = JPEG_QUALITY) -> 
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
     return data.tobytes()
+
+
+def _marks(classes: Sequence[str]) -> Json:
+    """Return radius, um, names and CSS colours of the marks."""
+
+    def css(colour: Sequence[int]) -> str:
+        return "#" + bytes(colour).hex()
+
+    known = dict.fromkeys((*COLOURS, *classes))
+    styles = {name: {"name": NAMES.get(name, name), "colour": css(COLOURS.get(name, OTHER_COLOUR))} for name in known}
+    return {"radius": RING_UM, "classes": styles, "other": css(OTHER_COLOUR)}
 
 
 def _session(view: SessionView, hot_spot: int) -> Json:

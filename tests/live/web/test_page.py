@@ -112,6 +112,25 @@ def visit(address: str, browser: Browser) -> Iterator[Callable[..., Page]]:
     assert wrong == []
 
 
+def changing(change: dict[str, dict[str, Any]]) -> Callable[[WebSocketRoute], None]:
+    """Return a handler of the page's socket that changes parts of each state."""
+
+    def between(route: WebSocketRoute) -> None:
+        server = route.connect_to_server()
+
+        def send(message: str | bytes) -> None:
+            if isinstance(message, str):
+                state = json.loads(message)
+                for part, values in change.items():
+                    state[part] |= values
+                message = json.dumps(state)
+            route.send(message)
+
+        server.on_message(send)
+
+    return between
+
+
 @pytest.fixture
 def page(visit: Callable[..., Page]) -> Page:
     """Give the page on a new session."""
@@ -133,17 +152,19 @@ def nuclei(page: Page, field: int) -> dict[str, list[Any]]:
 
 
 def capture(page: Page, number: int = 1) -> int:
-    """Press the space bar when the page offers it, until the field is there; return its id."""
-    for _ in range(10):
+    """Press the space bar when the page is ready to capture, until the field is there; return its id."""
+    end = time.monotonic() + WAIT / 1000
+    while time.monotonic() < end:
         expect(page.locator("#offer")).to_have_text("Ready to capture.")
         page.evaluate("document.querySelector('#toasts').replaceChildren()")
         page.keyboard.press("Space")
-        # The stage may start to move just then, or no new frame have come: then the page says so.
+        # The stage may have started to move, or the frame may be a field already: the page then shows that.
         page.locator(".toast").first.wait_for()
         if page.locator(".toast").first.inner_text() == f"Field {number} captured":
             # It is on disk; the page lists it a moment later.
             expect(page.locator("#thumbnails button").nth(number - 1)).to_be_attached()
             return state(page)["session"]["fields"][-1]["id"]
+        page.wait_for_timeout(100)
     raise AssertionError("no field could be captured")
 
 
@@ -200,7 +221,7 @@ def settled(page: Page, done: str) -> None:
 # --- the live picture -------------------------------------------------------------------------------------------------
 
 
-def test_it_opens_and_counts(page: Page):
+def test_page_opens_and_counts(page: Page):
     expect(page.locator("#live-state")).to_have_text("● Live")
     expect(page.get_by_text("For Research Use Only")).to_be_visible()
     expect(page.locator("#big")).to_have_text("No field yet")
@@ -213,7 +234,7 @@ def test_it_opens_and_counts(page: Page):
     assert page.evaluate(PIXELS)["blue"] > 100
 
 
-def test_no_more_pixels_are_sent_than_are_seen(visit: Callable[..., Page]):
+def test_frame_size_follows_the_screen(visit: Callable[..., Page]):
     page = visit(
         lambda page: page.add_init_script(
             "const send = WebSocket.prototype.send; window.views = [];"
@@ -227,7 +248,7 @@ def test_no_more_pixels_are_sent_than_are_seen(visit: Callable[..., Page]):
     assert page.evaluate("views.at(-1)") == pytest.approx(width, abs=1)
 
 
-def test_space_captures_once_wherever_the_focus_is(page: Page):
+def test_space_captures_once_with_any_focus(page: Page):
     page.locator("#pause").focus()
     capture(page)
     assert state(page)["loop"]["phase"] == "counting"
@@ -266,7 +287,7 @@ def test_classes_and_marks_can_be_hidden(page: Page):
 # --- corrections ------------------------------------------------------------------------------------------------------
 
 
-def test_a_mouse_corrects_and_undoes(page: Page):
+def test_mouse_corrects_and_undoes(page: Page):
     field = capture(page)
     page.locator("#thumbnails button").first.click()
     expect(page.locator("#field-title")).to_have_text("Field 1")
@@ -307,7 +328,7 @@ def test_a_mouse_corrects_and_undoes(page: Page):
     assert (found["c"][:n], found["removed"][n]) == (before["c"], True)
 
 
-def test_a_picture_is_zoomed_moved_and_held(page: Page):
+def test_field_picture_zooms_moves_and_long_press_removes(page: Page):
     field = capture(page)
     press(page, "o")
     expect(page.locator("#field-title")).to_have_text("Field 1")
@@ -332,7 +353,7 @@ def test_a_picture_is_zoomed_moved_and_held(page: Page):
     assert nuclei(page, field)["removed"][k] is True
 
 
-def test_keys_alone_capture_correct_and_undo(page: Page):
+def test_keyboard_captures_corrects_and_undoes(page: Page):
     field = capture(page)
     press(page, "o")
     expect(page.locator("#field-canvas")).to_be_focused()
@@ -365,17 +386,7 @@ def test_keys_alone_capture_correct_and_undo(page: Page):
     expect(page.locator("#live")).to_be_visible()
 
 
-def delete_shown(page: Page) -> None:
-    """Delete the field that is shown; on a very busy machine the button may have to be clicked again."""
-    for _ in range(4):
-        page.locator("#field-delete").click()
-        with contextlib.suppress(AssertionError):
-            expect(page.locator("#ask-yes")).to_be_visible(timeout=10_000)
-            break
-    page.locator("#ask-yes").click()
-
-
-def test_a_field_is_deleted_after_a_question_and_comes_back(page: Page):
+def test_field_is_deleted_after_a_question_and_restored(page: Page):
     capture(page)
     press(page, "o")
     expect(page.locator("#field-title")).to_have_text("Field 1")
@@ -386,7 +397,8 @@ def test_a_field_is_deleted_after_a_question_and_comes_back(page: Page):
     assert len(state(page)["session"]["fields"]) == 1
     press(page, ".", "Delete")
     expect(page.locator("#field-words")).to_contain_text("1 correction")
-    delete_shown(page)
+    page.locator("#field-delete").click()
+    page.locator("#ask-yes").click()
     expect(page.locator("#live")).to_be_visible()
     thumbnails = page.locator("#thumbnails button")
     expect(thumbnails).to_have_count(0)
@@ -395,7 +407,8 @@ def test_a_field_is_deleted_after_a_question_and_comes_back(page: Page):
     expect(page.locator("#deleted")).to_be_hidden()
     press(page, "o")
     expect(page.locator("#field-words")).to_contain_text("1 correction")
-    delete_shown(page)
+    page.locator("#field-delete").click()
+    page.locator("#ask-yes").click()
     expect(thumbnails).to_have_count(0)
     for key, count in (("Control+z", 1), ("Control+Shift+Z", 0)):
         for _ in range(4):  # on a very busy machine an order may be refused as late: "try again"
@@ -408,7 +421,53 @@ def test_a_field_is_deleted_after_a_question_and_comes_back(page: Page):
     expect(thumbnails).to_have_count(1)
 
 
-def test_a_reload_keeps_everything(page: Page):
+def held_down(page: Page, where: Locator) -> None:
+    """Press the mouse button on an element and do not release it."""
+    box = where.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+
+
+def test_click_is_not_lost_when_a_warning_appears_meanwhile(visit: Callable[..., Page]):
+    """A warning moves the page: a button that moved away between press and release would not be clicked."""
+    change: dict[str, dict[str, Any]] = {}
+    page = visit(lambda page: page.route_web_socket(re.compile("/api/live"), changing(change)))
+    capture(page)
+    press(page, "o")
+    expect(page.locator("#field-title")).to_have_text("Field 1")
+    delete, banner = page.locator("#field-delete"), page.locator("#banners .banner")
+    before = delete.bounding_box()
+    held_down(page, delete)
+    change["scale"] = {"assumed": True}
+    page.evaluate("import('/server.js').then(({ on }) => on('state', ({ scale }) => (window.assumed = scale.assumed)))")
+    until(page, "window.assumed === true")
+    page.mouse.up()
+    expect(page.locator("#ask-yes")).to_be_visible()
+    expect(banner).to_contain_text("Pixel size assumed")  # now that the button is released
+    assert delete.bounding_box() != before
+
+
+def test_question_is_not_closed_by_the_one_before(page: Page):
+    """The browser sends the event of a closed dialog with its next frame, when another question may be open."""
+    page.evaluate(
+        """async () => {
+          const { ask } = await import('/words.js');
+          const first = ask('First?', '');
+          document.querySelector('#ask-no').click();
+          await first;
+          window.second = 'open';
+          ask('Second?', '').then(() => (window.second = 'closed'));
+          await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))));
+        }"""
+    )
+    expect(page.get_by_role("dialog")).to_contain_text("Second?")
+    assert page.evaluate("window.second") == "open"
+    press(page, "Escape")
+    until(page, "window.second === 'closed'")
+
+
+def test_reload_keeps_everything(page: Page):
     field = capture(page)
     press(page, "o")
     expect(page.locator("#field-title")).to_have_text("Field 1")
@@ -425,7 +484,7 @@ def test_a_reload_keeps_everything(page: Page):
 # --- session ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_person_types_is_text(page: Page, address: str):
+def test_typed_text_is_never_html(page: Page, address: str):
     capture(page)
     press(page, "s")
     page.locator("#title-input").fill(EVIL)
@@ -455,7 +514,7 @@ def test_what_a_person_types_is_text(page: Page, address: str):
     assert "&lt;img" in report
 
 
-def test_the_report_opens_beside_the_page(page: Page):
+def test_report_opens_in_a_tab_and_files_are_named(page: Page):
     capture(page)
     settled(page, "state.session.summary !== null")
     press(page, "s")
@@ -485,7 +544,7 @@ def saved(page: Page, link: Locator) -> str:
     return coming.value.suggested_filename
 
 
-def test_the_report_is_printed(visit: Callable[..., Page]):
+def test_report_is_printed(visit: Callable[..., Page]):
     page = visit(lambda page: page.context.add_init_script("window.print = () => (window.printed = true)"))
     capture(page)
     press(page, "s")
@@ -495,7 +554,7 @@ def test_the_report_is_printed(visit: Callable[..., Page]):
     until(opened.value, "window.printed === true")
 
 
-def test_a_second_reader_sees_nothing_of_the_first(page: Page, address: str):
+def test_blind_recount_shows_nothing_of_the_first_reading(page: Page, address: str):
     field = capture(page)
     post(page, address, f"fields/{field}/note", {"text": "a hot one"})
     post(page, address, "note", {"text": "mostly G2"})
@@ -540,7 +599,7 @@ def test_a_second_reader_sees_nothing_of_the_first(page: Page, address: str):
     expect(page.locator("#big")).to_contain_text("%")
 
 
-def test_sessions_begin_open_and_go(page: Page):
+def test_sessions_start_open_and_are_deleted(page: Page):
     capture(page)
     press(page, "s")
     page.get_by_role("button", name="New session").click()
@@ -574,7 +633,7 @@ def as_before(page: Page, address: str) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("as_before")
-def test_the_resting_stage_captures(page: Page):
+def test_automatic_capture_when_the_stage_stops(page: Page):
     press(page, "a")
     expect(page.locator(".toast")).to_contain_text("Automatic capture is on")
     expect(page.locator(".toast")).to_have_text("Field 1 captured automatically")
@@ -582,7 +641,7 @@ def test_the_resting_stage_captures(page: Page):
 
 
 @pytest.mark.usefixtures("as_before")
-def test_the_size_of_a_pixel_is_set(page: Page):
+def test_pixel_size_is_set(page: Page):
     press(page, "k")
     expect(page.locator("#mpp-input")).to_be_focused()
     page.keyboard.type("0,5")
@@ -606,7 +665,7 @@ def test_the_size_of_a_pixel_is_set(page: Page):
 
 
 @pytest.mark.usefixtures("as_before")
-def test_an_objective_is_saved_with_the_size_that_was_just_set(page: Page):
+def test_objective_is_saved_with_the_pixel_size_just_set(page: Page):
     press(page, "k")
     page.evaluate(
         """() => {  // within one task of the browser: no message of the server comes between
@@ -620,7 +679,7 @@ def test_an_objective_is_saved_with_the_size_that_was_just_set(page: Page):
 
 
 @pytest.mark.usefixtures("as_before")
-def test_pause_holds_the_picture_which_can_be_captured(page: Page):
+def test_pause_holds_a_picture_that_can_be_captured(page: Page):
     picture = "document.querySelector('#live-canvas').toDataURL()"
     shown = "[...document.querySelectorAll('#live-classes b')].map((one) => one.textContent)"
     expect(page.locator("#offer")).to_have_text("Ready to capture.")
@@ -642,7 +701,7 @@ def test_pause_holds_the_picture_which_can_be_captured(page: Page):
 
 
 @pytest.mark.usefixtures("as_before")
-def test_a_stage_micrometer_calibrates(page: Page):
+def test_stage_micrometer_calibrates(page: Page):
     expect(page.locator("#live-state")).to_have_text("● Live")
     press(page, "c")
     expect(page.locator("#live-state")).to_have_text("Frozen")
@@ -661,7 +720,7 @@ def test_a_stage_micrometer_calibrates(page: Page):
 
 
 @pytest.mark.usefixtures("as_before")
-def test_threshold_and_region(page: Page):
+def test_threshold_and_region_are_set(page: Page):
     expect(page.locator("#live-state")).to_have_text("● Live")
     press(page, "t")
     page.locator("#threshold-number").fill("0.6")
@@ -690,23 +749,13 @@ def test_threshold_and_region(page: Page):
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
-def test_what_goes_wrong_is_loud_and_in_words(visit: Callable[..., Page]):
+def test_warnings_name_each_failure(visit: Callable[..., Page]):
     change: dict[str, dict[str, Any]] = {}
     lines: list[WebSocketRoute] = []
 
     def between(route: WebSocketRoute) -> None:
-        server = route.connect_to_server()
         lines.append(route)
-
-        def tell(message: str | bytes) -> None:
-            if isinstance(message, str):
-                said = json.loads(message)
-                for part, values in change.items():
-                    said[part] |= values
-                message = json.dumps(said)
-            route.send(message)
-
-        server.on_message(tell)
+        changing(change)(route)
 
     page = visit(lambda page: page.route_web_socket(re.compile("/api/live"), between))
     expect(page.locator("#live-state")).to_have_text("● Live")
@@ -733,7 +782,7 @@ def test_what_goes_wrong_is_loud_and_in_words(visit: Callable[..., Page]):
     expect(banners).to_contain_text("Too many pages")
 
 
-def test_silence_is_noticed_and_nothing_is_captured_from_an_old_picture(visit: Callable[..., Page]):
+def test_silence_is_detected_and_an_old_picture_is_not_captured(visit: Callable[..., Page]):
     silent = False
     lines: list[WebSocketRoute] = []
     held: list[tuple[WebSocketRoute, str | bytes]] = []
@@ -761,20 +810,9 @@ def test_silence_is_noticed_and_nothing_is_captured_from_an_old_picture(visit: C
     expect(page.locator("#banners")).to_be_empty()
 
 
-def test_a_request_without_an_answer_ends_and_is_named(visit: Callable[..., Page]):
-    def short(route: WebSocketRoute) -> None:
-        server = route.connect_to_server()
-
-        def tell(message: str | bytes) -> None:
-            if isinstance(message, str):
-                said = json.loads(message)
-                said["limits_ms"]["request"] = 300
-                message = json.dumps(said)
-            route.send(message)
-
-        server.on_message(tell)
-
-    page = visit(lambda page: page.route_web_socket(re.compile("/api/live"), short))
+def test_request_without_response_times_out_with_its_name(visit: Callable[..., Page]):
+    limits = changing({"limits_ms": {"request": 300}})
+    page = visit(lambda page: page.route_web_socket(re.compile("/api/live"), limits))
     expect(page.locator("#live-state")).to_have_text("● Live")
     page.route("**/api/auto", lambda route: None)  # never answered
     press(page, "a")
@@ -782,7 +820,7 @@ def test_a_request_without_an_answer_ends_and_is_named(visit: Callable[..., Page
 
 
 @pytest.mark.slow
-def test_a_killed_program_is_said_and_come_back_to(browser: Browser, tmp_path: Path):
+def test_killed_server_is_reported_and_reconnected(browser: Browser, tmp_path: Path):
     page = browser.new_page()
     page.set_default_timeout(WAIT)
     with running(tmp_path) as (found, program):
@@ -822,7 +860,7 @@ def small_targets(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_it_fits_the_screen(visit: Callable[..., Page], width: int, height: int):
+def test_layout_fits_the_screen(visit: Callable[..., Page], width: int, height: int):
     page = visit(viewport={"width": width, "height": height})
     capture(page)
 
@@ -841,7 +879,7 @@ def test_it_fits_the_screen(visit: Callable[..., Page], width: int, height: int)
     expect(page.get_by_text("For Research Use Only")).to_be_visible()
 
 
-def test_a_tapped_thumbnail_opens_in_sight_on_a_phone(visit: Callable[..., Page]):
+def test_tapped_thumbnail_scrolls_into_view_on_a_phone(visit: Callable[..., Page]):
     page = visit(viewport={"width": 390, "height": 844}, has_touch=True)
     capture(page)
     page.locator("#thumbnails button").scroll_into_view_if_needed()
@@ -852,7 +890,7 @@ def test_a_tapped_thumbnail_opens_in_sight_on_a_phone(visit: Callable[..., Page]
     expect(page.locator("#field-canvas")).to_be_in_viewport(ratio=0.9)
 
 
-def test_the_index_is_read_from_afar(page: Page):
+def test_index_is_large(page: Page):
     capture(page)
     expect(page.locator("#big")).to_contain_text("%")
     assert page.evaluate("parseFloat(getComputedStyle(document.querySelector('#big')).fontSize)") >= 64
@@ -869,14 +907,80 @@ def test_help_lists_the_keys(page: Page):
     expect(page.locator("#panel-map")).to_be_visible()
 
 
-def test_nothing_moves_for_those_who_asked_for_that(visit: Callable[..., Page]):
+def test_arrow_keys_select_in_the_radio_group(page: Page):
+    capture(page)
+    press(page, "o")
+    tools = page.get_by_role("radio")
+    expect(tools).to_have_count(4)
+    tools.first.click()
+    for key, selected in (("ArrowRight", 1), ("ArrowDown", 2), ("ArrowLeft", 1), ("ArrowUp", 0), ("ArrowUp", 3)):
+        press(page, key)
+        expect(tools.nth(selected)).to_be_focused()
+        expect(tools.nth(selected)).to_be_checked()
+        assert page.locator("[role=radio][tabindex='0']").count() == 1
+
+
+def test_space_presses_a_button_reached_by_tab(page: Page):
+    expect(page.locator("#live-state")).to_have_text("● Live")
+    page.locator("#title").click()
+    page.locator("#pause").focus()
+    press(page, "Tab", "Tab")
+    expect(page.locator("#theme")).to_be_focused()
+    press(page, "Space")
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    press(page, "Escape")
+    expect(page.locator("#live-canvas")).to_be_focused()
+    capture(page)  # Space captures again
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+
+
+def test_single_key_shortcuts_can_be_switched_off(page: Page):
+    capture(page)
+    page.locator("#tab-settings").click()
+    switch = page.get_by_role("switch", name="Single-key shortcuts")
+    switch.click()
+    press(page, "l", "?", "o")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    expect(page.locator("#live")).to_be_visible()
+    press(page, "Space")  # presses the focused button, as in any page
+    expect(switch).to_have_attribute("aria-checked", "true")
+    switch.click()
+    page.reload()
+    expect(page.locator("#title")).to_have_text("Case 12")
+    press(page, "o")
+    expect(page.locator("#live")).to_be_visible()
+    assert page.locator("#shortcuts").get_attribute("aria-checked") == "false"
+    page.locator("#live-canvas").focus()
+    press(page, "o")  # the picture has the focus
+    expect(page.locator("#field-title")).to_have_text("Field 1")
+
+
+@pytest.mark.usefixtures("as_before")
+def test_focus_stays_when_a_list_is_rebuilt(page: Page, address: str):
+    presets = [{"name": name, "mpp": mpp} for name, mpp in (("10x", 0.5), ("20x", 0.25), ("40x", 0.125))]
+    post(page, address, "presets", {"presets": presets[1:]})
+    press(page, "t")
+    focused = page.locator("#presets button:focus")
+    page.get_by_role("button", name="Delete 40x").focus()
+    post(page, address, "presets", {"presets": presets})
+    expect(page.locator("#presets")).to_contain_text("10x")
+    expect(focused).to_have_attribute("aria-label", "Delete 40x")
+    post(page, address, "presets", {"presets": presets[:2]})
+    expect(page.locator("#presets")).not_to_contain_text("40x")
+    expect(focused).to_have_count(1)  # the last one that is left
+    post(page, address, "presets", {"presets": []})
+    expect(page.locator("#presets button")).to_have_count(0)
+
+
+def test_reduced_motion_stops_animations(visit: Callable[..., Page]):
     page = visit(reduced_motion="reduce")
     page.evaluate("document.querySelector('#flash').classList.add('on')")
     assert page.evaluate("getComputedStyle(document.querySelector('#flash')).animationName") == "none"
     assert page.evaluate("document.getAnimations().length") == 0
 
 
-def test_landmarks_labels_and_a_visible_focus(page: Page):
+def test_landmarks_labels_and_visible_focus(page: Page):
     for role in ("banner", "main", "contentinfo"):
         expect(page.get_by_role(role)).to_have_count(1)
     nameless = page.evaluate(
@@ -935,7 +1039,7 @@ def test_axe_finds_nothing_serious(visit: Callable[..., Page], theme: str):
     assert {fault.partition(":")[0] for fault in faults(page)} >= {"label-content-name-mismatch", "color-contrast"}
 
 
-def test_the_hot_spot_is_as_prominent_as_the_average(visit: Callable[..., Page]):
+def test_hot_spot_is_as_prominent_as_the_average(visit: Callable[..., Page]):
     import json
 
     change: dict[str, Any] = {}
@@ -992,7 +1096,7 @@ def test_the_hot_spot_is_as_prominent_as_the_average(visit: Callable[..., Page])
 
 
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 768), (390, 844)])
-def test_a_long_title_is_not_cut(visit: Callable[..., Page], address: str, width: int, height: int):
+def test_long_title_is_not_cut(visit: Callable[..., Page], address: str, width: int, height: int):
     page = visit(viewport={"width": width, "height": height})
     title = "Case 12, liver metastasis of a pancreatic tumour, block B3, second cut, Ki67 clone MIB-1, " + "x" * 60
     post(page, address, "sessions/rename", {"title": title})
@@ -1002,7 +1106,7 @@ def test_a_long_title_is_not_cut(visit: Callable[..., Page], address: str, width
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_legend_explains_the_marks(page: Page):
+def test_legend_explains_the_marks(page: Page):
     capture(page)
     press(page, "o")
     legend = page.locator("#field-legend")
@@ -1014,7 +1118,7 @@ def test_a_legend_explains_the_marks(page: Page):
     )
 
 
-def test_a_missing_camera_is_named_and_the_next_attempt_counts_down(visit: Callable[..., Page]):
+def test_missing_camera_is_named_and_the_next_attempt_counts_down(visit: Callable[..., Page]):
     import json
 
     why = "camera 7 cannot be opened: cameras found: 0 (USB Microscope). Start with kinet-trt live 0"

@@ -1,15 +1,17 @@
-// Deleted fields: they can be restored until the session is closed.
+// Deleted fields, which can be restored until the session is closed.
 
-import { $, make, rebuilt, shown } from "./dom.js";
+import { $, make, rebuild, shown } from "./dom.js";
 import { on, post, state } from "./server.js";
 import { toast, trying } from "./words.js";
 
-const again = []; // fields that were restored by a key, and can be deleted again
-let restoring = Promise.resolve(); // the last undo: a redo that follows at once waits for its answer
+/** Fields restored by undo, which redo deletes again. @type {{id: number, number: number}[]} */
+const redoable = [];
+/** Undo in progress, which redo waits for. @type {Promise<any>} */
+let restoring = Promise.resolve();
 
 on("state", ({ session }) => {
   shown($("deleted"), session.deleted.length > 0);
-  rebuilt($("deleted-fields"), session.deleted, () => session.deleted.map(restoreButton));
+  rebuild($("deleted-fields"), session.deleted, () => session.deleted.map(restoreButton));
 });
 
 function restoreButton({ id, number }) {
@@ -24,24 +26,24 @@ async function restore(id) {
   return Boolean(answer);
 }
 
-/** Delete a field, and offer the way back; say whether it was done. */
+/** Delete a field and offer to undo it; return whether it was deleted. */
 export async function remove(id, number) {
   if (!(await trying(() => post(`/api/fields/${id}/delete`)))) return false;
   toast(`Field ${number} deleted`, ["Undo", () => restore(id)]);
   return true;
 }
 
-/** Restore the field that was deleted last. */
+/** Restore the last deleted field. */
 export async function undo() {
   const last = state?.session.deleted.at(-1);
   if (!last) toast("There is no deleted field to restore.");
-  else await (restoring = restore(last.id).then((done) => done && again.push(last)));
+  else await (restoring = restore(last.id).then((done) => done && redoable.push(last)));
 }
 
-/** Delete the field again that was restored last. */
+/** Delete the field again that undo restored last. */
 export async function redo() {
   await restoring;
-  const field = again.at(-1);
+  const field = redoable.at(-1);
   if (!field) toast("There is nothing to redo.");
-  else if (await remove(field.id, field.number)) again.pop();
+  else if (await remove(field.id, field.number)) redoable.pop();
 }

@@ -1,36 +1,46 @@
-// The keyboard: one table says what each key does, where, and in which words the help lists it.
+// Keyboard shortcuts: one table of keys, their actions and their descriptions in the help.
 
-import { $, draw, make, remember } from "./dom.js";
+import { $, make, rebuild, remember } from "./dom.js";
 import * as deleted from "./deleted.js";
 import * as field from "./field.js";
 import * as live from "./live.js";
 import { legend } from "./marks.js";
 import * as session from "./session.js";
-import { state } from "./server.js";
-import { toScale, toggleAuto, toggleMarks } from "./settings.js";
-import { toTab } from "./tabs.js";
+import { on, state } from "./server.js";
+import { shortcuts, showScale, toggleAuto, toggleMarks } from "./settings.js";
+import { showTab } from "./tabs.js";
 
 const atField = () => field.open !== null;
 const tab = (name) => () => {
-  toTab(name);
+  showTab(name);
   $(`tab-${name}`).focus();
 };
 
-// [keys, words for the help, what they do]; `live` and `field` hold at one of the two only.
+/**
+ * Keys, description and action by section; `live` and `field` limit a section to that view. Keys without an action are
+ * handled by the picture.
+ *
+ * @type {Record<string, {live?: boolean, field?: boolean, keys: [string[], string, ((key: any) => void) | null][]}>}
+ */
 const KEYS = {
   "Live view": {
     live: true,
     keys: [
       [["Space"], "Capture the field shown", () => live.capture()],
       [["Shift+Space"], "Capture even if blurred or moving", () => live.capture(true)],
-      [["1", "2", "3", "4", "5", "6", "7", "8", "9"], "Show or hide a class", (key) => live.toggleClass(state?.model.classes[key - 1])],
+      [
+        ["1", "2", "3", "4", "5", "6", "7", "8", "9"],
+        "Show or hide a class",
+        (key) => live.toggleClass(state?.model.classes[key - 1]),
+      ],
       [["c"], "Calibrate with a stage micrometer", live.calibrate],
       [["r"], "Draw a region for the next fields", live.drawRegion],
       [["o"], "Open the newest field", () => field.openField(state?.session.fields.at(-1)?.id)],
-      [["n"], "Note on the session", session.note],
+      [["n"], "Note on the session", session.addNote],
       [["u", "Ctrl+z"], "Restore the field deleted last", deleted.undo],
       [["Ctrl+Shift+z", "Ctrl+y"], "Delete the field again", deleted.redo],
-      [["+", "=", "-", "0"], "Zoom in, zoom out, whole picture", (key) => live.sketchKey(key) || zoomLive(key)],
+      [["+", "=", "-", "0"], "Zoom in, zoom out, whole picture", (key) => live.zoomByKey(key)],
+      [["Escape"], "Move the focus to the picture", () => $("live-canvas").focus({ preventScroll: true })],
     ],
   },
   "Captured field": {
@@ -45,7 +55,7 @@ const KEYS = {
       [["u", "Ctrl+z"], "Undo a correction or a region", field.undo],
       [["Ctrl+Shift+z", "Ctrl+y"], "Redo", field.redo],
       [["r"], "Draw the region to count", field.drawRegion],
-      [["n"], "Note on the field", field.note],
+      [["n"], "Note on the field", field.addNote],
       [["d"], "In a recount: mark the field as done", field.finish],
       [["PageUp", "PageDown"], "Previous or next field", (key) => field.step(key === "PageUp" ? -1 : 1)],
       [["+", "−", "0"], "Zoom in, zoom out, whole field (also the wheel)", null],
@@ -61,17 +71,13 @@ const KEYS = {
       [["h"], "Map", tab("map")],
       [["t"], "Settings", tab("settings")],
       [["s"], "Session", tab("session")],
-      [["k"], "Pixel size", toScale],
+      [["k"], "Pixel size", showScale],
       [["f"], "Full screen", toggleFull],
       [["l"], "Light or dark theme", toggleTheme],
       [["?"], "This help", help],
     ],
   },
 };
-
-function zoomLive(key) {
-  live.surfaceKey(live.liveSurface, key);
-}
 
 function toggleFull() {
   if (document.fullscreenElement) document.exitFullscreen();
@@ -92,76 +98,119 @@ function nameTheme() {
 function help() {
   if ($("help").open) return;
   $("help").showModal();
-  $("help").scrollTop = 0; // the button that has the focus is at its end
+  $("help").scrollTop = 0; // the focused button is at the end
 }
 
 /**
- * Name a key with what is held: "Space", "Shift+Space", "Ctrl+z", "Ctrl+Shift+z", "Shift+ArrowLeft", "?". Cmd is Ctrl.
+ * Return the name of a key with its modifiers: "Space", "Shift+Space", "Ctrl+z", "Ctrl+Shift+z", "Shift+ArrowLeft", "?".
+ * Cmd is Ctrl. Shift with a letter is ignored, because Caps Lock gives capitals as well.
  *
- * Shift alone does not name another letter: Caps Lock gives capitals as well.
+ * @param {KeyboardEvent} event
  */
-function named({ key: typed, code, ctrlKey, metaKey, altKey, shiftKey }) {
-  // Where letters are not Latin the key's place tells which one is meant.
+function nameOf({ key: typed, code, ctrlKey, metaKey, altKey, shiftKey }) {
+  // On keyboards without Latin letters, the position of the key counts.
   const key = typed.length === 1 && typed > "\x7f" && /^Key[A-Z]$/.test(code) ? code[3] : typed;
   const command = ctrlKey || metaKey;
-  const held = (command ? "Ctrl+" : "") + (altKey ? "Alt+" : "") + (command && shiftKey && /^[a-z]$/i.test(key) ? "Shift+" : "");
+  const held =
+    (command ? "Ctrl+" : "") + (altKey ? "Alt+" : "") + (command && shiftKey && /^[a-z]$/i.test(key) ? "Shift+" : "");
   if (code === "Space") return `${held}${shiftKey ? "Shift+" : ""}Space`;
   if (key.startsWith("Arrow")) return `${held}${shiftKey ? "Shift+" : ""}${key}`;
   return held + (key.length === 1 ? key.toLowerCase() : key);
 }
 
-const writes = (element) => element.matches?.("textarea, select, input:not([type=range]):not([type=radio])");
-const takes = { // keys that an element with the focus needs itself
+const isTextInput = (element) => element.matches?.("textarea, select, input:not([type=range]):not([type=radio])");
+/** Elements that need a key themselves. @type {Record<string, string>} */
+const OWN_KEYS = {
   Enter: "button, a, input, summary, [role=button]",
-  ArrowLeft: "input", ArrowRight: "input", ArrowUp: "input", ArrowDown: "input",
-  PageUp: "input", PageDown: "input",
+  ArrowLeft: "input",
+  ArrowRight: "input",
+  ArrowUp: "input",
+  ArrowDown: "input",
+  PageUp: "input",
+  PageDown: "input",
 };
 
+const BUTTONS = "button, a, input, [role=button]";
+let focusByTab = false;
+document.addEventListener("pointerdown", () => (focusByTab = false), true);
+
+/**
+ * Return whether Space presses the focused button: in a captured field, after Tab, and without shortcuts. Else a button
+ * has the focus only because it was clicked, and Space captures, so that nobody has to look away from the eyepiece.
+ */
+const pressesButton = (target) => target.matches?.(BUTTONS) && (atField() || focusByTab || !shortcuts.on);
+
+/** Return whether a key is a character that is switched off as a shortcut, see WCAG 2.1.4. */
+const isSwitchedOff = (key, target) => key.length === 1 && !shortcuts.on && !target.matches?.("canvas");
+
 document.addEventListener("keydown", (event) => {
-  const { target } = event;
+  const target = /** @type {any} */ (event.target);
+  if (event.key === "Tab") focusByTab = true;
   if (document.querySelector("dialog[open]")) return;
-  const key = named(event);
-  if (writes(target)) {
+  const key = nameOf(event);
+  if (isTextInput(target)) {
     if (key === "Escape") target.blur();
     return;
   }
-  if (takes[key] && target.matches?.(takes[key])) return;
-  // At a field a button that has the focus is pressed by the space bar, as anywhere.
-  if (key === "Space" && atField() && target.matches?.("button, a, input, [role=button]")) return;
+  if (OWN_KEYS[key] && target.matches?.(OWN_KEYS[key])) return;
+  if (key === "Space" && pressesButton(target)) return;
+  if (isSwitchedOff(key, target)) return;
   if (press(key, event.repeat)) event.preventDefault();
 });
 
-// Firefox presses a button when the space bar comes up.
+// Firefox presses a button when the space bar is released.
 document.addEventListener("keyup", (event) => {
-  if (event.code === "Space" && !atField() && !writes(event.target) && !document.querySelector("dialog[open]")) event.preventDefault();
+  const { target } = event;
+  if (
+    event.code === "Space" &&
+    !pressesButton(target) &&
+    !isTextInput(target) &&
+    !document.querySelector("dialog[open]")
+  )
+    event.preventDefault();
 });
 
-/** Do what a key is there for; say whether there was anything, so that the browser does not act on it as well. */
-function press(key, again) {
+/** Run the action of a key; return whether there was one, so that the browser does not handle the key as well. */
+function press(key, repeated) {
   if (atField() ? field.fieldKey(key) : live.sketchKey(key)) return true;
   for (const { live: atLive, field: there, keys } of Object.values(KEYS)) {
     if ((atLive && atField()) || (there && !atField())) continue;
     const found = keys.find(([names, , action]) => action && names.includes(key));
     if (!found) continue;
-    if (!again) found[2](key);
+    if (!repeated) found[2]?.(key);
     return true;
   }
-  return key === "Space" || key === "Shift+Space"; // it never scrolls
+  return key === "Space" || key === "Shift+Space"; // Space never scrolls
 }
 
-const SHOWN = { Escape: "Esc", PageUp: "Page up", PageDown: "Page down", "Shift+Space": "Shift Space", "Ctrl+z": "Ctrl Z", "Ctrl+Shift+z": "Ctrl Shift Z", "Ctrl+y": "Ctrl Y" };
+/** Key names in the help. @type {Record<string, string>} */
+const LABELS = {
+  Escape: "Esc",
+  PageUp: "Page up",
+  PageDown: "Page down",
+  "Shift+Space": "Shift Space",
+  "Ctrl+z": "Ctrl Z",
+  "Ctrl+Shift+z": "Ctrl Shift Z",
+  "Ctrl+y": "Ctrl Y",
+};
 const CTRL = /Mac|iPhone|iPad/.test(navigator.platform) ? "Cmd" : "Ctrl";
 for (const [title, { keys }] of Object.entries(KEYS)) {
   const rows = keys.map(([names, words]) => {
-    const some = names.length === 9 ? ["1", "2", "3"] : names.filter((name) => name !== "=");
-    const caps = some.map((name) => make("kbd", {}, SHOWN[name]?.replace("Ctrl", CTRL) ?? (name.length === 1 ? name.toUpperCase() : name)));
+    const listed = names.length === 9 ? ["1", "2", "3"] : names.filter((name) => name !== "=");
+    const caps = listed.map((name) =>
+      make("kbd", {}, LABELS[name]?.replace("Ctrl", CTRL) ?? (name.length === 1 ? name.toUpperCase() : name)),
+    );
     return make("p", {}, words, make("span", {}, ...caps.flatMap((cap) => [cap, " "])));
   });
   $("help-keys").append(make("section", {}, make("h3", {}, title), ...rows));
 }
 
-$("help-keys").append(make("section", {}, make("h3", {}, "Marks"), make("ul", { class: "legend" }, ...legend(true))));
-$("field-legend").append(...legend(false));
+const helpLegend = make("ul", { class: "legend" });
+$("help-keys").append(make("section", {}, make("h3", {}, "Marks"), helpLegend));
+on("state", ({ marks }) => {
+  rebuild(helpLegend, marks, () => legend(true));
+  rebuild($("field-legend"), marks, () => legend(false));
+});
 
 $("help-button").onclick = help;
 $("theme").onclick = toggleTheme;

@@ -1,27 +1,32 @@
-// The marks of nuclei: shape as well as colour tells the classes apart, the same as in the report.
+// Marks of nuclei. Classes differ in shape as well as in colour, as in the report.
 
-import { draw as drawing } from "./dom.js";
+import { draw as drawing, make } from "./dom.js";
+import { on } from "./server.js";
 
-/** kinet_trt.core.detections.COLOURS */
-const COLOURS = { positive: "#e62828", negative: "#285ae6", non_tumor: "#28aa3c" };
-const OTHER = "#969696";
-const NAMES = { positive: "positive tumour", negative: "negative tumour", non_tumor: "non-tumour" };
-/** Radius of a mark, um: kinet_trt.io.overlay.RING_UM */
-const RADIUS = 2.6;
-const LEAST = 4; // px on the screen
+const MIN_RADIUS = 4; // px on the screen
 
-export const nameOf = (name) => NAMES[name] ?? name;
-/** The same where the tumour is meant anyway: "positive". */
+/** Radius, names and colours, from the server. @type {import("./types.js").Marks} */
+let style = { radius: 1, classes: {}, other: "#969696" };
+on("state", ({ marks }) => (style = marks));
+
+/** Return the name of a class for people. */
+export const nameOf = (name) => style.classes[name]?.name ?? name;
+/** Return the name of a class where the tumour is implied: "positive". */
 export const shortOf = (name) => nameOf(name).replace(" tumour", "");
-export const styleOf = (name) => (name in COLOURS ? name : "other");
+const colourOf = (name) => style.classes[name]?.colour ?? style.other;
 
-/** How the marks look, on every picture of this page. */
+/** Appearance of the marks, on every picture of this page. */
 export const looks = { on: true, size: 1, opacity: 1, hidden: new Set() };
 
-/** Radius on the screen, px, at so many um/px of the picture and so many px of the screen for one of the picture. */
-export const radiusOf = (mpp, scale) => Math.max(LEAST, (RADIUS / mpp) * scale) * looks.size;
+/**
+ * Return the radius of a mark on the screen, px.
+ *
+ * @param {number} mpp µm/px of the picture
+ * @param {number} scale px of the screen per px of the picture
+ */
+export const radiusOf = (mpp, scale) => Math.max(MIN_RADIUS, (style.radius / mpp) * scale) * looks.size;
 
-/** Trace a class's shape about 0, 0: circle, square, triangle; a diamond for other classes. */
+/** Trace the shape of a class around 0, 0: circle, square, triangle; a diamond for other classes. */
 function trace(to, name, r) {
   if (name === "positive") {
     to.arc(0, 0, r, 0, 2 * Math.PI);
@@ -41,8 +46,8 @@ function trace(to, name, r) {
   }
 }
 
-/** Signs for what a person did, as in the report: plus, dot and cross. */
-function sign(to, name, r) {
+/** Trace the sign of an edit, as in the report: plus, dot and cross. */
+function traceSign(to, name, r) {
   if (name === "added") {
     to.moveTo(-0.6 * r, 0);
     to.lineTo(0.6 * r, 0);
@@ -58,32 +63,33 @@ function sign(to, name, r) {
   }
 }
 
-// A stamp is drawn once and copied: 15 times faster than a path of circles where no GPU helps.
+// Stamps are drawn once and copied, which is 15 times faster than paths without a GPU.
 const stamps = new Map();
 
 /**
  * Return the stamp of a mark: a picture, and half its side in px.
  *
- * `kind` is "plain"; "away" (not counted in this field); "touched" (a person decided: a halo); `what` a class, or
- * "added", "given", "removed" with the kind "sign".
+ * @param {string} kind "plain"; "away": not counted in this field; "touched": edited by hand, with a halo; "sign"
+ * @param {string} what class; "added", "given" or "removed" for a sign
+ * @param {number} r radius, px
  */
 function stamp(kind, what, r) {
-  const key = `${kind} ${what} ${r.toFixed(1)}`;
+  const key = `${kind} ${what} ${colourOf(what)} ${r.toFixed(1)}`;
   const known = stamps.get(key);
   if (known) return known;
   if (stamps.size > 200) stamps.clear();
   const half = Math.ceil(1.7 * r + 6);
   const canvas = new OffscreenCanvas(2 * half, 2 * half);
-  const to = canvas.getContext("2d");
+  const to = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d"));
   to.translate(half, half);
   to.lineJoin = to.lineCap = "round";
   to.beginPath();
   const width = Math.min(2.4, Math.max(1.4, r / 6));
-  if (kind === "sign") sign(to, what, r);
+  if (kind === "sign") traceSign(to, what, r);
   else trace(to, what, kind === "away" ? 0.5 * r : r);
   if (kind === "touched") line(to, width + 7, "#ffd43b");
   line(to, width + (kind === "away" ? 2 : 1.8), "#ffffffd0");
-  line(to, kind === "away" ? 1.2 : width, kind === "sign" ? "#111111" : kind === "away" ? "#333333" : (COLOURS[what] ?? OTHER));
+  line(to, kind === "away" ? 1.2 : width, kind === "sign" ? "#111111" : kind === "away" ? "#333333" : colourOf(what));
   const made = { picture: canvas, half };
   stamps.set(key, made);
   return made;
@@ -101,7 +107,7 @@ export function put(to, kind, what, r, places) {
   for (const [x, y] of places) to.drawImage(picture, Math.round(x) - half, Math.round(y) - half);
 }
 
-/** Draw the nuclei of a frame: x, y in px of the picture, c as index of `classes`. */
+/** Draw the nuclei of a frame. */
 export function putAll(to, surface, { x, y, c }, classes, mpp) {
   if (!looks.on) return;
   const r = radiusOf(mpp, surface.scale);
@@ -116,31 +122,31 @@ export function putAll(to, surface, { x, y, c }, classes, mpp) {
   to.globalAlpha = 1;
 }
 
-/** What the marks mean: the legend at a field and in the help. */
+/** Kinds of marks, class and meaning. */
 const LEGEND = [
-  ["plain", "positive", "positive tumour"],
-  ["plain", "negative", "negative tumour"],
-  ["plain", "non_tumor", "non-tumour"],
+  ["plain", "positive", ""],
+  ["plain", "negative", ""],
+  ["plain", "non_tumor", ""],
   ["away", "negative", "white: not counted here (outside the region, or counted in another field)"],
   ["touched given", "positive", "class set by hand"],
   ["touched added", "positive", "added by hand"],
   ["removed", "", "removed by hand"],
 ];
 
-/** Return the entries of the legend; `classes` whether with the classes, which the tools at a field show anyway. */
+/**
+ * Return the entries of the legend.
+ *
+ * @param {boolean} classes whether to list the classes
+ */
 export function legend(classes) {
   return LEGEND.filter(([kinds]) => classes || kinds !== "plain").map(([kinds, name, words]) => {
-    const box = document.createElement("li");
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [30, 30];
-    canvas.setAttribute("aria-hidden", "true");
+    const canvas = make("canvas", { width: 30, height: 30, "aria-hidden": "true" });
     const to = canvas.getContext("2d");
     for (const kind of kinds.split(" ")) {
       const sign = ["given", "added", "removed"].includes(kind);
       put(to, sign ? "sign" : kind, sign ? kind : name, kind === "away" ? 12 : 8.5, [[15, 15]]);
     }
-    box.append(canvas, words);
-    return box;
+    return make("li", {}, canvas, words || nameOf(name));
   });
 }
 
@@ -152,6 +158,10 @@ export function shape(name) {
     non_tumor: drawing("path", { d: "M0-8l7.4 12.6h-14.8z" }),
     remove: drawing("path", { d: "M-6-6l12 12m0-12l-12 12" }),
   };
-  const style = name === "remove" ? "tool" : styleOf(name);
-  return drawing("svg", { class: `shape ${style}`, viewBox: "-10 -10 20 20", "aria-hidden": "true" }, paths[name] ?? drawing("path", { d: "M0-8l8 8l-8 8l-8-8z" }));
+  const kind = name === "remove" ? "tool" : name in paths ? name : "other";
+  return drawing(
+    "svg",
+    { class: `shape ${kind}`, viewBox: "-10 -10 20 20", "aria-hidden": "true" },
+    paths[name] ?? drawing("path", { d: "M0-8l8 8l-8 8l-8-8z" }),
+  );
 }

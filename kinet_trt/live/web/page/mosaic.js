@@ -1,13 +1,15 @@
-// The captured fields: as thumbnails with their own counts, and on the map where they lie beside one another.
+// Captured fields: thumbnails with their counts, and the map of their positions.
 
-import { $, attribute, draw, make, number, percent, rebuilt, shown, text } from "./dom.js";
+import { $, attribute, draw, lengthWords, make, number, percent, rebuild, roundLength, shown, text } from "./dom.js";
 import { open, openField } from "./field.js";
 import { nameOf, shape } from "./marks.js";
 import { on } from "./server.js";
 import { toast } from "./words.js";
 
-const cards = new Map(); // id -> {item, button, parts}
-let seen = null; // the session whose fields they are
+/** Thumbnail by id of the field. @type {Map<number, {item: any, button: any, parts: any}>} */
+const cards = new Map();
+/** Session of the thumbnails. @type {number | null} */
+let shownSession = null;
 
 on("state", ({ session }) => {
   const { fields, recount, summary } = session;
@@ -18,21 +20,38 @@ on("state", ({ session }) => {
     cards.delete(id);
   }
   for (const field of fields) {
-    // The newest first: it is the one that was just captured.
+    // Newest first.
     if (!cards.has(field.id)) {
-      if (seen === session.id && field.automatic) toast(`Field ${field.number} captured automatically`);
+      if (shownSession === session.id && field.automatic) toast(`Field ${field.number} captured automatically`);
       $("thumbnails").prepend(card(field));
     }
     update(field, recount);
   }
-  seen = session.id;
+  shownSession = session.id;
   map(fields, recount ? null : summary?.hot_spot);
 });
 
 function card(field) {
   const parts = { index: make("span"), line: make("span", { class: "soft" }), flags: make("span", { class: "flags" }) };
-  const image = make("img", { src: `/api/fields/${field.id}/thumbnail.jpg`, alt: "", loading: "lazy", width: 320, height: Math.round((320 * field.height) / field.width) });
-  const button = make("button", { type: "button", "data-field": field.id }, image, make("span", { class: "card" }, make("span", { class: "line" }, make("b", {}, `Field ${field.number}`), parts.index), parts.line, parts.flags));
+  const image = make("img", {
+    src: `/api/fields/${field.id}/thumbnail.jpg`,
+    alt: "",
+    loading: "lazy",
+    width: 320,
+    height: Math.round((320 * field.height) / field.width),
+  });
+  const button = make(
+    "button",
+    { type: "button", "data-field": field.id },
+    image,
+    make(
+      "span",
+      { class: "card" },
+      make("span", { class: "line" }, make("b", {}, `Field ${field.number}`), parts.index),
+      parts.line,
+      parts.flags,
+    ),
+  );
   button.onclick = () => openField(field.id);
   const item = make("li", {}, button);
   cards.set(field.id, { item, button, parts });
@@ -40,9 +59,13 @@ function card(field) {
 }
 
 function update(field, recount) {
-  const { button, parts } = cards.get(field.id);
+  const { button, parts } = /** @type {any} */ (cards.get(field.id));
   text(parts.index, percent(field.index));
-  rebuilt(parts.line, field.counts, () => Object.entries(field.counts).map(([name, n]) => make("span", { class: "mini" }, shape(name), number(n), make("span", { class: "unseen" }, ` ${nameOf(name)} `))));
+  rebuild(parts.line, field.counts, () =>
+    Object.entries(field.counts).map(([name, n]) =>
+      make("span", { class: "mini" }, shape(name), number(n), make("span", { class: "unseen" }, ` ${nameOf(name)} `)),
+    ),
+  );
   const flags = [];
   if (recount) flags.push(field.finished ? "✓ done" : "to do");
   if (field.mpp_source === "model") flags.push("µm/px assumed");
@@ -58,14 +81,23 @@ function update(field, recount) {
 function map(fields, spot) {
   const placed = fields.filter(({ x }) => x != null);
   shown($("no-map"), !placed.length);
-  const data = placed.map(({ id, number: n, place, x, y, width, height, mpp }) => [id, n, place, x, y, width, height, mpp]);
-  rebuilt($("mosaic"), [data, spot ?? null], () => {
+  const data = placed.map(({ id, number: n, place, x, y, width, height, mpp }) => [
+    id,
+    n,
+    place,
+    x,
+    y,
+    width,
+    height,
+    mpp,
+  ]);
+  rebuild($("mosaic"), [data, spot ?? null], () => {
     const places = grouped(placed);
     return [...places].map(([place, there]) => figure(place, there, spot?.place === place ? spot : null, places.size));
   });
 }
 
-/** Return the fields by place. */
+/** Return the fields by group. @returns {Map<number, import("./types.js").Field[]>} */
 function grouped(fields) {
   const places = new Map();
   for (const field of fields) places.set(field.place, [...(places.get(field.place) ?? []), field]);
@@ -80,7 +112,11 @@ function figure(place, fields, spot, places) {
   const width = Math.max(...fields.map((field) => field.x + wide(field))) - left;
   const height = Math.max(...fields.map((field) => field.y + high(field))) - top;
   const edge = 0.03 * Math.max(width, height);
-  const picture = draw("svg", { viewBox: `${-edge} ${-edge} ${width + 2 * edge} ${height + 3.4 * edge}`, role: "group", "aria-label": `${fields.length} fields on the map` });
+  const picture = draw("svg", {
+    viewBox: `${-edge} ${-edge} ${width + 2 * edge} ${height + 3.4 * edge}`,
+    role: "group",
+    "aria-label": `${fields.length} fields on the map`,
+  });
   // The first field on top, as the first to be seen.
   for (const field of [...fields].reverse()) {
     const box = { x: field.x - left, y: field.y - top, width: wide(field), height: high(field) };
@@ -92,21 +128,26 @@ function figure(place, fields, spot, places) {
     );
     tile.addEventListener("click", () => openField(field.id));
     tile.addEventListener("keydown", (event) => {
-      if (event.key === "Enter") openField(field.id);
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      event.stopPropagation();
+      openField(field.id);
     });
     picture.append(tile);
   }
   const size = Math.min(...fields.map(high)) / 5;
   for (const field of fields) {
     const [x, y] = [field.x - left + wide(field) / 2, field.y - top + high(field) / 2];
-    picture.append(draw("text", { class: "number", x, y, "font-size": size, "pointer-events": "none" }, String(field.number)));
+    picture.append(
+      draw("text", { class: "number", x, y, "font-size": size, "pointer-events": "none" }, String(field.number)),
+    );
   }
   if (spot) {
-    for (const style of ["spot-back", "spot"]) picture.append(draw("circle", { class: style, cx: spot.x - left, cy: spot.y - top, r: spot.radius }));
+    for (const style of ["spot-back", "spot"])
+      picture.append(draw("circle", { class: style, cx: spot.x - left, cy: spot.y - top, r: spot.radius }));
   }
-  const power = 10 ** Math.floor(Math.log10(width / 3));
-  const length = [5, 2, 1].find((k) => k * power <= width / 3) * power;
+  const length = roundLength(width / 3);
   picture.append(draw("rect", { class: "ruler", x: 0, y: height + 1.1 * edge, width: length, height: edge / 3 }));
-  const words = `${places > 1 ? `Group ${place + 1}: ` : ""}${fields.length} ${fields.length === 1 ? "field" : "fields"}. Scale bar: ${length < 1000 ? `${length} µm` : `${length / 1000} mm`}.${spot ? ` Dashed circle: hot spot of ${number(spot.n)} tumour nuclei, ${percent(spot.index)}.` : ""}`;
+  const words = `${places > 1 ? `Group ${place + 1}: ` : ""}${fields.length} ${fields.length === 1 ? "field" : "fields"}. Scale bar: ${lengthWords(length)}.${spot ? ` Dashed circle: hot spot of ${number(spot.n)} tumour nuclei, ${percent(spot.index)}.` : ""}`;
   return make("figure", {}, picture, make("figcaption", {}, words));
 }

@@ -1,14 +1,14 @@
-// The count of the session: average and hot spot, how certain they are, and what more counting would bring.
+// Count of the session: average and hot spot with their intervals, and the progress of counting.
 
-import { $, draw, make, number, percent, rebuilt, shown, span, text } from "./dom.js";
+import { $, draw, make, number, percent, rebuild, shown, span, text } from "./dom.js";
 import { shape, shortOf } from "./marks.js";
 import { on } from "./server.js";
 import { announce } from "./words.js";
 
-const SAY_EVERY = 6000; // ms between two announcements of the index to screen readers
+const ANNOUNCE_INTERVAL = 6000; // ms between two announcements of the index to screen readers
 
-let said = "";
-let saidAt = 0;
+let announced = "";
+let announcedAt = 0;
 
 on("state", ({ session, bands, joining }) => {
   const { recount, fields } = session;
@@ -16,57 +16,92 @@ on("state", ({ session, bands, joining }) => {
   text($("index-label"), `Ki67 index of the session${joining && fields.length ? " · updating…" : ""}`);
   const words = recount ? "Hidden during the blind recount" : fields.length ? null : "No field yet";
   $("index").classList.toggle("old", Boolean(joining));
-  rebuilt($("pair"), [words, summary?.average, summary?.hot_spot, summary?.hot_spot_size, summary?.settled, recount], () => (words ? [instead(words, recount)] : figures(summary)));
+  rebuild(
+    $("pair"),
+    [words, summary?.average, summary?.hot_spot, summary?.hot_spot_size, summary?.settled, recount],
+    () => (words ? [placeholder(words, recount)] : figures(summary)),
+  );
   text($("differs"), summary?.warning ?? "");
   const ranges = summary?.no_range ? [] : bands;
-  rebuilt($("scale"), [summary?.average, summary?.hot_spot, ranges], () => (summary?.average.interval ? [scale(summary, ranges)] : []));
-  rebuilt($("goals"), summary ? [summary.goals, summary.tumor] : null, () => (summary?.goals ?? []).map((goal) => progress(goal, summary.tumor)));
-  rebuilt($("session-classes"), summary?.counts, () =>
-    Object.entries(summary?.counts ?? {}).map(([name, n]) => make("li", {}, shape(name), make("b", {}, number(n)), make("span", {}, shortOf(name)))),
+  rebuild($("scale"), [summary?.average, summary?.hot_spot, ranges], () =>
+    summary?.average.interval ? [scale(summary, ranges)] : [],
   );
-  rebuilt($("facts"), factsOf(summary), () => factsOf(summary).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
-  const notes = (summary?.notes ?? []).filter((note) => note !== summary.no_range && note !== summary.warning);
-  rebuilt($("sentences"), notes, () => notes.map((note) => make("p", {}, note)));
-  const cautions = [summary?.no_range === summary?.warning ? "" : summary?.no_range, ...(summary?.cautions ?? [])].filter(Boolean);
-  rebuilt($("cautions"), cautions, () => cautions.map((caution) => make("li", {}, caution)));
+  rebuild($("goals"), summary ? [summary.goals, summary.tumor] : null, () =>
+    summary ? summary.goals.map((goal) => progress(goal, summary.tumor)) : [],
+  );
+  rebuild($("session-classes"), summary?.counts, () =>
+    Object.entries(summary?.counts ?? {}).map(([name, n]) =>
+      make("li", {}, shape(name), make("b", {}, number(n)), make("span", {}, shortOf(name))),
+    ),
+  );
+  rebuild($("facts"), factsOf(summary), () =>
+    factsOf(summary).map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
+  );
+  const notes = summary ? summary.notes.filter((note) => note !== summary.no_range && note !== summary.warning) : [];
+  rebuild($("sentences"), notes, () => notes.map((note) => make("p", {}, note)));
+  const cautions = [
+    summary?.no_range === summary?.warning ? "" : summary?.no_range,
+    ...(summary?.cautions ?? []),
+  ].filter(Boolean);
+  rebuild($("cautions"), cautions, () => cautions.map((caution) => make("li", {}, caution)));
   shown($("cautions"), cautions.length > 0);
-  tell(summary);
+  announceIndex(summary);
 });
 
-/** What the card shows where there are no figures to show. */
-function instead(words, recount) {
-  const progress = recount ? `${recount.reader || "The second reader"}: ${recount.done} of ${recount.of} fields done` : "";
-  return make("div", { class: "instead" }, make("p", { class: "big words", id: "big" }, words), make("p", {}, progress));
+/** Return the content of the card without figures. */
+function placeholder(words, recount) {
+  const done = recount ? `${recount.reader || "The second reader"}: ${recount.done} of ${recount.of} fields done` : "";
+  return make("div", { class: "instead" }, make("p", { class: "big words", id: "big" }, words), make("p", {}, done));
 }
 
-/** The average and the hot spot, side by side. */
+/** Return average and hot spot, side by side. @param {any} summary */
 function figures(summary) {
   const { average, hot_spot: spot, hot_spot_size: size, settled } = summary ?? {};
   return [
     figure("Average", average, "", settled, { id: "big", interval: "interval" }),
-    figure(size ? `Hot spot of ${number(size)}` : "Hot spot", spot, summary ? `Fewer than ${number(size)} tumour nuclei in one place` : "", settled, { id: "spot-big", interval: "spot-interval" }),
+    figure(
+      size ? `Hot spot of ${number(size)}` : "Hot spot",
+      spot,
+      summary ? `Fewer than ${number(size)} tumour nuclei in one place` : "",
+      settled,
+      { id: "spot-big", interval: "spot-interval" },
+    ),
   ];
 }
 
-/** "14.7–18.9%": the two figures stand in narrow columns. */
+/** Return an interval like "14.7–18.9%", for narrow columns. */
 const range = ([low, high]) => `${(100 * low).toFixed(1)}–${percent(high)}`;
 
-function figure(name, found, otherwise, settled, { id, interval }) {
-  const there = found?.index != null;
-  const grade = there && found.range ? `${found.range} range${found.provisional ? ", provisional" : ""}` : there && found.provisional ? "Provisional" : "";
+function figure(name, index, otherwise, settled, { id, interval }) {
+  const known = index?.index != null;
+  const grade = !known
+    ? ""
+    : index.range
+      ? `${index.range} range${index.provisional ? ", provisional" : ""}`
+      : index.provisional
+        ? "Provisional"
+        : "";
   return make(
     "div",
     { class: "figure" },
     make("h2", {}, name),
-    make("p", { class: "big", id }, ...(there ? [found.index === 1 ? "100" : (100 * found.index).toFixed(1), make("small", {}, "%")] : ["–"])),
-    make("p", { id: interval, class: "interval" }, ...(there ? ["95% interval ", make("span", {}, range(found.interval))] : [otherwise])),
-    make("p", { class: "of" }, there ? `${number(found.positive)} of ${number(found.tumor)} tumour nuclei` : ""),
+    make(
+      "p",
+      { class: "big", id },
+      ...(known ? [index.index === 1 ? "100" : (100 * index.index).toFixed(1), make("small", {}, "%")] : ["–"]),
+    ),
+    make(
+      "p",
+      { id: interval, class: "interval" },
+      ...(known ? ["95% interval ", make("span", {}, range(index.interval))] : [otherwise]),
+    ),
+    make("p", { class: "of" }, known ? `${number(index.positive)} of ${number(index.tumor)} tumour nuclei` : ""),
     make("p", { class: settled ? "range settled" : "range" }, grade),
   );
 }
 
-/** Draw average and hot spot with their intervals on one scale with the grade ranges. */
-function scale({ average, hot_spot: spot }, bands) {
+/** Draw average and hot spot with their intervals over the grade ranges. @param {any} summary */
+export function scale({ average, hot_spot: spot }, bands) {
   const rows = [["Average", average], ...(spot ? [["Hot spot", spot]] : [])];
   const high = Math.max(...rows.map(([, { interval }]) => interval[1]));
   const top = Math.min(1, Math.max(bands.length ? 0.25 : 0.1, Math.ceil(high * 1.15 * 20) / 20));
@@ -78,27 +113,61 @@ function scale({ average, hot_spot: spot }, bands) {
   const ranges = (bands.length ? bands : [{ name: "", from: 0, to: 1 }]).filter(({ from }) => from < top);
   for (const { name, from, to } of ranges) {
     const end = Math.min(to, top);
-    picture.append(draw("rect", { class: "band", x: at(from), y: first, width: at(end) - at(from), height: bottom - first }));
+    picture.append(
+      draw("rect", { class: "band", x: at(from), y: first, width: at(end) - at(from), height: bottom - first }),
+    );
     picture.append(draw("text", { x: (at(from) + at(end)) / 2, y: 14, "text-anchor": "middle" }, name));
     if (from > 0) picture.append(draw("path", { class: "cut", d: `M${at(from)} ${first - 3}V${bottom + 3}` }));
   }
-  rows.forEach(([name, { index, interval: [low, up] }], k) => {
-    const y = first + 11 + 22 * k;
-    picture.append(draw("text", { x: 0, y: y + 5 }, name));
-    picture.append(draw("rect", { class: "span", x: at(low), y: y - 6, width: Math.max(3, at(up) - at(low)), height: 12 }));
-    picture.append(draw("path", { class: "point", d: `M${at(index)} ${y - 9}l6 9l-6 9l-6-9z` }));
-  });
-  for (const tick of [...(at(ranges[1]?.from ?? top) > left + 48 ? [0] : []), ...ranges.slice(1).map(({ from }) => from), top]) {
-    picture.append(draw("text", { x: at(tick), y: bottom + 16, "text-anchor": tick === 0 ? "start" : tick === top ? "end" : "middle" }, `${Number((100 * tick).toFixed(1))}%`));
+  rows.forEach(
+    (
+      [
+        name,
+        {
+          index,
+          interval: [low, up],
+        },
+      ],
+      k,
+    ) => {
+      const y = first + 11 + 22 * k;
+      picture.append(draw("text", { x: 0, y: y + 5 }, name));
+      picture.append(
+        draw("rect", { class: "span", x: at(low), y: y - 6, width: Math.max(3, at(up) - at(low)), height: 12 }),
+      );
+      picture.append(draw("path", { class: "point", d: `M${at(index)} ${y - 9}l6 9l-6 9l-6-9z` }));
+    },
+  );
+  for (const tick of [
+    ...(at(ranges[1]?.from ?? top) > left + 48 ? [0] : []),
+    ...ranges.slice(1).map(({ from }) => from),
+    top,
+  ]) {
+    picture.append(
+      draw(
+        "text",
+        { x: at(tick), y: bottom + 16, "text-anchor": tick === 0 ? "start" : tick === top ? "end" : "middle" },
+        `${Number((100 * tick).toFixed(1))}%`,
+      ),
+    );
   }
   return picture;
 }
 
 function progress({ cells, share }, tumor) {
-  return make("div", {}, `${number(Math.min(tumor, cells))} of ${number(cells)} tumour nuclei`, draw("svg", { viewBox: "0 0 100 1", preserveAspectRatio: "none", "aria-hidden": "true" }, draw("rect", { width: 100 * share, height: 1 })));
+  return make(
+    "div",
+    {},
+    `${number(Math.min(tumor, cells))} of ${number(cells)} tumour nuclei`,
+    draw(
+      "svg",
+      { viewBox: "0 0 100 1", preserveAspectRatio: "none", "aria-hidden": "true" },
+      draw("rect", { width: 100 * share, height: 1 }),
+    ),
+  );
 }
 
-function factsOf(summary) {
+export function factsOf(summary) {
   if (!summary) return [];
   const facts = [
     ["Mean of fields", percent(summary.mean_of_fields)],
@@ -110,13 +179,14 @@ function factsOf(summary) {
   return facts;
 }
 
-/** Announce average and hot spot to screen readers, not more often than can be listened to. */
-function tell(summary) {
+/** Announce average and hot spot to screen readers, not too often. */
+function announceIndex(summary) {
   if (summary?.average.index == null) return;
   const { average, hot_spot: spot } = summary;
-  const words = `Average ${percent(average.index)}, interval ${span(average.interval)}, ${number(average.tumor)} tumour nuclei.${spot ? ` Hot spot ${percent(spot.index)}, interval ${span(spot.interval)}.` : ""} ${summary.warning}`.trim();
-  if (words === said || Date.now() - saidAt < SAY_EVERY) return;
-  if (said) announce(words);
-  said = words;
-  saidAt = Date.now();
+  const words =
+    `Average ${percent(average.index)}, interval ${span(average.interval)}, ${number(average.tumor)} tumour nuclei.${spot ? ` Hot spot ${percent(spot.index)}, interval ${span(spot.interval)}.` : ""} ${summary.warning}`.trim();
+  if (words === announced || Date.now() - announcedAt < ANNOUNCE_INTERVAL) return;
+  if (announced) announce(words);
+  announced = words;
+  announcedAt = Date.now();
 }

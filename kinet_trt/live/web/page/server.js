@@ -1,91 +1,128 @@
-// The connection to kinet-trt: one WebSocket for what is going on, and requests for what a person does.
+// Connection to the server: a WebSocket for state and frames, and requests for actions.
 
-const SLOWEST = 5000; // ms between two tries to connect
-const TICK = 250; // ms between two looks at the clock
-const GIVE_UP = 10_000; // ms without a message after which a connection is replaced
-const NAME = Math.random().toString(36).slice(2); // of this page, so that the server knows it when it reconnects
+const MAX_RETRY_DELAY = 5000; // ms between two attempts to connect
+const TICK = 250; // ms between two checks for silence
+const MAX_SILENCE = 10_000; // ms without a message after which a connection is replaced
+const PAGE_NAME = Math.random().toString(36).slice(2); // lets the server recognise a page that reconnects
 
-/** The last state that came; null before the first. */
-export let state = null;
+/**
+ * Last state received. Null before the first one; the type leaves that out, because actions and handlers run later.
+ *
+ * @type {import("./types.js").State}
+ */
+export let state = /** @type {any} */ (null);
 
-/** How long to wait, ms, until the server says otherwise: for a message, and for the answer to a request. */
+/** Timeouts for a message and for a request, ms; the server sends its own. */
 export let limits = { silence: 3000, request: 10_000 };
 
+/** @type {Record<string, Function[]>} */
 const listeners = { state: [], frame: [], link: [] };
 
-/** Call a function with each state; with each frame (its JSON and its JPEG); with each change of the connection (whether there is one, and why not). */
-export function on(what, listener) {
-  listeners[what].push(listener);
+/**
+ * Register a listener.
+ *
+ * @overload
+ * @param {"state"} event a new state
+ * @param {(state: import("./types.js").State) => void} listener
+ * @returns {void}
+ *
+ * @overload
+ * @param {"frame"} event a new frame
+ * @param {(header: import("./types.js").FrameHeader, jpeg: Blob) => void} listener
+ * @returns {void}
+ *
+ * @overload
+ * @param {"link"} event the connection was opened or lost
+ * @param {(open: boolean, why: string) => void} listener
+ * @returns {void}
+ *
+ * @param {string} event
+ * @param {Function} listener
+ */
+export function on(event, listener) {
+  listeners[event].push(listener);
 }
 
-function tell(what, ...message) {
-  for (const listener of listeners[what]) listener(...message);
+function emit(event, ...message) {
+  for (const listener of listeners[event]) listener(...message);
 }
 
+/** @type {WebSocket | null} */
 let socket = null;
-let lively = 0; // when the socket was made, or last gave a message
-let heard = null; // of the last state: when it came, by two clocks of this machine, and the server's clock in it
-let connected = null; // what was last told of the connection
-let pause = 500;
+let lastMessage = 0; // time of the last message, or of the socket's creation
+/** Arrival of the last state by two clocks of this machine, and its server time. @type {{at: number, date: number, clock: number} | null} */
+let received = null;
+/** @type {boolean | null} */
+let connected = null;
+let retryDelay = 500; // ms
 let width = 0;
 
-/** Return the ms since the last state. The calendar counts the time that a sleeping machine's own clock may leave out. */
-const since = () => Math.max(performance.now() - heard.at, Date.now() - heard.date);
+/** Return ms since the last state. `performance.now` may stop while the machine sleeps; the date does not. */
+const silence = () => (received ? Math.max(performance.now() - received.at, Date.now() - received.date) : 0);
 
-/** Return the time by the server's clock, s, as far as this page knows: never ahead of it. */
-export const clock = () => (heard ? heard.clock + since() / 1000 : 0);
+/** Return an estimate of the server's clock, s, never ahead of it. */
+export const clock = () => (received ? received.clock + silence() / 1000 : 0);
 
+/** Connect to the server, and reconnect after a failure. */
 export function connect() {
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  const mine = new WebSocket(`${scheme}//${location.host}/api/live?page=${NAME}`);
-  [socket, lively] = [mine, performance.now()];
-  mine.binaryType = "arraybuffer";
-  mine.onopen = () => {
-    if (socket === mine && width) say({ type: "view", width });
+  const opened = new WebSocket(`${scheme}//${location.host}/api/live?page=${PAGE_NAME}`);
+  [socket, lastMessage] = [opened, performance.now()];
+  opened.binaryType = "arraybuffer";
+  opened.onopen = () => {
+    if (socket === opened && width) send({ type: "view", width });
   };
-  mine.onmessage = ({ data }) => {
-    if (socket !== mine) return;
-    lively = performance.now();
+  opened.onmessage = ({ data }) => {
+    if (socket !== opened) return;
+    lastMessage = performance.now();
     if (typeof data === "string") {
       const message = JSON.parse(data);
       if (message.type !== "state") return;
-      [state, limits, pause] = [message, message.limits_ms, 500];
-      heard = { at: performance.now(), date: Date.now(), clock: message.clock };
-      link(true, "");
-      tell("state", state);
+      [state, limits, retryDelay] = [message, message.limits_ms, 500];
+      received = { at: performance.now(), date: Date.now(), clock: message.clock };
+      setLink(true, "");
+      emit("state", state);
     } else {
       const length = new DataView(data).getUint32(0, true);
       const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
-      tell("frame", header, new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }));
+      emit("frame", header, new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }));
     }
   };
-  mine.onclose = async ({ code }) => {
-    if (socket !== mine) return;
+  opened.onclose = async ({ code }) => {
+    if (socket !== opened) return;
     socket = null;
-    again(await reason(code));
+    reconnect(await reason(code));
   };
 }
 
-function again(why) {
-  link(false, why);
-  setTimeout(connect, pause);
-  pause = Math.min(SLOWEST, pause * 1.6);
+function reconnect(why) {
+  setLink(false, why);
+  setTimeout(connect, retryDelay);
+  retryDelay = Math.min(MAX_RETRY_DELAY, retryDelay * 1.6);
 }
 
-function link(open, why) {
+function setLink(open, why) {
   if (connected === open && (open || !why)) return;
   connected = open;
-  tell("link", open, why);
+  emit("link", open, why);
 }
 
-/** Notice silence: where a program hangs, a machine sleeps or a network is lost, no event says so. */
+// Detect silence: no event reports a hanging server, a sleeping machine or a lost network.
 setInterval(() => {
-  if (connected && since() > limits.silence) link(false, "kinet-trt has stopped sending: it may hang, or the network may be down. The picture is out of date and nothing is captured. This page keeps trying to reconnect.");
-  if (socket && performance.now() - lively > Math.max(GIVE_UP, 2 * limits.silence)) {
+  if (connected && silence() > limits.silence)
+    setLink(
+      false,
+      "kinet-trt has stopped sending: it may hang, or the network may be down. The picture is out of date and nothing is captured. This page keeps trying to reconnect.",
+    );
+  if (socket && performance.now() - lastMessage > Math.max(MAX_SILENCE, 2 * limits.silence)) {
     const silent = socket;
-    socket = null; // its events do not count any more: it may take minutes to close
+    socket = null; // closing may take minutes; its events are ignored
     silent.close();
-    again(connected === false ? "" : "kinet-trt does not respond. Is it still running? This page keeps trying to reconnect.");
+    reconnect(
+      connected === false
+        ? ""
+        : "kinet-trt does not respond. Is it still running? This page keeps trying to reconnect.",
+    );
   }
 }, TICK);
 
@@ -98,65 +135,93 @@ async function reason(code) {
       return "This page is no longer authorized: open the address that kinet-trt printed when it started.";
     }
   } catch {
-    // Nobody there: the words below are right.
+    // No server.
   }
   return "kinet-trt does not respond. Is it still running? This page keeps trying to reconnect.";
 }
 
-function say(message) {
+function send(message) {
   if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
 }
 
-/** Say that a frame is on the screen: the next one may come. */
-export function sayShown(frame) {
-  say({ type: "shown", frame });
+/** Confirm that a frame is on the screen, so that the next one is sent. */
+export function confirmShown(frame) {
+  send({ type: "shown", frame });
 }
 
-/** Say how wide the picture is on the screen, px: more need not be sent. */
-export function sayView(px) {
+/** Send the width of the picture on the screen, px: frames need not be larger. */
+export function sendWidth(px) {
   if (px === width || px < 1) return;
   width = px;
-  say({ type: "view", width });
+  send({ type: "view", width });
 }
 
-const NAMES = {
-  capture: "Capture", pause: "Pause", auto: "Automatic capture", threshold: "Threshold", scale: "Pixel size", presets: "Objectives", blank: "Blank field",
-  region: "Region", sessions: "New session", open: "Open session", rename: "Title and reader", delete: "Delete", restore: "Restore", list: "Sessions",
-  add: "Add nucleus", remove: "Remove nucleus", reclassify: "Change class", note: "Note", finish: "Field done", undo: "Undo", redo: "Redo", recount: "Recount",
+/** Names of actions by the last part of the path, for messages. @type {Record<string, string>} */
+const ACTIONS = {
+  capture: "Capture",
+  pause: "Pause",
+  auto: "Automatic capture",
+  threshold: "Threshold",
+  scale: "Pixel size",
+  presets: "Objectives",
+  blank: "Blank field",
+  region: "Region",
+  sessions: "New session",
+  open: "Open session",
+  rename: "Title and reader",
+  delete: "Delete",
+  restore: "Restore",
+  list: "Sessions",
+  add: "Add nucleus",
+  remove: "Remove nucleus",
+  reclassify: "Change class",
+  note: "Note",
+  finish: "Field done",
+  undo: "Undo",
+  redo: "Redo",
+  recount: "Recount",
 };
 
 /**
- * Ask kinet-trt to do something; the promise fails with one sentence for a person, after `longest` ms at the latest.
+ * Request an action. The server refuses a request that arrives too late, because it refers to an earlier picture.
  *
- * The server refuses an order that arrives long after it was asked for: it would act on what is no longer shown.
+ * @param {string} path
+ * @param {any} body
+ * @param {number} timeout ms
+ * @returns {Promise<any>} the response; rejects with a sentence for the user
  */
-export function post(path, body = {}, longest = limits.request) {
+export function post(path, body = {}, timeout = limits.request) {
+  /** @type {Record<string, string>} */
   const headers = { "Content-Type": "application/json" };
-  if (heard) headers["Kinet-Pressed"] = clock().toFixed(3);
-  return ask(path, { method: "POST", headers, body: JSON.stringify(body) }, longest);
+  if (received) headers["Kinet-Pressed"] = clock().toFixed(3);
+  return request(path, { method: "POST", headers, body: JSON.stringify(body) }, timeout);
 }
 
+/** Request data, see `post`. */
 export function get(path) {
-  return ask(path, {}, limits.request);
+  return request(path, {}, limits.request);
 }
 
-async function ask(path, options, longest) {
+async function request(path, options, timeout) {
   const stop = new AbortController();
-  const timer = setTimeout(() => stop.abort(), longest);
-  const what = NAMES[path.split("/").at(-1)] ?? "Field";
-  let answer, words;
+  const timer = setTimeout(() => stop.abort(), timeout);
+  const action = ACTIONS[path.split("/").at(-1)] ?? "Field";
+  let response, body;
   try {
-    answer = await fetch(path, { ...options, signal: stop.signal });
-    words = await answer.text();
+    response = await fetch(path, { ...options, signal: stop.signal });
+    body = await response.text();
   } catch {
-    if (stop.signal.aborted) throw new Error(`${what}: no response from kinet-trt within ${Number((longest / 1000).toFixed(1))} s, so it may not have been done.`);
-    throw new Error(`${what}: kinet-trt does not respond, so nothing was changed. Is it still running?`);
+    if (stop.signal.aborted)
+      throw new Error(
+        `${action}: no response from kinet-trt within ${Number((timeout / 1000).toFixed(1))} s, so it may not have been done.`,
+      );
+    throw new Error(`${action}: kinet-trt does not respond, so nothing was changed. Is it still running?`);
   } finally {
     clearTimeout(timer);
   }
-  const document = parsed(words);
-  if (!answer.ok) throw new Error(document.error ?? `The request failed (status ${answer.status}).`);
-  return document;
+  const answer = parsed(body);
+  if (!response.ok) throw new Error(answer.error ?? `The request failed (status ${response.status}).`);
+  return answer;
 }
 
 function parsed(words) {

@@ -1,19 +1,32 @@
-// Drawing on a picture: an outline for a region, a line for a stage micrometer. Mouse, finger and keys alike.
+// Drawing on a picture: the outline of a region, or a line along a stage micrometer.
 
 import { make } from "./dom.js";
+import { surfaceKey } from "./surface.js";
 
-const NEAR = 14; // css px to the first corner that close an outline
+const CLOSE_DISTANCE = 14; // CSS px from the first corner within which a click closes an outline
 
-/**
- * While it lasts its owner hands clicks to `add` and paints it with `paint`.
- *
- * `most` corners end it by themselves; `done` gets them; `ended` is called in any case.
- */
+/** A drawing in progress: its owner passes clicks to `add` and calls `paint`. */
 export class Sketch {
+  /** @type {import("./surface.js").Place[]} */
   points = [];
 
-  constructor(surface, bar, { words, most = Infinity, least, done, ended }) {
-    Object.assign(this, { surface, bar, most, least, done, ended });
+  /**
+   * @param {import("./surface.js").Surface} surface
+   * @param {HTMLElement} bar element for the instructions and buttons
+   * @param {object} options
+   * @param {string} options.words instructions
+   * @param {number} [options.max] number of corners at which the drawing is complete
+   * @param {number} options.min number of corners required
+   * @param {(points: import("./surface.js").Place[]) => void} options.done receives the complete drawing
+   * @param {() => void} options.ended called when the drawing is complete or cancelled
+   */
+  constructor(surface, bar, { words, max = Infinity, min, done, ended }) {
+    this.surface = surface;
+    this.bar = bar;
+    this.max = max;
+    this.min = min;
+    this.done = done;
+    this.ended = ended;
     this.words = make("p", { "aria-live": "polite" }, words);
     const button = (label, action) => {
       const press = make("button", { type: "button" }, label);
@@ -23,20 +36,21 @@ export class Sketch {
     bar.replaceChildren(
       this.words,
       button("Undo point", () => this.back()),
-      ...(most === Infinity ? [button("Done", () => this.finish())] : []),
+      ...(max === Infinity ? [button("Done", () => this.finish())] : []),
       button("Cancel", () => this.end()),
     );
     bar.hidden = false;
-    surface.canvas.parentElement.classList.add("drawing");
+    surface.canvas.parentElement?.classList.add("drawing");
     surface.canvas.focus({ preventScroll: true });
     surface.redraw();
   }
 
+  /** Add a corner, or close the outline. */
   add(place) {
     const { surface, points } = this;
-    const near = (NEAR * devicePixelRatio) / surface.scale;
+    const near = (CLOSE_DISTANCE * devicePixelRatio) / surface.scale;
     const [first, last] = [points[0], points.at(-1)];
-    if (this.most === Infinity && points.length >= this.least && Math.hypot(place.x - first.x, place.y - first.y) < near) {
+    if (this.max === Infinity && points.length >= this.min && Math.hypot(place.x - first.x, place.y - first.y) < near) {
       this.finish();
       return;
     }
@@ -49,17 +63,19 @@ export class Sketch {
       y: Math.min(Math.max(place.y, -0.5), surface.height - 0.5),
     });
     surface.redraw();
-    if (points.length >= this.most) this.finish();
+    if (points.length >= this.max) this.finish();
   }
 
+  /** Remove the last corner. */
   back() {
     this.points.pop();
     this.surface.redraw();
   }
 
+  /** Complete the drawing. */
   finish() {
-    if (this.points.length < this.least) {
-      this.words.textContent = `At least ${this.least} corners are needed: ${this.points.length} so far.`;
+    if (this.points.length < this.min) {
+      this.words.textContent = `At least ${this.min} corners are needed: ${this.points.length} so far.`;
       return;
     }
     const { points } = this;
@@ -67,13 +83,24 @@ export class Sketch {
     this.done(points);
   }
 
+  /** End the drawing. */
   end() {
     this.bar.hidden = true;
-    this.surface.canvas.parentElement.classList.remove("drawing");
+    this.surface.canvas.parentElement?.classList.remove("drawing");
     this.ended();
     this.surface.redraw();
   }
 
+  /** Handle a key; return whether it was used. */
+  useKey(key) {
+    return surfaceKey(this.surface, key, {
+      Enter: () => this.surface.cursor && this.add(this.surface.cursor),
+      Backspace: () => this.back(),
+      Escape: () => this.end(),
+    });
+  }
+
+  /** Paint the drawing. */
   paint() {
     const { surface, points } = this;
     const { to } = surface;

@@ -1,45 +1,58 @@
-// A picture on a canvas that can be zoomed, moved, pointed at and walked over with a cursor.
+// A picture on a canvas with zoom, pan, pointer and a keyboard cursor.
 
-const TAP = 8; // css px that a finger may slip in a click
-const LONG = 550; // ms of a long press
-const MOST = 16; // times larger than the whole picture
+import { lengthWords, roundLength } from "./dom.js";
+
+const MAX_TAP_MOVE = 8; // CSS px that a pointer may move in a click
+const LONG_PRESS = 550; // ms
+const MAX_ZOOM = 16; // relative to the whole picture
+
+/** @typedef {{x: number, y: number}} Place position in the picture, px, pixel centres at integers */
 
 /**
- * The places that it speaks of are px of the picture, pixel centres at integers; `scale` is px of the screen for one of
- * the picture.
- *
- * `hooks` are what its owner does: paint(to) all of it; click(place, event); hold(place) on a long press; hover(place or
- * null); moved() after zoom, shift or size have changed. All but paint may be missing.
+ * @typedef {object} Hooks
+ * @property {(to: CanvasRenderingContext2D) => void} paint draws everything
+ * @property {(place: Place, event: PointerEvent) => void} [click]
+ * @property {(place: Place) => void} [hold] after a long press
+ * @property {(place: Place | null) => void} [hover]
+ * @property {() => void} [moved] after a change of zoom, position or size
  */
+
+/** Coordinates are px of the picture; `scale` is px of the screen per px of the picture. */
 export class Surface {
   width = 0;
   height = 0;
   scale = 1;
-  /** Where the keys' cursor is; null: not in use. */
+  /** Keyboard cursor; null: not in use. @type {Place | null} */
   cursor = null;
 
   #zoom = 1;
   #middle = [0, 0];
-  #wanted = false;
-  #fingers = new Map();
+  #redrawRequested = false;
+  /** Pointers that are down, by id. @type {Map<number, PointerEvent>} */
+  #pointers = new Map();
+  /** Start of what may become a click. @type {PointerEvent | null} */
   #tap = null;
-  #hold = 0;
+  #holdTimer = 0;
 
+  /**
+   * @param {HTMLCanvasElement} canvas
+   * @param {Hooks} hooks
+   */
   constructor(canvas, hooks) {
     this.canvas = canvas;
     this.hooks = hooks;
-    this.to = canvas.getContext("2d", { alpha: false });
-    new ResizeObserver(() => this.#place()).observe(canvas);
+    this.to = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { alpha: false }));
+    new ResizeObserver(() => this.#layOut()).observe(canvas);
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     canvas.addEventListener("pointerup", (event) => this.#up(event));
-    canvas.addEventListener("pointercancel", (event) => this.#forget(event));
+    canvas.addEventListener("pointercancel", (event) => this.#release(event));
     canvas.addEventListener("pointerleave", () => this.hooks.hover?.(null));
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
     canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
   }
 
-  /** Say how large the picture is, px. */
+  /** Set the size of the picture, px. */
   show(width, height) {
     if (width === this.width && height === this.height) return;
     [this.width, this.height] = [width, height];
@@ -47,22 +60,23 @@ export class Surface {
     this.fit();
   }
 
+  /** Show the whole picture. */
   fit() {
     this.#zoom = 1;
     this.#middle = [(this.width - 1) / 2, (this.height - 1) / 2];
-    this.#place();
+    this.#layOut();
   }
 
   get fitted() {
     return this.#zoom === 1;
   }
 
-  /** Zoom about the middle of the view. */
+  /** Zoom about the centre of the view. */
   zoom(factor) {
     this.#zoomAbout(this.canvas.width / 2, this.canvas.height / 2, factor);
   }
 
-  /** px of the canvas. */
+  /** Return the position on the canvas, px. */
   atX(x) {
     return this.canvas.width / 2 + (x - this.#middle[0]) * this.scale;
   }
@@ -71,35 +85,40 @@ export class Surface {
     return this.canvas.height / 2 + (y - this.#middle[1]) * this.scale;
   }
 
-  /** The place of the picture under a pointer. */
+  /** Return the place under a pointer. @returns {Place} */
   place({ clientX, clientY }) {
     const box = this.canvas.getBoundingClientRect();
-    return this.#placeAt(((clientX - box.left) * this.canvas.width) / box.width, ((clientY - box.top) * this.canvas.height) / box.height);
+    return this.#placeAtPixel(
+      ((clientX - box.left) * this.canvas.width) / box.width,
+      ((clientY - box.top) * this.canvas.height) / box.height,
+    );
   }
 
-  holds({ x, y }) {
+  /** Return whether the picture contains a place. */
+  contains({ x, y }) {
     return x >= -0.5 && y >= -0.5 && x < this.width - 0.5 && y < this.height - 0.5;
   }
 
-  /** Move the keys' cursor by steps of the screen, css px; the view follows. */
-  walk(right, down) {
+  /** Move the cursor by CSS px of the screen; the view follows. */
+  moveCursor(right, down) {
     const step = devicePixelRatio / this.scale;
     const { x, y } = this.cursor ?? { x: this.#middle[0], y: this.#middle[1] };
-    this.jump({ x: x + right * step, y: y + down * step });
+    this.setCursor({ x: x + right * step, y: y + down * step });
   }
 
-  jump({ x, y }) {
+  /** Set the cursor; the view follows. */
+  setCursor({ x, y }) {
     this.cursor = { x: Math.min(Math.max(x, 0), this.width - 1), y: Math.min(Math.max(y, 0), this.height - 1) };
     const [left, top] = [this.atX(this.cursor.x), this.atY(this.cursor.y)];
     const edge = 40 * devicePixelRatio;
     if (left < edge || top < edge || left > this.canvas.width - edge || top > this.canvas.height - edge) {
       if (!this.fitted) this.#middle = [this.cursor.x, this.cursor.y];
     }
-    this.#place();
+    this.#layOut();
   }
 
-  /** Draw a picture where it belongs. */
-  image(picture) {
+  /** Draw the picture. */
+  drawPicture(picture) {
     const { to, canvas, scale } = this;
     to.fillStyle = "#05070a";
     to.fillRect(0, 0, canvas.width, canvas.height);
@@ -108,14 +127,19 @@ export class Surface {
     to.drawImage(picture, this.atX(-0.5), this.atY(-0.5), this.width * scale, this.height * scale);
   }
 
-  /** Draw the cursor, a scale bar. */
+  /** Draw the cursor. */
   drawCursor() {
     if (!this.cursor) return;
     const [x, y] = [Math.round(this.atX(this.cursor.x)), Math.round(this.atY(this.cursor.y))];
     const { to } = this;
     const r = 16 * devicePixelRatio;
     to.beginPath();
-    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+    for (const [dx, dy] of [
+      [1, 0],
+      [-1, 0],
+      [0, 1],
+      [0, -1],
+    ]) {
       to.moveTo(x + (dx * r) / 3, y + (dy * r) / 3);
       to.lineTo(x + dx * r, y + dy * r);
     }
@@ -123,11 +147,10 @@ export class Surface {
     this.line(2.5, "#ffd43b");
   }
 
+  /** Draw a scale bar of up to a fifth of the width. */
   drawScaleBar(mpp) {
     const { to, canvas } = this;
-    const most = (canvas.width / 5 / this.scale) * mpp;
-    const power = 10 ** Math.floor(Math.log10(most));
-    const length = [5, 2, 1].find((k) => k * power <= most) * power;
+    const length = roundLength((canvas.width / 5 / this.scale) * mpp);
     const px = (length / mpp) * this.scale;
     const dot = devicePixelRatio;
     const [left, bottom] = [this.atX(-0.5), this.atY(this.height - 0.5)];
@@ -139,10 +162,10 @@ export class Surface {
     to.fillRect(x, y, px, 4 * dot);
     to.font = `600 ${13 * dot}px system-ui, sans-serif`;
     to.textAlign = "center";
-    to.fillText(length < 1000 ? `${length} µm` : `${length / 1000} mm`, x + px / 2, y - 6 * dot, px + 14 * dot);
+    to.fillText(lengthWords(length), x + px / 2, y - 6 * dot, px + 14 * dot);
   }
 
-  /** Draw an outline through places; `open` leaves its end loose. */
+  /** Draw an outline through places; `open`: not closed. */
   drawOutline(points, open = false) {
     if (!points.length) return;
     this.to.beginPath();
@@ -154,37 +177,43 @@ export class Surface {
     this.to.setLineDash([]);
   }
 
+  /** Stroke the path in CSS px. */
   line(width, colour) {
     this.to.lineWidth = width * devicePixelRatio;
     this.to.strokeStyle = colour;
     this.to.stroke();
   }
 
-  /** Draw everything anew with the next picture of the screen; many calls are one drawing. */
+  /** Redraw in the next animation frame, once for any number of calls. */
   redraw() {
-    if (this.#wanted) return;
-    this.#wanted = true;
+    if (this.#redrawRequested) return;
+    this.#redrawRequested = true;
     requestAnimationFrame(() => {
-      this.#wanted = false;
+      this.#redrawRequested = false;
       this.hooks.paint(this.to);
     });
   }
 
-  #placeAt(left, top) {
+  #placeAtPixel(left, top) {
     return {
       x: this.#middle[0] + (left - this.canvas.width / 2) / this.scale,
       y: this.#middle[1] + (top - this.canvas.height / 2) / this.scale,
     };
   }
 
-  #place() {
+  #layOut() {
     const { canvas } = this;
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((side) => Math.round(side * devicePixelRatio));
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((side) =>
+      Math.round(side * devicePixelRatio),
+    );
     if (!width || !height || !this.width) return;
-    // Setting a size clears the canvas, even the same size.
+    // Setting the size clears the canvas.
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
     this.scale = Math.min(width / this.width, height / this.height) * this.#zoom;
-    this.#middle = [[this.width, width], [this.height, height]].map(([side, seen], axis) => {
+    this.#middle = [
+      [this.width, width],
+      [this.height, height],
+    ].map(([side, seen], axis) => {
       const half = seen / this.scale / 2;
       return side <= 2 * half ? (side - 1) / 2 : Math.min(Math.max(this.#middle[axis], half - 0.5), side - 0.5 - half);
     });
@@ -193,12 +222,12 @@ export class Surface {
   }
 
   #zoomAbout(left, top, factor) {
-    const before = this.#placeAt(left, top);
-    this.#zoom = Math.min(MOST, Math.max(1, this.#zoom * factor));
-    this.#place();
-    const after = this.#placeAt(left, top);
+    const before = this.#placeAtPixel(left, top);
+    this.#zoom = Math.min(MAX_ZOOM, Math.max(1, this.#zoom * factor));
+    this.#layOut();
+    const after = this.#placeAtPixel(left, top);
     this.#middle = [this.#middle[0] + before.x - after.x, this.#middle[1] + before.y - after.y];
-    this.#place();
+    this.#layOut();
   }
 
   #wheel(event) {
@@ -211,53 +240,81 @@ export class Surface {
   #down(event) {
     if (event.button > 0) return;
     this.canvas.setPointerCapture(event.pointerId);
-    this.#fingers.set(event.pointerId, event);
-    this.#tap = this.#fingers.size === 1 ? event : null;
-    clearTimeout(this.#hold);
-    if (this.#tap && this.hooks.hold) {
-      this.#hold = setTimeout(() => {
+    this.#pointers.set(event.pointerId, event);
+    this.#tap = this.#pointers.size === 1 ? event : null;
+    clearTimeout(this.#holdTimer);
+    const { hold } = this.hooks;
+    if (this.#tap && hold) {
+      this.#holdTimer = setTimeout(() => {
         if (!this.#tap) return;
-        this.hooks.hold(this.place(this.#tap));
+        hold(this.place(this.#tap));
         this.#tap = null;
-      }, LONG);
+      }, LONG_PRESS);
     }
   }
 
   #move(event) {
-    const before = this.#fingers.get(event.pointerId);
+    const before = this.#pointers.get(event.pointerId);
     if (!before) {
       this.hooks.hover?.(this.place(event));
       return;
     }
     const dot = devicePixelRatio;
-    if (this.#tap && Math.hypot(event.clientX - this.#tap.clientX, event.clientY - this.#tap.clientY) < TAP) return;
+    if (this.#tap && Math.hypot(event.clientX - this.#tap.clientX, event.clientY - this.#tap.clientY) < MAX_TAP_MOVE)
+      return;
     this.#tap = null;
-    clearTimeout(this.#hold);
-    if (this.#fingers.size === 1) {
+    clearTimeout(this.#holdTimer);
+    if (this.#pointers.size === 1) {
       this.#middle[0] -= ((event.clientX - before.clientX) * dot) / this.scale;
       this.#middle[1] -= ((event.clientY - before.clientY) * dot) / this.scale;
-      this.#place();
+      this.#layOut();
     } else {
-      const other = [...this.#fingers.values()].find((finger) => finger.pointerId !== event.pointerId);
+      const others = [...this.#pointers.values()].filter((pointer) => pointer.pointerId !== event.pointerId);
+      const other = others[0];
       const apart = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY) || 1;
       const box = this.canvas.getBoundingClientRect();
-      this.#zoomAbout(((event.clientX + other.clientX) / 2 - box.left) * dot, ((event.clientY + other.clientY) / 2 - box.top) * dot, apart(event) / apart(before));
+      this.#zoomAbout(
+        ((event.clientX + other.clientX) / 2 - box.left) * dot,
+        ((event.clientY + other.clientY) / 2 - box.top) * dot,
+        apart(event) / apart(before),
+      );
     }
-    this.#fingers.set(event.pointerId, event);
+    this.#pointers.set(event.pointerId, event);
   }
 
   #up(event) {
-    clearTimeout(this.#hold);
-    if (this.#tap && this.#fingers.has(event.pointerId)) {
+    clearTimeout(this.#holdTimer);
+    if (this.#tap && this.#pointers.has(event.pointerId)) {
       this.cursor = null;
       this.hooks.click?.(this.place(event), event);
     }
-    this.#forget(event);
+    this.#release(event);
   }
 
-  #forget(event) {
-    clearTimeout(this.#hold);
-    this.#fingers.delete(event.pointerId);
+  #release(event) {
+    clearTimeout(this.#holdTimer);
+    this.#pointers.delete(event.pointerId);
     this.#tap = null;
   }
+}
+
+/**
+ * Move the cursor, zoom, or run another action of a key.
+ *
+ * @param {Surface} surface
+ * @param {string} key
+ * @param {Record<string, () => void>} actions
+ * @returns {boolean} whether the key was used
+ */
+export function surfaceKey(surface, key, actions = {}) {
+  const step = key.startsWith("Shift+") ? 40 : 5;
+  const directions = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const direction = directions[key.replace("Shift+", "")];
+  if (direction) surface.moveCursor(direction[0] * step, direction[1] * step);
+  else if (key === "+" || key === "=") surface.zoom(1.4);
+  else if (key === "-") surface.zoom(1 / 1.4);
+  else if (key === "0") surface.fit();
+  else if (actions[key]) actions[key]();
+  else return false;
+  return true;
 }

@@ -1,12 +1,12 @@
-// The panels beside the picture.
+// Panels beside the picture.
 
 import { $, shown } from "./dom.js";
 
 const NAMES = ["fields", "map", "settings", "session"];
 
 /** Show a panel. */
-export function toTab(name) {
-  // The count makes room where there is much to read or to set.
+export function showTab(name) {
+  // The long panels need the space of the count.
   $("side").classList.toggle("compact", name === "settings" || name === "session");
   for (const one of NAMES) {
     const tab = $(`tab-${one}`);
@@ -16,16 +16,16 @@ export function toTab(name) {
   }
 }
 
-NAMES.forEach((name, k) => {
+NAMES.forEach((name, index) => {
   const tab = $(`tab-${name}`);
-  tab.onclick = () => toTab(name);
+  tab.onclick = () => showTab(name);
   tab.onkeydown = (event) => {
-    const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!way) return;
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
     event.preventDefault();
     event.stopPropagation();
-    const next = NAMES[(k + way + NAMES.length) % NAMES.length];
-    toTab(next);
+    const next = NAMES[(index + step + NAMES.length) % NAMES.length];
+    showTab(next);
     $(`tab-${next}`).focus();
   };
 });

@@ -1,8 +1,8 @@
-// Runs before the page is drawn, so that a light page never flashes dark.
+// Runs before the first paint, so that a light page does not flash dark.
 "use strict";
 
 try {
   if (localStorage.getItem("theme") === "light") document.documentElement.dataset.theme = "light";
 } catch {
-  // A browser that keeps nothing: dark.
+  // No storage: dark.
 }

@@ -1,8 +1,13 @@
-// What the page says to a person: words that pop up, warnings that stay, questions, and words for screen readers.
+// Messages: toasts, warnings that stay, dialogs, and announcements for screen readers.
 
-import { $, make, rebuilt, text } from "./dom.js";
+import { $, make, rebuild, text } from "./dom.js";
 
-/** Show a word for a moment; with a button, [label, action], for a longer one. */
+/**
+ * Show a message for a moment, with a button for longer.
+ *
+ * @param {string} words
+ * @param {[string, () => void] | null} button label and action
+ */
 export function toast(words, button = null) {
   $("toasts").replaceChildren();
   const box = make("div", { class: "toast" }, words);
@@ -19,42 +24,80 @@ export function toast(words, button = null) {
   setTimeout(() => box.remove(), button ? 10_000 : 2600);
 }
 
-/** Show what went wrong until it was read; a click takes it away. */
-export function complain(error) {
+/** Show an error for some seconds; a click closes it. */
+export function showError(error) {
   const words = error.message ?? String(error);
-  for (const box of [...$("toasts").children]) if (box.textContent === words || $("toasts").children.length > 2) box.remove();
+  for (const box of [...$("toasts").children])
+    if (box.textContent === words || $("toasts").children.length > 2) box.remove();
   const box = make("div", { class: "toast red", role: "alert", title: "Click to close" }, words);
   box.onclick = () => box.remove();
   $("toasts").append(box);
   setTimeout(() => box.remove(), 9000);
 }
 
-/** Run something that may fail, and say so when it does. */
+/**
+ * Run an action and show its error if it fails.
+ *
+ * @param {() => Promise<any>} work
+ * @returns {Promise<any>} undefined after an error
+ */
 export async function trying(work) {
   try {
     return await work();
   } catch (error) {
-    complain(error);
+    showError(error);
     return undefined;
   }
 }
 
+/** Announce a message to screen readers. */
 export function announce(words) {
   $("announcer").textContent = words;
 }
 
 /**
- * Show the warnings: each {kind: "red" | "amber" | "plain", word, words, button?: [label, action], next?: seconds}.
+ * @typedef {object} Warning
+ * @property {"red" | "amber" | "plain"} kind
+ * @property {string} word title
+ * @property {string} words
+ * @property {[string, () => void]} [button] label and action
+ * @property {number | null} [next] s until the next attempt, counted down beside the words
+ */
+
+/**
+ * Show the warnings above the picture, which move everything below them. While a button is being pressed the page does
+ * not move: the pointer would leave the button before it is released, and the click would be lost.
  *
- * `next` is when something is tried again; it counts down beside the words, which are read out once.
+ * @param {Warning[]} warnings
  */
 export function warn(warnings) {
-  const coming = warnings.find(({ next }) => next !== undefined);
-  due = coming === undefined ? undefined : coming.next === null ? -Infinity : performance.now() + 1000 * coming.next;
-  const data = warnings.map(({ kind, word, words, button, next }) => [kind, word, words, button?.[0], next !== undefined]);
-  rebuilt($("banners"), data, () =>
+  clearTimeout(waiting);
+  if (performance.now() < pressedUntil) {
+    waiting = setTimeout(warn, RELEASE_POLL, warnings);
+    return;
+  }
+  const attempt = warnings.find(({ next }) => next !== undefined);
+  due =
+    attempt?.next === undefined
+      ? undefined
+      : attempt.next === null
+        ? -Infinity
+        : performance.now() + 1000 * attempt.next;
+  const data = warnings.map(({ kind, word, words, button, next }) => [
+    kind,
+    word,
+    words,
+    button?.[0],
+    next !== undefined,
+  ]);
+  rebuild($("banners"), data, () =>
     warnings.map(({ kind, word, words, button, next }) => {
-      const box = make("div", { class: `banner ${kind}`, role: kind === "plain" ? "status" : "alert" }, make("b", {}, word), make("p", {}, words));
+      const box = make(
+        "div",
+        { class: `banner ${kind}`, role: kind === "plain" ? "status" : "alert" },
+        make("b", {}, word),
+        make("p", {}, words),
+      );
       if (button) {
         const press = make("button", { type: "button" }, button[0]);
         press.onclick = button[1];
@@ -67,18 +110,43 @@ export function warn(warnings) {
   countDown();
 }
 
-let due; // when something is tried again, ms; undefined: nothing is
+const LONGEST_PRESS = 1000; // ms after which a pointer that is still down no longer delays warnings
+const RELEASE_POLL = 50; // ms
+let waiting = 0;
+let pressedUntil = 0;
+addEventListener("pointerdown", () => (pressedUntil = performance.now() + LONGEST_PRESS), true);
+// The click follows in the same task.
+for (const kind of ["pointerup", "pointercancel"])
+  addEventListener(kind, () => setTimeout(() => (pressedUntil = 0)), true);
+
+/** Time of the next attempt, ms; undefined: there is none. @type {number | undefined} */
+let due;
 function countDown() {
+  if (due === undefined || !$("countdown")) return;
   const left = Math.ceil((due - performance.now()) / 1000);
-  if (due !== undefined && $("countdown")) text($("countdown"), left > 0 ? `Next attempt in ${left} s` : "Trying to connect…");
+  text($("countdown"), left > 0 ? `Next attempt in ${left} s` : "Trying to connect…");
 }
 setInterval(countDown, 200);
 
 /**
- * Ask a person something in a dialog.
+ * @typedef {object} Input
+ * @property {string} name
+ * @property {string} label
+ * @property {string} [value]
+ * @property {[string, string][]} [choices] value and label of each radio button
+ * @property {boolean} [long] several lines
+ * @property {boolean} [required]
+ */
+
+/**
+ * Ask the user in a dialog.
  *
- * `inputs` are {name, label, value?, choices?: [[value, words]...], long?: true, least?: characters}. The promise gives
- * the answers by name, or null when the person thought better of it.
+ * @param {string} title
+ * @param {string} words
+ * @param {Input[]} inputs
+ * @param {string} yes label of the button that confirms
+ * @param {boolean} dangerous whether the action is destructive: Cancel then has the focus
+ * @returns {Promise<Record<string, any> | null>} values by name; null if cancelled
  */
 export function ask(title, words, inputs = [], yes = "OK", dangerous = false) {
   const dialog = $("ask");
@@ -90,7 +158,6 @@ export function ask(title, words, inputs = [], yes = "OK", dangerous = false) {
   const fields = inputs.map(field);
   $("ask-inputs").replaceChildren(...fields.map(({ box }) => box));
   dialog.showModal();
-  // What cannot be taken back is not what Enter does at once.
   (fields[0]?.focus ?? $(dangerous ? "ask-no" : "ask-yes")).focus();
   return new Promise((resolve) => {
     const end = (answer) => {
@@ -98,7 +165,8 @@ export function ask(title, words, inputs = [], yes = "OK", dangerous = false) {
       dialog.close();
       resolve(answer);
     };
-    dialog.onclose = () => end(null);
+    // The event of an earlier question's close may arrive only now, when this one is open.
+    dialog.onclose = () => dialog.open || end(null);
     $("ask-no").onclick = () => end(null);
     dialog.querySelector("form").onsubmit = (event) => {
       event.preventDefault();
@@ -107,7 +175,8 @@ export function ask(title, words, inputs = [], yes = "OK", dangerous = false) {
   });
 }
 
-function field({ name, label, value = "", choices, long, least = 0 }) {
+/** @param {Input} input */
+function field({ name, label, value = "", choices, long, required = false }) {
   if (choices) {
     const box = make("div", { role: "radiogroup", "aria-label": label });
     for (const [choice, words] of choices) {
@@ -116,9 +185,11 @@ function field({ name, label, value = "", choices, long, least = 0 }) {
     }
     return { name, box, focus: box.querySelector("input"), value: () => box.querySelector("input:checked").value };
   }
-  const input = long ? make("textarea", { rows: 4, maxlength: 5000 }) : make("input", { autocomplete: "off", maxlength: 200 });
+  const input = long
+    ? make("textarea", { rows: 4, maxlength: 5000 })
+    : make("input", { autocomplete: "off", maxlength: 200 });
   input.value = value;
-  input.required = least > 0;
+  input.required = required;
   return { name, box: make("label", {}, label, input), focus: input, value: () => input.value.trim() };
 }
 
