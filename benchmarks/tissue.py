@@ -7,7 +7,7 @@ lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 and plasma-workspace-wallpapers
 wheels of scikit-image, scikit-learn, SciPy 1.9, gradio, ultralytics, imgaug and matplotlib. MEASURED keeps what was
 measured.
 
-Fits the score of `kinet_trt.quality.domain_check.Signs.tissue`: logistic regression with a ridge and no negative
+Fits the score of `kinet_trt.quality.domain_check.Features.tissue`: logistic regression with a ridge and no negative
 weight, on tissue as it is and changed as laboratories and microscopes differ, against the pictures and what
 `no_tissue.py` draws. Each source of tissue is judged by a score that was fitted without it, and each half of the
 pictures by one fitted on the other half. The table is fitted on all. Pictures are judged at the middle, without
@@ -40,15 +40,15 @@ from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame
 from kinet_trt.io.images import read_image
 from kinet_trt.quality.appearance import NAMES
-from kinet_trt.quality.domain_check import ALLOWANCE, FARTHEST, Deviation, look
+from kinet_trt.quality.domain_check import ALLOWANCE, MAX_Z, DeviationScore, measure_field
 
-TABLE = ROOT / "kinet_trt" / "tissue_table.py"
+TABLE = ROOT / "kinet_trt" / "quality" / "tissue_table.py"
 MPP = 0.34
 FALSE = 0.02
 """Share of the fields as they are that the score warns of."""
 RIDGE = 0.004
 NUMBERS = (*NAMES, "coarsest quarter", "64 px", "45 px", "32 px", "5 px")
-"""What `Signs.tissue` holds."""
+"""What `Features.tissue` holds."""
 BELOW = {"hue of brown", "number of colours", "pale", "yellow in dark spots", "64 px", "45 px", "32 px"}
 """Numbers that may be too small."""
 ABOVE = {*NUMBERS} - {"number of colours", "pale", "45 px", "32 px"}
@@ -120,13 +120,13 @@ def views(pixels: Pixels, rng: np.random.Generator) -> Iterator[tuple[str, Pixel
 
 def measured(pixels: Pixels, mpp: float) -> tuple[tuple[float, ...], float] | None:
     """Return the numbers and the allowance of a picture; None where it cannot be judged."""
-    signs = look(Frame(np.ascontiguousarray(pixels), mpp), Detections.empty(), MPP)
+    signs = measure_field(Frame(np.ascontiguousarray(pixels), mpp), Detections.empty(), MPP)
     return signs and (signs.tissue, ALLOWANCE * signs.both_stains)
 
 
-def warned_of(row: Row, score: Deviation) -> bool:
+def warned_of(row: Row, score: DeviationScore) -> bool:
     """Return whether a picture is called no tissue."""
-    return score.of(row.numbers) > row.allowance
+    return score.value(row.numbers) > row.allowance
 
 
 def measure_tissue(folder: Path) -> Iterator[Row]:
@@ -161,7 +161,7 @@ def measure_pictures(folder: Path) -> Iterator[Row]:
                 yield Row(False, source, name, view, *one)
 
 
-def fit(rows: Sequence[Row]) -> Deviation:
+def fit(rows: Sequence[Row]) -> DeviationScore:
     """Return the score with the bias at which `FALSE` of the tissue as it is scores too high."""
     ours, others = ([r for r in rows if r.tissue == kind and r.source != SIMULATED] for kind in (True, False))
     values, rest = (np.array([r.numbers for r in part]) for part in (ours, others))
@@ -185,11 +185,11 @@ def fit(rows: Sequence[Row]) -> Deviation:
     bias = -float(np.quantile(excess[plain], 1 - FALSE))
     half = count // 2
     rounded = (tuple(float(f"{v:.4g}") for v in part) for part in (usual, spread, line[:half], line[half:-1]))
-    return Deviation(*rounded, float(f"{bias:.4g}"))
+    return DeviationScore(*rounded, float(f"{bias:.4g}"))
 
 
 def _sides(values: NDArray[np.float64], usual: NDArray[np.float64], spread: NDArray[np.float64]) -> NDArray[np.float64]:
-    z = np.clip((values - usual) / spread, -FARTHEST, FARTHEST)
+    z = np.clip((values - usual) / spread, -MAX_Z, MAX_Z)
     return np.c_[np.maximum(-z, 0), np.maximum(z, 0)]
 
 
@@ -202,9 +202,9 @@ def _weights(rows: Sequence[Row]) -> NDArray[np.float64]:
     return np.asarray(weight / weight.sum())
 
 
-def judged(rows: Sequence[Row], table: Deviation) -> dict[str, Any]:
+def judged(rows: Sequence[Row], table: DeviationScore) -> dict[str, Any]:
     """Return, by source and view, how many of how many score too high: by the table, and by a score that knew less."""
-    unseen: dict[tuple[bool, str], Deviation] = {}
+    unseen: dict[tuple[bool, str], DeviationScore] = {}
     for source in track(sorted({r.source for r in rows if r.tissue}), "Fitting without each source"):
         unseen[True, source] = fit([r for r in rows if not (r.tissue and r.source == source)])
     for half in (0, 1):
@@ -219,7 +219,7 @@ def judged(rows: Sequence[Row], table: Deviation) -> dict[str, Any]:
     return result
 
 
-def write_table(table: Deviation) -> None:
+def write_table(table: DeviationScore) -> None:
     """Write the constants that the runtime reads."""
     columns = zip(NUMBERS, table.usual, table.spread, table.below, table.above, strict=True)
     rows = "".join(f"    ({', '.join(map(repr, row))}),  # {name}\n" for name, *row in columns)
@@ -227,7 +227,7 @@ def write_table(table: Deviation) -> None:
         TABLE,
         '"""The score of tissue of `kinet_trt.quality.domain_check`, made by benchmarks/tissue.py: do not edit."""\n\n'
         f"BIAS = {table.bias!r}\n"
-        "# Usual value, spread, and the weights below and above it, of each number of `Signs.tissue`.\n"
+        "# Usual value, spread, and the weights below and above it, of each number of `Features.tissue`.\n"
         f"NUMBERS = (\n{rows})\n",
     )
 

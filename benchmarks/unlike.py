@@ -31,11 +31,19 @@ from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.evaluation.benchmark import machine
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.io.images import read_image
-from kinet_trt.quality.domain_check import OCTAVES, SIZE_SIGNS, Cause, Line, Signs, causes, look
+from kinet_trt.quality.domain_check import (
+    OCTAVES,
+    SIZE_FEATURES,
+    Cause,
+    Features,
+    LinearScore,
+    find_causes,
+    measure_field,
+)
 from kinet_trt.simulation import simulate
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT, TABLE = ROOT / "benchmarks" / "results" / "unlike.json", ROOT / "kinet_trt" / "unlike_table.py"
+RESULT, TABLE = ROOT / "benchmarks" / "results" / "unlike.json", ROOT / "kinet_trt" / "quality" / "domain_table.py"
 MAGENTA, FOREIGN, DARK = 0.55, 0.25, 0.5
 FALSE = 0.015
 """Share of the fields as they are that each of the two scores warns of."""
@@ -66,7 +74,7 @@ class Row:
     field: str
     change: str
     factor: float
-    signs: Signs | None
+    signs: Features | None
     found: int
 
     @property
@@ -104,7 +112,7 @@ def measure(folder: Path) -> list[Row]:
     ) -> None:
         frame = Frame(np.ascontiguousarray(pixels), mpp * factor)
         found = counter(frame) if found is None else found
-        rows.append(Row(source, name, change, factor, look(frame, found, mpp), len(found)))
+        rows.append(Row(source, name, change, factor, measure_field(frame, found, mpp), len(found)))
 
     for source, name, pixels in track(list(fields(folder)), "Measuring"):
         # A whole microscope camera's frame is more than the window that is looked at.
@@ -135,11 +143,11 @@ def _middle(pixels: Pixels, side: int) -> Pixels:
 def signs_of(row: Row, large: bool) -> tuple[float, ...]:
     """Return what a score is made of; what adds nothing, where a picture is too small, is NaN."""
     if row.signs is None:
-        return (math.nan,) * (SIZE_SIGNS + OCTAVES * large)
+        return (math.nan,) * (SIZE_FEATURES + OCTAVES * large)
     return row.signs.size + row.signs.spectrum * large
 
 
-def fit(rows: Sequence[Row], large: bool) -> Line:
+def fit(rows: Sequence[Row], large: bool) -> LinearScore:
     """Return the score that tells um/px that is too large, or too small, by two from um/px that is right.
 
     Weighted ridge logistic regression, with the bias at which `FALSE` of the fields as they are score above 0.
@@ -162,7 +170,7 @@ def fit(rows: Sequence[Row], large: bool) -> Line:
     order = np.argsort(-scores)
     first = int(np.searchsorted(np.cumsum(share[order]) / share.sum(), FALSE, side="right"))
     line[-1] -= scores[order[first]] + 1e-9 + MARGIN[large]
-    return Line(
+    return LinearScore(
         *(tuple(float(f"{v:.5g}") for v in part) for part in (mean, deviation, line[:-1])), float(f"{line[-1]:.5g}")
     )
 
@@ -184,9 +192,9 @@ def _weights(rows: Sequence[Row], wrong: NDArray[np.bool_], large: bool) -> NDAr
     return weight / weight.sum()
 
 
-def judge(row: Row, large: Line, small: Line) -> tuple[Cause, ...]:
+def judge(row: Row, large: LinearScore, small: LinearScore) -> tuple[Cause, ...]:
     """Return what is said of a picture."""
-    return causes(row.signs, large, small) if row.signs else ()
+    return find_causes(row.signs, large, small) if row.signs else ()
 
 
 def judged(rows: Sequence[Row], left_out: bool) -> dict[str, dict[str, dict[str, Any]]]:
@@ -216,15 +224,15 @@ def speed() -> dict[str, float]:
     found = counter(frame)
     for _ in range(40):
         start = time.perf_counter()
-        look(frame, found, counter.engine.card.mpp)
+        measure_field(frame, found, counter.engine.card.mpp)
         times.append(1000 * (time.perf_counter() - start))
     return {"p50": round(float(np.median(times)), 2), "least": round(min(times), 2)}
 
 
-def write_table(large: Line, small: Line) -> None:
+def write_table(large: LinearScore, small: LinearScore) -> None:
     """Write the constants that the runtime reads."""
 
-    def text(line: Line) -> str:
+    def text(line: LinearScore) -> str:
         parts = astuple(line)
         rows = ["(\n" + "".join(f"        {number!r},\n" for number in part) + "    )" for part in parts[:3]]
         return "(\n" + "".join(f"    {row},\n" for row in [*rows, repr(parts[3])]) + ")"
@@ -233,7 +241,7 @@ def write_table(large: Line, small: Line) -> None:
         TABLE,
         f'"""Limits of `kinet_trt.quality.domain_check`, made by benchmarks/unlike.py: do not edit."""\n\n'
         f"MAGENTA, FOREIGN, DARK = {MAGENTA}, {FOREIGN}, {DARK}\n"
-        f"# Mean, deviation and weight of each number of `Signs.size`, in LARGE `Signs.spectrum` too; and the bias.\n"
+        f"# Mean, deviation and weight of each number of `Features.size` (LARGE: and `Features.spectrum`); bias.\n"
         f"LARGE = {text(large)}\nSMALL = {text(small)}\n",
     )
 
@@ -244,7 +252,7 @@ def main() -> None:
     kept = Path(sys.argv[2]) if len(sys.argv) > 2 else None
     if kept and kept.is_file():
         rows = [
-            Row(**{**row, "signs": Signs(**{k: tuple(v) if isinstance(v, list) else v for k, v in signs.items()})})
+            Row(**{**row, "signs": Features(**{k: tuple(v) if isinstance(v, list) else v for k, v in signs.items()})})
             if (signs := row["signs"])
             else Row(**row)
             for row in json.loads(kept.read_text())

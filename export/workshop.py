@@ -23,7 +23,14 @@ from kinet_trt.core.errors import ImageError, KinetError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.counting.pictures import find_images
-from kinet_trt.datasets.labelled import LabelledField, check_nuclei, guess, label, read_fields, with_regions
+from kinet_trt.datasets.labelled import (
+    LabelledField,
+    check_nuclei,
+    class_list_warning,
+    read_fields,
+    with_classes,
+    with_regions,
+)
 from kinet_trt.engines.openvino import OpenVinoEngine
 from kinet_trt.io.images import read_image
 from kinet_trt.models.card import ModelCard
@@ -96,8 +103,8 @@ def train_fields(
         both = with_regions([*fields, *more], regions)
         fields, more = both[: len(fields)], both[len(fields) :]
     if classes:
-        fields = label(fields, classes)
-    elif sentence := guess(fields):
+        fields = with_classes(fields, classes)
+    elif sentence := class_list_warning(fields):
         log.warning("%s", sentence)
     for source, cls in partial:
         if cls not in CLASSES or all(f.source != source for f in fields):

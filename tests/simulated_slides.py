@@ -43,8 +43,10 @@ class Canvas:
     @cached_property
     def _drawn(self):
         return [
-            simulate.Slide(p.seed, mpp=self.mpp).region(
-                *simulate.place(simulate.Slide(p.seed, mpp=self.mpp), p.width, p.height), p.width, p.height
+            simulate.SimulatedSlide(p.seed, mpp=self.mpp).region(
+                *simulate.find_tissue(simulate.SimulatedSlide(p.seed, mpp=self.mpp), p.width, p.height),
+                p.width,
+                p.height,
             )
             for p in self.pieces
         ]

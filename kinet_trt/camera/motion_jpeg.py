@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kinet_trt.core.errors import ImageError
-from kinet_trt.io.jpeg import damage
+from kinet_trt.io.jpeg import find_damage
 
 
 def decode(packet: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -38,7 +38,7 @@ def decode(packet: NDArray[np.uint8]) -> NDArray[np.uint8]:
     try:
         return np.asarray(simplejpeg.decode_jpeg(data), np.uint8)
     except ValueError as error:  # an error, or a warning that may be harmless
-        if found := damage(data):
+        if found := find_damage(data):
             raise ImageError(f"{what} is damaged: {found}") from error
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:

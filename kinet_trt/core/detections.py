@@ -126,7 +126,7 @@ class Detections:
     @property
     def ki67(self) -> Ki67:
         """Ki67 index of the tumour nuclei."""
-        return Ki67.of(self.counts())
+        return Ki67.from_counts(self.counts())
 
     def counts(self) -> dict[str, int]:
         """Return the number of nuclei of each class, zeros included."""

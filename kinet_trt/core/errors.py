@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import unicodedata
 
-LONGEST_VALUE = 120
+MAX_VALUE_LENGTH = 120
 """Characters of a wrong value that a message shows: a damaged file can hold millions."""
 
-LONGEST_MESSAGE = 1_000
+MAX_MESSAGE_LENGTH = 1_000
 """Characters of a message."""
 
 
 def shown(value: object) -> str:
     """Return a wrong value as a message shows it: its ``repr``, cut where it is long."""
     text = repr(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 3]}..."
 
 
 def printable(text: object) -> str:
@@ -29,9 +29,9 @@ class KinetError(Exception):
     """Something about the user's input or machine, in one message; the command line prints no traceback."""
 
     def __str__(self) -> str:
-        text, half = super().__str__(), LONGEST_MESSAGE // 2
+        text, half = super().__str__(), MAX_MESSAGE_LENGTH // 2
         # A path of a damaged index can fill a screen; what to do stands at the end.
-        return text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} ... {text[-half:]}"
+        return text if len(text) <= MAX_MESSAGE_LENGTH else f"{text[:half]} ... {text[-half:]}"
 
 
 class ImageError(KinetError):

@@ -14,7 +14,7 @@ from kinet_trt.core.ki67 import Ki67
 
 HOT_SPOT = 500
 """Tumour nuclei of a hot spot (WHO 2019, ENETS: at least 500, up to 2,000, where labelling is highest)."""
-CENTRES = 800
+MAX_CENTRES = 800
 """Tumour nuclei of a picture or a session about which a hot spot is sought, at most."""
 _ROW = 50.0  # um: centres are taken along rows of this height
 
@@ -52,7 +52,7 @@ class HotSpot:
         }
 
 
-def hot_spot_of(nuclei: Detections, mpp: float, n: int = HOT_SPOT) -> HotSpot | None:
+def find_hot_spot(nuclei: Detections, mpp: float, n: int = HOT_SPOT) -> HotSpot | None:
     """Find the hot spot of a picture.
 
     Parameters
@@ -73,7 +73,7 @@ def hot_spot_of(nuclei: Detections, mpp: float, n: int = HOT_SPOT) -> HotSpot | 
         np.isin(nuclei.cls, [k for k, c in enumerate(nuclei.classes) if c in ("positive", "negative")])
     )
     positive = np.asarray([name == "positive" for name in nuclei.classes])[tumor.cls]
-    spot = hottest(tumor.x * np.float32(mpp), tumor.y * np.float32(mpp), positive, n, -(-len(tumor) // CENTRES))
+    spot = find_disc(tumor.x * np.float32(mpp), tumor.y * np.float32(mpp), positive, n, -(-len(tumor) // MAX_CENTRES))
     if spot is None:
         return None
     return HotSpot(float(tumor.x[spot.centre]), float(tumor.y[spot.centre]), spot.radius, Ki67(spot.positive, n))
@@ -106,7 +106,7 @@ class Disc:
         return self.positive, -self.radius
 
 
-def hottest(
+def find_disc(
     x: NDArray[np.floating], y: NDArray[np.floating], positive: NDArray[np.bool_], n: int, step: int
 ) -> Disc | None:
     """Find the disc of n tumour nuclei with most positive ones.

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 Z = 1.959963984540054
 """97.5% quantile of the normal distribution, for a 95% interval."""
-ENOUGH = 500
+MIN_TUMOR_NUCLEI = 500
 """Tumour nuclei below which an index is called provisional (WHO: at least 500 to 2,000 cells for NET)."""
-HOPELESS = 5_000
+MAX_MORE_NUCLEI = 5_000
 """Counting more additional nuclei than this is not worthwhile."""
-UNLIKE = "No grade range is given, because the field looks unlike the model's training data."
+NO_RANGE = "No grade range is given, because the field looks unlike the model's training data."
 """Said instead of a range where a field is unlike the training data (`kinet_trt.quality.domain_check`)."""
 
 
@@ -35,7 +35,7 @@ class Bands:
     cuts: tuple[float, ...]
     inclusive: tuple[bool, ...]
 
-    def of(self, index: float) -> str:
+    def range_of(self, index: float) -> str:
         """Return the band of an unrounded index."""
         above = sum(index >= cut if own else index > cut for cut, own in zip(self.cuts, self.inclusive, strict=True))
         return self.names[above]
@@ -63,10 +63,12 @@ class Ki67:
             raise ValueError(f"expected 0 <= positive <= tumor, found {self.positive} of {self.tumor}")
 
     @classmethod
-    def of(cls, counts: Mapping[str, int]) -> Ki67:
-        """Return the index of counts by class."""
+    def from_counts(cls, counts: Mapping[str, int]) -> Ki67:
+        """Return the index of nuclei by class."""
         positive, negative = counts.get("positive", 0), counts.get("negative", 0)
         return cls(positive, positive + negative)
+
+    of = from_counts  # its name in 0.1
 
     @property
     def index(self) -> float | None:
@@ -80,17 +82,17 @@ class Ki67:
 
     @property
     def provisional(self) -> bool:
-        """Whether there are fewer than :data:`ENOUGH` tumour nuclei."""
-        return self.tumor < ENOUGH
+        """Whether there are fewer than :data:`MIN_TUMOR_NUCLEI` tumour nuclei."""
+        return self.tumor < MIN_TUMOR_NUCLEI
 
     def sentences(self, bands: Bands | None = NET) -> list[str]:
         """Return sentences on the index, its range and its uncertainty; see :class:`Statement`."""
         return Statement(self, bands=bands).sentences()
 
-    def more_cells(self, bands: Bands = NET) -> int | None:
+    def more_nuclei(self, bands: Bands = NET) -> int | None:
         """Return how many more tumour nuclei, at this rate, bring the whole interval into one range.
 
-        None where that takes more than :data:`HOPELESS`, and without tumour nuclei.
+        None where that takes more than :data:`MAX_MORE_NUCLEI`, and without tumour nuclei.
         """
         if self.index is None:
             return None
@@ -98,11 +100,11 @@ class Ki67:
         def within_one(extra: int) -> bool:
             assert self.index is not None
             low, high = wilson(self.index, self.tumor + extra)
-            return bands.of(low) == bands.of(high)
+            return bands.range_of(low) == bands.range_of(high)
 
-        if not within_one(HOPELESS):
+        if not within_one(MAX_MORE_NUCLEI):
             return None
-        low, high = -1, HOPELESS
+        low, high = -1, MAX_MORE_NUCLEI
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if within_one(middle) else (middle, high)
@@ -136,7 +138,7 @@ class Statement:
         """Return the range of one of the two indices; empty where none is given."""
         if ki67 is None or ki67.index is None or self.bands is None or self.no_range:
             return ""
-        return self.bands.of(ki67.index)
+        return self.bands.range_of(ki67.index)
 
     @property
     def warning(self) -> str:
@@ -163,9 +165,9 @@ class Statement:
             return []
         said = []
         if self.average.provisional:
-            said.append(f"Fewer than {ENOUGH} tumour nuclei: provisional.")
+            said.append(f"Fewer than {MIN_TUMOR_NUCLEI} tumour nuclei: provisional.")
         elif self.hot_spot and self.hot_spot.provisional:
-            said.append(f"The hot spot has fewer than {ENOUGH} tumour nuclei: provisional.")
+            said.append(f"The hot spot has fewer than {MIN_TUMOR_NUCLEI} tumour nuclei: provisional.")
         if self.bands is None or self.no_range:
             return said
         hot, average = self.range_of(self.hot_spot), self.range_of(self.average)
@@ -195,16 +197,16 @@ class Statement:
         """Return the ranges that the ends of an interval lie in."""
         assert self.bands is not None
         assert ki67.interval is not None
-        return {self.bands.of(end) for end in ki67.interval}
+        return {self.bands.range_of(end) for end in ki67.interval}
 
     def _crossing(self) -> str:
         assert self.bands is not None
-        more = self.average.more_cells(self.bands)
+        more = self.average.more_nuclei(self.bands)
         what = "The interval of the average" if self.hot_spot else "The interval"
         if more is None:
             return f"{what} crosses a grade boundary; counting more nuclei is unlikely to settle it."
         # While the index is provisional, fewer than these would leave it so.
-        more = max(more, ENOUGH - self.average.tumor)
+        more = max(more, MIN_TUMOR_NUCLEI - self.average.tumor)
         return f"{what} crosses a grade boundary; at this rate, about {more:,} more tumour nuclei would settle it."
 
 

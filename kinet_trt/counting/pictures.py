@@ -19,8 +19,8 @@ from kinet_trt.core.detections import Detections, nuclei_csv
 from kinet_trt.core.errors import ImageError, KinetError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import NO_COLOUR, Frame, fitted_size
-from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot, hot_spot_of
-from kinet_trt.core.ki67 import NET, UNLIKE, Bands, Ki67, Statement
+from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot, find_hot_spot
+from kinet_trt.core.ki67 import NET, NO_RANGE, Bands, Ki67, Statement
 from kinet_trt.counting.together import Together
 from kinet_trt.datasets.labelled import MASK_SUFFIX
 from kinet_trt.inference.counter import NucleusCounter
@@ -30,7 +30,7 @@ from kinet_trt.io.overlay import draw, to_png
 from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.io.tables import Row, encode, to_plain
 from kinet_trt.io.tables import to_csv as summary_csv
-from kinet_trt.quality.domain_check import Unlike
+from kinet_trt.quality.domain_check import DomainCheck
 from kinet_trt.slides.count import CountedSlide
 from kinet_trt.slides.heatmap import heat_map
 from kinet_trt.slides.readers import dicom
@@ -87,11 +87,13 @@ class Counted:
     @property
     def ki67(self) -> Ki67:
         """The index of this field."""
-        return Ki67.of(self.counts)
+        return Ki67.from_counts(self.counts)
 
     def statement(self, bands: Bands | None = NET) -> Statement:
         """Return what this field says about the grade."""
-        return Statement(self.ki67, self.hot_spot.ki67 if self.hot_spot else None, bands, UNLIKE if self.unlike else "")
+        return Statement(
+            self.ki67, self.hot_spot.ki67 if self.hot_spot else None, bands, NO_RANGE if self.unlike else ""
+        )
 
 
 def find_images(paths: Sequence[Path], *, slides: bool = False) -> list[Path]:
@@ -228,9 +230,9 @@ def count_image(
         found, remarks = _find(counter, frame, used)
         if frame.unused_size and source != "option":
             remarks = (f"The file {frame.unused_size}.", *remarks)
-        unlike = Unlike(counter.engine.card.mpp)(Frame(frame.pixels, used), found) or None
+        unlike = DomainCheck(counter.engine.card.mpp)(Frame(frame.pixels, used), found) or None
         remarks += (unlike,) if unlike else ()
-        spot = hot_spot_of(found, used, hot_spot)
+        spot = find_hot_spot(found, used, hot_spot)
         return Counted(image, frame.width, frame.height, used, source, found, remarks, spot, unlike), frame
     except MemoryError:
         raise ImageError(f"not enough memory for {frame.width} x {frame.height} px: count a region of it") from None

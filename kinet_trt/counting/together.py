@@ -52,7 +52,7 @@ class Together:
     @property
     def ki67(self) -> Ki67:
         """The index of all nuclei."""
-        return Ki67.of(self.counts)
+        return Ki67.from_counts(self.counts)
 
     def statement(self, bands: Bands | None = NET) -> Statement:
         """Return what they say about the grade: no range where an image is unlike the training data."""

@@ -19,7 +19,7 @@ from kinet_trt.core.frame import Frame, fit
 from kinet_trt.core.geometry import rescale
 from kinet_trt.datasets import kinet_layout
 from kinet_trt.io import geojson, points
-from kinet_trt.io.geojson import Marked, Outlines
+from kinet_trt.io.geojson import Annotations, Outlines
 from kinet_trt.io.images import SUFFIXES, read_image
 from kinet_trt.io.points import Table
 
@@ -392,7 +392,7 @@ def check_nuclei(fields: Sequence[LabelledField]) -> None:
         )
 
 
-def label(fields: Sequence[LabelledField], classes: Sequence[str]) -> list[LabelledField]:
+def with_classes(fields: Sequence[LabelledField], classes: Sequence[str]) -> list[LabelledField]:
     """Return fields of which these classes count as labelled, whatever their source says; regions alone stay so.
 
     Raises
@@ -406,7 +406,7 @@ def label(fields: Sequence[LabelledField], classes: Sequence[str]) -> list[Label
     return [replace(f, labelled=named, guessed=False) if f.labelled else f for f in fields]
 
 
-def guess(fields: Sequence[LabelledField]) -> str:
+def class_list_warning(fields: Sequence[LabelledField]) -> str:
     """Return a sentence on the fields whose labelled classes are only assumed; empty if there are none."""
     guessed = [f for f in fields if f.guessed]
     if not guessed:
@@ -500,7 +500,7 @@ def _from_pairs(folder: Path, mpp: float | None, unlabelled: bool) -> Iterator[L
     shared = _shared_table(folder, images, [path for path in inside if path not in own])
     bare = []
     for image, found in beside.items():
-        if shared and any(points.names(name, image) for name in shared.images):
+        if shared and any(points.is_named(name, image) for name in shared.images):
             found = [*found, shared.path]
         if len(found) > 1:
             raise KinetError(f"{found[0]} and {found[1].name} both mark nuclei of {image.name}: remove one of them")
@@ -552,14 +552,14 @@ def _shared_table(folder: Path, images: Sequence[Path], others: Sequence[Path]) 
     for path in others:
         if path.suffix.lower() in points.SUFFIXES and path.is_file() and points.is_table(path):
             table = points.read_table(path)
-            if any(points.names(name, image) for name in table.images for image in images):
+            if any(points.is_named(name, image) for name in table.images for image in images):
                 tables.append(table)
     if len(tables) > 1:
         raise KinetError(f"{folder}: {tables[0].path.name} and {tables[1].path.name} name its images: remove one")
     return next(iter(tables), None)
 
 
-def _field(image: Path, marked: Marked, labelled: tuple[str, ...] = ()) -> LabelledField | None:
+def _field(image: Path, marked: Annotations, labelled: tuple[str, ...] = ()) -> LabelledField | None:
     """Return an image with what was marked in it; None, and a warning, where nothing of it was understood.
 
     A field without nuclei counts as one without any only where nothing else was marked: labels that are not understood
@@ -582,7 +582,7 @@ def _field(image: Path, marked: Marked, labelled: tuple[str, ...] = ()) -> Label
     )
 
 
-def _marked(path: Path, image: Path, mpp: float | None) -> Marked:
+def _marked(path: Path, image: Path, mpp: float | None) -> Annotations:
     """Read a file of labels, by its suffix."""
     if path.name.lower().endswith(geojson.SUFFIXES):
         return geojson.read_geojson(path, partial(_mpp_of, image, mpp))

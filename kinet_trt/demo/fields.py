@@ -51,7 +51,7 @@ class Shown:
     @property
     def ki67(self) -> Ki67:
         """The index that was found."""
-        return Ki67.of(self.detections.counts())
+        return Ki67.from_counts(self.detections.counts())
 
 
 def simulated(counter: NucleusCounter, folder: Path) -> Shown:

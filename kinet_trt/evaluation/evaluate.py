@@ -82,7 +82,7 @@ class FieldEvaluation:
         counts = [
             dict(zip(CLASSES, np.bincount(n[2], minlength=len(CLASSES)), strict=True)) for n in (self.found, self.true)
         ]
-        found, true = (Ki67.of({name: int(n) for name, n in c.items()}) for c in counts)
+        found, true = (Ki67.from_counts({name: int(n) for name, n in c.items()}) for c in counts)
         return found, true
 
 

@@ -132,7 +132,7 @@ class Outlines:
 
 
 @dataclass(frozen=True, eq=False)
-class Marked:
+class Annotations:
     """The nuclei and areas of one file.
 
     Attributes
@@ -194,7 +194,7 @@ def read_areas(path: Path) -> Outlines:
     return marked.outlines
 
 
-def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> Marked:
+def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> Annotations:
     """Read a GeoJSON that QuPath exported, or that ``kinet-trt count --geojson`` wrote.
 
     Points, also several in one annotation, are nuclei; so are the centroids of cells, of detections and of outlined
@@ -273,7 +273,7 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
             ", ".join(f"{n} x {what}" for what, n in sorted(left.items())),
         )
     xy = np.asarray(centres, np.float64).reshape(-1, 2)
-    return Marked(
+    return Annotations(
         xy[:, 0].astype(np.float32),
         xy[:, 1].astype(np.float32),
         np.asarray(classes, np.uint8),

@@ -21,7 +21,7 @@ from kinet_trt.core.errors import ImageError
 from kinet_trt.core.frame import Frame
 from kinet_trt.io.bit_depth import to_8_bit
 from kinet_trt.io.image_kinds import READABLE, content_kind
-from kinet_trt.io.jpeg import damage
+from kinet_trt.io.jpeg import find_damage
 from kinet_trt.io.pillow import EIGHT_BIT_MODES, over_white, to_rgb
 from kinet_trt.io.pixel_size import Stated, first_usable, positive, resolution
 
@@ -114,7 +114,7 @@ def _read(data: bytes) -> _Read:
         if not data.startswith(_JPEG) and (frames := getattr(image, "n_frames", 1)) > 1:
             remarks = (f"Frame 1 of {frames} is read; the others are not counted.",)
         image.load()
-        if data.startswith(_JPEG) and (lost := damage(data)):
+        if data.startswith(_JPEG) and (lost := find_damage(data)):
             raise ImageError(f"the JPEG is damaged ({lost}): copy or export it again")
         if image.format == "PNG" and data[24] > 8:
             pixels, scaled = _deep(_by_opencv(data), _significant_bits(data))

@@ -11,7 +11,7 @@ _PADDING = 16
 """Bytes too many before the end marker that encoders of cameras leave; more belong to pixels that are lost."""
 
 
-def damage(data: bytes) -> str | None:
+def find_damage(data: bytes) -> str | None:
     """Return what is wrong with a JPEG file or a frame of MJPEG; None where every block could be decoded.
 
     Parameters

@@ -12,7 +12,7 @@ from PIL import Image
 from kinet_trt.core.errors import ImageError
 
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-LARGEST_PICTURE = 178_956_970
+MAX_IMAGE_PIXELS = 178_956_970
 """px above which a picture is not read in one piece: Pillow's limit."""
 
 _TRANSPARENT = "every pixel is transparent (alpha 0): save it without the alpha channel"

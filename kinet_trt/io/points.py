@@ -18,7 +18,7 @@ import numpy as np
 from kinet_trt.core import units
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import KinetError, shown
-from kinet_trt.io.geojson import MAX_NUCLEUS_AREA, Marked, Outlines, nucleus_class
+from kinet_trt.io.geojson import MAX_NUCLEUS_AREA, Annotations, Outlines, nucleus_class
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Table:
             return ()
         return tuple(dict.fromkeys(row[self.columns.image] for _, row in self.rows))
 
-    def nuclei(self, image: Path, mpp: Callable[[], float | None]) -> Marked:
+    def nuclei(self, image: Path, mpp: Callable[[], float | None]) -> Annotations:
         """Return the nuclei of one image.
 
         Parameters
@@ -105,7 +105,7 @@ class Table:
         """
         rows = self.rows
         if self.images:
-            rows = tuple((n, row) for n, row in rows if names(row[self.columns.image], image))
+            rows = tuple((n, row) for n, row in rows if is_named(row[self.columns.image], image))
             if not rows:
                 raise KinetError(
                     f"{self.path}: expected rows of the image {image.name}, found rows of {', '.join(self.images[:3])}"
@@ -121,7 +121,7 @@ class Table:
         return _nuclei(self, rows, scale)
 
 
-def names(given: str, image: Path) -> bool:
+def is_named(given: str, image: Path) -> bool:
     """Return whether a table's image name means this file; QuPath also writes ``NAME.tif - series``."""
     stem = given.split(" - ")[0]
     return image.name in (given, stem) or image.stem in (given, stem, Path(given).stem, Path(stem).stem)
@@ -233,7 +233,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_()\[\]]+", " ", name).strip().casefold()
 
 
-def _nuclei(table: Table, rows: Rows, scale: float) -> Marked:
+def _nuclei(table: Table, rows: Rows, scale: float) -> Annotations:
     columns, left = table.columns, Counter[str]()
     known: list[tuple[float, float, int]] = []
     unknown: list[tuple[float, float]] = []
@@ -272,7 +272,7 @@ def _nuclei(table: Table, rows: Rows, scale: float) -> Marked:
             ", ".join(f"{n} x {what}" for what, n in sorted(left.items())),
         )
     values = np.asarray(known, np.float64).reshape(-1, 3)
-    return Marked(
+    return Annotations(
         values[:, 0].astype(np.float32),
         values[:, 1].astype(np.float32),
         values[:, 2].astype(np.uint8),

@@ -158,7 +158,7 @@ def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
     ]
     table: list[list[Cell]] = [[*header]]
     for row in rows:
-        ki67, spot = Ki67.of(row.counts), row.hot_spot
+        ki67, spot = Ki67.from_counts(row.counts), row.hot_spot
         table.append(
             [
                 *([printable(row.case)] if with_case else []),

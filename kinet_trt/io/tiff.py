@@ -21,9 +21,9 @@ from PIL import Image
 
 from kinet_trt.core.errors import ImageError
 from kinet_trt.io.bit_depth import to_8_bit
-from kinet_trt.io.jpeg import damage
+from kinet_trt.io.jpeg import find_damage
 from kinet_trt.io.ome import is_ome, read_ome
-from kinet_trt.io.pillow import EIGHT_BIT_MODES, LARGEST_PICTURE, as_stored, over_white, to_rgb
+from kinet_trt.io.pillow import EIGHT_BIT_MODES, MAX_IMAGE_PIXELS, as_stored, over_white, to_rgb
 from kinet_trt.io.pixel_size import Stated, described, positive, resolution
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def read_tiff(data: bytes) -> TiffPicture:
     with _quiet(), _opened(data) as file:
         chosen = _choose(file)
         first = chosen.pages[0].keyframe
-        if first.imagewidth * first.imagelength > LARGEST_PICTURE:
+        if first.imagewidth * first.imagelength > MAX_IMAGE_PIXELS:
             raise ImageError(
                 f"too large to read as one image ({first.imagewidth} x {first.imagelength} px): export a region of it"
             )
@@ -272,7 +272,7 @@ def _jpeg_damage(page: Any, data: bytes) -> str | None:
     """Return what is wrong with the first damaged strip or tile of a page; None where all can be decoded."""
     tables = bytes(page.jpegtables or b"\xff\xd8\xff\xd9")[:-2]  # without the end marker
     for place, length in zip(page.dataoffsets, page.databytecounts, strict=False):
-        if length and (lost := damage(tables + data[place + 2 : place + length])):
+        if length and (lost := find_damage(tables + data[place + 2 : place + length])):
             return lost
     return None
 

@@ -34,25 +34,25 @@ from kinet_trt.core.frame import Frame
 from kinet_trt.core.geometry import rescale
 from kinet_trt.quality.appearance import appearance
 from kinet_trt.quality.domain_table import DARK, FOREIGN, LARGE, MAGENTA, SMALL
-from kinet_trt.quality.focus import BLURRED, EMPTY, bands
+from kinet_trt.quality.focus import MIN_CONTRAST, MIN_SHARPNESS, contrast_and_sharpness
 from kinet_trt.quality.tissue_table import BIAS, NUMBERS
 
 Cause = Literal["other", "dark", "empty", "stain", "blurred", "small", "large"]
 
-LEAST_SIDE = 128
+MIN_SIDE = 128
 """Shorter side in model px below which a picture is too small to be judged."""
 RADII = (1, 2, 3, 4, 5, 7, 9, 12, 16)
 """Radii of the openings, px of half the model's resolution."""
 RINGS = (4, 6, 8, 10, 12, 16, 20)
 """Distances from a nucleus's centre at which its profile is taken, model px."""
-SIZE_SIGNS = 4 + 1 + len(RINGS)
+SIZE_FEATURES = 4 + 1 + len(RINGS)
 """How many numbers tell of size: mean and quartiles of the openings' log2 radius, log2 of the profile's half width, and
 the profile itself."""
 
 OCTAVES = 12
 """How many numbers tell of the spectrum: the log share of each half octave from 1/91 to 0.7 periods a px."""
 
-FARTHEST = 6.0
+MAX_Z = 6.0
 """Spreads from the usual value beyond which a number counts no more: one alone must not decide."""
 
 ALLOWANCE = 1.5
@@ -72,7 +72,7 @@ _BINS = 72  # of 5 degrees
 
 
 @dataclass(frozen=True)
-class Signs:
+class Features:
     """What was measured of a field.
 
     Attributes
@@ -87,7 +87,7 @@ class Signs:
     contrast, sharpness
         See `kinet_trt.quality.focus`.
     size
-        `SIZE_SIGNS` numbers; NaN for what needs more nuclei than were found.
+        `SIZE_FEATURES` numbers; NaN for what needs more nuclei than were found.
     spectrum
         `OCTAVES` numbers.
     appearance, both_stains
@@ -115,10 +115,10 @@ class Signs:
 
 
 @dataclass(frozen=True)
-class Deviation:
+class DeviationScore:
     """A score of how far numbers are from their usual values; above 0 they are too far.
 
-    ``bias + sum(below * max(0, -z) + above * max(0, z))`` with ``z = (number - usual) / spread``, limited to `FARTHEST`
+    ``bias + sum(below * max(0, -z) + above * max(0, z))`` with ``z = (number - usual) / spread``, limited to `MAX_Z`
     either way. No weight is negative: a number that is unusual never makes up for another.
     """
 
@@ -128,21 +128,21 @@ class Deviation:
     above: tuple[float, ...]
     bias: float
 
-    def of(self, numbers: tuple[float, ...]) -> float:
+    def value(self, numbers: tuple[float, ...]) -> float:
         """Return the score."""
         z = (np.asarray(numbers) - np.asarray(self.usual)) / np.asarray(self.spread)
-        z = np.clip(z, -FARTHEST, FARTHEST)
+        z = np.clip(z, -MAX_Z, MAX_Z)
         return self.bias + float(np.maximum(-z, 0) @ np.asarray(self.below) + np.maximum(z, 0) @ np.asarray(self.above))
 
 
 @cache
-def _tissue() -> Deviation:
+def _tissue() -> DeviationScore:
     usual, spread, below, above = zip(*NUMBERS, strict=True)
-    return Deviation(usual, spread, below, above, BIAS)
+    return DeviationScore(usual, spread, below, above, BIAS)
 
 
 @dataclass(frozen=True)
-class Line:
+class LinearScore:
     """A linear score ``bias + sum(weight * (sign - mean) / deviation)``; above 0 says yes. What is NaN adds nothing."""
 
     mean: tuple[float, ...]
@@ -150,13 +150,13 @@ class Line:
     weight: tuple[float, ...]
     bias: float
 
-    def of(self, signs: tuple[float, ...]) -> float:
+    def value(self, signs: tuple[float, ...]) -> float:
         """Return the score."""
         z = (np.asarray(signs) - np.asarray(self.mean)) / np.asarray(self.deviation)
         return self.bias + float(np.nan_to_num(z) @ np.asarray(self.weight))
 
 
-class Unlike:
+class DomainCheck:
     """Says how a counted frame is unlike the training data: a `kinet_trt.live.acquisition.loop.FrameCheck`.
 
     Parameters
@@ -178,25 +178,28 @@ class Unlike:
         detections
             Its nuclei, px of the frame.
         """
-        signs = look(frame, detections, self._mpp)
-        return "" if signs is None else sentence(causes(signs), frame.mpp or self._mpp)
+        signs = measure_field(frame, detections, self._mpp)
+        return "" if signs is None else describe(find_causes(signs), frame.mpp or self._mpp)
 
 
-def causes(
-    signs: Signs, large: Line | None = None, small: Line | None = None, tissue: Deviation | None = None
+def find_causes(
+    signs: Features,
+    large: LinearScore | None = None,
+    small: LinearScore | None = None,
+    tissue: DeviationScore | None = None,
 ) -> tuple[Cause, ...]:
     """Return what is wrong; where one thing explains the others, only that.
 
     Parameters
     ----------
     signs
-        From `look`.
+        From `measure`.
     large, small, tissue
-        Scores of size and spectrum, of size, and of `Signs.tissue`; None: those of the tables.
+        Scores of size and spectrum, of size, and of `Features.tissue`; None: those of the tables.
     """
-    if signs.contrast < EMPTY and signs.darkness <= DARK:
+    if signs.contrast < MIN_CONTRAST and signs.darkness <= DARK:
         return ("empty",)
-    score = (tissue or _tissue()).of(signs.tissue)
+    score = (tissue or _tissue()).value(signs.tissue)
     found: list[Cause] = ["other"] if score > ALLOWANCE * signs.both_stains else []
     stain = signs.magenta > MAGENTA or signs.foreign > FOREIGN
     if found and signs.darkness > DARK:  # densely stained tissue is dark too, but it is tissue
@@ -204,22 +207,22 @@ def causes(
         return (*found, "dark", "stain") if stain else (*found, "dark")
     if stain:
         found.append("stain")
-    if signs.sharpness < BLURRED:
+    if signs.sharpness < MIN_SHARPNESS:
         found.append("blurred")
-    if (large or Line(*LARGE)).of(signs.size + signs.spectrum) > 0:
+    if (large or LinearScore(*LARGE)).value(signs.size + signs.spectrum) > 0:
         found.append("large")
-    elif (small or Line(*SMALL)).of(signs.size) > 0:
+    elif (small or LinearScore(*SMALL)).value(signs.size) > 0:
         found.append("small")
     return tuple(found)
 
 
-def sentence(found: tuple[Cause, ...], mpp: float, *, slide: bool = False) -> str:
+def describe(found: tuple[Cause, ...], mpp: float, *, slide: bool = False) -> str:
     """Return the causes in words; empty without any.
 
     Parameters
     ----------
     found
-        From `causes`.
+        From `find_causes`.
     mpp
         um/px that was counted at.
     slide
@@ -248,7 +251,7 @@ def sentence(found: tuple[Cause, ...], mpp: float, *, slide: bool = False) -> st
     return f"{said}{opening}{text}{'' if text.endswith('?') else '.'}"
 
 
-def look(frame: Frame, detections: Detections, model_mpp: float) -> Signs | None:
+def measure_field(frame: Frame, detections: Detections, model_mpp: float) -> Features | None:
     """Measure a field.
 
     Parameters
@@ -262,17 +265,17 @@ def look(frame: Frame, detections: Detections, model_mpp: float) -> Signs | None
 
     Returns
     -------
-    Signs or None
+    Features or None
         None for a picture without colour, of which counting says so, and for one that is too small to be judged.
     """
     scale = (frame.mpp or model_mpp) / model_mpp
-    if min(frame.height, frame.width) * scale < LEAST_SIDE or frame.is_grey:
+    if min(frame.height, frame.width) * scale < MIN_SIDE or frame.is_grey:
         return None
     pixels, x, y = _window(frame, detections, scale)
-    contrast, sharpness = bands(cv2.extractChannel(pixels, 1).astype(np.float32))
+    contrast, sharpness = contrast_and_sharpness(cv2.extractChannel(pixels, 1).astype(np.float32))
     magenta, foreign = _hues(pixels)
     seen = appearance(_without_glass(pixels))
-    return Signs(
+    return Features(
         magenta=magenta,
         foreign=foreign,
         darkness=_darkness(pixels),
@@ -312,13 +315,13 @@ def _without_glass(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if not len(rows):
         return pixels
     (top, bottom), (left, right) = ((int(side[0]) * _BLOCK, (int(side[-1]) + 1) * _BLOCK) for side in (rows, columns))
-    if min(bottom - top, right - left) < LEAST_SIDE or 2 * (bottom - top) * (right - left) > height * width:
+    if min(bottom - top, right - left) < MIN_SIDE or 2 * (bottom - top) * (right - left) > height * width:
         return pixels
     return np.ascontiguousarray(pixels[top:bottom, left:right])
 
 
 def _hues(pixels: NDArray[np.uint8]) -> tuple[float, float]:
-    """Return ``magenta`` and ``foreign`` of `Signs`."""
+    """Return ``magenta`` and ``foreign`` of `Features`."""
     few = np.ascontiguousarray(pixels[::4, ::4]).reshape(-1, 3)
     own = np.maximum(np.percentile(few, 97, axis=0), 60)
     by_own, by_grey = _hue_shares(few, own), _hue_shares(few, np.full(3, own.max()))

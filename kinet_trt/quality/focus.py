@@ -1,4 +1,4 @@
-"""Sharpness and contrast of a picture, from two bands of its green channel, where both stains show.
+"""Sharpness and contrast of a picture, from two contrast_and_sharpness of its green channel, where both stains show.
 
 ``sharpness = std(g1 - g2) / std(g1 - g8)`` with gs the picture after a Gaussian of sigma s px, at the model's um/px:
 noise lies mostly above both bands, vignetting below, and exposure cancels. The variance of the Laplacian (Pech-Pacheco
@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-EMPTY = 0.015
+MIN_CONTRAST = 0.015
 """Contrast below which a picture shows glass and the camera's noise; the palest labelled fields have 0.034."""
-BLURRED = 0.14
+MIN_SHARPNESS = 0.14
 """Sharpness below which a picture is blurred, whatever was seen before; sharp labelled fields have 0.157 to 0.40."""
 
 
-def bands(green: NDArray[np.float32]) -> tuple[float, float]:
+def contrast_and_sharpness(green: NDArray[np.float32]) -> tuple[float, float]:
     """Return contrast, the deviation of its structure over its mean brightness, and sharpness, 0 to 1.
 
     Parameters

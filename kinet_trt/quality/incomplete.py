@@ -16,7 +16,7 @@ _LEAST_ROWS = 8
 """Rows of one colour from which on a picture is cut: JPEG and video are coded in blocks of 8 px and more."""
 
 
-def check_picture(pixels: NDArray[np.uint8]) -> None:
+def check_not_blank(pixels: NDArray[np.uint8]) -> None:
     """Raise if there is no picture.
 
     Parameters
@@ -35,7 +35,7 @@ def check_picture(pixels: NDArray[np.uint8]) -> None:
         raise ImageError(f"there is no picture: every pixel is {name}, RGB {colour}")
 
 
-def is_cut(pixels: NDArray[np.uint8]) -> bool:
+def is_truncated(pixels: NDArray[np.uint8]) -> bool:
     """Return whether the lower part of a picture is missing: at least 8 rows of one colour, darker than glass.
 
     Where the first row has this colour too, it is a frame around the picture.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import CLASSES
 
-__all__ = ["CLASSES", "NOMINAL_MPP", "TILE", "Slide", "Truth", "field", "place"]
+__all__ = ["CLASSES", "NOMINAL_MPP", "TILE", "SimulatedSlide", "Truth", "field", "find_tissue"]
 
 _Reals = NDArray[np.floating[Any]]
 
@@ -75,7 +75,7 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Slide:
+class SimulatedSlide:
     """An endless Ki67 slide.
 
     Attributes
@@ -152,7 +152,7 @@ class Slide:
 
 
 def field(seed: int, width: int = 596, height: int = 596, **options: float) -> tuple[NDArray[np.uint8], Truth]:
-    """Render a region of `Slide(seed, **options)` at a place that bears tissue.
+    """Render a region of `SimulatedSlide(seed, **options)` at a place that bears tissue.
 
     Parameters
     ----------
@@ -161,20 +161,20 @@ def field(seed: int, width: int = 596, height: int = 596, **options: float) -> t
     width, height
         Pixels.
     options
-        The other attributes of `Slide`.
+        The other attributes of `SimulatedSlide`.
 
     Returns
     -------
     image, truth
-        As `Slide.region`.
+        As `SimulatedSlide.region`.
     """
-    slide = Slide(seed=seed, **options)
+    slide = SimulatedSlide(seed=seed, **options)
     _expect("width", width, 1, 2**31, whole=True)
     _expect("height", height, 1, 2**31, whole=True)
-    return slide.region(*place(slide, width, height), width, height)
+    return slide.region(*find_tissue(slide, width, height), width, height)
 
 
-def place(slide: Slide, width: int, height: int) -> tuple[int, int]:
+def find_tissue(slide: SimulatedSlide, width: int, height: int) -> tuple[int, int]:
     """Return the upper left pixel x, y of a place of that size, px, that bears tissue; always the same one."""
     best, found = -1.0, (0, 0)
     for attempt in range(12):
@@ -195,7 +195,7 @@ def place(slide: Slide, width: int, height: int) -> tuple[int, int]:
 
 
 def _truth(
-    slide: Slide, x: int, y: int, width: int, height: int, cells: dict[tuple[int, int], NDArray[np.void]]
+    slide: SimulatedSlide, x: int, y: int, width: int, height: int, cells: dict[tuple[int, int], NDArray[np.void]]
 ) -> Truth:
     nuclei = _gather(slide, x - 0.5, y - 0.5, x + width - 0.5, y + height - 0.5, cells)
     nuclei = nuclei[np.lexsort((nuclei["x"], nuclei["y"]))]
@@ -254,7 +254,7 @@ def _spline(t: _Reals) -> tuple[NDArray[np.int64], list[_Reals]]:
     return node.astype(np.int64) - 1, [w / np.float32(6) for w in weights]
 
 
-def _look(slide: Slide) -> list[float]:
+def _look(slide: SimulatedSlide) -> list[float]:
     """Draw what is the slide's own, each 0 to 1: size, darkness, chromatin, cytoplasm, room between nuclei."""
     return [float(v) for v in _uniform(slide.seed, 40, np.arange(5), np.zeros(1, np.int64))]
 
@@ -277,7 +277,7 @@ class _Tissue(NamedTuple):
     hot: _Reals
 
 
-def _tissue(slide: Slide, xs: _Reals, ys: _Reals) -> _Tissue:
+def _tissue(slide: SimulatedSlide, xs: _Reals, ys: _Reals) -> _Tissue:
     """Return the architecture at the grid ys x xs (units)."""
     seed = slide.seed
     septum = 0.25 * (1 - slide.tumor_share)  # thin fibrovascular strands between the nests
@@ -296,7 +296,12 @@ def _tissue(slide: Slide, xs: _Reals, ys: _Reals) -> _Tissue:
 
 
 def _gather(
-    slide: Slide, left: float, top: float, right: float, bottom: float, cells: dict[tuple[int, int], NDArray[np.void]]
+    slide: SimulatedSlide,
+    left: float,
+    top: float,
+    right: float,
+    bottom: float,
+    cells: dict[tuple[int, int], NDArray[np.void]],
 ) -> NDArray[np.void]:
     """Return the nuclei with left <= x < right, top <= y < bottom (slide pixels), in an order the world fixes."""
     edge = _CELL * _SITE * NOMINAL_MPP / slide.mpp
@@ -316,7 +321,7 @@ def _gather(
     return np.concatenate(found)
 
 
-def _place(slide: Slide, cx: int, cy: int) -> NDArray[np.void]:
+def _place(slide: SimulatedSlide, cx: int, cy: int) -> NDArray[np.void]:
     """Return the nuclei of one cell of the world; x, y in pixels of the slide."""
     seed = slide.seed
     i = np.arange(cx * _CELL - _RING, (cx + 1) * _CELL + _RING)[None, :]
@@ -381,7 +386,12 @@ def _throw(x: _Reals, y: _Reals, room: _Reals, rank: NDArray[np.uint64], alive: 
 
 
 def _draw(
-    slide: Slide, i: NDArray[np.int64], j: NDArray[np.int64], kind: NDArray[np.uint8], at: _Tissue, along: _Reals
+    slide: SimulatedSlide,
+    i: NDArray[np.int64],
+    j: NDArray[np.int64],
+    kind: NDArray[np.uint8],
+    at: _Tissue,
+    along: _Reals,
 ) -> NDArray[np.void]:
     """Give each nucleus its class, shape and stain."""
     seed = slide.seed
@@ -414,7 +424,9 @@ def _draw(
 # --- light ------------------------------------------------------------------------------------------------------------
 
 
-def _render(slide: Slide, tx: int, ty: int, cells: dict[tuple[int, int], NDArray[np.void]]) -> NDArray[np.uint8]:
+def _render(
+    slide: SimulatedSlide, tx: int, ty: int, cells: dict[tuple[int, int], NDArray[np.void]]
+) -> NDArray[np.uint8]:
     """Render tile (tx, ty): RGB uint8 [TILE, TILE, 3]."""
     scale = NOMINAL_MPP / slide.mpp
     sigma = max(0.35, 0.6 * scale)  # px: the microscope's point spread, about 0.2 um, never below the pixel's own
@@ -443,7 +455,7 @@ def _render(slide: Slide, tx: int, ty: int, cells: dict[tuple[int, int], NDArray
     return pixels
 
 
-def _background(slide: Slide, xs: _Reals, ys: _Reals) -> tuple[_Reals, _Reals]:
+def _background(slide: SimulatedSlide, xs: _Reals, ys: _Reals) -> tuple[_Reals, _Reals]:
     """Return haematoxylin and DAB of everything but cells, as amounts of the stain vectors."""
     seed = slide.seed
     tissue = _tissue(slide, xs, ys)
@@ -463,7 +475,12 @@ def _background(slide: Slide, xs: _Reals, ys: _Reals) -> tuple[_Reals, _Reals]:
 
 
 def _stain(
-    slide: Slide, nuclei: NDArray[np.void], px: NDArray[np.int64], py: NDArray[np.int64], haem: _Reals, dab: _Reals
+    slide: SimulatedSlide,
+    nuclei: NDArray[np.void],
+    px: NDArray[np.int64],
+    py: NDArray[np.int64],
+    haem: _Reals,
+    dab: _Reals,
 ) -> None:
     """Add cytoplasm and nuclei to `haem` and `dab` in place; all nuclei of a tile are drawn as one stack of patches."""
     scale = NOMINAL_MPP / slide.mpp

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
-from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot, hottest
-from kinet_trt.core.ki67 import NET, UNLIKE, Bands, Ki67, Statement
+from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot, find_disc
+from kinet_trt.core.ki67 import NET, NO_RANGE, Bands, Ki67, Statement
 from kinet_trt.core.user_folders import user_cache
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.slides.domain import unlike
@@ -89,11 +89,13 @@ class CountedSlide:
     @property
     def ki67(self) -> Ki67:
         """The index of the slide."""
-        return Ki67.of(self.counts)
+        return Ki67.from_counts(self.counts)
 
     def statement(self, bands: Bands | None = NET) -> Statement:
         """Return the index and its grade range."""
-        return Statement(self.ki67, self.hot_spot.ki67 if self.hot_spot else None, bands, UNLIKE if self.unlike else "")
+        return Statement(
+            self.ki67, self.hot_spot.ki67 if self.hot_spot else None, bands, NO_RANGE if self.unlike else ""
+        )
 
     def bands(self) -> Iterator[Detections]:
         """Yield all nuclei in raster order, px of level 0, one row of tiles at a time.
@@ -244,7 +246,7 @@ def _sum_up(ledger: Ledger, plan: Plan, n: int) -> tuple[dict[str, int], HotSpot
     x, y, hits = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     # Enough centres for discs that overlap well, few enough to stay within seconds.
     step = max(1, n // 10, -(-len(x) // _MOST_CENTRES))
-    spot = hottest(x * np.float32(plan.mpp), y * np.float32(plan.mpp), hits, n, step)
+    spot = find_disc(x * np.float32(plan.mpp), y * np.float32(plan.mpp), hits, n, step)
     if spot is None:
         return counts, None
     centre = spot.centre

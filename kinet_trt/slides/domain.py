@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kinet_trt.core.frame import Frame
 from kinet_trt.core.geometry import rescale
-from kinet_trt.quality.domain_check import Cause, causes, look, sentence
+from kinet_trt.quality.domain_check import Cause, describe, find_causes, measure_field
 from kinet_trt.slides.plan import Plan
 from kinet_trt.slides.results_db import Ledger
 from kinet_trt.slides.slide import Slide
@@ -38,8 +38,8 @@ def unlike(slide: Slide, plan: Plan, ledger: Ledger, mpp: float) -> str:
         across, down = plan.model_per_slide
         x, y = rescale(nuclei.x, across) - tile.window_left, rescale(nuclei.y, down) - tile.window_top
         inside = replace(nuclei, x=x, y=y)
-        signs = look(Frame(window(slide, plan, number), mpp), inside, mpp)
+        signs = measure_field(Frame(window(slide, plan, number), mpp), inside, mpp)
         if signs is not None:
             judged += 1
-            tally.update(causes(signs))
-    return sentence(tuple(cause for cause, n in tally.items() if 2 * n > judged), plan.mpp, slide=True)
+            tally.update(find_causes(signs))
+    return describe(tuple(cause for cause, n in tally.items() if 2 * n > judged), plan.mpp, slide=True)

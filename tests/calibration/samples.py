@@ -14,7 +14,7 @@ CLASS_NAMES = simulate.CLASSES
 
 
 def write_field(folder: Path, name: str, seed: int, size: int = 192, labels: bool = True, **look) -> None:
-    pixels, truth = simulate.Slide(seed=seed, glass_share=0.0, **look).region(0, 0, size, size)
+    pixels, truth = simulate.SimulatedSlide(seed=seed, glass_share=0.0, **look).region(0, 0, size, size)
     cv2.imwrite(str(folder / f"{name}.png"), pixels[..., ::-1])
     if labels:
         rows = [f"{x},{y},{CLASS_NAMES[c]}" for x, y, c in zip(truth.x, truth.y, truth.cls, strict=True)]

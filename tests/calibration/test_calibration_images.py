@@ -105,7 +105,7 @@ def test_the_hash_is_of_the_pixels(fields: Path) -> None:
 
 def test_the_window_is_where_the_tissue_is() -> None:
     pixels = np.full((640, 800, 3), 243, np.uint8)
-    pixels[200:400, 480:720] = simulate.Slide(seed=5, glass_share=0.0).region(0, 0, 240, 200)[0]
+    pixels[200:400, 480:720] = simulate.SimulatedSlide(seed=5, glass_share=0.0).region(0, 0, 240, 200)[0]
     window = densest(pixels, 256, 16)
     assert window.shape == (256, 256, 3)
     assert stain(window)[0] > 0.6
@@ -114,7 +114,8 @@ def test_the_window_is_where_the_tissue_is() -> None:
 
 def test_stain_tells_dab_from_haematoxylin() -> None:
     shares = [
-        stain(simulate.Slide(seed=8, positive_fraction=f, glass_share=0.0).region(0, 0, 256, 256)[0]) for f in (0, 1)
+        stain(simulate.SimulatedSlide(seed=8, positive_fraction=f, glass_share=0.0).region(0, 0, 256, 256)[0])
+        for f in (0, 1)
     ]
     assert all(tissue > 0.5 for tissue, _ in shares)
     assert shares[0][1] < 0.03 < 0.15 < shares[1][1]

@@ -256,7 +256,7 @@ def test_um_per_px_comes_from_the_option_then_the_file_then_the_model(run, tmp_p
 def test_the_same_field_at_another_scale_gives_about_the_same_nuclei(run, tmp_path):
     counts = []
     for mpp in (0.34, 0.25, 0.5):
-        pixels, _ = simulate.Slide(5, mpp=mpp).region(0, 0, round(400 * 0.34 / mpp), round(400 * 0.34 / mpp))
+        pixels, _ = simulate.SimulatedSlide(5, mpp=mpp).region(0, 0, round(400 * 0.34 / mpp), round(400 * 0.34 / mpp))
         image = save(tmp_path / f"{mpp}.png", pixels)
         _, out, _ = run("count", image, "--mpp", mpp, "--json", "-")
         counts.append(len(json.loads(out)["fields"][0]["detections"]))

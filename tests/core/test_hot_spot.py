@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinet_trt.core.hot_spot import hottest
+from kinet_trt.core.hot_spot import find_disc
 
 
 def by_all_distances(x, y, positive, n):
@@ -29,7 +29,7 @@ def test_it_is_the_best_of_all_discs(seed, n, total, clumps):
     centres = generator.uniform(0, 5_000, (clumps, 2))
     x, y = (centres[generator.integers(0, clumps, total)] + generator.normal(0, 60, (total, 2))).T
     positive = generator.random(total) < 0.3
-    spot = hottest(x, y, positive, n, 1)
+    spot = find_disc(x, y, positive, n, 1)
     hits, radius = by_all_distances(x, y, positive, n)
     assert spot.positive == hits
     assert spot.radius == pytest.approx(-radius, abs=1e-6)
@@ -40,8 +40,8 @@ def test_it_is_the_best_of_all_discs(seed, n, total, clumps):
 
 def test_too_few_have_none_and_all_at_one_place_have_one():
     x = np.zeros(30, np.float32)
-    assert hottest(x, x, np.ones(30, bool), 31, 1) is None
-    spot = hottest(x, x, np.ones(30, bool), 30, 7)
+    assert find_disc(x, x, np.ones(30, bool), 31, 1) is None
+    spot = find_disc(x, x, np.ones(30, bool), 30, 7)
     assert (spot.positive, spot.radius) == (30, 0)
 
 
@@ -50,7 +50,7 @@ def test_a_million_nuclei_take_seconds_and_little_memory():
     x, y = (generator.uniform(0, 20_000, 1_000_000).astype(np.float32) for _ in range(2))
     positive = (generator.random(1_000_000) < 0.1) | (np.hypot(x - 7_000, y - 12_000) < 150)
     begun = time.process_time()
-    spot = hottest(x, y, positive, 500, 200)
+    spot = find_disc(x, y, positive, 500, 200)
     assert time.process_time() - begun < 20
     assert np.hypot(x[spot.centre] - 7_000, y[spot.centre] - 12_000) < 300
     assert spot.positive > 180  # of some 500 x 0.1 elsewhere

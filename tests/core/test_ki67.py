@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinet_trt.core.ki67 import ENOUGH, HOPELESS, NET, UNLIKE, Bands, Ki67, Statement, wilson
+from kinet_trt.core.ki67 import MAX_MORE_NUCLEI, MIN_TUMOR_NUCLEI, NET, NO_RANGE, Bands, Ki67, Statement, wilson
 
 
 @pytest.mark.parametrize(
@@ -38,17 +38,17 @@ def test_wilson_solves_its_equation_and_holds_the_share(n, share):
 
 
 def test_the_index_leaves_out_non_tumour_nuclei_and_unknown_classes():
-    ki67 = Ki67.of({"positive": 59, "negative": 691, "non_tumor": 139, "other": 7})
+    ki67 = Ki67.from_counts({"positive": 59, "negative": 691, "non_tumor": 139, "other": 7})
     assert (ki67.positive, ki67.tumor) == (59, 750)
     assert ki67.index == pytest.approx(59 / 750)
-    assert Ki67.of({"negative": 4}) == Ki67(0, 4)
+    assert Ki67.from_counts({"negative": 4}) == Ki67(0, 4)
 
 
 def test_without_tumour_nuclei_there_is_no_index():
-    none = Ki67.of({"non_tumor": 12})
+    none = Ki67.from_counts({"non_tumor": 12})
     assert none.index is None
     assert none.interval is None
-    assert none.more_cells() is None
+    assert none.more_nuclei() is None
     assert none.sentences() == none.sentences(None) == ["No tumour nuclei were found: there is no index."]
 
 
@@ -77,7 +77,7 @@ def test_impossible_counts_are_refused(positive, tumor):
 )
 def test_net_bands_are_cut_on_the_unrounded_value(positive, tumor, band):
     ki67 = Ki67(positive, tumor)
-    assert NET.of(ki67.index) == band
+    assert NET.range_of(ki67.index) == band
     assert f"In the {band} range." in ki67.sentences()
 
 
@@ -88,13 +88,13 @@ def test_more_cells_decides_and_one_cell_less_does_not(tumor, data):
 
     def decided(extra):
         low, high = wilson(ki67.index, tumor + extra)
-        return NET.of(low) == NET.of(high)
+        return NET.range_of(low) == NET.range_of(high)
 
-    more = ki67.more_cells()
+    more = ki67.more_nuclei()
     if more is None:
-        assert not decided(HOPELESS)
+        assert not decided(MAX_MORE_NUCLEI)
         return
-    assert 0 <= more <= HOPELESS
+    assert 0 <= more <= MAX_MORE_NUCLEI
     assert decided(more)
     assert more == 0 or not decided(more - 1)
     assert (more == 0) == decided(0)
@@ -102,7 +102,7 @@ def test_more_cells_decides_and_one_cell_less_does_not(tumor, data):
 
 @pytest.mark.parametrize("ki67", [Ki67(3, 100), Ki67(20, 100), Ki67(200, 1000)])
 def test_an_index_on_a_cut_off_is_never_settled(ki67):
-    assert ki67.more_cells() is None
+    assert ki67.more_nuclei() is None
     assert not Statement(ki67).settled
     assert ki67.sentences()[-1] == (
         "The interval crosses a grade boundary; counting more nuclei is unlikely to settle it."
@@ -111,17 +111,17 @@ def test_an_index_on_a_cut_off_is_never_settled(ki67):
 
 def test_more_cells_uses_the_bands_it_is_given():
     halves = Bands(("low", "high"), (0.5,), (True,))
-    assert Ki67(59, 750).more_cells(halves) == 0
-    assert Ki67(4, 10).more_cells(halves) == next(
-        n for n in range(HOPELESS) if halves.of(wilson(0.4, 10 + n)[1]) == "low"
+    assert Ki67(59, 750).more_nuclei(halves) == 0
+    assert Ki67(4, 10).more_nuclei(halves) == next(
+        n for n in range(MAX_MORE_NUCLEI) if halves.range_of(wilson(0.4, 10 + n)[1]) == "low"
     )
-    assert Ki67(1, 10).more_cells(Bands(("all",), (), ())) == 0
+    assert Ki67(1, 10).more_nuclei(Bands(("all",), (), ())) == 0
 
 
 def test_a_cut_belongs_to_the_band_that_inclusive_says():
-    assert Bands(("a", "b"), (0.1,), (True,)).of(0.1) == "b"
-    assert Bands(("a", "b"), (0.1,), (False,)).of(0.1) == "a"
-    assert Bands(("a", "b"), (0.1,), (False,)).of(math.nextafter(0.1, 1)) == "b"
+    assert Bands(("a", "b"), (0.1,), (True,)).range_of(0.1) == "b"
+    assert Bands(("a", "b"), (0.1,), (False,)).range_of(0.1) == "a"
+    assert Bands(("a", "b"), (0.1,), (False,)).range_of(math.nextafter(0.1, 1)) == "b"
 
 
 def test_sentences_of_a_settled_index():
@@ -136,10 +136,10 @@ def test_sentences_of_few_nuclei_across_a_boundary():
     ki67 = Ki67(9, 60)
     said = ki67.sentences()
     assert said[0].startswith("Ki67 index 15.0% (9 of 60 tumour nuclei; 95% interval ")
-    assert said[1:3] == [f"Fewer than {ENOUGH} tumour nuclei: provisional.", "In the G2 range."]
+    assert said[1:3] == [f"Fewer than {MIN_TUMOR_NUCLEI} tumour nuclei: provisional.", "In the G2 range."]
     assert said[3] == (
         "The interval crosses a grade boundary; at this rate, about "
-        f"{max(ki67.more_cells(), 440):,} more tumour nuclei would settle it."
+        f"{max(ki67.more_nuclei(), 440):,} more tumour nuclei would settle it."
     )
     assert len(said) == 4
 
@@ -177,13 +177,13 @@ def test_a_small_hot_spot_is_provisional():
 
 
 def test_a_field_unlike_the_training_data_has_no_range():
-    statement = Statement(Ki67(700, 1000), Ki67(400, 500), no_range=UNLIKE)
+    statement = Statement(Ki67(700, 1000), Ki67(400, 500), no_range=NO_RANGE)
     assert (statement.range_of(statement.average), statement.range_of(statement.hot_spot)) == ("", "")
     assert not statement.settled
     said = statement.sentences()
-    assert said[2:] == [UNLIKE]
+    assert said[2:] == [NO_RANGE]
     assert not any(name in " ".join(said) for name in NET.names)
-    assert UNLIKE not in Statement(Ki67(700, 1000), bands=None, no_range=UNLIKE).sentences()
+    assert NO_RANGE not in Statement(Ki67(700, 1000), bands=None, no_range=NO_RANGE).sentences()
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -195,7 +195,7 @@ def test_nothing_is_settled_while_provisional_or_while_the_ranges_differ(tumor, 
     text = " ".join(statement.sentences())
     assert "decide" not in text
     assert (statement.warning in text) if statement.warning else ("WHO" not in text)
-    assert bool(statement.warning) == (NET.of(average.index) != NET.of(hot.index))
+    assert bool(statement.warning) == (NET.range_of(average.index) != NET.range_of(hot.index))
     assert statement.settled == ("within one grade range" in text)
     if "provisional" in text or statement.warning:
         assert not statement.settled

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from kinet_trt import Detections
-from kinet_trt.core.hot_spot import hot_spot_of
-from kinet_trt.core.ki67 import UNLIKE, Ki67
+from kinet_trt.core.hot_spot import find_hot_spot
+from kinet_trt.core.ki67 import NO_RANGE, Ki67
 from kinet_trt.counting.pictures import Counted
 from kinet_trt.counting.together import Together
 from kinet_trt.simulation import simulate
@@ -35,22 +35,22 @@ def nuclei(positive: int, negative: int, other: int = 0, step: float = 40.0) -> 
 
 def counted(name: str, found: Detections, unlike: str | None = None, n: int = 500) -> Counted:
     remarks = (unlike,) if unlike else ()
-    return Counted(Path(name), 4000, 300, 0.5, "file", found, remarks, hot_spot_of(found, 0.5, n), unlike)
+    return Counted(Path(name), 4000, 300, 0.5, "file", found, remarks, find_hot_spot(found, 0.5, n), unlike)
 
 
 def test_a_picture_has_the_hot_spot_of_its_tumour_nuclei():
-    spot = hot_spot_of(nuclei(30, 300, 100), 0.5, 20)
+    spot = find_hot_spot(nuclei(30, 300, 100), 0.5, 20)
     assert spot.ki67 == Ki67(20, 20)
     assert spot.x in {40.0 * k for k in range(9, 21)}
     assert spot.radius == pytest.approx(200, abs=20)
-    assert hot_spot_of(nuclei(30, 300, 100), 0.5, 331) is None
-    assert hot_spot_of(Detections.empty(), 0.5, 20) is None
+    assert find_hot_spot(nuclei(30, 300, 100), 0.5, 331) is None
+    assert find_hot_spot(Detections.empty(), 0.5, 20) is None
 
 
 def test_a_picture_says_where_its_hot_spot_lies_in_another_range():
     one = counted("a.png", nuclei(150, 1000))
     assert one.statement().warning.startswith("The hot spot lies in the G3 range, the average in the G2 range")
-    assert counted("a.png", nuclei(150, 1000), "It is a photograph.").statement().warning == UNLIKE
+    assert counted("a.png", nuclei(150, 1000), "It is a photograph.").statement().warning == NO_RANGE
 
 
 def test_images_of_one_case_are_pooled_and_the_highest_hot_spot_counts():

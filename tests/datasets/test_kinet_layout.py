@@ -12,7 +12,7 @@ from kinet_trt.export.proximity import proximity_maps
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import KinetError
 from kinet_trt.datasets.kinet_layout import MAPS, read_centres, read_regions
-from kinet_trt.datasets.labelled import label, read_fields, with_nuclei
+from kinet_trt.datasets.labelled import read_fields, with_classes, with_nuclei
 from kinet_trt.simulation import simulate
 
 HEIGHT, WIDTH = 160, 200
@@ -143,7 +143,7 @@ def test_an_image_with_a_region_alone_labels_no_class(tmp_path, caplog):
         np.testing.assert_array_equal(known, region != 128)
     part = both.part(40, 200)
     assert [mask.shape for mask in part.regions()] == [(HEIGHT, 160)] * 2
-    assert label([alone], ["positive"])[0].labelled == ()
+    assert with_classes([alone], ["positive"])[0].labelled == ()
     with caplog.at_level(logging.WARNING):
         assert with_nuclei([alone, both]) == [both]
     assert "1 fields have regions but no nuclei" in caplog.text

@@ -10,7 +10,7 @@ from PIL import Image
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import KinetError
-from kinet_trt.datasets.labelled import LabelledField, label, read_fields, with_nuclei, with_regions
+from kinet_trt.datasets.labelled import LabelledField, read_fields, with_classes, with_nuclei, with_regions
 from kinet_trt.io.geojson import Outlines
 
 POINTS = "x,y,class\n1.5,2,positive\n10,20.25,non_tumor\n"
@@ -51,7 +51,7 @@ def test_pairs_are_images_with_points_of_the_same_name(tmp_path):
     assert fields[0].x.tolist() == [1.5, 10]
     assert fields[0].labelled == ("positive", "non_tumor")  # only what occurs is known to have been marked
     assert all(field.guessed for field in fields)
-    assert not any(field.guessed for field in label(fields, ["positive"]))
+    assert not any(field.guessed for field in with_classes(fields, ["positive"]))
     assert fields[0].counted is None
     assert fields[0].counted_mask().all()
     assert fields[0].counted_mask().shape == (24, 32)

@@ -306,7 +306,7 @@ def test_the_client_finds_what_counter_finds(served, server, tmp_path, mpp, widt
     assert servicer.shapes[-1][1] % 16 == servicer.shapes[-1][2] % 16 == 0
     counts, index = done.stderr.splitlines()
     assert json.loads(counts.replace("'", '"')) == found.counts()
-    ki67 = Ki67.of(found.counts())
+    ki67 = Ki67.from_counts(found.counts())
     low, high = ki67.interval
     assert f"{ki67.index:.1%}" in index
     assert f"{low:.1%} to {high:.1%}" in index

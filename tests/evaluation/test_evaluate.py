@@ -78,7 +78,7 @@ def test_a_fused_model_is_evaluated_like_its_maps(counter, field, fused_model):
 
 
 def test_the_radius_is_in_model_px_at_any_scale(counter):
-    pixels, truth = simulate.Slide(3, mpp=0.17).region(0, 0, 600, 500)
+    pixels, truth = simulate.SimulatedSlide(3, mpp=0.17).region(0, 0, 600, 500)
     field = LabelledField.simulated(pixels, truth.x, truth.y, truth.cls)
     result = evaluate_field(counter, field, mpp=0.17)
     assert result.mpp == 0.17

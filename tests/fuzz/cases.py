@@ -23,7 +23,7 @@ from mutate import TEXTS, mutated
 from PIL import Image
 
 from kinet_trt.core.detections import CLASSES, Detections
-from kinet_trt.core.errors import LONGEST_MESSAGE, KinetError
+from kinet_trt.core.errors import MAX_MESSAGE_LENGTH, KinetError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.counting.pictures import Outputs, count_image, output_names, table, to_json
 from kinet_trt.datasets.labelled import read_fields
@@ -355,7 +355,7 @@ def run(target: str, seed: int, numbers: range, folder: Path) -> Iterator[tuple[
             case(random.Random(f"{target} {seed} {number}"), place)
         except KinetError as error:
             message = str(error)
-            if not message.strip() or len(message) > LONGEST_MESSAGE + 10 or "Traceback" in message:
+            if not message.strip() or len(message) > MAX_MESSAGE_LENGTH + 10 or "Traceback" in message:
                 raise AssertionError(f"no message for a person: {message[:300]!r} ({len(message)} letters)") from error
             yield number, message
         else:

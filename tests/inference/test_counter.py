@@ -126,14 +126,14 @@ def test_a_relative_threshold_needs_maps(fused_model):
 
 
 def test_at_another_scale_tiles_agree_within_a_thousandth(counter):
-    pixels, _ = simulate.Slide(8, mpp=0.25).region(0, 0, 1400, 1000)
+    pixels, _ = simulate.SimulatedSlide(8, mpp=0.25).region(0, 0, 1400, 1000)
     whole, cut = counter(pixels, mpp=0.25), tiled(counter, 256)(pixels, mpp=0.25)
     assert abs(len(whole) - len(cut)) <= 0.001 * len(whole)
 
 
 def test_centres_come_in_px_of_the_frame_that_came_in(counter):
     for mpp in (0.2, 0.5):
-        pixels, truth = simulate.Slide(6, mpp=mpp).region(0, 0, 500, 400)
+        pixels, truth = simulate.SimulatedSlide(6, mpp=mpp).region(0, 0, 500, 400)
         found = counter(Frame(pixels, mpp))
         detected, true, _ = match(found.x, found.y, truth.x, truth.y, radius=4 * 0.34 / mpp)
         assert len(detected) > 0.8 * len(truth)

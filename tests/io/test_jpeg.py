@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kinet_trt.io.jpeg import damage
+from kinet_trt.io.jpeg import find_damage
 from kinet_trt.simulation import simulate
 
 PIXELS = simulate.field(3, 160, 120)[0]
@@ -22,20 +22,20 @@ def jpeg(mode="RGB", **options):
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_a_sound_jpeg_has_no_damage(mode, kind):
     data = jpeg(mode, **OPTIONS[kind])
-    assert damage(data) is None
-    assert damage(data + bytes(100)) is None
-    assert damage(data[:-2] + bytes(8) + data[-2:]) is None
+    assert find_damage(data) is None
+    assert find_damage(data + bytes(100)) is None
+    assert find_damage(data[:-2] + bytes(8) + data[-2:]) is None
 
 
 def test_a_lossless_jpeg_has_no_damage():
-    assert damage(imagecodecs.jpeg_encode(PIXELS, lossless=True)) is None
+    assert find_damage(imagecodecs.jpeg_encode(PIXELS, lossless=True)) is None
 
 
 def test_a_white_picture_of_zero_bits_has_no_damage():
     file = io.BytesIO()
     Image.fromarray(np.full((600, 800, 3), 255, np.uint8)).save(file, "JPEG", optimize=True)
     assert bytes(500) in file.getvalue()
-    assert damage(file.getvalue()) is None
+    assert find_damage(file.getvalue()) is None
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
@@ -49,4 +49,4 @@ def test_lost_data_are_damage_even_where_the_end_marker_stays(kind, how):
         "end is zero": data[: n * 3 // 4] + bytes(n - n * 3 // 4 - 2) + data[-2:],
         "middle is zero": data[: n // 2] + bytes(n // 8) + data[n // 2 + n // 8 :],
     }
-    assert damage(damaged[how])
+    assert find_damage(damaged[how])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.io.points import is_table, names, read_table
+from kinet_trt.io.points import is_named, is_table, read_table
 
 POINTS = "x,y,class\n1.5,2,positive\n10,20.25,non_tumor\n"
 QUPATH = "Image\tObject type\tClassification\tROI\tCentroid X {0}\tCentroid Y {0}\n"
@@ -179,5 +179,5 @@ def test_several_points_with_one_position_are_refused(tmp_path):
 @pytest.mark.parametrize("given", ["a.tif", "a", "a.tif - a", "a.ome.tif"])
 def test_the_image_of_a_row_is_known_by_its_name(given):
     image = Path("x") / ("a.ome.tif" if "ome" in given else "a.tif")
-    assert names(given, image)
-    assert not names(given, Path("b.tif"))
+    assert is_named(given, image)
+    assert not is_named(given, Path("b.tif"))

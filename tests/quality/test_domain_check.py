@@ -27,7 +27,16 @@ from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.io.images import read_image
 from kinet_trt.quality.appearance import NAMES, appearance
-from kinet_trt.quality.domain_check import OCTAVES, SIZE_SIGNS, Deviation, Line, Unlike, causes, look, sentence
+from kinet_trt.quality.domain_check import (
+    OCTAVES,
+    SIZE_FEATURES,
+    DeviationScore,
+    DomainCheck,
+    LinearScore,
+    describe,
+    find_causes,
+    measure_field,
+)
 from kinet_trt.simulation import simulate
 
 MPP = 0.34
@@ -52,9 +61,9 @@ def counted(counter, fields) -> list[tuple[np.ndarray, Detections]]:
 
 
 def said_of(pixels, found, mpp=MPP):
-    signs = look(Frame(np.ascontiguousarray(pixels), mpp), found, MPP)
+    signs = measure_field(Frame(np.ascontiguousarray(pixels), mpp), found, MPP)
     assert signs is not None
-    return causes(signs)
+    return find_causes(signs)
 
 
 def said(counter, pixels, mpp=MPP):
@@ -125,7 +134,7 @@ def test_turning_the_slide_changes_little(counted, turn, mirror, which):
     for _ in range(turn):
         across, down = down, 399 - across
     one, other = (
-        look(Frame(np.ascontiguousarray(p), MPP), Detections(*at, found.cls[mask], found.score[mask]), MPP)
+        measure_field(Frame(np.ascontiguousarray(p), MPP), Detections(*at, found.cls[mask], found.score[mask]), MPP)
         for p, at in ((pixels, (x, y)), (turned, (across, down)))
     )
     assert one is not None
@@ -147,24 +156,24 @@ def test_any_picture_is_measured_in_finite_numbers_or_not_at_all(block, side, mp
     x, y = (np.array([c[k] for c in centres], np.float32) for k in range(2))
     found = Detections(x, y, np.zeros(len(centres), np.uint8), np.ones(len(centres), np.float32))
     frame = Frame(pixels, mpp)
-    signs = look(frame, found, MPP)
+    signs = measure_field(frame, found, MPP)
     assert (signs is None) == frame.is_grey
     if signs is not None:
         assert np.isfinite([signs.magenta, signs.foreign, signs.darkness, signs.contrast, signs.sharpness]).all()
-        assert (len(signs.size), len(signs.spectrum)) == (SIZE_SIGNS, OCTAVES)
+        assert (len(signs.size), len(signs.spectrum)) == (SIZE_FEATURES, OCTAVES)
         assert np.isfinite(signs.spectrum).all()
         assert np.isfinite(signs.size[:4]).all()
         profile = np.array(signs.size[4:])  # of nuclei that lie inside: too few have none
         assert np.isfinite(profile).all() or np.isnan(profile).all()
         assert len(signs.appearance) == len(NAMES)
         assert np.isfinite(signs.tissue).all()
-        assert Unlike(MPP)(frame, found) == sentence(causes(signs), mpp or MPP)
+        assert DomainCheck(MPP)(frame, found) == describe(find_causes(signs), mpp or MPP)
 
 
 def seen(pixels, mpp=MPP):
     """Return the causes for a picture in which nothing was found; None where it cannot be judged."""
-    signs = look(Frame(np.ascontiguousarray(pixels), mpp), Detections.empty(), MPP)
-    return None if signs is None else causes(signs)
+    signs = measure_field(Frame(np.ascontiguousarray(pixels), mpp), Detections.empty(), MPP)
+    return None if signs is None else find_causes(signs)
 
 
 PICTURES = ("astronaut", "cat", "coffee", "colorwheel", "hubble_deep_field", "retina", "rocket", "stereo_motorcycle")
@@ -209,9 +218,9 @@ def test_what_is_drawn_is_no_tissue(kind):
 def test_one_nucleus_found_or_none_changes_nothing():
     pixels = pytest.importorskip("skimage.data").astronaut()
     one = Detections(*(np.array([v], np.float32) for v in (200, 130)), np.zeros(1, np.uint8), np.ones(1, np.float32))
-    signs = look(Frame(pixels, MPP), one, MPP)
+    signs = measure_field(Frame(pixels, MPP), one, MPP)
     assert signs is not None
-    assert "other" in causes(signs)
+    assert "other" in find_causes(signs)
 
 
 def test_the_simulators_frames_are_tissue(counter):
@@ -222,7 +231,7 @@ def test_the_simulators_frames_are_tissue(counter):
         frame = microscope.newest(60.0).frame
     finally:
         microscope.close()
-    assert Unlike(MPP)(frame, counter(frame)) == ""
+    assert DomainCheck(MPP)(frame, counter(frame)) == ""
 
 
 def test_a_small_piece_of_tissue_on_glass_is_tissue(fields):
@@ -256,11 +265,11 @@ def test_what_differs_between_laboratories_is_still_tissue(fields):
 
 
 def test_an_unusual_number_never_makes_up_for_another():
-    score = Deviation((1.0, 5.0), (2.0, 1.0), (3.0, 0.0), (0.0, 2.0), -4.0)
-    assert score.of((1.0, 5.0)) == -4.0
-    assert score.of((-1.0, 4.0)) == -1.0
-    assert score.of((3.0, 6.0)) == -2.0
-    assert score.of((1.0, 1e9)) == -4.0 + 2 * 6
+    score = DeviationScore((1.0, 5.0), (2.0, 1.0), (3.0, 0.0), (0.0, 2.0), -4.0)
+    assert score.value((1.0, 5.0)) == -4.0
+    assert score.value((-1.0, 4.0)) == -1.0
+    assert score.value((3.0, 6.0)) == -2.0
+    assert score.value((1.0, 1e9)) == -4.0 + 2 * 6
 
 
 @settings(max_examples=20)
@@ -274,29 +283,29 @@ def test_any_appearance_is_finite(block, size):
 def test_of_grey_and_of_tiny_pictures_nothing_is_said(fields):
     none = Detections.empty()
     grey = np.repeat(fields[0][..., 1:2], 3, axis=2)
-    assert look(Frame(grey, MPP), none, MPP) is None
-    assert look(Frame(fields[0][:127], MPP), none, MPP) is None
-    assert look(Frame(fields[0][:255], MPP / 2), none, MPP) is None
-    assert Unlike(MPP)(Frame(fields[0][:127], MPP), none) == ""
+    assert measure_field(Frame(grey, MPP), none, MPP) is None
+    assert measure_field(Frame(fields[0][:127], MPP), none, MPP) is None
+    assert measure_field(Frame(fields[0][:255], MPP / 2), none, MPP) is None
+    assert DomainCheck(MPP)(Frame(fields[0][:127], MPP), none) == ""
 
 
 def test_what_is_not_known_adds_nothing_to_a_score():
-    line = Line((1.0, 2.0), (2.0, 1.0), (3.0, 5.0), -1.0)
-    assert line.of((3.0, 4.0)) == -1.0 + 3.0 + 10.0
-    assert line.of((3.0, math.nan)) == -1.0 + 3.0
+    line = LinearScore((1.0, 2.0), (2.0, 1.0), (3.0, 5.0), -1.0)
+    assert line.value((3.0, 4.0)) == -1.0 + 3.0 + 10.0
+    assert line.value((3.0, math.nan)) == -1.0 + 3.0
 
 
 def test_the_sentence_names_the_um_per_px_that_was_counted_at():
-    assert sentence((), 0.5) == ""
-    assert sentence(("small",), 0.5).endswith("nuclei look about half as large as expected: is 0.5 um/px right?")
-    assert sentence(("stain", "blurred"), 0.5).endswith(
+    assert describe((), 0.5) == ""
+    assert describe(("small",), 0.5).endswith("nuclei look about half as large as expected: is 0.5 um/px right?")
+    assert describe(("stain", "blurred"), 0.5).endswith(
         "the stain does not look like haematoxylin and DAB; it is blurred."
     )
-    assert sentence(("blurred",), 0.5) == "This field is unlike the training data: it is blurred."
-    assert sentence(("other", "stain"), 0.5) == "This does not look like H-DAB stained tissue: the counts mean nothing."
-    assert sentence(("other", "blurred"), 0.5).endswith("the counts mean nothing. If it is tissue: it is blurred.")
-    assert sentence(("blurred",), 0.5, slide=True).startswith("Most of the tissue is unlike the training data: ")
-    assert sentence(("other",), 0.5, slide=True).startswith("Most of this slide does not look like H-DAB stained")
+    assert describe(("blurred",), 0.5) == "This field is unlike the training data: it is blurred."
+    assert describe(("other", "stain"), 0.5) == "This does not look like H-DAB stained tissue: the counts mean nothing."
+    assert describe(("other", "blurred"), 0.5).endswith("the counts mean nothing. If it is tissue: it is blurred.")
+    assert describe(("blurred",), 0.5, slide=True).startswith("Most of the tissue is unlike the training data: ")
+    assert describe(("other",), 0.5, slide=True).startswith("Most of this slide does not look like H-DAB stained")
 
 
 def test_count_warns_and_writes_it(run, tmp_path, fields):

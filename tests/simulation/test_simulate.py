@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kinet_trt.simulation.simulate import CLASSES, NOMINAL_MPP, Slide, Truth, _place, _stain, field
+from kinet_trt.simulation.simulate import CLASSES, NOMINAL_MPP, SimulatedSlide, Truth, _place, _stain, field
 
 WHOLE = (-310, -270, 560, 520)  # crosses the origin, tile edges and cell edges
 
 
 @pytest.fixture(scope="module")
-def whole() -> tuple[Slide, NDArray[np.uint8], Truth]:
-    slide = Slide(seed=7)
+def whole() -> tuple[SimulatedSlide, NDArray[np.uint8], Truth]:
+    slide = SimulatedSlide(seed=7)
     return slide, *slide.region(*WHOLE)
 
 
@@ -40,7 +40,7 @@ def nearest(truth: Truth) -> NDArray[np.float64]:
     height=st.integers(1, 300),
 )
 def test_a_cut_is_the_slide(
-    whole: tuple[Slide, NDArray[np.uint8], Truth], left: int, top: int, width: int, height: int
+    whole: tuple[SimulatedSlide, NDArray[np.uint8], Truth], left: int, top: int, width: int, height: int
 ) -> None:
     slide, image, truth = whole
     width, height = min(width, WHOLE[2] - left), min(height, WHOLE[3] - top)
@@ -55,7 +55,7 @@ def test_a_cut_is_the_slide(
 
 @pytest.mark.parametrize("mpp", [0.21, 0.5])
 def test_a_cut_is_the_slide_at_another_mpp(mpp: float) -> None:
-    slide = Slide(seed=3, mpp=mpp)
+    slide = SimulatedSlide(seed=3, mpp=mpp)
     image, truth = slide.region(-90, 110, 200, 180)
     cut, found = slide.region(-20, 190, 100, 60)
     np.testing.assert_array_equal(cut, image[80:140, 70:170])
@@ -64,9 +64,9 @@ def test_a_cut_is_the_slide_at_another_mpp(mpp: float) -> None:
     np.testing.assert_array_equal(found.x, x[inside])
 
 
-def test_deterministic_and_seeded(whole: tuple[Slide, NDArray[np.uint8], Truth]) -> None:
+def test_deterministic_and_seeded(whole: tuple[SimulatedSlide, NDArray[np.uint8], Truth]) -> None:
     slide, image, _ = whole
-    again, _ = Slide(seed=7).region(*WHOLE)
+    again, _ = SimulatedSlide(seed=7).region(*WHOLE)
     np.testing.assert_array_equal(again, image)
     other, _ = dataclasses.replace(slide, seed=8).region(0, 0, 64, 64)
     assert (other != image[270:334, 310:374]).mean() > 0.5
@@ -75,7 +75,7 @@ def test_deterministic_and_seeded(whole: tuple[Slide, NDArray[np.uint8], Truth])
     np.testing.assert_array_equal(first.x, second.x)
 
 
-def test_shapes_order_and_bounds(whole: tuple[Slide, NDArray[np.uint8], Truth]) -> None:
+def test_shapes_order_and_bounds(whole: tuple[SimulatedSlide, NDArray[np.uint8], Truth]) -> None:
     _, image, truth = whole
     assert image.shape == (WHOLE[3], WHOLE[2], 3)
     assert image.dtype == np.uint8
@@ -112,7 +112,7 @@ def test_positive_fraction(fraction: float) -> None:
     """Hot spots are wide, so the mean shows only over many places: nuclei without their pictures."""
     counts = np.zeros(3)
     for seed in range(60):
-        slide = Slide(seed=seed, positive_fraction=fraction, tumor_share=0.9)
+        slide = SimulatedSlide(seed=seed, positive_fraction=fraction, tumor_share=0.9)
         counts += np.bincount(_place(slide, 5 * seed, -3 * seed)["cls"], minlength=3)
     assert counts[:2].sum() > 5000
     assert counts[0] / counts[:2].sum() == pytest.approx(fraction, rel=0.25 * (1 - fraction))
@@ -121,37 +121,37 @@ def test_positive_fraction(fraction: float) -> None:
 def test_tumor_share_acts() -> None:
     shares = []
     for share in (0.2, 0.5, 0.8):
-        cells = [_place(Slide(seed=s, tumor_share=share), s, s)["cls"] for s in range(12)]
+        cells = [_place(SimulatedSlide(seed=s, tumor_share=share), s, s)["cls"] for s in range(12)]
         shares.append(np.mean(np.concatenate(cells) < 2))
     assert shares[0] + 0.1 < shares[1] < shares[2] - 0.1
 
 
 def test_numpy_numbers_are_numbers() -> None:
-    plain, _ = Slide(seed=3, mpp=0.5).region(2, 3, 40, 30)
-    typed, _ = Slide(seed=np.int64(3), mpp=np.float64(0.5)).region(np.int64(2), np.int32(3), np.int64(40), 30)  # type: ignore[arg-type]
+    plain, _ = SimulatedSlide(seed=3, mpp=0.5).region(2, 3, 40, 30)
+    typed, _ = SimulatedSlide(seed=np.int64(3), mpp=np.float64(0.5)).region(np.int64(2), np.int32(3), np.int64(40), 30)  # type: ignore[arg-type]
     np.testing.assert_array_equal(plain, typed)
 
 
 @pytest.mark.parametrize("mpp", [0.05, 4.0])
 def test_the_ends_of_mpp(mpp: float) -> None:
-    image, truth = Slide(mpp=mpp).region(-10, -10, 60, 60)
+    image, truth = SimulatedSlide(mpp=mpp).region(-10, -10, 60, 60)
     assert image.shape == (60, 60, 3)
     assert len(truth) < 2000
 
 
 def test_shares_at_their_ends() -> None:
-    image, truth = Slide(glass_share=1.0).region(0, 0, 64, 64)
+    image, truth = SimulatedSlide(glass_share=1.0).region(0, 0, 64, 64)
     assert len(truth) == 0
     assert image.min() > 225
-    assert _classes(Slide(tumor_share=0.0, glass_share=0.0)) == {2}
+    assert _classes(SimulatedSlide(tumor_share=0.0, glass_share=0.0)) == {2}
 
 
-def _classes(slide: Slide) -> set[int]:
+def _classes(slide: SimulatedSlide) -> set[int]:
     return set(slide.region(0, 0, 400, 200)[1].cls.tolist())
 
 
 def test_glass_is_empty() -> None:
-    slide = Slide(seed=4, glass_share=0.3)
+    slide = SimulatedSlide(seed=4, glass_share=0.3)
     image, truth = slide.region(0, 0, 600, 600)
     # Glass: a whole neighbourhood as bright as the lamp.
     bright = image.min(axis=2) > 222
@@ -161,7 +161,7 @@ def test_glass_is_empty() -> None:
 
 
 def test_mpp_keeps_the_nuclei_where_they_are() -> None:
-    coarse, fine = Slide(seed=9), Slide(seed=9, mpp=NOMINAL_MPP / 2)
+    coarse, fine = SimulatedSlide(seed=9), SimulatedSlide(seed=9, mpp=NOMINAL_MPP / 2)
     image, truth = coarse.region(-60, 40, 150, 150)
     large, found = fine.region(-120, 80, 300, 300)
     # The same um: pixel centres at integers, so a nucleus at x of one is at 2 x + 1/2 of the other.
@@ -201,7 +201,7 @@ def test_the_centroid_is_the_truth() -> None:
 
 def test_every_nucleus_is_centred_on_its_truth() -> None:
     """The stain of each nucleus alone, before light and neighbours."""
-    slide = Slide(seed=1, positive_fraction=0.5)
+    slide = SimulatedSlide(seed=1, positive_fraction=0.5)
     for nucleus in _place(slide, 0, 0)[:150]:
         x, y = round(float(nucleus["x"])), round(float(nucleus["y"]))
         px, py = np.arange(x - 20, x + 21), np.arange(y - 20, y + 21)
@@ -218,12 +218,12 @@ def test_every_nucleus_is_centred_on_its_truth() -> None:
 
 
 def test_stain_options_act() -> None:
-    plain, truth = Slide(seed=2, positive_fraction=0.5).region(0, 0, 200, 200)
+    plain, truth = SimulatedSlide(seed=2, positive_fraction=0.5).region(0, 0, 200, 200)
     for change in ({"counterstain": 0.4}, {"dab": 0.3}):
-        paler, same = Slide(seed=2, positive_fraction=0.5, **change).region(0, 0, 200, 200)
+        paler, same = SimulatedSlide(seed=2, positive_fraction=0.5, **change).region(0, 0, 200, 200)
         np.testing.assert_array_equal(same.x, truth.x)
         assert paler.mean() > plain.mean() + 3
-    turned, _ = Slide(seed=2, positive_fraction=0.5, hue_shift=30).region(0, 0, 200, 200)
+    turned, _ = SimulatedSlide(seed=2, positive_fraction=0.5, hue_shift=30).region(0, 0, 200, 200)
     assert np.abs(turned.astype(float) - plain).max() > 12
 
 
@@ -244,13 +244,13 @@ def test_stain_options_act() -> None:
 )
 def test_bad_options(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{name}: expected .* found .*; pass"):
-        Slide(**{name: value})  # type: ignore[arg-type]
+        SimulatedSlide(**{name: value})  # type: ignore[arg-type]
 
 
 def test_bad_regions() -> None:
     with pytest.raises(ValueError, match=r"width: expected .* found 0; pass"):
-        Slide().region(0, 0, 0, 10)
+        SimulatedSlide().region(0, 0, 0, 10)
     with pytest.raises(ValueError, match=r"x: expected a whole number .* found 0.5; pass"):
-        Slide().region(0.5, 0, 10, 10)  # type: ignore[arg-type]
+        SimulatedSlide().region(0.5, 0, 10, 10)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"height: expected .* found -3; pass"):
         field(0, 10, -3)

@@ -29,7 +29,7 @@ def test_it_is_about_8_um_a_cell_whatever_levels_there_are(tmp_path, downsamples
 
 def test_no_nucleus_lies_on_glass_however_pale_the_stain():
     for seed, options in enumerate(({}, {"counterstain": 0.4, "dab": 0.5}, {"tumor_share": 0.0}, {"hue_shift": 60.0})):
-        pixels, truth = simulate.Slide(seed + 20, **options).region(0, 0, 960, 960)
+        pixels, truth = simulate.SimulatedSlide(seed + 20, **options).region(0, 0, 960, 960)
         whole = np.full((1920, 1920, 3), (241, 240, 243), np.uint8)
         whole[:960, :960] = pixels
         small = Thumbnail(whole.reshape(80, 24, 80, 24, 3).mean(axis=(1, 3)).round().astype(np.uint8), 24.0)

@@ -20,7 +20,7 @@ from kinet_trt.camera.simulated.tiles import Box, DrawnSlide
 from kinet_trt.camera.source import CameraError, NoFrameError, Properties, SourceFrame
 from kinet_trt.core.frame import Frame
 from kinet_trt.core.geometry import rescale
-from kinet_trt.simulation.simulate import Slide, Truth, place
+from kinet_trt.simulation.simulate import SimulatedSlide, Truth, find_tissue
 
 _AHEAD, _AHEAD_STEP = 4.0, 0.2  # s of the route that are drawn before the stage is there
 _DRIFT_PERIOD = 20.0  # s
@@ -41,7 +41,7 @@ class SimulatedMicroscope:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options = options or Options()
-        self.slide = Slide(
+        self.slide = SimulatedSlide(
             seed=options.seed,
             mpp=options.mpp,
             positive_fraction=options.positive,
@@ -183,7 +183,7 @@ class SimulatedMicroscope:
     def _planned(self) -> Route:
         options = self.options
         width, height = (side * options.mpp for side in options.size)
-        left, top = (0, 0) if options.blank else place(self.slide, *options.size)
+        left, top = (0, 0) if options.blank else find_tissue(self.slide, *options.size)
         start = (left * options.mpp + width / 2, top * options.mpp + height / 2)
         points: tuple[Point, ...] = (start,)
         if options.path == "snake":

@@ -78,7 +78,7 @@ class Options:
     tint
         Share of blue that the lamp lacks, 0 to 0.5.
     positive, tumor, glass
-        Shares of the slide, as in `kinet_trt.simulation.simulate.Slide`.
+        Shares of the slide, as in `kinet_trt.simulation.simulate.SimulatedSlide`.
     blank
         1: glass without tissue, for flat field and white balance.
     hurry

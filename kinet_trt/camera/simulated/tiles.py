@@ -1,4 +1,4 @@
-"""Tiles of a `kinet_trt.simulation.simulate.Slide`, cached, and drawn ahead of the stage by a thread."""
+"""Tiles of a `kinet_trt.simulation.simulate.SimulatedSlide`, cached, and drawn ahead of the stage by a thread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.simulation.simulate import TILE, Slide
+from kinet_trt.simulation.simulate import TILE, SimulatedSlide
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height, px of the slide."""
@@ -32,7 +32,7 @@ class DrawnSlide:
         Width and height of the crops, px: at least four of them are kept.
     """
 
-    def __init__(self, slide: Slide, ahead: Callable[[], Iterator[Box]], field: tuple[int, int]) -> None:
+    def __init__(self, slide: SimulatedSlide, ahead: Callable[[], Iterator[Box]], field: tuple[int, int]) -> None:
         self._slide, self._ahead = slide, ahead
         self._kept = max(_KEPT, 4 * len(_keys((0, 0, field[0] + TILE, field[1] + TILE))))
         self._tiles: OrderedDict[_Key, NDArray[np.uint8]] = OrderedDict()

@@ -30,7 +30,7 @@ from kinet_trt.cli.progress import counting
 from kinet_trt.cli.terminal import note, print_rows, stdout_console
 from kinet_trt.core.detections import class_name
 from kinet_trt.core.errors import KinetError, printable
-from kinet_trt.core.ki67 import ENOUGH, Bands, Ki67, Statement
+from kinet_trt.core.ki67 import MIN_TUMOR_NUCLEI, Bands, Ki67, Statement
 from kinet_trt.core.notice import NOTICE
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def show_counted(
     if several and any(
         _range_of(s, ki67).endswith("?") for s in statements for ki67 in (s.average, s.hot_spot) if ki67
     ):
-        console.print(f"?: provisional, fewer than {ENOUGH} tumour nuclei.", soft_wrap=True)
+        console.print(f"?: provisional, fewer than {MIN_TUMOR_NUCLEI} tumour nuclei.", soft_wrap=True)
     engine = counter.engine
     if unknown := sum(one.mpp_source == "model" for one in counted):
         of = f" of {unknown} of {len(counted)} images" if several else ""

@@ -31,7 +31,7 @@ def demo(
             typer.echo(f"  {class_name(name):<10} {n:5d}{known}")
         typer.echo(f"  {shown.ki67.sentences()[0]}")
         if shown.truth:
-            index = Ki67.of(shown.truth).index or 0.0
+            index = Ki67.from_counts(shown.truth).index or 0.0
             typer.echo(f"  The true index is {100 * index:.1f}%.")
         if score := shown.score:
             typer.echo(

@@ -54,7 +54,7 @@ def evaluate(
     require("eval", "eval", "lap", *(["matplotlib"] if plot else []))
     from kinet_trt.core.files import write_atomic
     from kinet_trt.counting.pictures import Outputs, output_names
-    from kinet_trt.datasets.labelled import guess, label, read_fields, with_nuclei
+    from kinet_trt.datasets.labelled import class_list_warning, read_fields, with_classes, with_nuclei
     from kinet_trt.evaluation.evaluate import Evaluation, curve_png, evaluate_field, picture, to_json
     from kinet_trt.inference.counter import NucleusCounter
     from kinet_trt.io.overlay import to_png
@@ -66,8 +66,8 @@ def evaluate(
     if not chosen:
         raise KinetError(f"{fields}: no fields with nuclei" + (f" of the split {split!r}" if split else ""))
     if classes:
-        chosen = label(chosen, classes.split(","))
-    elif sentence := guess(chosen):
+        chosen = with_classes(chosen, classes.split(","))
+    elif sentence := class_list_warning(chosen):
         typer.echo(sentence, err=has_data)
     outputs = Outputs(None, overlay, output_names([f.image for f in chosen]))
     check_targets(targets, [f.image for f in chosen])

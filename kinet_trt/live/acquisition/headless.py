@@ -52,7 +52,7 @@ from kinet_trt.camera.video import VideoSource
 from kinet_trt.core.errors import EngineError, KinetError
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.live.acquisition.loop import FrameResult, Loop, Status
-from kinet_trt.quality.domain_check import Unlike
+from kinet_trt.quality.domain_check import DomainCheck
 
 SCHEMA = 1
 INTERRUPTED = 130
@@ -102,7 +102,7 @@ def run(
     recorded = isinstance(source, FolderSource | VideoSource)
     news, counted = _News(tell, recorded), 0
     grabber = FrameGrabber(source, mpp=mpp)
-    remarks = (Unlike(counter.engine.card.mpp),)
+    remarks = (DomainCheck(counter.engine.card.mpp),)
     loop = Loop(grabber, counter, mpp=mpp, stated="file" if recorded else "camera", remarks=remarks)
     viewer = loop.viewer(every=True)  # before it runs: the first frame counts too
     try:

@@ -21,7 +21,7 @@ from kinet_trt.live import clock
 from kinet_trt.live.acquisition.mailbox import Mailbox
 from kinet_trt.live.acquisition.quality import Quality, QualityMonitor
 from kinet_trt.live.acquisition.rolling import Rolling
-from kinet_trt.quality.incomplete import check_picture
+from kinet_trt.quality.incomplete import check_not_blank
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class FrameResult:
     @property
     def ki67(self) -> Ki67 | None:
         """The index of this frame alone."""
-        return None if self.detections is None else Ki67.of(self.detections.counts())
+        return None if self.detections is None else Ki67.from_counts(self.detections.counts())
 
     @property
     def capture_blockers(self) -> tuple[str, ...]:
@@ -444,7 +444,7 @@ class Loop:
         camera = self.grabber.state
         started = time.perf_counter()
         try:
-            check_picture(raw.pixels)
+            check_not_blank(raw.pixels)
             frame = correction(raw) if correction else raw
             if frame.is_grey:
                 # The counter would say so of every frame in the log.

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.frame import Frame
-from kinet_trt.quality.focus import BLURRED, EMPTY, bands
-from kinet_trt.quality.incomplete import is_cut
+from kinet_trt.quality.focus import MIN_CONTRAST, MIN_SHARPNESS, contrast_and_sharpness
+from kinet_trt.quality.incomplete import is_truncated
 
 BLURRED_HERE = 0.8
 """Share of the best sharpness of this place below which a picture is blurred. A Gaussian blur of 1.5 px at 0.34 um/px,
@@ -105,8 +105,8 @@ class QualityMonitor:
         if self._size != (frame.width, frame.height, mpp):
             self._size, self._before = (frame.width, frame.height, mpp), None
             self._forget()
-        contrast, ratio = bands(_scaled(frame, mpp / self._mpp))
-        empty = contrast < EMPTY
+        contrast, ratio = contrast_and_sharpness(_scaled(frame, mpp / self._mpp))
+        empty = contrast < MIN_CONTRAST
         shift, lost = self._moved(frame, mpp, empty)
         passed, self._time = time - self._time, time
         way = None if shift is None else math.hypot(*shift)
@@ -119,7 +119,7 @@ class QualityMonitor:
             self._still_since = math.inf
         elif self._still_since == math.inf:
             self._still_since = time
-        damaged = is_cut(frame.pixels)
+        damaged = is_truncated(frame.pixels)
         crisp = not (moving or empty or blurred or damaged) and ratio >= CRISP * self._best_here
         rested = crisp and self._rest_is_new and time - self._still_since >= REST
         if rested:
@@ -168,7 +168,7 @@ class QualityMonitor:
         # A picture torn by motion has edges of its own.
         if not moving:
             self._best_here, self._best_lately = max(self._best_here, ratio), max(self._best_lately, ratio)
-        return ratio < max(BLURRED, BLURRED_HERE * self._best_here, BLURRED_LATELY * self._best_lately)
+        return ratio < max(MIN_SHARPNESS, BLURRED_HERE * self._best_here, BLURRED_LATELY * self._best_lately)
 
 
 def _scaled(frame: Frame, scale: float) -> NDArray[np.float32]:

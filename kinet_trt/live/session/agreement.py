@@ -90,8 +90,8 @@ def compare(first: Merged, second: Merged) -> ReaderAgreement:
         np.add.at(table, (first.cls[a][i], second.cls[b][j]), 1)
         both += len(i)
     return ReaderAgreement(
-        Ki67.of(first.counts()),
-        Ki67.of(second.counts()),
+        Ki67.from_counts(first.counts()),
+        Ki67.from_counts(second.counts()),
         first.classes,
         tuple(tuple(int(v) for v in row) for row in table),
         len(first) - both,

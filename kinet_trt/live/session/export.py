@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kinet_trt.core.detections import COLOURS, NAMES, OTHER_COLOUR, QUPATH_NAMES, Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import write_atomic
-from kinet_trt.core.hot_spot import HOT_SPOT, hot_spot_of
+from kinet_trt.core.hot_spot import HOT_SPOT, find_hot_spot
 from kinet_trt.io import overlay
 from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.io.tables import Row
@@ -103,7 +103,7 @@ def _row(field: Field, piece: FieldNuclei, session: Session, hot_spot: int, unli
     answer = piece.answer
     kept = np.flatnonzero(piece.inside() & ~answer.removed)
     nuclei = Detections(answer.x[kept], answer.y[kept], answer.cls[kept], answer.score[kept], answer.classes)
-    spot = hot_spot_of(nuclei, field.mpp, hot_spot)
+    spot = find_hot_spot(nuclei, field.mpp, hot_spot)
     return Row(
         picture=f"field {field.number}",
         counts=nuclei.counts(),

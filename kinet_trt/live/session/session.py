@@ -18,7 +18,7 @@ from kinet_trt.live.session.region import Region
 from kinet_trt.live.session.registration import VERSION, FieldFeatures, Layout, Registration, lay_out
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import SessionCount, count
-from kinet_trt.quality.domain_check import Unlike
+from kinet_trt.quality.domain_check import DomainCheck
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class OpenSession:
                     continue
                 try:
                     frame = Frame(self.store.fields.pixels(field.id), field.mpp)
-                    self._unlike[field.id] = Unlike(field.model.card.mpp)(frame, field.detections)
+                    self._unlike[field.id] = DomainCheck(field.model.card.mpp)(frame, field.detections)
                 except KinetError as error:
                     log.warning("field %d was not compared with the training data: %s", field.number, error)
                     self._unlike[field.id] = ""

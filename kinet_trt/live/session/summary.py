@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.core.hot_spot import CENTRES, Disc, hottest
 from kinet_trt.core.hot_spot import HOT_SPOT as HOT_SPOT
+from kinet_trt.core.hot_spot import MAX_CENTRES, Disc, find_disc
 from kinet_trt.core.ki67 import NET, Bands, Ki67, Statement
 from kinet_trt.live.session.merge import FieldNuclei, Merged, area_mm2, merge
 from kinet_trt.live.session.records import Field
@@ -83,7 +83,7 @@ class Summary:
         Index of all of them: the average over everything that was captured.
     statement
         What the average and the hot spot say about the grade.
-    more_cells
+    more_nuclei
         How many more tumour nuclei, at this rate, bring the whole interval of the average into one range; 0: it lies in
         one; None: counting more is unlikely to help.
     mean_of_fields
@@ -105,7 +105,7 @@ class Summary:
     counts: dict[str, int]
     ki67: Ki67
     statement: Statement
-    more_cells: int | None
+    more_nuclei: int | None
     mean_of_fields: float | None
     hot_spot: SessionHotSpot | None
     area_mm2: float
@@ -143,7 +143,7 @@ def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands |
     """
     merged = counted.merged
     counts = merged.counts()
-    ki67, spot = Ki67.of(counts), find_hot_spot(merged, hot_spot)
+    ki67, spot = Ki67.from_counts(counts), find_session_hot_spot(merged, hot_spot)
     own = [index for piece in counted.field_nuclei if (index := field_ki67(piece).index) is not None]
     return Summary(
         fields=len(counted.fields),
@@ -151,7 +151,7 @@ def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands |
         counts=counts,
         ki67=ki67,
         statement=Statement(ki67, spot.ki67 if spot else None, bands, _no_range(counted)),
-        more_cells=ki67.more_cells(bands) if bands else 0,
+        more_nuclei=ki67.more_nuclei(bands) if bands else 0,
         mean_of_fields=math.fsum(own) / len(own) if own else None,
         hot_spot=spot,
         area_mm2=area_mm2(counted.field_nuclei, counted.layout),
@@ -171,10 +171,10 @@ def field_counts(piece: FieldNuclei) -> dict[str, int]:
 
 def field_ki67(piece: FieldNuclei) -> Ki67:
     """Return the index of one field."""
-    return Ki67.of(field_counts(piece))
+    return Ki67.from_counts(field_counts(piece))
 
 
-def find_hot_spot(merged: Merged, n: int = HOT_SPOT) -> SessionHotSpot | None:
+def find_session_hot_spot(merged: Merged, n: int = HOT_SPOT) -> SessionHotSpot | None:
     """Find the disc of n tumour nuclei with the highest index.
 
     About tumour nuclei (all of them, or up to 800 spread evenly) the n nearest tumour nuclei of the same place are
@@ -197,11 +197,11 @@ def find_hot_spot(merged: Merged, n: int = HOT_SPOT) -> SessionHotSpot | None:
     positive = merged.cls == merged.classes.index("positive") if "positive" in names else np.zeros_like(tumor)
     places = [place for place in np.unique(merged.place[tumor]) if int((tumor & (merged.place == place)).sum()) >= n]
     total = sum(int((tumor & (merged.place == place)).sum()) for place in places)
-    step = max(1, -(-total // CENTRES))
+    step = max(1, -(-total // MAX_CENTRES))
     best: tuple[int, NDArray[np.intp], Disc] | None = None
     for place in places:
         here = np.flatnonzero(tumor & (merged.place == place))
-        spot = hottest(merged.x[here], merged.y[here], positive[here], n, step)
+        spot = find_disc(merged.x[here], merged.y[here], positive[here], n, step)
         if spot is not None and (best is None or spot.rank > best[2].rank):
             best = int(place), here, spot
     if best is None:

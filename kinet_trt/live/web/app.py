@@ -34,7 +34,7 @@ from kinet_trt.live.session.summary import HOT_SPOT
 from kinet_trt.live.web.auth import Access
 from kinet_trt.live.web.controller import Controller
 from kinet_trt.live.web.server import Limits, Server
-from kinet_trt.quality.domain_check import Unlike
+from kinet_trt.quality.domain_check import DomainCheck
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def run(source: FrameSource, counter: NucleusCounter, options: Options, tell: Ca
         If the session file cannot be used, another process has it open, or the address is taken.
     """
     stop = threading.Event()
-    remarks = (Unlike(counter.engine.card.mpp),)
+    remarks = (DomainCheck(counter.engine.card.mpp),)
     with _signals(stop), serving(source, counter, options, remarks) as page:
         tell(f"Live page: {page.url}")
         if page.token:

@@ -105,7 +105,7 @@ def state(controller: Controller, presets: tuple[Preset, ...]) -> Json:
 
 def field(view: FieldView) -> Json:
     """Return a field as the page lists it."""
-    field, ki67 = view.field, Ki67.of(view.counts)
+    field, ki67 = view.field, Ki67.from_counts(view.counts)
     return {
         "id": field.id,
         "number": field.number,
@@ -257,7 +257,7 @@ def _summary(summary: Summary, hot_spot: int) -> Json:
         "warning": statement.warning,
         "no_range": statement.no_range if statement.bands else "",
         "settled": statement.settled,
-        "more_cells": summary.more_cells,
+        "more_nuclei": summary.more_nuclei,
         "decided": statement.settled,
         "goals": [{"cells": n, "share": share} for n, share in zip(GOALS, summary.progress, strict=True)],
         "mean_of_fields": summary.mean_of_fields,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-LARGEST_PICTURE = 178_956_970
+MAX_IMAGE_PIXELS = 178_956_970
 """px above which a picture is not read in one piece: Pillow's limit."""
 
 _SUBFILE, _WIDTH, _HEIGHT, _DESCRIPTION, _TILE_WIDTH, _SUB_IMAGES = 254, 256, 257, 270, 322, 330
@@ -32,7 +32,7 @@ def is_slide(path: Path) -> bool:
         with path.open("rb") as file:
             for number, (page, _) in enumerate(_pages(file)):
                 tiled, size = bool(page.get(_TILE_WIDTH)), (page.get(_WIDTH, 0), page.get(_HEIGHT, 0))
-                if size[0] * size[1] > LARGEST_PICTURE or (tiled and _SUB_IMAGES in page):
+                if size[0] * size[1] > MAX_IMAGE_PIXELS or (tiled and _SUB_IMAGES in page):
                     return True
                 if number == 0 and tiled:
                     whole = size

@@ -13,7 +13,7 @@ from parts import detections
 from kinet_trt import Detections
 from kinet_trt.live.session.records import Link
 from kinet_trt.live.session.registration import FieldFeatures, Registration, join, lay_out
-from kinet_trt.simulation.simulate import Slide
+from kinet_trt.simulation.simulate import SimulatedSlide
 
 MPP, WIDTH, HEIGHT = 0.5, 320, 240  # 160 x 120 um
 
@@ -23,7 +23,7 @@ class Stage:
 
     def __init__(self, x: int, y: int, width: int, height: int, mpp: float = MPP, seed: int = 3) -> None:
         self.mpp = mpp
-        self.pixels, self.truth = Slide(seed, mpp=mpp).region(x, y, width, height)
+        self.pixels, self.truth = SimulatedSlide(seed, mpp=mpp).region(x, y, width, height)
         self.rng = np.random.default_rng(seed)
 
     def shot(self, x: float, y: float, *, turn: float = 0.0, noise: float = 3.0, blur: float = 0.6, mpp: float = 0.0):

@@ -36,7 +36,7 @@ from kinet_trt.live.session.session import OpenSession
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import summarise
 from kinet_trt.models.card import ModelCard
-from kinet_trt.simulation.simulate import Slide
+from kinet_trt.simulation.simulate import SimulatedSlide
 
 MODEL = Model(
     ModelCard("edge", 0.34, (0.5,) * 3, (0.2,) * 3, 0.3, model_sha256="c0ffee" * 10 + "abcd", network="width 16"),
@@ -82,7 +82,7 @@ class Page(HTMLParser):
 def file(tmp_path_factory) -> Path:
     """Give a session file: two fields that overlap, one far away, corrections, notes, a recount."""
     path = tmp_path_factory.mktemp("private-folder") / "secret-name.kinet"
-    pixels, truth = Slide(3, mpp=0.5).region(4000, 3000, 420, 260)
+    pixels, truth = SimulatedSlide(3, mpp=0.5).region(4000, 3000, 420, 260)
 
     def shot(x: int, y: int, width: int = 300, height: int = 220) -> tuple[Frame, Detections]:
         inside = (truth.x >= x) & (truth.x < x + width - 0.5) & (truth.y >= y) & (truth.y < y + height - 0.5)
@@ -98,7 +98,7 @@ def file(tmp_path_factory) -> Path:
         session = store.sessions.create(f"Case 12 {NASTY}", "A. Kim")
         live = OpenSession(store, session.id)
         first, second = keep(*shot(0, 0)), keep(*shot(100, 30))
-        other = np.ascontiguousarray(Slide(5, mpp=0.5).region(0, 0, 300, 220)[0])
+        other = np.ascontiguousarray(SimulatedSlide(5, mpp=0.5).region(0, 0, 300, 220)[0])
         away = Detections(
             *(np.array([20.0, 150.0], np.float32),) * 2, np.array([0, 1], np.uint8), np.ones(2, np.float32)
         )

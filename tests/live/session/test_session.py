@@ -15,7 +15,7 @@ from kinet_trt.live.session.records import Model
 from kinet_trt.live.session.session import OpenSession
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import summarise
-from kinet_trt.simulation.simulate import Slide
+from kinet_trt.simulation.simulate import SimulatedSlide
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def walk(store, counter, mpp: float, width: int, height: int, columns: int, rows
     """Capture a path of 60% overlaps; return the session, and one count of the union of its fields."""
     rng = np.random.default_rng(seed)
     step_x, step_y = round(0.4 * width), round(0.4 * height)
-    slide = Slide(seed, mpp=mpp)
+    slide = SimulatedSlide(seed, mpp=mpp)
     all_pixels, _ = slide.region(-500, 700, width + (columns - 1) * step_x + 24, height + (rows - 1) * step_y + 24)
     live = OpenSession(store, store.sessions.create("a path", "A").id)
     union = counter(all_pixels, mpp)
@@ -61,7 +61,7 @@ def held_to_the_union(live, union, mpp: float, width: int, height: int) -> None:
     # Without registration each nucleus counts as often as it was seen.
     assert sum(len(f.detections) for f in counted.fields) > 1.5 * len(union)
     summary = summarise(counted)
-    expected = Ki67.of(union.counts())
+    expected = Ki67.from_counts(union.counts())
     assert abs(summary.ki67.index - expected.index) < 0.02
     assert summary.repeats == sum(len(f.detections) for f in counted.fields) - len(counted.merged)
     one = width * height * mpp**2 / 1e6

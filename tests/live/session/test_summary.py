@@ -13,7 +13,7 @@ from kinet_trt.live.session.merge import FieldNuclei, merge
 from kinet_trt.live.session.registration import Layout, Placed
 from kinet_trt.live.session.session import OpenSession
 from kinet_trt.live.session.store import Store
-from kinet_trt.live.session.summary import find_hot_spot, summarise
+from kinet_trt.live.session.summary import find_session_hot_spot, summarise
 from kinet_trt.simulation import simulate
 
 
@@ -31,7 +31,7 @@ def test_the_hot_spot_is_found_where_it_is():
         return np.where(rng.random(len(x)) < np.where(hot, 0.4, 0.05), 0, 1)
 
     merged = spread(cls_of)
-    spot = find_hot_spot(merged, 100)
+    spot = find_session_hot_spot(merged, 100)
     assert np.hypot(spot.x - 1400, spot.y - 600) < 150
     assert spot.ki67.tumor == 100
     assert spot.ki67.index > 0.3
@@ -45,15 +45,15 @@ def test_the_hot_spot_is_found_where_it_is():
 def test_a_hot_spot_leaves_non_tumour_out_and_needs_enough_nuclei():
     merged = spread(lambda x, y, rng: np.where(rng.random(len(x)) < 0.5, 2, 1), n=400)
     tumor = int((merged.cls == 1).sum())
-    assert find_hot_spot(merged, tumor).ki67.tumor == tumor
-    assert find_hot_spot(merged, tumor + 1) is None
+    assert find_session_hot_spot(merged, tumor).ki67.tumor == tumor
+    assert find_session_hot_spot(merged, tumor + 1) is None
 
 
 def test_the_hot_spot_is_as_high_as_the_slow_way_finds():
     merged = spread(lambda x, y, rng: (rng.random(len(x)) > 0.2).astype(np.uint8), n=300, side=500.0)
     far = np.hypot(merged.x[:, None] - merged.x, merged.y[:, None] - merged.y)
     nearest = np.argsort(far, axis=1)[:, :50]
-    assert find_hot_spot(merged, 50).ki67.positive == (merged.cls[nearest] == 0).sum(axis=1).max()
+    assert find_session_hot_spot(merged, 50).ki67.positive == (merged.cls[nearest] == 0).sum(axis=1).max()
 
 
 def test_a_summary_says_what_may_be_wrong(tmp_path):
@@ -86,7 +86,7 @@ def test_the_average_and_the_mean_of_the_fields_differ(tmp_path):
         summary = summarise(live.count())
         assert summary.ki67.index == 0.5
         assert summary.mean_of_fields == pytest.approx((0.25 + 1.0) / 2)
-        assert summary.more_cells == live_more(summary)
+        assert summary.more_nuclei == live_more(summary)
 
 
 def test_a_session_with_a_field_unlike_the_training_data_has_no_range(tmp_path):
@@ -112,4 +112,4 @@ def test_a_session_with_a_field_unlike_the_training_data_has_no_range(tmp_path):
 
 
 def live_more(summary) -> int | None:
-    return summary.ki67.more_cells()
+    return summary.ki67.more_nuclei()
