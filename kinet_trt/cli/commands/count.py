@@ -28,7 +28,6 @@ from kinet_trt.cli.options import (
 from kinet_trt.cli.outputs import check_existing, check_names, check_targets, existing, report_written, write
 from kinet_trt.cli.progress import counting
 from kinet_trt.cli.terminal import note, print_rows, stdout_console
-from kinet_trt.core.detections import class_name
 from kinet_trt.core.errors import KinetError, printable
 from kinet_trt.core.ki67 import MIN_TUMOR_NUCLEI, Bands, Ki67, Statement
 from kinet_trt.core.notice import NOTICE
@@ -214,6 +213,8 @@ def _counted_rows(
     total: Statement | None,
 ) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of the table."""
+    from kinet_trt.core.detections import class_name
+
     spots = any(statement.hot_spot for statement in statements)
     classes = map(class_name, counter.engine.card.classes)
     scales = [_scale_of(one) for one in counted]
