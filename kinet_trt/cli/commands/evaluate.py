@@ -23,7 +23,6 @@ from kinet_trt.cli.options import (
 from kinet_trt.cli.outputs import check_existing, check_names, check_targets, report_written, write
 from kinet_trt.cli.progress import track
 from kinet_trt.cli.terminal import print_lines, print_rows, stdout_console, tab_separated
-from kinet_trt.core.detections import class_name
 from kinet_trt.core.errors import KinetError, printable
 from kinet_trt.core.notice import NOTICE
 
@@ -122,7 +121,7 @@ def show_evaluation(evaluation: Evaluation, counter: NucleusCounter) -> None:
 
 
 def _remarks(evaluation: Evaluation, counter: NucleusCounter) -> Iterator[str]:
-    from kinet_trt.core.detections import CLASSES
+    from kinet_trt.core.detections import CLASSES, class_name
 
     pooled, engine = evaluation.at_threshold, counter.engine
     yield "labelled: + positive, - negative, o non-tumour; detections of classes that are not labelled do not count."
