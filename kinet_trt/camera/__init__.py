@@ -1,4 +1,4 @@
-"""Cameras: the protocol `FrameSource`, and `open_source`, which opens the source that a text names."""
+"""Cameras: the protocol `FrameSource`, and `open_source`, which creates a source from its text."""
 
 from kinet_trt.camera.source import CameraError as CameraError
 from kinet_trt.camera.source import FrameSource as FrameSource

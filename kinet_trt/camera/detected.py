@@ -1,4 +1,4 @@
-"""Cameras that the operating system lists, found without opening them."""
+"""Cameras that the operating system lists, without opening them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-LISTED = Path("/sys/class/video4linux")
+SYSTEM_LIST = Path("/sys/class/video4linux")
 DEVICES = Path("/dev")
 
 
@@ -20,7 +20,7 @@ class DetectedCamera:
     index
         N of ``kinet-trt live N`` and of /dev/videoN.
     name
-        As its driver calls it.
+        Its name in its driver.
     readable
         Whether this user may open it.
     """
@@ -30,39 +30,39 @@ class DetectedCamera:
     readable: bool
 
 
-def list_cameras(listed: Path = LISTED, devices: Path = DEVICES) -> list[DetectedCamera] | None:
-    """Return the cameras that Linux lists, by index; None on other systems, which do not say without opening them."""
-    if not listed.parent.is_dir():
+def list_cameras(system_list: Path = SYSTEM_LIST, devices: Path = DEVICES) -> list[DetectedCamera] | None:
+    """Return the cameras that Linux lists, by index; None on other systems, which list none without opening them."""
+    if not system_list.parent.is_dir():
         return None
-    found = []
-    for place in listed.glob("video*"):
+    cameras = []
+    for place in system_list.glob("video*"):
         number = re.fullmatch(r"video([0-9]+)", place.name)
-        # A camera often has a second node, for metadata, which gives no pictures.
-        if number and _text(place / "index") in ("", "0"):
+        # Many cameras have a second node, for metadata, without pictures.
+        if number and _read_text(place / "index") in ("", "0"):
             readable = os.access(devices / place.name, os.R_OK | os.W_OK)
-            found.append(DetectedCamera(int(number[1]), _text(place / "name") or place.name, readable))
-    return sorted(found, key=lambda one: one.index)
+            cameras.append(DetectedCamera(int(number[1]), _read_text(place / "name") or place.name, readable))
+    return sorted(cameras, key=lambda camera: camera.index)
 
 
-def advice(wanted: int, found: list[DetectedCamera] | None) -> str:
-    """Return what to do when a camera cannot be opened, with the cameras that there are."""
-    if found is None:
+def advice(index: int, cameras: list[DetectedCamera] | None) -> str:
+    """Return what to do if camera ``index`` cannot be opened, with the cameras that were found."""
+    if cameras is None:
         return "is it plugged in, is another program using it, may you read it? Try other numbers: 0, 1, 2"
-    this = next((one for one in found if one.index == wanted), None)
+    this = next((camera for camera in cameras if camera.index == index), None)
     if this and not this.readable:
         return f"{this.name} is there, but you may not open it: join the group 'video' and log in again"
-    others = [one for one in found if one is not this]
-    listed = ", ".join(f"{one.index} ({one.name})" for one in others)
-    choose = f"kinet-trt live {others[0].index}" if others else ""
+    others = [camera for camera in cameras if camera is not this]
+    names = ", ".join(f"{camera.index} ({camera.name})" for camera in others)
+    command = f"kinet-trt live {others[0].index}" if others else ""
     if this:
-        more = f"; other cameras: {listed} (start with {choose})" if others else ""
+        more = f"; other cameras: {names} (start with {command})" if others else ""
         return f"{this.name} is there: is another program using it?{more}"
     if others:
-        return f"cameras found: {listed}. Start with {choose}"
+        return f"cameras found: {names}. Start with {command}"
     return "no camera was found on this computer: is it plugged in and switched on?"
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8", "replace").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""Flat field and white balance from a blank field: a place of the slide with glass and no tissue."""
+"""Flat-field correction and white balance from a blank field: a place of the slide with glass and no tissue."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame
 
 WHITE = 240
-"""What a blank field becomes in R, G and B: the glass of the slides that models learn from."""
-_DARKEST, _BRIGHTEST = 60, 252  # mean and largest value of a usable blank field
-_ROUGH = 0.06  # share of its surroundings by which a blank field may differ from them
+"""R, G and B of a corrected blank field: glass in the slides of the training data."""
+_MIN_MEAN, _MAX_VALUE = 60, 252  # limits of its mean and of its largest value
+_MAX_DEVIATION = 0.06  # relative deviation from its surroundings
 
 
 @dataclass(frozen=True, eq=False)
 class FlatField:
-    """Evens out vignetting, a coloured lamp and dust on the camera: ``WHITE * frame / blank``, pixel by pixel.
+    """Flat-field correction of vignetting, coloured light and dust: ``WHITE * frame / blank``, pixel by pixel.
 
     Attributes
     ----------
     blank
-        The blank field, RGB uint8 [height, width, 3], noise smoothed away.
+        The blank field, RGB uint8 [height, width, 3], smoothed.
     """
 
     blank: NDArray[np.uint8]
 
     def __post_init__(self) -> None:
-        Frame(self.blank)  # raises if it is none
+        Frame(self.blank)  # raises unless it is RGB uint8
 
     @classmethod
     def from_blank(cls, frames: list[Frame]) -> FlatField:
-        """Make a correction from frames of a blank field; 10 are better than 1.
+        """Return the correction from frames of a blank field, preferably 10.
 
         Parameters
         ----------
         frames
-            Of one size, of glass without tissue, in the light and with the objective that will be used.
+            Frames of one size that show glass without tissue, with the light and the objective that will be used.
 
         Raises
         ------
         ImageError
-            If there are none, their sizes differ, they are too dark or too bright, or show something.
+            If there are none, their sizes differ, they are too dark or too bright, or they are not blank.
         """
         if not frames or len({frame.pixels.shape for frame in frames}) != 1:
             raise ImageError("blank field: expected one or more frames of one size")
@@ -58,7 +58,7 @@ class FlatField:
         return cls(np.rint(smooth).astype(np.uint8))
 
     def __call__(self, frame: Frame) -> Frame:
-        """Correct a frame; its um/px, time and stage position stay.
+        """Return the corrected frame, with the same um/px, time and stage position.
 
         Raises
         ------
@@ -70,8 +70,8 @@ class FlatField:
                 f"the blank field has {self.blank.shape[1]} x {self.blank.shape[0]} px, the frame {frame.width} x "
                 f"{frame.height}: take a blank field at this size"
             )
-        even = cv2.divide(frame.pixels, self.blank, scale=WHITE)
-        return replace(frame, pixels=np.asarray(even, np.uint8))
+        corrected = cv2.divide(frame.pixels, self.blank, scale=WHITE)
+        return replace(frame, pixels=np.asarray(corrected, np.uint8))
 
     def save(self, path: Path) -> None:
         """Write the blank field as a PNG.
@@ -86,12 +86,12 @@ class FlatField:
 
     @classmethod
     def load(cls, path: Path) -> FlatField:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises
         ------
         ImageError
-            If it is not there, or not an image.
+            If it is missing or not an image.
         """
         from kinet_trt.io.images import read_image
 
@@ -100,16 +100,16 @@ class FlatField:
 
 def _check(smooth: NDArray[np.float32]) -> None:
     mean, high = float(smooth.mean()), float(smooth.max())
-    if mean < _DARKEST:
-        raise ImageError(f"blank field: expected a mean of {_DARKEST} or more, found {mean:.0f}: turn the light up")
-    if high > _BRIGHTEST:
+    if mean < _MIN_MEAN:
+        raise ImageError(f"blank field: expected a mean of {_MIN_MEAN} or more, found {mean:.0f}: turn the light up")
+    if high > _MAX_VALUE:
         raise ImageError(
-            f"blank field: expected values to {_BRIGHTEST}, found {high:.0f}: turn the light or the exposure down"
+            f"blank field: expected values to {_MAX_VALUE}, found {high:.0f}: turn the light or the exposure down"
         )
-    # Vignetting is smooth over hundreds of px; tissue is not. On a sixteenth of the pixels the wide blur is cheap.
+    # Vignetting is smooth over hundreds of px; tissue is not. The wide blur is cheap on a sixteenth of the pixels.
     small = cv2.resize(smooth, None, fx=1 / 4, fy=1 / 4, interpolation=cv2.INTER_AREA)
     around = cv2.GaussianBlur(small, (0, 0), max(4.0, min(small.shape[:2]) / 12), borderType=cv2.BORDER_REFLECT_101)
-    rough = float(np.mean(np.abs(small / around - 1).max(axis=2) > _ROUGH))
+    rough = float(np.mean(np.abs(small / around - 1).max(axis=2) > _MAX_DEVIATION))
     if rough > 0.02:
         raise ImageError(
             f"blank field: {rough:.0%} of it differs from its surroundings: expected empty glass; move the tissue out "

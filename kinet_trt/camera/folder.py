@@ -1,4 +1,4 @@
-"""A folder of images, in the order of their names."""
+"""Folders of images, in the order of their names."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from kinet_trt.camera.source import CameraError, NoFrameError, Properties, Recor
 from kinet_trt.core.errors import ImageError
 from kinet_trt.io.images import SUFFIXES, read_image
 
-IMAGES_A_SECOND = 1.0
+IMAGES_PER_SECOND = 1.0
 
 
 class FolderSource:
-    """A folder of images, one a second, or each as soon as it is taken. Names count: 2.png comes before 10.png.
+    """A folder of images, one per second, or each as soon as it is taken, in natural order: 2.png before 10.png.
 
     Parameters
     ----------
     folder
-        Holds PNG, JPEG, TIFF or BMP files; other files, hidden ones and folders inside are left alone.
+        Folder with PNG, JPEG, TIFF or BMP files; other files, hidden files and subfolders are ignored.
     every_frame
-        Every image waits to be taken, instead of one a second.
+        Whether every image waits until it is taken, instead of one per second.
     """
 
     def __init__(self, folder: Path, *, every_frame: bool = False) -> None:
@@ -32,7 +32,7 @@ class FolderSource:
         self._started = 0.0
 
     def open(self) -> Properties:
-        """See `kinet_trt.camera.FrameSource.open`. The folder is listed anew and starts from its first image."""
+        """See `kinet_trt.camera.FrameSource.open`. Lists the folder again and starts from its first image."""
         try:
             found = [p for p in self._folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
         except OSError as error:
@@ -42,7 +42,7 @@ class FolderSource:
             raise CameraError(f"{self._folder}: expected images ({', '.join(SUFFIXES)}), found none")
         self._sequence, self._started = 0, time.monotonic()
         width, height = self._first_size()
-        fps = None if self._every_frame else IMAGES_A_SECOND
+        fps = None if self._every_frame else IMAGES_PER_SECOND
         return Properties(
             self._folder.name, width, height, fps, mpp_is_per_frame=True, waits=self._every_frame, recorded=True
         )
@@ -60,11 +60,11 @@ class FolderSource:
     def newest(self, timeout: float) -> SourceFrame | None:
         """See `kinet_trt.camera.FrameSource.newest`.
 
-        An image that cannot be read is an ImageError; the next call goes on with the next image.
+        An unreadable image raises ImageError; the next call continues with the next image.
         """
         if self._sequence >= len(self._images):
             return None
-        wait = self._started + self._sequence / IMAGES_A_SECOND - time.monotonic()
+        wait = self._started + self._sequence / IMAGES_PER_SECOND - time.monotonic()
         if not self._every_frame and wait > 0:
             time.sleep(min(wait, timeout))
             if wait > timeout:
@@ -79,6 +79,6 @@ class FolderSource:
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Order digits by their number, all else by its letters."""
+    """Return a sort key that compares digits as numbers."""
     parts = re.split(r"([0-9]+)", path.name)
     return [(0, int(part), part) if part.isdecimal() and part.isascii() else (1, 0, part) for part in parts if part]

@@ -15,52 +15,52 @@ from kinet_trt.core.errors import ImageError, KinetError
 log = logging.getLogger(__name__)
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""s before each further attempt to reconnect; the last one repeats."""
+"""Pauses before each attempt to reconnect, s; the last one repeats."""
 PATIENCE = 5.0
-"""s without a frame after which a camera is closed and opened again."""
+"""Time without a frame after which a camera is closed and opened again, s."""
 _READ = 0.5  # s: timeout of one call of `FrameSource.newest`, and so how long `close` waits if the source obeys
-_CLOSE = 15.0  # s that `FrameGrabber.close` waits for a source that does not
-_WINDOW = 2.0  # s over which frames a second are counted
-_BAD_FRAMES = 10  # in a row: then the camera is opened again
+_CLOSE = 15.0  # s: how long `FrameGrabber.close` waits for a source that ignores its timeout
+_WINDOW = 2.0  # s: window of the frame rate
+_BAD_FRAMES = 10  # consecutive: the camera is opened again
 
 Phase = Literal["connecting", "connected", "stalled", "reconnecting", "ended", "closed"]
 
 
 @dataclass(frozen=True)
 class CameraState:
-    """What a person may want to know of the camera.
+    """State of the camera.
 
     Attributes
     ----------
     phase
-        "connecting"; "connected"; "stalled": connected, but no frame comes; "reconnecting": waiting for the next
-        attempt; "ended": a recording is over; "closed".
+        "connecting"; "connected"; "stalled": connected, but without frames; "reconnecting": waiting for the next
+        attempt; "ended": end of a recording; "closed".
     seconds
-        How long it has been so.
+        Time in this phase, s.
     why
-        What went wrong last; empty while frames come.
+        Last error; empty while frames come.
     retry_in
-        s to the next attempt; None unless reconnecting.
+        Time to the next attempt, s; None unless reconnecting.
     name
-        The source's name; empty before it was open.
+        Name of the source; empty before it is opened.
     fps
-        Frames a second that came in, over the last 2 s.
+        Frames received per second, over the last 2 s.
     frames
-        Frames that came in.
+        Frames received.
     dropped
-        Of these, how many gave way to a newer one before anybody took them.
+        Received frames that were replaced by a newer one before they were taken.
     missed
-        Frames that the camera counted but that never came in.
+        Frames that the camera numbered but that were not received.
     bad
-        Frames that came damaged and were skipped.
+        Damaged frames that were skipped.
     bad_why
-        What is wrong with the last of them.
+        Error of the last damaged frame.
     width, height
         Size of the last frame, px; 0 before the first.
     mpp
-        um/px of the last frame; None when it is not known.
+        um/px of the last frame; None if unknown.
     mpp_note
-        Why the um/px of frames is not believed; empty when nothing speaks against it.
+        Why the um/px of frames is rejected; empty if it is accepted.
     """
 
     phase: Phase
@@ -80,7 +80,7 @@ class CameraState:
     bad_why: str = ""
 
     def sentence(self) -> str:
-        """Say it in one sentence."""
+        """Return the state as a sentence."""
         if self.phase == "connected":
             lost = self.dropped + self.missed
             return f"{self.name} connected: {self.fps:.0f} frames a second, {lost} dropped"
@@ -96,7 +96,7 @@ class CameraState:
         return "closed"
 
     def damage(self) -> str:
-        """Return how many frames were damaged, in words; empty if none was."""
+        """Return a sentence on the damaged frames; empty if there were none."""
         if not self.bad:
             return ""
         frames = "1 damaged frame was" if self.bad == 1 else f"{self.bad} damaged frames were"
@@ -104,8 +104,8 @@ class CameraState:
 
 
 @dataclass(frozen=True)
-class _Believed:
-    """A um/px and the frames for which it holds: of this size, and with this um/px by the source's own account."""
+class _AcceptedMpp:
+    """um/px and the frames that it applies to: of this size, and with this um/px stated by the source."""
 
     mpp: float
     size: tuple[int, int]
@@ -113,26 +113,25 @@ class _Believed:
 
 
 class FrameGrabber:
-    """The newest frame of a source. Use it as a context manager; `take` and `state` may be called from any thread.
+    """Thread that reads a source and keeps its newest frame. Use it as a context manager. Thread-safe.
 
-    The thread that reads the source never waits for whoever takes frames: one frame, the newest, lies ready, and one
-    that nobody took is dropped and counted. Only a recording that says so (`Properties.waits`) is kept waiting.
+    The reading thread does not wait for consumers: it keeps one frame, the newest, and counts frames that were not
+    taken as dropped. Only a recording with `Properties.waits` is read as fast as its frames are taken.
 
-    A camera that fails is closed and opened again, after pauses that grow, until `close`. Frames keep growing sequence
-    numbers across that. A um/px that somebody typed (``mpp``, or a source's constant) is believed only for frames of
-    the size that it was first seen with: when the size changes, ``Frame.mpp`` is None and
-    `CameraState.mpp_note` says why.
+    A camera that fails is closed and opened again, after increasing pauses, until `close`. Sequence numbers keep
+    growing. A um/px that a person entered (``mpp``, or a source's constant) applies only to frames of the size that it
+    was first used with: when the size changes, ``Frame.mpp`` is None, and `CameraState.mpp_note` states the reason.
 
     Parameters
     ----------
     source
-        Not open; it is opened, read and closed in the thread.
+        The source, not open: the thread opens, reads and closes it.
     mpp
-        um/px, stated by a person; None: what the source says.
+        um/px, entered by a person; None: the source's.
     pauses
-        s before the first, second, ... attempt to reconnect; the last one repeats.
+        Pauses before the first, second, ... attempt to reconnect, s; the last one repeats.
     patience
-        s without a frame after which the camera is closed and opened again.
+        Time without a frame after which the camera is closed and opened again, s.
     """
 
     def __init__(
@@ -147,17 +146,17 @@ class FrameGrabber:
         self._lock = threading.Condition()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
-        self._shot: SourceFrame | None = None
+        self._newest: SourceFrame | None = None
         self._state = CameraState("connecting", 0.0, mpp=mpp)
         self._since = time.monotonic()
         self._retry_at: float | None = None
         self._properties: Properties | None = None
         self._arrivals: deque[float] = deque()
-        self._sequence = 0  # of the last frame, in our count
+        self._sequence = 0  # of the last frame, in the grabber's count
         self._camera_sequence: int | None = None  # of the last frame, in the camera's count since it was opened
-        self._given = mpp  # stated by a person, and not yet tied to a frame
-        self._person: _Believed | None = None
-        self._own: _Believed | None = None
+        self._given = mpp  # entered by a person, and not yet tied to a frame size
+        self._person: _AcceptedMpp | None = None
+        self._own: _AcceptedMpp | None = None
         self._last: tuple[tuple[int, int], float | None] | None = None  # size and own um/px of the last frame
 
     def __enter__(self) -> FrameGrabber:
@@ -173,22 +172,22 @@ class FrameGrabber:
         Parameters
         ----------
         timeout
-            How long to wait for one, s.
+            Timeout, s.
 
         Returns
         -------
         SourceFrame
-            None when none came in time, at the end of a recording, and after `close`.
+            None after the timeout, at the end of a recording, and after `close`.
         """
         with self._lock:
-            self._lock.wait_for(lambda: self._shot is not None or self._state.phase in ("ended", "closed"), timeout)
-            shot, self._shot = self._shot, None
+            self._lock.wait_for(lambda: self._newest is not None or self._state.phase in ("ended", "closed"), timeout)
+            received, self._newest = self._newest, None
             self._lock.notify_all()
-            return shot
+            return received
 
     @property
     def state(self) -> CameraState:
-        """What the camera is doing now."""
+        """State of the camera now."""
         with self._lock:
             now = time.monotonic()
             state, seconds = self._state, now - self._since
@@ -208,40 +207,38 @@ class FrameGrabber:
             )
 
     def set_mpp(self, mpp: float | None) -> int:
-        """Set the um/px by hand (a calibration, another objective); None goes back to what the source says.
-
-        It holds from the next frame on, for frames like that one.
+        """Set the um/px from the next frame on, for frames of its size; None restores the source's value.
 
         Returns
         -------
         int
-            Sequence number of the last frame before it.
+            Sequence number of the last frame before the change.
         """
         with self._lock:
             self._given, self._person = mpp, None
             note = ""
-            # The state tells at once what will hold.
+            # The state shows the new value at once.
             if mpp is None and self._last and self._properties:
                 own = self._own
                 mpp, note = self._scale(*self._last, self._properties)
-                self._own = own  # it is the next frame's size that the source's um/px holds for
+                self._own = own  # the source's um/px is tied to the size of the next frame
             self._state = replace(self._state, mpp=mpp, mpp_note=note)
             return self._sequence
 
     def close(self) -> None:
-        """End the thread and close the source. A source that hangs is left behind, with a warning, after 15 s."""
+        """Stop the thread and close the source; after 15 s a source that hangs is abandoned with a warning."""
         self._stop.set()
         with self._lock:
             self._lock.notify_all()
         if self._thread.ident is not None:
             self._thread.join(_CLOSE)
             if self._thread.is_alive():
-                log.warning("the camera does not answer: its thread is left behind")
+                log.warning("the camera does not respond: its thread is abandoned")
         with self._lock:
-            self._shot = None
+            self._newest = None
             self._enter("closed")
 
-    # --- in the thread ---------------------------------------------------------------------------------------------
+    # --- reading thread --------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         failures = 0
@@ -259,11 +256,11 @@ class FrameGrabber:
                 why = ""
             except KinetError as error:
                 why = str(error)
-            # A camera maker's code: whatever it raises, the page must go on and say so.
+            # Vendor code may raise anything; the page must survive and report it.
             except Exception as error:
                 log.debug("the camera's source raised", exc_info=True)
                 why = f"{type(error).__name__}: {error}"
-            self._let_go()
+            self._close_source()
             if not why:
                 return
             failures = 0 if self._state.frames > frames else failures
@@ -274,13 +271,13 @@ class FrameGrabber:
             self._stop.wait(pause)
 
     def _read(self, properties: Properties) -> None:
-        """Read frames until the recording ends or `close`; raises when the camera must be opened again."""
+        """Read frames until the end of the recording or `close`; raise if the camera must be opened again."""
         last, bad = time.monotonic(), 0
         while not self._stop.is_set():
             try:
-                shot = self._source.newest(_READ)
+                received = self._source.newest(_READ)
             except NoFrameError:
-                # One that comes slowly by its own account is waited for.
+                # A source with a low nominal frame rate gets more time.
                 if time.monotonic() - last > max(self._patience, 3 / properties.fps if properties.fps else 0.0):
                     raise
                 continue
@@ -291,47 +288,47 @@ class FrameGrabber:
                 if bad >= _BAD_FRAMES and not properties.recorded:
                     raise CameraError(f"{bad} damaged frames in a row: {error}") from error
                 continue
-            if shot is None:
+            if received is None:
                 return
             last, bad = time.monotonic(), 0
-            self._put(shot, properties)
+            self._put(received, properties)
 
-    def _put(self, shot: SourceFrame, properties: Properties) -> None:
+    def _put(self, received: SourceFrame, properties: Properties) -> None:
         with self._lock:
             if properties.waits:
-                self._lock.wait_for(lambda: self._shot is None or self._stop.is_set())
-            step = 1 if self._camera_sequence is None else max(1, shot.sequence - self._camera_sequence)
-            self._camera_sequence = shot.sequence
+                self._lock.wait_for(lambda: self._newest is None or self._stop.is_set())
+            step = 1 if self._camera_sequence is None else max(1, received.sequence - self._camera_sequence)
+            self._camera_sequence = received.sequence
             self._sequence += step
-            self._last = (shot.frame.width, shot.frame.height), shot.frame.mpp
+            self._last = (received.frame.width, received.frame.height), received.frame.mpp
             mpp, note = self._scale(*self._last, properties)
             self._state = replace(
                 self._state,
                 why="",
                 frames=self._state.frames + 1,
-                dropped=self._state.dropped + (self._shot is not None),
+                dropped=self._state.dropped + (self._newest is not None),
                 missed=self._state.missed + step - 1,
-                width=shot.frame.width,
-                height=shot.frame.height,
+                width=received.frame.width,
+                height=received.frame.height,
                 mpp=mpp,
                 mpp_note=note,
             )
-            frame = shot.frame if mpp == shot.frame.mpp else replace(shot.frame, mpp=mpp)
-            self._shot = SourceFrame(frame, self._sequence)
+            frame = received.frame if mpp == received.frame.mpp else replace(received.frame, mpp=mpp)
+            self._newest = SourceFrame(frame, self._sequence)
             self._arrivals.append(time.monotonic())
             while self._arrivals[0] < self._arrivals[-1] - _WINDOW:
                 self._arrivals.popleft()
             self._lock.notify_all()
 
     def _scale(self, size: tuple[int, int], stated: float | None, properties: Properties) -> tuple[float | None, str]:
-        """Return the um/px to believe of a frame of this size that states this um/px, and why not another."""
+        """Return the accepted um/px of a frame with this size and stated um/px, and a note on a rejected one."""
         if self._given is not None:
-            self._person, self._given = _Believed(self._given, size, stated), None
+            self._person, self._given = _AcceptedMpp(self._given, size, stated), None
         if person := self._person:
             if stated != person.stated:
                 now = "no um/px" if stated is None else f"{stated:g} um/px"
                 return None, f"the camera now states {now}, which it did not when {person.mpp:g} was set: set it again"
-            # A source that accounts for binning by itself, and states the same, only reads another part of its sensor.
+            # A source that accounts for binning and states the same value reads another part of its sensor.
             if size != person.size and not (properties.mpp_is_per_frame and stated is not None):
                 return None, _resized(size, person)
             return person.mpp, ""
@@ -339,7 +336,7 @@ class FrameGrabber:
             return None, "um/px is not known: set it"
         if not properties.mpp_is_per_frame and self._own and self._own.mpp == stated and self._own.size != size:
             return None, _resized(size, self._own)
-        self._own = _Believed(stated, size, stated)
+        self._own = _AcceptedMpp(stated, size, stated)
         return stated, ""
 
     def _enter(self, phase: Phase, why: str = "", retry_in: float | None = None) -> None:
@@ -356,16 +353,16 @@ class FrameGrabber:
             self._state = replace(self._state, name=properties.name)
         self._enter("connected", self._state.why)
 
-    def _let_go(self) -> None:
+    def _close_source(self) -> None:
         try:
             self._source.close()
-        # As above; what cannot be closed must not keep the camera from being opened again.
+        # Vendor code; a failure must not prevent opening the camera again.
         except Exception:
             log.warning("the camera's source could not be closed", exc_info=True)
 
 
-def _resized(size: tuple[int, int], believed: _Believed) -> str:
+def _resized(size: tuple[int, int], accepted: _AcceptedMpp) -> str:
     return (
-        f"frames are now {size[0]} x {size[1]} px; {believed.mpp:g} um/px was set for "
-        f"{believed.size[0]} x {believed.size[1]}: set it again"
+        f"frames are now {size[0]} x {size[1]} px; {accepted.mpp:g} um/px was set for "
+        f"{accepted.size[0]} x {accepted.size[1]}: set it again"
     )

@@ -1,4 +1,4 @@
-"""Any camera that Micro-Manager drives, through pymmcore-plus (extra ``micromanager``)."""
+"""Cameras that Micro-Manager drives, through pymmcore-plus (extra ``micromanager``)."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ _POLL = 0.003  # s
 class MicroManagerSource:
     """The camera of a Micro-Manager configuration: newest frame of its live buffer, pixel size and stage position.
 
-    ``Frame.mpp`` is what Micro-Manager says for the objective and the binning in use (None where its pixel size is not
-    calibrated), ``Frame.stage`` what the XY stage says, um, in the stage's own directions.
+    ``Frame.mpp`` is Micro-Manager's pixel size for the objective and the binning in use (None if it is not calibrated),
+    ``Frame.stage`` the position of its XY stage, um, in the stage's own directions.
 
     Parameters
     ----------
     config
-        The configuration, ``MMConfig_....cfg``, as Micro-Manager's hardware wizard writes it. Micro-Manager itself is
-        looked for where pymmcore-plus does: in MICROMANAGER_PATH, then in the usual places.
+        The configuration, ``MMConfig_....cfg``, as Micro-Manager's hardware wizard writes it. pymmcore-plus searches
+        for Micro-Manager in MICROMANAGER_PATH, then in the usual places.
     order
-        What a picture with one channel is: "GREY", or undeveloped colour, "RGGB", "GRBG", "BGGR" or "GBRG".
+        Meaning of one-channel pixels: "GREY", or raw colour, "RGGB", "GRBG", "BGGR" or "GBRG".
     """
 
     def __init__(self, config: Path, order: str = "GREY") -> None:
         self._config, self._order = config, order
-        self._core: CMMCorePlus | None = None  # made once: each one keeps a log file open until it is collected
+        self._core: CMMCorePlus | None = None  # reused: each one keeps a log file open until it is collected
         self._is_open = False
         self._stage = ""
         self._last = -1
 
     @classmethod
-    def of(cls, text: str) -> MicroManagerSource:
-        """Read ``CONFIG.cfg`` or ``CONFIG.cfg,bayer=RGGB``.
+    def parse(cls, text: str) -> MicroManagerSource:
+        """Parse ``CONFIG.cfg`` or ``CONFIG.cfg,bayer=RGGB``.
 
         Raises
         ------
         SourceTextError
-            If no configuration is named.
+            If it contains no configuration.
         """
         parts = re.fullmatch(r"(.+?)(?:,bayer=(RGGB|GRBG|BGGR|GBRG))?", text)
         if not parts:
@@ -88,8 +88,8 @@ class MicroManagerSource:
         try:
             while True:
                 if core.getRemainingImageCount() > 0:
-                    raw, about = core.getLastImageAndMD()
-                    number = int(about["ImageNumber"])
+                    raw, metadata = core.getLastImageAndMD()
+                    number = int(metadata["ImageNumber"])
                     if number != self._last:
                         break
                 if not core.isSequenceRunning():
@@ -105,7 +105,7 @@ class MicroManagerSource:
         except (RuntimeError, KeyError) as error:
             raise CameraError(f"Micro-Manager: {error}") from error
         self._last = number
-        # pymmcore-plus gives colour as RGB.
+        # pymmcore-plus returns colour as RGB.
         pixels = to_rgb(raw, "RGB" if raw.ndim == 3 else self._order, 8 if raw.dtype.itemsize == 1 else max(8, bits))
         return SourceFrame(Frame(pixels, mpp, time.time(), (stage[0], stage[1]) if stage else None), number)
 

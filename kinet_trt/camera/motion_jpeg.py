@@ -1,4 +1,4 @@
-"""Motion JPEG: frames that travel as JPEG files, from network cameras and in video files."""
+"""Motion JPEG: frames encoded as JPEG files, from network cameras and in video files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kinet_trt.io.jpeg import find_damage
 
 
 def decode(packet: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a frame of Motion JPEG as RGB.
+    """Decode a frame of Motion JPEG to RGB.
 
     Parameters
     ----------
     packet
-        uint8 [n]: its bytes. Bytes after the end marker are ignored.
+        Its bytes, uint8 [n]. Bytes after the end marker are ignored.
 
     Returns
     -------
@@ -29,19 +29,19 @@ def decode(packet: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Raises
     ------
     ImageError
-        If a part of it is missing or damaged: decoders make a picture of that too, grey or black below.
+        If a part of it is missing or damaged; decoders would return a picture that is partly grey or black.
     """
     data = packet.tobytes()
-    what = f"a JPEG frame of {len(data)} bytes"
+    name = f"a JPEG frame of {len(data)} bytes"
     if not data.startswith(b"\xff\xd8"):
-        raise ImageError(f"{what} does not begin like a JPEG")
+        raise ImageError(f"{name} does not begin like a JPEG")
     try:
         return np.asarray(simplejpeg.decode_jpeg(data), np.uint8)
     except ValueError as error:  # an error, or a warning that may be harmless
         if found := find_damage(data):
-            raise ImageError(f"{what} is damaged: {found}") from error
+            raise ImageError(f"{name} is damaged: {found}") from error
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return np.array(image.convert("RGB"), np.uint8)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{what} cannot be decoded: {error}") from error
+        raise ImageError(f"{name} cannot be decoded: {error}") from error

@@ -15,14 +15,14 @@ def parse_options(text: str, known: tuple[str, ...]) -> dict[str, str]:
     Parameters
     ----------
     text
-        May be empty.
+        Options; may be empty.
     known
-        Names that there are.
+        Allowed names.
 
     Raises
     ------
     SourceTextError
-        If a part is not ``name=value``, a name is not known, or stands twice.
+        If a part is not ``name=value``, a name is unknown or repeated.
     """
     found: dict[str, str] = {}
     for part in text.split(",") if text else []:
@@ -30,13 +30,13 @@ def parse_options(text: str, known: tuple[str, ...]) -> dict[str, str]:
         if not equals or name not in known:
             raise SourceTextError(f"option {shown(part)}: expected NAME=VALUE with one of {', '.join(known)}")
         if name in found:
-            raise SourceTextError(f"option {name} stands twice: leave one out")
+            raise SourceTextError(f"option {name} is repeated: remove one")
         found[name] = value
     return found
 
 
 def number(name: str, value: str, low: float, high: float) -> float:
-    """Return an option's value, a number from ``low`` to ``high``; SourceTextError if it is none."""
+    """Return an option's value as a number from ``low`` to ``high``; raise SourceTextError otherwise."""
     try:
         parsed = float(value)
     except ValueError:
@@ -47,14 +47,14 @@ def number(name: str, value: str, low: float, high: float) -> float:
 
 
 def whole(name: str, value: str, low: int, high: int) -> int:
-    """Return an option's value, a whole number from ``low`` to ``high``; SourceTextError if it is none."""
+    """Return an option's value as an integer from ``low`` to ``high``; raise SourceTextError otherwise."""
     if not re.fullmatch(r"[0-9]{1,20}", value) or not low <= int(value) <= high:
         raise SourceTextError(f"option {name}: expected a whole number from {low} to {high}, found {shown(value)}")
     return int(value)
 
 
 def size(name: str, value: str) -> tuple[int, int]:
-    """Return a frame size, ``WIDTHxHEIGHT`` in px, each 32 to 16384; SourceTextError if it is none."""
+    """Return a frame size, ``WIDTHxHEIGHT`` in px, each 32 to 16384; raise SourceTextError otherwise."""
     sides = re.fullmatch(r"([0-9]{2,5})x([0-9]{2,5})", value)
     if not sides or not all(32 <= int(side) <= 16384 for side in sides.groups()):
         raise SourceTextError(f"option {name}: expected WIDTHxHEIGHT, each 32 to 16384 px, found {shown(value)}")

@@ -1,4 +1,4 @@
-"""What cameras deliver to what a `kinet_trt.core.frame.Frame` holds: RGB, 8 bits."""
+"""Conversion of camera pixels to RGB, 8 bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kinet_trt.core.errors import ImageError
 
 CHANNELS = {"RGB": 3, "BGR": 3, "RGBA": 4, "BGRA": 4, "GREY": 1, "RGGB": 1, "GRBG": 1, "BGGR": 1, "GBRG": 1}
-"""Orders and their channels. The last four are raw sensor data, named by their upper left 2 x 2 pixels."""
+"""Channel orders and numbers of channels. The last four are raw colour, named by their upper left 2 x 2 pixels."""
 
 _CONVERSION = {
     "BGR": cv2.COLOR_BGR2RGB,
@@ -26,16 +26,16 @@ _CONVERSION = {
 
 
 def to_rgb(raw: NDArray[np.integer[Any]], order: str, bits: int = 8) -> NDArray[np.uint8]:
-    """Turn a camera's pixels into RGB, 8 bits.
+    """Convert a camera's pixels to RGB, 8 bits.
 
     Parameters
     ----------
     raw
         uint8 or uint16, [height, width] or [height, width, channels].
     order
-        One of `CHANNELS`: the order of its channels; "GREY" for one; "RGGB" and so on for an undeveloped colour sensor.
+        Channel order, one of `CHANNELS`: "GREY" for one channel; "RGGB" and so on for raw colour.
     bits
-        Bits that the camera uses, 8 to 16: 12 says that 4095 is white, whatever the largest value of this frame is.
+        Bits per value, 8 to 16: with 12, 4095 is white, whatever the largest value of this frame is.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Cameras: one small protocol, `FrameSource`, and `open_source`, which finds the source that a text names.
+"""The protocol of cameras, `FrameSource`, and `open_source`, which creates a source from its text.
 
 A source only delivers frames. `kinet_trt.camera.grabber.FrameGrabber` reads it in a thread, keeps the newest frame,
 reconnects, and checks the um/px; `kinet_trt.camera.flat_field` corrects the illumination. No module here counts nuclei.
@@ -21,44 +21,43 @@ ENTRY_POINTS = "kinet_trt.sources"
 
 
 class CameraError(KinetError):
-    """A source that cannot be opened, or that is gone; opening it again may help."""
+    """A source cannot be opened, or was lost; opening it again may help."""
 
 
 class NoFrameError(CameraError):
-    """A source that is there but gave no frame in time."""
+    """A source gave no frame within the timeout."""
 
 
 class RecordingError(CameraError):
-    """A recording that cannot be read to its end; opening it again would only start it from the beginning."""
+    """A recording cannot be read to its end; opening it again would restart it."""
 
 
 class SourceTextError(CameraError):
-    """A SOURCE text that names no source, or an option that it does not have; trying again will not help."""
+    """A SOURCE text names an unknown source or option; trying again does not help."""
 
 
 @dataclass(frozen=True)
 class Properties:
-    """What a source says of itself once it is open.
+    """Properties of an open source.
 
     Attributes
     ----------
     name
-        What a person should read: "USB camera 0", "DemoCamera".
+        Name for people: "USB camera 0", "DemoCamera".
     width, height
         Size of its frames, px; a later frame may differ.
     fps
-        Frames a second that it means to give; None when it does not know.
+        Nominal frames per second; None if unknown.
     bits
-        Bits of a pixel value before it became 8.
+        Bits of a pixel value before its conversion to 8.
     mpp_is_per_frame
-        Whether the source works out ``Frame.mpp`` for every frame (from an objective turret and the binning, from a
-        file's tag). Else its um/px is one number that somebody typed, and is believed only at the frame size for
-        which it was typed.
+        Whether the source determines ``Frame.mpp`` for every frame (from an objective turret and the binning, from a
+        file's tag). Otherwise its um/px is a constant that a person entered, valid for one frame size.
     waits
-        Whether frames wait to be taken (a video file counted frame by frame). A camera does not wait.
+        Whether frames wait until they are taken, as for a video file counted frame by frame.
     recorded
-        Whether it is a recording: opened again it would start from its first frame, so it is read once, and damaged
-        frames are skipped, however many there are.
+        Whether it is a recording: it is read once, as opening it again would restart it, and damaged frames are
+        skipped, however many there are.
     """
 
     name: str
@@ -73,14 +72,14 @@ class Properties:
 
 @dataclass(frozen=True, eq=False)
 class SourceFrame:
-    """A frame and its place in the camera's sequence.
+    """A frame and its number in the camera's sequence.
 
     Attributes
     ----------
     frame
-        RGB pixels; um/px where the source knows it; time, s since the epoch; stage position where there is a stage.
+        RGB pixels; um/px if the source knows it; time, s since the epoch; stage position if there is a stage.
     sequence
-        Number of the frame as the camera counts: it grows, and a gap says that frames were lost on the way.
+        Number of the frame in the camera's count; gaps are lost frames.
     """
 
     frame: Frame
@@ -88,10 +87,10 @@ class SourceFrame:
 
 
 class FrameSource(Protocol):
-    """What gives frames: three methods, all called from one thread, in the order open, newest..., close.
+    """Protocol of a camera: three methods, called from one thread, in the order open, newest..., close.
 
-    After an error, `close` is called, and later perhaps `open` again, on the same object. A whole source, for a camera
-    whose maker's library is called ``acme``::
+    After an error, `close` is called, and later perhaps `open` again, on the same object. A complete source, for a
+    camera with a vendor library ``acme``::
 
         import time
         import acme
@@ -99,7 +98,7 @@ class FrameSource(Protocol):
         from kinet_trt.core.frame import Frame
 
         class AcmeSource:
-            def __init__(self, text: str) -> None:      # what follows "acme:" on the command line
+            def __init__(self, text: str) -> None:      # the text after "acme:" on the command line
                 self.serial = text
                 self.camera = None
 
@@ -121,7 +120,7 @@ class FrameSource(Protocol):
                     self.camera.disconnect()
                     self.camera = None
 
-    Its package registers it, and ``kinet-trt live acme:SERIAL`` works::
+    Its package registers it for ``kinet-trt live acme:SERIAL``::
 
         [project.entry-points."kinet_trt.sources"]
         acme = "acme_kinet:AcmeSource"
@@ -133,41 +132,41 @@ class FrameSource(Protocol):
         Returns
         -------
         Properties
-            What it is.
+            Properties of the open source.
 
         Raises
         ------
         CameraError
-            If it is not there, within some seconds: what was tried, what was found, what to do.
+            If it cannot be opened within some seconds. The message says what was tried, what was found, what to do.
         """
         ...
 
     def newest(self, timeout: float) -> SourceFrame | None:
-        """Wait for a frame newer than the last one returned, and return the newest there is.
+        """Return the newest frame, waiting for one that is newer than the last one returned.
 
         Parameters
         ----------
         timeout
-            How long to wait, s. Where the camera's library cannot be told, its own limit holds; it must have one.
+            Timeout, s. A library that cannot set one must have a timeout of its own.
 
         Returns
         -------
         SourceFrame
-            A frame whose pixels nobody writes to any more; None when a recording has come to its end.
+            Frame whose pixels are not written to any more; None at the end of a recording.
 
         Raises
         ------
         NoFrameError
-            If none came in time.
+            If no frame came within the timeout.
         ImageError
             If a frame is damaged; the next call returns the next frame.
         CameraError
-            If the camera is gone.
+            If the camera was lost.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the camera: threads, files, handles. It may be called twice, and after a failed open."""
+        """Release the camera: threads, files, handles. It may be called twice, and after a failed `open`."""
         ...
 
 
@@ -178,16 +177,16 @@ KNOWN = (
 
 
 def open_source(text: str, *, every_frame: bool = False) -> FrameSource:
-    """Find the source that SOURCE of ``kinet-trt live SOURCE`` names. It is not opened yet.
+    """Return the source that SOURCE of ``kinet-trt live SOURCE`` names, not yet open.
 
     Parameters
     ----------
     text
         ``NAME:REST``, or a short form: a number and ``/dev/videoN`` are ``device:``; ``rtsp://`` and ``http://`` are
-        streams; an existing folder is ``folder:``, an existing file ``video:``. Names that are not ours are looked up
+        streams; an existing folder is ``folder:``, an existing file ``video:``. Other names are looked up
         in the entry-point group ``kinet_trt.sources``.
     every_frame
-        Files only: every frame as fast as it is taken, instead of at the file's own pace.
+        Files only: read every frame as fast as it is taken, instead of at the file's own pace.
 
     Raises
     ------
@@ -198,11 +197,11 @@ def open_source(text: str, *, every_frame: bool = False) -> FrameSource:
     if name == "sim":
         from kinet_trt.camera.simulated import SimulatedMicroscope
 
-        return SimulatedMicroscope.of(rest)
+        return SimulatedMicroscope.parse(rest)
     if name == "device":
         from kinet_trt.camera.device import DeviceSource
 
-        return DeviceSource.of(rest)
+        return DeviceSource.parse(rest)
     if name == "stream":
         from kinet_trt.camera.stream import StreamSource
 
@@ -218,7 +217,7 @@ def open_source(text: str, *, every_frame: bool = False) -> FrameSource:
     if name == "mm":
         from kinet_trt.camera.micromanager import MicroManagerSource
 
-        return MicroManagerSource.of(rest)
+        return MicroManagerSource.parse(rest)
     if name == "gst":
         from kinet_trt.camera.gstreamer import GStreamerSource
 
@@ -227,7 +226,7 @@ def open_source(text: str, *, every_frame: bool = False) -> FrameSource:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Return the source's name and the rest; the name is empty where none can be told."""
+    """Return the source's name and the rest; an empty name if it has none."""
     if re.fullmatch(r"[0-9]{1,3}|/dev/video[0-9]+", text):
         return "device", text
     if re.match(r"(rtsps?|https?)://", text, re.IGNORECASE):
@@ -253,7 +252,7 @@ def _third_party(name: str, rest: str, text: str) -> FrameSource:
                 source: FrameSource = other.load()(rest)
             except KinetError:
                 raise
-            # Another package's code: whatever it raises, the user should read which package and why.
+            # Another package's code may raise anything; name the package and the error.
             except Exception as error:
                 raise CameraError(
                     f"the source {name}: ({other.value}) did not start: {type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""A video file: at its own pace, like a camera, or every frame as fast as it is taken."""
+"""Video files, read at their own pace or frame by frame."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.camera import motion_jpeg
-from kinet_trt.camera._opencv import Reader
+from kinet_trt.camera.opencv import PACKETS, Capture
 from kinet_trt.camera.source import CameraError, NoFrameError, Properties, RecordingError, SourceFrame
 from kinet_trt.core.errors import ImageError
 from kinet_trt.core.frame import Frame
 
-_MJPG = cv2.VideoWriter.fourcc(*"MJPG")
 _FAILURES = 1000
-"""Failed reads in a row after which a file is over, where it does not state how many frames it has."""
+"""Consecutive failed reads that end a file without a stated number of frames."""
 _EXACT = (b"AVI ", b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-"""Bytes 4 to 8, or 8 to 12, of files that list their frames; of others, such as Matroska, the number is an estimate."""
+"""Bytes 4 to 8, or 8 to 12, of files that list their frames; others, such as Matroska, state an estimate."""
 _ESTIMATE = 0.9
 _PROBE_TIMEOUT = 60.0  # s
 _PROBE = """
@@ -33,75 +32,76 @@ for _ in range(int(sys.argv[2])):
     film.read()
 """
 _NOT_CONVERTED = (b"Cannot convert", b"Slice parameters", b"image pointers", b"not supported as input")
-"""What libswscale says when it cannot convert the pixels of a frame."""
+"""Messages of libswscale when it cannot convert the pixels of a frame."""
 
 Item = NDArray[np.uint8] | ImageError | None
-"""A frame, RGB uint8 [height, width, 3]; why it cannot be decoded; or None for a frame that is empty on purpose."""
+"""A frame, RGB uint8 [height, width, 3]; its decoding error; or None for a frame that is empty on purpose."""
 
 
 class VideoSource:
     """A video file that OpenCV's FFmpeg reads.
 
-    A frame that cannot be decoded is an ImageError, and the next call returns the one after it. A file without a whole
-    frame, and one that ends before the number of frames that it states, is a RecordingError.
+    A frame that cannot be decoded raises ImageError; the next call returns the next frame. A file without a whole
+    frame, or with fewer frames than it states, raises RecordingError.
 
     Parameters
     ----------
     path
         The file.
     every_frame
-        Every frame waits to be taken; else frames come at the file's pace, and one that comes too late is left out.
+        Whether every frame waits until it is taken; otherwise frames come at the file's pace, and late ones are
+        skipped.
     """
 
     def __init__(self, path: Path, *, every_frame: bool = False) -> None:
         self._path, self._every_frame = path, every_frame
-        self._reader: Reader | None = None
+        self._capture: Capture | None = None
         self._items: Iterator[Item] = iter(())
         self._sequence = self._whole = 0
         self._started = 0.0
         self._fps = 25.0
 
     def open(self) -> Properties:
-        """See `kinet_trt.camera.FrameSource.open`. The file starts again from its first frame."""
+        """See `kinet_trt.camera.FrameSource.open`. Restarts the file."""
         if not self._path.is_file():
             raise CameraError(f"{self._path}: expected a video file, found none: check the name")
-        reader = self._connect([])
-        size, self._fps = reader.size, reader.fps or 25.0
-        self._items = self._decoded(reader)
-        if int(reader.get(cv2.CAP_PROP_FOURCC)) == _MJPG and self._holds_jpegs(size):
-            # OpenCV does not say which of its JPEG frames are damaged.
-            reader.close()
-            reader = self._connect([cv2.CAP_PROP_FORMAT, -1])
-            self._items = _jpegs(reader)
-        self._reader = reader
+        capture = self._connect([])
+        size, self._fps = capture.size, capture.fps or 25.0
+        self._items = self._decoded(capture)
+        if capture.is_motion_jpeg and self._has_whole_frames(size):
+            # OpenCV does not report which JPEG frames are damaged.
+            capture.close()
+            capture = self._connect(PACKETS)
+            self._items = _jpegs(capture)
+        self._capture = capture
         self._sequence, self._whole, self._started = 0, 0, time.monotonic()
         return Properties(self._path.name, *size, fps=self._fps, waits=self._every_frame, recorded=True)
 
-    def _connect(self, settings: list[int]) -> Reader:
-        # The absolute path: FFmpeg takes "a:b.avi" for an address.
+    def _connect(self, settings: list[int]) -> Capture:
+        # The absolute path: FFmpeg takes "a:b.avi" for a URL.
         place = str(self._path.absolute())
-        return Reader(str(self._path), place, cv2.CAP_FFMPEG, settings, "expected a video (AVI, MP4, MKV, MOV)")
+        return Capture(str(self._path), place, cv2.CAP_FFMPEG, settings, "expected a video (AVI, MP4, MKV, MOV)")
 
-    def _holds_jpegs(self, size: tuple[int, int]) -> bool:
-        """Say whether one of the first packets is a whole frame; of interlaced video it is half of one."""
-        reader = self._connect([cv2.CAP_PROP_FORMAT, -1])
+    def _has_whole_frames(self, size: tuple[int, int]) -> bool:
+        """Return whether one of the first packets is a whole frame; in interlaced video it is half of one."""
+        capture = self._connect(PACKETS)
         try:
             for n in range(10):
-                packet = reader.read_packet()
+                packet = capture.read_packet()
                 if packet is None:
-                    return n > 0  # all are damaged: OpenCV would decode them to something
+                    return n > 0  # all are damaged; OpenCV would return some pixels
                 try:
                     height, width = motion_jpeg.decode(packet).shape[:2]
                 except ImageError:
                     continue
                 return (width, height) == size
         finally:
-            reader.close()
+            capture.close()
         return True
 
     def newest(self, timeout: float) -> SourceFrame | None:
         """See `kinet_trt.camera.FrameSource.newest`."""
-        if self._reader is None:
+        if self._capture is None:
             raise CameraError(f"{self._path}: not open")
         if self._every_frame:
             return self._next()
@@ -116,7 +116,7 @@ class VideoSource:
         while shot is not None and shot.sequence < due:
             later = self._next()
             if later is None:
-                return shot  # the last frame of all is shown, however late
+                return shot  # the last frame is shown, however late
             shot = later
         return shot
 
@@ -131,42 +131,42 @@ class VideoSource:
         self._check_end()
         return None
 
-    def _decoded(self, reader: Reader) -> Iterator[Item]:
-        """Give what OpenCV decodes. A read that fails is the end only if all those after it fail too."""
-        stated = int(reader.get(cv2.CAP_PROP_FRAME_COUNT))
-        held: NDArray[np.uint8] | None = None  # each frame waits until the next one shows that it is real
+    def _decoded(self, capture: Capture) -> Iterator[Item]:
+        """Yield the frames that OpenCV decodes. A failed read is the end only if all later reads fail too."""
+        stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        pending: NDArray[np.uint8] | None = None  # yielded once the next frame shows that it is real
         failed, read, checked = 0, 0, False
         while failed < (max(1, stated - read) if stated else _FAILURES):
-            pixels = reader.read()
+            pixels = capture.read()
             if pixels is None:
                 failed += 1
                 continue
-            if not checked and held is not None and _same(held, pixels):
+            if not checked and pending is not None and _same(pending, pixels):
                 self._check_conversion(read + failed + 1)
                 checked = True
-            if held is not None:
-                yield held
+            if pending is not None:
+                yield pending
             for _ in range(failed):
                 yield ImageError("it cannot be decoded")
-            held, read, failed = pixels, read + failed + 1, 0
-        if held is None:
+            pending, read, failed = pixels, read + failed + 1, 0
+        if pending is None:
             return
         if read == 1:
             self._check_conversion(read)
-        yield held
+        yield pending
         if stated > read:
-            # What is in the file and was not decoded is damaged; what is not in it is for _check_end to report.
-            packets = self._connect([cv2.CAP_PROP_FORMAT, -1])
+            # Packets that were not decoded are damaged; missing packets are reported by _check_end.
+            packets = self._connect(PACKETS)
             there = packets.count_packets()
             packets.close()
             for _ in range(min(there, stated) - read):
                 yield ImageError("it cannot be decoded")
 
     def _check_conversion(self, frames: int) -> None:
-        """Raise if OpenCV cannot convert the pixels of one of the first frames, as of interlaced video.
+        """Raise if OpenCV cannot convert the pixels of one of the first frames, as in interlaced video.
 
-        It then returns the frame before it once more, or memory that it never wrote to, and only FFmpeg's message says
-        so: another process lets us read that.
+        It then returns the previous frame or uninitialised memory. Only FFmpeg's messages reveal it, which can be read
+        from a subprocess.
         """
         if not sys.executable:
             return
@@ -191,11 +191,11 @@ class VideoSource:
             )
 
     def _check_end(self) -> None:
-        """Raise if the file holds no frame, or less than it states."""
-        assert self._reader is not None
+        """Raise if the file has no frame, or fewer than it states."""
+        assert self._capture is not None
         if not self._whole:
             raise RecordingError(f"{self._path}: not one frame could be read: copy it again")
-        stated = int(self._reader.get(cv2.CAP_PROP_FRAME_COUNT))
+        stated = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         with self._path.open("rb") as file:
             head = file.read(12)
         least = stated if head[4:8] in _EXACT or head[8:12] in _EXACT else round(_ESTIMATE * stated)
@@ -205,24 +205,24 @@ class VideoSource:
     def close(self) -> None:
         """See `kinet_trt.camera.FrameSource.close`."""
         self._items = iter(())
-        if self._reader:
-            self._reader.close()
-            self._reader = None
+        if self._capture:
+            self._capture.close()
+            self._capture = None
 
 
-def _jpegs(reader: Reader) -> Iterator[Item]:
-    """Give the frames of Motion JPEG."""
-    stated = int(reader.get(cv2.CAP_PROP_FRAME_COUNT))
+def _jpegs(capture: Capture) -> Iterator[Item]:
+    """Yield the frames of Motion JPEG."""
+    stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     read = failed = 0
     while failed < (max(1, stated - read) if stated else _FAILURES):
-        packet = reader.read_packet()
+        packet = capture.read_packet()
         if packet is None:
             failed += 1
             continue
         for _ in range(failed):
             yield ImageError("it cannot be read")
         read, failed = read + failed + 1, 0
-        if not packet.size:  # it stands for the frame before it
+        if not packet.size:  # it repeats the previous frame
             yield None
             continue
         try:

@@ -9,12 +9,12 @@ import pytest
 from camera_films import number_of, numbered, open_files
 
 import kinet_trt.camera.device as room
-from kinet_trt.camera._opencv import Reader
 from kinet_trt.camera.device import DeviceSource
+from kinet_trt.camera.opencv import Capture
 from kinet_trt.camera.source import CameraError, open_source
 
 
-def test_a_camera_that_is_not_there() -> None:
+def test_missing_camera_is_one_message() -> None:
     before = open_files()
     for text in ("97", "/dev/video97", "device:97,size=1280x960,fps=30,fourcc=MJPG"):
         source = open_source(text)
@@ -26,7 +26,7 @@ def test_a_camera_that_is_not_there() -> None:
     assert open_files() == before
 
 
-def test_reading_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_returns_frames_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No camera can be plugged in here: a film takes its place behind the same cv2.VideoCapture."""
     path = tmp_path / "film.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (160, 120))
@@ -35,17 +35,17 @@ def test_reading_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     writer.release()
     asked = []
 
-    class OnFilm(Reader):
+    class OnFilm(Capture):
         def __init__(self, what: str, source: int | str, backend: int, settings: list[int], hint: str) -> None:
             asked.append(source)
             super().__init__(what, str(path), cv2.CAP_FFMPEG, settings, hint)
 
-        def ask(self, name: int, value: float) -> None:
+        def request(self, name: int, value: float) -> None:
             asked.append((name, value))
-            super().ask(name, value)  # refused, as by a driver that cannot
+            super().request(name, value)  # refused, as by a driver that cannot
 
-    monkeypatch.setattr(room, "Reader", OnFilm)
-    source = DeviceSource.of("2,size=1920x1080,fps=30,fourcc=MJPG")
+    monkeypatch.setattr(room, "Capture", OnFilm)
+    source = DeviceSource.parse("2,size=1920x1080,fps=30,fourcc=MJPG")
     properties = source.open()
     assert (properties.name, properties.width, properties.height, properties.fps) == ("camera 2", 160, 120, 25.0)
     shots = [source.newest(1.0) for _ in range(4)]

@@ -78,7 +78,7 @@ def served(server: Mjpeg) -> Iterator[str]:
         thread.join()
 
 
-def test_mjpeg_over_http() -> None:
+def test_mjpeg_over_http_is_read() -> None:
     with served(Mjpeg()) as address:
         source = StreamSource(address)
         properties = source.open()
@@ -88,7 +88,7 @@ def test_mjpeg_over_http() -> None:
     assert numbers == list(range(12))
 
 
-def test_a_stream_that_falls_silent_is_noticed() -> None:
+def test_silent_stream_is_reported() -> None:
     with served(Mjpeg(silence=10)) as address:
         source = StreamSource(address, open_timeout=30, read_timeout=2)
         source.open()
@@ -99,7 +99,7 @@ def test_a_stream_that_falls_silent_is_noticed() -> None:
         source.close()
 
 
-def test_a_stream_that_ends_is_connected_again() -> None:
+def test_ended_stream_is_reconnected() -> None:
     with served(Mjpeg(end=15)) as address:
         before = open_files()
         with FrameGrabber(StreamSource(address), mpp=0.3, pauses=(0.05,)) as camera:
@@ -113,7 +113,7 @@ def test_a_stream_that_ends_is_connected_again() -> None:
         assert open_files() <= before + 1  # of the server, which this process holds as well
 
 
-def test_another_size_after_the_break_has_no_um_per_px() -> None:
+def test_mpp_is_unknown_after_a_reconnect_with_another_size() -> None:
     server = Mjpeg(end=15)
     with served(server) as address, FrameGrabber(StreamSource(address), mpp=0.3, pauses=(0.05,)) as camera:
         first = camera.take(10.0)
@@ -130,7 +130,7 @@ def test_another_size_after_the_break_has_no_um_per_px() -> None:
         assert "frames are now 80 x 60 px; 0.3 um/px was set for 160 x 120" in camera.state.mpp_note
 
 
-def test_another_size_within_a_running_stream_is_seen() -> None:
+def test_size_change_within_a_stream_is_detected() -> None:
     """OpenCV would stretch the small frames to the size of the first: the um/px of a frame that never was."""
     server = Mjpeg()
     with served(server) as address, FrameGrabber(StreamSource(address), mpp=0.3) as camera:
@@ -145,7 +145,7 @@ def test_another_size_within_a_running_stream_is_seen() -> None:
         assert camera.state.why == ""
 
 
-def test_a_damaged_jpeg_is_skipped_and_bytes_after_one_are_not(capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_jpeg_is_skipped_and_trailing_bytes_are_ignored(capfd: pytest.CaptureFixture[str]) -> None:
     server = Mjpeg()
     server.cut, server.zeroed, server.longer = {5, 8}, {6}, {3}
     with served(server) as address:
@@ -162,7 +162,7 @@ def test_a_damaged_jpeg_is_skipped_and_bytes_after_one_are_not(capfd: pytest.Cap
     assert capfd.readouterr().err == ""
 
 
-def test_a_film_over_http_needs_no_jpeg(tmp_path: Path) -> None:
+def test_http_video_without_jpeg_is_read(tmp_path: Path) -> None:
     path = tmp_path / "film.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"FFV1"), 25, (160, 120))
     for n in range(4):
@@ -189,7 +189,7 @@ def test_a_film_over_http_needs_no_jpeg(tmp_path: Path) -> None:
         thread.join()
 
 
-def test_nobody_there() -> None:
+def test_unreachable_camera_is_one_message() -> None:
     source = StreamSource("rtsp://doctor:secret@127.0.0.1:9/live", open_timeout=2)
     with pytest.raises(CameraError, match=r"^rtsp://127\.0\.0\.1:9/live cannot be opened: no video within 2 s") as told:
         source.open()
@@ -218,7 +218,7 @@ def rtsp() -> Iterator[tuple[str, subprocess.Popen[str]]]:
         server.stdout.close()
 
 
-def test_rtsp(rtsp: tuple[str, subprocess.Popen[str]]) -> None:
+def test_rtsp_stream_is_read(rtsp: tuple[str, subprocess.Popen[str]]) -> None:
     address, server = rtsp
     before = open_files()
     with FrameGrabber(StreamSource(address, read_timeout=1.0), mpp=0.25, pauses=(0.1,)) as camera:

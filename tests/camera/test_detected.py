@@ -26,7 +26,7 @@ def test_linux_lists_cameras_without_opening_them(tmp_path: Path):
     assert list_cameras(listed, devices) == [MICROSCOPE, DetectedCamera(10, "HD Webcam", readable=False)]
 
 
-def test_no_camera_and_no_list_are_two_things(tmp_path: Path):
+def test_empty_list_and_missing_list_differ(tmp_path: Path):
     assert list_cameras(tmp_path / "video4linux") == []
     assert list_cameras(tmp_path / "missing" / "video4linux") is None
 
@@ -49,5 +49,5 @@ def test_no_camera_and_no_list_are_two_things(tmp_path: Path):
         (None, "is it plugged in, is another program using it, may you read it? Try other numbers: 0, 1, 2"),
     ],
 )
-def test_the_advice_names_the_cameras_that_there_are(found, words):
+def test_advice_names_the_detected_cameras(found, words):
     assert advice(0, found) == words

@@ -18,7 +18,7 @@ OPTICS = "size=640x480,path=still,vignetting=0.4,tint=0.2,noise=3,hot=0,drift=0"
 
 
 def frames(text: str, n: int) -> list[Frame]:
-    source = SimulatedMicroscope.of(text)
+    source = SimulatedMicroscope.parse(text)
     source.open()
     try:
         return [shot.frame for shot in (source.newest(5.0) for _ in range(n)) if shot]
@@ -31,7 +31,7 @@ def blank() -> list[Frame]:
     return frames(f"{OPTICS},blank=1,fps=200", 8)
 
 
-def test_glass_becomes_even_and_white(blank: list[Frame]) -> None:
+def test_corrected_glass_is_even_and_white(blank: list[Frame]) -> None:
     before = blank[0].pixels.astype(float)
     assert before[:, :, 0].mean() - before[:, :, 2].mean() > 30
     corner = before[:40, :40].mean(axis=(0, 1))
@@ -41,7 +41,7 @@ def test_glass_becomes_even_and_white(blank: list[Frame]) -> None:
         np.testing.assert_allclose(part.mean(axis=(0, 1)), WHITE, atol=1.5)
 
 
-def test_tissue_comes_out_as_under_even_light(blank: list[Frame]) -> None:
+def test_corrected_tissue_looks_evenly_lit(blank: list[Frame]) -> None:
     seen = frames(f"{OPTICS},seed=3", 1)[0]
     even = frames("size=640x480,path=still,vignetting=0,tint=0,noise=0,hot=0,drift=0,seed=3", 1)[0]
     corrected = FlatField.from_blank(blank)(seen)
@@ -53,7 +53,7 @@ def test_tissue_comes_out_as_under_even_light(blank: list[Frame]) -> None:
     assert before > 4 * after
 
 
-def test_it_is_stored(blank: list[Frame], tmp_path: Path) -> None:
+def test_flat_field_round_trips_through_a_file(blank: list[Frame], tmp_path: Path) -> None:
     correction = FlatField.from_blank(blank)
     correction.save(tmp_path / "blank.png")
     loaded = FlatField.load(tmp_path / "blank.png")
@@ -62,7 +62,7 @@ def test_it_is_stored(blank: list[Frame], tmp_path: Path) -> None:
         FlatField.load(tmp_path / "none.png")
 
 
-def test_what_is_no_blank_field(blank: list[Frame]) -> None:
+def test_from_blank_refuses_unsuitable_frames(blank: list[Frame]) -> None:
     with pytest.raises(ImageError, match="expected empty glass"):
         FlatField.from_blank(frames("size=640x480,path=still,noise=0,hot=0", 1))
     with pytest.raises(ImageError, match="turn the light up"):
@@ -77,7 +77,7 @@ def test_what_is_no_blank_field(blank: list[Frame]) -> None:
         FlatField.from_blank(blank)(Frame(blank[0].pixels[:32]))
 
 
-def test_it_costs_little() -> None:
+def test_correction_is_fast() -> None:
     """Beside drawing the mean of the same frame, which nobody would call slow."""
     rng = np.random.default_rng(0)
     frame = Frame(rng.integers(0, 256, (960, 1280, 3), dtype=np.uint8))

@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_images_come_in_the_order_of_their_numbers(folder: Path) -> None:
+def test_images_come_in_natural_order(folder: Path) -> None:
     source = FolderSource(folder, every_frame=True)
     properties = source.open()
     assert (properties.width, properties.height, properties.waits, properties.mpp_is_per_frame) == (64, 48, True, True)
@@ -42,7 +42,7 @@ def test_images_come_in_the_order_of_their_numbers(folder: Path) -> None:
     assert [shot.frame.mpp for shot in shots] == [pytest.approx(0.25)] * 3
 
 
-def test_what_should_be_known_of_a_file_comes_with_its_frame(tmp_path: Path) -> None:
+def test_file_remarks_come_with_the_frame(tmp_path: Path) -> None:
     pages = [Image.fromarray(np.full((48, 64, 3), (value, 0, 100), np.uint8)) for value in (1, 2)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], dpi=(300, 300))
     source = FolderSource(tmp_path, every_frame=True)
@@ -54,7 +54,7 @@ def test_what_should_be_known_of_a_file_comes_with_its_frame(tmp_path: Path) -> 
     source.close()
 
 
-def test_at_a_cameras_pace(folder: Path) -> None:
+def test_folder_keeps_its_pace(folder: Path) -> None:
     source = FolderSource(folder)
     source.open()
     assert source.newest(0.1) is not None
@@ -79,7 +79,7 @@ def test_each_image_keeps_its_own_um_per_px(folder: Path) -> None:
         assert "um/px is not known" in camera.state.mpp_note
 
 
-def test_a_damaged_image_is_left_out(folder: Path) -> None:
+def test_damaged_image_is_skipped(folder: Path) -> None:
     (folder / "field 0.tif").write_bytes((folder / "field 1.tif").read_bytes()[:200])
     source = FolderSource(folder, every_frame=True)
     source.open()
@@ -94,7 +94,7 @@ def test_a_damaged_image_is_left_out(folder: Path) -> None:
         assert camera.state.bad == 1
 
 
-def test_folders_without_images(tmp_path: Path) -> None:
+def test_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CameraError, match=r"expected images \(\.png"):
         FolderSource(tmp_path).open()
     with pytest.raises(CameraError, match="cannot be read as a folder"):

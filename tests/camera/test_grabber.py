@@ -61,7 +61,7 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.005)
 
 
-def test_the_newest_is_taken_and_the_rest_counted() -> None:
+def test_take_returns_the_newest_and_counts_dropped_frames() -> None:
     source = Script(*(shot(n) for n in range(1, 51)), waits=False)
     with FrameGrabber(source) as camera:
         until(lambda: camera.state.frames == 50)
@@ -82,7 +82,7 @@ def test_gaps_in_the_cameras_count_are_missed_frames() -> None:
         assert camera.state.sentence() == "the recording has ended"
 
 
-def test_nobody_who_takes_slowly_holds_the_camera_up() -> None:
+def test_slow_consumer_does_not_block_the_camera() -> None:
     numbers = itertools.count(1)
 
     class Fast(Script):
@@ -102,7 +102,7 @@ def test_nobody_who_takes_slowly_holds_the_camera_up() -> None:
         assert "frames a second" in state.sentence()
 
 
-def test_it_reconnects_with_growing_pauses() -> None:
+def test_reconnects_with_growing_pauses() -> None:
     opened: list[float] = []
 
     class Gone(Script):
@@ -122,7 +122,7 @@ def test_it_reconnects_with_growing_pauses() -> None:
         assert gap >= pause
 
 
-def test_after_frames_the_pauses_start_again_and_sequences_go_on() -> None:
+def test_pauses_restart_and_sequences_continue_after_frames() -> None:
     lost = CameraError("gone")
     source = Script(shot(100), lost, shot(1), shot(2), lost, shot(1), None)
     with FrameGrabber(source, pauses=(0.01, 5.0)) as camera:
@@ -136,14 +136,14 @@ def test_after_frames_the_pauses_start_again_and_sequences_go_on() -> None:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("division by zero"), OSError("usb"), KeyError("frame")])
-def test_whatever_a_vendors_code_raises_is_survived(error: Exception) -> None:
+def test_any_vendor_exception_leads_to_a_reconnect(error: Exception) -> None:
     with FrameGrabber(Script(shot(1), error, shot(1), None), pauses=(0.01,)) as camera:
         assert camera.take(5.0) is not None
         assert camera.take(5.0) is not None
         until(lambda: camera.state.phase == "ended")
 
 
-def test_a_source_that_cannot_be_closed_is_survived(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_close_does_not_prevent_a_reconnect(caplog: pytest.LogCaptureFixture) -> None:
     class Stuck(Script):
         def close(self) -> None:
             raise OSError("busy")
@@ -155,7 +155,7 @@ def test_a_source_that_cannot_be_closed_is_survived(caplog: pytest.LogCaptureFix
     assert "could not be closed" in caplog.text
 
 
-def test_a_silent_camera_is_stalled_and_then_opened_again() -> None:
+def test_silent_camera_is_stalled_and_then_reopened() -> None:
     source = Script(shot(1), waits=False)
     with FrameGrabber(source, pauses=(0.05,), patience=1.5) as camera:
         assert camera.take(5.0) is not None
@@ -165,7 +165,7 @@ def test_a_silent_camera_is_stalled_and_then_opened_again() -> None:
         assert camera.state.why == "script: over"
 
 
-def test_damaged_frames_are_left_out_and_many_of_them_reconnect() -> None:
+def test_damaged_frames_are_skipped_and_many_cause_a_reconnect() -> None:
     bad = ImageError("half a frame")
     source = Script(bad, shot(1), *[bad] * 10, shot(1), None)
     with FrameGrabber(source, pauses=(0.01,)) as camera:
@@ -176,7 +176,7 @@ def test_damaged_frames_are_left_out_and_many_of_them_reconnect() -> None:
     assert source.opened == 2
 
 
-def test_an_open_that_hangs_does_not_hang_the_page(caplog: pytest.LogCaptureFixture) -> None:
+def test_hanging_open_does_not_block_close(caplog: pytest.LogCaptureFixture) -> None:
     free = threading.Event()
 
     class Hangs(Script):
@@ -193,7 +193,7 @@ def test_an_open_that_hangs_does_not_hang_the_page(caplog: pytest.LogCaptureFixt
     assert camera.state.phase == "closed"
 
 
-def test_closing_ends_everything_and_may_be_done_twice() -> None:
+def test_close_is_idempotent() -> None:
     source = Script(*(shot(n) for n in range(1000)))
     camera = FrameGrabber(source)
     with camera:
@@ -205,7 +205,7 @@ def test_closing_ends_everything_and_may_be_done_twice() -> None:
     FrameGrabber(source).close()  # never started
 
 
-def test_closing_wakes_who_waits() -> None:
+def test_close_wakes_waiting_consumers() -> None:
     found: list[object] = []
     camera = FrameGrabber(Script())
     with camera:
@@ -230,40 +230,40 @@ SMALL = (64, 48)
 LARGE = (128, 96)
 
 
-def test_a_stated_um_per_px_holds_for_its_size_only() -> None:
+def test_entered_mpp_applies_to_one_size_only() -> None:
     source = Script(shot(1, LARGE), shot(2, SMALL), shot(3, LARGE), shot(4, SMALL), None)
     found, note = mpps(source, 4, mpp=0.25)
     assert found == [0.25, None, 0.25, None]
     assert note == "frames are now 64 x 48 px; 0.25 um/px was set for 128 x 96: set it again"
 
 
-def test_a_sources_constant_holds_for_its_size_only() -> None:
+def test_constant_mpp_of_a_source_applies_to_one_size_only() -> None:
     source = Script(*(shot(n, size, 0.3) for n, size in enumerate([LARGE, SMALL, SMALL, LARGE])), None)
     assert mpps(source, 4) == ([0.3, None, None, 0.3], "")
 
 
-def test_a_source_that_states_another_one_with_the_size_knows_it() -> None:
+def test_new_mpp_with_a_new_size_is_accepted() -> None:
     source = Script(shot(1, LARGE, 0.25), shot(2, SMALL, 0.5), shot(3, LARGE, 0.25), None)
     assert mpps(source, 3) == ([0.25, 0.5, 0.25], "")
 
 
-def test_a_source_that_measures_it_is_believed_at_any_size() -> None:
+def test_per_frame_mpp_is_accepted_at_any_size() -> None:
     source = Script(shot(1, LARGE, 0.3), shot(2, SMALL, 0.3), None, per_frame=True)
     assert mpps(source, 2) == ([0.3, 0.3], "")
 
 
-def test_a_turned_objective_ends_what_a_person_stated() -> None:
+def test_entered_mpp_ends_when_the_objective_changes() -> None:
     source = Script(shot(1, LARGE, 0.5), shot(2, LARGE, 0.25), None, per_frame=True)
     found, note = mpps(source, 2, mpp=0.48)
     assert found == [0.48, None]
     assert "the camera now states 0.25 um/px, which it did not when 0.48 was set" in note
 
 
-def test_nothing_known_is_said() -> None:
+def test_unknown_mpp_is_noted() -> None:
     assert mpps(Script(shot(1), None), 1) == ([None], "um/px is not known: set it")
 
 
-def test_it_is_set_by_hand_while_running() -> None:
+def test_mpp_can_be_set_while_running() -> None:
     source = Script(waits=False)
     with FrameGrabber(source, mpp=0.5) as camera:
 
@@ -287,7 +287,7 @@ def test_it_is_set_by_hand_while_running() -> None:
     sizes=st.lists(st.sampled_from([SMALL, LARGE]), min_size=1, max_size=12),
     binned=st.booleans(),
 )
-def test_never_a_um_per_px_of_another_size(sizes: list[tuple[int, int]], binned: bool) -> None:
+def test_no_sequence_of_changes_applies_mpp_to_another_size(sizes: list[tuple[int, int]], binned: bool) -> None:
     """A camera that claims 0.25 whatever its binning: at the size it did not start with, nothing is believed."""
     source = Script(*(shot(n, size, 0.25 if binned else None) for n, size in enumerate(sizes)), None)
     found, _ = mpps(source, len(sizes), None if binned else 0.25)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from kinet_trt.camera.gstreamer import SINK, GStreamerSource, _built_in
+from kinet_trt.camera.gstreamer import SINK, GStreamerSource, _has_gstreamer
 from kinet_trt.camera.source import CameraError, open_source
 
 
-def test_an_opencv_without_gstreamer_says_so() -> None:
+def test_opencv_without_gstreamer_is_one_message() -> None:
     source = open_source("gst:videotestsrc")
-    if _built_in():  # a Jetson's OpenCV
+    if _has_gstreamer():  # a Jetson's OpenCV
         source.open()
         assert source.newest(5.0) is not None
     else:
@@ -19,7 +19,7 @@ def test_an_opencv_without_gstreamer_says_so() -> None:
     source.close()
 
 
-def test_the_sink_keeps_the_newest_frame() -> None:
+def test_sink_keeps_the_newest_frame() -> None:
     assert GStreamerSource("videotestsrc")._pipeline == f"videotestsrc ! {SINK}"
     assert GStreamerSource("videotestsrc ! appsink")._pipeline == "videotestsrc ! appsink"
     assert "drop=true max-buffers=1" in SINK

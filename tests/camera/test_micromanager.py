@@ -77,7 +77,7 @@ def test_colour_frames_um_per_px_and_stage(tmp_path: Path) -> None:
     source.close()
 
 
-def test_the_colour_order(tmp_path: Path) -> None:
+def test_colour_order_is_rgb(tmp_path: Path) -> None:
     import pymmcore
 
     source = MicroManagerSource(config(tmp_path))
@@ -109,7 +109,7 @@ def test_deep_grey_frames(tmp_path: Path, bits: int) -> None:
     source.close()
 
 
-def test_binning_is_another_um_per_px(tmp_path: Path) -> None:
+def test_binning_changes_mpp(tmp_path: Path) -> None:
     """Micro-Manager accounts for it, so the new um/px is believed though the size changed."""
     source = MicroManagerSource(config(tmp_path))
     with FrameGrabber(source, pauses=(0.1,)) as camera:
@@ -129,7 +129,7 @@ def test_binning_is_another_um_per_px(tmp_path: Path) -> None:
         assert camera.state.mpp_note == ""
 
 
-def test_a_camera_that_stops_is_opened_again(tmp_path: Path) -> None:
+def test_stopped_camera_is_reopened(tmp_path: Path) -> None:
     source = MicroManagerSource(config(tmp_path))
     with FrameGrabber(source, pauses=(0.05,)) as camera:
         assert camera.take(10.0) is not None
@@ -146,7 +146,7 @@ def test_a_camera_that_stops_is_opened_again(tmp_path: Path) -> None:
         assert camera.state.phase == "connected"
 
 
-def test_nothing_is_left_open(tmp_path: Path) -> None:
+def test_no_handles_are_left_open(tmp_path: Path) -> None:
     source = MicroManagerSource(config(tmp_path))
     counts = []
     for _ in range(4):
@@ -157,7 +157,7 @@ def test_nothing_is_left_open(tmp_path: Path) -> None:
     assert counts[-1] == counts[0]
 
 
-def test_what_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configuration_that_does_not_load_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CameraError, match=r"none\.cfg: .*does the configuration load in Micro-Manager itself"):
         MicroManagerSource(tmp_path / "none.cfg").open()
     (tmp_path / "other.cfg").write_text("Device,Camera,NoSuchMaker,Cam\n")
@@ -177,7 +177,7 @@ def test_what_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         MicroManagerSource(config(tmp_path)).open()
 
 
-def test_undeveloped_colour_is_developed(tmp_path: Path) -> None:
+def test_raw_colour_is_demosaiced(tmp_path: Path) -> None:
     path = config(tmp_path, "8bit")
     grey, colour = (open_source(f"mm:{path}{suffix}") for suffix in ("", ",bayer=RGGB"))
     for source, is_grey in ((grey, True), (colour, False)):

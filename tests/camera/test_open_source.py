@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinet_trt.camera import source as rooms
-from kinet_trt.camera.device import DeviceSource, Wanted
+from kinet_trt.camera.device import DeviceSettings, DeviceSource
 from kinet_trt.camera.folder import FolderSource
 from kinet_trt.camera.gstreamer import GStreamerSource
 from kinet_trt.camera.micromanager import MicroManagerSource
@@ -43,7 +43,7 @@ from kinet_trt.core.errors import KinetError
         ("folder:nowhere", FolderSource),
     ],
 )
-def test_each_text_names_its_source(text: str, kind: type) -> None:
+def test_each_text_opens_its_source(text: str, kind: type) -> None:
     assert type(open_source(text)) is kind
 
 
@@ -53,9 +53,9 @@ def test_files_and_folders_need_no_name(tmp_path: Path) -> None:
     assert type(open_source(str(tmp_path / "a:b,c.avi"))) is VideoSource
 
 
-def test_what_is_asked_of_a_device() -> None:
-    source = DeviceSource.of("/dev/video3,size=1920x1080,fps=30,fourcc=MJPG")
-    assert source._wanted == Wanted((1920, 1080), 30.0, "MJPG")
+def test_device_options_are_parsed() -> None:
+    source = DeviceSource.parse("/dev/video3,size=1920x1080,fps=30,fourcc=MJPG")
+    assert source._settings == DeviceSettings((1920, 1080), 30.0, "MJPG")
     assert source._index == 3
 
 
@@ -74,16 +74,16 @@ def test_what_is_asked_of_a_device() -> None:
         ("device:0,zoom=2", "option 'zoom=2': expected NAME=VALUE with one of size, fps, fourcc"),
         ("mm:", "expected a Micro-Manager configuration"),
         ("sim:seed", "option 'seed': expected NAME=VALUE"),
-        ("sim:seed=1,seed=2", "option seed stands twice"),
+        ("sim:seed=1,seed=2", "option seed is repeated"),
     ],
 )
-def test_a_wrong_text_says_what_was_expected(text: str, message: str) -> None:
+def test_wrong_text_is_one_message(text: str, message: str) -> None:
     with pytest.raises(SourceTextError, match=re.escape(message)):
         open_source(text)
 
 
 @given(st.one_of(st.text(max_size=40), st.from_regex(r"(sim|device|mm|gst|acme|video):[ -~]{0,40}", fullmatch=True)))
-def test_no_text_breaks_it(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         source = open_source(text)
     except SourceTextError:
@@ -136,7 +136,7 @@ def acme(monkeypatch: pytest.MonkeyPatch) -> Acme:
     return library
 
 
-def test_the_documented_source_of_a_vendor_works(acme: Acme) -> None:
+def test_documented_vendor_source_works(acme: Acme) -> None:
     source = open_source("acme:B7")
     properties = source.open()
     assert (properties.name, properties.width, properties.height, properties.bits) == ("Acme camera", 6, 4, 12)
@@ -154,13 +154,13 @@ def test_the_documented_source_of_a_vendor_works(acme: Acme) -> None:
         open_source("acme:C1").open()
 
 
-def test_a_vendors_mistake_is_one_message(acme: Acme) -> None:
+def test_failing_vendor_source_is_one_message(acme: Acme) -> None:
     with pytest.raises(CameraError, match=r"the source broken: \(acme_kinet:Broken\) did not start: ZeroDivisionError"):
         open_source("broken:")
     with pytest.raises(SourceTextError, match=r"installed beside them: acme:, broken:"):
         open_source("other:")
 
 
-def test_errors_are_ours() -> None:
+def test_errors_are_kinet_errors() -> None:
     assert issubclass(CameraError, KinetError)
     assert issubclass(NoFrameError, CameraError)

@@ -13,7 +13,7 @@ from kinet_trt.core.errors import ImageError
 RGB = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)
 
 
-def test_orders() -> None:
+def test_channel_orders_are_converted() -> None:
     alpha = np.full((10, 12, 1), 9, np.uint8)
     np.testing.assert_array_equal(to_rgb(RGB, "RGB"), RGB)
     np.testing.assert_array_equal(to_rgb(RGB[..., ::-1], "BGR"), RGB)
@@ -23,7 +23,7 @@ def test_orders() -> None:
         np.testing.assert_array_equal(to_rgb(grey, "GREY"), np.repeat(RGB[..., :1], 3, axis=2))
 
 
-def test_the_result_is_nobody_elses() -> None:
+def test_result_is_a_new_array() -> None:
     raw = RGB.copy()
     pixels = to_rgb(raw, "RGB")
     raw[:] = 0
@@ -31,20 +31,20 @@ def test_the_result_is_nobody_elses() -> None:
 
 
 @given(bits=st.integers(8, 16), share=st.floats(0, 1))
-def test_every_bit_depth_means_the_same_light(bits: int, share: float) -> None:
+def test_bit_depths_agree_in_brightness(bits: int, share: float) -> None:
     value = round(share * (2**bits - 1))
     pixels = to_rgb(np.full((4, 4), value, np.uint16), "GREY", bits)
     assert pixels.dtype == np.uint8
     assert abs(int(pixels[0, 0, 0]) - 255 * value / (2**bits - 1)) <= 0.51
 
 
-def test_a_dark_deep_frame_stays_dark() -> None:
+def test_dark_16_bit_frame_stays_dark() -> None:
     assert to_rgb(np.full((4, 4, 3), 255, np.uint16), "RGB", 12).max() == 16
 
 
 @pytest.mark.parametrize("order", ["RGGB", "GRBG", "BGGR", "GBRG"])
 @pytest.mark.parametrize("bits", [8, 12])
-def test_undeveloped_colour(order: str, bits: int) -> None:
+def test_raw_colour_orders(order: str, bits: int) -> None:
     top = 2**bits - 1
     colour = {"R": top, "G": top // 2, "B": top // 5}
     raw = np.empty((8, 8), np.uint8 if bits == 8 else np.uint16)
@@ -66,6 +66,8 @@ def test_undeveloped_colour(order: str, bits: int) -> None:
         (RGB.astype(np.uint16), "RGB", 17, "found uint16 with 17"),
     ],
 )
-def test_what_does_not_fit(raw: np.ndarray, order: str, bits: int, message: str) -> None:
+def test_array_that_does_not_match_order_or_bits_is_refused(
+    raw: np.ndarray, order: str, bits: int, message: str
+) -> None:
     with pytest.raises(ImageError, match=message):
         to_rgb(raw, order, bits)

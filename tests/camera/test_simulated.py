@@ -40,7 +40,7 @@ def first(text: str, **changes: float) -> SourceFrame:
 # --- pictures and truth -----------------------------------------------------------------------------------------------
 
 
-def test_a_bare_microscope_shows_the_slide_and_knows_its_nuclei() -> None:
+def test_frames_show_the_slide_and_truth_its_nuclei() -> None:
     with opened(f"{BARE},seed=5,path=0:0/61.3:20.2,rest=0.2,speed=100,exposure=0,hurry=3") as source:
         for _ in range(12):
             frame = source.newest(5.0).frame
@@ -57,7 +57,7 @@ def test_a_bare_microscope_shows_the_slide_and_knows_its_nuclei() -> None:
             time.sleep(0.02)
 
 
-def test_the_same_text_is_the_same_microscope() -> None:
+def test_equal_options_give_equal_frames() -> None:
     one, two = first(f"{SMALL},path=still,fps=1000,drift=0"), first(f"{SMALL},path=still,fps=1000,drift=0")
     assert one.frame.stage == two.frame.stage
     # The noise is the frame number's, and the two may be different frames.
@@ -65,7 +65,7 @@ def test_the_same_text_is_the_same_microscope() -> None:
     assert first(f"{SMALL},seed=8").frame.stage != one.frame.stage
 
 
-def test_every_part_of_the_optics_shows() -> None:
+def test_each_optical_option_has_its_effect() -> None:
     plain = first(f"{BARE},path=still").frame.pixels.astype(float)
     dark = first(f"{BARE},path=still", vignetting=0.6).frame.pixels.astype(float)
     assert np.abs(dark[110:130, 150:170] - plain[110:130, 150:170]).max() < 4
@@ -84,7 +84,7 @@ def test_every_part_of_the_optics_shows() -> None:
     assert glass.min() > 225
 
 
-def test_noise_is_new_in_every_frame() -> None:
+def test_noise_differs_between_frames() -> None:
     optics = Optics(64, 48, vignetting=0, tint=0, noise=5, hot=0, seed=1)
     scene = np.full((48, 64, 3), 120, np.uint8)
     frames = [optics.expose(scene, 1.0, n).astype(float).ravel() - 120 for n in range(6)]
@@ -93,7 +93,7 @@ def test_noise_is_new_in_every_frame() -> None:
     assert optics.expose(scene, 1.1, 0).mean() == pytest.approx(132, abs=0.5)
 
 
-def test_a_moving_stage_smears_along_its_way() -> None:
+def test_moving_stage_blurs_along_its_direction() -> None:
     line = np.zeros((41, 41, 3), np.uint8)
     line[20, 20] = 250
     across = smear(line, 9.0, 0.0, 0.0)[..., 0]
@@ -104,13 +104,13 @@ def test_a_moving_stage_smears_along_its_way() -> None:
     np.testing.assert_array_equal(smear(line, 0.4, 0.0, 0.0), line)
 
 
-def test_the_exposure_drifts() -> None:
+def test_exposure_drifts() -> None:
     with opened(f"{BARE},path=still,hurry=100,fps=2", drift=0.3) as source:
         means = [float(source.newest(5.0).frame.pixels.mean()) for _ in range(30)]
     assert max(means) > 1.2 * min(means)
 
 
-def test_the_stage_goes_where_it_is_sent() -> None:
+def test_move_to_reaches_its_target() -> None:
     with opened(f"{SMALL},path=still,speed=1000,hurry=4") as source:
         start = source.newest(5.0).frame.stage
         assert start is not None
@@ -124,7 +124,7 @@ def test_the_stage_goes_where_it_is_sent() -> None:
         assert rested == pytest.approx((start[0] + 80, start[1] - 40), abs=0.35)
 
 
-def test_another_frames_truth_is_not_made_up() -> None:
+def test_truth_refuses_a_frame_without_stage_position() -> None:
     with pytest.raises(ValueError, match="found one without a stage position"):
         SimulatedMicroscope().truth(Frame(np.zeros((960, 1280, 3), np.uint8)))
 
@@ -132,7 +132,7 @@ def test_another_frames_truth_is_not_made_up() -> None:
 # --- pace -------------------------------------------------------------------------------------------------------------
 
 
-def test_frames_come_at_their_pace_and_late_ones_are_missing() -> None:
+def test_frames_keep_their_pace_and_late_ones_are_missing() -> None:
     with opened(f"{SMALL},fps=50,path=still") as source:
         start, begun = source.newest(5.0).sequence, time.monotonic()
         for _ in range(10):
@@ -156,7 +156,7 @@ def cpu() -> float:
 @pytest.mark.slow
 def test_thirty_frames_a_second_while_the_stage_moves() -> None:
     """1280 x 960 px at 0.17 um/px. The share of a core is of this process, so other work does not enter."""
-    with FrameGrabber(SimulatedMicroscope.of("")) as camera:
+    with FrameGrabber(SimulatedMicroscope.parse("")) as camera:
         assert camera.take(60.0) is not None
         before, begun, used = camera.state, time.monotonic(), cpu()
         while time.monotonic() < begun + 15:
@@ -180,7 +180,7 @@ def watch(camera: FrameGrabber, condition: Callable[[], bool], seconds: float = 
     return shots
 
 
-def test_stall() -> None:
+def test_stall_is_reported_and_ends() -> None:
     with opened(f"{SMALL},path=still") as source:
         source.newest(5.0)
         source.fail("stall", 1.0)
@@ -191,20 +191,20 @@ def test_stall() -> None:
         assert time.monotonic() - begun > 0.9
 
 
-def test_disconnect_is_lived_through() -> None:
-    source = SimulatedMicroscope.of(f"{SMALL},path=still")
+def test_disconnect_leads_to_a_reconnect() -> None:
+    source = SimulatedMicroscope.parse(f"{SMALL},path=still")
     with FrameGrabber(source, pauses=(0.1,)) as camera:
         watch(camera, lambda: camera.state.frames > 3)
         source.fail("disconnect", 0.5)
         watch(camera, lambda: camera.state.phase == "reconnecting")
-        assert "a fault that was asked for" in camera.state.why
+        assert "a requested fault" in camera.state.why
         frames = camera.state.frames
         shots = watch(camera, lambda: camera.state.frames > frames + 3)
         assert shots[-1].frame.mpp == 0.34
 
 
-def test_another_size_never_has_the_old_um_per_px() -> None:
-    source = SimulatedMicroscope.of(f"{SMALL},path=still,noise=0")
+def test_resize_never_keeps_the_old_mpp() -> None:
+    source = SimulatedMicroscope.parse(f"{SMALL},path=still,noise=0")
     with FrameGrabber(source, pauses=(0.05,)) as camera:
         watch(camera, lambda: camera.state.frames > 2)
         source.fail("resize", 1.0)
@@ -221,7 +221,7 @@ def test_another_size_never_has_the_old_um_per_px() -> None:
     assert dark[rows[inside], columns[inside]].mean() > dark.mean() + 15
 
 
-def test_a_torn_frame_is_two_places() -> None:
+def test_torn_frame_shows_two_places() -> None:
     with opened(f"{BARE},path=0:0/400:0,rest=0,speed=200,exposure=0") as source:
         source.fail("torn", 1e6)
         time.sleep(0.4)
@@ -233,8 +233,8 @@ def test_a_torn_frame_is_two_places() -> None:
         assert (frame.pixels[120:] != picture[120:]).mean() > 0.5
 
 
-def test_one_that_never_opens() -> None:
-    source = SimulatedMicroscope.of(f"{SMALL},faults=never")
+def test_never_fault_keeps_the_camera_closed() -> None:
+    source = SimulatedMicroscope.parse(f"{SMALL},faults=never")
     with pytest.raises(CameraError, match="does not answer"):
         source.open()
     with FrameGrabber(source, pauses=(0.01,)) as camera:
@@ -242,7 +242,7 @@ def test_one_that_never_opens() -> None:
         assert camera.take(0.05) is None
 
 
-def test_faults_in_the_text_come_at_their_time() -> None:
+def test_faults_start_at_their_time() -> None:
     with opened(f"{SMALL},path=still,hurry=10,faults=disconnect@2+1e6") as source:
         begun = time.monotonic()
         with pytest.raises(CameraError, match="was unplugged"):
@@ -255,8 +255,8 @@ def read_on(source: SimulatedMicroscope) -> None:
         source.newest(1.0)
 
 
-def test_nothing_is_left_open() -> None:
-    source = SimulatedMicroscope.of(f"{SMALL},path=still")
+def test_no_handles_are_left_open() -> None:
+    source = SimulatedMicroscope.parse(f"{SMALL},path=still")
     before = open_files()
     for _ in range(10):
         source.open()
@@ -269,10 +269,10 @@ def test_nothing_is_left_open() -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_faults() -> None:
+def test_hundred_faults_are_survived() -> None:
     """Whatever happens: sequences grow, no um/px is wrong, and frames come again."""
     rng = np.random.default_rng(11)
-    source = SimulatedMicroscope.of(f"{SMALL},fps=100,rest=0.2")
+    source = SimulatedMicroscope.parse(f"{SMALL},fps=100,rest=0.2")
     before = open_files()
     with FrameGrabber(source, pauses=(0.02, 0.05), patience=0.2) as camera:
         last = 0

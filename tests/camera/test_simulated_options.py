@@ -22,7 +22,7 @@ faults = st.lists(st.builds(Fault, st.sampled_from(FAULTS), seconds, seconds), m
 
 
 @given(st.builds(Options, **numbers, **wholes, size=st.tuples(sides, sides), path=paths, faults=faults))
-def test_there_and_back(options: Options) -> None:
+def test_options_round_trip_through_text(options: Options) -> None:
     assert Options.parse(options.text()) == options
 
 
@@ -34,14 +34,14 @@ def test_every_option_has_a_range() -> None:
         assert low <= getattr(default, name) <= high
 
 
-def test_an_example() -> None:
+def test_documented_example_is_parsed() -> None:
     text = "seed=7,mpp=0.25,size=640x480,fps=15,path=0:0/100:-50.5,faults=stall@5+1.5/never@9"
     options = Options.parse(text)
     assert (options.seed, options.mpp, options.size, options.fps) == (7, 0.25, (640, 480), 15.0)
     assert options.path == ((0.0, 0.0), (100.0, -50.5))
     assert options.faults == (Fault("stall", 5.0, 1.5), Fault("never", 9.0, 2.0))
-    assert options.faults[1].holds(1e9)
-    assert not options.faults[0].holds(6.5)
+    assert options.faults[1].is_active(1e9)
+    assert not options.faults[0].is_active(6.5)
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_an_example() -> None:
         ("seed=" + "9" * 400, "option seed: expected a whole number"),
     ],
 )
-def test_what_is_wrong_is_said(text: str, message: str) -> None:
+def test_wrong_option_is_one_message(text: str, message: str) -> None:
     with pytest.raises(SourceTextError, match=re.escape(message)):
         Options.parse(text)
 
 
 @given(st.text(max_size=60) | st.from_regex(r"([a-z]{1,6}=[ -~]{0,8},?){0,4}", fullmatch=True))
-def test_no_text_breaks_it(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         options = Options.parse(text)
     except SourceTextError:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kinet_trt.camera.simulated.stage import Place, Route, snake
 
 
-def test_a_way_there_and_back() -> None:
+def test_route_loops() -> None:
     route = Route(((0.0, 0.0), (30.0, 40.0)), speed=50.0, rest=2.0)
     assert route.at(0.0) == Place(0, 0, 0, 0)
     assert route.at(1.99) == Place(0, 0, 0, 0)
@@ -21,13 +21,13 @@ def test_a_way_there_and_back() -> None:
     assert route.at(6.5) == pytest.approx(Place(0, 0, 0, 0))
 
 
-def test_one_way_ends_where_it_leads() -> None:
+def test_route_without_loop_stays_at_its_end() -> None:
     route = Route(((0.0, 0.0), (30.0, 40.0)), speed=50.0, rest=0.0, loop=False)
     assert route.at(0.5) == pytest.approx(Place(15, 20, 30, 40))
     assert route.at(1e6) == Place(30, 40, 0, 0)
 
 
-def test_places_where_nothing_moves() -> None:
+def test_route_rests_at_its_points() -> None:
     assert Route(((3.0, 4.0),), 50.0, 0.0).at(7.0) == Place(3, 4, 0, 0)
     assert Route(((3.0, 4.0), (3.0, 4.0)), 50.0, 1.0).at(7.5) == Place(3, 4, 0, 0)
 
@@ -39,7 +39,9 @@ def test_places_where_nothing_moves() -> None:
     loop=st.booleans(),
     time=st.floats(0, 100),
 )
-def test_it_never_jumps(points: list[tuple[float, float]], speed: float, rest: float, loop: bool, time: float) -> None:
+def test_route_is_continuous(
+    points: list[tuple[float, float]], speed: float, rest: float, loop: bool, time: float
+) -> None:
     route = Route(tuple(points), speed, rest, loop)
     here, later = route.at(time), route.at(time + 0.01)
     assert math.dist(here[:2], later[:2]) <= speed * 0.01 + 1e-6
@@ -47,5 +49,5 @@ def test_it_never_jumps(points: list[tuple[float, float]], speed: float, rest: f
     assert min(x for x, _ in points) - 1e-6 <= here.x <= max(x for x, _ in points) + 1e-6
 
 
-def test_a_snake() -> None:
+def test_snake_visits_rows_alternately() -> None:
     assert snake((0, 0), (10, 8), 0.5, columns=3, rows=2) == ((0, 0), (5, 0), (10, 0), (10, 4), (5, 4), (0, 4))

@@ -28,7 +28,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_every_frame_once_and_in_order(film: Path) -> None:
+def test_every_frame_comes_once_and_in_order(film: Path) -> None:
     source = open_source(str(film), every_frame=True)
     properties = source.open()
     assert (properties.width, properties.height, properties.fps, properties.waits) == (160, 120, 50.0, True)
@@ -43,7 +43,7 @@ def test_every_frame_once_and_in_order(film: Path) -> None:
     assert abs((shots[0].frame.time or 0) - time.time()) < 60
 
 
-def test_at_its_own_pace_late_frames_are_left_out(film: Path) -> None:
+def test_late_frames_are_skipped_at_the_files_pace(film: Path) -> None:
     source = VideoSource(film)
     source.open()
     start = time.monotonic()
@@ -59,7 +59,7 @@ def test_at_its_own_pace_late_frames_are_left_out(film: Path) -> None:
     source.close()
 
 
-def test_it_starts_again(film: Path) -> None:
+def test_open_restarts_the_file(film: Path) -> None:
     source = VideoSource(film, every_frame=True)
     before = open_files()
     for _ in range(5):
@@ -72,7 +72,7 @@ def test_it_starts_again(film: Path) -> None:
     assert open_files() == before
 
 
-def test_waiting_for_a_slow_film_is_no_end(tmp_path: Path) -> None:
+def test_slow_video_does_not_end_early(tmp_path: Path) -> None:
     path = tmp_path / "slow.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 1, (160, 120))
     for n in range(2):
@@ -86,7 +86,7 @@ def test_waiting_for_a_slow_film_is_no_end(tmp_path: Path) -> None:
     source.close()
 
 
-def test_nothing_is_dropped_of_a_film_that_waits(film: Path) -> None:
+def test_no_frame_is_dropped_with_every_frame(film: Path) -> None:
     numbers = []
     with FrameGrabber(open_source(str(film), every_frame=True), mpp=0.25) as camera:
         while shot := camera.take(10.0):
@@ -97,7 +97,7 @@ def test_nothing_is_dropped_of_a_film_that_waits(film: Path) -> None:
     assert numbers == list(range(40))
 
 
-def test_what_is_no_film(tmp_path: Path) -> None:
+def test_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CameraError, match=r"none\.avi: expected a video file, found none"):
         VideoSource(tmp_path / "none.avi").open()
     (tmp_path / "text.avi").write_text("no film")
@@ -162,7 +162,7 @@ def test_damaged_frames_of_other_codecs_are_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cut.avi", "cut.mkv"])
-def test_a_film_cut_short_ended_early(film: Path, tmp_path: Path, name: str) -> None:
+def test_truncated_video_is_an_error(film: Path, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     whole = film if name.endswith("avi") else made(tmp_path / "whole.mkv", "FFV1", 40)
     path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -171,7 +171,7 @@ def test_a_film_cut_short_ended_early(film: Path, tmp_path: Path, name: str) -> 
     assert 5 < int(str(raised.value).split("early: ")[1].split()[0]) < 35
 
 
-def test_a_film_without_a_whole_frame(film: Path, tmp_path: Path) -> None:
+def test_video_without_a_whole_frame_is_an_error(film: Path, tmp_path: Path) -> None:
     data = bytearray(film.read_bytes())
     for begin in jpegs(data):
         data[begin : begin + 50] = bytes(50)
@@ -180,7 +180,7 @@ def test_a_film_without_a_whole_frame(film: Path, tmp_path: Path) -> None:
         read_all(tmp_path / "none.avi")
 
 
-def test_a_short_film_whose_frames_are_all_damaged_is_not_read_as_something_else(tmp_path: Path) -> None:
+def test_video_of_damaged_frames_only_is_an_error(tmp_path: Path) -> None:
     path = made(tmp_path / "short.avi", "MJPG", 3)
     data = bytearray(path.read_bytes())
     begins = jpegs(data)
@@ -192,7 +192,7 @@ def test_a_short_film_whose_frames_are_all_damaged_is_not_read_as_something_else
         read_all(path)
 
 
-def test_interlaced_video_is_an_error_and_never_memory_that_was_not_written(tmp_path: Path) -> None:
+def test_interlaced_video_is_an_error(tmp_path: Path) -> None:
     path = made(tmp_path / "film.avi", "mpg2")
     assert read_all(path) == (list(range(8)), 0)
     data = bytearray(path.read_bytes())
@@ -210,7 +210,7 @@ def test_interlaced_video_is_an_error_and_never_memory_that_was_not_written(tmp_
     assert found in (True, (list(range(8)), 0))
 
 
-def test_a_film_of_one_picture_is_no_damage(tmp_path: Path) -> None:
+def test_video_of_identical_frames_is_read(tmp_path: Path) -> None:
     writer = cv2.VideoWriter(str(tmp_path / "still.avi"), cv2.VideoWriter.fourcc(*"FFV1"), 25, (160, 120))
     for _ in range(4):
         writer.write(numbered(7))
@@ -218,7 +218,7 @@ def test_a_film_of_one_picture_is_no_damage(tmp_path: Path) -> None:
     assert read_all(tmp_path / "still.avi") == ([7] * 4, 0)
 
 
-def test_a_damaged_film_is_read_once(film: Path, tmp_path: Path) -> None:
+def test_damaged_video_is_read_once(film: Path, tmp_path: Path) -> None:
     data = bytearray(film.read_bytes())
     begins = jpegs(data)
     for begin in begins[5:25]:

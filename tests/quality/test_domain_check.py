@@ -225,7 +225,7 @@ def test_one_nucleus_found_or_none_changes_nothing():
 
 def test_the_simulators_frames_are_tissue(counter):
     assert said(counter, simulate.field(40)[0]) == ()
-    microscope = SimulatedMicroscope.of("fps=2")
+    microscope = SimulatedMicroscope.parse("fps=2")
     microscope.open()
     try:
         frame = microscope.newest(60.0).frame

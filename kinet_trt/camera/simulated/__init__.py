@@ -1,4 +1,4 @@
-"""``sim:`` a microscope over a slide of `kinet_trt.simulation.simulate`: stage, lens, sensor, faults on demand."""
+"""Simulated microscope (``sim:``) over a slide of `kinet_trt.simulation.simulate`: stage, lens, sensor and faults."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from kinet_trt.core.frame import Frame
 from kinet_trt.core.geometry import rescale
 from kinet_trt.simulation.simulate import SimulatedSlide, Truth, find_tissue
 
-_AHEAD, _AHEAD_STEP = 4.0, 0.2  # s of the route that are drawn before the stage is there
+_AHEAD, _AHEAD_STEP = 4.0, 0.2  # s: how far ahead of the stage the slide is drawn, and in which steps
 _DRIFT_PERIOD = 20.0  # s
 
 
 class SimulatedMicroscope:
     """A camera on a microscope, with a stage; `move_to` and `fail` may be called from any thread.
 
-    Frame n shows what lies under the stage at n / fps s after it was first opened; frames that are asked for too late
-    are missing from the sequence, as a camera's would be. ``Frame.stage`` is the middle of the frame on the slide, um,
-    x to the right and y down in the picture; it moves by whole px. ``Frame.mpp`` is the um/px of the options.
+    Frame n shows the slide under the stage n / fps s after the first `open`; frames that are read too late are missing
+    from the sequence, as with a real camera. ``Frame.stage`` is the centre of the frame on the slide, um, x to the
+    right and y down in the picture, in steps of a pixel. ``Frame.mpp`` is the um/px of the options.
 
     Parameters
     ----------
     options
-        How it is.
+        Settings; default: `Options`.
     """
 
     def __init__(self, options: Options | None = None) -> None:
@@ -50,7 +50,7 @@ class SimulatedMicroscope:
         )
         self._lock = threading.Lock()
         self._faults = list(options.faults)
-        self._born: float | None = None  # on time.monotonic: when it was first opened
+        self._born: float | None = None  # time.monotonic of the first `open`
         self._route: Route | None = None
         self._route_start = 0.0
         self._drawn = DrawnSlide(self.slide, self._wanted, options.size)
@@ -60,25 +60,25 @@ class SimulatedMicroscope:
         self._scene: tuple[tuple[object, ...], NDArray[np.uint8]] | None = None
 
     @classmethod
-    def of(cls, text: str) -> SimulatedMicroscope:
-        """Read what follows ``sim:``; see `Options`.
+    def parse(cls, text: str) -> SimulatedMicroscope:
+        """Parse the options after ``sim:``; see `Options`.
 
         Raises
         ------
         SourceTextError
-            If it is not that.
+            If the text has another form.
         """
         return cls(Options.parse(text))
 
-    # --- what tests and the page do to it --------------------------------------------------------------------------
+    # --- control ---------------------------------------------------------------------------------------------------
 
     def fail(self, kind: Kind, seconds: float = 2.0) -> None:
-        """Let something go wrong now; see `kinet_trt.camera.simulated.options.FAULTS`. Seconds are simulated ones."""
+        """Start a fault; see `kinet_trt.camera.simulated.options.FAULTS`. Its duration is in simulated seconds."""
         with self._lock:
             self._faults.append(Fault(kind, self._now(), seconds))
 
     def move_to(self, x: float, y: float) -> None:
-        """Drive the stage to x, y, um, straight from where it is, and let it rest there; the path is left."""
+        """Move the stage straight to x, y, um, and stop there; the route ends."""
         with self._lock:
             now = self._now()
             here = self._place(now)
@@ -86,10 +86,10 @@ class SimulatedMicroscope:
             self._route = Route(((here.x, here.y), (x, y)), self.options.speed, rest=0.0, loop=False)
 
     def truth(self, frame: Frame) -> Truth:
-        """Return the nuclei whose centre a frame shows, in px of the frame.
+        """Return the nuclei whose centre a frame shows, px of the frame.
 
-        It goes by the frame's size and stage position alone, so it is right for a frame whose um/px somebody changed,
-        and for one of half the size; a torn frame's truth is that of its upper half.
+        Only the frame's size and stage position are used, so the result is right for a frame whose um/px was changed,
+        and for one of half the size. For a torn frame it is that of the upper half.
         """
         if frame.stage is None:
             raise ValueError("expected a frame of this microscope, found one without a stage position")
@@ -105,14 +105,12 @@ class SimulatedMicroscope:
         options = self.options
         if self._route is None:
             self._route = self._planned()
-            self._drawn.crop(self._box(self._route.at(0.0)))  # a camera does not start with a second of silence
+            self._drawn.crop(self._box(self._route.at(0.0)))  # so that the first frame comes at once
         if self._born is None:
             self._born = time.monotonic()
         now = self._now()
         if self._failing("disconnect", now) or self._failing("never", now):
-            raise CameraError(
-                "the simulated microscope does not answer (a fault that was asked for): wait, or restart it"
-            )
+            raise CameraError("the simulated microscope does not answer (a requested fault): wait, or restart it")
         self._halved = self._failing("resize", now)
         width, height = (side // 2 for side in options.size) if self._halved else options.size
         self._optics = Optics(
@@ -139,9 +137,9 @@ class SimulatedMicroscope:
         while True:
             now = self._now()
             if self._failing("disconnect", now) or self._failing("never", now):
-                raise CameraError("the simulated microscope was unplugged (a fault that was asked for)")
+                raise CameraError("the simulated microscope was unplugged (a requested fault)")
             if self._failing("resize", now) != self._halved:
-                raise CameraError("the simulated microscope started again (a fault that was asked for)")
+                raise CameraError("the simulated microscope started again (a requested fault)")
             sequence = math.floor(now * options.fps)
             stalled = self._failing("stall", now)
             if sequence > self._sequence and not stalled:
@@ -171,14 +169,14 @@ class SimulatedMicroscope:
         self._drawn.close()
         self._optics = None
 
-    # --- inside ----------------------------------------------------------------------------------------------------
+    # --- internals -------------------------------------------------------------------------------------------------
 
     def _now(self) -> float:
         """Return simulated s since it was first opened."""
         return 0.0 if self._born is None else (time.monotonic() - self._born) * self.options.hurry
 
     def _failing(self, kind: Kind, now: float) -> bool:
-        return any(fault.kind == kind and fault.holds(now) for fault in tuple(self._faults))
+        return any(fault.kind == kind and fault.is_active(now) for fault in tuple(self._faults))
 
     def _planned(self) -> Route:
         options = self.options
@@ -206,7 +204,7 @@ class SimulatedMicroscope:
         )
 
     def _wanted(self) -> Iterator[Box]:
-        """Give the boxes that the camera will see next."""
+        """Yield the boxes that the camera will see next."""
         now = self._now()
         for step in range(round(_AHEAD / _AHEAD_STEP) + 1):
             with self._lock:
@@ -214,7 +212,7 @@ class SimulatedMicroscope:
             yield self._box(here)
 
     def _view(self, here: Place) -> NDArray[np.uint8]:
-        """Return the picture in the eyepiece; while the stage rests it is the one from before."""
+        """Return the picture before the sensor; cached while the stage does not move."""
         options = self.options
         box = self._box(here)
         right, down = (v * options.exposure / 1000 / options.mpp for v in (here.vx, here.vy))

@@ -1,4 +1,4 @@
-"""From the light of the slide to what the simulated camera reads: every step is one pass over 8 bit pixels."""
+"""Light, lens and sensor of the simulated camera; every step is one pass over 8-bit pixels."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_SPARE = 64  # px by which the noise is larger than a frame: each frame takes another cut of it
+_SPARE = 64  # px by which the noise is larger than a frame: each frame uses another crop
 
 
 class Optics:
-    """Lamp, lens and sensor.
+    """Light, lens and sensor.
 
     Parameters
     ----------
     width, height
-        Of a frame, px.
+        Frame size, px.
     vignetting, tint, noise, hot
-        As `kinet_trt.camera.simulated.options.Options`.
+        See `kinet_trt.camera.simulated.options.Options`.
     seed
-        Of noise and hot pixels.
+        Seed of noise and hot pixels.
     """
 
     def __init__(
@@ -40,20 +40,20 @@ class Optics:
         self._hot = rng.integers(0, height, hot), rng.integers(0, width, hot)
 
     def expose(self, scene: NDArray[np.uint8], exposure: float, sequence: int) -> NDArray[np.uint8]:
-        """Return what the camera reads.
+        """Return the pixels that the camera reads, RGB uint8 [height, width, 3].
 
         Parameters
         ----------
         scene
             RGB uint8 [height, width, 3].
         exposure
-            Times the usual one.
+            Exposure relative to the normal one.
         sequence
-            Of the frame; it draws the noise.
+            Number of the frame; selects its noise.
         """
         raw = cv2.multiply(scene, self._light, scale=exposure / 255)
         if self._black:
-            # Steps that share no factor with the room: neighbouring frames share no noise.
+            # Steps coprime to the margin: consecutive frames share no noise.
             dy, dx = sequence * 29 % _SPARE, sequence * 43 % (_SPARE - 1)
             raw = cv2.add(raw, self._noise[dy : dy + scene.shape[0], dx : dx + scene.shape[1]], dst=raw)
             raw = cv2.subtract(raw, self._black_level, dst=raw)
@@ -62,18 +62,18 @@ class Optics:
 
 
 def smear(scene: NDArray[np.uint8], right: float, down: float, defocus: float) -> NDArray[np.uint8]:
-    """Blur a scene as a moving stage and a lens out of focus do.
+    """Apply motion blur and defocus to a scene.
 
     Parameters
     ----------
     scene
         RGB uint8 [height, width, 3].
     right, down
-        Way of the picture during the exposure, px.
+        Displacement during the exposure, px.
     defocus
         Sigma of the blur, px.
     """
-    box = tuple(2 * round(min(abs(way), 200.0) / 2) + 1 for way in (right, down))
+    box = tuple(2 * round(min(abs(shift), 200.0) / 2) + 1 for shift in (right, down))
     if box != (1, 1):
         scene = np.asarray(cv2.blur(scene, (box[0], box[1])), np.uint8)
     if defocus > 0:

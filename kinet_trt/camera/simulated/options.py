@@ -13,14 +13,14 @@ from kinet_trt.core.errors import shown
 
 Kind = Literal["stall", "disconnect", "torn", "resize", "never"]
 FAULTS: tuple[Kind, ...] = get_args(Kind)
-"""What can go wrong. stall: no frames. disconnect: gone, and cannot be opened. torn: the lower half of a frame is older
-than the upper. resize: comes back with frames of half the size, and still states the old um/px. never: cannot be
-opened from the start, or ever again."""
+"""Kinds of faults. stall: no frames. disconnect: the camera is gone and cannot be opened. torn: the lower half of a
+frame is older than the upper. resize: the camera restarts with frames of half the size and the old um/px. never: the
+camera cannot be opened any more."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that goes wrong.
+    """A fault.
 
     Attributes
     ----------
@@ -29,26 +29,26 @@ class Fault:
     start
         s after the microscope was first opened.
     seconds
-        How long.
+        Duration, s.
     """
 
     kind: Kind
     start: float = 0.0
     seconds: float = 2.0
 
-    def holds(self, time: float) -> bool:
-        """Say whether it goes wrong at ``time``, s after the microscope was first opened."""
+    def is_active(self, time: float) -> bool:
+        """Return whether the fault is active ``time`` s after the microscope was first opened."""
         return time >= self.start and (self.kind == "never" or time < self.start + self.seconds)
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the microscope is.
+    """Settings of the simulated microscope.
 
     Attributes
     ----------
     seed
-        Of the slide, 0 to 2**64 - 1.
+        Seed of the slide, 0 to 2**64 - 1.
     mpp
         um/px, 0.05 to 4.
     size
@@ -60,11 +60,11 @@ class Options:
     overlap
         Share of a field that the next one of the snake shows again, 0 to 0.95.
     speed
-        Of the stage, um/s.
+        Speed of the stage, um/s.
     rest
-        s at each point of the path.
+        Pause at each point of the path, s.
     exposure
-        ms; a moving stage smears the picture over the way it goes meanwhile.
+        Exposure time, ms; a moving stage blurs the picture.
     vignetting
         Light lost in the corners, 0 to 0.9.
     defocus
@@ -74,17 +74,17 @@ class Options:
     hot
         Hot pixels, 0 to 10000.
     drift
-        Share by which the exposure wanders, 0 to 0.5, within 20 s.
+        Relative amplitude of the exposure's drift, 0 to 0.5, with a period of 20 s.
     tint
-        Share of blue that the lamp lacks, 0 to 0.5.
+        Share of blue missing in the light, 0 to 0.5.
     positive, tumor, glass
         Shares of the slide, as in `kinet_trt.simulation.simulate.SimulatedSlide`.
     blank
-        1: glass without tissue, for flat field and white balance.
+        1: glass without tissue, for flat-field correction.
     hurry
-        Simulated seconds in a second, 0.01 to 1000: frames, stage and faults are that much faster.
+        Simulated seconds per second, 0.01 to 1000: speeds up frames, stage and faults.
     faults
-        What goes wrong: kind@start+seconds, joined by "/", such as stall@5+2/torn@9.
+        Faults: kind@start+seconds, joined by "/", such as stall@5+2/torn@9.
     """
 
     seed: int = 7
@@ -111,12 +111,12 @@ class Options:
 
     @classmethod
     def parse(cls, text: str) -> Options:
-        """Read ``name=value,name=value``; what is left out has its default.
+        """Parse ``name=value,name=value``; missing options have their defaults.
 
         Raises
         ------
         SourceTextError
-            If a name or a value is not one of those above.
+            If a name is unknown or a value invalid.
         """
         given = parse_options(text, tuple(field.name for field in fields(cls)))
         values: dict[str, object] = {}
@@ -134,7 +134,7 @@ class Options:
         return cls(**values)  # type: ignore[arg-type]
 
     def text(self) -> str:
-        """Return the text that `parse` reads as these options."""
+        """Return the text that `parse` turns into these options."""
         parts = []
         for field in fields(self):
             value = getattr(self, field.name)
@@ -161,7 +161,7 @@ _NUMBERS = {
     "glass": (0.0, 1.0),
     "hurry": (0.01, 1000.0),
 }
-_FURTHEST = 1e6  # um
+_MAX_COORDINATE = 1e6  # um
 
 
 def _even(value: str) -> tuple[int, int]:
@@ -177,8 +177,12 @@ def _points(value: str) -> tuple[Point, ...]:
         x, colon, y = part.partition(":")
         if not colon:
             raise SourceTextError(f"option path: expected snake, still or X:Y/X:Y/... in um, found {shown(value)}")
-        points.append((number("path", x, -_FURTHEST, _FURTHEST), number("path", y, -_FURTHEST, _FURTHEST)))
+        points.append((_coordinate(x), _coordinate(y)))
     return tuple(points)
+
+
+def _coordinate(value: str) -> float:
+    return number("path", value, -_MAX_COORDINATE, _MAX_COORDINATE)
 
 
 def _fault(part: str) -> Fault:

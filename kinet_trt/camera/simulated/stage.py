@@ -1,4 +1,4 @@
-"""The simulated stage: a route of straight legs at one speed, with a rest at each point."""
+"""Simulated stage: a route of straight legs at constant speed, with a pause at each point."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Route:
-    """Where the stage is at any time.
+    """Route of the stage.
 
     Attributes
     ----------
@@ -29,9 +29,9 @@ class Route:
     speed
         um/s.
     rest
-        s at each point.
+        Pause at each point, s.
     loop
-        Whether it goes back to the first point and on; else it stays at the last.
+        Whether it repeats from the first point; otherwise it ends at the last.
     """
 
     points: tuple[Point, ...]
@@ -40,7 +40,7 @@ class Route:
     loop: bool = True
 
     def at(self, time: float) -> Place:
-        """Return position and velocity ``time`` s after the start; the start is the arrival at the first point."""
+        """Return position and velocity ``time`` s after the arrival at the first point."""
         legs = list(zip(self.points, self.points[1:] + self.points[:1], strict=True))
         if not self.loop:
             legs = legs[:-1]
@@ -61,7 +61,7 @@ class Route:
 
 
 def snake(start: Point, field: Point, overlap: float, columns: int = 5, rows: int = 4) -> tuple[Point, ...]:
-    """Return the points of a walk over fields, row by row, to and fro.
+    """Return the points of a serpentine route over fields.
 
     Parameters
     ----------
@@ -70,9 +70,9 @@ def snake(start: Point, field: Point, overlap: float, columns: int = 5, rows: in
     field
         Width and height of a field, um.
     overlap
-        Share of a field that the next one shows again, 0 to below 1.
+        Overlap of neighbouring fields, 0 to below 1.
     columns, rows
-        Fields.
+        Number of fields.
     """
     step_x, step_y = field[0] * (1 - overlap), field[1] * (1 - overlap)
     return tuple(

@@ -20,16 +20,16 @@ _IDLE = 0.1  # s
 
 
 class DrawnSlide:
-    """Crops of a slide that cost a copy where the slide was drawn before.
+    """Crops of a slide, with a cache of drawn tiles.
 
     Parameters
     ----------
     slide
-        What is drawn.
+        The slide.
     ahead
-        Gives the boxes that will soon be wanted, the first one first; called again and again from the drawing thread.
+        Returns the boxes that will be needed soon, the most urgent first; called repeatedly from the drawing thread.
     field
-        Width and height of the crops, px: at least four of them are kept.
+        Width and height of the crops, px: the cache has room for at least four.
     """
 
     def __init__(self, slide: SimulatedSlide, ahead: Callable[[], Iterator[Box]], field: tuple[int, int]) -> None:
@@ -42,20 +42,20 @@ class DrawnSlide:
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
-        """Start to draw ahead."""
+        """Start drawing ahead."""
         self._stop.clear()
         self._thread = threading.Thread(target=self._draw_ahead, name="slide", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread; what was drawn is kept."""
+        """Stop the thread; the cache is kept."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def crop(self, box: Box) -> NDArray[np.uint8]:
-        """Return the slide there, RGB uint8 [height, width, 3], a new array; what is not drawn yet is drawn first."""
+        """Return a crop of the slide, RGB uint8 [height, width, 3], a new array; draws missing tiles."""
         left, top, width, height = box
         picture = np.empty((height, width, 3), np.uint8)
         for key in _keys(box):
@@ -68,7 +68,7 @@ class DrawnSlide:
 
     def _tile(self, key: _Key) -> NDArray[np.uint8]:
         with self._lock:
-            self._lock.wait_for(lambda: key not in self._drawing)  # the other thread is at it
+            self._lock.wait_for(lambda: key not in self._drawing)  # another thread draws it
             if key in self._tiles:
                 self._tiles.move_to_end(key)
                 return self._tiles[key]

@@ -42,7 +42,7 @@ class Model:
     precision: str
 
     @classmethod
-    def of(cls, counter: NucleusCounter) -> Model:
+    def from_counter(cls, counter: NucleusCounter) -> Model:
         """Return the model of a counter."""
         return cls(counter.engine.card, counter.engine.runtime, counter.engine.precision)
 

@@ -41,7 +41,7 @@ class OpenSession:
     Examples
     --------
     >>> live = OpenSession(store, store.sessions.create("Case 12").id)  # doctest: +SKIP
-    >>> live.capture(frame, nuclei, model=Model.of(counter), threshold=counter.threshold, mpp=0.25,
+    >>> live.capture(frame, nuclei, model=Model.from_counter(counter), threshold=counter.threshold, mpp=0.25,
     ...              mpp_source="option")  # on disk when it returns  # doctest: +SKIP
     >>> summarise(live.count()).ki67.sentences()  # doctest: +SKIP
     """

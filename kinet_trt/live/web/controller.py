@@ -235,7 +235,7 @@ class Controller:
             field = self._open.capture(
                 seen.frame,
                 seen.detections,
-                model=Model.of(self.loop.counter),
+                model=Model.from_counter(self.loop.counter),
                 threshold=seen.threshold,
                 mpp=seen.mpp,
                 mpp_source=seen.mpp_source,

@@ -56,7 +56,7 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def test_lines_hold_what_is_documented_and_no_more(live):
+def test_lines_have_exactly_the_documented_keys(live):
     code, lines, err = live(SMALL, "--headless", "--frames", 4)
     assert (code, err) == (0, "")
     assert [line["number"] for line in lines] == [1, 2, 3, 4]
@@ -74,7 +74,7 @@ def test_lines_hold_what_is_documented_and_no_more(live):
     assert lines[3]["speed_um_s"] < 10
 
 
-def test_every_image_of_a_folder_is_counted_and_its_end_ends_the_run(live, folder, counter):
+def test_folder_is_counted_to_its_end(live, folder, counter):
     code, lines, err = live(folder, "--headless", "--precision", "fp32", "--threshold", "0.5", "--detections")
     assert code == 0
     assert [line["sequence"] for line in lines] == [1, 2, 3, 4, 5]
@@ -88,7 +88,7 @@ def test_every_image_of_a_folder_is_counted_and_its_end_ends_the_run(live, folde
         assert line["mpp_source"] == "model"
 
 
-def test_every_frame_of_a_video_is_counted(live, tmp_path):
+def test_video_is_counted_frame_by_frame(live, tmp_path):
     film = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 200.0, (160, 128))
     tissue = simulate.field(4, 160, 128)[0]
     for n in range(9):
@@ -100,7 +100,7 @@ def test_every_frame_of_a_video_is_counted(live, tmp_path):
     assert {(line["mpp"], line["mpp_source"], line["dropped"]) for line in lines} == {(0.34, "option", 0)}
 
 
-def test_a_damaged_frame_is_reported_and_the_rest_is_counted(live, tmp_path):
+def test_damaged_frame_is_reported_and_the_rest_is_counted(live, tmp_path):
     film = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 200.0, (160, 128))
     tissue = simulate.field(4, 160, 128)[0]
     for n in range(5):
@@ -120,7 +120,7 @@ def test_a_damaged_frame_is_reported_and_the_rest_is_counted(live, tmp_path):
     assert "a.avi ended early: 4 of 5 frames: copy it again" in err
 
 
-def test_a_recording_of_which_nothing_is_counted_is_an_error(live, tmp_path):
+def test_recording_without_a_counted_frame_is_an_error(live, tmp_path):
     for n in range(2):
         cv2.imwrite(str(tmp_path / f"{n}.png"), np.zeros((64, 64, 3), np.uint8))
     code, lines, err = live(tmp_path, "--headless", "--mpp", "0.34")
@@ -152,13 +152,13 @@ def test_frames_stop_a_longer_recording(live, folder):
         ([SMALL, "--headless", "-m", "no.onnx"], 1, "no.onnx"),
     ],
 )
-def test_what_is_wrong_is_one_message(live, arguments, code, said):
+def test_errors_are_one_message(live, arguments, code, said):
     found, lines, err = live(*arguments)
     assert (found, lines) == (code, [])
     assert said in err
 
 
-def test_a_damaged_recording_ends_the_run_instead_of_starting_it_again(live, tmp_path):
+def test_damaged_recording_ends_the_run(live, tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     code, lines, err = live(tmp_path / "a.mp4", "--headless")
     assert (code, lines) == (1, [])
@@ -171,7 +171,7 @@ def status(phase: str, why: str = "", loop: str = "counting", loop_why: str = ""
     return Status(loop, loop_why, CameraState(phase, 1.0, why, 2.0, "cam"), 0, 0, None, None, None, None)
 
 
-def test_a_state_is_told_when_it_changes_and_not_while_it_lasts():
+def test_state_is_reported_once_per_change():
     told: list[str] = []
     news = _News(told.append, recorded=False)
     for _ in range(3):
@@ -189,7 +189,7 @@ def test_a_state_is_told_when_it_changes_and_not_while_it_lasts():
         _News(told.append, recorded=True).of(status("reconnecting", "torn"), None)
 
 
-def test_a_camera_that_does_not_open_is_told_once_and_once_more_when_it_does(counter):
+def test_camera_that_does_not_open_is_reported_once(counter):
     told: list[str] = []
     out = io.BytesIO()
     # Tried at 0, 1 and 3 s.
@@ -202,7 +202,7 @@ def test_a_camera_that_does_not_open_is_told_once_and_once_more_when_it_does(cou
     assert out.getvalue().count(b"\n") == 1
 
 
-def test_each_line_is_flushed(counter):
+def test_lines_are_flushed(counter):
     class Counts(io.BytesIO):
         flushed = 0
 
@@ -214,7 +214,7 @@ def test_each_line_is_flushed(counter):
     assert out.flushed == out.getvalue().count(b"\n") == 3
 
 
-def test_a_full_disk_is_an_error_and_ends_all_threads(counter):
+def test_full_disk_is_an_error_and_ends_all_threads(counter):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     with (
@@ -242,7 +242,7 @@ def test_ctrl_c_ends_cleanly_with_130():
     assert (process.returncode, err) == (130, "")
 
 
-def test_a_reader_that_goes_away_ends_it_quietly():
+def test_closed_pipe_ends_the_run_quietly():
     with started(SMALL, "--precision", "fp32") as process:
         json.loads(process.stdout.readline())
         process.stdout.close()

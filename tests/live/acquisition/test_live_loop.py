@@ -79,7 +79,7 @@ def tissue() -> np.ndarray:
     return simulate.field(4, 320, 240)[0]
 
 
-def test_each_frame_is_counted_as_the_counter_counts_it(counter):
+def test_frames_are_counted_as_by_the_counter(counter):
     with running(sim("path=still"), counter) as loop:
         viewer = loop.viewer(every=True)
         seen = [until(viewer, counted) for _ in range(4)]
@@ -97,7 +97,7 @@ def test_each_frame_is_counted_as_the_counter_counts_it(counter):
     assert seen[-1].capture_blockers == ()
 
 
-def test_a_viewer_that_never_takes_keeps_nobody_waiting(counter):
+def test_idle_viewer_blocks_nothing(counter):
     with running(sim(), counter) as loop:
         idle, quick = loop.viewer(), loop.viewer()
         until(quick, lambda seen: seen.number >= 10)
@@ -116,7 +116,7 @@ def test_a_viewer_that_never_takes_keeps_nobody_waiting(counter):
     assert status.fps > 0
 
 
-def test_a_patient_viewer_holds_the_count_but_not_the_camera(counter, tissue):
+def test_viewer_with_every_blocks_the_count_but_not_the_camera(counter, tissue):
     with running(Pictures(tissue), counter) as loop:
         patient, other = loop.viewer(every=True), loop.viewer()
         first = patient.take(10).number
@@ -130,7 +130,7 @@ def test_a_patient_viewer_holds_the_count_but_not_the_camera(counter, tissue):
         until(other, lambda seen: seen.number > first + 3)
 
 
-def test_pause_shows_frames_and_resume_counts_them(counter, tissue):
+def test_pause_passes_frames_and_resume_counts_them(counter, tissue):
     with running(Pictures(tissue), counter) as loop:
         viewer = loop.viewer()
         until(viewer, counted)
@@ -148,7 +148,7 @@ def test_pause_shows_frames_and_resume_counts_them(counter, tissue):
         assert until(viewer, counted).number == number + 1
 
 
-def test_the_threshold_changes_while_it_runs(counter, tissue):
+def test_threshold_changes_while_running(counter, tissue):
     with running(Pictures(tissue), counter) as loop:
         viewer = loop.viewer()
         many = until(viewer, counted)
@@ -159,7 +159,7 @@ def test_the_threshold_changes_while_it_runs(counter, tissue):
     assert few.detections.records() == counter.with_threshold(Threshold(0.9))(few.frame).records()
 
 
-def test_an_assumed_scale_is_said_loudly_until_it_is_set(counter, tissue):
+def test_assumed_mpp_is_remarked_until_it_is_set(counter, tissue):
     with running(Pictures(tissue), counter) as loop:
         viewer = loop.viewer()
         seen = until(viewer, counted)
@@ -174,21 +174,21 @@ def test_an_assumed_scale_is_said_loudly_until_it_is_set(counter, tissue):
         assert until(viewer, lambda seen: seen.mpp_source == "model").frame.mpp is None
 
 
-def test_a_frame_from_before_the_scale_was_set_keeps_the_cameras():
+def test_frame_from_before_set_mpp_keeps_the_cameras_value():
     assert _how_known(0.34, (0.25, "option"), "camera") == (0.34, "camera")
     assert _how_known(0.25, (0.25, "objective"), "camera") == (0.25, "objective")
     assert _how_known(None, (0.25, "option"), "camera") is None
 
 
 @pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan"), float("inf"), 1e9])
-def test_a_scale_that_is_none_is_refused_and_the_old_one_stays(counter, tissue, mpp):
+def test_invalid_mpp_is_refused_and_the_old_one_stays(counter, tissue, mpp):
     with running(Pictures(tissue), counter, mpp=0.34) as loop:
         with pytest.raises(KinetError, match="µm/px: expected a number"):
             loop.set_mpp(mpp)
         assert until(loop.viewer(), counted).mpp_source == "option"
 
 
-def test_another_frame_size_makes_the_scale_assumed_again(counter, tissue):
+def test_new_frame_size_makes_mpp_assumed_again(counter, tissue):
     camera = Pictures(tissue)
     with running(camera, counter, mpp=0.3) as loop:
         viewer = loop.viewer()
@@ -200,7 +200,7 @@ def test_another_frame_size_makes_the_scale_assumed_again(counter, tissue):
         assert counted(seen)
 
 
-def test_a_frame_too_small_says_so_and_the_next_is_counted(counter, tissue):
+def test_frame_too_small_is_reported_and_the_next_is_counted(counter, tissue):
     camera = Pictures(tissue, mpp=0.34)
     with running(camera, counter) as loop:
         viewer = loop.viewer()
@@ -213,7 +213,7 @@ def test_a_frame_too_small_says_so_and_the_next_is_counted(counter, tissue):
         until(viewer, counted)
 
 
-def test_a_grey_picture_has_no_nuclei_and_says_why(counter, tissue, caplog):
+def test_grey_frame_has_no_nuclei_and_a_remark(counter, tissue, caplog):
     grey = np.repeat(cv2.cvtColor(tissue, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     with running(Pictures(grey, mpp=0.34), counter) as loop:
         seen = until(loop.viewer(), counted)
@@ -223,7 +223,7 @@ def test_a_grey_picture_has_no_nuclei_and_says_why(counter, tissue, caplog):
     assert caplog.records == []
 
 
-def test_a_blank_field_evens_out_the_light_of_the_next_frames(counter):
+def test_blank_field_corrects_the_next_frames(counter):
     blank = np.full((240, 320, 3), (230, 215, 180), np.uint8)
     camera = Pictures(blank, mpp=0.34)
     with running(camera, counter) as loop:
@@ -242,7 +242,7 @@ def test_a_blank_field_evens_out_the_light_of_the_next_frames(counter):
         assert "take a blank field at this size" in until(viewer, lambda seen: not counted(seen)).uncounted
 
 
-def test_tissue_is_no_blank_field_and_the_correction_from_before_stays(counter, tissue):
+def test_tissue_is_refused_as_blank_field_and_the_correction_stays(counter, tissue):
     flat = FlatField(np.full((240, 320, 3), 120, np.uint8))
     with running(Pictures(tissue, mpp=0.34), counter) as loop:
         loop.set_correction(flat)
@@ -271,7 +271,7 @@ class Fails:
 @pytest.mark.parametrize(
     ("error", "said"), [(EngineError("the device is gone"), "the device is gone"), (MemoryError("9 GB"), "MemoryError")]
 )
-def test_a_failing_engine_stops_the_count_and_nothing_else(counter, tissue, error, said, caplog):
+def test_failing_engine_stops_the_count_only(counter, tissue, error, said, caplog):
     broken = copy.copy(counter)
     broken.engine = engine = Fails(counter, error)
     with running(Pictures(tissue, mpp=0.34), broken) as loop:
@@ -288,7 +288,7 @@ def test_a_failing_engine_stops_the_count_and_nothing_else(counter, tissue, erro
     assert len(caplog.records) == 1  # not one a frame
 
 
-def test_remarks_are_passed_on_and_a_failing_one_does_no_harm(counter, tissue, caplog):
+def test_frame_checks_add_remarks_and_may_fail(counter, tissue, caplog):
     def unlike(frame, detections):
         return f"unlike: {frame.width} px, {len(detections)} nuclei"
 
@@ -304,7 +304,7 @@ def test_remarks_are_passed_on_and_a_failing_one_does_no_harm(counter, tissue, c
     assert "a remark on a frame failed" in caplog.text
 
 
-def test_a_recording_is_counted_to_its_last_image_and_then_ends(counter, tissue, tmp_path):
+def test_recording_is_counted_to_its_last_image(counter, tissue, tmp_path):
     for n in range(7):
         picture = np.roll(tissue, 7 * n, axis=1)
         cv2.imwrite(str(tmp_path / f"{n}.png"), picture[..., ::-1])
@@ -323,7 +323,7 @@ def test_a_recording_is_counted_to_its_last_image_and_then_ends(counter, tissue,
         assert one.detections.records() == expected.records()
 
 
-def test_close_ends_it_with_viewers_that_wait_and_viewers_that_do_not_take(counter, tissue):
+def test_close_ends_with_waiting_and_idle_viewers(counter, tissue):
     with running(Pictures(tissue, mpp=0.34), counter) as loop:
         patient, waiting, got = loop.viewer(every=True), loop.viewer(), []
 
@@ -343,7 +343,7 @@ def test_close_ends_it_with_viewers_that_wait_and_viewers_that_do_not_take(count
     assert loop.status.phase == "closed"
 
 
-def test_the_camera_comes_back_and_the_count_goes_on(counter):
+def test_count_continues_after_a_reconnect(counter):
     camera = sim("path=still")
     with running(camera, counter) as loop:
         viewer = loop.viewer()
@@ -356,7 +356,7 @@ def test_the_camera_comes_back_and_the_count_goes_on(counter):
         until(viewer, lambda seen: seen.number > before + 3 and seen.camera.phase == "connected")
 
 
-def test_the_stage_rests_once_at_each_place_that_is_sharp(counter):
+def test_stage_rests_once_at_each_sharp_place(counter):
     camera = sim("path=0:0/60:0/120:0/180:0,rest=3,speed=60")
     with running(camera, counter) as loop:
         viewer, rests, moved = loop.viewer(every=True), [], 0
@@ -370,7 +370,7 @@ def test_the_stage_rests_once_at_each_place_that_is_sharp(counter):
     assert all(abs(x - round(x / 60) * 60) <= 1 for x in rests)
 
 
-def test_everything_may_be_changed_from_several_threads_at_once(counter, tissue):
+def test_loop_is_thread_safe(counter, tissue):
     errors: list[Exception] = []
     with running(Pictures(tissue), counter) as loop:
         viewer, end = loop.viewer(), time.monotonic() + 1.5
@@ -405,7 +405,7 @@ def test_everything_may_be_changed_from_several_threads_at_once(counter, tissue)
     assert errors == []
 
 
-def test_the_loop_keeps_pace_with_the_bare_count():
+def test_loop_keeps_pace_with_the_bare_count():
     """At the size that matters: nearly as many frames a second as bare counts, and the camera is not disturbed.
 
     On two cores it reaches 0.6 of the bare count's rate while the simulated microscope, which takes 0.4 of a core, and

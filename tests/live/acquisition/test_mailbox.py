@@ -12,7 +12,7 @@ from kinet_trt.live.acquisition.mailbox import Mailbox
 
 
 @given(st.lists(st.sampled_from(["put", "take"]), max_size=40))
-def test_each_thing_is_taken_or_skipped_and_order_holds(acts):
+def test_items_are_taken_or_skipped_in_order(acts):
     box: Mailbox[int] = Mailbox()
     taken, given_ = [], 0
     for act in acts:
@@ -27,7 +27,7 @@ def test_each_thing_is_taken_or_skipped_and_order_holds(acts):
     assert len(taken) + box.skipped + left == given_
 
 
-def test_a_taker_that_wants_everything_is_waited_for():
+def test_put_waits_with_every():
     box: Mailbox[int] = Mailbox(every=True)
     giver = threading.Thread(target=lambda: [box.put(n) for n in range(50)])
     giver.start()
@@ -37,7 +37,7 @@ def test_a_taker_that_wants_everything_is_waited_for():
     assert box.skipped == 0
 
 
-def test_close_wakes_giver_and_taker_and_leaves_what_lies_there():
+def test_close_wakes_both_sides_and_keeps_the_item():
     full: Mailbox[int] = Mailbox(every=True)
     full.put(1)
     empty: Mailbox[int] = Mailbox()
@@ -56,7 +56,7 @@ def test_close_wakes_giver_and_taker_and_leaves_what_lies_there():
     assert full.take(0) is None
 
 
-def test_take_returns_when_its_time_is_over():
+def test_take_returns_after_its_timeout():
     start = time.monotonic()
     assert Mailbox().take(0.05) is None
     assert time.monotonic() - start > 0.04

@@ -48,7 +48,7 @@ HARD = {"vignetting": 0.5, "noise": 6.0, "hot": 100}
 
 
 @pytest.mark.parametrize("optics", [{}, HARD])
-def test_a_resting_sharp_field_is_free_whatever_the_light_does(tissue, optics):
+def test_sharp_still_field_can_be_captured_in_any_light(tissue, optics):
     bench = Bench(tissue, **optics)
     for n in range(30):
         quality = bench.look(exposure=1 + 0.15 * math.sin(n / 3))
@@ -58,7 +58,7 @@ def test_a_resting_sharp_field_is_free_whatever_the_light_does(tissue, optics):
 
 
 @pytest.mark.parametrize("optics", [{}, HARD])
-def test_defocus_is_blurred_once_it_was_sharp_and_free_again_when_it_is_mended(tissue, optics):
+def test_defocus_is_blurred_until_refocused(tissue, optics):
     bench = Bench(tissue, **optics)
     assert free(bench.look())
     sharpness = [bench.look(defocus=sigma).sharpness for sigma in (0, 0.5, 1, 1.5, 2, 3)]
@@ -70,12 +70,12 @@ def test_defocus_is_blurred_once_it_was_sharp_and_free_again_when_it_is_mended(t
     assert free(bench.look())
 
 
-def test_strong_defocus_is_blurred_even_when_nothing_sharp_was_seen(tissue):
+def test_strong_defocus_is_blurred_without_a_sharp_reference(tissue):
     assert Bench(tissue).look(defocus=3).blurred
     assert not Bench(tissue).look(defocus=0).blurred
 
 
-def test_a_place_is_held_more_strictly_to_itself_than_to_others(tissue):
+def test_reference_of_the_same_place_is_stricter(tissue):
     bench = Bench(tissue)
     bench.look()
     assert not bench.look(x=WIDTH, defocus=1.3).blurred
@@ -84,7 +84,7 @@ def test_a_place_is_held_more_strictly_to_itself_than_to_others(tissue):
     assert bench.look(x=0, defocus=1.3).blurred
 
 
-def test_a_blurred_field_elsewhere_is_held_to_the_sharpest_of_the_last_minutes(tissue):
+def test_blurred_field_elsewhere_is_compared_with_recent_sharpness(tissue):
     bench = Bench(tissue)
     bench.look()
     bench.look(x=WIDTH)
@@ -94,7 +94,7 @@ def test_a_blurred_field_elsewhere_is_held_to_the_sharpest_of_the_last_minutes(t
 
 @pytest.mark.parametrize("um_per_s", [20, 100, 300])
 @pytest.mark.parametrize("optics", [{}, HARD])
-def test_a_moving_stage_is_seen_and_its_speed_measured(tissue, um_per_s, optics):
+def test_moving_stage_is_detected_and_its_speed_measured(tissue, um_per_s, optics):
     bench, px = Bench(tissue, **optics), um_per_s * STEP / MPP
     bench.look()
     for n in range(1, 5):
@@ -106,7 +106,7 @@ def test_a_moving_stage_is_seen_and_its_speed_measured(tissue, um_per_s, optics)
     assert free(bench.look(x=n * px))
 
 
-def test_another_place_is_a_motion_without_a_speed(tissue):
+def test_jump_to_another_place_is_motion_without_a_speed(tissue):
     bench = Bench(tissue)
     bench.look()
     quality = bench.look(x=2 * WIDTH)
@@ -115,7 +115,7 @@ def test_another_place_is_a_motion_without_a_speed(tissue):
     assert free(bench.look(x=2 * WIDTH))
 
 
-def test_what_sits_on_the_camera_does_not_hide_motion(tissue):
+def test_dirt_on_the_camera_does_not_hide_motion(tissue):
     bench = Bench(tissue, hot=300, vignetting=0.6)
     bench.look()
     assert all(bench.look(x=n * 60).moving for n in range(1, 6))
@@ -129,7 +129,7 @@ def test_glass_is_empty_and_neither_blurred_nor_moving(tissue):
         assert not quality.rested
 
 
-def test_from_glass_to_tissue_is_a_motion(tissue):
+def test_change_from_glass_to_tissue_is_motion(tissue):
     half = tissue.copy()
     half[:, :WIDTH] = 240
     bench = Bench(half)
@@ -137,7 +137,7 @@ def test_from_glass_to_tissue_is_a_motion(tissue):
     assert bench.look(x=WIDTH).moving
 
 
-def test_the_stage_comes_to_rest_once_at_each_place(tissue):
+def test_stage_comes_to_rest_once_at_each_place(tissue):
     bench, rests = Bench(tissue), []
     for place in (0, 1, 2, 3):
         rests += [(place, n) for n in range(20) if bench.look(x=place * 200).rested]
@@ -146,7 +146,7 @@ def test_the_stage_comes_to_rest_once_at_each_place(tissue):
     assert all(REST <= n * STEP <= REST + 2 * STEP for _, n in rests)
 
 
-def test_a_bump_is_no_new_place_and_going_on_is(tissue):
+def test_small_shift_is_no_new_place(tissue):
     bench = Bench(tissue)
     assert sum(bench.look(x=100).rested for _ in range(10)) == 1
     assert bench.look(x=110).moving
@@ -154,13 +154,13 @@ def test_a_bump_is_no_new_place_and_going_on_is(tissue):
     assert sum(bench.look(x=150).rested for _ in range(20)) == 1
 
 
-def test_a_defocused_place_rests_when_it_is_sharp(tissue):
+def test_defocused_place_rests_once_sharp(tissue):
     bench = Bench(tissue)
     assert not any(bench.look(defocus=3).rested for _ in range(20))
     assert bench.look(defocus=0).rested
 
 
-def test_another_frame_size_or_scale_begins_anew(tissue):
+def test_new_frame_size_or_mpp_resets_the_monitor(tissue):
     watch, pixels = QualityMonitor(MPP), np.ascontiguousarray(tissue[:, :WIDTH])
     watch.look(Frame(pixels), MPP, 1.0)
     small = cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
@@ -170,7 +170,7 @@ def test_another_frame_size_or_scale_begins_anew(tissue):
         assert not quality.moving
 
 
-def test_times_that_stand_still_do_not_hide_motion(tissue):
+def test_equal_times_do_not_hide_motion(tissue):
     bench = Bench(tissue)
     bench.look()
     quality = bench.look(x=40, passed=0)
@@ -181,7 +181,7 @@ def test_times_that_stand_still_do_not_hide_motion(tissue):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (33, 7), (2000, 3)])
 @pytest.mark.parametrize("mpp", [0.02, 0.34, 5.0])
-def test_a_picture_of_any_size_is_judged(size, mpp):
+def test_frames_of_any_size_are_assessed(size, mpp):
     rng, watch = np.random.default_rng(1), QualityMonitor(MPP)
     for time in (1.0, 2.0):
         pixels = rng.integers(0, 256, (*size, 3), np.uint8)
@@ -189,7 +189,7 @@ def test_a_picture_of_any_size_is_judged(size, mpp):
         assert np.isfinite(quality.contrast)
 
 
-def test_options_of_the_simulated_microscope_are_free_at_its_own_scale():
+def test_simulated_frames_can_be_captured_at_their_own_mpp():
     """At 0.17 um/px, with the defaults of ``sim:``, sharpness is that of the model's scale."""
     options = replace(Options(), size=(640, 480))
     scene = simulate.field(5, *options.size, mpp=options.mpp)[0]

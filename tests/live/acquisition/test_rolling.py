@@ -11,7 +11,7 @@ from kinet_trt.live.acquisition.rolling import Rolling
 
 
 @given(st.lists(st.floats(0, 1e4), min_size=1, max_size=200), st.sampled_from([0.01, 0.5, 0.99, 1.0]))
-def test_a_percentile_is_numpys_by_the_same_definition(values, share):
+def test_percentile_equals_numpys(values, share):
     rolling = Rolling(10)
     for value in values:
         rolling.add(value, 100.0)
@@ -28,7 +28,7 @@ def test_old_values_are_forgotten():
     assert rolling.rate(120.0) == 0
 
 
-def test_the_rate_is_right_from_the_first_seconds_on():
+def test_rate_is_right_from_the_first_seconds_on():
     rolling = Rolling(2)
     for n in range(100):
         rolling.add(1, 50 + n / 8)
@@ -36,7 +36,7 @@ def test_the_rate_is_right_from_the_first_seconds_on():
             assert rolling.rate(50 + n / 8) == pytest.approx(8)
 
 
-def test_it_holds_no_more_than_it_is_told():
+def test_size_is_limited():
     rolling = Rolling(1e9, most=100)
     for n in range(1_000):
         rolling.add(n, float(n))

@@ -33,11 +33,11 @@ NOON = time.mktime((2026, 11, 28, 12, 0, 0, 0, 0, -1))
         ("", "session-7_2026-11-28_nuclei.csv"),
     ],
 )
-def test_a_file_is_named_after_its_case_and_date(title: str, name: str):
+def test_file_name_has_case_and_date(title: str, name: str):
     assert file_name(Session(7, title, NOON), "nuclei.csv") == name
 
 
-def test_a_long_title_makes_a_name_that_a_disk_takes():
+def test_file_name_of_a_long_title_is_valid():
     assert len(file_name(Session(7, "x" * 200, NOON), "nuclei.csv")) < 100
 
 
@@ -47,7 +47,7 @@ def session(tmp_path):
         yield OpenSession(store, store.sessions.create("Case 12", "Anna").id)
 
 
-def test_a_figure_shows_the_field_and_what_a_person_decided(session):
+def test_figure_shows_the_field_and_its_edits(session):
     pixels = np.full((100, 1000, 3), 230, np.uint8)
     found = detections([100, 300, 500], [50, 50, 50], [0, 1, 2])
     one = keep(session.store, session.id, Frame(pixels), found, mpp=0.25)
@@ -72,7 +72,7 @@ def test_a_figure_shows_the_field_and_what_a_person_decided(session):
         figure(session.store, session.count(), 2)
 
 
-def test_a_figure_of_a_field_that_is_warned_of_carries_the_warning(session, monkeypatch):
+def test_figure_carries_the_warning_of_its_field(session, monkeypatch):
     captions = []
 
     def noted(pixels, marks, mpp, caption, outlines):
@@ -91,7 +91,7 @@ def test_a_figure_of_a_field_that_is_warned_of_carries_the_warning(session, monk
     assert assumed.endswith("The pixel size is only assumed.")
 
 
-def test_the_summary_has_one_row_per_field_and_one_for_the_session(session):
+def test_summary_rows_has_one_row_per_field_and_one_for_the_session(session):
     for k in range(2):  # the same tissue twice: its nuclei count once
         found = detections([10, 20, 30, 40], [10, 20, 30, 40], [0, 0, 1, 2])
         keep(session.store, session.id, some_frame(seed=0), found, mpp=0.25, mpp_source=("option", "model")[k])

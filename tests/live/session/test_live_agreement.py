@@ -20,7 +20,7 @@ def test_kappa_of_two_classes():
     assert cohen([[20, 5], [10, 15]])[0] == pytest.approx(0.4)
 
 
-def test_kappa_is_none_where_it_has_no_meaning():
+def test_kappa_is_none_where_undefined():
     assert cohen([[0, 0], [0, 0]]) == (None, None)
     assert cohen([[7, 0], [0, 0]]) == (None, None)
     assert cohen([[7, 0], [0, 5]]) == (1.0, (1.0, 1.0))

@@ -60,7 +60,7 @@ def test_each_nucleus_is_counted_exactly_once(offsets, seed):
     assert merged.repeats == sum(len(p.answer) for p in field_nuclei) - len(merged)
 
 
-def test_separate_places_do_not_meet():
+def test_separate_groups_are_not_merged():
     layout = Layout({0: Placed(0, 0.0, 0.0), 1: Placed(1, 0.0, 0.0)})
     merged = merge([piece(0, [50], [50]), piece(1, [50], [50])], layout)
     assert len(merged) == 2
@@ -68,7 +68,7 @@ def test_separate_places_do_not_meet():
     assert merged.repeats == 0
 
 
-def test_the_field_that_shows_it_best_decides_on_a_nucleus():
+def test_field_that_shows_a_nucleus_best_decides_on_it():
     layout = side_by_side((0, 0), (40, 0))
     # At 45 um: 45 um inside the first field, 5 um inside the second.
     first, second = piece(0, [89.5], [79.5], [0]), piece(1, [10.5], [79.5], [1])
@@ -97,7 +97,7 @@ def test_at_an_edge_one_sighting_is_enough():
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_a_persons_word_goes_before_a_fields(swapped):
+def test_edit_takes_precedence_over_the_deciding_field(swapped):
     layout = side_by_side((0, 0), (40, 0))
     mine, other = ([89.5], [79.5], [0]), ([10.5], [79.5], [1])
 
@@ -117,7 +117,7 @@ def test_a_persons_word_goes_before_a_fields(swapped):
     assert not undone.corrected.any()
 
 
-def test_of_two_persons_words_the_last_counts():
+def test_last_of_two_edits_decides():
     layout = side_by_side((0, 0), (40, 0))
     for first, second, expected in ((3, 4, 2), (4, 3, 1)):
         field_nuclei = [
@@ -127,7 +127,7 @@ def test_of_two_persons_words_the_last_counts():
         assert merge(field_nuclei, layout).cls.tolist() == [expected]
 
 
-def test_a_region_limits_its_own_field_only():
+def test_region_limits_its_own_field_only():
     half = Polygon(((-1.0, -1.0), (99.5, -1.0), (99.5, 200.0), (-1.0, 200.0))).mask(HEIGHT, WIDTH)
     x, y = [20.0, 150.0], [80.0, 80.0]
     alone = merge([piece(0, x, y, region=half)], side_by_side((0, 0)))
@@ -138,7 +138,7 @@ def test_a_region_limits_its_own_field_only():
     assert both.field.tolist() == [0, 1]
 
 
-def test_areas_are_added_once():
+def test_overlapping_areas_are_added_once():
     side = WIDTH * MPP, HEIGHT * MPP
     one = side[0] * side[1] / 1e6
     half = np.zeros((HEIGHT, WIDTH), np.bool_)
@@ -158,7 +158,7 @@ def test_areas_are_added_once():
     assert area_mm2([], side_by_side()) == 0
 
 
-def test_no_fields_are_no_nuclei():
+def test_merge_of_no_fields_is_empty():
     merged = merge([], side_by_side())
     assert len(merged) == 0
     assert set(merged.counts().values()) == {0}
@@ -166,7 +166,7 @@ def test_no_fields_are_no_nuclei():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(0, 40))
-def test_pairs_are_the_nearest_first(seed, n, m):
+def test_pair_prefers_the_nearest(seed, n, m):
     rng = np.random.default_rng(seed)
     (x, y), (u, v) = rng.uniform(0, 20, (2, n)), rng.uniform(0, 20, (2, m))
     i, j, distance = pair(x, y, u, v, 3.0)

@@ -11,7 +11,7 @@ from kinet_trt import KinetError
 from kinet_trt.live.session.region import Mask, Polygon, from_bytes, holds, polygon, to_bytes
 
 
-def test_a_polygon_holds_the_pixels_whose_centre_is_inside():
+def test_polygon_covers_pixels_whose_centre_is_inside():
     box = Polygon(((1.5, 2.5), (1.5, 6.5), (8.5, 6.5), (8.5, 2.5))).mask(10, 12)
     expected = np.zeros((10, 12), np.bool_)
     expected[3:7, 2:9] = True
@@ -33,7 +33,7 @@ def test_triangles_that_share_edges_share_no_pixel():
         assert np.array_equal(sum(mask.astype(int) for mask in masks), Polygon(tuple(corners)).mask(20, 20).astype(int))
 
 
-def test_a_region_comes_back_from_storage():
+def test_region_round_trips_through_bytes():
     for region in (
         Polygon(((0.25, 1.0), (5.0, 1e5), (-3.0, 2.0))),
         Mask(np.random.default_rng(0).random((9, 7)) < 0.5),
@@ -56,7 +56,7 @@ def test_a_region_comes_back_from_storage():
         [[0, 0]] * 10_001,
     ],
 )
-def test_what_is_no_region_is_refused(points):
+def test_invalid_region_is_refused(points):
     with pytest.raises(KinetError, match="region"):
         polygon(points)
 
@@ -64,12 +64,12 @@ def test_what_is_no_region_is_refused(points):
 @pytest.mark.parametrize(
     ("kind", "data"), [("polygon", b"[["), ("polygon", b'{"a": 1}'), ("mask", b""), ("mask", b"png"), ("circle", b"")]
 )
-def test_a_damaged_region_is_told(kind, data):
+def test_damaged_region_is_one_message(kind, data):
     with pytest.raises(KinetError, match="region"):
         from_bytes(kind, data)
 
 
-def test_nuclei_at_the_edge_of_a_frame_are_in_it():
+def test_nuclei_at_the_edge_of_a_frame_are_inside():
     x, y = np.array([-0.5, 9.49, 9.5, 4.0]), np.array([0.0, 7.0, 0.0, 7.5])
     assert holds(None, 10, 8, x, y).tolist() == [True, True, False, False]
     region = np.zeros((8, 10), np.bool_)

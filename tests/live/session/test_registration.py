@@ -86,7 +86,7 @@ def test_overlapping_fields_are_joined_to_a_fraction_of_a_pixel(near, share):
 
 
 @pytest.mark.parametrize("trouble", [{"noise": 15.0}, {"blur": 2.0}, {"noise": 8.0, "blur": 1.5}])
-def test_a_bad_picture_is_joined_too(near, trouble):
+def test_fields_of_poor_quality_are_joined(near, trouble):
     places = {0: (20.0, 30.0), 1: (150.5, 90.25)}
     a, b = (near.view(name, *place, **trouble) for name, place in places.items())
     link = join(a, b)
@@ -94,13 +94,13 @@ def test_a_bad_picture_is_joined_too(near, trouble):
     assert off(link, places) < MPP
 
 
-def test_the_same_field_again_is_at_no_distance(near):
+def test_repeated_field_has_no_offset(near):
     link = join(near.view(0, 50, 60), near.view(1, 50, 60))
     assert link is not None
     assert math.hypot(link.dx, link.dy) < 0.1
 
 
-def test_another_objective_over_the_same_place_is_joined(near):
+def test_field_of_another_objective_is_joined(near):
     coarse, fine = near.view(0, 100, 80), near.view(1, 130, 100, mpp=0.4)
     link = join(coarse, fine)
     assert link is not None
@@ -109,18 +109,18 @@ def test_another_objective_over_the_same_place_is_joined(near):
     assert abs(link.dy - 20 * MPP) < 0.5
 
 
-def test_places_far_apart_stay_apart(near, far):
+def test_distant_fields_stay_apart(near, far):
     here = [near.view(k, 150 * k, 60 * k) for k in range(3)]
     there = [far.view(9 + k, 90 * k, 40 * k) for k in range(3)]
     assert [join(a, b) for a in here for b in there] == [None] * 9
 
 
 @pytest.mark.parametrize("turn", [2.0, 3.0, 8.0, 90.0, 180.0])
-def test_a_turned_camera_is_refused(near, turn):
+def test_rotated_camera_is_refused(near, turn):
     assert join(near.view(0, 100, 80), near.view(1, 130, 100, turn=turn)) is None
 
 
-def test_a_mirrored_picture_is_refused(near):
+def test_mirrored_field_is_refused(near):
     pixels, nuclei = near.shot(100, 80)
     turned = Detections(WIDTH - 1 - nuclei.x, nuclei.y, nuclei.cls, nuclei.score)
     mirrored = FieldFeatures.of(1, np.ascontiguousarray(pixels[:, ::-1]), turned, MPP)
@@ -161,7 +161,7 @@ def test_dirt_on_the_sensor_joins_nothing(near, far):
     assert link is None or off(link, places) < 1  # seen or left apart, but never joined at the dirt
 
 
-def test_a_pattern_that_fits_at_several_places_is_refused(near):
+def test_ambiguous_pattern_is_refused(near):
     patch = near.pixels[100:180, 100:180]
     inside = (near.truth.x > 99.5) & (near.truth.x < 179.5) & (near.truth.y > 99.5) & (near.truth.y < 179.5)
     x, y = near.truth.x[inside] - 100, near.truth.y[inside] - 100
@@ -196,7 +196,7 @@ def grid(columns: int, rows: int, share: float = 0.6, rng=None):
 
 
 @pytest.mark.parametrize("told", [False, True])
-def test_a_path_becomes_one_place(near, told):
+def test_path_becomes_one_group(near, told):
     registration = Registration()
     # A stage that is turned by 90 degrees and in other units than it says: it may only propose.
     places, _ = wander(near, grid(4, 3), registration, told=told)
@@ -210,7 +210,7 @@ def test_a_path_becomes_one_place(near, told):
     assert worst < MPP
 
 
-def test_a_path_that_leaves_and_returns_is_closed(near, far):
+def test_path_that_returns_is_closed(near, far):
     registration = Registration()
     wander(near, [(0, 0), (120, 20), (240, 10)], registration)
     wander(far, [(0, 0), (100, 40)], registration, start=10)
@@ -225,7 +225,7 @@ def test_a_path_that_leaves_and_returns_is_closed(near, far):
     assert [layout.placed[k].place for k in (10, 11)] == [1, 1]
 
 
-def test_a_field_that_is_forgotten_joins_no_more(near):
+def test_forgotten_field_is_not_joined(near):
     registration = Registration()
     wander(near, [(0, 0), (200, 0), (400, 0)], registration)
     assert registration.layout().places == 1
@@ -233,7 +233,7 @@ def test_a_field_that_is_forgotten_joins_no_more(near):
     assert registration.layout().places == 2
 
 
-def test_links_are_balanced_and_what_contradicts_more_nuclei_is_left_out():
+def test_links_are_balanced_and_contradicting_ones_ignored():
     rng = np.random.default_rng(0)
     true = rng.uniform(0, 500, (12, 2))
     links = []
@@ -266,7 +266,7 @@ def test_two_hundred_fields_are_registered_in_time():
 
 
 @pytest.mark.slow
-def test_two_thousand_strangers_stay_strangers():
+def test_two_thousand_unrelated_pairs_stay_apart():
     stages = [Stage(5_000 * k, 7_000 * k, WIDTH + 20, HEIGHT + 20, seed=k % 5) for k in range(64)]
     views = [stage.view(k, 10, 10) for k, stage in enumerate(stages)]
     joined = [(a.field, b.field) for k, a in enumerate(views) for b in views[:k] if join(a, b)]

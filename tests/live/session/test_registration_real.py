@@ -47,10 +47,10 @@ def held_to_real_tissue(shared_data, each: int) -> None:
     assert not [1 for k, a in enumerate(first) for b in first[:k] if join(a, b)]
 
 
-def test_real_fields_meet_where_they_should(shared_data):
+def test_real_fields_are_joined_correctly(shared_data):
     held_to_real_tissue(shared_data, 2)
 
 
 @pytest.mark.slow
-def test_all_real_fields_meet_where_they_should(shared_data):
+def test_all_real_fields_are_joined_correctly(shared_data):
     held_to_real_tissue(shared_data, 20)

@@ -123,7 +123,7 @@ def html(file) -> str:
         return build(store, 1, hot_spot=50)
 
 
-def test_the_page_runs_nothing_and_loads_nothing(html):
+def test_report_runs_no_script_and_loads_nothing(html):
     page = Page(html)
     assert not {"script", "iframe", "object", "embed", "link", "form", "base"} & {tag for tag, _ in page.tags}
     for tag, attributes in page.tags:
@@ -137,7 +137,7 @@ def test_the_page_runs_nothing_and_loads_nothing(html):
     assert policy.split("; ")[:3] == ["default-src 'none'", "img-src data:", f"style-src 'sha256-{digest}'"]
 
 
-def test_the_page_says_what_was_counted(file, html):
+def test_report_states_the_count(file, html):
     with Store.open(file, create=False) as store:
         summary = summarise(OpenSession(store, 1).count(), hot_spot=50)
     text = Page(html).text
@@ -168,13 +168,13 @@ def test_the_page_says_what_was_counted(file, html):
     assert len([1 for tag, _ in Page(html).tags if tag == "image"]) == 4  # three fields and one mosaic
 
 
-def test_what_people_typed_is_text(html):
+def test_typed_text_is_escaped(html):
     text = Page(html).text
     for typed in (f"Case 12 {NASTY}", f"fixed 24 h\n{NASTY}", f"B {NASTY}"[:200], "a fold"):
         assert typed in text
 
 
-def test_nothing_tells_where_it_came_from(file, html):
+def test_report_contains_no_paths(file, html):
     for word in (str(file), file.name, file.stem, file.parent.name, str(Path.home()), str(Path.cwd()), "/tmp"):
         assert word not in html
     assert getpass.getuser() not in Page(html).text.split()
@@ -182,7 +182,7 @@ def test_nothing_tells_where_it_came_from(file, html):
 
 @settings(max_examples=60)
 @given(st.text(max_size=200), st.text(max_size=80), st.text(max_size=80))
-def test_no_text_changes_the_page(tmp_path_factory, note, reader, title):
+def test_any_typed_text_leaves_the_markup_unchanged(tmp_path_factory, note, reader, title):
     shapes = []
     for words in (("n", "r", "t"), (note, reader, title)):
         with Store.open(tmp_path_factory.mktemp("t") / "s.kinet") as store:
@@ -194,7 +194,7 @@ def test_no_text_changes_the_page(tmp_path_factory, note, reader, title):
     assert shapes[0] == shapes[1]
 
 
-def test_the_words_beside_the_bars_are_not_cut():
+def test_bar_labels_are_not_cut():
     svg = report_pictures.progress(SimpleNamespace(ki67=Ki67(500, 5000), progress=(1.0, 1.0)))
     width = float(re.search(r'viewBox="0 0 (\d+)', svg)[1])
     texts = re.findall(r'<text x="(\d+)"[^>]*>([^<]+)<', svg)
@@ -203,14 +203,14 @@ def test_the_words_beside_the_bars_are_not_cut():
     assert all(int(x) + 0.6 * 13 * len(words) <= width for x, words in texts)
 
 
-def test_an_empty_session_has_a_page(tmp_path):
+def test_empty_session_has_a_report(tmp_path):
     with Store.open(tmp_path / "s.kinet") as store:
         text = Page(build(store, store.sessions.create().id)).text
     assert "No tumour nuclei were found" in text
     assert "No fields yet." in text
 
 
-def test_the_csv_adds_up(file):
+def test_nuclei_csv_adds_up(file):
     with Store.open(file, create=False) as store:
         counted = OpenSession(store, 1).count()
     rows = list(csv.DictReader(io.StringIO(nuclei_csv(counted))))
@@ -233,7 +233,7 @@ def cli(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_command_writes_what_is_asked_for(file, tmp_path):
+def test_report_command_writes_the_requested_files(file, tmp_path):
     out, folder = tmp_path / "report.html", tmp_path / "geo"
     done = cli(file, "-o", out, "--csv", "-", "--geojson", folder, "--bands", "none", "--hot-spot", 20)
     assert done.returncode == 0
@@ -262,7 +262,7 @@ def test_the_command_writes_what_is_asked_for(file, tmp_path):
     assert cli(file, "-o", out, "--force").stdout == f"written: {out}\n"
 
 
-def test_the_command_takes_the_file_of_this_user_and_writes_a_summary(file, tmp_path, monkeypatch, run):
+def test_report_command_defaults_to_the_users_file_and_writes_a_summary(file, tmp_path, monkeypatch, run):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     own = tmp_path / "kinet-trt" / "sessions.kinet"
     code, out, err = run("report")
@@ -282,7 +282,7 @@ def test_the_command_takes_the_file_of_this_user_and_writes_a_summary(file, tmp_
     assert run("report", "--summary", "-")[1] == (tmp_path / "s.csv").read_text("utf-8")
 
 
-def test_the_command_asks_which_session_is_meant(file, tmp_path):
+def test_report_command_requires_a_session_if_there_are_several(file, tmp_path):
     several = tmp_path / "several.kinet"
     shutil.copy(file, several)
     with Store.open(several) as store:
@@ -301,7 +301,7 @@ def test_the_command_asks_which_session_is_meant(file, tmp_path):
     assert "no session 7" in cli(several, "-o", tmp_path / "r.html", "--session", 7).stderr
 
 
-def test_the_command_says_what_is_wrong(file, tmp_path):
+def test_report_command_reports_errors(file, tmp_path):
     nowhere = cli(tmp_path / "none.kinet", "-o", tmp_path / "r.html")
     assert nowhere.returncode == 1
     assert "no such session file" in nowhere.stderr
@@ -317,7 +317,7 @@ def test_the_command_says_what_is_wrong(file, tmp_path):
     assert "found none in this file" in cli(tmp_path / "empty.kinet", "-o", tmp_path / "r.html").stderr
 
 
-def test_a_damaged_picture_is_one_message(file, tmp_path):
+def test_damaged_picture_is_one_message(file, tmp_path):
     copy = tmp_path / "s.kinet"
     shutil.copy(file, copy)
     with Store.open(copy) as store:
@@ -327,7 +327,7 @@ def test_a_damaged_picture_is_one_message(file, tmp_path):
             build(store, 1)
 
 
-def test_a_browser_shows_it_and_prints_it(html, tmp_path):
+def test_browser_shows_and_prints_the_report(html, tmp_path):
     chromium = find_chromium()
     (tmp_path / "r.html").write_text(html, "utf-8")
     base = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
@@ -389,5 +389,5 @@ def test_wrong_values_in_a_file_are_one_message(file, tmp_path):
 
 
 @pytest.mark.slow
-def test_any_wrong_value_in_a_file_is_one_message(file, tmp_path):
+def test_every_wrong_value_in_a_file_is_one_message(file, tmp_path):
     wrong_values(file, tmp_path, 1)

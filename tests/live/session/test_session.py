@@ -43,7 +43,7 @@ def walk(store, counter, mpp: float, width: int, height: int, columns: int, rows
             live.capture(
                 frame,
                 counter(frame, mpp),
-                model=Model.of(counter),
+                model=Model.from_counter(counter),
                 threshold=counter.threshold,
                 mpp=mpp,
                 mpp_source="calibrated",
@@ -76,20 +76,20 @@ def path(counter, tmp_path_factory):
         yield store, live, union
 
 
-def test_a_path_with_overlaps_counts_like_its_union(path):
+def test_path_with_overlaps_counts_like_its_union(path):
     _, live, union = path
     held_to_the_union(live, union, 0.34, 320, 256)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [3, 8, 21])
-def test_a_full_size_path_counts_like_its_union(counter, tmp_path, seed):
+def test_full_size_path_counts_like_its_union(counter, tmp_path, seed):
     with Store.open(tmp_path / "s.kinet") as store:
         live, union = walk(store, counter, 0.17, 1280, 960, 5, 4, seed=seed)
         held_to_the_union(live, union, 0.17, 1280, 960)
 
 
-def test_a_session_that_reopens_counts_the_same_and_goes_on(path, counter):
+def test_reopened_session_counts_the_same_and_continues(path, counter):
     store, live, _ = path
     before = live.count()
     with Store.open(store.path) as reopened:
@@ -108,7 +108,7 @@ def test_a_session_that_reopens_counts_the_same_and_goes_on(path, counter):
         assert len(again.count().merged) == len(before.merged)
 
 
-def test_two_programs_join_what_the_other_captured(path, tmp_path):
+def test_two_programs_register_each_others_fields(path, tmp_path):
     store, live, _ = path
     out = tmp_path / "both.kinet"
     store.sessions.export(live.id, out)
@@ -124,7 +124,7 @@ def test_two_programs_join_what_the_other_captured(path, tmp_path):
         assert len(first.count().merged) == len(live.count().merged)
 
 
-def test_a_damaged_picture_does_not_stop_the_session(path, tmp_path, caplog):
+def test_damaged_picture_does_not_stop_the_session(path, tmp_path, caplog):
     store, live, _ = path
     out = tmp_path / "damaged.kinet"
     store.sessions.export(live.id, out)
@@ -140,7 +140,7 @@ def test_a_damaged_picture_does_not_stop_the_session(path, tmp_path, caplog):
         assert caplog.text.count("cannot be joined") == 1
 
 
-def test_a_field_that_is_deleted_takes_its_joins_along(path):
+def test_deleted_field_loses_its_links(path):
     store, live, _ = path
     out = store.path.with_name("copy.kinet")
     store.sessions.export(live.id, out)
@@ -154,7 +154,7 @@ def test_a_field_that_is_deleted_takes_its_joins_along(path):
         assert counted.layout.places == 1
 
 
-def test_a_correction_counts_once_in_all_fields(path):
+def test_edit_counts_once_in_all_fields(path):
     store, live, _ = path
     counted = live.count()
     merged = counted.merged
@@ -172,7 +172,7 @@ def test_a_correction_counts_once_in_all_fields(path):
     assert live.count().merged.counts() == before
 
 
-def test_two_readers_are_held_together(path):
+def test_two_readers_are_compared(path):
     store, live, _ = path
     fields = live.count().fields[:2]
     recount = store.readings.start_recount(live.id, "B", "model")
@@ -196,7 +196,7 @@ def test_two_readers_are_held_together(path):
     assert other.difference == pytest.approx(5 / same.first.tumor)
 
 
-def test_what_cannot_be_written_down_holds_as_long_as_the_session_is_open(path, tmp_path, caplog):
+def test_unsaved_links_are_used_while_the_session_is_open(path, tmp_path, caplog):
     """A session that was captured, but whose joins were never saved, in a file that is only read."""
     store, live, _ = path
     out = tmp_path / "read.kinet"
@@ -212,7 +212,7 @@ def test_what_cannot_be_written_down_holds_as_long_as_the_session_is_open(path, 
         assert "is not saved" in caplog.text
 
 
-def test_an_empty_session_counts_nothing(tmp_path):
+def test_empty_session_counts_nothing(tmp_path):
     with Store.open(tmp_path / "s.kinet") as store:
         live = OpenSession(store, store.sessions.create().id)
         summary = summarise(live.count())

@@ -43,7 +43,7 @@ def same(a, b) -> bool:
 # --- what goes in comes out -------------------------------------------------------------------------------------------
 
 
-def test_a_session_reopens_as_it_was(tmp_path):
+def test_session_reopens_unchanged(tmp_path):
     path = tmp_path / "a folder" / "søndag #1?.kinet"
     frame, nuclei = some_frame(seed=3, time=1e9, stage=(1.5, -2.0)), some_nuclei(30)
     polygon = Polygon(((1.0, 2.0), (50.0, 3.5), (20.0, 40.0)))
@@ -69,7 +69,7 @@ def test_a_session_reopens_as_it_was(tmp_path):
         assert store.links.in_session(session.id) == [Link(kept.id, kept.id + 1, 1.5, 2.5, 9, 0.5)]
 
 
-def test_a_picture_carries_nothing_but_pixels(store):
+def test_stored_picture_has_no_metadata(store):
     field = keep(store, store.sessions.create().id)
     png, kinds, at = store.fields.png(field.id), set(), 8
     while at < len(png):
@@ -79,7 +79,7 @@ def test_a_picture_carries_nothing_but_pixels(store):
     assert kinds == {b"IHDR", b"IDAT", b"IEND"}
 
 
-def test_a_field_that_makes_no_sense_is_refused_and_leaves_nothing(store):
+def test_invalid_field_is_refused_and_leaves_nothing(store):
     session = store.sessions.create().id
     for wrong in (
         {"mpp": 0.0},
@@ -96,7 +96,7 @@ def test_a_field_that_makes_no_sense_is_refused_and_leaves_nothing(store):
     assert store.fields.in_session(session) == []
 
 
-def test_a_number_is_never_given_twice(store):
+def test_field_numbers_are_not_reused(store):
     session = store.sessions.create().id
     fields = [keep(store, session) for _ in range(3)]
     store.fields.delete(fields[2].id)
@@ -104,7 +104,7 @@ def test_a_number_is_never_given_twice(store):
     assert [f.number for f in store.fields.in_session(session)] == [1, 2, 4]
 
 
-def test_a_deleted_session_leaves_no_trace_in_the_file(tmp_path):
+def test_deleted_session_leaves_no_trace_in_the_file(tmp_path):
     path = tmp_path / "s.kinet"
     with Store.open(path) as store:
         gone, stays = store.sessions.create("gone for good"), store.sessions.create("stays")
@@ -125,7 +125,7 @@ def test_a_deleted_session_leaves_no_trace_in_the_file(tmp_path):
     assert len(bytes_left) < size
 
 
-def test_an_exported_session_is_a_session_file_of_its_own(store, tmp_path):
+def test_exported_session_is_a_session_file(store, tmp_path):
     store.sessions.create("other")
     session = store.sessions.create("mine", "A")
     fields = [keep(store, session.id, some_frame(seed=k), some_nuclei(5 + k)) for k in range(3)]
@@ -183,7 +183,7 @@ _MOVES = st.lists(
 
 @settings(max_examples=30)
 @given(_MOVES)
-def test_any_corrections_and_undos_give_what_replaying_the_record_gives(tmp_path_factory, moves):
+def test_any_edits_and_undos_equal_their_replay(tmp_path_factory, moves):
     path = tmp_path_factory.mktemp("c") / "s.kinet"
     with Store.open(path) as store:
         session = store.sessions.create("", "A").id
@@ -231,7 +231,7 @@ def test_any_corrections_and_undos_give_what_replaying_the_record_gives(tmp_path
         assert same(store.fields.get(field.id).detections, field.detections)
 
 
-def test_the_record_keeps_who_said_what(store):
+def test_edits_keep_their_readers(store):
     session = store.sessions.create("", "A").id
     field = keep(store, session)
     store.edits.reclassify(field.id, 2, "positive")
@@ -245,7 +245,7 @@ def test_the_record_keeps_who_said_what(store):
     assert len(store.edits.nuclei(field.id).detections()) == len(field.detections)
 
 
-def test_a_redo_is_one_more_entry_and_ends_with_a_new_correction(store):
+def test_redo_appends_an_entry_and_ends_with_a_new_edit(store):
     session = store.sessions.create("", "A").id
     field, other = keep(store, session), keep(store, session)
     store.edits.remove(field.id, 1)
@@ -265,7 +265,7 @@ def test_a_redo_is_one_more_entry_and_ends_with_a_new_correction(store):
     assert store.edits.redo(session, field=field.id) is None
 
 
-def test_regions_are_undone_and_redone_among_the_other_corrections(tmp_path):
+def test_regions_are_undone_and_redone_among_other_edits(tmp_path):
     path = tmp_path / "s.kinet"
     first, second = Polygon(((1.0, 1.0), (30.0, 2.0), (5.0, 30.0))), Polygon(((2.0, 2.0), (40.0, 2.0), (5.0, 40.0)))
     with Store.open(path) as store:
@@ -292,7 +292,7 @@ def test_regions_are_undone_and_redone_among_the_other_corrections(tmp_path):
         assert copy.fields.get(field).region == second
 
 
-def test_a_deleted_field_comes_back_whole_until_the_session_is_closed(tmp_path):
+def test_deleted_field_can_be_restored_until_the_session_is_closed(tmp_path):
     path = tmp_path / "s.kinet"
     with Store.open(path) as store:
         session = store.sessions.create("", "A").id
@@ -352,7 +352,7 @@ def old_file(path) -> int:
     return session
 
 
-def test_a_file_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written(tmp_path):
+def test_file_of_version_1_is_read_unchanged_and_upgraded_on_write(tmp_path):
     path = tmp_path / "s.kinet"
     session = old_file(path)
     before = path.read_bytes()
@@ -377,7 +377,7 @@ def test_a_file_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written(tm
     assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (2,)
 
 
-def test_a_correction_of_what_is_not_there_is_refused(store):
+def test_edit_of_a_missing_nucleus_is_refused(store):
     session = store.sessions.create().id
     field = keep(store, session)
     store.edits.remove(field.id, 3)
@@ -396,7 +396,7 @@ def test_a_correction_of_what_is_not_there_is_refused(store):
     assert len(store.edits.of_field(field.id)) == 1
 
 
-def test_a_blind_recount_sees_nothing_of_the_first_reading(store):
+def test_blind_recount_starts_without_edits_of_the_first_reading(store):
     session = store.sessions.create("", "A").id
     field = keep(store, session)
     store.edits.remove(field.id, 0)
@@ -450,7 +450,7 @@ def test_two_programs_may_write_one_file(store):
 # --- bad days ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_confirmed_was_synced(store):
+def test_confirmed_changes_are_synced(store):
     # FULL: the log is synced at every commit. NORMAL would lose the last ones to a power cut.
     assert store.database.connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert store.database.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -543,13 +543,13 @@ def killed_captures(path, times: int, seed: int) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
-def test_a_killed_capture_loses_nothing_that_was_confirmed(tmp_path):
+def test_killed_captures_lose_no_confirmed_change(tmp_path):
     killed_captures(tmp_path / "s.kinet", 20, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
-def test_two_hundred_killed_captures_lose_nothing_that_was_confirmed(tmp_path):
+def test_two_hundred_killed_captures_lose_no_confirmed_change(tmp_path):
     killed_captures(tmp_path / "s.kinet", 200, 2)
 
 
@@ -604,7 +604,7 @@ def run(command, **options):
 
 
 @linux_only
-def test_a_full_disk_is_one_message_and_the_file_stays_whole(tmp_path):
+def test_full_disk_is_one_message_and_the_file_stays_intact(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     private = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"]), "sh", "-c"]
@@ -645,7 +645,7 @@ except KinetError as error:
 
 @linux_only
 @pytest.mark.parametrize("folder_too", [True, False])
-def test_a_file_that_may_not_be_written_can_be_read(tmp_path, folder_too):
+def test_read_only_file_can_be_read(tmp_path, folder_too):
     plain = [] if os.getuid() else ["setpriv", "--bounding-set=-dac_override"]
     if plain and (not shutil.which("setpriv") or run([*plain, "true"]).returncode):
         skip("root cannot give up its right to write everywhere: setpriv (util-linux) is missing or may not")
@@ -670,7 +670,7 @@ def test_a_file_that_may_not_be_written_can_be_read(tmp_path, folder_too):
     assert path.read_bytes() == before
 
 
-def test_a_file_that_was_moved_away_is_told_before_the_capture(store, tmp_path):
+def test_moved_file_is_reported_before_the_capture(store, tmp_path):
     session = store.sessions.create().id
     store.path.rename(tmp_path / "elsewhere.kinet")
     with pytest.raises(KinetError, match="moved or deleted"):
@@ -679,7 +679,7 @@ def test_a_file_that_was_moved_away_is_told_before_the_capture(store, tmp_path):
     keep(store, session)
 
 
-def test_a_newer_file_asks_for_an_upgrade(tmp_path):
+def test_newer_file_asks_for_an_upgrade(tmp_path):
     path = tmp_path / "s.kinet"
     Store.open(path).close()
     db = sqlite3.connect(path)
@@ -690,7 +690,7 @@ def test_a_newer_file_asks_for_an_upgrade(tmp_path):
             Store.open(path, create=create)
 
 
-def test_what_is_no_session_file_is_told(tmp_path):
+def test_other_file_is_one_message(tmp_path):
     text, other, empty = (tmp_path / name for name in ("text", "other.db", "empty"))
     text.write_text("not a database, though long enough to be taken for one " * 40)
     db = sqlite3.connect(other)
@@ -713,7 +713,7 @@ def test_what_is_no_session_file_is_told(tmp_path):
         keep(store, store.sessions.create().id)
 
 
-def test_a_closed_store_says_so(store):
+def test_closed_store_is_one_message(store):
     store.close()
     with pytest.raises(KinetError, match="closed"):
         store.sessions.all()
@@ -734,7 +734,7 @@ def read_all(path) -> None:
                 pass
 
 
-def test_a_correction_of_no_nucleus_is_damage_and_names_the_file(store):
+def test_edit_without_nucleus_is_damage_and_names_the_file(store):
     field = keep(store, store.sessions.create().id)
     store.edits.remove(field.id, 3)
     store.database.connection.execute("UPDATE corrections SET nucleus = 99")
@@ -745,7 +745,7 @@ def test_a_correction_of_no_nucleus_is_damage_and_names_the_file(store):
         store.edits.nuclei_of([field], store.readings.in_session(field.session)[0])
 
 
-def test_a_session_that_nobody_left_was_cut_short(store):
+def test_session_that_was_not_closed_was_interrupted(store):
     first, second = store.sessions.create("a"), store.sessions.create("b")
     assert first.closed is None
     assert store.sessions.close(first.id).closed == pytest.approx(time.time(), abs=60)
@@ -796,7 +796,7 @@ def damaged_files(whole: bytes, tmp_path, cases: int, seed: int) -> None:
     assert refused > cases / 5
 
 
-def test_a_damaged_file_is_one_message(small_file, tmp_path, fuzz_seeds):
+def test_damaged_file_is_one_message(small_file, tmp_path, fuzz_seeds):
     damaged_files(small_file, tmp_path, 60, fuzz_seeds[0])
 
 
@@ -805,7 +805,7 @@ def test_three_thousand_damaged_files_are_one_message_each(small_file, tmp_path,
     damaged_files(small_file, tmp_path, 3_000, fuzz_seeds[1])
 
 
-def test_a_capture_is_quick(store):
+def test_capture_is_fast(store):
     """A person waits for the word: a megapixel within a second even here, most of it the PNG."""
     session = store.sessions.create().id
     frame = some_frame(1280, 960)

@@ -25,7 +25,7 @@ def spread(cls_of, n: int = 3_000, side: float = 2_000.0, seed: int = 0):
     return merge([piece], Layout({1: Placed(0, 0.0, 0.0)}), radius=0.0)
 
 
-def test_the_hot_spot_is_found_where_it_is():
+def test_hot_spot_is_found_where_it_is():
     def cls_of(x, y, rng):
         hot = np.hypot(x - 1400, y - 600) < 250
         return np.where(rng.random(len(x)) < np.where(hot, 0.4, 0.05), 0, 1)
@@ -42,21 +42,21 @@ def test_the_hot_spot_is_found_where_it_is():
     assert (merged.cls[inside] == 0).sum() == spot.ki67.positive
 
 
-def test_a_hot_spot_leaves_non_tumour_out_and_needs_enough_nuclei():
+def test_hot_spot_ignores_non_tumour_and_needs_enough_nuclei():
     merged = spread(lambda x, y, rng: np.where(rng.random(len(x)) < 0.5, 2, 1), n=400)
     tumor = int((merged.cls == 1).sum())
     assert find_session_hot_spot(merged, tumor).ki67.tumor == tumor
     assert find_session_hot_spot(merged, tumor + 1) is None
 
 
-def test_the_hot_spot_is_as_high_as_the_slow_way_finds():
+def test_hot_spot_equals_exhaustive_search():
     merged = spread(lambda x, y, rng: (rng.random(len(x)) > 0.2).astype(np.uint8), n=300, side=500.0)
     far = np.hypot(merged.x[:, None] - merged.x, merged.y[:, None] - merged.y)
     nearest = np.argsort(far, axis=1)[:, :50]
     assert find_session_hot_spot(merged, 50).ki67.positive == (merged.cls[nearest] == 0).sum(axis=1).max()
 
 
-def test_a_summary_says_what_may_be_wrong(tmp_path):
+def test_summary_has_cautions(tmp_path):
     with Store.open(tmp_path / "s.kinet") as store:
         live = OpenSession(store, store.sessions.create().id)
         even = detections([5.0], [5.0], [1])
@@ -77,7 +77,7 @@ def test_a_summary_says_what_may_be_wrong(tmp_path):
         assert summarise(live.count()).area_mm2 == pytest.approx(64 * 48 * (2 * 0.25 + 0.0625) / 1e6)
 
 
-def test_the_average_and_the_mean_of_the_fields_differ(tmp_path):
+def test_average_and_mean_of_the_fields_differ(tmp_path):
     with Store.open(tmp_path / "s.kinet") as store:
         live = OpenSession(store, store.sessions.create().id)
         keep(store, live.id, nuclei=detections([5, 15, 25, 35], [5, 5, 5, 5], [0, 1, 1, 1]))
@@ -89,7 +89,7 @@ def test_the_average_and_the_mean_of_the_fields_differ(tmp_path):
         assert summary.more_nuclei == live_more(summary)
 
 
-def test_a_session_with_a_field_unlike_the_training_data_has_no_range(tmp_path):
+def test_session_with_an_out_of_distribution_field_has_no_range(tmp_path):
     pixels, truth = simulate.field(3, 400, 400)
     blurred = np.asarray(cv2.GaussianBlur(pixels, (0, 0), 6), np.uint8)
     with Store.open(tmp_path / "s.kinet") as store:

@@ -33,7 +33,7 @@ class Store:
     >>> with Store.open(Path("monday.kinet")) as store:  # doctest: +SKIP
     ...     session = store.sessions.create("Case 12", reader="A. Kim")
     ...     field = store.fields.capture(
-    ...         session.id, frame, nuclei, model=Model.of(counter), threshold=counter.threshold, mpp=0.25,
+    ...         session.id, frame, nuclei, model=Model.from_counter(counter), threshold=counter.threshold, mpp=0.25,
     ...         mpp_source="option")
     """
 
