@@ -22,7 +22,7 @@ from torch import Tensor
 from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame, fit
-from kinet_trt.counting.pictures import find_images
+from kinet_trt.counting.find import find_images
 from kinet_trt.datasets.labelled import LabelledField, read_fields
 from kinet_trt.evaluation.metrics import match
 from kinet_trt.peaks.reference import find_peaks

@@ -22,7 +22,7 @@ from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import ImageError, KinetError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame, fit
-from kinet_trt.counting.pictures import find_images
+from kinet_trt.counting.find import find_images
 from kinet_trt.datasets.labelled import (
     LabelledField,
     check_nuclei,

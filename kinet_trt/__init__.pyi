@@ -8,6 +8,8 @@ from .core.frame import Frame as Frame
 from .core.ki67 import Ki67 as Ki67
 from .core.logs import log_to as log_to
 from .core.notice import NOTICE as NOTICE
+from .counting.run import CountRun as CountRun
+from .counting.run import count_paths as count_paths
 from .inference.counter import Counter as Counter
 from .inference.counter import NucleusCounter as NucleusCounter
 from .inference.counter import Threshold as Threshold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -11,6 +12,9 @@ from rich.table import Table
 
 from kinet_trt.core.errors import printable
 from kinet_trt.core.logs import is_quiet
+
+if TYPE_CHECKING:
+    from kinet_trt.inference.counter import NucleusCounter
 
 _UNLIMITED = 100_000  # columns: more than any line has
 
@@ -71,6 +75,12 @@ def print_lines(console: Console, lines: Sequence[str]) -> None:
     """Print lines that the terminal wraps, not rich."""
     for line in lines:
         console.print(line, soft_wrap=True)
+
+
+def engine_line(counter: NucleusCounter) -> str:
+    """Return the model, runtime, precision and threshold of a counter."""
+    engine = counter.engine
+    return f"{engine.card.name} on {engine.runtime}, {engine.precision}, threshold {counter.threshold}"
 
 
 def tab_separated(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

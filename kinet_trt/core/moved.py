@@ -14,7 +14,7 @@ from types import ModuleType
 MOVED: Mapping[str, str] = {
     "bench": "evaluation.benchmark",
     "build": "deploy.build",
-    "count": "counting.pictures",
+    "count": "counting.run",
     "counter": "inference.counter",
     "detections": "core.detections",
     "doctor": "diagnostics.doctor",

@@ -1,1 +1,1 @@
-"""Count pictures and slides from files."""
+"""Count image files and slides."""

@@ -116,7 +116,7 @@ class LabelledField:
         Parameters
         ----------
         own
-            um/px of its pixels; None: the file's, else ``mpp``, as in :func:`kinet_trt.counting.pictures.count_image`.
+            um/px of its pixels; None: the file's, else ``mpp``, as in :func:`kinet_trt.counting.image.count_image`.
         mpp
             um/px wanted.
 

@@ -1,13 +1,16 @@
-"""Counting a slide: an interrupted run is resumed."""
+"""Counting a slide. An interrupted run is resumed."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +18,14 @@ from numpy.typing import NDArray
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot, find_disc
-from kinet_trt.core.ki67 import NET, NO_RANGE, Bands, Ki67, Statement
+from kinet_trt.core.ki67 import Ki67
+from kinet_trt.core.result import CountResult
 from kinet_trt.core.user_folders import user_cache
 from kinet_trt.inference.counter import NucleusCounter
-from kinet_trt.slides.domain import unlike
+from kinet_trt.slides.domain import domain_warning
 from kinet_trt.slides.plan import Plan, make_plan
 from kinet_trt.slides.region import Region
-from kinet_trt.slides.results_db import SUFFIX, Ledger
+from kinet_trt.slides.results_db import SUFFIX, ResultsDB
 from kinet_trt.slides.slide import Slide, open_slide
 from kinet_trt.slides.tiles import count_tiles
 from kinet_trt.slides.tissue import Thumbnail, thumbnail
@@ -32,72 +36,38 @@ KEPT_DAYS = 30
 """Days after which unused counted tiles are deleted."""
 COARSE = 1.5
 """Ratio of the slide's finest um/px to the model's above which a nucleus shows too little detail."""
-_MOST_CENTRES = 20_000
+_MAX_CENTRES = 20_000
 
-Work = Callable[[Slide, Plan, Sequence[int]], Iterable[tuple[int, Detections]]]
-"""Counts tiles of a slide by their numbers; a tile that comes twice is stored once."""
+TileCounter = Callable[[Slide, Plan, Sequence[int]], Iterable[tuple[int, Detections]]]
+"""Counts tiles of a slide by their numbers; a tile that is returned twice is saved once."""
 
 
-@dataclass(frozen=True, eq=False)
-class CountedSlide:
-    """Result of counting a slide. Its nuclei stay on disk, and :meth:`bands` reads them.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CountedSlide(CountResult):
+    """Result of counting a slide. Its nuclei stay on disk, and :meth:`iter_detections` reads them.
 
     Attributes
     ----------
-    image
-        The file.
-    width, height
-        Of level 0, px.
-    mpp, mpp_source
-        um/px that was used, and its source: ``"option"`` or ``"file"``.
     format
-        File format, in words.
+        Name of the file format.
     plan
         The tiles that were counted.
-    counts
-        Nuclei by class.
     area_mm2
-        Approximate area of the counted tissue, mm2: what is darker than glass in a small picture of the slide.
-    hot_spot
-        None with fewer tumour nuclei than a hot spot has.
-    ledger
+        Approximate area of the counted tissue, mm2: cells of the thumbnail that are darker than glass.
+    tiles_file
         File of the counted tiles.
     resumed
         Number of tiles counted by an earlier run.
-    remarks
-        Warnings and notes, one sentence each.
-    unlike
-        The warning among them that the tissue is unlike the training data: no grade range is then given. None: no such
-        warning.
     """
 
-    image: Path
-    width: int
-    height: int
-    mpp: float
-    mpp_source: str
     format: str
     plan: Plan
-    counts: dict[str, int]
     area_mm2: float
-    hot_spot: HotSpot | None
-    ledger: Path
+    tiles_file: Path
     resumed: int
-    remarks: tuple[str, ...] = ()
-    unlike: str | None = None
+    qupath_type: ClassVar[str] = "detection"
 
-    @property
-    def ki67(self) -> Ki67:
-        """The index of the slide."""
-        return Ki67.from_counts(self.counts)
-
-    def statement(self, bands: Bands | None = NET) -> Statement:
-        """Return the index and its grade range."""
-        return Statement(
-            self.ki67, self.hot_spot.ki67 if self.hot_spot else None, bands, NO_RANGE if self.unlike else ""
-        )
-
-    def bands(self) -> Iterator[Detections]:
+    def iter_detections(self) -> Iterator[Detections]:
         """Yield all nuclei in raster order, px of level 0, one row of tiles at a time.
 
         Raises
@@ -105,8 +75,25 @@ class CountedSlide:
         KinetError
             If the file of counted tiles can no longer be read.
         """
-        with Ledger(self.ledger, self.plan) as ledger:
-            yield from ledger.bands()
+        with ResultsDB(self.tiles_file, self.plan) as results:
+            yield from results.iter_detections()
+
+    bands = iter_detections  # name before 0.2
+
+    def extra_record(self) -> dict[str, Any]:
+        """Return the member ``slide`` of the JSON."""
+        plan = self.plan
+        return {
+            "slide": {
+                "format": self.format,
+                "level": plan.level,
+                "level_mpp": plan.mpp * plan.downsample,
+                "tiles": len(plan.tiles),
+                "tiles_left_out": len(plan.rows) * len(plan.columns) - len(plan.tiles),
+                "tissue_mm2": round(self.area_mm2, 4),
+                "hot_spot": self.hot_spot.record() if self.hot_spot else None,
+            }
+        }
 
 
 def count_slide(
@@ -117,9 +104,9 @@ def count_slide(
     region: Region | None = None,
     hot_spot: int = HOT_SPOT,
     folder: Path | None = None,
-    work: Work | None = None,
+    tile_counter: TileCounter | None = None,
     report: Callable[[int, int], None] = lambda _done, _total: None,
-    tell: Callable[[str], None] = log.info,
+    notify: Callable[[str], None] = log.info,
 ) -> tuple[CountedSlide, Thumbnail]:
     """Count a slide; an earlier run with the same slide, model, threshold and region is resumed.
 
@@ -136,18 +123,18 @@ def count_slide(
     hot_spot
         Hot-spot size in tumour nuclei.
     folder
-        Folder for counted tiles; None: :func:`state_folder`.
-    work
+        Folder for counted tiles; None: :func:`cache_folder`.
+    tile_counter
         Counts the missing tiles, in any order; None: :func:`kinet_trt.slides.tiles.count_tiles` in this process.
     report
         Called after each tile with the number of counted tiles and of all tiles.
-    tell
+    notify
         Called with a sentence on where the tiles are kept, and how many were counted before.
 
     Returns
     -------
     counted, small
-        The result, and a small picture of the slide.
+        The result, and a thumbnail of the slide.
 
     Raises
     ------
@@ -156,70 +143,73 @@ def count_slide(
     KeyboardInterrupt
         On Ctrl-C; its message says how to resume.
     """
-    folder = folder or state_folder()
-    _prune(folder)
+    folder = folder or cache_folder()
+    _delete_old(folder)
     with open_slide(path, mpp) as slide:
         small = thumbnail(slide, slide.mpp) if slide.mpp else None
         card = counter.engine.card
         plan = make_plan(slide, card, counter.threshold, counter.engine.precision, region, small)
         assert small is not None  # make_plan has refused a slide without um/px
-        state = state_path(folder, path, plan)
-        with Ledger(state, plan) as ledger:
-            missing, total = ledger.missing(), len(plan.tiles)
-            resumed = total - len(missing)
+        tiles_file = tiles_path(folder, path, plan)
+        with ResultsDB(tiles_file, plan) as results:
+            missing, total = results.missing(), len(plan.tiles)
+            resumed = done = total - len(missing)
             if resumed:
-                tell(f"{path}: {resumed:,} of {total:,} tiles were counted before and are read from {state}")
+                notify(f"{path}: {resumed:,} of {total:,} tiles were counted before and are read from {tiles_file}")
             elif missing:
-                tell(f"{path}: {total:,} tiles; they are kept in {state}")
-            report(resumed, total)
-            done = resumed
+                notify(f"{path}: {total:,} tiles; they are kept in {tiles_file}")
+            report(done, total)
+            count = tile_counter or partial(_count_here, counter)
             try:
-                for number, nuclei in (
-                    work(slide, plan, missing) if work else count_tiles(slide, plan, missing, counter)
-                ):
-                    done += ledger.land(number, nuclei)
+                for number, nuclei in count(slide, plan, missing):
+                    done += results.save(number, nuclei)
                     report(done, total)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(
                     f"{path}: interrupted after {done:,} of {total:,} tiles. Run the same command again to resume: the "
-                    f"counted tiles are kept in {state}"
+                    f"counted tiles are kept in {tiles_file}"
                 ) from None
-            if still := ledger.missing():
-                raise KinetError(f"{len(still):,} of {total:,} tiles were not counted: run the command again to resume")
-            state.touch()
-            counts, spot = _sum_up(ledger, plan, hot_spot)
-            warning = unlike(slide, plan, ledger, card.mpp) or None
-            remarks = [*slide.remarks, *_remarks(plan, card.mpp), *([warning] if warning else [])]
+            if left := results.missing():
+                raise KinetError(f"{len(left):,} of {total:,} tiles were not counted: run the command again to resume")
+            tiles_file.touch()
+            counts, spot = _sum_up(results, plan, hot_spot)
+            warning = domain_warning(slide, plan, results, card.mpp) or None
         counted = CountedSlide(
             image=path,
             width=slide.width,
             height=slide.height,
             mpp=plan.mpp,
             mpp_source=plan.mpp_source,
+            counts=counts,
+            hot_spot=spot,
+            remarks=(*slide.remarks, *_remarks(plan, card.mpp), *([warning] if warning else [])),
+            unlike=warning,
             format=slide.format,
             plan=plan,
-            counts=counts,
             area_mm2=_area(small, plan),
-            hot_spot=spot,
-            ledger=state,
+            tiles_file=tiles_file,
             resumed=resumed,
-            remarks=tuple(remarks),
-            unlike=warning,
         )
         return counted, small
 
 
-def state_folder() -> Path:
+def _count_here(
+    counter: NucleusCounter, slide: Slide, plan: Plan, numbers: Sequence[int]
+) -> Iterator[tuple[int, Detections]]:
+    return count_tiles(slide, plan, numbers, counter)
+
+
+def cache_folder() -> Path:
     """Return the folder for counted tiles: ``slides`` in the user's cache (``~/.cache/kinet-trt`` on Linux)."""
     return (user_cache() or Path(tempfile.gettempdir()) / "kinet-trt") / "slides"
 
 
-def state_path(folder: Path, slide: Path, plan: Plan) -> Path:
+def tiles_path(folder: Path, slide: Path, plan: Plan) -> Path:
     """Return the file for the tiles of a slide: the slide's stem and the first digits of the plan's identity."""
     return folder / f"{slide.stem[:80]}-{plan.identity[:16]}{SUFFIX}"
 
 
-def _prune(folder: Path) -> None:
+def _delete_old(folder: Path) -> None:
     """Delete the tiles of slides that were not counted again for a month; errors are ignored."""
     try:
         for old in folder.glob(f"*{SUFFIX}"):
@@ -230,27 +220,26 @@ def _prune(folder: Path) -> None:
         log.info("old tiles in %s were not deleted: %s", folder, error)
 
 
-def _sum_up(ledger: Ledger, plan: Plan, n: int) -> tuple[dict[str, int], HotSpot | None]:
+def _sum_up(results: ResultsDB, plan: Plan, n: int) -> tuple[dict[str, int], HotSpot | None]:
     """Return the counts and the hot spot, with 9 bytes of memory per tumour nucleus."""
-    counts = dict.fromkeys(plan.classes, 0)
+    counts = Counter(dict.fromkeys(plan.classes, 0))
     tumor = [plan.classes.index(name) for name in ("positive", "negative") if name in plan.classes]
     parts: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]] = []
-    for band in ledger.bands():
-        for name, number in band.counts().items():
-            counts[name] += number
-        own = band.where(np.isin(band.cls, tumor))
+    for row in results.iter_detections():
+        counts.update(row.counts())
+        own = row[np.isin(row.cls, tumor)]
         positive = np.asarray([name == "positive" for name in plan.classes])[own.cls]
         parts.append((own.x, own.y, positive))
     if not parts:
-        return counts, None
+        return dict(counts), None
     x, y, hits = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     # Enough centres for discs that overlap well, few enough to stay within seconds.
-    step = max(1, n // 10, -(-len(x) // _MOST_CENTRES))
+    step = max(1, n // 10, -(-len(x) // _MAX_CENTRES))
     spot = find_disc(x * np.float32(plan.mpp), y * np.float32(plan.mpp), hits, n, step)
     if spot is None:
-        return counts, None
+        return dict(counts), None
     centre = spot.centre
-    return counts, HotSpot(float(x[centre]), float(y[centre]), spot.radius, Ki67(spot.positive, n))
+    return dict(counts), HotSpot(float(x[centre]), float(y[centre]), spot.radius, Ki67(spot.positive, n))
 
 
 def _area(small: Thumbnail, plan: Plan) -> float:
@@ -258,7 +247,7 @@ def _area(small: Thumbnail, plan: Plan) -> float:
     cells = small.stained()
     if plan.region:
         rows, columns = np.nonzero(cells)
-        cells = plan.region.holds((columns + 0.5) * small.cell - 0.5, (rows + 0.5) * small.cell - 0.5)
+        cells = plan.region.contains((columns + 0.5) * small.cell - 0.5, (rows + 0.5) * small.cell - 0.5)
     return float(np.count_nonzero(cells) * (small.cell * plan.mpp / 1000) ** 2)
 
 

@@ -1,4 +1,4 @@
-"""A picture of a counted slide: where the index is high, and where nuclei are dense."""
+"""Heat map of a counted slide: Ki67 index and density of nuclei."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from numpy.typing import NDArray
 from kinet_trt.slides.count import CountedSlide
 from kinet_trt.slides.tissue import Thumbnail
 
-LARGEST_SIDE = 2_000
-"""px of a panel's longer side."""
-SMOOTH_UM = 100.0
-"""um: standard deviation of the Gaussian over which index and density are averaged."""
-LEAST_TUMOR = 100.0
+MAX_SIDE = 2_000
+"""Longer side of a panel, px."""
+SMOOTHING_UM = 100.0
+"""Standard deviation of the Gaussian that smooths index and density, um."""
+MIN_TUMOR_DENSITY = 100.0
 """Tumour nuclei per mm2 below which no index is shown."""
-_SHARE = 0.6  # of the heat, the rest is the slide
-_FOOT = 70  # px below a panel, for the scale
+_OPACITY = 0.6  # of the map over the slide
+_LEGEND_HEIGHT = 70  # px
 _INK, _PAPER = (40, 40, 40), 255
 
 
 def heat_map(counted: CountedSlide, small: Thumbnail) -> NDArray[np.uint8]:
-    """Draw two panels side by side over the slide: the Ki67 index, and all nuclei per mm2.
+    """Draw two panels over the slide: the Ki67 index, and all nuclei per mm2.
 
-    Glass stays as it is. A white ring is the hot spot, a dark line the region. Each panel has its own scale below.
+    Glass is not coloured. A white ring marks the hot spot, a dark line the region. Each panel has its own colour scale.
 
     Parameters
     ----------
     counted
-        The slide; its nuclei are read once, band by band.
+        The slide; its nuclei are read once, row by row.
     small
-        Its small picture.
+        Its thumbnail.
 
     Returns
     -------
@@ -41,22 +41,22 @@ def heat_map(counted: CountedSlide, small: Thumbnail) -> NDArray[np.uint8]:
         RGB, uint8; each panel at most 2,000 px a side.
     """
     rows, columns = small.pixels.shape[:2]
-    factor = min(1.0, LARGEST_SIDE / max(rows, columns))
+    factor = min(1.0, MAX_SIDE / max(rows, columns))
     width, height = max(1, round(columns * factor)), max(1, round(rows * factor))
     cell = small.cell * columns / width  # px of level 0
     slide = cv2.resize(small.pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
-    positive, tumor, every = _densities(counted, width, height, cell)
+    positive, tumor, total = _densities(counted, width, height, cell)
     index = np.divide(positive, tumor, out=np.zeros_like(tumor), where=tumor > 0)
     tissue = cv2.resize(small.tissue().astype(np.uint8), (width, height), interpolation=cv2.INTER_AREA) > 0
-    shown = tissue & (tumor >= LEAST_TUMOR)
+    shown = tissue & (tumor >= MIN_TUMOR_DENSITY)
     top = max(0.10, float(np.quantile(index[shown], 0.99)) if shown.any() else 0.0)
-    most = max(100.0, float(every.max(initial=0)))
+    highest = max(100.0, float(total.max(initial=0)))
     panels = [
         _panel(slide, index / top, shown, "Ki67 index", f"{100 * top:.0f}%"),
-        _panel(slide, every / most, tissue, "nuclei per mm2", f"{most:,.0f}"),
+        _panel(slide, total / highest, tissue, "nuclei per mm2", f"{highest:,.0f}"),
     ]
     for panel in panels:
-        _outlines(panel[:height], counted, cell)
+        _draw_outlines(panel[:height], counted, cell)
     gap = np.full((panels[0].shape[0], 10, 3), _PAPER, np.uint8)
     return np.concatenate([panels[0], gap, panels[1]], axis=1)
 
@@ -66,39 +66,39 @@ def _densities(counted: CountedSlide, width: int, height: int, cell: float) -> S
     maps = [np.zeros((height, width), np.float32) for _ in range(3)]
     classes = counted.plan.classes
     chosen = [("positive",), ("positive", "negative"), classes]
-    for band in counted.bands():
-        column = np.clip(((band.x + 0.5) / cell).astype(np.intp), 0, width - 1)
-        row = np.clip(((band.y + 0.5) / cell).astype(np.intp), 0, height - 1)
-        for one, names in zip(maps, chosen, strict=True):
-            kept = np.isin(band.cls, [classes.index(name) for name in names if name in classes])
-            np.add.at(one, (row[kept], column[kept]), 1)
+    for part in counted.iter_detections():
+        column = np.clip(((part.x + 0.5) / cell).astype(np.intp), 0, width - 1)
+        row = np.clip(((part.y + 0.5) / cell).astype(np.intp), 0, height - 1)
+        for density, names in zip(maps, chosen, strict=True):
+            kept = np.isin(part.cls, [classes.index(name) for name in names if name in classes])
+            np.add.at(density, (row[kept], column[kept]), 1)
     um = cell * counted.mpp
     per_mm2 = (1000 / um) ** 2
-    sigma = SMOOTH_UM / um
-    return [np.asarray(cv2.GaussianBlur(one, (0, 0), sigma) * per_mm2, np.float32) for one in maps]
+    sigma = SMOOTHING_UM / um
+    return [np.asarray(cv2.GaussianBlur(density, (0, 0), sigma) * per_mm2, np.float32) for density in maps]
 
 
 def _panel(
     slide: NDArray[np.uint8], share: NDArray[np.floating], shown: NDArray[np.bool_], title: str, top: str
 ) -> NDArray[np.uint8]:
-    """Return the slide with a map over it, and a scale from 0 to ``top`` below."""
+    """Return the slide with a map over it, and a colour scale from 0 to ``top`` below."""
     heat = _coloured(np.clip(share * 255, 0, 255).astype(np.uint8))
     mixed = slide.copy()
-    mixed[shown] = np.rint(_SHARE * heat[shown] + (1 - _SHARE) * slide[shown]).astype(np.uint8)
-    foot = np.full((_FOOT, slide.shape[1], 3), _PAPER, np.uint8)
+    mixed[shown] = np.rint(_OPACITY * heat[shown] + (1 - _OPACITY) * slide[shown]).astype(np.uint8)
+    legend = np.full((_LEGEND_HEIGHT, slide.shape[1], 3), _PAPER, np.uint8)
     length = min(256, max(1, slide.shape[1] - 20))
-    foot[30:42, 10 : 10 + length] = _coloured(np.linspace(0, 255, length).astype(np.uint8)[None])
+    legend[30:42, 10 : 10 + length] = _coloured(np.linspace(0, 255, length).astype(np.uint8)[None])
     font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.5
     for text, at in ((title, (10, 22)), ("0", (10, 60)), (top, (max(24, length - 30), 60))):
-        cv2.putText(foot, text, at, font, size, _INK, 1, cv2.LINE_AA)
-    return np.concatenate([mixed, foot])
+        cv2.putText(legend, text, at, font, size, _INK, 1, cv2.LINE_AA)
+    return np.concatenate([mixed, legend])
 
 
 def _coloured(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _outlines(panel: NDArray[np.uint8], counted: CountedSlide, cell: float) -> None:
+def _draw_outlines(panel: NDArray[np.uint8], counted: CountedSlide, cell: float) -> None:
     if counted.plan.region:
         for shape in counted.plan.region.counted:
             for ring in shape:

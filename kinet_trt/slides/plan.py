@@ -245,7 +245,7 @@ def _bearing(
     """Return the numbers of the tiles whose core bears tissue, and touches the region."""
     wanted = small.tissue()
     if region:
-        wanted &= region.touched(wanted.shape[0], wanted.shape[1], small.cell)
+        wanted &= region.touched_cells(wanted.shape[0], wanted.shape[1], small.cell)
     rows = spans(_padded(scaling.height, multiple), tile, halo, multiple)
     columns = spans(_padded(scaling.width, multiple), tile, halo, multiple)
     # Cells per model px; a cell that a core only grazes counts.

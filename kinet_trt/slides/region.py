@@ -1,4 +1,4 @@
-"""The part of a slide that is counted: areas that somebody drew in QuPath."""
+"""Areas of a slide to count, drawn in QuPath."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.core.geometry import Shape, contains
+from kinet_trt.core.geometry import Shape
+from kinet_trt.core.geometry import contains as polygon_contains
 from kinet_trt.io.geojson import read_geojson
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Areas that are counted, without areas that are left out.
+    """Areas to count, without ignored areas.
 
     Attributes
     ----------
@@ -30,11 +31,11 @@ class Region:
 
     def __post_init__(self) -> None:
         if not self.counted:
-            raise KinetError("a region: expected at least one area to count in")
+            raise KinetError("region: expected at least one area to count")
 
     @property
     def sha256(self) -> str:
-        """Of its corners, hexadecimal."""
+        """Hash of the corners, hexadecimal."""
         digest = hashlib.sha256()
         for shapes in (self.counted, self.ignored):
             digest.update(f"{len(shapes)}\n".encode())
@@ -46,13 +47,13 @@ class Region:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of all areas that count, px of level 0."""
+        """Left, top, right and bottom of all counted areas, px of level 0."""
         corners = np.concatenate([ring for shape in self.counted for ring in shape])
         (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
         return float(left), float(top), float(right), float(bottom)
 
-    def holds(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Return which places lie in it, bool [n]: in any area that counts and in none that is left out.
+    def contains(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Return which points lie in any counted area and in no ignored one, bool [n].
 
         Parameters
         ----------
@@ -61,42 +62,42 @@ class Region:
         """
         inside = np.zeros(len(x), np.bool_)
         for shape in self.counted:
-            inside |= contains(shape, x, y)
+            inside |= polygon_contains(shape, x, y)
         for shape in self.ignored:
-            inside &= ~contains(shape, x, y)
+            inside &= ~polygon_contains(shape, x, y)
         return inside
 
-    def touched(self, height: int, width: int, cell: float) -> NDArray[np.bool_]:
-        """Return which cells of a grid it touches, or lies near: bool [height, width].
+    def touched_cells(self, height: int, width: int, cell: float) -> NDArray[np.bool_]:
+        """Return which cells of a grid lie in or near the counted areas, bool [height, width].
 
         Parameters
         ----------
         height, width
-            Of the grid.
+            Size of the grid.
         cell
-            px of level 0 along a cell.
+            Side of a cell, px of level 0.
         """
         mask = np.zeros((height, width), np.uint8)
         for shape in self.counted:
             rings = [np.clip(np.floor((ring + 0.5) / cell), -1e6, 1e6).astype(np.int32) for ring in shape]
-            # Even-odd with the holes; the outline, wider than its rounding, is in whatever the fill says.
-            one = np.zeros_like(mask)
-            cv2.fillPoly(one, rings, (1,))
-            cv2.polylines(one, rings, isClosed=True, color=(1,), thickness=3)
-            mask |= one
+            # Even-odd with the holes; the outline is wider than the rounding error and always included.
+            area = np.zeros_like(mask)
+            cv2.fillPoly(area, rings, (1,))
+            cv2.polylines(area, rings, isClosed=True, color=(1,), thickness=3)
+            mask |= area
         return mask > 0
 
 
 def read_region(path: Path) -> Region:
-    """Read where to count from a QuPath GeoJSON.
+    """Read the region to count from a GeoJSON file of QuPath.
 
-    Areas without a class, those called ``Region*`` and the cores of a TMA are counted, ``Ignore*`` and missing cores
-    are left out. Where there are none of the first kind, areas called ``Tumor`` are counted.
+    Areas without a class, areas called ``Region*`` and TMA cores are counted; ``Ignore*`` and missing cores are not.
+    If there are none of the first kind, areas called ``Tumor`` are counted.
 
     Raises
     ------
     KinetError
-        If it cannot be read, or holds no such area.
+        If it cannot be read, or contains no such area.
     """
     marked = read_geojson(path)
     outlines = marked.outlines
@@ -104,12 +105,12 @@ def read_region(path: Path) -> Region:
     if not counted:
         found = {
             "points or nuclei": len(marked.x) + len(outlines.unknown),
-            "areas that are left out": len(outlines.ignored),
+            "ignored areas": len(outlines.ignored),
             "areas of other tissue": len(outlines.other),
         }
         listed = ", ".join(f"{n} {what}" for what, n in found.items() if n) or "no objects"
         raise KinetError(
             f"{path}: expected areas without a class or called Region* or Tumor, or TMA cores, found {listed}: draw "
-            "where to count in QuPath and export the objects as GeoJSON"
+            "the areas to count in QuPath and export the objects as GeoJSON"
         )
     return Region(counted, outlines.ignored)

@@ -1,8 +1,8 @@
-"""The ledger: one SQLite file that keeps the nuclei of each counted tile, once, as soon as they are known.
+"""Database of counted tiles: one SQLite file that stores the nuclei of each tile as soon as they are counted.
 
-A tile lands in one transaction: after a kill, whenever it came, a tile is there whole or not at all. The file belongs
-to one plan, whose identity is in it; another model, threshold, region or slide needs another file. What a power cut
-takes with it is at most the last tiles, which are counted again.
+Each tile is saved in one transaction, so a killed run leaves it complete or absent. The file belongs to one plan, whose
+identity it stores; another model, threshold, region or slide needs another file. A power cut loses at most the last
+tiles, which are counted again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from kinet_trt.slides.plan import Plan
 
 SUFFIX = ".tiles"
 APPLICATION = 0x4B4E5449
-"""SQLite's application_id of a ledger: "KNTI"."""
+"""SQLite's application_id of these files: "KNTI"."""
 VERSION = 1
 _TABLES = """
 CREATE TABLE plan (identity TEXT NOT NULL);
@@ -33,8 +34,8 @@ CREATE TABLE tiles (number INTEGER PRIMARY KEY, nuclei BLOB NOT NULL, crc INTEGE
 _NUCLEUS = np.dtype([("x", "<f4"), ("y", "<f4"), ("cls", "u1"), ("score", "<f4")])
 
 
-class Ledger:
-    """File of the counted tiles of one plan. Thread-safe.
+class ResultsDB:
+    """The counted tiles of one plan. Thread-safe.
 
     Every method raises a KinetError if the disk is full, the file is damaged, or another program is counting the same
     slide.
@@ -72,8 +73,8 @@ class Ledger:
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and application != APPLICATION:
-            raise KinetError(f"{self.path}: expected counted tiles, found another program's file: delete or move it")
-        # Written through to the system with each tile, to the disk now and then: a kill loses nothing.
+            raise KinetError(f"{self.path}: expected counted tiles, found a file of another program: delete or move it")
+        # The system gets each tile at once, the disk now and then: a killed process loses nothing.
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         if not tables:
@@ -88,11 +89,11 @@ class Ledger:
         found = db.execute("SELECT identity FROM plan").fetchone()
         if version != VERSION or found != (self._plan.identity,):
             raise KinetError(
-                f"{self.path}: these tiles were counted of another slide, with another model, threshold, region or "
-                "version: delete the file"
+                f"{self.path}: these tiles are of another slide, or were counted with another model, threshold, region "
+                "or version: delete the file"
             )
 
-    def land(self, number: int, nuclei: Detections) -> bool:
+    def save(self, number: int, nuclei: Detections) -> bool:
         """Save the nuclei of a tile; return False if it was saved before, and keep the saved ones."""
         if number not in self._wanted:
             raise KinetError(f"{self.path}: tile {number} is not in the plan")
@@ -108,15 +109,15 @@ class Ledger:
             )
             return cursor.rowcount == 1
 
-    def done(self) -> set[int]:
+    def saved(self) -> set[int]:
         """Return the numbers of the tiles that are counted."""
         with self._lock, self._errors():
             return {number for (number,) in self._connection.execute("SELECT number FROM tiles")}
 
     def missing(self) -> list[int]:
         """Return the numbers of the tiles that are not counted yet, ascending."""
-        done = self.done()
-        return [number for number in self._plan.tiles if number not in done]
+        saved = self.saved()
+        return [number for number in self._plan.tiles if number not in saved]
 
     def tile(self, number: int) -> Detections:
         """Return the nuclei of a counted tile, px of level 0, in raster order."""
@@ -139,19 +140,12 @@ class Ledger:
             )
             return [number for (number,) in rows]
 
-    def bands(self) -> Iterator[Detections]:
+    def iter_detections(self) -> Iterator[Detections]:
         """Yield all nuclei in raster order, one row of tiles at a time."""
         columns = len(self._plan.columns)
-        rows: dict[int, list[int]] = {}
-        for number in self._plan.tiles:
-            rows.setdefault(number // columns, []).append(number)
-        for row in sorted(rows):
-            parts = [self.tile(number) for number in rows[row]]
-            x, y, cls, score = (
-                np.concatenate([getattr(p, name) for p in parts]) for name in ("x", "y", "cls", "score")
-            )
-            band = Detections(x, y, cls, score, self._plan.classes)
-            yield band.where(np.lexsort((band.x, band.y)))
+        for _, numbers in groupby(self._plan.tiles, lambda number: number // columns):
+            row = Detections.concatenate(map(self.tile, numbers))
+            yield row[np.lexsort((row.x, row.y))]
 
     def close(self) -> None:
         """Close the file."""
@@ -159,7 +153,7 @@ class Ledger:
             self._connection.close()
             self._in_use.release()
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> ResultsDB:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -172,3 +166,6 @@ class Ledger:
             kept="earlier tiles are kept",
             repair="delete it to count the slide again",
         )
+
+
+Ledger = ResultsDB  # name before 0.2

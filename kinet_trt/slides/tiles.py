@@ -128,4 +128,4 @@ def find(counter: NucleusCounter, plan: Plan, number: int, pixels: NDArray[np.ui
     own = own.where(np.lexsort((own.x, own.y)))
     across, down = plan.model_per_slide
     found = replace(own, x=rescale(own.x, 1 / across), y=rescale(own.y, 1 / down))
-    return found.where(plan.region.holds(found.x, found.y)) if plan.region else found
+    return found.where(plan.region.contains(found.x, found.y)) if plan.region else found

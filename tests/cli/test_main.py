@@ -50,7 +50,7 @@ def test_count_writes_everything_it_is_asked_for(run, tmp_path, field):
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert "a field.png" in out
-    assert "The um/px is not known: the model's 0.34 was used" in out
+    assert "The µm/px is not known: the model's 0.34 was used" in out
     assert "Research Use Only" in out
 
     document = json.loads((tmp_path / "o.json").read_text())

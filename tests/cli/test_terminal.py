@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from kinet_trt.cli.commands.bench import show_bench
-from kinet_trt.cli.commands.count import show_counted
+from kinet_trt.cli.commands.count import show_run
 from kinet_trt.cli.progress import Bars
 from kinet_trt.cli.terminal import note, tab_separated
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.logs import be_quiet, to_terminal
-from kinet_trt.counting.pictures import Counted
+from kinet_trt.counting.image import CountedImage
+from kinet_trt.counting.run import CountRun
 from kinet_trt.inference.counter import NucleusCounter
 
 NAMES = ("case 12, block B, field 3 of 40.png", "a\nline\tbreak.png", "x.png")
@@ -40,13 +41,21 @@ def counted(name, positive=120, negative=1_380):
     cls = np.repeat(np.array([0, 1], np.uint8), [positive, negative])
     x, y = np.arange(n) % 50 * 20, np.arange(n) // 50 * 20
     found = Detections(x.astype(np.float32), y.astype(np.float32), cls, np.ones(n, np.float32))
-    return Counted(Path(name), 1_000, 1_000, 0.25, "option", found)
+    return CountedImage(
+        image=Path(name),
+        width=1_000,
+        height=1_000,
+        mpp=0.25,
+        mpp_source="option",
+        counts=found.counts(),
+        detections=found,
+    )
 
 
 @pytest.mark.parametrize("width", [30, 60, 200])
 def test_a_table_loses_no_cell_in_a_terminal_of_any_width(terminal, capsys, counter, width):
     terminal(width)
-    show_counted([counted(name) for name in NAMES], counter, None)
+    show_run(CountRun(counter, tuple(counted(name) for name in NAMES)), None)
     out = capsys.readouterr().out
     for cell in (NAMES[0], r"a\nline\tbreak.png", "120", "1380", "8.0 (6.7 - 9.5)"):
         assert cell in out
@@ -61,7 +70,7 @@ def test_a_table_loses_no_cell_in_a_terminal_of_any_width(terminal, capsys, coun
 def test_a_pipe_gets_every_row_on_one_line(capsys, counter, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     long = "n" * 150 + ".png"
-    show_counted([counted(long), replace(counted("b.png"), mpp=0.5)], counter, None)
+    show_run(CountRun(counter, (counted(long), replace(counted("b.png"), mpp=0.5))), None)
     rows = capsys.readouterr().out.splitlines()
     assert rows[1].split() == [long, "0.25", "(option)", "120", "1380", "0", "8.0", "(6.7", "-", "9.5)"]
     assert all("..." not in row and "…" not in row for row in rows)

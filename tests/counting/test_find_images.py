@@ -11,7 +11,7 @@ from PIL import Image
 from kinet_trt.cli.main import app
 from kinet_trt.core.detections import Detections, nuclei_csv
 from kinet_trt.core.errors import KinetError, printable
-from kinet_trt.counting.pictures import find_images, skipped
+from kinet_trt.counting.find import find_images, skipped_files
 from kinet_trt.simulation import simulate
 from kinet_trt.slides import slide as slides
 
@@ -35,19 +35,19 @@ def test_pictures_of_kinds_that_are_not_read_are_named_once_a_kind(folder):
     for name in ("x.gif", "y.GIF", "z.heic", "notes.txt", "report.pdf", ".hidden.gif"):
         (folder / name).write_bytes(b"x")
     (folder / "folder.gif").mkdir()
-    lines = skipped([folder], find_images([folder]))
+    lines = skipped_files([folder], find_images([folder]))
     assert [line.removeprefix(f"{folder}: ").partition(" skipped")[0] for line in lines] == [
         "2 GIF files",
         "1 HEIC file",
     ]
-    assert skipped([folder / "*.gif"], [])[0].startswith(f"{folder / '*.gif'}: ")
-    assert skipped([folder / "x.gif"], [folder / "x.gif"]) == []
+    assert skipped_files([folder / "*.gif"], [])[0].startswith(f"{folder / '*.gif'}: ")
+    assert skipped_files([folder / "x.gif"], [folder / "x.gif"]) == []
 
 
 @pytest.mark.parametrize("suffix", [*slides._UNREAD, ".qptiff", ".lif", ".svg"])
 def test_slides_and_drawings_that_are_not_read_are_named_too(tmp_path, suffix):
     (tmp_path / f"a{suffix.upper()}").write_bytes(b"x")
-    (line,) = skipped([tmp_path], [])
+    (line,) = skipped_files([tmp_path], [])
     assert "1 " in line
     assert line.endswith("save as PNG or TIFF to count")
 

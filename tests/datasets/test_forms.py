@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from kinet_trt import NucleusCounter
-from kinet_trt.counting.pictures import count_image
+from kinet_trt.counting.image import count_image
 from kinet_trt.simulation import simulate
 from kinet_trt.slides.count import count_slide
 from kinet_trt.slides.slide import is_slide

@@ -25,11 +25,14 @@ from PIL import Image
 from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.core.errors import MAX_MESSAGE_LENGTH, KinetError
 from kinet_trt.core.files import write_atomic
-from kinet_trt.counting.pictures import Outputs, count_image, output_names, table, to_json
+from kinet_trt.counting.image import count_image
+from kinet_trt.counting.outputs import Outputs, output_names
+from kinet_trt.counting.run import CountRun
 from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.engines.base import open_engine
 from kinet_trt.engines.tensorrt.engine_file import card_path, write_plan
 from kinet_trt.inference.counter import NucleusCounter
+from kinet_trt.io.overlay import draw
 from kinet_trt.models.card import CARD_KEY, ModelCard, onnx_hash, with_card
 from kinet_trt.onnx_graph.inspect import inspect_file
 from kinet_trt.simulation import simulate
@@ -105,10 +108,11 @@ def image_cases() -> Case:
         outputs = Outputs(folder / "geojson", folder / "overlay", output_names([image]))
         try:
             counted, frame = count_image(counter, image, None)
-            outputs.write(counted, frame)
-            document = to_json(counter, [counted], [])
+            outputs.write(counted, lambda: draw(frame, counted.detections, counted.mpp))
+            run = CountRun(counter, (counted,))
+            document = "".join(run.to_json())
             write_atomic(folder / "out.json", document)
-            write_atomic(folder / "out.csv", table([counted]))
+            write_atomic(folder / "out.csv", run.to_csv())
             _strict(document)
         finally:
             for path in folder.rglob("*"):
@@ -222,7 +226,7 @@ def card_cases() -> Case:
         path.write_bytes(with_card(model, read))
         counter = NucleusCounter(path, precision="fp32", threads=1)
         assert asdict(counter.engine.card) == asdict(read)
-        _strict(to_json(counter, [count_image(counter, _saved(frame, folder), 0.5)[0]], []))
+        _strict("".join(CountRun(counter, (count_image(counter, _saved(frame, folder), 0.5)[0],)).to_json()))
 
     return case
 

@@ -98,7 +98,7 @@ def test_a_rerun_takes_the_tiles_over_and_says_so(run, tmp_path, slide, cache):
     code, _, err = run("count", moved, "--json", "-")
     assert "counted before" not in err
     # Damaged, or deleted: counted anew, after a word.
-    state.write_bytes(b"no ledger " * 100)
+    state.write_bytes(b"no results " * 100)
     old = time.time() - 40 * 86_400
     os.utime(state, (old, old))
     run("count", moved, "--json", "-")
@@ -199,7 +199,7 @@ def test_each_mistake_is_one_message_and_costs_no_other_slide(run, tmp_path, sli
     shutil.copy(slide, tmp_path / "tile.ome.tif")
     code, out, _ = run("count", tmp_path / "tile.ome.tif", silent, "--mpp", "0.34")
     assert code == 0
-    assert "0.34 um/px (option)" in out
+    assert "0.34 µm/px (option)" in out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits")
@@ -254,7 +254,7 @@ def test_a_slide_without_the_extra_is_one_line_with_the_pip_command(run, slide, 
 
 
 def test_slides_are_no_fields_to_train_on(tmp_path, slide):
-    from kinet_trt.counting.pictures import find_images
+    from kinet_trt.counting.find import find_images
 
     shutil.copy(slide, tmp_path / "b.svs")
     assert [p.name for p in find_images([tmp_path], slides=True)] == ["b.svs", "case.ome.tif"]

@@ -6,7 +6,7 @@ import pytest
 from slide_parts import CANVAS, WHOLE, Blobs, counter_of, joined, same
 
 from kinet_trt.core.errors import ImageError, KinetError
-from kinet_trt.slides.count import count_slide, state_folder
+from kinet_trt.slides.count import cache_folder, count_slide
 from kinet_trt.slides.tiles import count_tiles
 from simulated_slides import write_tiff
 
@@ -27,10 +27,10 @@ def test_others_may_count_the_tiles_in_any_order_and_more_than_once(tmp_path, sl
 
     told = []
     counted, _ = count_slide(
-        counter, slide, folder=tmp_path, work=backwards_and_twice, report=lambda *n: told.append(n), hot_spot=20
+        counter, slide, folder=tmp_path, tile_counter=backwards_and_twice, report=lambda *n: told.append(n), hot_spot=20
     )
     whole = counter(WHOLE)
-    assert same(joined(list(counted.bands())), whole)
+    assert same(joined(list(counted.iter_detections())), whole)
     assert counted.counts == whole.counts()
     total = len(counted.plan.tiles)
     assert len(seen) == 2 * total
@@ -48,7 +48,7 @@ def test_work_that_ends_early_is_told_and_goes_on(tmp_path, slide):
         yield from count_tiles(open_slide, plan, numbers[:2], counter_of(Blobs()))
 
     with pytest.raises(KinetError, match="tiles were not counted: run the command again"):
-        count_slide(counter_of(Blobs()), slide, folder=tmp_path, work=lazy)
+        count_slide(counter_of(Blobs()), slide, folder=tmp_path, tile_counter=lazy)
     counted, _ = count_slide(counter_of(Blobs()), slide, folder=tmp_path)
     assert counted.resumed == 2
 
@@ -71,4 +71,4 @@ def test_what_cannot_be_read_ends_it_without_a_thread_left(tmp_path, slide):
 
 def test_tiles_are_kept_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert state_folder() == tmp_path / "kinet-trt" / "slides"
+    assert cache_folder() == tmp_path / "kinet-trt" / "slides"

@@ -19,7 +19,7 @@ import pytest
 from conftest import skip
 from kinet_trt import KinetError, NucleusCounter
 from kinet_trt.slides.plan import make_plan
-from kinet_trt.slides.results_db import Ledger
+from kinet_trt.slides.results_db import ResultsDB
 from kinet_trt.slides.slide import open_slide
 from kinet_trt.slides.tiles import count_tiles
 from simulated_slides import Canvas, Piece, write_tiff
@@ -59,7 +59,7 @@ def expected(slide, plan, counter):
 
 def on(client, slide, plan, size=1, **changes):
     asked = {"model": None, "plan": plan, **changes}
-    return cluster.count(client, cluster.batches(slide, None, plan, plan.tiles, size), **asked)
+    return cluster.count_batches(client, cluster.batches(slide, None, plan, plan.tiles, size), **asked)
 
 
 def landed(results, expected):
@@ -118,10 +118,10 @@ def test_what_is_wrong_is_said_once_a_batch_and_the_rest_is_counted(two, slide, 
     missing = tmp_path / "moved.tif"
     good = list(cluster.batches(slide, None, plan, plan.tiles[:2], 1))
     work = [good[0], *cluster.batches(missing, None, plan, plan.tiles[:1]), good[1]]
-    results = list(cluster.count(two, work, None, plan))
+    results = list(cluster.count_batches(two, work, None, plan))
     (wrong,) = (result for _, result in results if isinstance(result, KinetError))
     assert "on the worker tcp://127.0.0.1" in str(wrong)
-    assert "one path everywhere" in str(wrong)
+    assert "the same path on every machine" in str(wrong)
     assert landed([r for r in results if r[1] is not wrong], expected).total() == 2
 
 
@@ -144,7 +144,7 @@ def test_another_slide_and_another_model_under_the_same_paths_are_opened_anew(tw
 
 
 def test_an_address_without_a_scheduler_is_one_message(monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT", 1.0)
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 1.0)
     for address in ("tcp://127.0.0.1:9", "nonsense://x"):
         with pytest.raises(KinetError, match=r"no Dask scheduler answers .* such as tcp"), cluster.connect(address):
             pass
@@ -153,17 +153,17 @@ def test_an_address_without_a_scheduler_is_one_message(monkeypatch):
 def test_a_lost_worker_costs_time_only(slide, plan, expected, tmp_path):
     if not hasattr(signal, "SIGKILL"):
         skip("no SIGKILL here")
-    with cluster.connect("local", 2) as client, Ledger(tmp_path / "a.tiles", plan) as ledger:
+    with cluster.connect("local", 2) as client, ResultsDB(tmp_path / "a.tiles", plan) as results:
         pids = list(client.run(os.getpid).values())
         for killed, (_, tiles) in enumerate(on(client, slide, plan)):
             if killed == 2:
                 os.kill(pids[0], signal.SIGKILL)
             assert not isinstance(tiles, KinetError), str(tiles)
             for number, nuclei in tiles:
-                ledger.land(number, nuclei)
-        assert ledger.missing() == []
+                results.save(number, nuclei)
+        assert results.missing() == []
         for number, nuclei in expected.items():
-            assert np.array_equal(ledger.tile(number).x, nuclei.x)
+            assert np.array_equal(results.tile(number).x, nuclei.x)
 
 
 def test_a_lost_scheduler_is_one_message(slide, plan, tmp_path):
@@ -216,7 +216,7 @@ def test_a_slide_that_is_moved_away_is_one_message(two, slide, plan, counter, tm
         planned = make_plan(opened, counter.card, counter.threshold, counter.engine.precision)
         moved.rename(tmp_path / "elsewhere.tif")
         with pytest.raises(KinetError, match=r"cannot be read: .*on the worker"):
-            list(cluster.work_on(two, None)(opened, planned, planned.tiles))
+            list(cluster.cluster_tile_counter(two, None)(opened, planned, planned.tiles))
 
 
 @pytest.mark.slow

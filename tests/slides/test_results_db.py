@@ -16,7 +16,7 @@ from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.slides.plan import Plan
 from kinet_trt.slides.resample import Scaling
-from kinet_trt.slides.results_db import Ledger
+from kinet_trt.slides.results_db import ResultsDB
 
 PLAN = Plan(
     fingerprint="f" * 64, slide_width=4000, slide_height=3000, mpp=0.34, mpp_source="file", level=0, downsample=1.0,
@@ -37,98 +37,98 @@ def nuclei(number, n=50):
 
 
 def test_what_landed_is_there_to_the_last_bit(tmp_path):
-    with Ledger(tmp_path / "a.tiles", PLAN) as ledger:
-        assert ledger.missing() == list(PLAN.tiles)
+    with ResultsDB(tmp_path / "a.tiles", PLAN) as results:
+        assert results.missing() == list(PLAN.tiles)
         for number in PLAN.tiles[:5]:
-            assert ledger.land(number, nuclei(number))
-        assert ledger.land(PLAN.tiles[5], Detections.empty())
-    with Ledger(tmp_path / "a.tiles", PLAN) as ledger:
-        assert ledger.done() == set(PLAN.tiles[:6])
-        assert ledger.missing() == list(PLAN.tiles[6:])
+            assert results.save(number, nuclei(number))
+        assert results.save(PLAN.tiles[5], Detections.empty())
+    with ResultsDB(tmp_path / "a.tiles", PLAN) as results:
+        assert results.saved() == set(PLAN.tiles[:6])
+        assert results.missing() == list(PLAN.tiles[6:])
         for number in PLAN.tiles[:5]:
             for name in ("x", "y", "cls", "score"):
-                np.testing.assert_array_equal(getattr(ledger.tile(number), name), getattr(nuclei(number), name))
-        assert len(ledger.tile(PLAN.tiles[5])) == 0
+                np.testing.assert_array_equal(getattr(results.tile(number), name), getattr(nuclei(number), name))
+        assert len(results.tile(PLAN.tiles[5])) == 0
         with pytest.raises(KinetError, match="not counted yet"):
-            ledger.tile(PLAN.tiles[7])
+            results.tile(PLAN.tiles[7])
 
 
 def test_a_tile_lands_once(tmp_path):
-    with Ledger(tmp_path / "a.tiles", PLAN) as ledger:
-        assert ledger.land(1, nuclei(1))
-        assert not ledger.land(1, nuclei(3))
-        np.testing.assert_array_equal(ledger.tile(1).x, nuclei(1).x)
+    with ResultsDB(tmp_path / "a.tiles", PLAN) as results:
+        assert results.save(1, nuclei(1))
+        assert not results.save(1, nuclei(3))
+        np.testing.assert_array_equal(results.tile(1).x, nuclei(1).x)
         with pytest.raises(KinetError, match="is not in the plan"):
-            ledger.land(2, nuclei(1))
+            results.save(2, nuclei(1))
         with pytest.raises(KinetError, match="classes"):
-            ledger.land(3, Detections.empty(("a", "b")))
+            results.save(3, Detections.empty(("a", "b")))
 
 
 def test_the_fullest_tiles_come_first_and_of_equal_ones_the_first(tmp_path):
-    with Ledger(tmp_path / "a.tiles", PLAN) as ledger:
+    with ResultsDB(tmp_path / "a.tiles", PLAN) as results:
         for number, n in zip(PLAN.tiles[:5], (3, 9, 0, 9, 4), strict=True):
-            ledger.land(number, nuclei(number, n))
-        assert ledger.fullest(3) == [PLAN.tiles[1], PLAN.tiles[3], PLAN.tiles[4]]
+            results.save(number, nuclei(number, n))
+        assert results.fullest(3) == [PLAN.tiles[1], PLAN.tiles[3], PLAN.tiles[4]]
 
 
 def test_bands_are_all_nuclei_in_raster_order(tmp_path):
-    with Ledger(tmp_path / "a.tiles", PLAN) as ledger:
+    with ResultsDB(tmp_path / "a.tiles", PLAN) as results:
         for number in reversed(PLAN.tiles):
-            ledger.land(number, nuclei(number))
-        bands = list(ledger.bands())
+            results.save(number, nuclei(number))
+        bands = list(results.iter_detections())
     x, y = (np.concatenate([getattr(band, name) for band in bands]) for name in ("x", "y"))
     assert len(x) == 50 * len(PLAN.tiles)
     assert (np.lexsort((x, y)) == np.arange(len(x))).all()
 
 
 def test_another_plans_tiles_are_not_mixed_in(tmp_path):
-    Ledger(tmp_path / "a.tiles", PLAN).close()
+    ResultsDB(tmp_path / "a.tiles", PLAN).close()
     for other in (
         replace(PLAN, threshold=0.4),
         replace(PLAN, model_sha256="b" * 64),
         replace(PLAN, fingerprint="0" * 64),
     ):
-        with pytest.raises(KinetError, match=r"another slide, with another model.*delete the file"):
-            Ledger(tmp_path / "a.tiles", other)
-    with Ledger(tmp_path / "a.tiles", PLAN):
+        with pytest.raises(KinetError, match=r"another slide, or were counted with another model.*delete the file"):
+            ResultsDB(tmp_path / "a.tiles", other)
+    with ResultsDB(tmp_path / "a.tiles", PLAN):
         pass
 
 
 def test_one_program_at_a_time(tmp_path):
-    with Ledger(tmp_path / "a.tiles", PLAN), pytest.raises(KinetError, match="another program is counting"):
-        Ledger(tmp_path / "a.tiles", PLAN)
-    Ledger(tmp_path / "a.tiles", PLAN).close()
+    with ResultsDB(tmp_path / "a.tiles", PLAN), pytest.raises(KinetError, match="another program is counting"):
+        ResultsDB(tmp_path / "a.tiles", PLAN)
+    ResultsDB(tmp_path / "a.tiles", PLAN).close()
 
 
 def test_other_files_and_damaged_ones_are_told(tmp_path):
     (tmp_path / "text.tiles").write_bytes(b"nothing of ours " * 100)
     with pytest.raises(KinetError, match="not counted tiles, or a damaged file"):
-        Ledger(tmp_path / "text.tiles", PLAN)
+        ResultsDB(tmp_path / "text.tiles", PLAN)
     with sqlite3.connect(tmp_path / "other.tiles") as db:
         db.execute("CREATE TABLE people (name TEXT)")
     db.close()
-    with pytest.raises(KinetError, match="another program's file"):
-        Ledger(tmp_path / "other.tiles", PLAN)
-    with Ledger(tmp_path / "a.tiles", PLAN) as ledger:
-        ledger.land(1, nuclei(1))
+    with pytest.raises(KinetError, match="a file of another program"):
+        ResultsDB(tmp_path / "other.tiles", PLAN)
+    with ResultsDB(tmp_path / "a.tiles", PLAN) as results:
+        results.save(1, nuclei(1))
     with sqlite3.connect(tmp_path / "a.tiles") as db:
         db.execute("UPDATE tiles SET crc = crc + 1")
     db.close()
-    with Ledger(tmp_path / "a.tiles", PLAN) as ledger, pytest.raises(KinetError, match="damaged: delete it"):
-        ledger.tile(1)
+    with ResultsDB(tmp_path / "a.tiles", PLAN) as results, pytest.raises(KinetError, match="damaged: delete it"):
+        results.tile(1)
 
 
 def test_a_full_disk_is_one_message_and_keeps_what_landed(tmp_path):
-    with Ledger(tmp_path / "a.tiles", PLAN) as ledger:
-        ledger.land(1, nuclei(1))
-        (pages,) = ledger._connection.execute("PRAGMA page_count").fetchone()
-        ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with ResultsDB(tmp_path / "a.tiles", PLAN) as results:
+        results.save(1, nuclei(1))
+        (pages,) = results._connection.execute("PRAGMA page_count").fetchone()
+        results._connection.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(KinetError, match=r"the disk is full.*earlier tiles are kept"):  # noqa: PT012
             for number in PLAN.tiles[1:]:
-                ledger.land(number, nuclei(number, 2000))
-    with Ledger(tmp_path / "a.tiles", PLAN) as ledger:
-        assert 1 in ledger.done()
-        np.testing.assert_array_equal(ledger.tile(1).x, nuclei(1).x)
+                results.save(number, nuclei(number, 2000))
+    with ResultsDB(tmp_path / "a.tiles", PLAN) as results:
+        assert 1 in results.saved()
+        np.testing.assert_array_equal(results.tile(1).x, nuclei(1).x)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
@@ -136,8 +136,8 @@ def test_a_kill_leaves_whole_tiles(tmp_path):
     """Killed between any two bytes: what it said had landed is there, and nothing is half there."""
     script = (
         "import sys\nsys.path[:0] = sys.argv[2:]\nfrom pathlib import Path\nfrom test_results_db import PLAN, nuclei\n"
-        "from kinet_trt.slides.results_db import Ledger\nledger = Ledger(Path(sys.argv[1]), PLAN)\n"
-        "for number in PLAN.tiles:\n    ledger.land(number, nuclei(number, 3000))\n    print(number, flush=True)\n"
+        "from kinet_trt.slides.results_db import ResultsDB\nresults = ResultsDB(Path(sys.argv[1]), PLAN)\n"
+        "for number in PLAN.tiles:\n    results.save(number, nuclei(number, 3000))\n    print(number, flush=True)\n"
     )
     for landed in (1, 4, 9):
         path = tmp_path / f"{landed}.tiles"
@@ -147,7 +147,7 @@ def test_a_kill_leaves_whole_tiles(tmp_path):
         ) as process:  # fmt: skip
             said = [int(process.stdout.readline()) for _ in range(landed)]
             process.send_signal(signal.SIGKILL)
-        with Ledger(path, PLAN) as ledger:
-            assert set(said) <= ledger.done()
-            for number in ledger.done():
-                np.testing.assert_array_equal(ledger.tile(number).score, nuclei(number, 3000).score)
+        with ResultsDB(path, PLAN) as results:
+            assert set(said) <= results.saved()
+            for number in results.saved():
+                np.testing.assert_array_equal(results.tile(number).score, nuclei(number, 3000).score)

@@ -13,7 +13,7 @@ import tifffile
 from dicom_slides import write_other, write_series
 
 from kinet_trt.core.errors import ImageError
-from kinet_trt.counting.pictures import find_images
+from kinet_trt.counting.find import find_images
 from kinet_trt.slides.slide import is_slide, open_slide
 from simulated_slides import Canvas, Piece, write_zarr
 

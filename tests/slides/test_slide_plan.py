@@ -64,7 +64,7 @@ def test_so_it_does_with_the_shipped_network(path, mpp):
         found = joined([n for _, n in count_tiles(slide, plan, plan.tiles, small_tiles(counter, 192))])
     whole = counter(WHOLE, mpp=mpp)
     assert len(found) > 40
-    assert same(found, whole.where(region.holds(whole.x, whole.y)))
+    assert same(found, whole.where(region.contains(whole.x, whole.y)))
 
 
 def box(left, top, right, bottom):

@@ -34,7 +34,7 @@ def test_half_a_px_of_qupath_is_taken_off_and_holes_are_left_out(tmp_path):
     hole = ((150, 150), (200, 150), (200, 200), (150, 200))
     region = read_region(written(tmp_path / "a.geojson", area(None, SQUARE, hole)))
     x = np.array([99, 100, 299, 300, 149, 150, 199, 200])
-    assert region.holds(x, np.full(8, 175)).tolist() == [False, True, True, False, True, False, False, True]
+    assert region.contains(x, np.full(8, 175)).tolist() == [False, True, True, False, True, False, False, True]
 
 
 def test_which_areas_count(tmp_path):
@@ -46,7 +46,7 @@ def test_which_areas_count(tmp_path):
         ([area("Tumor", right), area("Stroma", left)], [False, True]),
         ([area(None, left), area(None, right), area("Ignore*", left)], [False, True]),
     ):
-        assert read_region(written(tmp_path / "a.geojson", *features)).holds(*places).tolist() == expected
+        assert read_region(written(tmp_path / "a.geojson", *features)).contains(*places).tolist() == expected
     with pytest.raises(KinetError, match=r"areas without a class.*found 1 areas of other tissue: draw"):
         read_region(written(tmp_path / "a.geojson", area("Stroma", left)))
     with pytest.raises(KinetError, match=r"areas without a class.*found no objects: draw"):
@@ -61,13 +61,13 @@ def test_the_cores_of_a_tma_are_areas_and_areas_may_lie_inside_others(tmp_path):
     for core in cores:
         core["properties"]["objectType"] = "tmaCore"
     places = np.array([200.0, 600.0]), np.array([200.0, 200.0])
-    assert read_region(written(tmp_path / "a.geojson", *cores)).holds(*places).tolist() == [True, True]
+    assert read_region(written(tmp_path / "a.geojson", *cores)).contains(*places).tolist() == [True, True]
     cores[1]["properties"]["isMissing"] = True
-    assert read_region(written(tmp_path / "a.geojson", *cores)).holds(*places).tolist() == [True, False]
+    assert read_region(written(tmp_path / "a.geojson", *cores)).contains(*places).tolist() == [True, False]
     root = area("Stroma", SQUARE)
     root["properties"]["childObjects"] = [area("Region*", right)]
     (tmp_path / "b.geojson").write_text(json.dumps(root))
-    assert read_region(tmp_path / "b.geojson").holds(*places).tolist() == [False, True]
+    assert read_region(tmp_path / "b.geojson").contains(*places).tolist() == [False, True]
 
 
 corner = st.tuples(st.integers(0, 80), st.integers(0, 80))
@@ -77,14 +77,14 @@ corner = st.tuples(st.integers(0, 80), st.integers(0, 80))
 def test_holds_is_the_even_odd_rule_and_touched_misses_no_cell_of_it(ring, cell):
     region = Region(((np.array(ring, float) + 0.25,),))
     x, y = (a.ravel().astype(float) for a in np.meshgrid(np.arange(82), np.arange(82)))
-    held = region.holds(x, y)
+    held = region.contains(x, y)
     filled = np.zeros((82 * 4, 82 * 4), np.uint8)
     cv2.fillPoly(filled, [(np.array(ring) * 4 + 1).astype(np.int32)], (1,))
     # OpenCV fills the outline too: what it leaves empty is outside.
     outside = filled[(y * 4).astype(int), (x * 4).astype(int)] == 0
     assert not (held & outside).any()
     size = int(82 / cell) + 1
-    touched = region.touched(size, size, cell)
+    touched = region.touched_cells(size, size, cell)
     rows, columns = ((v[held] + 0.5) // cell for v in (y, x))
     assert touched[rows.astype(int), columns.astype(int)].all()
 

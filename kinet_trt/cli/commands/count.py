@@ -27,7 +27,7 @@ from kinet_trt.cli.options import (
 )
 from kinet_trt.cli.outputs import check_existing, check_names, check_targets, existing, report_written, write
 from kinet_trt.cli.progress import counting
-from kinet_trt.cli.terminal import note, print_rows, stdout_console
+from kinet_trt.cli.terminal import engine_line, note, print_lines, print_rows, stdout_console
 from kinet_trt.core.errors import KinetError, printable
 from kinet_trt.core.ki67 import MIN_TUMOR_NUCLEI, Bands, Ki67, Statement
 from kinet_trt.core.notice import NOTICE
@@ -35,10 +35,9 @@ from kinet_trt.core.notice import NOTICE
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kinet_trt.counting.pictures import Counted
-    from kinet_trt.counting.together import Together
-    from kinet_trt.inference.counter import NucleusCounter
-    from kinet_trt.slides.count import CountedSlide, Work
+    from kinet_trt.core.result import CountResult
+    from kinet_trt.counting.run import CountRun
+    from kinet_trt.slides.count import TileCounter
 
 
 def count(
@@ -79,19 +78,10 @@ def count(
     ] = False,
 ) -> None:
     """Count the nuclei of images and whole slides. An interrupted slide is resumed."""
-    from kinet_trt.counting.pictures import (
-        Outputs,
-        count_image,
-        find_images,
-        json_parts,
-        output_names,
-        skipped,
-        summary_table,
-        table_parts,
-    )
-    from kinet_trt.counting.together import Together
+    from kinet_trt.counting.find import find_images, skipped_files
+    from kinet_trt.counting.outputs import Outputs, output_names
+    from kinet_trt.counting.run import count_files
     from kinet_trt.inference.counter import NucleusCounter
-    from kinet_trt.slides.count import count_slide
     from kinet_trt.slides.region import read_region
     from kinet_trt.slides.slide import is_slide
 
@@ -99,203 +89,53 @@ def count(
     targets = {"--json": json_file, "--csv": csv_file, "--summary": summary}
     has_data = check_names(targets, format_, folders={"--geojson": geojson, "--overlay": overlay})
     found = find_images(images, slides=True)
-    for line in skipped(images, found):
+    for line in skipped_files(images, found):
         typer.echo(f"Warning: {line}", err=True)
     check_targets(targets, found)
     outputs = Outputs(geojson, overlay, output_names(found))
     check_existing([*outputs.existing(), *existing(summary)], force)
-    slides = {image for image in found if is_slide(image)}
-    if region and (pictures := [image for image in found if image not in slides]):
-        raise typer.BadParameter(f"--region is for slides only, and {pictures[0]} is a picture")
+    if region and (pictures := [image for image in found if not is_slide(image)]):
+        raise typer.BadParameter(f"--region is for slides only, and {pictures[0]} is an image")
     areas = read_region(region) if region else None
     counter = NucleusCounter(model, threshold=minimum, precision=precision, threads=threads, runtime=runtime)
-
-    counted: list[Counted | CountedSlide] = []
-    errors: list[tuple[Path, str]] = []
-    written: list[Path] = []
-    with _interruptible(), _work_on(cluster, model) as work, counting(found) as (each, report):
-        for image in each:
-            try:
-                if image in slides:
-                    whole, small = count_slide(
-                        counter,
-                        image,
-                        mpp,
-                        region=areas,
-                        hot_spot=hot_spot,
-                        work=work,
-                        report=report,
-                        tell=lambda text: note(text, err=True),
-                    )
-                    counted.append(whole)
-                    outputs.write_slide(whole, small)
-                else:
-                    field, frame = count_image(counter, image, mpp, hot_spot)
-                    counted.append(field)
-                    outputs.write(field, frame)
-                written += outputs.paths(image)
-            except KinetError as error:
-                errors.append((image, str(error)))
-    total = Together.of(counted) if together else None
-    if not has_data and counted:
-        show_counted(counted, counter, GRADE_RANGES[bands], total)
-    for one in counted:
-        for remark in one.remarks:
-            typer.echo(f"Warning: {printable(one.image)}: {remark}", err=True)
-    messages = [f"{printable(image)}: {message}" for image, message in errors]
+    with _interruptible(), _tile_counter(cluster, model) as tile_counter, counting(found) as (files, on_tiles):
+        run = count_files(
+            files,
+            counter,
+            mpp,
+            region=areas,
+            hot_spot=hot_spot,
+            pool=together,
+            outputs=outputs,
+            tile_counter=tile_counter,
+            on_tiles=on_tiles,
+            notify=lambda text: note(text, err=True),
+        )
+    if not has_data and run.results:
+        show_run(run, GRADE_RANGES[bands])
+    for result in run.results:
+        for remark in result.remarks:
+            typer.echo(f"Warning: {printable(result.image)}: {remark}", err=True)
+    failed = {image for image, _ in run.errors}
+    report_written([path for r in run.results if r.image not in failed for path in outputs.paths(r.image)], has_data)
+    errors = [f"{printable(image)}: {message}" for image, message in run.errors]
     contents: list[tuple[str | None, Callable[[str], str | bytes | Iterable[str]]]] = [
-        (json_file, lambda _: json_parts(counter, counted, errors, total)),
-        (csv_file, lambda _: table_parts(counted)),
-        (summary, lambda target: summary_table(counter, counted, total, target)),
-        ("-" if format_ == "json" else None, lambda _: json_parts(counter, counted, errors, total)),
-        ("-" if format_ == "plain" else None, lambda _: summary_table(counter, counted, total, "plain")),
+        (json_file, lambda _: run.to_json()),
+        (csv_file, lambda _: run.to_csv()),
+        (summary, run.summary),
+        ("-" if format_ == "json" else None, lambda _: run.to_json()),
+        ("-" if format_ == "plain" else None, lambda _: run.summary("plain")),
     ]
-    report_written(written, has_data)
     for target, content in contents:
-        if target:
-            try:
+        try:
+            if target:
                 write(target, content(target), has_data)
-            except KinetError as error:
-                messages.append(str(error))
-    for message in messages:
+        except KinetError as error:
+            errors.append(str(error))
+    for message in errors:
         typer.echo(f"Error: {message}", err=True)
-    if messages:
+    if errors:
         raise typer.Exit(1)
-
-
-def show_counted(
-    counted: Sequence[Counted | CountedSlide],
-    counter: NucleusCounter,
-    bands: Bands | None,
-    together: Together | None = None,
-) -> None:
-    """Print a table of counted images, and the result of one image or of all together in sentences."""
-    console = stdout_console()
-    statements = [one.statement(bands) for one in counted]
-    total = together.statement(bands) if together else None
-    several = len(counted) > 1
-    headers, rows = _counted_rows(counted, statements, counter, together, total)
-    bold = [bool(statement.warning) for statement in [*statements, *([total] if total else [])]]
-    print_rows(console, headers, rows, bold=bold[: len(rows)])
-    if several and total is None:
-        _show_each(console, counted, statements)
-    else:
-        _show_statement(console, total or statements[0])
-        where = printable(together.hot_spot_image.name) if together and together.hot_spot_image and several else ""
-        if spot := together.hot_spot if together else counted[0].hot_spot:
-            console.print(
-                f"The hot spot lies {f'in {where}, ' if where else ''}within {spot.radius:,.0f} um of "
-                f"px {spot.x:,.0f}, {spot.y:,.0f}.",
-                soft_wrap=True,
-            )
-    if several and any(
-        _range_of(s, ki67).endswith("?") for s in statements for ki67 in (s.average, s.hot_spot) if ki67
-    ):
-        console.print(f"?: provisional, fewer than {MIN_TUMOR_NUCLEI} tumour nuclei.", soft_wrap=True)
-    engine = counter.engine
-    if unknown := sum(one.mpp_source == "model" for one in counted):
-        of = f" of {unknown} of {len(counted)} images" if several else ""
-        console.print(
-            f"The um/px{of} is not known: the model's {engine.card.mpp:g} was used; --mpp sets it.", soft_wrap=True
-        )
-    scales = {_scale_of(one) for one in counted}
-    scale = f", {scales.pop().replace(' ', ' um/px ')}" if len(scales) == 1 else ""
-    how = f"{engine.card.name} on {engine.runtime}, {engine.precision}, threshold {counter.threshold}{scale}."
-    console.print(how, style="dim", soft_wrap=True)
-    console.print(NOTICE, soft_wrap=True)
-
-
-def _counted_rows(
-    counted: Sequence[Counted | CountedSlide],
-    statements: Sequence[Statement],
-    counter: NucleusCounter,
-    together: Together | None,
-    total: Statement | None,
-) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of the table."""
-    from kinet_trt.core.detections import class_name
-
-    spots = any(statement.hot_spot for statement in statements)
-    classes = map(class_name, counter.engine.card.classes)
-    scales = [_scale_of(one) for one in counted]
-    several = len({*scales}) > 1  # one that holds for all is not worth a column
-    headers = [
-        "image",
-        *(["um/px"] if several else []),
-        *classes,
-        "Ki67 % (95%)",
-        *(["hot spot"] if spots else []),
-    ]
-    rows = [(printable(one.image.name), scale, one.counts) for one, scale in zip(counted, scales, strict=True)]
-    if together and len(counted) > 1:
-        rows.append(("together", "", together.counts))
-    table = []
-    for (name, scale, counts), statement in zip(rows, [*statements, *([total] if total else [])], strict=False):
-        spot = statement.hot_spot
-        table.append(
-            [
-                name,
-                *([scale] if several else []),
-                *map(str, counts.values()),
-                f"{_figures_of(statement.average)}{_range_of(statement, statement.average)}",
-                *([f"{100 * (spot.index or 0):.1f}{_range_of(statement, spot)}" if spot else ""] if spots else []),
-            ]
-        )
-    return headers, table
-
-
-def _scale_of(one: Counted | CountedSlide) -> str:
-    return f"{one.mpp:.4g} ({one.mpp_source})"
-
-
-def _range_of(statement: Statement, ki67: Ki67) -> str:
-    """Return the range as a table shows it: with a ? while it is provisional."""
-    name = statement.range_of(ki67)
-    return f" {name}{'?' if ki67.provisional else ''}" if name else ""
-
-
-def _show_statement(console: Console, statement: Statement) -> None:
-    for sentence in statement.sentences():
-        console.print(sentence, style="bold" if sentence == statement.warning else None, soft_wrap=True)
-
-
-def _show_each(console: Console, counted: Sequence[Counted | CountedSlide], statements: Sequence[Statement]) -> None:
-    """Print notes on the rows of several images."""
-    named = [(printable(one.image.name), s) for one, s in zip(counted, statements, strict=True) if s.warning]
-    differ = [name for name, s in named if not s.no_range]
-    if differ:
-        console.print(
-            f"The hot spot lies in another range than the average: {', '.join(differ)}. WHO grades by the hot spot.",
-            style="bold",
-            soft_wrap=True,
-        )
-    if none := [name for name, s in named if s.no_range]:
-        console.print(
-            f"No grade range is given where an image looks unlike the model's training data: {', '.join(none)}.",
-            soft_wrap=True,
-        )
-    console.print("Each image is counted separately; --together pools the images of one case.", soft_wrap=True)
-
-
-def _figures_of(ki67: Ki67) -> str:
-    """Return an index and its interval, %."""
-    if ki67.index is None or ki67.interval is None:
-        return "-"
-    low, high = ki67.interval
-    return f"{100 * ki67.index:.1f} ({100 * low:.1f} - {100 * high:.1f})"
-
-
-@contextmanager
-def _work_on(cluster: str | None, model: Path | None) -> Iterator[Work | None]:
-    """Provide the function that counts a slide's tiles on a cluster; None: they are counted in this process."""
-    if cluster is None:
-        yield None
-        return
-    require("count --cluster", "cluster", "distributed")
-    from kinet_trt.slides.dask import connect, work_on
-
-    with connect(cluster) as client:
-        yield work_on(client, model)
 
 
 @contextmanager
@@ -306,3 +146,121 @@ def _interruptible() -> Iterator[None]:
     except KeyboardInterrupt as stop:
         typer.echo(str(stop) or "Interrupted.", err=True)
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def _tile_counter(cluster: str | None, model: Path | None) -> Iterator[TileCounter | None]:
+    """Provide the function that counts a slide's tiles on a cluster; None: this process counts them."""
+    if cluster is None:
+        yield None
+        return
+    require("count --cluster", "cluster", "distributed")
+    from kinet_trt.slides.dask import cluster_tile_counter, connect
+
+    with connect(cluster) as client:
+        yield cluster_tile_counter(client, model)
+
+
+def show_run(run: CountRun, bands: Bands | None) -> None:
+    """Print a table of the results, and the result of one image or of all together in sentences."""
+    console = stdout_console()
+    results, pooled, engine = run.results, run.pooled, run.counter.engine
+    statements = [result.statement(bands) for result in results]
+    total = pooled.statement(bands) if pooled else None
+    several = len(results) > 1
+    headers, rows = _rows(run, statements, total)
+    bold = [bool(statement.warning) for statement in [*statements, *([total] if total else [])]]
+    print_rows(console, headers, rows, bold=bold[: len(rows)])
+    if several and total is None:
+        _show_notes(console, results, statements)
+    else:
+        statement = total or statements[0]
+        for sentence in statement.sentences():
+            console.print(sentence, style="bold" if sentence == statement.warning else None, soft_wrap=True)
+        where = f"in {printable(pooled.hot_spot_image.name)}, " if pooled and pooled.hot_spot_image and several else ""
+        if spot := pooled.hot_spot if pooled else results[0].hot_spot:
+            place = f"within {spot.radius:,.0f} µm of px {spot.x:,.0f}, {spot.y:,.0f}"
+            print_lines(console, [f"The hot spot lies {where}{place}."])
+    lines = []
+    if several and any("?" in cell for row in rows for cell in row[-2:]):
+        lines.append(f"?: provisional, fewer than {MIN_TUMOR_NUCLEI} tumour nuclei.")
+    if unknown := sum(result.mpp_source == "model" for result in results):
+        of = f" of {unknown} of {len(results)} images" if several else ""
+        lines.append(f"The µm/px{of} is not known: the model's {engine.card.mpp:g} was used; --mpp sets it.")
+    print_lines(console, lines)
+    scales = {_scale(result) for result in results}
+    scale = f", {scales.pop().replace(' ', ' µm/px ')}" if len(scales) == 1 else ""
+    console.print(f"{engine_line(run.counter)}{scale}.", style="dim", soft_wrap=True)
+    print_lines(console, [NOTICE])
+
+
+def _rows(run: CountRun, statements: Sequence[Statement], total: Statement | None) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows of the table."""
+    from kinet_trt.core.detections import class_name
+
+    results, pooled = run.results, run.pooled
+    has_spots = any(statement.hot_spot for statement in statements)
+    scales = [_scale(result) for result in results]
+    has_scales = len({*scales}) > 1  # one scale for all is not worth a column
+    headers = [
+        "image",
+        *(["µm/px"] if has_scales else []),
+        *map(class_name, run.counter.engine.card.classes),
+        "Ki67 % (95%)",
+        *(["hot spot"] if has_spots else []),
+    ]
+    rows = [
+        (printable(result.image.name), scale, result.counts, statement)
+        for result, scale, statement in zip(results, scales, statements, strict=True)
+    ]
+    if pooled and total and len(results) > 1:
+        rows.append(("together", "", pooled.counts, total))
+    table = []
+    for name, scale, counts, statement in rows:
+        spot = statement.hot_spot
+        spot_text = f"{100 * (spot.index or 0):.1f}{_range(statement, spot)}" if spot else ""
+        table.append(
+            [
+                name,
+                *([scale] if has_scales else []),
+                *map(str, counts.values()),
+                f"{_percent(statement.average)}{_range(statement, statement.average)}",
+                *([spot_text] if has_spots else []),
+            ]
+        )
+    return headers, table
+
+
+def _scale(result: CountResult) -> str:
+    return f"{result.mpp:.4g} ({result.mpp_source})"
+
+
+def _range(statement: Statement, ki67: Ki67) -> str:
+    """Return the grade range of an index, with a ? while it is provisional."""
+    name = statement.range_of(ki67)
+    return f" {name}{'?' if ki67.provisional else ''}" if name else ""
+
+
+def _percent(ki67: Ki67) -> str:
+    """Return an index and its interval in %."""
+    if ki67.index is None or ki67.interval is None:
+        return "-"
+    low, high = ki67.interval
+    return f"{100 * ki67.index:.1f} ({100 * low:.1f} - {100 * high:.1f})"
+
+
+def _show_notes(console: Console, results: Sequence[CountResult], statements: Sequence[Statement]) -> None:
+    """Print notes on the rows of several images."""
+    warned = [(printable(r.image.name), s) for r, s in zip(results, statements, strict=True) if s.warning]
+    if differ := [name for name, statement in warned if not statement.no_range]:
+        console.print(
+            f"The hot spot lies in another range than the average: {', '.join(differ)}. WHO grades by the hot spot.",
+            style="bold",
+            soft_wrap=True,
+        )
+    if unlike := [name for name, statement in warned if statement.no_range]:
+        print_lines(
+            console,
+            [f"No grade range is given where an image looks unlike the model's training data: {', '.join(unlike)}."],
+        )
+    print_lines(console, ["Each image is counted separately; --together pools the images of one case."])

@@ -22,7 +22,7 @@ from kinet_trt.cli.options import (
 )
 from kinet_trt.cli.outputs import check_existing, check_names, check_targets, report_written, write
 from kinet_trt.cli.progress import track
-from kinet_trt.cli.terminal import print_lines, print_rows, stdout_console, tab_separated
+from kinet_trt.cli.terminal import engine_line, print_lines, print_rows, stdout_console, tab_separated
 from kinet_trt.core.errors import KinetError, printable
 from kinet_trt.core.notice import NOTICE
 
@@ -52,7 +52,7 @@ def evaluate(
     """Evaluate a model on labelled fields. The metrics are those of the paper."""
     require("eval", "eval", "lap", *(["matplotlib"] if plot else []))
     from kinet_trt.core.files import write_atomic
-    from kinet_trt.counting.pictures import Outputs, output_names
+    from kinet_trt.counting.outputs import Outputs, output_names
     from kinet_trt.datasets.labelled import class_list_warning, read_fields, with_classes, with_nuclei
     from kinet_trt.evaluation.evaluate import Evaluation, curve_png, evaluate_field, picture, to_json
     from kinet_trt.inference.counter import NucleusCounter
@@ -76,8 +76,8 @@ def evaluate(
     for f in track(chosen, "Evaluating", [f.image.name for f in chosen]):
         one = evaluate_field(counter, f, mpp)
         done.append(one)
-        if overlay:
-            write_atomic(outputs.overlay_of(f.image), to_png(picture(one, one.mpp / counter.engine.card.mpp)))
+        for path in outputs.paths(f.image):
+            write_atomic(path, to_png(picture(one, one.mpp / counter.engine.card.mpp)))
     evaluation = Evaluation(tuple(done))
     if not has_data:
         show_evaluation(evaluation, counter)
@@ -123,7 +123,7 @@ def show_evaluation(evaluation: Evaluation, counter: NucleusCounter) -> None:
 def _remarks(evaluation: Evaluation, counter: NucleusCounter) -> Iterator[str]:
     from kinet_trt.core.detections import CLASSES, class_name
 
-    pooled, engine = evaluation.at_threshold, counter.engine
+    pooled = evaluation.at_threshold
     yield "labelled: + positive, - negative, o non-tumour; detections of classes that are not labelled do not count."
     for name, score in zip(CLASSES, pooled.per_class, strict=True):
         yield (
@@ -137,5 +137,5 @@ def _remarks(evaluation: Evaluation, counter: NucleusCounter) -> Iterator[str]:
             f"Ki67 index off by {100 * sum(errors) / len(errors):.1f} points on average; "
             f"within 10 points on {sum(e <= 0.10 for e in errors)} of {len(errors)} fields."
         )
-    yield f"{engine.card.name} on {engine.runtime}, {engine.precision}, threshold {counter.threshold}."
+    yield f"{engine_line(counter)}."
     yield NOTICE

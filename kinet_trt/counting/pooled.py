@@ -1,4 +1,4 @@
-"""Pictures and slides of one case, pooled: ``kinet-trt count --together``."""
+"""Images and slides of one case, pooled: ``kinet-trt count --together``."""
 
 from __future__ import annotations
 
@@ -6,29 +6,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kinet_trt.core.hot_spot import HotSpot
 from kinet_trt.core.ki67 import NET, Bands, Ki67, Statement
-
-if TYPE_CHECKING:
-    from kinet_trt.counting.pictures import Counted
-    from kinet_trt.slides.count import CountedSlide
+from kinet_trt.core.result import CountResult
 
 
 @dataclass(frozen=True)
-class Together:
-    """The sum of several images.
+class PooledCount:
+    """Sum of several results.
 
     Attributes
     ----------
     images
-        How many.
+        Number of images.
     counts
         Nuclei by class.
     hot_spot, hot_spot_image
-        The hot spot with the highest index among those of the images, and its image; None where no image
-        has one.
+        The hot spot with the highest index, and its image; None if no image has one.
     unlike
         Images that are unlike the training data.
     """
@@ -40,22 +36,23 @@ class Together:
     unlike: tuple[Path, ...]
 
     @classmethod
-    def of(cls, counted: Sequence[Counted | CountedSlide]) -> Together:
-        """Add up what was counted."""
+    def of(cls, results: Sequence[CountResult]) -> PooledCount:
+        """Return the sum of results."""
         counts = Counter[str]()
-        for one in counted:
-            counts.update(one.counts)
-        spots = [(one.hot_spot, one.image) for one in counted if one.hot_spot]
+        for result in results:
+            counts.update(result.counts)
+        spots = [(result.hot_spot, result.image) for result in results if result.hot_spot]
         spot, image = max(spots, key=lambda pair: pair[0].ki67.index or 0.0, default=(None, None))
-        return cls(len(counted), dict(counts), spot, image, tuple(one.image for one in counted if one.unlike))
+        unlike = tuple(result.image for result in results if result.unlike)
+        return cls(len(results), dict(counts), spot, image, unlike)
 
     @property
     def ki67(self) -> Ki67:
-        """The index of all nuclei."""
+        """Index of all nuclei."""
         return Ki67.from_counts(self.counts)
 
     def statement(self, bands: Bands | None = NET) -> Statement:
-        """Return what they say about the grade: no range where an image is unlike the training data."""
+        """Return the index and its grade range; no range if an image is unlike the training data."""
         number = len(self.unlike)
         no_range = (
             f"No grade range is given, because {number} of the {self.images} images "
@@ -64,7 +61,7 @@ class Together:
         return Statement(self.ki67, self.hot_spot.ki67 if self.hot_spot else None, bands, no_range if number else "")
 
     def record(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the member ``together`` of the JSON."""
         interval, spot = self.ki67.interval, self.hot_spot
         return {
             "images": self.images,

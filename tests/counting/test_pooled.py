@@ -13,8 +13,8 @@ import pytest
 from kinet_trt import Detections
 from kinet_trt.core.hot_spot import find_hot_spot
 from kinet_trt.core.ki67 import NO_RANGE, Ki67
-from kinet_trt.counting.pictures import Counted
-from kinet_trt.counting.together import Together
+from kinet_trt.counting.image import CountedImage
+from kinet_trt.counting.pooled import PooledCount
 from kinet_trt.simulation import simulate
 
 
@@ -33,9 +33,20 @@ def nuclei(positive: int, negative: int, other: int = 0, step: float = 40.0) -> 
     return Detections(np.arange(n, dtype=np.float32) * step, np.zeros(n, np.float32), classes, np.ones(n, np.float32))
 
 
-def counted(name: str, found: Detections, unlike: str | None = None, n: int = 500) -> Counted:
+def counted(name: str, found: Detections, unlike: str | None = None, n: int = 500) -> CountedImage:
     remarks = (unlike,) if unlike else ()
-    return Counted(Path(name), 4000, 300, 0.5, "file", found, remarks, find_hot_spot(found, 0.5, n), unlike)
+    return CountedImage(
+        image=Path(name),
+        width=4000,
+        height=300,
+        mpp=0.5,
+        mpp_source="file",
+        counts=found.counts(),
+        hot_spot=find_hot_spot(found, 0.5, n),
+        remarks=remarks,
+        unlike=unlike,
+        detections=found,
+    )
 
 
 def test_a_picture_has_the_hot_spot_of_its_tumour_nuclei():
@@ -55,12 +66,12 @@ def test_a_picture_says_where_its_hot_spot_lies_in_another_range():
 
 def test_images_of_one_case_are_pooled_and_the_highest_hot_spot_counts():
     parts = [counted("a.png", nuclei(30, 970)), counted("b.png", nuclei(150, 850)), counted("c.png", nuclei(9, 90, 7))]
-    total = Together.of(parts)
+    total = PooledCount.of(parts)
     assert total.counts == {"positive": 189, "negative": 1910, "non_tumor": 7}
     assert (total.images, total.hot_spot_image, total.hot_spot) == (3, Path("b.png"), parts[1].hot_spot)
     assert total.statement().warning
     assert total.record()["hot_spot"]["image"] == "b.png"
-    with_photograph = Together.of([*parts, counted("d.png", nuclei(1, 3), "It is a photograph.")])
+    with_photograph = PooledCount.of([*parts, counted("d.png", nuclei(1, 3), "It is a photograph.")])
     assert with_photograph.unlike == (Path("d.png"),)
     assert not any(name in " ".join(with_photograph.statement().sentences()) for name in ("G1", "G2", "G3"))
 

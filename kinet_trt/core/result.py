@@ -1,0 +1,71 @@
+"""Result of counting one image or slide."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.hot_spot import HotSpot
+from kinet_trt.core.ki67 import NET, NO_RANGE, Bands, Ki67, Statement
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CountResult(ABC):
+    """What the results of images and slides have in common.
+
+    Attributes
+    ----------
+    image
+        The file.
+    width, height
+        Size of the image, or of level 0 of the slide, px.
+    mpp
+        um/px that was used.
+    mpp_source
+        Source of ``mpp``: ``"option"``, ``"file"`` or ``"model"``.
+    counts
+        Nuclei by class.
+    hot_spot
+        The hot spot; None if there are fewer tumour nuclei than it has.
+    remarks
+        Warnings and notes, one sentence each.
+    unlike
+        The warning among them that the tissue is unlike the training data: no grade range is then given. None: no such
+        warning.
+    """
+
+    image: Path
+    width: int
+    height: int
+    mpp: float
+    mpp_source: str
+    counts: dict[str, int]
+    hot_spot: HotSpot | None = None
+    remarks: tuple[str, ...] = ()
+    unlike: str | None = None
+
+    qupath_type: ClassVar[str]
+    """QuPath's type of the nuclei as objects; see :meth:`Detections.features`."""
+
+    @property
+    def ki67(self) -> Ki67:
+        """Index of all nuclei."""
+        return Ki67.from_counts(self.counts)
+
+    def statement(self, bands: Bands | None = NET) -> Statement:
+        """Return the index and its grade range."""
+        return Statement(
+            self.ki67, self.hot_spot.ki67 if self.hot_spot else None, bands, NO_RANGE if self.unlike else ""
+        )
+
+    @abstractmethod
+    def iter_detections(self) -> Iterator[Detections]:
+        """Yield all nuclei in raster order, in parts that fit into memory; px of the image, or of level 0."""
+
+    def extra_record(self) -> dict[str, Any]:
+        """Return the JSON members that only this kind of result has."""
+        return {}
