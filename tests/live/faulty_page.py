@@ -1,7 +1,7 @@
-"""A live page in a process of its own whose microscope and disk fail on command: what test_live_faults.py kills.
+"""A live page in its own process whose microscope and disk fail on command, for test_live_faults.py.
 
-``python faulty_page.py FILE`` prints its port and whether the last session goes on; then each line on standard input is
-a fault and its seconds: ``stall 0.5``, ``full 1``.
+``python faulty_page.py SIM FILE`` prints its port and whether it resumed a session. Each line on standard input is then
+a fault with its duration, s: ``stall 0.5``, ``full 1``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kinet_trt.live.web import app
 
 
 def full(seconds: float) -> None:
-    """Let every write beyond the first few bytes of a file fail for a while, as on a full disk."""
+    """Make writes beyond the first bytes of a file fail for a while, as on a full disk."""
     no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, no_limit))
     threading.Timer(seconds, resource.setrlimit, (resource.RLIMIT_FSIZE, (no_limit, no_limit))).start()
@@ -30,11 +30,11 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     text, store = sys.argv[1:]
     microscope = SimulatedMicroscope(Options.parse(text))
-    # A camera that comes back is found at once: two hundred faults would take hours else.
+    # Reconnect at once: two hundred faults would take hours otherwise.
     grabber.FrameGrabber.__init__.__kwdefaults__.update(pauses=(0.1,), patience=1.0)
     options = app.Options(store=Path(store), port=0, browser=False)
     with app.serving(microscope, NucleusCounter(precision="fp32", threads=1), options) as page:
-        sys.stdout.write(json.dumps({"port": page.port, "resumed": page.resumed}) + "\n")
+        sys.stdout.write(json.dumps({"port": page.port, "resumed": page.controller.view.resumed}) + "\n")
         sys.stdout.flush()
         for line in sys.stdin:
             kind, seconds = line.split()

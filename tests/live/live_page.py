@@ -1,4 +1,4 @@
-"""A live page that is served for tests: the whole of it but a browser."""
+"""A live page for tests: everything except the browser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = "size=320x240,mpp=0.34,fps=20,path=still"
 def page(
     store: Path, counter: NucleusCounter, sim: str = SMALL, **options: Any
 ) -> Iterator[tuple[app.Page, httpx.Client, SimulatedMicroscope]]:
-    """Serve a page of a simulated microscope; give it, a client that has its origin, and the microscope."""
+    """Serve the page of a simulated microscope; yield it, a client with its origin, and the microscope."""
     microscope = SimulatedMicroscope(Options.parse(sim))
     chosen = app.Options(store=store, port=0, browser=False, **options)
     with app.serving(microscope, counter, chosen) as served:
@@ -42,13 +42,13 @@ def socket(served: app.Page, query: str = "", **headers: str) -> Iterator[Client
 
 
 def frame_of(message: bytes) -> tuple[dict[str, Any], bytes]:
-    """Take a frame message apart."""
+    """Return the header and the JPEG of a frame message."""
     (length,) = struct.unpack_from("<I", message)
     return json.loads(message[4 : 4 + length]), message[4 + length :]
 
 
 def next_frame(live: ClientConnection, wanted: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
-    """Return the head of the next frame of which something is true; those before are said to be shown."""
+    """Return the header of the next frame that fulfils a condition; confirm the ones before."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         message = live.recv(timeout=60)
@@ -57,22 +57,22 @@ def next_frame(live: ClientConnection, wanted: Callable[[dict[str, Any]], bool] 
             live.send(json.dumps({"type": "shown", "frame": head["frame"]}))
             if wanted(head):
                 return head
-    raise AssertionError("waited in vain for a frame")
+    raise AssertionError("no such frame within 60 s")
 
 
 def until(client: httpx.Client, wanted: Callable[[dict[str, Any]], Any], seconds: float = 60) -> dict[str, Any]:
-    """Return the first state of which something is true."""
+    """Return the first state that fulfils a condition."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         state = client.get("/api/state").json()
         if wanted(state):
             return state
         time.sleep(0.05)
-    raise AssertionError(f"waited in vain; the last state: {json.dumps(state)[:3000]}")
+    raise AssertionError(f"no such state within {seconds} s; the last one: {json.dumps(state)[:3000]}")
 
 
 def post(client: httpx.Client, path: str, body: Any = None, status: int = 200) -> Any:
-    """Post, and return the answer."""
+    """Send a POST request; return the JSON of the response."""
     answer = client.post(path, json={} if body is None else body)
     assert answer.status_code == status, answer.text
     return answer.json()

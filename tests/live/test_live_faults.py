@@ -1,4 +1,4 @@
-"""The whole of the live page under faults: no confirmed field is lost, no um/px is wrong, the same session goes on."""
+"""The live page under faults: no confirmed field is lost, no pixel size is wrong, the session is resumed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KINDS = ("stall", "disconnect", "torn", "resize", "full", "kill", "never")
 
 
 class Run:
-    """The process, its page's socket, and what it confirmed."""
+    """The server process, its socket, and the fields that it confirmed."""
 
     def __init__(self, store: Path, sim: str = SIM) -> None:
         self.store, self.sim = store, sim
@@ -47,15 +47,15 @@ class Run:
         )
         line = self.process.stdout.readline()
         assert line, "the page did not start"
-        told = json.loads(line)
-        self.base = f"http://127.0.0.1:{told['port']}"
+        ready = json.loads(line)
+        self.base = f"http://127.0.0.1:{ready['port']}"
         self.starts += 1
-        self.resumed = told["resumed"]
+        self.resumed = ready["resumed"]
         self.opened = contextlib.ExitStack()
         headers = {"origin": self.base}
         self.client = self.opened.enter_context(httpx.Client(base_url=self.base, headers=headers, timeout=60))
         self.live = self.opened.enter_context(
-            # A busy machine may be silent for long: that is not what is tested.
+            # No pings: a busy machine may be silent for long.
             connect(f"ws{self.base[4:]}/api/live", additional_headers=headers, max_size=None, ping_interval=None)
         )
 
@@ -64,7 +64,7 @@ class Run:
         self.process.stdin.flush()
 
     def frame(self, timeout: float) -> dict | None:
-        """Return the next frame that may be captured; None when none comes in time."""
+        """Return the next frame that can be captured; None if there is none in time."""
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
             try:
@@ -79,7 +79,7 @@ class Run:
         return None
 
     def capture(self, head: dict) -> str:
-        """Capture a frame; return why not, or nothing."""
+        """Capture a frame; return the error, or an empty string."""
         answer = self.client.post("/api/capture", json={"frame": head["frame"]})
         if answer.status_code != 200:
             return answer.json()["error"]
@@ -87,7 +87,7 @@ class Run:
         return ""
 
     def lists_all(self, state: dict) -> bool:
-        """Say whether a state has all fields that were confirmed."""
+        """Return whether a state has all confirmed fields."""
         return {one["id"] for one in state["session"]["fields"]} >= set(self.confirmed)
 
     def kill_during_capture(self, head: dict, after: float) -> None:
@@ -123,7 +123,7 @@ def started(store: Path, sim: str = SIM) -> Iterator[Run]:
 def faults(folder: Path, number: int, seed: int) -> None:
     rng = random.Random(seed)
     path = folder / "s.kinet"
-    said = set()
+    errors = set()
     with started(path) as run:
         while run.frame(60) is None:
             pass
@@ -136,7 +136,7 @@ def faults(folder: Path, number: int, seed: int) -> None:
                 run.start()
                 assert run.resumed or not run.confirmed
             elif kind == "never":
-                # A camera that cannot be opened: the page is there, says so, and ends when it is told to.
+                # A camera that cannot be opened: the page shows it, and the server can be stopped.
                 run.process.kill()
                 run.end()
                 run.sim = f"{SIM},faults=never@0"
@@ -153,13 +153,13 @@ def faults(folder: Path, number: int, seed: int) -> None:
                 end = time.monotonic() + seconds + 0.3
                 for _ in range(3):
                     if (left := end - time.monotonic()) > 0 and (shown := run.frame(left)):
-                        said.add(run.capture(shown))
+                        errors.add(run.capture(shown))
                 time.sleep(max(0.0, end - time.monotonic()))
             assert run.process.poll() is None
-            # The page lists a field a moment after it is on disk.
+            # A field is on disk a moment before it is listed.
             state = until(run.client, run.lists_all)
             assert state["session"]["id"] == session
-        # After all of it a field can be captured still.
+        # A field can still be captured in the end.
         while (head := run.frame(60)) is None or run.capture(head):
             pass
     with Store.open(path, create=False) as store:
@@ -171,11 +171,11 @@ def faults(folder: Path, number: int, seed: int) -> None:
             if name in run.confirmed:
                 assert field.detections.counts() == run.confirmed[name]
             assert store.fields.pixels(name).shape[:2] == (field.height, field.width)
-            # At half the size a pixel is twice as large; what the camera still states must not be believed.
+            # At half the size, pixels are twice as large; the camera still states the old size.
             true = MPP * SIZE[0] / field.width
             assert field.mpp == true or field.mpp_source == "model"
     assert len(run.confirmed) > number / 4
-    assert all(not why or "full" in why or "passed" in why for why in said), said
+    assert all(not why or "full" in why or "passed" in why for why in errors), errors
 
 
 def test_a_dozen_faults(tmp_path, fuzz_seeds):

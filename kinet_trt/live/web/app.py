@@ -91,7 +91,8 @@ def run(source: FrameSource, counter: NucleusCounter, options: Options, tell: Ca
         tell(f"Live page: {page.url}")
         if page.token:
             tell("The URL contains the access token; it is not shown again.")
-        tell(f"Sessions: {page.store}" + (" (resuming the interrupted session)" if page.resumed else ""))
+        resumed = page.controller.view.resumed
+        tell(f"Sessions: {page.controller.store.path}" + (" (resuming the interrupted session)" if resumed else ""))
         tell("Press Ctrl-C to stop; captured fields are saved.")
         if options.browser and _has_screen():
             threading.Thread(target=webbrowser.open, args=(page.url,), daemon=True).start()
@@ -112,10 +113,6 @@ class Page:
         URL, including the token if there is one.
     port, token
         Port; access token, empty on the loopback interface.
-    store
-        Session file.
-    resumed
-        Whether an interrupted session was resumed.
     controller
         Controller of the page.
     alive
@@ -125,8 +122,6 @@ class Page:
     url: str
     port: int
     token: str
-    store: Path
-    resumed: bool
     controller: Controller
     alive: Callable[[], bool]
 
@@ -173,7 +168,7 @@ def serving(
         address = _address(options.host, port)
         lock.write_note(address)
         url = f"{address}?token={token}" if token else address
-        yield Page(url, port, token, path, controller.view.resumed, controller, alive)
+        yield Page(url, port, token, controller, alive)
 
 
 @contextlib.contextmanager

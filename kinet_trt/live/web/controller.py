@@ -97,7 +97,7 @@ class Controller:
     def __enter__(self) -> Controller:
         self._viewer = self.loop.viewer()
         self._watcher.start()
-        self._views.start()
+        self._views.thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -135,26 +135,14 @@ class Controller:
         return self._views.latest
 
     def field(self, field: int) -> FieldView:
-        """Return a field of the open session with its current nuclei in the reading in progress.
-
-        Raises
-        ------
-        RefusedError
-            If the open session has no such field.
-        """
+        """Return a field of the open session with its current nuclei in the reading in progress."""
         for view in self._views.current().fields:
             if view.field.id == field:
                 return view
         raise RefusedError("there is no such field in the open session: it may have been deleted")
 
     def unblinded(self) -> OpenSession:
-        """Return the open session for reports and exports.
-
-        Raises
-        ------
-        RefusedError
-            During a recount, which is blind to the first reading.
-        """
+        """Return the open session for reports and exports; refused during a recount, which is blind to them."""
         with self._changing:
             self._require_no_recount("looking at the session's count")
             return self._open
@@ -289,22 +277,10 @@ class Controller:
 
     @contextlib.contextmanager
     def editing(self, field: int | None = None) -> Iterator[int | None]:
-        """Serialize an edit of the open session through the store, and publish it if it succeeds.
+        """Serialize an edit of the open session, and publish it if it succeeds.
 
-        Parameters
-        ----------
-        field
-            Field to edit; None: any field of the session.
-
-        Yields
-        ------
-        int or None
-            Id of the recount in progress; None: the first reading.
-
-        Raises
-        ------
-        RefusedError
-            If the field belongs to another session: the page may be out of date.
+        Yields the id of the recount in progress, None for the first reading. Refused if the field belongs to another
+        session: the page may be out of date.
         """
         with self._changing:
             if field is not None and self.store.fields.get(field).session != self._open.id:
@@ -314,26 +290,14 @@ class Controller:
 
     @contextlib.contextmanager
     def first_reading(self, field: int, action: str) -> Iterator[None]:
-        """Serialize a change of a field that belongs to the first reading, see `editing`.
-
-        Raises
-        ------
-        RefusedError
-            During a recount; ``action`` completes the message, like "deleting a field".
-        """
+        """Serialize an edit that is refused during a recount; ``action`` completes the message."""
         with self._changing:
             self._require_no_recount(action)
             with self.editing(field):
                 yield
 
     def limit_to_tumor(self, field: int) -> None:
-        """Set the region of a field to the model's tumour map.
-
-        Raises
-        ------
-        KinetError
-            If the model has no tumour map, or finds no tumour in the field.
-        """
+        """Set the region of a field to the model's tumour map; refused if there is no tumour in it."""
         with self.first_reading(field, "changing the region of a field"):
             frame = Frame(self.store.fields.pixels(field), self.store.fields.get(field).mpp)
             inside = self.loop.counter.tumor_map(frame) >= TUMOR_THRESHOLD

@@ -42,15 +42,7 @@ class Page:
 
 
 class LiveSocket:
-    """Serves the WebSocket of every open page.
-
-    Parameters
-    ----------
-    controller
-        Source of frames and changes.
-    state
-        Returns the state as JSON.
-    """
+    """Serves the WebSocket of every open page; ``state`` returns the state as JSON."""
 
     def __init__(self, controller: Controller, state: Callable[[], serializers.Json]) -> None:
         self._controller, self._state = controller, state

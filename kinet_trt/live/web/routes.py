@@ -7,6 +7,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Response
@@ -32,9 +33,17 @@ _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; 
 _NO_LIMIT = 1 << 20  # px
 
 
+class JSONAnswer(JSONResponse):
+    """JSON; an empty object for None."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return super().render({} if content is None else content)
+
+
 def live(controller: Controller, set_presets: Callable[[tuple[Preset, ...]], None]) -> APIRouter:
     """Return the routes of capture, counting and the camera."""
-    router, loop = APIRouter(prefix="/api"), controller.loop
+    router, loop = APIRouter(prefix="/api", default_response_class=JSONAnswer), controller.loop
 
     @router.post("/capture")
     def capture(request: body.Capture) -> Json:
@@ -42,20 +51,17 @@ def live(controller: Controller, set_presets: Callable[[tuple[Preset, ...]], Non
         return {"field": field.id, "number": field.number}
 
     @router.post("/pause")
-    def pause(request: body.Pause) -> Json:
+    def pause(request: body.Pause) -> None:
         controller.frames.pause(request.frame) if request.on else controller.frames.resume()
         controller.notify()
-        return {}
 
     @router.post("/auto")
-    def auto(request: body.Switch) -> Json:
+    def auto(request: body.Switch) -> None:
         controller.set_auto(request.on)
-        return {}
 
     @router.post("/threshold")
-    def threshold(request: body.Threshold) -> Json:
+    def threshold(request: body.Threshold) -> None:
         loop.set_threshold(Threshold.parse(request.value))
-        return {}
 
     @router.post("/scale")
     def scale(request: body.Scale) -> Json:
@@ -64,26 +70,23 @@ def live(controller: Controller, set_presets: Callable[[tuple[Preset, ...]], Non
         return {"mpp": mpp, "source": source, "clock": clock.now()}
 
     @router.post("/presets")
-    def presets(request: body.Presets) -> Json:
+    def presets(request: body.Presets) -> None:
         set_presets(tuple(Preset(preset.name.strip(), preset.mpp) for preset in request.presets))
-        return {}
 
     @router.post("/blank")
-    def blank(request: body.Switch) -> Json:
+    def blank(request: body.Switch) -> None:
         loop.take_blank() if request.on else loop.set_correction(None)
-        return {}
 
     @router.post("/region")
-    def region(request: body.Region) -> Json:
+    def region(request: body.Region) -> None:
         controller.set_region(_polygon(request))
-        return {}
 
     return router
 
 
 def sessions(controller: Controller) -> APIRouter:
     """Return the routes of sessions and recounts."""
-    router, store = APIRouter(prefix="/api"), controller.store
+    router, store = APIRouter(prefix="/api", default_response_class=JSONAnswer), controller.store
 
     @router.get("/sessions/list")
     def list_sessions() -> Json:
@@ -105,34 +108,29 @@ def sessions(controller: Controller) -> APIRouter:
         return {"session": controller.begin(request.title, request.reader).id}
 
     @router.post("/sessions/open")
-    def reopen(request: body.Session) -> Json:
+    def reopen(request: body.Session) -> None:
         controller.reopen(request.session)
-        return {}
 
     @router.post("/sessions/rename")
-    def rename(request: body.Rename) -> Json:
+    def rename(request: body.Rename) -> None:
         controller.rename(request.title, request.reader)
-        return {}
 
     @router.post("/sessions/delete")
-    def delete(request: body.Session) -> Json:
+    def delete(request: body.Session) -> None:
         controller.delete_session(request.session)
-        return {}
 
     @router.post("/note")
-    def note(request: body.Note) -> Json:
+    def note(request: body.Note) -> None:
         controller.note(request.text)
-        return {}
 
     @router.post("/recount")
-    def recount(request: body.Recount) -> Json:
+    def recount(request: body.Recount) -> None:
         if request.begins:
             controller.begin_recount(request.reader, with_model=request.start == "model")
         elif request.recount is None:
             controller.end_recount()
         else:
             controller.resume_recount(request.recount)
-        return {}
 
     return router
 
@@ -199,7 +197,7 @@ def exports(controller: Controller) -> APIRouter:
 
 def fields(controller: Controller) -> APIRouter:
     """Return the routes of captured fields and their pictures."""
-    router, store = APIRouter(prefix="/api/fields/{field}"), controller.store
+    router, store = APIRouter(prefix="/api/fields/{field}", default_response_class=JSONAnswer), controller.store
 
     def jpeg(field: int, width: int, quality: int) -> Response:
         data = serializers.jpeg(store.fields.pixels(controller.field(field).field.id), width, quality)
@@ -218,39 +216,35 @@ def fields(controller: Controller) -> APIRouter:
         return jpeg(field, serializers.THUMBNAIL_WIDTH, serializers.JPEG_QUALITY)
 
     @router.post("/region")
-    def region(field: int, request: body.FieldRegion) -> Json:
+    def region(field: int, request: body.FieldRegion) -> None:
         if request.map:
             controller.limit_to_tumor(field)
         else:
             with controller.first_reading(field, "changing the region of a field"):
                 store.edits.set_region(field, _polygon(request))
-        return {}
 
     @router.post("/note")
-    def note(field: int, request: body.Note) -> Json:
+    def note(field: int, request: body.Note) -> None:
         controller.note(request.text, field)
-        return {}
 
     @router.post("/delete")
-    def delete(field: int) -> Json:
+    def delete(field: int) -> None:
         controller.delete_field(field)
-        return {}
 
     @router.post("/restore")
     def restore(field: int) -> Json:
         return {"number": controller.restore_field(field).number}
 
     @router.post("/finish")
-    def finish(field: int, request: body.Switch) -> Json:
+    def finish(field: int, request: body.Switch) -> None:
         controller.finish(field, request.on)
-        return {}
 
     return router
 
 
 def edits(controller: Controller) -> APIRouter:
     """Return the routes of corrections, undo and redo."""
-    router, store = APIRouter(prefix="/api"), controller.store
+    router, store = APIRouter(prefix="/api", default_response_class=JSONAnswer), controller.store
 
     @router.post("/fields/{field}/add")
     def add(field: int, request: body.NewNucleus) -> Json:
@@ -258,16 +252,14 @@ def edits(controller: Controller) -> APIRouter:
             return {"nucleus": store.edits.add(field, request.x, request.y, request.cls, reading=reading).nucleus}
 
     @router.post("/fields/{field}/reclassify")
-    def reclassify(field: int, request: body.Reclassify) -> Json:
+    def reclassify(field: int, request: body.Reclassify) -> None:
         with controller.editing(field) as reading:
             store.edits.reclassify(field, request.nucleus, request.cls, reading=reading)
-        return {}
 
     @router.post("/fields/{field}/remove")
-    def remove(field: int, request: body.Nucleus) -> Json:
+    def remove(field: int, request: body.Nucleus) -> None:
         with controller.editing(field) as reading:
             store.edits.remove(field, request.nucleus, reading=reading)
-        return {}
 
     @router.post("/undo")
     def undo(request: body.Undo) -> Json:

@@ -10,6 +10,7 @@ import json
 import math
 import struct
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import cv2
@@ -24,8 +25,6 @@ from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.live import clock
 from kinet_trt.live.acquisition.loop import FrameResult
 from kinet_trt.live.acquisition.presets import Preset
-from kinet_trt.live.session.agreement import ReaderAgreement
-from kinet_trt.live.session.records import Note
 from kinet_trt.live.session.region import Polygon, Region
 from kinet_trt.live.session.summary import GOALS, Summary
 from kinet_trt.live.web.controller import CAPTURE_BLOCKERS, Controller
@@ -48,28 +47,19 @@ def state(controller: Controller, presets: tuple[Preset, ...]) -> Json:
         "type": "state",
         "clock": clock.now(),
         "notice": NOTICE,
-        "camera": {
-            "phase": camera.phase,
+        "camera": _attributes(camera, "phase", "why", "name", "dropped", "missed", "width", "height")
+        | {
             "sentence": camera.sentence(),
-            "why": camera.why,
             "retry_in": _rounded(camera.retry_in, 2),
-            "name": camera.name,
             "fps": round(camera.fps, 1),
-            "dropped": camera.dropped,
-            "missed": camera.missed,
             "damaged": camera.bad,
-            "width": camera.width,
-            "height": camera.height,
         },
-        "loop": {
-            "phase": status.phase,
-            "why": status.why,
+        "loop": _attributes(status, "phase", "why", "counted", "stalled")
+        | {
             "fps": round(status.fps, 1),
             "p50": _rounded(status.shown_p50, 1),
             "p99": _rounded(status.shown_p99, 1),
-            "counted": status.counted,
             "silent": round(status.silent, 1),
-            "stalled": status.stalled,
         },
         "held": None if held is None else held.sequence,
         "scale": {
@@ -81,11 +71,9 @@ def state(controller: Controller, presets: tuple[Preset, ...]) -> Json:
             "note": camera.mpp_note if seen else "",
         },
         "model": {
-            "name": card.name,
-            "precision": engine.precision,
-            "runtime": engine.runtime,
+            **_attributes(card, "name", "mpp"),
+            **_attributes(engine, "precision", "runtime"),
             "classes": list(card.classes),
-            "mpp": card.mpp,
             "sha256": card.model_sha256,
             "tumor_map": card.roi and not card.capacity,
         },
@@ -95,7 +83,7 @@ def state(controller: Controller, presets: tuple[Preset, ...]) -> Json:
         "auto": controller.auto,
         "blank": loop.corrected,
         "live_region": None if region is None or controller.blind else [list(point) for point in region.points],
-        "presets": [{"name": one.name, "mpp": one.mpp} for one in presets],
+        "presets": [asdict(preset) for preset in presets],
         "joining": view.joining,
         "trouble": view.trouble or controller.auto_error,
         "session": _session(view, controller.hot_spot),
@@ -107,29 +95,18 @@ def field(view: FieldView) -> Json:
     """Return a field as the page lists it."""
     field, ki67 = view.field, Ki67.from_counts(view.counts)
     return {
-        "id": field.id,
-        "number": field.number,
-        "time": field.time,
-        "width": field.width,
-        "height": field.height,
-        "mpp": field.mpp,
-        "mpp_source": field.mpp_source,
-        "automatic": field.automatic,
+        **_attributes(field, "id", "number", "time", "width", "height", "mpp", "mpp_source", "automatic"),
+        **_attributes(view, "counts", "corrections", "undoable", "redoable", "finished"),
         "threshold": str(field.threshold),
-        "counts": view.counts,
         "index": None if view.blind else ki67.index,
         "interval": None if view.blind else _pair(ki67.interval),
         "provisional": not view.blind and ki67.provisional,
         "unlike": None if view.blind else view.unlike or None,
-        "corrections": view.corrections,
-        "undoable": view.undoable,
-        "redoable": view.redoable,
         "region": _outline(field.region),
         "place": view.placed.place if view.placed else None,
         "x": round(view.placed.x, 2) if view.placed else None,
         "y": round(view.placed.y, 2) if view.placed else None,
         "notes": [note.text for note in view.notes],
-        "finished": view.finished,
     }
 
 
@@ -155,24 +132,15 @@ def nuclei(view: FieldView) -> Json:
 def frame(seen: FrameResult, width: int, *, blind: bool = False) -> bytes:
     """Return a frame as a message: length of the JSON (uint32, little-endian), the JSON, and a JPEG.
 
-    Parameters
-    ----------
-    seen
-        Frame and its count.
-    width
-        Maximum width of the picture, px.
-    blind
-        Leave out the count and the remarks, during a recount.
+    The JPEG has at most ``width`` px in a row. ``blind`` leaves out the count and the remarks, during a recount.
     """
     ki67, found = (None, None) if blind else (seen.ki67, seen.detections)
     head = {
+        **_attributes(seen, "number", "mpp", "rested", "uncounted"),
+        **_attributes(seen.frame, "width", "height"),
         "frame": seen.sequence,
         "clock": seen.at,
-        "number": seen.number,
         "time": seen.captured,
-        "width": seen.frame.width,
-        "height": seen.frame.height,
-        "mpp": seen.mpp,
         "counts": None if found is None else found.counts(),
         "index": ki67.index if ki67 else None,
         "interval": _pair(ki67.interval) if ki67 else None,
@@ -180,13 +148,9 @@ def frame(seen: FrameResult, width: int, *, blind: bool = False) -> bytes:
         "unlike": None if blind else seen.unlike,
         "offered": seen.can_capture,
         "hindrances": list(seen.capture_blockers),
-        "hindered": " ".join(
-            CAPTURE_BLOCKERS[reason] for reason in seen.capture_blockers if reason in CAPTURE_BLOCKERS
-        ),
-        "rested": seen.rested,
+        "hindered": " ".join(filter(None, map(CAPTURE_BLOCKERS.get, seen.capture_blockers))),
         "sharpness": _rounded(seen.quality.sharpness, 3),
         "remarks": [] if blind else list(seen.remarks),
-        "uncounted": seen.uncounted,
         "x": _tenths(found.x) if found is not None else [],
         "y": _tenths(found.y) if found is not None else [],
         "c": found.cls.tolist() if found is not None else [],
@@ -219,23 +183,18 @@ def _marks(classes: Sequence[str]) -> Json:
 def _session(view: SessionView, hot_spot: int) -> Json:
     recount = view.recount
     return {
-        "id": view.session.id,
-        "title": view.session.title,
+        **_attributes(view.session, "id", "title", "created"),
+        **_attributes(view, "resumed", "version"),
         "reader": "" if recount else view.reading.reader,
-        "created": view.session.created,
-        "resumed": view.resumed,
-        "version": view.version,
         "fields": [field(one) for one in view.fields],
         "summary": _summary(view.summary, hot_spot) if view.summary and not recount else None,
-        "notes": [_note(note) for note in view.notes],
-        "deleted": [{"id": one.id, "number": one.number} for one in view.deleted],
+        "notes": [_attributes(note, "text", "reader", "time") for note in view.notes],
+        "deleted": [_attributes(field, "id", "number") for field in view.deleted],
         "recount": None
         if recount is None
         else {
-            "id": recount.id,
-            "reader": recount.reader,
-            "start": recount.start,
-            "done": sum(one.finished for one in view.fields),
+            **_attributes(recount, "id", "reader", "start"),
+            "done": sum(field.finished for field in view.fields),
             "of": len(view.fields),
         },
         "recounts": [] if recount else [_recount(one) for one in view.recounts],
@@ -244,37 +203,25 @@ def _session(view: SessionView, hot_spot: int) -> Json:
 
 def _summary(summary: Summary, hot_spot: int) -> Json:
     ki67, spot, statement = summary.ki67, summary.hot_spot, summary.statement
+    average = _index(statement, ki67)
     return {
-        "counts": summary.counts,
-        "tumor": ki67.tumor,
-        "positive": ki67.positive,
-        "index": ki67.index,
-        "interval": _pair(ki67.interval),
-        "band": statement.range_of(ki67),
-        "sentences": statement.sentences(),
-        "average": _index(statement, ki67),
-        "notes": statement.notes,
-        "warning": statement.warning,
-        "no_range": statement.no_range if statement.bands else "",
-        "settled": statement.settled,
-        "more_nuclei": summary.more_nuclei,
+        **_attributes(summary, "counts", "more_nuclei", "mean_of_fields", "area_mm2", "places", "repeats", "corrected"),
+        **{name: average[name] for name in ("tumor", "positive", "index", "interval")},
+        **_attributes(statement, "notes", "warning", "settled"),
+        "band": average["range"],
+        "average": average,
         "decided": statement.settled,
+        "more_cells": summary.more_nuclei,
+        "sentences": statement.sentences(),
+        "no_range": statement.no_range if statement.bands else "",
         "goals": [{"cells": n, "share": share} for n, share in zip(GOALS, summary.progress, strict=True)],
-        "mean_of_fields": summary.mean_of_fields,
-        "area_mm2": summary.area_mm2,
-        "places": summary.places,
-        "repeats": summary.repeats,
-        "corrected": summary.corrected,
         "cautions": list(summary.cautions),
         "hot_spot": None
         if spot is None
         else {
-            "place": spot.place,
-            "x": spot.x,
-            "y": spot.y,
-            "radius": spot.radius,
-            "n": spot.ki67.tumor,
+            **_attributes(spot, "place", "x", "y", "radius"),
             **_index(statement, spot.ki67),
+            "n": spot.ki67.tumor,
             "fields": list(spot.fields),
         },
         "hot_spot_size": hot_spot,
@@ -282,32 +229,19 @@ def _summary(summary: Summary, hot_spot: int) -> Json:
 
 
 def _index(statement: Statement, ki67: Ki67) -> Json:
+    known = _attributes(ki67, "index", "tumor", "positive", "provisional")
+    return known | {"interval": _pair(ki67.interval), "range": statement.range_of(ki67)}
+
+
+def _recount(recount: Recount) -> Json:
+    agreement, plain = recount.agreement, ("same_class", "kappa", "difference", "both", "only_first", "only_second")
     return {
-        "index": ki67.index,
-        "interval": _pair(ki67.interval),
-        "tumor": ki67.tumor,
-        "positive": ki67.positive,
-        "range": statement.range_of(ki67),
-        "provisional": ki67.provisional,
+        **_attributes(recount.reading, "id", "reader"),
+        "done": recount.done,
+        "agreement": None
+        if agreement is None
+        else _attributes(agreement, *plain) | {"kappa_interval": _pair(agreement.kappa_interval)},
     }
-
-
-def _recount(one: Recount) -> Json:
-    return {
-        "id": one.reading.id,
-        "reader": one.reading.reader,
-        "done": one.done,
-        "agreement": _agreement(one.agreement) if one.agreement else None,
-    }
-
-
-def _agreement(agreement: ReaderAgreement) -> Json:
-    plain = ("same_class", "kappa", "difference", "both", "only_first", "only_second")
-    return {name: getattr(agreement, name) for name in plain} | {"kappa_interval": _pair(agreement.kappa_interval)}
-
-
-def _note(note: Note) -> Json:
-    return {"text": note.text, "reader": note.reader, "time": note.time}
 
 
 def _bands(bands: Bands | None) -> list[Json]:
@@ -321,6 +255,11 @@ def _outline(region: Region | None) -> list[list[float]] | str | None:
     if region is None:
         return None
     return [list(point) for point in region.points] if isinstance(region, Polygon) else "map"
+
+
+def _attributes(value: object, *names: str) -> Json:
+    """Return attributes whose keys have the same names."""
+    return {name: getattr(value, name) for name in names}
 
 
 def _pair(values: tuple[float, float] | None) -> list[float] | None:

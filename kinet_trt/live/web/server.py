@@ -89,13 +89,7 @@ class Server:
         return serializers.state(self.controller, self._presets) | {"limits_ms": limits}
 
     def set_presets(self, presets: tuple[Preset, ...]) -> None:
-        """Replace the objective presets and save them.
-
-        Raises
-        ------
-        KinetError
-            If they are not valid or the file cannot be written.
-        """
+        """Replace the objective presets and save them."""
         preset_file.check(presets)
         if self._presets_path is not None:
             preset_file.save(self._presets_path, presets)

@@ -33,10 +33,8 @@ class FieldView:
 
     Attributes
     ----------
-    field
-        The stored field.
-    answer
-        Its nuclei in the displayed reading.
+    field, answer
+        The stored field; its nuclei in the displayed reading.
     counts
         Number of nuclei inside its region by class, including those that another field also shows.
     corrections
@@ -129,21 +127,7 @@ class SessionView:
 def quick_view(
     session: OpenSession, recount: Reading | None, version: int, *, resumed: bool, previous: SessionView | None
 ) -> SessionView:
-    """Return a view without registration; positions and totals of the same reading are carried over.
-
-    Parameters
-    ----------
-    session
-        The open session.
-    recount
-        The recount in progress, if any.
-    version
-        Version of the new view.
-    resumed
-        See `SessionView`.
-    previous
-        The last view, of any session.
-    """
+    """Return a view without registration; positions and totals are those of ``previous`` if of the same reading."""
     store = session.store
     readings, fields = store.readings.in_session(session.id), store.fields.in_session(session.id)
     notes = store.notes.in_session(session.id)
@@ -214,17 +198,7 @@ def full_view(session: OpenSession, quick: SessionView, *, hot_spot: int, bands:
 
 
 class ViewUpdater:
-    """Keeps the view of the open session up to date, in a thread. Thread-safe.
-
-    Parameters
-    ----------
-    session, resumed
-        Open session; whether an earlier process was killed while it was open.
-    hot_spot, bands
-        See `full_view`.
-    notify
-        Called, from any thread, when there is a new view.
-    """
+    """Keeps the view of the open session up to date, in a thread that calls ``notify``. Thread-safe."""
 
     def __init__(
         self, session: OpenSession, resumed: bool, hot_spot: int, bands: Bands | None, notify: Callable[[], None]
@@ -235,18 +209,14 @@ class ViewUpdater:
         self._version, self._session, self._resumed = 1, session, resumed
         self._recount: Reading | None = None
         self._view = quick_view(session, None, 1, resumed=resumed, previous=None)
-        self._thread = threading.Thread(target=self._run, name="sum", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name="sum", daemon=True)
 
     def close(self) -> None:
         """Stop the thread."""
         with self._condition:
             self._stop = True
             self._condition.notify_all()
-        self._thread.join(CLOSE_TIMEOUT)
+        self.thread.join(CLOSE_TIMEOUT)
 
     @property
     def latest(self) -> SessionView:

@@ -1,4 +1,4 @@
-"""Who may come in: by real sockets, with the headers that browsers and others send."""
+"""Access control over real sockets, with the headers of browsers and other clients."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EVIL = ["http://evil.example", "null", "http://127.0.0.1", "http://127.0.0.1:1",
 
 
 @pytest.mark.parametrize("origin", EVIL)
-def test_another_origin_changes_nothing(local, origin):
+def test_other_origins_are_refused(local, origin):
     served, client = local
     answer = client.post("/api/auto", json={"on": True}, headers={"origin": origin})
     assert answer.status_code == 403
@@ -49,7 +49,7 @@ def test_another_origin_changes_nothing(local, origin):
     assert refused.value.response.status_code == 403
 
 
-def test_no_origin_at_all_changes_nothing(local):
+def test_changes_without_origin_are_refused(local):
     served, _ = local
     base = f"http://127.0.0.1:{served.port}"
     assert httpx.post(f"{base}/api/auto", json={"on": True}).status_code == 403
@@ -58,20 +58,20 @@ def test_no_origin_at_all_changes_nothing(local):
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1", "127.0.0.1:1", "localhost.:1", ""])
-def test_another_name_for_this_machine_is_not_answered(local, host):
-    """A name of somebody else's that points to 127.0.0.1 must not read the page (DNS rebinding)."""
+def test_other_host_names_are_refused(local, host):
+    """A foreign name that resolves to 127.0.0.1 must not read the page (DNS rebinding)."""
     _, client = local
     assert client.get("/api/state", headers={"host": host, "origin": f"http://{host}"}).status_code == 421
 
 
-def test_localhost_by_its_names(local):
+def test_localhost_is_accepted_by_its_names(local):
     served, client = local
     host = f"localhost:{served.port}"
     answer = client.post("/api/auto", json={"on": False}, headers={"host": host, "origin": f"http://{host}"})
     assert answer.status_code == 200
 
 
-def test_the_headers_let_a_browser_load_nothing_from_elsewhere(local):
+def test_security_headers_allow_nothing_from_other_servers(local):
     for path in ("/", "/api/state", "/nothing"):
         headers = local[1].get(path).headers
         policy = headers["content-security-policy"]
@@ -99,9 +99,9 @@ def test_the_headers_let_a_browser_load_nothing_from_elsewhere(local):
         "/docs",
     ],
 )
-def test_no_part_of_a_request_becomes_a_path(local, path):
+def test_request_paths_do_not_reach_other_files(local, path):
     served, _ = local
-    # By hand: clients tidy such paths up.
+    # Over a raw socket, because clients normalize such paths.
     with sockets.create_connection(("127.0.0.1", served.port), 20) as raw:
         raw.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: raw.recv(65536), b""))
@@ -110,7 +110,7 @@ def test_no_part_of_a_request_becomes_a_path(local, path):
     assert b"import" not in answer
 
 
-def test_a_body_of_a_gigabyte_is_refused_at_once(local):
+def test_body_of_a_gigabyte_is_refused_at_once(local):
     served, client = local
     head = (
         f"POST /api/note HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nOrigin: http://127.0.0.1:{served.port}\r\n"
@@ -128,14 +128,14 @@ def test_a_body_of_a_gigabyte_is_refused_at_once(local):
                 sent += len(chunk)
         except (BrokenPipeError, ConnectionResetError):
             pass
-    assert sent < 20 * MAX_BODY  # what the sockets' buffers hold, not what was meant to come
+    assert sent < 20 * MAX_BODY  # the socket buffers hold no more
     assert client.get("/api/state").status_code == 200
 
 
 # --- a token ----------------------------------------------------------------------------------------------------------
 
 
-def test_without_the_token_nobody_sees_anything(shared):
+def test_everything_is_refused_without_the_token(shared):
     served, client = shared
     assert len(served.token) >= 32
     assert served.token in served.url
@@ -149,10 +149,10 @@ def test_without_the_token_nobody_sees_anything(shared):
     for wrong in (served.token[:-1], served.token.lower(), "", "é", "x" * 5000):
         assert client.get("/", params={"token": wrong}).status_code == 401
         assert client.get("/api/state", headers=[(b"authorization", f"Bearer {wrong}x".encode())]).status_code == 401
-    assert client.get("/api/state", params={"token": served.token}).status_code == 401  # only the page's own address
+    assert client.get("/api/state", params={"token": served.token}).status_code == 401  # only in the URL of the page
 
 
-def test_with_the_token_a_cookie_is_given_and_the_address_is_clean(shared):
+def test_token_in_the_url_becomes_a_cookie(shared):
     served, client = shared
     answer = client.get("/", params={"token": served.token})
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
@@ -174,10 +174,10 @@ def test_with_the_token_a_cookie_is_given_and_the_address_is_clean(shared):
 
 
 def ask(access: Access, headers: list[tuple[bytes, bytes]], method: str = "POST") -> int:
-    """Return the status of a request to an application that lets everybody in, behind the guard."""
+    """Return the status of a request to an application without access control, behind the guard."""
     statuses: list[int] = []
 
-    async def anybody(scope, receive, send) -> None:
+    async def application(scope, receive, send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -189,7 +189,7 @@ def ask(access: Access, headers: list[tuple[bytes, bytes]], method: str = "POST"
         return {"type": "http.request", "body": b"", "more_body": False}
 
     scope = {"type": "http", "method": method, "path": "/api/x", "query_string": b"", "headers": headers}
-    asyncio.run(Guard(anybody, access)(scope, receive, send))
+    asyncio.run(Guard(application, access)(scope, receive, send))
     return statuses[0]
 
 
@@ -199,19 +199,19 @@ values = st.one_of(
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"host", b"origin", b"cookie", b"authorization"]), values), max_size=5))
-def test_only_the_right_headers_let_a_change_in(headers):
+def test_changes_need_the_right_headers(headers):
     def one(name):
         found = [value for key, value in headers if key == name]
         return found[0] if len(found) == 1 else None
 
-    at_home = one(b"host") == b"127.0.0.1:5" and one(b"origin") == b"http://127.0.0.1:5"
-    assert (ask(Access.local(5), headers) == 200) == at_home
+    own_origin = one(b"host") == b"127.0.0.1:5" and one(b"origin") == b"http://127.0.0.1:5"
+    assert (ask(Access.local(5), headers) == 200) == own_origin
     known = b"kinet_trt_5=secret" in [value for key, value in headers if key == b"cookie"]
     host, origin = one(b"host"), one(b"origin")
     same = host is not None and origin in (b"http://" + host, b"https://" + host)
     assert (ask(Access.by_token("secret", 5), headers) == 200) == (same and known)
 
 
-def test_nobody_may_come_in_by_mistake():
+def test_access_needs_hosts_or_a_token():
     with pytest.raises(ValueError, match="anybody"):
         Access(None, None)

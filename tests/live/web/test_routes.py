@@ -1,4 +1,4 @@
-"""The page's server over a real camera loop, a real model and real sockets: what a page can see and do."""
+"""The live page's server with a real loop, a real model and real sockets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def client(served):
 
 
 def captured(served, client) -> dict:
-    """Capture what is shown now, and return the field of the state."""
+    """Capture the displayed frame; return its field in the state."""
     with socket(served[0]) as live:
         shown = next_frame(live, lambda head: head["offered"])
         answer = post(client, "/api/capture", {"frame": shown["frame"]})
@@ -71,7 +71,7 @@ def nuclei(client, field) -> dict:
 # --- the live picture -------------------------------------------------------------------------------------------------
 
 
-def test_a_page_gets_the_state_and_frames_with_their_nuclei(served, counter):
+def test_page_receives_state_and_frames_with_nuclei(served, counter):
     seen, pictures = [], []
     with socket(served[0]) as live:
         state = json.loads(live.recv(timeout=60))
@@ -96,7 +96,7 @@ def test_a_page_gets_the_state_and_frames_with_their_nuclei(served, counter):
     assert until(served[1], lambda state: state["loop"]["p99"])["loop"]["p99"] > 0
 
 
-def test_no_request_is_reported_to_a_collector_that_the_environment_names(tmp_path, counter, monkeypatch, caplog):
+def test_requests_are_not_reported_to_a_telemetry_collector(tmp_path, counter, monkeypatch, caplog):
     monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     with page(tmp_path / "s.kinet", counter) as (_, client, _):
@@ -104,12 +104,12 @@ def test_no_request_is_reported_to_a_collector_that_the_environment_names(tmp_pa
     assert "telemetry" not in caplog.text
 
 
-def test_the_next_frame_waits_until_the_last_one_is_on_the_screen(served):
+def test_next_frame_waits_until_the_last_one_is_on_the_screen(served):
     with socket(served[0]) as live:
         got = []
         while not got:
             got = [one for one in [live.recv(timeout=60)] if isinstance(one, bytes)]
-        # The state comes at least every second; no frame may come between.
+        # The state is sent at least every second; no frame may come in between.
         for _ in range(3):
             assert isinstance(live.recv(timeout=60), str)
         live.send(json.dumps({"type": "shown", "frame": -5}))
@@ -120,7 +120,7 @@ def test_the_next_frame_waits_until_the_last_one_is_on_the_screen(served):
         assert next_frame(live)["frame"] > frame_of(got[0])[0]["frame"]
 
 
-def test_a_page_that_opens_after_the_end_of_a_recording_gets_the_last_picture(tmp_path, counter):
+def test_page_opened_after_a_recording_receives_the_last_picture(tmp_path, counter):
     (tmp_path / "in").mkdir()
     cv2.imwrite(str(tmp_path / "in" / "1.png"), simulate.field(3, 160, 120)[0])
     options = app.Options(store=tmp_path / "s.kinet", port=0, browser=False)
@@ -135,7 +135,7 @@ def test_a_page_that_opens_after_the_end_of_a_recording_gets_the_last_picture(tm
             assert post(client, "/api/capture", {"frame": head["frame"], "anyway": True})["field"]
 
 
-def test_one_page_too_many_is_told_so(served):
+def test_too_many_pages_are_refused(served):
     opened = [socket(served[0]) for _ in range(MAX_PAGES)]
     sockets = [one.__enter__() for one in opened]
     try:
@@ -147,20 +147,20 @@ def test_one_page_too_many_is_told_so(served):
     finally:
         for one in opened:
             one.__exit__(None, None, None)
-    with socket(served[0]) as live:  # there is room again
+    with socket(served[0]) as live:  # possible again
         next_frame(live)
 
 
 # --- capture ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_captured_field_is_what_was_shown_and_on_disk_at_once(served, client):
+def test_captured_field_is_the_displayed_frame_and_on_disk(served, client):
     with socket(served[0]) as live:
         shown = next_frame(live, lambda head: head["offered"])
         answer = post(client, "/api/capture", {"frame": shown["frame"]})
         again = post(client, "/api/capture", {"frame": shown["frame"]})
     assert again == answer
-    with Store.open(served[0].store, create=False) as other:
+    with Store.open(served[0].controller.store.path, create=False) as other:
         field = other.fields.get(answer["field"])
         assert field.detections.counts() == shown["counts"]
         assert (field.mpp, field.mpp_source, field.automatic) == (0.34, "camera", False)
@@ -177,14 +177,14 @@ def test_a_captured_field_is_what_was_shown_and_on_disk_at_once(served, client):
     assert (average["tumor"], average["index"], average["interval"]) == (
         summary["tumor"], summary["index"], summary["interval"],
     )  # fmt: skip
-    # A field this small is provisional: nothing is settled, whatever its interval.
+    # A field this small is provisional: its grade range is never settled.
     assert (average["provisional"], summary["settled"], summary["decided"]) == (True, False, False)
     assert (average["range"], summary["warning"]) == (summary["band"], summary["no_range"])
     assert summary["sentences"][1:] == [*filter(None, [summary["warning"]]), *summary["notes"]]
     assert (listed["unlike"] is None) == (summary["no_range"] == "")
 
 
-def test_the_same_place_twice_counts_once(served, client):
+def test_overlap_counts_once(served, client):
     first, second = captured(served, client), captured(served, client)
     state = until(client, lambda s: not s["joining"] and len(s["session"]["fields"]) == 2)
     summary = state["session"]["summary"]
@@ -193,12 +193,12 @@ def test_the_same_place_twice_counts_once(served, client):
     assert sum(summary["counts"].values()) < 0.6 * sum(first["counts"].values()) + 0.6 * sum(second["counts"].values())
 
 
-def test_what_has_passed_or_was_never_shown_is_not_captured(served, client):
+def test_frame_that_was_never_shown_is_not_captured(served, client):
     assert "no longer available" in post(client, "/api/capture", {"frame": 10**9}, 409)["error"]
     assert client.get("/api/state").json()["session"]["fields"] == []
 
 
-def test_pause_holds_the_picture_that_was_shown_and_it_is_captured(served, client):
+def test_pause_holds_the_displayed_frame_which_can_be_captured(served, client):
     with socket(served[0]) as live:
         shown = next_frame(live, lambda head: head["offered"])
         post(client, "/api/pause", {"on": True, "frame": shown["frame"]})
@@ -206,10 +206,10 @@ def test_pause_holds_the_picture_that_was_shown_and_it_is_captured(served, clien
             assert until(client, lambda state: state["loop"]["phase"] == "paused")["held"] == shown["frame"]
             held = next_frame(live, lambda head: head["frame"] == shown["frame"])
             assert (held["x"], held["counts"]) == (shown["x"], shown["counts"])
-            with socket(served[0]) as other:  # another page, and one that is opened now, show the same
+            with socket(served[0]) as other:  # other pages show the same
                 assert next_frame(other)["frame"] == shown["frame"]
                 assert all(isinstance(other.recv(timeout=30), str) for _ in range(2))  # and nothing newer
-            # It was counted at another pixel size than the one that is set now.
+            # The pixel size changed after it was counted.
             post(client, "/api/scale", {"mpp": 0.3})
             assert "pixel size" in post(client, "/api/capture", {"frame": shown["frame"]}, 409)["error"]
             post(client, "/api/scale", {"mpp": None})
@@ -221,7 +221,7 @@ def test_pause_holds_the_picture_that_was_shown_and_it_is_captured(served, clien
     assert client.get("/api/state").json()["held"] is None
 
 
-def test_a_moving_field_is_captured_only_if_a_person_insists(counter, tmp_path):
+def test_moving_field_is_captured_only_anyway(counter, tmp_path):
     moving = "size=320x240,mpp=0.34,fps=20,path=snake,speed=400"
     with page(tmp_path / "s.kinet", counter, moving) as (served, client, _), socket(served) as live:
         shown = next_frame(live, lambda head: "moving" in head["hindrances"] and "empty" not in head["hindrances"])
@@ -232,7 +232,7 @@ def test_a_moving_field_is_captured_only_if_a_person_insists(counter, tmp_path):
         assert "although" in state["session"]["fields"][0]["notes"][0]
 
 
-def test_a_resting_stage_captures_by_itself(counter, tmp_path):
+def test_automatic_capture_when_the_stage_stops(counter, tmp_path):
     with page(tmp_path / "s.kinet", counter, "size=480x360,mpp=0.34,fps=20,path=still", auto=True) as (
         served,
         client,
@@ -245,15 +245,15 @@ def test_a_resting_stage_captures_by_itself(counter, tmp_path):
         assert all(one["automatic"] for one in both)
         post(client, "/api/auto", {"on": False})
         assert not client.get("/api/state").json()["auto"]
-    assert served.store.exists()
+    assert served.controller.store.path.exists()
 
 
-def test_an_order_that_arrives_late_is_refused(served, client):
+def test_late_request_is_refused(served, client):
     field = captured(served, client)
     state = client.get("/api/state").json()
     stale = {"kinet-pressed": str(state["clock"] - 1000)}
-    for order, body in (("/api/capture", {"frame": 1}), (f"/api/fields/{field['id']}/remove", {"nucleus": 0})):
-        answer = client.post(order, json=body, headers=stale)
+    for path, body in (("/api/capture", {"frame": 1}), (f"/api/fields/{field['id']}/remove", {"nucleus": 0})):
+        answer = client.post(path, json=body, headers=stale)
         assert answer.status_code == 409
         assert "arrived 1000 s late" in answer.json()["error"]
     assert not nuclei(client, field)["removed"][0]
@@ -262,7 +262,7 @@ def test_an_order_that_arrives_late_is_refused(served, client):
         assert answer.status_code == 200
 
 
-def test_a_picture_that_is_old_is_not_captured(counter, tmp_path):
+def test_old_frame_is_not_captured(counter, tmp_path):
     limits = Limits(late=0.3)
     with page(tmp_path / "s.kinet", counter, limits=limits) as (served, client, microscope), socket(served) as live:
         shown = next_frame(live, lambda head: head["offered"])
@@ -274,8 +274,8 @@ def test_a_picture_that_is_old_is_not_captured(counter, tmp_path):
         assert client.get("/api/state").json()["session"]["fields"] == []
 
 
-def test_a_page_that_reconnects_takes_its_own_place(served):
-    """A page whose network was lost comes back before the server knows: it must not use up the places of others."""
+def test_reconnecting_page_replaces_itself(served):
+    """A page may reconnect before the server notices that its connection was lost; it must not count twice."""
     with contextlib.ExitStack() as stack:
         for _ in range(MAX_PAGES + 2):
             live = stack.enter_context(socket(served[0], query="?page=abc"))
@@ -286,7 +286,7 @@ def test_a_page_that_reconnects_takes_its_own_place(served):
 # --- correcting -------------------------------------------------------------------------------------------------------
 
 
-def test_nuclei_are_added_removed_given_a_class_and_undone(served, client):
+def test_nuclei_are_added_removed_reclassified_and_undone(served, client):
     field = captured(served, client)
     before = nuclei(client, field)
     path = f"/api/fields/{field['id']}"
@@ -319,7 +319,7 @@ def test_nuclei_are_added_removed_given_a_class_and_undone(served, client):
     assert undone["removed"] == [*before["removed"], True]
 
 
-def test_only_a_region_of_a_field_counts(served, client):
+def test_region_limits_the_count_of_a_field(served, client):
     half = [[-0.5, -0.5], [160, -0.5], [160, 240], [-0.5, 240]]
     post(client, "/api/region", {"points": half})
     assert client.get("/api/state").json()["live_region"] == half
@@ -339,7 +339,7 @@ def test_only_a_region_of_a_field_counts(served, client):
     assert client.get(path).json()["field"]["region"] is None
 
 
-def test_a_script_in_a_note_stays_text(served, client):
+def test_script_in_a_note_stays_text(served, client):
     field, script = captured(served, client), "<script>alert(1)</script><img src=x onerror=alert(2)>"
     post(client, f"/api/fields/{field['id']}/note", {"text": script})
     post(client, "/api/note", {"text": script})
@@ -358,7 +358,7 @@ def test_a_script_in_a_note_stays_text(served, client):
 # --- a second reader --------------------------------------------------------------------------------------------------
 
 
-def test_a_recount_is_blind_and_compared_afterwards(served, client):
+def test_recount_is_blind_and_compared_afterwards(served, client):
     field = captured(served, client)
     first = nuclei(client, field)
     post(client, "/api/recount", {"reader": "B. Ito", "start": "nothing"})
@@ -388,12 +388,12 @@ def test_a_recount_is_blind_and_compared_afterwards(served, client):
     assert (agreement["both"], agreement["same_class"], agreement["only_second"]) == (20, 1.0, 0)
     assert agreement["only_first"] == len(first["x"]) - 20
     assert nuclei(client, field) == first | {"counted": nuclei(client, field)["counted"]}
-    post(client, "/api/recount", {"recount": recount["id"]})  # and on with it
+    post(client, "/api/recount", {"recount": recount["id"]})  # resumed
     assert until(client, lambda s: s["session"]["recount"])["session"]["recount"]["done"] == 1
 
 
 @pytest.mark.parametrize("start", ["nothing", "model"])
-def test_a_blind_recount_is_sent_nothing_of_the_first_count(served, client, start):
+def test_blind_recount_receives_nothing_of_the_first_reading(served, client, start):
     field = captured(served, client)
     path = f"/api/fields/{field['id']}"
     post(client, f"{path}/remove", {"nucleus": 0})
@@ -426,12 +426,12 @@ def test_a_blind_recount_is_sent_nothing_of_the_first_count(served, client, star
         assert len(found["nuclei"]["n"]) == (0 if start == "nothing" else len(nuclei(client, field)["x"]))
         for secret in (*FILES, f"{path}/figure.png", f"/api/sessions/{session['id']}/file"):
             assert client.get(secret).status_code == 409
-        for order, body in (
+        for change, body in (
             (f"{path}/delete", {}),
             (f"{path}/region", {"points": None}),
             ("/api/sessions/rename", {"reader": "C"}),
         ):
-            assert "recount" in post(client, order, body, 409)["error"]
+            assert "recount" in post(client, change, body, 409)["error"]
         post(client, f"{path}/note", {"text": "my own"})
         own = until(client, lambda state: state["session"]["fields"][0]["notes"])
         assert own["session"]["fields"][0]["notes"] == ["my own"]
@@ -445,7 +445,7 @@ def test_a_blind_recount_is_sent_nothing_of_the_first_count(served, client, star
         assert next_frame(live, lambda head: head["counts"])["x"]
 
 
-def test_there_is_nothing_to_recount_without_fields(client):
+def test_recount_needs_a_field(client):
     assert "no field" in post(client, "/api/recount", {"reader": "B"}, 409)["error"]
     assert "no such recount" in post(client, "/api/recount", {"recount": 99999}, 409)["error"]
 
@@ -453,7 +453,7 @@ def test_there_is_nothing_to_recount_without_fields(client):
 # --- sessions ---------------------------------------------------------------------------------------------------------
 
 
-def test_sessions_are_left_reopened_exported_and_deleted(served, client, tmp_path):
+def test_sessions_are_closed_reopened_exported_and_deleted(served, client, tmp_path):
     field = captured(served, client)
     post(client, "/api/sessions/rename", {"title": "Monday"})
     post(client, "/api/sessions/rename", {"reader": "C. Lund"})
@@ -481,13 +481,13 @@ def test_sessions_are_left_reopened_exported_and_deleted(served, client, tmp_pat
     assert client.get("/api/state").json()["session"]["id"] != first
 
 
-def test_an_empty_session_does_not_stay(served, client):
+def test_empty_session_is_removed(served, client):
     empty = client.get("/api/state").json()["session"]["id"]
     post(client, "/api/sessions", {})
     assert empty not in {one["id"] for one in client.get("/api/sessions/list").json()["sessions"]}
 
 
-def test_the_session_goes_out_as_csv_and_geojson(served, client):
+def test_session_exports_csv_and_geojson(served, client):
     field = captured(served, client)
     table = list(csv.DictReader(io.StringIO(client.get("/api/nuclei.csv").text)))
     assert len(table) == sum(field["counts"].values())
@@ -523,7 +523,7 @@ def test_files_are_named_after_case_and_date(served, client):
     assert book.sheetnames == ["Total", "Pictures"]
 
 
-def test_a_field_is_deleted_and_restored_until_the_session_is_closed(served, client):
+def test_deleted_field_can_be_restored_until_the_session_is_closed(served, client):
     field = captured(served, client)
     path = f"/api/fields/{field['id']}"
     post(client, f"{path}/remove", {"nucleus": 0})
@@ -551,10 +551,10 @@ def test_a_field_is_deleted_and_restored_until_the_session_is_closed(served, cli
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def test_um_per_px_is_set_and_how_it_is_known_is_said(served, client):
+def test_pixel_size_is_set_with_its_source(served, client):
     answer = post(client, "/api/scale", {"mpp": 0.3, "source": "calibrated"})
     assert (answer["mpp"], answer["source"]) == (0.3, "calibrated")
-    scale = client.get("/api/state").json()["scale"]  # at once, not with the next counted frame
+    scale = client.get("/api/state").json()["scale"]  # before the next counted frame
     assert (scale["source"], scale["assumed"], scale["words"]) == (
         "calibrated",
         False,
@@ -567,7 +567,7 @@ def test_um_per_px_is_set_and_how_it_is_known_is_said(served, client):
     assert (scale["mpp"], scale["source"]) == (0.34, "camera")
 
 
-def test_the_threshold_moves_the_count(served, client):
+def test_threshold_changes_the_count(served, client):
     known = client.get("/api/state").json()["threshold"]
     with socket(served[0]) as live:
         many = sum(next_frame(live, lambda head: head["counts"])["counts"].values())
@@ -579,16 +579,16 @@ def test_the_threshold_moves_the_count(served, client):
     post(client, "/api/threshold", {"value": known})
 
 
-def test_presets_last(served, client):
+def test_presets_are_saved(served, client):
     presets = [{"name": "20x", "mpp": 0.34}, {"name": "40x", "mpp": 0.17}]
     post(client, "/api/presets", {"presets": presets})
     assert client.get("/api/state").json()["presets"] == presets
-    assert (served[0].store.parent / "kinet-trt" / "objectives.json").exists()
+    assert (served[0].controller.store.path.parent / "kinet-trt" / "objectives.json").exists()
     assert "its own name" in post(client, "/api/presets", {"presets": [presets[0], presets[0]]}, 400)["error"]
     assert client.get("/api/state").json()["presets"] == presets
 
 
-def test_a_blank_field_with_tissue_in_it_is_refused_and_glass_is_taken(served, client, counter, tmp_path):
+def test_blank_field_with_tissue_is_refused(served, client, counter, tmp_path):
     assert "empty glass" in post(client, "/api/blank", {"on": True}, 400)["error"]
     assert not client.get("/api/state").json()["blank"]
     with page(tmp_path / "s.kinet", counter, f"{SMALL},blank=1,vignetting=0.3") as (_, glass, _):
@@ -614,7 +614,7 @@ def test_a_blank_field_with_tissue_in_it_is_refused_and_glass_is_taken(served, c
         ("/api/note", []),
     ],
 )
-def test_an_order_that_makes_no_sense_is_one_sentence(client, path, body):
+def test_invalid_request_is_one_sentence(client, path, body):
     answer = client.post(path, json=body)
     assert answer.status_code in (404, 405, 422)
     if answer.status_code == 422:
@@ -622,7 +622,7 @@ def test_an_order_that_makes_no_sense_is_one_sentence(client, path, body):
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 10_000, b'{"on": NaN}'])
-def test_a_body_that_is_no_json_is_one_sentence(client, text):
+def test_body_that_is_not_json_is_one_sentence(client, text):
     answer = client.post("/api/pause", content=text, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 422)
     assert answer.json()["error"]
@@ -631,12 +631,15 @@ def test_a_body_that_is_no_json_is_one_sentence(client, text):
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_another_page_has_open_is_refused_with_its_address(served, counter):
-    with pytest.raises(KinetError, match=f"open at http://127.0.0.1:{served[0].port}/"), page(served[0].store, counter):
+def test_session_file_open_in_another_process_is_refused_with_its_address(served, counter):
+    with (
+        pytest.raises(KinetError, match=f"open at http://127.0.0.1:{served[0].port}/"),
+        page(served[0].controller.store.path, counter),
+    ):
         pass
 
 
-def test_an_address_that_is_taken_is_refused(served, counter, tmp_path):
+def test_address_in_use_is_refused(served, counter, tmp_path):
     from kinet_trt.camera.source import open_source
 
     options = app.Options(store=tmp_path / "s.kinet", port=served[0].port, browser=False)
@@ -648,27 +651,31 @@ def test_an_address_that_is_taken_is_refused(served, counter, tmp_path):
         pass
 
 
-def test_a_session_that_was_left_stays_and_the_next_visit_begins_a_new_one(counter, tmp_path):
+def test_closed_session_is_kept_and_the_next_start_begins_a_new_one(counter, tmp_path):
     with page(tmp_path / "s.kinet", counter, title="one") as (served, client, _):
         with socket(served) as live:
             shown = next_frame(live, lambda head: head["offered"])
             post(client, "/api/capture", {"frame": shown["frame"]})
-        assert not served.resumed
+        assert not served.controller.view.resumed
     with page(tmp_path / "s.kinet", counter) as (served, client, _):
         state = client.get("/api/state").json()
-        assert (served.resumed, state["session"]["resumed"], state["session"]["fields"]) == (False, False, [])
+        assert (served.controller.view.resumed, state["session"]["resumed"], state["session"]["fields"]) == (
+            False,
+            False,
+            [],
+        )
         assert len(client.get("/api/sessions/list").json()["sessions"]) == 2
 
 
-def test_a_model_without_a_tumour_region_branch_says_so(served, client):
+def test_model_without_a_tumour_map_refuses_to_limit_a_field(served, client):
     assert client.get("/api/state").json()["model"]["tumor_map"] is False
     field = captured(served, client)
     refused = post(client, f"/api/fields/{field['id']}/region", {"map": True}, 400)
     assert "no tumour-region branch" in refused["error"]
 
 
-class Halves:
-    """An engine like another's, whose model takes the left half of every picture for tumour."""
+class LeftHalfEngine:
+    """An engine whose tumour map is the left half of every frame."""
 
     def __init__(self, engine) -> None:
         self._engine = engine
@@ -683,9 +690,9 @@ class Halves:
         return probability
 
 
-def test_only_the_tumour_of_a_field_counts(counter, tmp_path):
+def test_tumour_map_limits_the_count_of_a_field(counter, tmp_path):
     branched = copy.copy(counter)
-    branched.engine = Halves(counter.engine)
+    branched.engine = LeftHalfEngine(counter.engine)
     with page(tmp_path / "s.kinet", branched) as parts:
         _, client, _ = parts
         assert client.get("/api/state").json()["model"]["tumor_map"]

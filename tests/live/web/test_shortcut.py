@@ -1,4 +1,4 @@
-"""The desktop shortcut: what it starts is what was typed."""
+"""The desktop shortcut starts the command that was typed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ODD = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_cate
 
 
 def parsed(entry: str) -> tuple[list[str], str]:
-    """Read Exec and Path of an entry by the specification."""
+    """Return the arguments of Exec and the Path of an entry, parsed by the specification."""
     values = dict(line.split("=", 1) for line in entry.split("\n") if "=" in line)
 
     def value(key: str) -> str:
@@ -40,7 +40,7 @@ def parsed(entry: str) -> tuple[list[str], str]:
 
 
 @given(st.lists(ODD, min_size=1, max_size=4), ODD)
-def test_a_desktop_entry_starts_what_was_typed(command, folder):
+def test_desktop_entry_starts_the_command(command, folder):
     assert parsed(desktop_entry(command, Path("/") / folder.strip("/"))) == (
         command,
         str(Path("/") / folder.strip("/")),
@@ -48,7 +48,7 @@ def test_a_desktop_entry_starts_what_was_typed(command, folder):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX")
-def test_a_shell_script_starts_what_was_typed(tmp_path):
+def test_shell_script_starts_the_command(tmp_path):
     folder = tmp_path / "a 'folder' $HOME"
     folder.mkdir()
     odd = ["live", "sim:seed=7", "--title", 'it\'s "odd" $(echo x) `y` %d \\ é', "*"]
@@ -59,7 +59,7 @@ def test_a_shell_script_starts_what_was_typed(tmp_path):
     assert json.loads(out.stdout) == [str(folder), odd]
 
 
-def test_a_batch_file_has_one_line_of_its_own_for_each_thing():
+def test_batch_file_quotes_folder_and_command():
     lines = windows(["C:\\py thon.exe", "-m", "kinet_trt", "live", "C:\\100% images"], Path("C:\\a b")).split("\r\n")
     assert 'cd /d "C:\\a b"' in lines
     assert '"C:\\py thon.exe" -m kinet_trt live "C:\\100%% images"' in lines
@@ -73,7 +73,7 @@ def test_a_batch_file_has_one_line_of_its_own_for_each_thing():
         ("win32", [f"Desktop/{NAME}.cmd"]),
     ],
 )
-def test_it_is_put_where_it_is_found_and_replaces_only_its_own(tmp_path, monkeypatch, platform, expected):
+def test_shortcut_is_installed_and_replaces_only_its_own_files(tmp_path, monkeypatch, platform, expected):
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     (tmp_path / "Desktop").mkdir()
@@ -90,7 +90,7 @@ def test_it_is_put_where_it_is_found_and_replaces_only_its_own(tmp_path, monkeyp
     assert "sim:" in written[0].read_text() or len(written) == 1
 
 
-def test_the_command_line_installs_it_and_counts_nothing(tmp_path, monkeypatch, run):
+def test_command_line_installs_the_shortcut_without_counting(tmp_path, monkeypatch, run):
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(sys, "platform", "linux")
