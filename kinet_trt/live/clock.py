@@ -1,4 +1,4 @@
-"""The clock by which the live page tells how old a picture or an order is."""
+"""Clock for the age of frames and requests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import time
 
 
 def now() -> float:
-    """Return s on a clock that is never set back, and that counts while the machine sleeps where the system has one."""
+    """Return s of a monotonic clock, which on Linux also runs while the machine sleeps."""
     boot: int | None = getattr(time, "CLOCK_BOOTTIME", None)  # Linux
     return time.monotonic() if boot is None else time.clock_gettime(boot)

@@ -157,7 +157,7 @@ class LinearScore:
 
 
 class DomainCheck:
-    """Says how a counted frame is unlike the training data: a `kinet_trt.live.acquisition.loop.FrameCheck`.
+    """Says how a counted frame is unlike the training data: a `kinet_trt.live.acquisition.results.FrameCheck`.
 
     Parameters
     ----------

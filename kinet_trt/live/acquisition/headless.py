@@ -1,38 +1,38 @@
-"""Headless: one JSON line a counted frame, for programs that read from a pipe (``kinet-trt live SOURCE --headless``).
+"""Headless counting: one JSON line per counted frame (``kinet-trt live SOURCE --headless``).
 
-Every line is one object with these keys; within a schema keys are only ever added.
+Every line is an object with these keys; within a schema, keys are only added.
 
 ========================  ============================================================================================
 ``schema``                1
-``number``                the how manieth counted frame, from 1
-``sequence``              the camera's number of the frame; a gap says that frames were dropped
-``time``                  when it was taken, s since the epoch
+``number``                1-based index of the counted frame
+``sequence``              the camera's number of the frame; gaps are dropped frames
+``time``                  time of the frame, s since the epoch
 ``width``, ``height``     px
-``mpp``                   um/px that it was counted at
-``mpp_source``            ``"option"``, ``"camera"``, ``"file"``, or ``"model"``: only assumed
-``stage``                 stage position ``[x, y]``, um; null where there is none
-``model``, ``precision``  what counted it, and what that computed in
-``threshold``             least height of a peak; ``"relative:XI"`` for the paper's rule
+``mpp``                   um/px of the count
+``mpp_source``            ``"option"``, ``"camera"``, ``"file"``, or ``"model"`` (only assumed)
+``stage``                 stage position ``[x, y]``, um; null if unknown
+``model``, ``precision``  model, and numeric precision
+``threshold``             lowest height of a peak; ``"relative:XI"`` for the paper's rule
 ``counts``                nuclei by class
-``ki67_index``            fraction of this frame alone; null without tumour nuclei
+``ki67_index``            index of this frame alone, a fraction; null without tumour nuclei
 ``interval``              its 95% Wilson interval; null as well
-``sharpness``             0 to 1; null where there is no tissue (`kinet_trt.live.acquisition.quality.Quality`)
-``shift_um``              way since the frame before, um; null where it cannot be told
-``speed_um_s``            the same a second; null as well
-``offered``               whether it may be captured: neither damaged, empty, blurred nor moving
-``hindrances``            why not: ``"damaged"`` (a part of the picture is missing), ``"empty"``, ``"blurred"``,
+``sharpness``             0 to 1; null without tissue (`kinet_trt.live.acquisition.quality.Quality`)
+``shift_um``              shift since the previous frame, um; null if unknown
+``speed_um_s``            speed of the stage, um/s; null if unknown
+``offered``               whether it can be captured: not damaged, empty, blurred or moving
+``hindrances``            reasons against it: ``"damaged"`` (a part is missing), ``"empty"``, ``"blurred"``,
                           ``"moving"``
-``rested``                whether the stage has just come to rest on a field that may be captured
-``remarks``               sentences that a person should read: that um/px is only assumed, that the field is unlike
-                          those that the model learnt from (`kinet_trt.quality.domain_check`)
-``unlike``                the one of them that says how the field looks unlike the training data; null where it does not
-``latency_ms``            from capture to the end of the count
-``counting_ms``           how long the count took
-``p50_ms``, ``p99_ms``    ms from capture until a line was written, of the last 10 s; null on the first line
-``fps``                   frames counted a second, over the last 2 s
-``camera_fps``            frames a second that the camera gave, over the last 2 s
-``dropped``               frames that gave way to a newer one before they were counted
-``missed``                frames that the camera counted but that never came in
+``rested``                whether the stage has just stopped on a field that can be captured
+``remarks``               sentences for people: that um/px is only assumed, that the field is out of distribution
+                          (`kinet_trt.quality.domain_check`)
+``unlike``                the remark that the field is out of distribution; null if it is not
+``latency_ms``            time from capture to the end of the count
+``counting_ms``           duration of the count
+``p50_ms``, ``p99_ms``    latency from capture to the written line over the last 10 s; null on the first line
+``fps``                   frames counted per second, over the last 2 s
+``camera_fps``            frames received per second, over the last 2 s
+``dropped``               frames that were replaced by a newer one before they were counted
+``missed``                frames that the camera numbered but that were not received
 ``detections``            with ``--detections``: ``{"x", "y", "class", "score"}`` of each nucleus, px of the frame
 ========================  ============================================================================================
 """
@@ -51,48 +51,49 @@ from kinet_trt.camera.source import CameraError, FrameSource
 from kinet_trt.camera.video import VideoSource
 from kinet_trt.core.errors import EngineError, KinetError
 from kinet_trt.inference.counter import NucleusCounter
-from kinet_trt.live.acquisition.loop import FrameResult, Loop, Status
+from kinet_trt.live.acquisition.loop import Loop
+from kinet_trt.live.acquisition.results import FrameResult, Status
 from kinet_trt.quality.domain_check import DomainCheck
 
 SCHEMA = 1
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
-_LOOK = 0.25  # s after which the camera's state is looked at when no frame comes
+"""Exit status after Ctrl-C: 128 + SIGINT, as in shells."""
+_LOOK = 0.25  # s: interval of checking the camera's state without a frame
 
 
 def run(
     source: FrameSource,
     counter: NucleusCounter,
     out: BinaryIO,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
     *,
     mpp: float | None = None,
     frames: int | None = None,
     detections: bool = False,
 ) -> int:
-    """Count a source and write a line for each counted frame, until it ends, ``frames`` are counted, or Ctrl-C.
+    """Count a source and write one line per counted frame, until its end, ``frames`` counted frames, or Ctrl-C.
 
     Parameters
     ----------
     source
-        Not open. A recording should wait for each frame to be taken.
+        The source, not open. A recording should wait until each frame is taken.
     counter
-        What counts.
+        The counter.
     out
-        Where the lines go; each is flushed.
-    tell
-        Takes a sentence when the state of the camera or of the count changes.
+        Output; each line is flushed.
+    notify
+        Called with a sentence when the state of the camera or of the count changes.
     mpp
-        um/px, stated by a person.
+        um/px, entered by a person.
     frames
-        How many frames to count; None: no end.
+        Number of frames to count; None: unlimited.
     detections
-        Whether lines hold each nucleus.
+        Whether lines contain each nucleus.
 
     Returns
     -------
     int
-        Exit status: 0, also when the reader of ``out`` has gone; 130 after Ctrl-C.
+        Exit status: 0, also if ``out`` is a closed pipe; 130 after Ctrl-C.
 
     Raises
     ------
@@ -100,17 +101,17 @@ def run(
         If the engine fails, a recording cannot be read, or the lines cannot be written.
     """
     recorded = isinstance(source, FolderSource | VideoSource)
-    news, counted = _News(tell, recorded), 0
+    notifier, counted = _Notifier(notify, recorded), 0
     grabber = FrameGrabber(source, mpp=mpp)
-    remarks = (DomainCheck(counter.engine.card.mpp),)
-    loop = Loop(grabber, counter, mpp=mpp, stated="file" if recorded else "camera", remarks=remarks)
-    viewer = loop.viewer(every=True)  # before it runs: the first frame counts too
+    checks = (DomainCheck(counter.engine.card.mpp),)
+    loop = Loop(grabber, counter, mpp=mpp, source_mpp="file" if recorded else "camera", checks=checks)
+    viewer = loop.viewer(every=True)  # opened before the loop starts, to receive the first frame
     try:
         with grabber, loop:
             while not viewer.closed:
                 seen = viewer.take(_LOOK)
                 status = loop.status
-                news.of(status, seen)
+                notifier.update(status, seen)
                 if seen is None or seen.detections is None:
                     continue
                 _write(out, record(seen, status, counter, detections))
@@ -118,19 +119,19 @@ def run(
                 counted += 1
                 if seen.number == frames:
                     return 0
-            news.end(loop.status.camera, counted)
+            notifier.end(loop.status.camera, counted)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except _ReaderGoneError:
+    except _PipeClosedError:
         return 0
     return 0
 
 
 def record(seen: FrameResult, status: Status, counter: NucleusCounter, detections: bool = False) -> dict[str, Any]:
-    """Return the object of a counted frame's line; the keys are in the docstring of this module."""
+    """Return the line of a counted frame as an object; see the module for its keys."""
     ki67, quality, threshold = seen.ki67, seen.quality, seen.threshold
     if seen.detections is None or ki67 is None:
-        raise ValueError(f"expected a counted frame, found one that was not: {seen.uncounted}")
+        raise ValueError(f"expected a counted frame, found an uncounted one: {seen.uncounted}")
     return {
         "schema": SCHEMA,
         "number": seen.number,
@@ -154,7 +155,7 @@ def record(seen: FrameResult, status: Status, counter: NucleusCounter, detection
         "hindrances": list(seen.capture_blockers),
         "rested": seen.rested,
         "remarks": list(seen.remarks),
-        "unlike": seen.unlike,
+        "unlike": seen.domain_warning,
         "latency_ms": round(seen.latency_ms, 1),
         "counting_ms": round(seen.counting_ms, 1),
         "p50_ms": _rounded(status.shown_p50, 1),
@@ -167,37 +168,37 @@ def record(seen: FrameResult, status: Status, counter: NucleusCounter, detection
     }
 
 
-class _News:
-    """Tells what changed: once when it begins, not once a second; and at the end what was not counted."""
+class _Notifier:
+    """Report each change of state once, and uncounted frames at the end."""
 
-    def __init__(self, tell: Callable[[str], None], recorded: bool) -> None:
-        self._tell, self._recorded = tell, recorded
+    def __init__(self, notify: Callable[[str], None], recorded: bool) -> None:
+        self._notify, self._recorded = notify, recorded
         self._trouble, self._uncounted, self._last_uncounted, self._times_uncounted = "", "", "", 0
         self._remarks: tuple[str, ...] = ()
 
-    def of(self, status: Status, seen: FrameResult | None) -> None:
-        """Look at the state, and at a frame where there is one."""
+    def update(self, status: Status, seen: FrameResult | None) -> None:
+        """Compare the state, and a result if there is one, with the previous ones."""
         camera = status.camera
         if status.phase == "failed":
             raise EngineError(f"counting stopped: {status.why}")
         if self._recorded and camera.phase == "reconnecting":
-            # Opened again it would begin with its first frame: those before would be counted twice.
+            # Opening it again would count its first frames twice.
             raise CameraError(camera.why)
-        # "connecting" is no news: it comes before every further attempt.
+        # "connecting" precedes every attempt and is not reported.
         if camera.phase in ("reconnecting", "stalled"):
             trouble = camera.why or camera.phase
             if trouble != self._trouble:
-                self._tell(camera.sentence())
+                self._notify(camera.sentence())
             self._trouble = trouble
         elif camera.phase == "connected" and self._trouble:
             self._trouble = ""
-            self._tell(camera.sentence())
+            self._notify(camera.sentence())
         if seen is None:
             return
         if seen.remarks != self._remarks:
             for remark in seen.remarks:
                 if remark not in self._remarks:
-                    self._tell(remark)
+                    self._notify(remark)
             self._remarks = seen.remarks
         if seen.uncounted:
             self._last_uncounted = seen.uncounted
@@ -205,23 +206,23 @@ class _News:
         if seen.uncounted != self._uncounted:
             self._uncounted = seen.uncounted
             if seen.uncounted:
-                self._tell(f"not counted: {seen.uncounted}")
+                self._notify(f"not counted: {seen.uncounted}")
 
     def end(self, camera: CameraState, counted: int) -> None:
-        """Report what was not counted of a source that has ended; raise if it ended early, or nothing was counted."""
+        """Report uncounted frames at the end of a source; raise if it ended early, or no frame was counted."""
         if camera.bad:
-            self._tell(f"{camera.damage()}.")
+            self._notify(f"{camera.damage()}.")
         if self._times_uncounted:
-            self._tell(f"{self._times_uncounted} of {camera.frames} frames were not counted: {self._last_uncounted}")
+            self._notify(f"{self._times_uncounted} of {camera.frames} frames were not counted: {self._last_uncounted}")
         if camera.why:
             raise CameraError(camera.why)
         if not counted:
-            why = self._last_uncounted or camera.bad_why or "it gave none"
+            why = self._last_uncounted or camera.bad_why or "it delivered none"
             raise CameraError(f"{camera.name}: not one frame was counted: {why}")
 
 
-class _ReaderGoneError(Exception):
-    """Who read the lines has gone, as ``head`` does."""
+class _PipeClosedError(Exception):
+    """The reading end of the pipe was closed, as ``head`` does."""
 
 
 def _write(out: BinaryIO, line: dict[str, Any]) -> None:
@@ -229,11 +230,11 @@ def _write(out: BinaryIO, line: dict[str, Any]) -> None:
         out.write(json.dumps(line, allow_nan=False).encode("ascii") + b"\n")
         out.flush()
     except OSError as error:
-        # Python flushes standard output once more when it ends, and would say so again.
+        # Python flushes standard output at exit and would report the error again.
         _silence(out)
-        # Windows calls a pipe without a reader an invalid argument.
+        # On Windows, writing to a closed pipe is an invalid argument.
         if error.errno in (errno.EPIPE, errno.EINVAL):
-            raise _ReaderGoneError from None
+            raise _PipeClosedError from None
         raise KinetError(f"standard output cannot be written: {error.strerror}") from error
 
 

@@ -1,4 +1,4 @@
-"""Mailbox: hands the newest of something to one taker, and never makes the giver wait."""
+"""One-slot mailbox between two threads."""
 
 from __future__ import annotations
 
@@ -10,57 +10,57 @@ T = TypeVar("T")
 
 
 class Mailbox(Generic[T]):
-    """A slot for one thing. `put` replaces what nobody took; `take` waits for something new.
+    """A slot for one item. `put` replaces an item that was not taken; `take` waits for a new one.
 
     Parameters
     ----------
     every
-        The giver waits instead of replacing: for a taker that must see everything, such as a file that is written.
+        Whether `put` waits until the slot is empty instead of replacing, for a consumer that must receive every item.
     """
 
     def __init__(self, *, every: bool = False) -> None:
         self._every = every
         self._lock = threading.Condition()
-        self._thing: T | None = None
+        self._item: T | None = None
         self._closed = False
         self._skipped = 0
 
     @property
     def closed(self) -> bool:
-        """Whether nothing will come any more; what lies in the slot can still be taken."""
+        """Whether it was closed and its last item was taken."""
         with self._lock:
-            return self._closed and self._thing is None
+            return self._closed and self._item is None
 
     @property
     def skipped(self) -> int:
-        """Things that gave way to newer ones before they were taken."""
+        """Number of items that were replaced before they were taken."""
         with self._lock:
             return self._skipped
 
-    def put(self, thing: T) -> None:
-        """Lay a thing into the slot; after `close` it is dropped."""
+    def put(self, item: T) -> None:
+        """Put an item into the slot; after `close` it is dropped."""
         with self._lock:
             if self._every:
-                self._lock.wait_for(lambda: self._thing is None or self._closed)
+                self._lock.wait_for(lambda: self._item is None or self._closed)
             if self._closed:
                 return
-            self._skipped += self._thing is not None
-            self._thing = thing
+            self._skipped += self._item is not None
+            self._item = item
             self._lock.notify_all()
 
     def take(self, timeout: float) -> T | None:
-        """Take what lies there, or the next thing that comes within ``timeout`` s; None: nothing came, or closed."""
+        """Return the item, waiting for one up to ``timeout`` s; None after the timeout, or if it was closed."""
         end = time.monotonic() + timeout
         with self._lock:
-            # In short intervals: on Windows Ctrl-C is not heard while a lock is waited for.
-            while self._thing is None and not self._closed and (left := end - time.monotonic()) > 0:
+            # In short intervals: on Windows Ctrl-C does not interrupt waiting for a lock.
+            while self._item is None and not self._closed and (left := end - time.monotonic()) > 0:
                 self._lock.wait(min(left, 0.5))
-            thing, self._thing = self._thing, None
+            item, self._item = self._item, None
             self._lock.notify_all()
-            return thing
+            return item
 
     def close(self) -> None:
-        """Let nothing in any more, and wake who waits."""
+        """Accept no more items, and wake waiting threads."""
         with self._lock:
             self._closed = True
             self._lock.notify_all()

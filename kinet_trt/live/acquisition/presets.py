@@ -1,4 +1,4 @@
-"""Objective presets: names of objectives and the um/px that belong to them, kept from visit to visit."""
+"""Objective presets: names of objectives and their um/px, stored in a file."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from kinet_trt.core.errors import KinetError, shown
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.units import check_mpp
 
-MOST = 20
-LONGEST_NAME = 60
+MAX_PRESETS = 20
+MAX_NAME_LENGTH = 60
 
 
 @dataclass(frozen=True)
 class Preset:
-    """An objective on this microscope, with this camera.
+    """An objective of this microscope, with this camera.
 
     Attributes
     ----------
     name
-        As typed, like "20x".
+        Name, such as "20x".
     mpp
         um/px.
 
@@ -36,13 +36,15 @@ class Preset:
     mpp: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not 0 < len(self.name.strip()) <= LONGEST_NAME:
-            raise KinetError(f"an objective's name: expected up to {LONGEST_NAME} characters, found {shown(self.name)}")
+        if not isinstance(self.name, str) or not 0 < len(self.name.strip()) <= MAX_NAME_LENGTH:
+            raise KinetError(
+                f"an objective's name: expected up to {MAX_NAME_LENGTH} characters, found {shown(self.name)}"
+            )
         check_mpp(self.mpp)
 
 
 def load(path: Path) -> tuple[Preset, ...]:
-    """Read presets; none where there is no file.
+    """Read presets; none if the file is missing.
 
     Raises
     ------
@@ -62,9 +64,9 @@ def load(path: Path) -> tuple[Preset, ...]:
 
 
 def check(presets: Sequence[Preset]) -> None:
-    """Raise KinetError if there are more than 20 presets, or two of one name."""
-    if len(presets) > MOST or len({one.name for one in presets}) < len(presets):
-        raise KinetError(f"objective presets: expected up to {MOST}, each with its own name")
+    """Raise KinetError for more than 20 presets, or two with the same name."""
+    if len(presets) > MAX_PRESETS or len({one.name for one in presets}) < len(presets):
+        raise KinetError(f"objective presets: expected up to {MAX_PRESETS}, each with its own name")
 
 
 def save(path: Path, presets: Sequence[Preset]) -> None:
@@ -73,7 +75,7 @@ def save(path: Path, presets: Sequence[Preset]) -> None:
     Raises
     ------
     KinetError
-        If they are too many, two have one name, or the file cannot be written.
+        If there are too many, two have the same name, or the file cannot be written.
     """
     check(presets)
     write_atomic(path, json.dumps({"presets": [asdict(one) for one in presets]}, indent=1) + "\n")

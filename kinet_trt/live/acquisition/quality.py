@@ -1,4 +1,4 @@
-"""Quality: whether a live picture is sharp, and whether the stage moves or has come to rest."""
+"""Sharpness of live frames, and motion of the stage."""
 
 from __future__ import annotations
 
@@ -14,48 +14,46 @@ from kinet_trt.quality.focus import MIN_CONTRAST, MIN_SHARPNESS, contrast_and_sh
 from kinet_trt.quality.incomplete import is_truncated
 
 BLURRED_HERE = 0.8
-"""Share of the best sharpness of this place below which a picture is blurred. A Gaussian blur of 1.5 px at 0.34 um/px,
-with which a tenth of the nuclei is lost, leaves 0.70 to 0.83."""
+"""Share of the best sharpness at this place below which a frame is blurred. A Gaussian blur of 1.5 px at 0.34 um/px,
+which loses a tenth of the nuclei, leaves 0.70 to 0.83."""
 BLURRED_LATELY = 0.7
-"""The same for the best sharpness of the last minutes, wherever that was."""
+"""The same for the best sharpness of the last minutes, at any place."""
 CRISP = 0.93
-"""Share of the best sharpness of this place that a field needs to be captured by itself: the first picture of a move is
-smeared over 9 px at 300 um/s and 5 ms, still counts the same, and has 0.87."""
+"""Share of the best sharpness at this place that automatic capture requires. The first frame of a movement, blurred
+over 9 px at 300 um/s and 5 ms, gives the same count and has 0.87."""
 MOVING = 10.0
 """um/s above which the stage moves: 0.2 um, half a model px, in an exposure of 20 ms."""
 REST = 0.5
-"""s without motion after which the stage rests."""
+"""Time without motion after which the stage has stopped, s."""
 ELSEWHERE = 0.1
-"""Share of the shorter side of the picture by which the stage must have moved for its next rest to be a new one."""
+"""Shift, as a share of the shorter side of the frame, after which a stop is at a new place."""
 
-_HALF_LIFE = 60.0  # s in which the best sharpness of the last minutes is forgotten by half
-_MOST = 1 << 20  # model px that sharpness is measured on; the middle of a larger picture
+_HALF_LIFE = 60.0  # s: half-life of the best sharpness of the last minutes
+_MAX_PIXELS = 1 << 20  # model px for sharpness: the centre of a larger frame
 _THUMBNAIL = 320  # longer side, px
-_SAME = 0.3  # correlation of two aligned thumbnails below which they show different places
+_MIN_CORRELATION = 0.3  # of two aligned thumbnails of the same place
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What can be said of a picture, by itself and beside the one before it.
+    """Quality of a frame, by itself and relative to the previous one.
 
     Attributes
     ----------
     contrast
-        Standard deviation of its tissue structure over its mean brightness.
+        Standard deviation of the tissue structure, relative to the mean brightness.
     sharpness
-        Share of the finest structure (0.3 to 0.7 um) in all structure (to 3 um), 0 to 1; None where there is none.
+        Share of the finest structure (0.3 to 0.7 um) in all structure (to 3 um), 0 to 1; None if empty.
     shift
-        How far the picture moved since the one before, um; None when that cannot be told.
+        Shift since the previous frame, um; None if unknown.
     speed
-        The same a second, um/s, by the frames' times: of a recording that is counted frame by frame they are the
-        times at which its frames were read.
+        Shift per second, um/s, from the times of the frames, which for a recording are the times of reading.
     damaged
-        Whether the lower part of the picture is missing: rows of one colour, as decoders leave them.
+        Whether the lower part of the frame is missing: rows of one colour, as decoders leave them.
     empty, blurred, moving
-        What follows from these; ``moving`` also when two pictures in a row show different places.
+        Conclusions from the above; ``moving`` also if two consecutive frames show different places.
     rested
-        Whether with this picture the stage has come to rest, somewhere else than before, on a sharp field: once for
-        each place, for automatic capture.
+        Whether the stage has just stopped on a sharp field at a new place; once for each place, for automatic capture.
     """
 
     contrast: float
@@ -70,11 +68,10 @@ class Quality:
 
 
 class QualityMonitor:
-    """Judges one live picture after the other. For one thread.
+    """Assesses consecutive frames. Not thread-safe.
 
-    Sharpness is that of `kinet_trt.quality.focus`, at the model's um/px.
-
-    Motion is the phase correlation (Kuglin and Hines 1975) of thumbnails, believed where the two, aligned, correlate.
+    Sharpness is that of `kinet_trt.quality.focus`, at the model's um/px. Motion is the phase correlation (Kuglin and
+    Hines 1975) of thumbnails, accepted if the aligned thumbnails correlate.
 
     Parameters
     ----------
@@ -88,32 +85,32 @@ class QualityMonitor:
         self._size: tuple[int, int, float] | None = None
         self._time = 0.0
         self._best_lately, self._rest_is_new = 0.0, True
-        self._forget()
+        self._reset()
 
-    def look(self, frame: Frame, mpp: float, time: float) -> Quality:
-        """Judge the next picture.
+    def assess(self, frame: Frame, mpp: float, time: float) -> Quality:
+        """Assess the next frame.
 
         Parameters
         ----------
         frame
-            The picture.
+            The frame.
         mpp
             Its um/px.
         time
-            When it was taken, s.
+            Its time, s.
         """
         if self._size != (frame.width, frame.height, mpp):
             self._size, self._before = (frame.width, frame.height, mpp), None
-            self._forget()
+            self._reset()
         contrast, ratio = contrast_and_sharpness(_scaled(frame, mpp / self._mpp))
         empty = contrast < MIN_CONTRAST
         shift, lost = self._moved(frame, mpp, empty)
         passed, self._time = time - self._time, time
         way = None if shift is None else math.hypot(*shift)
         speed = None if way is None or passed <= 0 else way / passed
-        # Without two times that can be told apart, 1 um in 0.1 s is as fast as MOVING.
+        # Without distinct times, assume 0.1 s between the frames.
         moving = lost or (speed > MOVING if speed is not None else way is not None and way > 0.1 * MOVING)
-        self._follow(shift, lost, min(frame.width, frame.height) * mpp)
+        self._accumulate(shift, lost, min(frame.width, frame.height) * mpp)
         blurred = self._is_blurred(ratio, moving, passed) if not empty else False
         if moving:
             self._still_since = math.inf
@@ -136,25 +133,25 @@ class QualityMonitor:
             damaged=damaged,
         )
 
-    def _forget(self) -> None:
-        """Begin at a new place."""
+    def _reset(self) -> None:
+        """Start at a new place."""
         self._best_here, self._still_since = 0.0, math.inf
-        self._way, self._way_here = (0.0, 0.0), (0.0, 0.0)  # um since the last rest, and since the best was measured
+        self._way, self._way_here = (0.0, 0.0), (0.0, 0.0)  # um since the last stop, and since the best sharpness
         self._rest_is_new = True
 
     def _moved(self, frame: Frame, mpp: float, empty: bool) -> tuple[tuple[float, float] | None, bool]:
-        """Return the way since the last picture, um, None if unknown; and whether this is certainly another place."""
+        """Return the shift since the last frame, um, None if unknown; and whether this is another place."""
         small, small_mpp = _thumbnail(frame, mpp, self._mpp)
         before, self._before = self._before, (small, small_mpp, empty)
         if before is None or (empty and before[2]):
             return None, False
-        shift, alike = _shift(before[0], small)
-        if alike < _SAME:
+        shift, correlation = _shift(before[0], small)
+        if correlation < _MIN_CORRELATION:
             return None, True
         return (shift[0] * small_mpp, shift[1] * small_mpp), False
 
-    def _follow(self, shift: tuple[float, float] | None, lost: bool, side: float) -> None:
-        """Add up the way, and notice when this is another place; ``side`` is the picture's shorter one, um."""
+    def _accumulate(self, shift: tuple[float, float] | None, lost: bool, side: float) -> None:
+        """Add a shift, and detect another place; ``side`` is the shorter side of the frame, um."""
         if shift is not None:
             self._way = self._way[0] + shift[0], self._way[1] + shift[1]
             self._way_here = self._way_here[0] + shift[0], self._way_here[1] + shift[1]
@@ -165,15 +162,15 @@ class QualityMonitor:
 
     def _is_blurred(self, ratio: float, moving: bool, passed: float) -> bool:
         self._best_lately *= 0.5 ** (max(0.0, passed) / _HALF_LIFE)
-        # A picture torn by motion has edges of its own.
+        # A frame torn by motion has additional edges.
         if not moving:
             self._best_here, self._best_lately = max(self._best_here, ratio), max(self._best_lately, ratio)
         return ratio < max(MIN_SHARPNESS, BLURRED_HERE * self._best_here, BLURRED_LATELY * self._best_lately)
 
 
 def _scaled(frame: Frame, scale: float) -> NDArray[np.float32]:
-    """Return the green channel, where both stains show, at the model's um/px."""
-    most = math.floor(math.sqrt(_MOST) / scale)
+    """Return the green channel, in which both stains are visible, at the model's um/px."""
+    most = math.floor(math.sqrt(_MAX_PIXELS) / scale)
     top, left = (max(0, (side - most) // 2) for side in (frame.height, frame.width))
     green = cv2.extractChannel(frame.pixels[top : top + most, left : left + most], 1)
     height, width = (max(1, round(side * scale)) for side in green.shape[:2])
@@ -182,29 +179,28 @@ def _scaled(frame: Frame, scale: float) -> NDArray[np.float32]:
 
 
 def _thumbnail(frame: Frame, mpp: float, model_mpp: float) -> tuple[NDArray[np.float32], float]:
-    """Return a small picture of the tissue's structure, and its um/px."""
-    # Half the model's scale at most: what a nucleus is made of goes, with most of the noise.
+    """Return a thumbnail of the tissue structure, and its um/px."""
+    # At most half the model's resolution: removes detail within nuclei and most noise.
     shrink = max(1.0, max(frame.width, frame.height) / _THUMBNAIL, 2 * model_mpp / mpp)
     size = max(8, round(frame.width / shrink)), max(8, round(frame.height / shrink))
     small = cv2.resize(cv2.extractChannel(frame.pixels, 1), size, interpolation=cv2.INTER_AREA)
-    # What stays where it is while the stage moves must not tell of rest: hot pixels are in no median, and vignetting
-    # is in the wide blur.
+    # Remove structure that does not move with the stage: hot pixels by the median, vignetting by the wide blur.
     even = cv2.medianBlur(small, 3).astype(np.float32)
     return np.asarray(cv2.subtract(even, cv2.GaussianBlur(even, (0, 0), 6)), np.float32), mpp * shrink
 
 
 def _shift(before: NDArray[np.float32], now: NDArray[np.float32]) -> tuple[tuple[float, float], float]:
-    """Return how far a picture moved, px right and down, and the correlation of what both show (0 if too little)."""
+    """Return the shift between two thumbnails, px right and down, and the correlation of their overlap."""
     height, width = now.shape
     (x, y), _ = cv2.phaseCorrelate(before, now, cv2.createHanningWindow((width, height), cv2.CV_32F))
     right, down = round(x), round(y)
-    there, here = _alike(before, now, right, down), _alike(before, now, 0, 0)
-    # Phase correlation has no eye for a picture that only lost its fine structure: the focus was turned.
+    there, here = _correlation(before, now, right, down), _correlation(before, now, 0, 0)
+    # Phase correlation fails if only the fine structure changed, by focusing: prefer no shift if it correlates better.
     return ((x, y), there) if there > here or (right, down) == (0, 0) else ((0.0, 0.0), here)
 
 
-def _alike(before: NDArray[np.float32], now: NDArray[np.float32], right: int, down: int) -> float:
-    """Return the correlation of two pictures where they overlap when the second has moved by so many px."""
+def _correlation(before: NDArray[np.float32], now: NDArray[np.float32], right: int, down: int) -> float:
+    """Return the correlation of the overlap of two thumbnails at a shift, px."""
     height, width = now.shape
     if abs(right) > 0.8 * width or abs(down) > 0.8 * height:
         return 0.0

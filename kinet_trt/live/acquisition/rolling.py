@@ -1,4 +1,4 @@
-"""Rolling: percentiles and rates of the last seconds."""
+"""Percentiles and rates over the last seconds."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from collections import deque
 
 
 class Rolling:
-    """Values of the last seconds. Safe to use from several threads.
+    """Values of the last seconds. Thread-safe.
 
     Parameters
     ----------
     seconds
-        How long a value counts.
-    most
-        Values that are kept at most; older ones give way.
+        Window, s.
+    max_values
+        Maximum number of values; the oldest are dropped.
     """
 
-    def __init__(self, seconds: float, most: int = 10_000) -> None:
+    def __init__(self, seconds: float, max_values: int = 10_000) -> None:
         self.seconds = seconds
-        self._values: deque[tuple[float, float]] = deque(maxlen=most)
+        self._values: deque[tuple[float, float]] = deque(maxlen=max_values)
         self._lock = threading.Lock()
 
     def add(self, value: float, now: float) -> None:
-        """Add a value; ``now`` is s on a clock that does not jump, as in the methods below."""
+        """Add a value; ``now`` is s of a monotonic clock, as in the methods below."""
         with self._lock:
             self._values.append((now, value))
 
     def percentile(self, share: float, now: float) -> float | None:
-        """Return the least value that at least ``share`` of the values do not exceed; None without values."""
+        """Return the lowest value that a share of at least ``share`` does not exceed; None without values."""
         values = sorted(self._recent(now))
         return values[max(0, math.ceil(share * len(values)) - 1)] if values else None
 
     def rate(self, now: float) -> float:
-        """Return values a second: of the whole span, or since the first one while they are younger."""
+        """Return values per second, over the window or since the first value in it."""
         with self._lock:
             times = [time for time, _ in self._values if time > now - self.seconds]
         if len(times) < 2:

@@ -80,7 +80,7 @@ def nuclei_csv(counted: SessionCount) -> str:
 def summary_rows(counted: SessionCount, session: Session, hot_spot: int = HOT_SPOT) -> tuple[list[Row], Row]:
     """Return one row per field, and one for the session, in which nuclei of overlaps are counted once."""
     rows = [
-        _row(field, piece, session, hot_spot, counted.unlike.get(field.id, ""))
+        _row(field, piece, session, hot_spot, counted.domain_warnings.get(field.id, ""))
         for field, piece in zip(counted.fields, counted.field_nuclei, strict=True)
     ]
     summary = summarise(counted, hot_spot=hot_spot)
@@ -238,6 +238,6 @@ def figure(store: Store, counted: SessionCount, field: int) -> bytes:
             f"Ki67 index {100 * ki67.index:.1f}% ({ki67.positive:,} of {ki67.tumor:,} tumour nuclei; 95% interval "
             f"{100 * low:.1f}% to {100 * high:.1f}%)"
         )
-    said += _warnings(one, counted.unlike.get(one.id, ""))
+    said += _warnings(one, counted.domain_warnings.get(one.id, ""))
     drawn = overlay.figure(store.fields.pixels(one.id), marks, one.mpp, " · ".join(said), outlines(one.region))
     return overlay.to_png(drawn)

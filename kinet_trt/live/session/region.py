@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kinet_trt.core.errors import KinetError, shown
 from kinet_trt.core.geometry import polygon_mask
 
-MOST_POINTS = 10_000
+MAX_POINTS = 10_000
 _FARTHEST = 1e6  # px
 
 
@@ -36,8 +36,8 @@ class Polygon:
     points: tuple[tuple[float, float], ...]
 
     def __post_init__(self) -> None:
-        if not 3 <= len(self.points) <= MOST_POINTS:
-            raise KinetError(f"a region: expected 3 to {MOST_POINTS:,} corners, found {len(self.points):,}")
+        if not 3 <= len(self.points) <= MAX_POINTS:
+            raise KinetError(f"a region: expected 3 to {MAX_POINTS:,} corners, found {len(self.points):,}")
         for point in self.points:
             if len(point) != 2 or not all(math.isfinite(v) and abs(v) <= _FARTHEST for v in point):
                 raise KinetError(f"a region: expected corners x, y in px, found {shown(point)}")

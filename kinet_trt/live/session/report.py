@@ -35,7 +35,7 @@ from kinet_trt.live.session.session import OpenSession
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import HOT_SPOT, SessionCount, Summary, field_counts, field_ki67, summarise
 
-MOST_ENTRIES = 300
+MAX_ENTRIES = 300
 """Corrections that the table lists one by one."""
 
 _PICTURE, _SMALL_PICTURE, _MANY = 960, 640, 24  # px of a field's longer side, and from how many fields on it is small
@@ -292,7 +292,7 @@ def _corrections(record: Sequence[Edit], counted: SessionCount) -> str:
     tally = Counter(one.kind for one in record if one.id in stands)
     undone = sum(one.kind not in REVERSALS and one.id not in stands for one in record)
     rows = []
-    for one in record[:MOST_ENTRIES]:
+    for one in record[:MAX_ENTRIES]:
         word = one.kind if one.id in stands or one.kind in REVERSALS else f"{one.kind} (undone)"
         if one.nucleus < 0:  # about the region of the field
             rows.append([_when(one.time), _typed(one.reader), str(numbers[one.field]), "", word, "", ""])

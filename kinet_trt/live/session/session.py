@@ -52,7 +52,7 @@ class OpenSession:
         self._registration = Registration()
         self._unsaved: dict[int, list[Link]] = {}
         self._unseen: set[int] = set()
-        self._unlike: dict[int, str] = {}
+        self._domain_warnings: dict[int, str] = {}
         self._lock = threading.RLock()
 
     @property
@@ -107,24 +107,21 @@ class OpenSession:
             fields = [f for f in fields if only is None or f.id in only]
             answers = self.store.edits.nuclei_of(fields, reading or self.store.readings.first(self.id))
         field_nuclei = [nuclei_of(f, answer) for f, answer in zip(fields, answers, strict=True)]
-        return count(fields, field_nuclei, layout, self.unlike(fields))
+        return count(fields, field_nuclei, layout, self.domain_warnings(fields))
 
-    def unlike(self, fields: Sequence[Field]) -> dict[int, str]:
-        """Return in which way fields look unlike the training data, by id; those that do not are left out.
-
-        Looked at once for each field, with the model's own nuclei.
-        """
+    def domain_warnings(self, fields: Sequence[Field]) -> dict[int, str]:
+        """Return the warnings of out-of-distribution fields by id; cached, as each field is checked once."""
         for field in fields:
             with self._lock:
-                if field.id in self._unlike:
+                if field.id in self._domain_warnings:
                     continue
                 try:
                     frame = Frame(self.store.fields.pixels(field.id), field.mpp)
-                    self._unlike[field.id] = DomainCheck(field.model.card.mpp)(frame, field.detections)
+                    self._domain_warnings[field.id] = DomainCheck(field.model.card.mpp)(frame, field.detections)
                 except KinetError as error:
                     log.warning("field %d was not compared with the training data: %s", field.number, error)
-                    self._unlike[field.id] = ""
-        return {field.id: said for field in fields if (said := self._unlike[field.id])}
+                    self._domain_warnings[field.id] = ""
+        return {field.id: said for field in fields if (said := self._domain_warnings[field.id])}
 
     def agreement(self, recount: Reading) -> ReaderAgreement | None:
         """Hold a recount to the first reading, on the fields that the recount is done with; None: on none."""

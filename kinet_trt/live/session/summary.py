@@ -42,7 +42,7 @@ class SessionCount:
     field_nuclei: tuple[FieldNuclei, ...]
     layout: Layout
     merged: Merged
-    unlike: Mapping[int, str]
+    domain_warnings: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -224,13 +224,15 @@ def _no_range(counted: SessionCount) -> str:
 
 
 def _unlike_numbers(counted: SessionCount) -> list[int]:
-    return [field.number for field in counted.fields if counted.unlike.get(field.id)]
+    return [field.number for field in counted.fields if counted.domain_warnings.get(field.id)]
 
 
 def _cautions(counted: SessionCount) -> list[str]:
     """Return what may make a count wrong."""
     fields = counted.fields
-    said = [f"Field {field.number}: {warning}" for field in fields if (warning := counted.unlike.get(field.id))]
+    said = [
+        f"Field {field.number}: {warning}" for field in fields if (warning := counted.domain_warnings.get(field.id))
+    ]
     if assumed := [f.number for f in fields if f.mpp_source == "model"]:
         said.append(
             f"The pixel size of {_listed(assumed)} is only assumed. If it is wrong, so are the count, the area and the "

@@ -28,7 +28,8 @@ from kinet_trt.core.ki67 import NET, Bands
 from kinet_trt.core.lock_file import LockFile
 from kinet_trt.core.user_folders import sessions_file, user_data
 from kinet_trt.inference.counter import NucleusCounter
-from kinet_trt.live.acquisition.loop import FrameCheck, Loop
+from kinet_trt.live.acquisition.loop import Loop
+from kinet_trt.live.acquisition.results import FrameCheck
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import HOT_SPOT
 from kinet_trt.live.web.auth import Access
@@ -86,8 +87,8 @@ def run(source: FrameSource, counter: NucleusCounter, options: Options, tell: Ca
         If the session file cannot be used, another process has it open, or the address is taken.
     """
     stop = threading.Event()
-    remarks = (DomainCheck(counter.engine.card.mpp),)
-    with _signals(stop), serving(source, counter, options, remarks) as page:
+    checks = (DomainCheck(counter.engine.card.mpp),)
+    with _signals(stop), serving(source, counter, options, checks) as page:
         tell(f"Live page: {page.url}")
         if page.token:
             tell("The URL contains the access token; it is not shown again.")
@@ -128,7 +129,7 @@ class Page:
 
 @contextlib.contextmanager
 def serving(
-    source: FrameSource, counter: NucleusCounter, options: Options, remarks: tuple[FrameCheck, ...] = ()
+    source: FrameSource, counter: NucleusCounter, options: Options, checks: tuple[FrameCheck, ...] = ()
 ) -> Iterator[Page]:
     """Serve the page in threads while the context is open; raises like `run`."""
     folder = user_data()
@@ -147,7 +148,7 @@ def serving(
         port: int = listener.getsockname()[1]
         store = stack.enter_context(Store.open(path))
         grabber = FrameGrabber(source, mpp=options.mpp)
-        loop = Loop(grabber, counter, mpp=options.mpp, stated="file" if recorded else "camera", remarks=remarks)
+        loop = Loop(grabber, counter, mpp=options.mpp, source_mpp="file" if recorded else "camera", checks=checks)
         controller = Controller(
             loop,
             store,

@@ -7,7 +7,8 @@ from collections import OrderedDict
 
 from kinet_trt.core.errors import KinetError
 from kinet_trt.live import clock
-from kinet_trt.live.acquisition.loop import FrameResult, Loop
+from kinet_trt.live.acquisition.loop import Loop
+from kinet_trt.live.acquisition.results import FrameResult
 
 MAX_SHOWN = 6
 """Recently displayed frames that can still be captured: the reader saw one of them when pressing the key."""
@@ -109,7 +110,7 @@ class DisplayedFrames:
         age = clock.now() - seen.at
         if age > self.max_age and seen is not held and self._loop.status.phase != "ended":
             raise RefusedError(f"that frame is {age:.0f} s old: capture the one shown now")
-        if self._loop.outdated(seen):
+        if self._loop.is_outdated(seen):
             advice = "resume, so that it is counted again" if seen is held else "capture the next one"
             raise RefusedError(f"the pixel size was set after this picture was counted: {advice}")
         return seen

@@ -14,7 +14,8 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.live.acquisition.loop import FrameResult, Viewer
+from kinet_trt.live.acquisition.loop import Viewer
+from kinet_trt.live.acquisition.results import FrameResult
 from kinet_trt.live.web import serializers
 from kinet_trt.live.web.controller import Controller
 

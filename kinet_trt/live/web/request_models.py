@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from kinet_trt.live.session.region import MOST_POINTS
+from kinet_trt.live.session.region import MAX_POINTS
 
 Name = Annotated[str, Field(max_length=200)]
-Points = Annotated[list[tuple[FiniteFloat, FiniteFloat]], Field(max_length=MOST_POINTS)]
+Points = Annotated[list[tuple[FiniteFloat, FiniteFloat]], Field(max_length=MAX_POINTS)]
 
 
 class Body(BaseModel):

@@ -75,7 +75,7 @@ def live(controller: Controller, set_presets: Callable[[tuple[Preset, ...]], Non
 
     @router.post("/blank")
     def blank(request: body.Switch) -> None:
-        loop.take_blank() if request.on else loop.set_correction(None)
+        loop.take_flat_field() if request.on else loop.set_flat_field(None)
 
     @router.post("/region")
     def region(request: body.Region) -> None:

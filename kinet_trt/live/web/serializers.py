@@ -23,8 +23,8 @@ from kinet_trt.core.notice import NOTICE
 from kinet_trt.io.overlay import RING_UM
 from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.live import clock
-from kinet_trt.live.acquisition.loop import FrameResult
 from kinet_trt.live.acquisition.presets import Preset
+from kinet_trt.live.acquisition.results import FrameResult
 from kinet_trt.live.session.region import Polygon, Region
 from kinet_trt.live.session.summary import GOALS, Summary
 from kinet_trt.live.web.controller import CAPTURE_BLOCKERS, Controller
@@ -81,7 +81,7 @@ def state(controller: Controller, presets: tuple[Preset, ...]) -> Json:
         "threshold": str(counter.threshold),
         "fused": engine.detects,
         "auto": controller.auto,
-        "blank": loop.corrected,
+        "blank": loop.has_flat_field,
         "live_region": None if region is None or controller.blind else [list(point) for point in region.points],
         "presets": [asdict(preset) for preset in presets],
         "joining": view.joining,
@@ -145,7 +145,7 @@ def frame(seen: FrameResult, width: int, *, blind: bool = False) -> bytes:
         "index": ki67.index if ki67 else None,
         "interval": _pair(ki67.interval) if ki67 else None,
         "provisional": ki67.provisional if ki67 else None,
-        "unlike": None if blind else seen.unlike,
+        "unlike": None if blind else seen.domain_warning,
         "offered": seen.can_capture,
         "hindrances": list(seen.capture_blockers),
         "hindered": " ".join(filter(None, map(CAPTURE_BLOCKERS.get, seen.capture_blockers))),

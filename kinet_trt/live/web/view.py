@@ -189,7 +189,7 @@ def full_view(session: OpenSession, quick: SessionView, *, hot_spot: int, bands:
             view,
             placed=count.layout.placed.get(view.field.id),
             counted=count.merged.counted.get(view.field.id),
-            unlike=count.unlike.get(view.field.id, ""),
+            unlike=count.domain_warnings.get(view.field.id, ""),
         )
         for view in quick.fields
     ]

@@ -21,8 +21,8 @@ from kinet_trt.cli import main as cli
 from kinet_trt.core.errors import EngineError, KinetError
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.live.acquisition import headless
-from kinet_trt.live.acquisition.headless import _News, run
-from kinet_trt.live.acquisition.loop import Status
+from kinet_trt.live.acquisition.headless import _Notifier, run
+from kinet_trt.live.acquisition.results import Status
 from kinet_trt.simulation import simulate
 
 SMALL = "sim:size=320x240,mpp=0.34,path=still"
@@ -147,7 +147,7 @@ def test_frames_stop_a_longer_recording(live, folder):
         (["nowhere:", "--headless"], 1, "no camera, file or folder"),
         (["sim:fsp=3", "--headless"], 1, "option 'fsp=3'"),
         ([SMALL, "--headless", "--frames", "0"], 2, "--frames"),
-        ([SMALL, "--headless", "--mpp", "0"], 2, "um/px"),
+        ([SMALL, "--headless", "--mpp", "0"], 2, "px"),
         ([SMALL, "--headless", "--threshold", "x"], 2, "threshold"),
         ([SMALL, "--headless", "-m", "no.onnx"], 1, "no.onnx"),
     ],
@@ -173,20 +173,20 @@ def status(phase: str, why: str = "", loop: str = "counting", loop_why: str = ""
 
 def test_state_is_reported_once_per_change():
     told: list[str] = []
-    news = _News(told.append, recorded=False)
+    notifier = _Notifier(told.append, recorded=False)
     for _ in range(3):
         for phase in ("connecting", "reconnecting"):
             for _ in range(5):
-                news.of(status(phase, "it is off"), None)
+                notifier.update(status(phase, "it is off"), None)
     assert told == ["reconnecting in 2 s because it is off"]
-    news.of(status("reconnecting", "it is on fire"), None)
-    news.of(status("connected"), None)
-    news.of(status("connected"), None)
+    notifier.update(status("reconnecting", "it is on fire"), None)
+    notifier.update(status("connected"), None)
+    notifier.update(status("connected"), None)
     assert told[1:] == ["reconnecting in 2 s because it is on fire", "cam connected: 0 frames a second, 0 dropped"]
     with pytest.raises(EngineError, match="counting stopped: no device"):
-        news.of(status("connected", loop="failed", loop_why="no device"), None)
+        notifier.update(status("connected", loop="failed", loop_why="no device"), None)
     with pytest.raises(KinetError, match="torn"):
-        _News(told.append, recorded=True).of(status("reconnecting", "torn"), None)
+        _Notifier(told.append, recorded=True).update(status("reconnecting", "torn"), None)
 
 
 def test_camera_that_does_not_open_is_reported_once(counter):

@@ -22,7 +22,8 @@ from kinet_trt.camera.source import FrameSource, Properties, SourceFrame
 from kinet_trt.core.errors import EngineError, ImageError, KinetError
 from kinet_trt.core.frame import Frame
 from kinet_trt.inference.counter import NucleusCounter, Threshold
-from kinet_trt.live.acquisition.loop import FrameResult, Loop, Viewer, _how_known
+from kinet_trt.live.acquisition.loop import Loop, Viewer, _how_known
+from kinet_trt.live.acquisition.results import FrameResult
 from kinet_trt.simulation import simulate
 
 SMALL = "size=320x240,mpp=0.34,fps=20"
@@ -228,7 +229,7 @@ def test_blank_field_corrects_the_next_frames(counter):
     camera = Pictures(blank, mpp=0.34)
     with running(camera, counter) as loop:
         viewer = loop.viewer()
-        correction = loop.take_blank(5)
+        correction = loop.take_flat_field(5)
         seen = until(viewer, lambda seen: abs(int(seen.frame.pixels[0, 0, 2]) - 240) <= 1)
         assert np.ptp(seen.frame.pixels.reshape(-1, 3), axis=0).max() <= 2
         assert seen.quality.empty
@@ -236,21 +237,21 @@ def test_blank_field_corrects_the_next_frames(counter):
         camera.pixels = blank[:120]
         seen = until(viewer, lambda seen: not counted(seen))
         assert "the blank field has 320 x 240 px" in seen.uncounted
-        loop.set_correction(None)
+        loop.set_flat_field(None)
         until(viewer, counted)
-        loop.set_correction(correction)
+        loop.set_flat_field(correction)
         assert "take a blank field at this size" in until(viewer, lambda seen: not counted(seen)).uncounted
 
 
 def test_tissue_is_refused_as_blank_field_and_the_correction_stays(counter, tissue):
     flat = FlatField(np.full((240, 320, 3), 120, np.uint8))
     with running(Pictures(tissue, mpp=0.34), counter) as loop:
-        loop.set_correction(flat)
+        loop.set_flat_field(flat)
         with pytest.raises(ImageError, match="empty glass"):
-            loop.take_blank(2)
+            loop.take_flat_field(2)
         assert (until(loop.viewer(), counted).frame.pixels == flat(Frame(tissue)).pixels).all()
         with pytest.raises(ImageError, match="expected 1000 frames"):
-            loop.take_blank(1_000, timeout=0.2)
+            loop.take_flat_field(1_000, timeout=0.2)
 
 
 class Fails:
@@ -298,10 +299,10 @@ def test_frame_checks_add_remarks_and_may_fail(counter, tissue, caplog):
     def broken(frame, detections):
         raise ZeroDivisionError
 
-    with running(Pictures(tissue, mpp=0.34), counter, remarks=(silent, broken, unlike)) as loop:
+    with running(Pictures(tissue, mpp=0.34), counter, checks=(silent, broken, unlike)) as loop:
         seen = until(loop.viewer(), counted)
     assert seen.remarks == (f"unlike: 320 px, {len(seen.detections)} nuclei",)
-    assert "a remark on a frame failed" in caplog.text
+    assert "a check of a frame failed" in caplog.text
 
 
 def test_recording_is_counted_to_its_last_image(counter, tissue, tmp_path):
@@ -309,7 +310,7 @@ def test_recording_is_counted_to_its_last_image(counter, tissue, tmp_path):
         picture = np.roll(tissue, 7 * n, axis=1)
         cv2.imwrite(str(tmp_path / f"{n}.png"), picture[..., ::-1])
     grabber = FrameGrabber(FolderSource(Path(tmp_path), every_frame=True))
-    loop = Loop(grabber, counter, stated="file")
+    loop = Loop(grabber, counter, source_mpp="file")
     viewer, seen = loop.viewer(every=True), []
     with grabber, loop:
         while not viewer.closed:
@@ -382,7 +383,7 @@ def test_loop_is_thread_safe(counter, tissue):
                 lambda: loop.set_mpp(float(rng.uniform(0.3, 0.5))),
                 loop.pause,
                 loop.resume,
-                lambda: loop.set_correction(None),
+                lambda: loop.set_flat_field(None),
                 lambda: loop.viewer().close(),
                 lambda: loop.status,
             )
@@ -412,16 +413,16 @@ def test_loop_keeps_pace_with_the_bare_count():
     other programs run; a test machine is shared, so less is asked for.
     """
     counter = NucleusCounter()
-    camera = SimulatedMicroscope(Options.parse("size=1280x960,mpp=0.17,fps=30,path=still"))
+    camera = SimulatedMicroscope(Options.parse("size=640x480,mpp=0.17,fps=30,path=still"))
     camera.open()
     frame = camera.newest(10).frame
     camera.close()
 
     def bare() -> float:
         start = time.perf_counter()
-        for _ in range(5):
+        for _ in range(3):
             counter(frame)
-        return (time.perf_counter() - start) / 5
+        return (time.perf_counter() - start) / 3
 
     bare()
     before = bare()

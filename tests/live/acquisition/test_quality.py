@@ -37,7 +37,7 @@ class Bench:
         self.n += 1
         self.time = getattr(self, "time", 1_000.0) + passed
         raw = self.optics.expose(smear(scene, 0, 0, defocus), exposure, self.n)
-        return self.watch.look(Frame(raw, MPP), MPP, self.time)
+        return self.watch.assess(Frame(raw, MPP), MPP, self.time)
 
 
 def free(quality: Quality) -> bool:
@@ -162,10 +162,10 @@ def test_defocused_place_rests_once_sharp(tissue):
 
 def test_new_frame_size_or_mpp_resets_the_monitor(tissue):
     watch, pixels = QualityMonitor(MPP), np.ascontiguousarray(tissue[:, :WIDTH])
-    watch.look(Frame(pixels), MPP, 1.0)
+    watch.assess(Frame(pixels), MPP, 1.0)
     small = cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     for frame, mpp in ((Frame(small), MPP), (Frame(small), 2 * MPP)):
-        quality = watch.look(frame, mpp, 2.0)
+        quality = watch.assess(frame, mpp, 2.0)
         assert quality.shift is None
         assert not quality.moving
 
@@ -185,7 +185,7 @@ def test_frames_of_any_size_are_assessed(size, mpp):
     rng, watch = np.random.default_rng(1), QualityMonitor(MPP)
     for time in (1.0, 2.0):
         pixels = rng.integers(0, 256, (*size, 3), np.uint8)
-        quality = watch.look(Frame(pixels), mpp, time)
+        quality = watch.assess(Frame(pixels), mpp, time)
         assert np.isfinite(quality.contrast)
 
 
@@ -197,7 +197,7 @@ def test_simulated_frames_can_be_captured_at_their_own_mpp():
         *options.size, vignetting=options.vignetting, tint=options.tint, noise=options.noise, hot=20, seed=1
     )
     watch = QualityMonitor(MPP)
-    sharp = watch.look(Frame(optics.expose(scene, 1.0, 1)), options.mpp, 1.0)
-    blurred = watch.look(Frame(optics.expose(smear(scene, 0, 0, 4.0), 1.0, 2)), options.mpp, 1.1)
+    sharp = watch.assess(Frame(optics.expose(scene, 1.0, 1)), options.mpp, 1.0)
+    blurred = watch.assess(Frame(optics.expose(smear(scene, 0, 0, 4.0), 1.0, 2)), options.mpp, 1.1)
     assert (sharp.blurred, blurred.blurred, blurred.moving) == (False, True, False)
     assert 0.2 < sharp.sharpness < 0.35

@@ -37,7 +37,7 @@ def test_rate_is_right_from_the_first_seconds_on():
 
 
 def test_size_is_limited():
-    rolling = Rolling(1e9, most=100)
+    rolling = Rolling(1e9, max_values=100)
     for n in range(1_000):
         rolling.add(n, float(n))
     assert rolling.percentile(0.001, 1_000.0) == 900

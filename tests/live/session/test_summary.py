@@ -98,10 +98,10 @@ def test_session_with_an_out_of_distribution_field_has_no_range(tmp_path):
         keep(store, live.id, Frame(pixels, 0.34), nuclei, mpp=0.34)
         summary = summarise(live.count(), hot_spot=50)
         assert summary.statement.range_of(summary.hot_spot.ki67)
-        assert live.count().unlike == {}
+        assert live.count().domain_warnings == {}
         bad = keep(store, live.id, Frame(blurred, 0.34), nuclei, mpp=0.34)
         summary = summarise(live.count(), hot_spot=50)
-        assert list(live.count().unlike) == [bad.id]
+        assert list(live.count().domain_warnings) == [bad.id]
         assert summary.statement.warning == (
             "No grade range is given, because field 2 looks unlike the model's training data."
         )
