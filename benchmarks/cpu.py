@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from kinet_trt.export.checkpoint import Checkpoint, Traits
+from kinet_trt.export.baselines import eager_pytorch
+from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
 from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.networks.registry import build
-from kinet_trt.export.onnx import export
-from kinet_trt.export.yardsticks import eager_pytorch
+from kinet_trt.export.to_onnx import export
 from PIL import Image
 
 from kinet_trt.cli.commands.bench import show_bench
@@ -37,7 +37,7 @@ def release_onnx(folder: Path) -> Path:
     """Write the release's network at width 32, nucleus branch only."""
     torch.manual_seed(0)
     network = build(NetworkConfig("release", 32, "elu", roi=False)).eval()
-    model, _ = export(Checkpoint(network, replace(Traits(), threshold=50.0)), "release-32", "fp32", False, False)
+    model, _ = export(Checkpoint(network, replace(ModelInfo(), threshold=50.0)), "release-32", "fp32", False, False)
     path = folder / "release-32.onnx"
     path.write_bytes(model)
     return path

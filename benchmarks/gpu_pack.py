@@ -39,10 +39,10 @@ def release(folder: Path, width: int = 32) -> None:
     """Write the release's network in FP16 and in INT8: all but its first and last layer, two small crops for ranges."""
     import torch
     from kinet_trt.calibration import ranges, sensitivity
-    from kinet_trt.export.checkpoint import Checkpoint, Traits
+    from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
     from kinet_trt.export.networks.base import NetworkConfig
     from kinet_trt.export.networks.registry import build
-    from kinet_trt.export.onnx import export
+    from kinet_trt.export.to_onnx import export
 
     from kinet_trt.onnx_graph import qdq
 
@@ -51,7 +51,7 @@ def release(folder: Path, width: int = 32) -> None:
         return
     torch.manual_seed(0)
     network = build(NetworkConfig("release", width, "elu", roi=False)).eval()
-    checkpoint = Checkpoint(network, replace(Traits(), threshold=RELEASE_THRESHOLD))
+    checkpoint = Checkpoint(network, replace(ModelInfo(), threshold=RELEASE_THRESHOLD))
     write_atomic(half, export(checkpoint, "release-32", "fp16", False, False)[0])
 
     model, card = export(checkpoint, "release-32", "fp32", False, False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.checkpoint import ModelInfo
 from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.networks.registry import build
 from numpy.typing import NDArray
@@ -32,9 +32,9 @@ class Network(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.network = build(NetworkConfig("release", width, "elu", roi=False)).eval()
-        std = torch.tensor(Traits().std)
+        std = torch.tensor(ModelInfo().std)
         self.register_buffer("scale", 1 / (255 * std).view(3, 1, 1))
-        self.register_buffer("shift", (-torch.tensor(Traits().mean) / std).view(3, 1, 1))
+        self.register_buffer("shift", (-torch.tensor(ModelInfo().mean) / std).view(3, 1, 1))
         self.dtype = dtype
         self.to(dtype)
         if dtype == torch.float16:
@@ -114,7 +114,7 @@ class CapturedPath:
         self.network = network
         self.cupy_stream: Any = cupy.cuda.Stream(non_blocking=True)
         self.stream, self.uploads = torch.cuda.ExternalStream(self.cupy_stream.ptr), torch.cuda.Stream()
-        self.prepare = CudaPrepare(Traits().mpp, MULTIPLE)
+        self.prepare = CudaPrepare(ModelInfo().mpp, MULTIPLE)
         self.plan = self.prepare.plan(height, width, None)
         self.lanes = [_Lane(self, height, width) for _ in range(2)]
         self._next = 0

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from kinet_trt.export import checkpoint
-from kinet_trt.export.onnx import Deployed, export
+from kinet_trt.export.to_onnx import Deployed, export
 
 from kinet_trt.cli.progress import track
 from kinet_trt.core.errors import EngineError
@@ -58,7 +58,7 @@ def f1(fields: Sequence[LabelledField]) -> list[dict[str, Any]]:
 def parity(fields: Sequence[LabelledField], path: Path) -> list[dict[str, Any]]:
     """Hold the FP32 export of a checkpoint to eager PyTorch, engine by engine."""
     trained = checkpoint.load(path)
-    network = Deployed(trained.network, trained.traits, roi=False).eval()
+    network = Deployed(trained.network, trained.info, roi=False).eval()
     model, card = export(trained, path.stem, "fp32", False, False)
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -24,8 +24,9 @@ import torch
 from kinet_trt.export import checkpoint
 from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.networks.registry import build
-from kinet_trt.export.onnx import export
-from kinet_trt.export.training import BEST, is_finished, train
+from kinet_trt.export.recipes import BEST
+from kinet_trt.export.to_onnx import export
+from kinet_trt.export.training import TrainingRun, is_finished, train
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
@@ -90,10 +91,10 @@ def _train(document: dict[str, Any], folder: Path) -> None:
         out = WORK / f"{name.replace(', ', '-').replace(' ', '')}.pt"
         if not is_finished(out, recipe):
             print(name, flush=True)
-            train(fields, out, config, recipe, factors=FACTORS, seed=SEED)
+            train(TrainingRun(fields, out, config, recipe, FACTORS, seed=SEED))
         made = checkpoint.load(out)
         parameters = sum(p.numel() for p in made.network.parameters())
-        document["candidates"][name] = {"parameters": parameters, "validation": made.traits.metrics}
+        document["candidates"][name] = {"parameters": parameters, "validation": made.info.metrics}
         _keep(document)
 
 
@@ -104,7 +105,7 @@ def _time(document: dict[str, Any]) -> None:
         settings = []
         for number, config in enumerate(CANDIDATES.values()):
             torch.manual_seed(0)
-            untrained = checkpoint.Checkpoint(build(config).eval(), checkpoint.Traits(threshold=0.7))
+            untrained = checkpoint.Checkpoint(build(config).eval(), checkpoint.ModelInfo(threshold=0.7))
             path = Path(folder) / f"{number}.onnx"
             path.write_bytes(export(untrained, str(number), "fp32", half_weights=False, roi=False)[0])
             settings += [Setting(path, precision) for precision in precisions]

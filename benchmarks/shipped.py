@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
-from kinet_trt.export.training import split
+from kinet_trt.export.sampling import split_fields
 
 from kinet_trt import NucleusCounter
 from kinet_trt.core.files import write_atomic
@@ -30,7 +30,7 @@ BORDER = 12
 
 def main(folder: Path) -> None:
     """Write the figures of each source, and the mean of them all."""
-    _, fields = split(read_fields(folder))
+    _, fields = split_fields(read_fields(folder))
     models = {}
     for name, path in MODELS.items():
         counter = NucleusCounter(path, precision="fp32")

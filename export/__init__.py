@@ -1,1 +1,1 @@
-"""The PyTorch workshop: network, proximity maps, losses, fields, training, ONNX. Installed as ``kinet_trt.export``."""
+"""Networks in PyTorch, their training, and export to ONNX. Installed as ``kinet_trt.export``."""

@@ -1,4 +1,4 @@
-"""``kinet.pt``: a network's configuration and weights, and what its model card will say."""
+"""Checkpoints (``kinet.pt``): configuration and weights of a network, and the information for its model card."""
 
 from __future__ import annotations
 
@@ -17,32 +17,34 @@ from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import write_atomic
 
 SCHEMA = 1
+MPP = 0.34
+"""Nominal scale of the training fields, um/px; the sources do not state theirs."""
 
 
 @dataclass(frozen=True)
-class Traits:
-    """What training fixes besides the weights.
+class ModelInfo:
+    """Results of training other than the weights.
 
     Attributes
     ----------
     classes
-        Class names in the order of the maps.
+        Class names, in the order of the maps.
     mpp
         Scale of the training fields, um/px.
     mean, std
-        Of RGB, 0 to 1, by which pixels are normalised: ``(pixel / 255 - mean) / std``.
+        Mean and standard deviation of RGB, 0 to 1, for the normalisation ``(pixel / 255 - mean) / std``.
     threshold
-        Least peak, chosen on validation fields.
+        Minimum height of a peak, chosen on validation fields.
     nms_radius
         Half the NMS window, px.
     data
-        Where the training fields came from, in words.
+        Origin of the training fields, as text.
     metrics
-        Validation figures at that threshold, by name.
+        Validation figures at this threshold, by name.
     """
 
     classes: tuple[str, ...] = CLASSES
-    mpp: float = 0.34
+    mpp: float = MPP
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     threshold: float = 0.4
@@ -53,22 +55,22 @@ class Traits:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network in evaluation mode, its traits, and what a resumed training needs (empty when it cannot resume)."""
+    """Network in evaluation mode, its information, and the state for resuming training (empty: none)."""
 
     network: Network
-    traits: Traits
+    info: ModelInfo
     resume: dict[str, Any] = field(default_factory=dict)
 
 
-def save(path: Path, network: Network, traits: Traits, resume: dict[str, Any] | None = None) -> None:
-    """Write a checkpoint, atomically."""
+def save(path: Path, network: Network, info: ModelInfo, resume: dict[str, Any] | None = None) -> None:
+    """Write a checkpoint atomically."""
     buffer = io.BytesIO()
     torch.save(
         {
             "schema": SCHEMA,
             "network": asdict(network.config),
             "weights": {name: value.detach().cpu() for name, value in network.state_dict().items()},
-            "traits": asdict(traits),
+            "traits": asdict(info),
             "resume": resume or {},
         },
         buffer,
@@ -77,18 +79,18 @@ def save(path: Path, network: Network, traits: Traits, resume: dict[str, Any] | 
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint; nothing but tensors and plain values is unpickled.
+    """Read a checkpoint; unpickles only tensors and plain values.
 
     Raises
     ------
     KinetError
-        If the file is missing, damaged, of a newer version, or not one of ours.
+        If the file is missing, damaged, of a newer version, or not a kinet-trt checkpoint.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise KinetError(f"{path}: no such checkpoint") from None
-    # torch's readers raise many kinds of errors on damaged files; all of them mean the same to the user.
+    # torch raises many kinds of exceptions for damaged files.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise KinetError(f"{path}: not a readable checkpoint ({reason})") from error
@@ -101,15 +103,15 @@ def load(path: Path) -> Checkpoint:
     try:
         network = build(NetworkConfig(**content["network"]))
         network.load_state_dict(content["weights"])
-        traits = content["traits"]
-        traits = Traits(**{**traits, **{name: tuple(traits[name]) for name in ("classes", "mean", "std")}})
-        return Checkpoint(network.eval(), traits, dict(content["resume"]))
+        info = content["traits"]
+        info = ModelInfo(**{**info, **{name: tuple(info[name]) for name in ("classes", "mean", "std")}})
+        return Checkpoint(network.eval(), info, dict(content["resume"]))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise KinetError(f"{path}: the checkpoint is inconsistent ({error}): copy it again") from error
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Say what a checkpoint holds, in the form of :func:`kinet_trt.onnx_graph.inspect.inspect_file`.
+    """Describe a checkpoint, in the form of :func:`kinet_trt.onnx_graph.inspect.inspect_file`.
 
     Raises
     ------
@@ -138,7 +140,7 @@ def describe(path: Path) -> dict[str, Any]:
         "kind": "pt",
         "size_bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
-        "card": {"name": path.stem, "network": config, **asdict(checkpoint.traits)},
+        "card": {"name": path.stem, "network": config, **asdict(checkpoint.info)},
         "layers": rows,
         "total": {name: sum(row[name] for row in rows) for name in ("count", "parameters", "bytes")},
         "notes": [f"A checkpoint of kinet-trt train. {resumes} kinet-trt export converts it to a model."],

@@ -234,7 +234,8 @@ def _crop(
     taught = np.zeros((len(CLASSES), size, size), np.float32)
     imitated = np.zeros((1, size, size), np.float32)
     if teacher is not None:
-        taught = cv2.warpAffine(teacher, affine, (size, size)).astype(np.float32).transpose(2, 0, 1) / 255
+        warped = np.asarray(cv2.warpAffine(teacher, affine, (size, size)), np.float32)
+        taught = warped.transpose(2, 0, 1) / np.float32(255)
         imitated = seen(np.ones((height, width), bool))[None]
         if not source.classified:
             taught, imitated = divided(taught, total, imitated)

@@ -63,7 +63,7 @@ def maps_of_fields(
     key
         Identifies the network: maps of another one in the same folder are not used.
     """
-    found = []
+    found: list[NDArray[np.uint8]] = []
     for f in fields:
         pixels = f.pixels()
         name = hashlib.sha256(f"{key} {pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:20]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from kinet_trt.export.checkpoint import Checkpoint, Traits
+from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
 from kinet_trt.export.networks.base import Network, NetworkConfig
 from kinet_trt.export.networks.registry import build
 from numpy.typing import NDArray
@@ -66,7 +66,7 @@ def load(path: Path) -> Checkpoint:
             f"{path}: expected the weights of a network that kinet-trt exports, found {card.network!r} "
             f"({error}): start from its checkpoint"
         ) from None
-    traits = Traits(
+    info = ModelInfo(
         card.classes,
         card.mpp,
         card.mean,
@@ -76,8 +76,8 @@ def load(path: Path) -> Checkpoint:
         card.data,
         {name: float(value) for name, value in card.metrics.items()},
     )
-    _check(path, card, model, Checkpoint(network, traits))
-    return Checkpoint(network, traits)
+    _check(path, card, model, Checkpoint(network, info))
+    return Checkpoint(network, info)
 
 
 def _fill(network: Network, graph: onnx.ModelProto) -> None:

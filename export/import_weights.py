@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from kinet_trt.export import checkpoint
-from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.checkpoint import MPP, ModelInfo
 from kinet_trt.export.networks.base import MULTIPLE, Network, NetworkConfig
 from kinet_trt.export.networks.norms import estimate_statistics, with_instance_norms
 from kinet_trt.export.networks.registry import build
-from kinet_trt.export.training import normalise, predict, validate
-from kinet_trt.export.workshop import without_labels
+from kinet_trt.export.prediction import normalise, predict
+from kinet_trt.export.sampling import unlabelled_fields
+from kinet_trt.export.validation import validate
 from torch import Tensor
 
 from kinet_trt.core.detections import CLASSES, Detections
@@ -29,7 +30,6 @@ from kinet_trt.peaks.reference import find_peaks
 
 log = logging.getLogger(__name__)
 
-MPP = 0.34
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, by which the release normalises."""
 THRESHOLD = 0.5
@@ -152,32 +152,32 @@ def import_weights(source: Path, out: Path, fields: Path | None) -> Imported:
     network = build(config).eval()
     _load(network, weights, source)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    traits = Traits(CLASSES, MPP, MEAN, STD, THRESHOLD, data=f"weights of KiNet's authors ({source.name})")
+    info = ModelInfo(CLASSES, MPP, MEAN, STD, THRESHOLD, data=f"weights of KiNet's authors ({source.name})")
     own = build(config).eval()
     own.load_state_dict(network.state_dict())
     own = with_instance_norms(own)
     if fields is None:
-        traits = replace(traits, data=f"{traits.data}; instance norms: results depend on the rest of the image")
-        checkpoint.save(out, own, traits)
-        return Imported(own.config, parameters, ignored, traits.threshold)
+        info = replace(info, data=f"{info.data}; instance norms: results depend on the rest of the image")
+        checkpoint.save(out, own, info)
+        return Imported(own.config, parameters, ignored, info.threshold)
 
     pictures = [field.at_scale(None, MPP) for field in _fields(fields)]
     apart = len(pictures) >= 4
     estimating, measuring = (pictures[::2], pictures[1::2]) if apart else (pictures, pictures)
-    before = _found(own, traits, measuring)
-    by_file = _moved(before, _found(network, traits, measuring))
-    estimate_statistics(network, (_normalised(field, traits) for field in estimating))
-    moved = _moved(before, _found(network, traits, measuring))
-    traits = replace(traits, data=f"{traits.data}; norms calibrated on {len(estimating)} fields of {fields.name}")
+    before = _found(own, info, measuring)
+    by_file = _moved(before, _found(network, info, measuring))
+    estimate_statistics(network, (_normalised(field, info) for field in estimating))
+    moved = _moved(before, _found(network, info, measuring))
+    info = replace(info, data=f"{info.data}; norms calibrated on {len(estimating)} fields of {fields.name}")
     labelled = [field for field in pictures if field.labelled and len(field.x)]
     if labelled:
-        traits = replace(traits, threshold=validate(network, traits, labelled).threshold)
-    checkpoint.save(out, network, traits)
+        info = replace(info, threshold=validate(network, info, labelled).threshold)
+    checkpoint.save(out, network, info)
     return Imported(
         config,
         parameters,
         ignored,
-        traits.threshold,
+        info.threshold,
         bool(labelled),
         len(estimating),
         len(measuring),
@@ -264,20 +264,20 @@ def _fields(folder: Path) -> list[LabelledField]:
         return read_fields(folder)
     except KinetError as error:
         log.info("no labelled fields: %s", error)
-    return without_labels(find_images([folder]))
+    return unlabelled_fields(find_images([folder]))
 
 
-def _normalised(field: LabelledField, traits: Traits) -> Tensor:
+def _normalised(field: LabelledField, info: ModelInfo) -> Tensor:
     """Return the upper left part of a field as the input of a network."""
-    pixels = fit(Frame(field.pixels()[:_LARGEST, :_LARGEST]), traits.mpp, MULTIPLE).pixels
-    return normalise(torch.tensor(pixels[None]), traits)
+    pixels = fit(Frame(field.pixels()[:_LARGEST, :_LARGEST]), info.mpp, MULTIPLE).pixels
+    return normalise(torch.tensor(pixels[None]), info)
 
 
-def _found(network: Network, traits: Traits, fields: Sequence[LabelledField]) -> list[Detections]:
+def _found(network: Network, info: ModelInfo, fields: Sequence[LabelledField]) -> list[Detections]:
     found = []
     for field in fields:
         view = field.pixels()[:_LARGEST, :_LARGEST]
-        peaks = find_peaks(predict(network, traits, view), traits.threshold, traits.nms_radius)
+        peaks = find_peaks(predict(network, info, view), info.threshold, info.nms_radius)
         found.append(peaks.where((peaks.x < view.shape[1]) & (peaks.y < view.shape[0])))
     return found
 

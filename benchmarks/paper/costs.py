@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kinet_trt.export.checkpoint import Checkpoint, Traits
+from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
 from kinet_trt.export.networks.base import Network
 from kinet_trt.export.networks.registry import build
 from studies import SHOWN, Run
@@ -49,7 +49,7 @@ def multiplications(network: Network, side: int = 64) -> float:
 
 def on_cpu(networks: tuple[str, ...], width: int, rounds: int, side: int = SIDE) -> dict[str, Any]:
     """Time every network in turn on the CPU engines: milliseconds a frame, medians."""
-    from kinet_trt.export.onnx import export
+    from kinet_trt.export.to_onnx import export
 
     from kinet_trt.evaluation.benchmark import Setting, frame_of, measure
 
@@ -57,7 +57,7 @@ def on_cpu(networks: tuple[str, ...], width: int, rounds: int, side: int = SIDE)
         settings = []
         for name in networks:
             network = _untrained(name, width)
-            model, _ = export(Checkpoint(network, Traits(threshold=0.7)), SHOWN[name], "fp32", False, False)
+            model, _ = export(Checkpoint(network, ModelInfo(threshold=0.7)), SHOWN[name], "fp32", False, False)
             path = Path(folder) / f"{name}.onnx"
             path.write_bytes(model)
             settings += [(name, Setting(path, "fp32", runtime)) for runtime in ("openvino", "onnxruntime")]

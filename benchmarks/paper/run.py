@@ -21,7 +21,7 @@ import costs
 import page
 import torch
 from kinet_trt.export import checkpoint
-from kinet_trt.export.training import Progress, is_finished, train, train_by_stages
+from kinet_trt.export.training import Progress, TrainingRun, is_finished, train, train_by_stages
 from scores import score
 from studies import BUDGETS, STUDIES, Budget, Run, all_runs
 from study_fields import divided, with_labels
@@ -107,8 +107,8 @@ def done(run: Run, budget: Budget, data: Path, results: Path, work: Path, worker
     begun = time.perf_counter()
     try:
         if not is_finished(out, recipe):
-            teach = train_by_stages if run.network == "skinet" else train
-            teach(fields, out, config, recipe, seed=run.seed, workers=workers, report=follow)
+            training = TrainingRun(fields, out, config, recipe, seed=run.seed, workers=workers, report=follow)
+            (train_by_stages if run.network == "skinet" else train)(training)
     except KinetError as error:
         if "diverged" not in str(error):
             raise
@@ -119,9 +119,9 @@ def done(run: Run, budget: Budget, data: Path, results: Path, work: Path, worker
         document |= {
             "seconds": round(time.perf_counter() - begun, 1),  # of the last sitting
             "last_loss": losses[-1] if losses else None,
-            "threshold": made.traits.threshold,
-            "validation": made.traits.metrics,
-            **score(made.network.to(device), made.traits, judging),
+            "threshold": made.info.threshold,
+            "validation": made.info.metrics,
+            **score(made.network.to(device), made.info, judging),
         }
     write_atomic(file, json.dumps(document, indent=1) + "\n")
     return document

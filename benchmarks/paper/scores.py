@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.checkpoint import ModelInfo
 from kinet_trt.export.networks.base import Network
-from kinet_trt.export.training import predict
+from kinet_trt.export.prediction import predict
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.datasets.labelled import LabelledField
@@ -17,7 +17,7 @@ from kinet_trt.evaluation.metrics import Comparison, area, compare
 from kinet_trt.peaks.reference import find_peaks
 
 
-def score(network: Network, traits: Traits, fields: Sequence[LabelledField]) -> dict[str, Any]:
+def score(network: Network, info: ModelInfo, fields: Sequence[LabelledField]) -> dict[str, Any]:
     """Return Table I's figures at the network's threshold, and the curves of Figures 8 and 9, for JSON.
 
     All fields pooled; of each only the classes that its source labels, where it labels them. The curves' thresholds are
@@ -27,16 +27,16 @@ def score(network: Network, traits: Traits, fields: Sequence[LabelledField]) -> 
     at_threshold, curve = none, [none] * len(XI)
     by_source: dict[str, Comparison] = {}
     for field in fields:
-        maps = predict(network, traits, field.pixels())
+        maps = predict(network, info, field.pixels())
         height, width = field.pixels().shape[:2]
-        peaks = find_peaks(maps, 0.0, traits.nms_radius)
+        peaks = find_peaks(maps, 0.0, info.nms_radius)
         peaks = peaks.where((peaks.x < width) & (peaks.y < height))
         largest = float(peaks.score.max(initial=0))
 
         def held(least: float, peaks: Any = peaks, field: LabelledField = field) -> Comparison:
             return compare(*comparable(peaks.where(peaks.score >= np.float32(least)), field), len(CLASSES))
 
-        own = held(traits.threshold)
+        own = held(info.threshold)
         at_threshold += own
         by_source[field.source] = by_source.get(field.source, none) + own
         curve = [total + held(xi * largest) for total, xi in zip(curve, XI, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from kinet_trt.export.networks.base import NetworkConfig
-from kinet_trt.export.training import BEST, Recipe
+from kinet_trt.export.recipes import BEST, Recipe
 
 NETWORKS = ("fcn8s", "unet", "fcrn-a", "fcrn-b", "sfcn-opi", "frcn", "kinet")
 """Of Table I, in its order."""

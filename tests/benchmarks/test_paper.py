@@ -22,7 +22,7 @@ import page
 from costs import multiplications, sizes
 from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.networks.registry import build
-from kinet_trt.export.training import UNLABELLED, source_weights
+from kinet_trt.export.sampling import UNLABELLED_WEIGHT, sampling_weights
 from run import done
 from studies import BUDGETS, NETWORKS, Budget, Run, all_runs, runs_of
 from study_fields import divided, with_labels, without_nuclei
@@ -127,10 +127,10 @@ def test_a_smaller_share_of_labels_is_part_of_a_larger_one(data: Path) -> None:
 def test_what_keeps_its_nuclei_is_drawn_most(data: Path) -> None:
     learnt, _ = divided(read_fields(data))
     training = [f for f in with_labels(learnt, 0.2, 0) if f.split != "val"]
-    drawn = np.array(source_weights(training, {}))
+    drawn = np.array(sampling_weights(training, {}))
     bare = np.array([not f.labelled for f in training])
     assert bare.any()
-    assert drawn[bare].sum() / drawn[~bare].sum() == pytest.approx(UNLABELLED)
+    assert drawn[bare].sum() / drawn[~bare].sum() == pytest.approx(UNLABELLED_WEIGHT)
 
 
 def test_without_nuclei_a_field_keeps_its_regions() -> None:

@@ -111,14 +111,14 @@ def test_a_hundred_killed_counts_leave_whole_files(fields, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_a_killed_export_leaves_the_old_model(tmp_path):
     torch = pytest.importorskip("torch")
-    from kinet_trt.export.checkpoint import Traits, save
+    from kinet_trt.export.checkpoint import ModelInfo, save
     from kinet_trt.export.networks.base import NetworkConfig
     from kinet_trt.export.networks.registry import build
 
     from kinet_trt.models.card import read_card
 
     torch.manual_seed(0)
-    save(tmp_path / "k.pt", build(NetworkConfig("paper", 4, "relu", roi=False)), Traits())
+    save(tmp_path / "k.pt", build(NetworkConfig("paper", 4, "relu", roi=False)), ModelInfo())
     out = tmp_path / "k.onnx"
     command = [*CLI, "export", str(tmp_path / "k.pt"), "-o", str(out)]
     for _ in killed_at_random(command, 20, 2):

@@ -64,16 +64,16 @@ def int8_edge(tmp_path_factory):
 def random_network(folder, architecture, width):
     """Export a network with random weights and the region branch; give the paths with and without the region."""
     torch = pytest.importorskip("torch")
-    from kinet_trt.export import onnx as exporter
-    from kinet_trt.export.checkpoint import Checkpoint, Traits
+    from kinet_trt.export import to_onnx as exporter
+    from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
     from kinet_trt.export.networks.base import NetworkConfig
     from kinet_trt.export.networks.registry import build as network
 
     torch.manual_seed(1)
     torch.set_num_threads(1)
-    traits = Traits(mean=(0.7, 0.6, 0.65), std=(0.2, 0.25, 0.15), threshold=0.3, nms_radius=5, data="simulated")
+    info = ModelInfo(mean=(0.7, 0.6, 0.65), std=(0.2, 0.25, 0.15), threshold=0.3, nms_radius=5, data="simulated")
     net = network(NetworkConfig(architecture, width, roi=True)).eval()
-    model, card = exporter.export(Checkpoint(net, traits), "random", "fp32", False, roi=True)
+    model, card = exporter.export(Checkpoint(net, info), "random", "fp32", False, roi=True)
     both, alone = folder / f"{architecture}-{width}-roi.onnx", folder / f"{architecture}-{width}.onnx"
     both.write_bytes(model)
     graph = onnx.load_from_string(model)

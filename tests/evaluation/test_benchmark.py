@@ -86,7 +86,7 @@ def test_a_cold_start_is_a_process_of_its_own():
 def test_everything_is_measured_beside_eager_pytorch():
     pytest.importorskip("torch")
     pytest.importorskip("skimage")
-    from kinet_trt.export.yardsticks import eager_pytorch
+    from kinet_trt.export.baselines import eager_pytorch
 
     document = json.loads(json.dumps(measure([Setting(None, "fp32")], frame_of(64, 64), 3, eager_pytorch)))
     ours, published, eager = document["rows"]

@@ -12,13 +12,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
-from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.checkpoint import ModelInfo
 from kinet_trt.export.networks.base import Network, NetworkConfig
 from kinet_trt.export.networks.registry import build
 
 from kinet_trt.core.errors import KinetError
 
-TRAITS = Traits(
+INFO = ModelInfo(
     mpp=0.5,
     mean=(0.1, 0.2, 0.3),
     std=(0.3, 0.2, 0.1),
@@ -37,7 +37,7 @@ def network(**options: Any) -> Network:
 def stored(tmp_path: Path, **changes: Any) -> Path:
     """Write a checkpoint with some of its entries replaced, or removed where the change is None."""
     path = tmp_path / "kinet.pt"
-    checkpoint.save(path, network(), TRAITS)
+    checkpoint.save(path, network(), INFO)
     content = torch.load(path, weights_only=True) | changes
     torch.save({name: value for name, value in content.items() if value is not None}, path)
     return path
@@ -49,10 +49,10 @@ def test_round_trip_keeps_weights_configuration_and_traits(tmp_path: Path, archi
     original = network(architecture=architecture, roi=roi, activation="relu", dropout=0.25)
     original(torch.randn(2, 3, 32, 32))  # moves the running statistics
     path = tmp_path / "new" / "kinet.pt"
-    checkpoint.save(path, original, TRAITS, {"iteration": 7, "best": 0.5})
+    checkpoint.save(path, original, INFO, {"iteration": 7, "best": 0.5})
     loaded = checkpoint.load(path)
-    assert loaded.traits == TRAITS
-    assert isinstance(loaded.traits.mean, tuple)
+    assert loaded.info == INFO
+    assert isinstance(loaded.info.mean, tuple)
     assert loaded.network.config == original.config
     assert loaded.resume == {"iteration": 7, "best": 0.5}
     assert not loaded.network.training
@@ -63,15 +63,15 @@ def test_round_trip_keeps_weights_configuration_and_traits(tmp_path: Path, archi
 
 def test_saving_leaves_no_other_file_and_replaces_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "kinet.pt"
-    checkpoint.save(path, network(), TRAITS)
-    checkpoint.save(path, network(), dataclasses.replace(TRAITS, threshold=0.7))
+    checkpoint.save(path, network(), INFO)
+    checkpoint.save(path, network(), dataclasses.replace(INFO, threshold=0.7))
     assert [p.name for p in tmp_path.iterdir()] == ["kinet.pt"]
-    assert checkpoint.load(path).traits.threshold == 0.7
+    assert checkpoint.load(path).info.threshold == 0.7
 
 
 def test_saving_does_not_change_the_network(tmp_path: Path) -> None:
     original = network().train()
-    checkpoint.save(tmp_path / "kinet.pt", original, TRAITS)
+    checkpoint.save(tmp_path / "kinet.pt", original, INFO)
     assert original.training
     assert all(parameter.requires_grad for parameter in original.parameters())
 

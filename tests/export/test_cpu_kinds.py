@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.training import _has_bfloat16
+from kinet_trt.export.prediction import has_bfloat16
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("tests/export/test_training.py", "tests/export/networks/test_networks.py")
@@ -44,11 +44,11 @@ def test_training_in_fp32_on_a_cpu_without_bf16(instructions: str) -> None:
 @pytest.mark.parametrize("instructions", ["AVX2", "avx512_core", "AVX512_CORE_VNNI"])
 def test_bf16_is_not_used_where_onednn_only_imitates_it(instructions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", instructions)
-    assert not _has_bfloat16(CPU)
+    assert not has_bfloat16(CPU)
 
 
 def test_a_limit_above_bf16_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-    usual = _has_bfloat16(CPU)
+    usual = has_bfloat16(CPU)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_AMX")
-    assert _has_bfloat16(CPU) == usual
+    assert has_bfloat16(CPU) == usual

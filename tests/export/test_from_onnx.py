@@ -11,12 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from kinet_trt.export import checkpoint, from_onnx
-from kinet_trt.export import onnx as exporter
-from kinet_trt.export.checkpoint import Checkpoint, Traits
+from kinet_trt.export import checkpoint, from_onnx, to_onnx
+from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
 from kinet_trt.export.networks.base import Network, NetworkConfig
 from kinet_trt.export.networks.registry import build
-from kinet_trt.export.training import normalise
+from kinet_trt.export.prediction import normalise
 from torch import Tensor, nn
 
 from kinet_trt.core.errors import KinetError
@@ -27,7 +26,7 @@ from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
 
 torch.set_num_threads(1)
-TRAITS = Traits(
+INFO = ModelInfo(
     mean=(0.7, 0.6, 0.65), std=(0.2, 0.25, 0.15), threshold=0.3, nms_radius=4, data="simulated", metrics={"figure": 0.5}
 )
 
@@ -46,9 +45,9 @@ def trained(config: NetworkConfig) -> Network:
     return network
 
 
-def image(seed: int = 3, traits: Traits = TRAITS) -> Tensor:
+def image(seed: int = 3, info: ModelInfo = INFO) -> Tensor:
     pixels, _ = simulate.field(seed, 160, 128)
-    return normalise(torch.tensor(pixels[None]), traits)
+    return normalise(torch.tensor(pixels[None]), info)
 
 
 def maps(network: Network, x: Tensor) -> list[Tensor]:
@@ -71,12 +70,12 @@ def test_an_exported_network_comes_back(
 ) -> None:
     config = NetworkConfig(architecture, 4, activation, roi=True, norm=norm)
     network = trained(config)
-    model, card = exporter.export(Checkpoint(network, TRAITS), "tiny", precision, half, roi)
+    model, card = to_onnx.export(Checkpoint(network, INFO), "tiny", precision, half, roi)
     (tmp_path / "tiny.onnx").write_bytes(model)
     loaded = from_onnx.load(tmp_path / "tiny.onnx")
     assert loaded.network.config == replace(config, roi=roi, dropout=from_onnx.DROPOUT)
-    assert replace(loaded.traits, metrics={}) == replace(TRAITS, metrics={})
-    assert loaded.traits.metrics == TRAITS.metrics
+    assert replace(loaded.info, metrics={}) == replace(INFO, metrics={})
+    assert loaded.info.metrics == INFO.metrics
     tolerance = 0.02 if half or precision == "fp16" else 1e-4
     for expected, found in zip(maps(network, image()), maps(loaded.network, image()), strict=False):
         assert float((found - expected).abs().max()) < tolerance * max(1.0, float(expected.abs().max()))
@@ -93,9 +92,9 @@ def test_the_model_inside_comes_back_by_its_name(edge: Checkpoint) -> None:
     counter = NucleusCounter(precision="fp32", threads=1)
     card = counter.engine.card
     assert edge.network.config == NetworkConfig("paper", 16, "relu", roi=False, dropout=from_onnx.DROPOUT)
-    assert (edge.traits.mean, edge.traits.std, edge.traits.threshold) == (card.mean, card.std, card.threshold)
+    assert (edge.info.mean, edge.info.std, edge.info.threshold) == (card.mean, card.std, card.threshold)
     pixels, _ = simulate.field(7, 160, 128)
-    (found,) = maps(edge.network, image(7, edge.traits))
+    (found,) = maps(edge.network, image(7, edge.info))
     expected = counter(pixels)
     ours = find_peaks(found[0].numpy(), card.threshold, card.nms_radius)
     assert len(expected) > 20
@@ -106,7 +105,7 @@ def test_the_model_inside_comes_back_by_its_name(edge: Checkpoint) -> None:
 
 def test_a_model_that_is_not_what_its_card_says_is_one_error(tmp_path: Path) -> None:
     network = trained(NetworkConfig("paper", 4, "relu", roi=False))
-    model, card = exporter.export(Checkpoint(network, TRAITS), "tiny", "fp32", False, False)
+    model, card = to_onnx.export(Checkpoint(network, INFO), "tiny", "fp32", False, False)
     path = tmp_path / "tiny.onnx"
     for words, says in [
         ("paper, width 6, relu", "expected the weights of a network that kinet-trt exports"),
@@ -133,8 +132,8 @@ def test_files_that_are_no_models_are_one_error(tmp_path: Path) -> None:
 
 def test_a_card_of_the_model_inside_is_what_is_trained_from(edge: Checkpoint, tmp_path: Path) -> None:
     """What comes back is a checkpoint like any other."""
-    checkpoint.save(tmp_path / "edge.pt", edge.network, edge.traits)
+    checkpoint.save(tmp_path / "edge.pt", edge.network, edge.info)
     again = checkpoint.load(tmp_path / "edge.pt")
-    assert again.traits == edge.traits
+    assert again.info == edge.info
     card, _ = read_card(Path(str(from_onnx.resources.files("kinet_trt.models") / "kinet-edge.onnx")))
     assert NetworkConfig.parse(card.network) == replace(again.network.config, dropout=0.5)

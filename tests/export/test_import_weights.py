@@ -123,7 +123,7 @@ def test_both_networks_of_the_release_are_imported_as_they_compute(
     assert imported.parameters / 1e6 == pytest.approx(parameters, abs=0.01)
     assert imported.ignored == ("device_id",)
     loaded = checkpoint.load(tmp_path / "kinet.pt")
-    assert (loaded.traits.mean, loaded.traits.std, loaded.traits.threshold) == (MEAN, STD, 0.5)
+    assert (loaded.info.mean, loaded.info.std, loaded.info.threshold) == (MEAN, STD, 0.5)
     image = torch.randn(1, 3, 64, 96)
     for expected, found in zip(
         as_the_release_computes(weights, roi, 32, image), outputs(loaded.network, image), strict=True
@@ -181,8 +181,8 @@ def test_running_statistics_are_estimated_and_what_moved_is_said(
     assert "estimated on 2 fields" in text
     assert re.search(r"of \d+ nuclei \d+ are found again \([\d.]+ px away on average, \d+ with another class\)", text)
     loaded = checkpoint.load(tmp_path / "k.pt")
-    assert "norms calibrated on 2 fields of mine" in loaded.traits.data
-    assert loaded.traits.threshold == imported.threshold
+    assert "norms calibrated on 2 fields of mine" in loaded.info.data
+    assert loaded.info.threshold == imported.threshold
 
 
 def test_the_command_imports_exports_and_counts(

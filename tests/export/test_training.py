@@ -16,25 +16,15 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
-from kinet_trt.export.checkpoint import Checkpoint, Traits
+from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
+from kinet_trt.export.contact_sheet import contact_sheet
 from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.networks.registry import build
-from kinet_trt.export.pictures import contact_sheet
-from kinet_trt.export.training import (
-    BEST,
-    PAPER,
-    RECIPES,
-    THRESHOLDS,
-    TIMED,
-    Progress,
-    Recipe,
-    normalise,
-    predict,
-    source_weights,
-    split,
-    train,
-    validate,
-)
+from kinet_trt.export.prediction import normalise, predict
+from kinet_trt.export.recipes import BEST, PAPER, RECIPES, Recipe
+from kinet_trt.export.sampling import sampling_weights, split_fields
+from kinet_trt.export.training import TIMED_ITERATIONS, Progress, TrainingRun, train
+from kinet_trt.export.validation import THRESHOLDS, validate
 from torch import Tensor, nn
 
 from kinet_trt.core.detections import Detections
@@ -65,7 +55,8 @@ def blank(n: int = 3, source: str = "a", width: int = 200, **options: Any) -> La
 
 def run(fields: list[LabelledField], out: Path, recipe: Recipe = TINY, **options: Any) -> list[Progress]:
     seen: list[Progress] = []
-    train(fields, out, options.pop("config", CONFIG), recipe, workers=0, report=seen.append, **options)
+    config = options.pop("config", CONFIG)
+    train(TrainingRun(fields, out, config, recipe, workers=0, report=seen.append, **options))
     return seen
 
 
@@ -98,10 +89,10 @@ def test_a_run_leaves_a_checkpoint_the_newest_one_and_a_table(tmp_path: Path, co
     assert [p.validation is not None for p in seen] == [False, False, True, False, False, True]
     loaded = checkpoint.load(tmp_path / "k.pt")
     assert loaded.network.config == config
-    assert loaded.traits.data == "made up: simulated (1 fields)"
+    assert loaded.info.data == "made up: simulated (1 fields)"
     best = max((p.validation for p in seen if p.validation), key=lambda v: v.figure)
-    assert loaded.traits.threshold == best.threshold
-    assert loaded.traits.metrics["figure"] == pytest.approx(best.figure, abs=1e-4)
+    assert loaded.info.threshold == best.threshold
+    assert loaded.info.metrics["figure"] == pytest.approx(best.figure, abs=1e-4)
     with (tmp_path / "k.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["iteration"] for row in rows] == ["3", "6"]
@@ -111,14 +102,14 @@ def test_a_run_leaves_a_checkpoint_the_newest_one_and_a_table(tmp_path: Path, co
 def test_normalisation_is_that_of_the_training_fields(tmp_path: Path) -> None:
     one = simulated()
     run([one], tmp_path / "k.pt")
-    traits = checkpoint.load(tmp_path / "k.pt").traits
+    info = checkpoint.load(tmp_path / "k.pt").info
     values = one.pixels().reshape(-1, 3) / 255
-    np.testing.assert_allclose(traits.mean, values.mean(axis=0), atol=0.03)
-    np.testing.assert_allclose(traits.std, values.std(axis=0), atol=0.03)
-    image = normalise(torch.from_numpy(one.pixels()[None].copy()), traits)
+    np.testing.assert_allclose(info.mean, values.mean(axis=0), atol=0.03)
+    np.testing.assert_allclose(info.std, values.std(axis=0), atol=0.03)
+    image = normalise(torch.from_numpy(one.pixels()[None].copy()), info)
     assert image.shape == (1, 3, 160, 200)
     assert image.mean((0, 2, 3)).abs().max() < 0.2
-    expected = (one.pixels()[5, 7, 2] / 255 - traits.mean[2]) / traits.std[2]
+    expected = (one.pixels()[5, 7, 2] / 255 - info.mean[2]) / info.std[2]
     assert image[0, 2, 5, 7].item() == pytest.approx(expected, abs=1e-5)
 
 
@@ -133,7 +124,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
             raise Stop
 
     with pytest.raises(Stop):
-        train([simulated()], cut, CONFIG, recipe, workers=0, report=interrupt)
+        train(TrainingRun([simulated()], cut, CONFIG, recipe, workers=0, report=interrupt))
     seen = run([simulated()], cut, recipe)
     assert [p.iteration for p in seen] == [4, 5, 6]
     for name in ("{}.pt", "{}.last.pt"):
@@ -145,7 +136,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
 
 
 def test_a_run_goes_on_from_between_two_validations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kinet_trt.export.training.KEPT", 2)
+    monkeypatch.setattr("kinet_trt.export.training.SAVE_EVERY", 2)
     recipe = replace(TINY, every=6)
     run([simulated()], tmp_path / "whole.pt", recipe)
 
@@ -154,7 +145,7 @@ def test_a_run_goes_on_from_between_two_validations(tmp_path: Path, monkeypatch:
             raise Stop
 
     with pytest.raises(Stop):
-        train([simulated()], tmp_path / "cut.pt", CONFIG, recipe, workers=0, report=interrupt)
+        train(TrainingRun([simulated()], tmp_path / "cut.pt", CONFIG, recipe, workers=0, report=interrupt))
     assert not (tmp_path / "cut.pt").exists()
     assert [p.iteration for p in run([simulated()], tmp_path / "cut.pt", recipe)] == [5, 6]
     expected, found = weights(tmp_path / "whole.pt"), weights(tmp_path / "cut.pt")
@@ -172,7 +163,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Pat
 @pytest.mark.slow
 def test_workers_do_not_change_what_is_learnt(tmp_path: Path) -> None:
     run([simulated()], tmp_path / "a.pt")
-    train([simulated()], tmp_path / "b.pt", CONFIG, TINY, workers=1)
+    train(TrainingRun([simulated()], tmp_path / "b.pt", CONFIG, TINY, workers=1))
     a, b = weights(tmp_path / "a.last.pt"), weights(tmp_path / "b.last.pt")
     assert all(torch.allclose(a[key].float(), b[key].float(), atol=1e-6) for key in a)
 
@@ -199,8 +190,8 @@ def test_the_time_left_is_estimated_once_from_iterations_and_validations(
     other = simulated(2, 400, 160, split="val")
     seen = run([field, other, replace(other)], tmp_path / "k.pt", replace(TINY, iterations=20, every=8))
     estimates = {p.iteration: p.seconds for p in seen if p.seconds is not None}
-    # The clock was read after the first iteration and after TIMED more, then before and after one field of two.
-    assert estimates == {1 + TIMED: pytest.approx((20 - 5) * 10 / TIMED + 3 * 10 * 2)}
+    # Clock reads: after the first iteration, after TIMED_ITERATIONS more, and before and after one field of two.
+    assert estimates == {1 + TIMED_ITERATIONS: pytest.approx((20 - 5) * 10 / TIMED_ITERATIONS + 3 * 10 * 2)}
     with pytest.raises(KinetError, match="finished"):
         run([field, other, replace(other)], tmp_path / "k.pt", replace(TINY, iterations=20, every=8))
     short = run([field], tmp_path / "short.pt")
@@ -227,21 +218,21 @@ def test_going_on_with_another_optimizer_is_one_error(tmp_path: Path) -> None:
 
 
 def test_going_on_from_a_checkpoint_that_cannot_resume_is_one_error(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "k.last.pt", build(CONFIG), Traits())
+    checkpoint.save(tmp_path / "k.last.pt", build(CONFIG), ModelInfo())
     with pytest.raises(KinetError, match=r"k\.last\.pt"):
         run([simulated()], tmp_path / "k.pt")
 
 
 def test_going_on_keeps_the_normalisation_that_the_weights_were_trained_with(tmp_path: Path) -> None:
     run([simulated()], tmp_path / "k.pt", replace(TINY, iterations=3))
-    before = checkpoint.load(tmp_path / "k.last.pt").traits
+    before = checkpoint.load(tmp_path / "k.last.pt").info
     dark = simulated()
     dark = replace(dark, _frames=[Frame(dark.pixels() // 2)])
     try:
         run([simulated(), dark], tmp_path / "k.pt", TINY)
     except KinetError:
         return  # to refuse is as good
-    after = checkpoint.load(tmp_path / "k.last.pt").traits
+    after = checkpoint.load(tmp_path / "k.last.pt").info
     assert (after.mean, after.std) == (before.mean, before.std)
 
 
@@ -249,22 +240,24 @@ def test_training_starts_from_a_given_network(tmp_path: Path) -> None:
     start = build(CONFIG)
     with torch.no_grad():
         start.stem[0].weight.fill_(0.5)
-    run([simulated()], tmp_path / "k.pt", replace(TINY, lr=0.0), start=Checkpoint(start, Traits()))
+    run([simulated()], tmp_path / "k.pt", replace(TINY, lr=0.0), start=Checkpoint(start, ModelInfo()))
     assert weights(tmp_path / "k.pt")["stem.0.weight"].allclose(torch.tensor(0.5), atol=1e-3)
 
 
 def test_fine_tuning_keeps_the_normalisation_and_never_gets_worse(tmp_path: Path) -> None:
-    traits = Traits(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), mpp=0.3, data="elsewhere (9 fields)", metrics={"x": 1.0})
-    start = Checkpoint(build(CONFIG), traits)
+    info = ModelInfo(
+        mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), mpp=0.3, data="elsewhere (9 fields)", metrics={"x": 1.0}
+    )
+    start = Checkpoint(build(CONFIG), info)
     before = {name: value.clone() for name, value in start.network.state_dict().items()}
     # Weights that are only ever worse than the first ones: the start is what is written.
     seen = run([blank(0, "simulated")], tmp_path / "k.pt", replace(TINY, lr=1e-9, average=0.0), start=start)
     assert [p.iteration for p in seen] == [0, 1, 2, 3, 4, 5, 6]
     assert [p.validation is not None for p in seen] == [True, False, False, True, False, False, True]
     found = checkpoint.load(tmp_path / "k.pt")
-    assert (found.traits.mean, found.traits.std, found.traits.mpp) == (traits.mean, traits.std, traits.mpp)
-    assert found.traits.data == "elsewhere (9 fields); then simulated (1 fields)"
-    assert "x" not in found.traits.metrics
+    assert (found.info.mean, found.info.std, found.info.mpp) == (info.mean, info.std, info.mpp)
+    assert found.info.data == "elsewhere (9 fields); then simulated (1 fields)"
+    assert "x" not in found.info.metrics
     assert all(torch.equal(value, before[name]) for name, value in found.network.state_dict().items())
     assert (tmp_path / "k.pictures" / "000000.jpg").is_file()
     # The newest weights are those that were trained.
@@ -273,7 +266,7 @@ def test_fine_tuning_keeps_the_normalisation_and_never_gets_worse(tmp_path: Path
 
 
 def test_a_start_that_nothing_betters_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run([blank(0, "simulated")], tmp_path / "k.pt", start=Checkpoint(build(CONFIG), Traits()))
+    run([blank(0, "simulated")], tmp_path / "k.pt", start=Checkpoint(build(CONFIG), ModelInfo()))
     assert "no result was better on the validation fields than the initial network" in caplog.text
 
 
@@ -333,7 +326,7 @@ def taught(tmp_path: Path, teacher: checkpoint.Checkpoint | None, **options: Any
     run([bare, simulated(2, split="val")], tmp_path / "k.pt", recipe, teacher=teacher, **options)
     found = checkpoint.load(tmp_path / "k.pt")
     judge = teacher or constant(0.0)
-    maps = [predict(c.network, c.traits, bare.pixels()) for c in (found, judge)]
+    maps = [predict(c.network, c.info, bare.pixels()) for c in (found, judge)]
     return float(np.abs(maps[0] - maps[1]).mean())
 
 
@@ -344,7 +337,7 @@ def constant(value: float) -> checkpoint.Checkpoint:
     with torch.no_grad():
         network.out.out.weight.zero_()
         network.out.out.bias.fill_(value)
-    return checkpoint.Checkpoint(network, Traits())
+    return checkpoint.Checkpoint(network, ModelInfo())
 
 
 def test_a_teacher_is_imitated_where_nobody_marked_anything(tmp_path: Path) -> None:
@@ -400,14 +393,14 @@ def test_a_run_does_not_go_on_when_classes_no_longer_count(tmp_path: Path) -> No
 
 def test_split_follows_the_fields_own_word() -> None:
     fields = [blank(source="a", split="train"), blank(source="a", split="val"), blank(source="a")]
-    training, validating = split(fields)
+    training, validating = split_fields(fields)
     assert validating == [fields[1]]
     assert training == [fields[0], fields[2]]
 
 
 def test_split_cuts_the_right_fifth_off_a_source_of_one_field() -> None:
     fields = [blank(source="a"), blank(source="a", split="val"), blank(21, source="lone")]
-    training, validating = split(fields)
+    training, validating = split_fields(fields)
     left, right = training[1], validating[-1]
     assert (left.source, right.source) == ("lone", "lone")
     assert left.pixels().shape[1] == 160
@@ -420,7 +413,7 @@ def test_split_cuts_the_right_fifth_off_a_source_of_one_field() -> None:
 
 def test_split_without_validation_fields_takes_every_fifth() -> None:
     fields = [blank(source="a") for _ in range(11)]
-    training, validating = split(fields)
+    training, validating = split_fields(fields)
     assert [next(i for i, f in enumerate(fields) if f is v) for v in validating] == [4, 9]
     assert len(training) == 9
 
@@ -428,7 +421,7 @@ def test_split_without_validation_fields_takes_every_fifth() -> None:
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 8])
 def test_split_never_validates_on_a_training_field_where_there_are_several(n: int) -> None:
     fields = [blank(source="a") for _ in range(n)]
-    training, validating = split(fields)
+    training, validating = split_fields(fields)
     assert training
     assert validating
     assert not {id(f.pixels()) for f in training} & {id(f.pixels()) for f in validating}
@@ -436,29 +429,29 @@ def test_split_never_validates_on_a_training_field_where_there_are_several(n: in
 
 def test_split_of_one_field_uses_it_for_both_and_of_validation_fields_only_is_an_error() -> None:
     one = blank()
-    training, validating = split([one])
+    training, validating = split_fields([one])
     assert training
     assert validating
     with pytest.raises(KinetError, match="all are marked as validation fields"):
-        split([blank(split="val"), blank(split="val")])
+        split_fields([blank(split="val"), blank(split="val")])
 
 
 def test_split_leaves_test_fields_alone_and_validates_on_nuclei() -> None:
     regions, kept = blank(0, "a", labelled=(), split="val"), blank(source="a", split="test")
     fields = [blank(source="a"), blank(source="a", split="val"), regions, kept, blank(0, "a", labelled=())]
-    training, validating = split(fields)
+    training, validating = split_fields(fields)
     assert training == [fields[0], fields[4]]
     assert validating == [fields[1]]
-    training, validating = split([blank(source="a"), *(blank(0, "a", labelled=()) for _ in range(6))])
+    training, validating = split_fields([blank(source="a"), *(blank(0, "a", labelled=()) for _ in range(6))])
     assert sum(bool(f.labelled) for f in training) == len(validating) == 1
     with pytest.raises(KinetError, match="expected fields with labelled nuclei"):
-        split([kept, regions])
+        split_fields([kept, regions])
 
 
 @pytest.mark.parametrize("width", [100, 150])
 def test_a_narrow_field_alone_in_its_source_can_still_be_validated(width: int) -> None:
-    _, validating = split([blank(source="a"), blank(source="b", width=width)])
-    validate(build(NetworkConfig("paper", 2)).eval(), Traits(), validating)
+    _, validating = split_fields([blank(source="a"), blank(source="b", width=width)])
+    validate(build(NetworkConfig("paper", 2)).eval(), ModelInfo(), validating)
 
 
 def test_sources_count_by_the_root_of_their_nuclei_and_three_times_when_complete() -> None:
@@ -469,20 +462,20 @@ def test_sources_count_by_the_root_of_their_nuclei_and_three_times_when_complete
         blank(24, "some", labelled=two),
         blank(24, "some", labelled=("positive",)),
     ]
-    found = source_weights(fields, {"some": 2.0})
+    found = sampling_weights(fields, {"some": 2.0})
     np.testing.assert_allclose(found, [3 * 4 / 2] * 2 + [2 * 7 / 2] * 2)
-    np.testing.assert_allclose(source_weights(fields[:2], {}), [6, 6])
+    np.testing.assert_allclose(sampling_weights(fields[:2], {}), [6, 6])
 
 
 def test_a_source_without_labels_counts_a_fifth_of_all_others() -> None:
     fields = [blank(8, "full"), blank(24, "some", labelled=("positive",)), *[blank(0, "bare", labelled=())] * 2]
-    np.testing.assert_allclose(source_weights(fields, {"bare": 3.0}), [9, 5, *[3 * 0.2 * 14 / 2] * 2])
-    np.testing.assert_allclose(source_weights(fields[2:], {}), [0.1, 0.1])
+    np.testing.assert_allclose(sampling_weights(fields, {"bare": 3.0}), [9, 5, *[3 * 0.2 * 14 / 2] * 2])
+    np.testing.assert_allclose(sampling_weights(fields[2:], {}), [0.1, 0.1])
 
 
 def test_a_factor_for_an_unknown_source_lists_the_known_ones() -> None:
     with pytest.raises(KinetError, match=r"no source named \['nobody'\]: expected one of \['a', 'b'\]"):
-        source_weights([blank(source="b"), blank(source="a")], {"a": 1, "nobody": 2})
+        sampling_weights([blank(source="b"), blank(source="a")], {"a": 1, "nobody": 2})
 
 
 # --- validation -------------------------------------------------------------------------------------------------------
@@ -515,7 +508,7 @@ def truth_of(f: LabelledField, score: float = 0.6) -> list[tuple[float, float, i
 
 
 def judge(f: LabelledField, *extra: tuple[float, float, int, float], score: float = 0.6) -> Any:
-    return validate(Oracle(peaks(*truth_of(f, score), *extra)), Traits(), [f])
+    return validate(Oracle(peaks(*truth_of(f, score), *extra)), ModelInfo(), [f])
 
 
 def test_validation_finds_the_threshold_between_nuclei_and_noise() -> None:
@@ -528,7 +521,7 @@ def test_validation_finds_the_threshold_between_nuclei_and_noise() -> None:
 
 def test_validation_counts_misses_and_false_finds() -> None:
     f = blank(6)
-    missed = validate(Oracle(peaks(*truth_of(f)[:3])), Traits(), [f])
+    missed = validate(Oracle(peaks(*truth_of(f)[:3])), ModelInfo(), [f])
     assert missed.by_source["a"][0] == pytest.approx(2 * 3 / (3 + 6))
     assert judge(f, (30, 5, 0, 0.7), (60, 60, 1, 0.7)).by_source["a"][0] == pytest.approx(2 * 6 / (8 + 6))
 
@@ -536,7 +529,7 @@ def test_validation_counts_misses_and_false_finds() -> None:
 def test_a_wrong_class_costs_classification_only() -> None:
     f = blank(3)
     wrong = [(x, y, 0, s) for x, y, _, s in truth_of(f)]
-    detection, classification = validate(Oracle(peaks(*wrong)), Traits(), [f]).by_source["a"]
+    detection, classification = validate(Oracle(peaks(*wrong)), ModelInfo(), [f]).by_source["a"]
     assert detection == 1
     assert classification == pytest.approx((2 * 1 / (3 + 1)) / 3)
 
@@ -548,7 +541,7 @@ def test_finds_outside_the_counted_region_and_in_the_padding_do_not_count() -> N
     f = replace(f, counted=Path("m.png"), _frames=[Frame(f.pixels())], _masks=[mask])
     assert judge(f, (30, 50, 0, 0.9), (60, 60, 1, 0.9)).figure == 1
     padded = peaks(*truth_of(f), (204, 20, 0, 0.9), width=208)
-    assert validate(Oracle(padded), Traits(), [f]).figure == 1
+    assert validate(Oracle(padded), ModelInfo(), [f]).figure == 1
 
 
 def test_finds_of_a_class_that_the_source_does_not_label_do_not_count() -> None:
@@ -565,21 +558,21 @@ def test_marks_of_a_class_that_the_source_does_not_label_do_not_count() -> None:
 
 def test_the_figure_is_the_mean_over_sources_whatever_their_size() -> None:
     good, bad = blank(9, "good"), blank(3, "bad")
-    found = validate(Oracle(*(peaks(*truth_of(good)), peaks())), Traits(), [good, bad])
+    found = validate(Oracle(*(peaks(*truth_of(good)), peaks())), ModelInfo(), [good, bad])
     assert found.by_source == {"bad": (0.0, 0.0), "good": (1.0, 1.0)}
     assert found.figure == 0.5
 
 
 def test_prediction_pads_to_sixteen_and_leaves_training_state_alone() -> None:
     net = build(CONFIG).eval()
-    maps = predict(net, Traits(), np.full((70, 90, 3), 200, np.uint8))
+    maps = predict(net, ModelInfo(), np.full((70, 90, 3), 200, np.uint8))
     assert (maps.shape, maps.dtype) == ((3, 80, 96), np.float32)
 
 
 def test_pixels_that_may_not_be_written_are_no_cause_for_a_warning() -> None:
     pixels = np.full((64, 96, 3), 200, np.uint8)
     pixels.flags.writeable = False  # as Pillow gives them
-    assert predict(build(CONFIG).eval(), Traits(), pixels).shape == (3, 64, 96)
+    assert predict(build(CONFIG).eval(), ModelInfo(), pixels).shape == (3, 64, 96)
 
 
 def test_a_run_does_not_go_on_with_other_weights(tmp_path: Path) -> None:

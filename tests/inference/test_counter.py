@@ -207,18 +207,18 @@ def with_branch(tmp_path_factory) -> Path:
     """Give a network with the tumour-region branch, its weights random."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    from kinet_trt.export import onnx
-    from kinet_trt.export.checkpoint import Checkpoint, Traits
+    from kinet_trt.export import to_onnx
+    from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
     from kinet_trt.export.networks.base import NetworkConfig
     from kinet_trt.export.networks.registry import build
 
     torch.manual_seed(3)
     network = build(NetworkConfig("paper", 4, "relu", roi=True, dropout=0.0)).eval()
-    traits = Traits(
+    info = ModelInfo(
         mean=(0.7, 0.6, 0.65), std=(0.2, 0.25, 0.15), threshold=0.3, nms_radius=4, data="simulated", metrics={}
     )
     path = tmp_path_factory.mktemp("roi") / "roi.onnx"
-    model, _ = onnx.export(Checkpoint(network, traits), "roi", "fp32", False, roi=True)
+    model, _ = to_onnx.export(Checkpoint(network, info), "roi", "fp32", False, roi=True)
     path.write_bytes(model)
     return path
 

@@ -290,13 +290,13 @@ def test_tensorrt_builds_half_precision_and_a_region_map_fused(half):
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_release_network_with_its_region_map_is_fused_and_built(precision):
     torch = pytest.importorskip("torch")
-    from kinet_trt.export.checkpoint import Checkpoint, Traits
+    from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
     from kinet_trt.export.networks.base import NetworkConfig
     from kinet_trt.export.networks.registry import build
-    from kinet_trt.export.onnx import export
+    from kinet_trt.export.to_onnx import export
 
     torch.manual_seed(3)
-    checkpoint = Checkpoint(build(NetworkConfig("release", 4, "elu", roi=True)).eval(), Traits())
+    checkpoint = Checkpoint(build(NetworkConfig("release", 4, "elu", roi=True)).eval(), ModelInfo())
     model, card = export(checkpoint, "tiny", precision, False, roi=True)
     fused, fused_card = fuse(model, card)
     frames = np.stack([simulate.field(seed, 160, 128)[0] for seed in (1, 2)])

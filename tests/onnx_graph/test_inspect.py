@@ -186,12 +186,12 @@ def test_an_engine_and_a_json_that_do_not_belong_together_are_told(run, tmp_path
 
 def test_a_checkpoint_is_shown(run, tmp_path):
     pytest.importorskip("torch")
-    from kinet_trt.export.checkpoint import Traits, save
+    from kinet_trt.export.checkpoint import ModelInfo, save
     from kinet_trt.export.networks.base import NetworkConfig
     from kinet_trt.export.networks.registry import build
 
     network = build(NetworkConfig(width=8, roi=False))
-    save(tmp_path / "a.pt", network, Traits(threshold=0.25))
+    save(tmp_path / "a.pt", network, ModelInfo(threshold=0.25))
     code, out, err = run("inspect", tmp_path / "a.pt", "--json", tmp_path / "o.json")
     assert (code, err) == (0, "")
     assert "width 8" in out

@@ -55,7 +55,7 @@ def bench(
     compare: Yardsticks | None = None
     if yardsticks:
         require("bench", "train", "torch", "skimage")
-        from kinet_trt.export.yardsticks import eager_pytorch
+        from kinet_trt.export.baselines import eager_pytorch
 
         compare = eager_pytorch
     with steps("Timing") as report:

@@ -23,10 +23,10 @@ def export(
 ) -> None:
     """Convert a checkpoint to an ONNX model. It gets a model card and is compared with PyTorch."""
     require("export", "train", "torch", "onnx", "onnxscript", "onnxsim")
-    from kinet_trt.export.workshop import export_checkpoint
+    from kinet_trt.export.parity import export_file
 
     check_names({"--out": str(out)}, out=(".onnx",))
-    card, parity = export_checkpoint(checkpoint, out, precision, half_weights, roi, images)
+    card, parity = export_file(checkpoint, out, precision, half_weights, roi, images)
     same = parity.agreement
     typer.echo(f"{out}: {card.network}, {card.precision}, {out.stat().st_size / 1e6:.1f} MB")
     typer.echo(

@@ -67,36 +67,34 @@ def train(
 ) -> None:
     """Train a network on labelled fields. An interrupted run is resumed."""
     require("train", "train", "torch", "lap", *(["onnx"] if start and start.suffix != ".pt" else []))
-    from kinet_trt.export.workshop import train_fields
+    from kinet_trt.export.train_folder import TrainOptions, train_folder
 
     check_names({"--out": str(out)}, out=(".pt",))
+    options = TrainOptions(
+        recipe=recipe,
+        network=network,
+        architecture=architecture,
+        width=width,
+        activation=activation,
+        roi=roi,
+        dropout=dropout,
+        iterations=iterations,
+        weight=dict(_pairs("--weight", weight)),
+        partial=_pairs("--partial", partial),
+        detection_only=detection_only or (),
+        classes=classes.split(",") if classes else None,
+        mpp=mpp,
+        start=start,
+        teacher=teacher,
+        unlabelled=unlabelled,
+        regions=regions,
+        seed=seed,
+        quick=quick,
+    )
     with training_bar() as report:
-        traits = train_fields(
-            fields,
-            out,
-            recipe=recipe,
-            network=network,
-            architecture=architecture,
-            width=width,
-            activation=activation,
-            roi=roi,
-            dropout=dropout,
-            iterations=iterations,
-            factors=dict(_pairs("--weight", weight)),
-            partial=_pairs("--partial", partial),
-            detection_only=detection_only or (),
-            classes=classes.split(",") if classes else None,
-            mpp=mpp,
-            start=start,
-            teacher=teacher,
-            unlabelled=unlabelled,
-            regions=regions,
-            seed=seed,
-            quick=quick,
-            report=report,
-        )
-    typer.echo(f"{out}: threshold {traits.threshold:g}, {out.stat().st_size / 1e6:.1f} MB")
-    for name, value in traits.metrics.items():
+        info = train_folder(fields, out, options, report)
+    typer.echo(f"{out}: threshold {info.threshold:g}, {out.stat().st_size / 1e6:.1f} MB")
+    for name, value in info.metrics.items():
         typer.echo(f"  {name:<32} {value:.3f}")
     for state in (out.with_name(f"{out.stem}.roi.last.pt"), out.with_suffix(".last.pt")):
         if state.exists():

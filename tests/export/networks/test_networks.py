@@ -15,15 +15,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export import checkpoint, training
-from kinet_trt.export.checkpoint import Checkpoint, Traits
+from kinet_trt.export import checkpoint
+from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
 from kinet_trt.export.crops import CropPlan, Crops
 from kinet_trt.export.networks.base import KINET_ARCHITECTURES, Architecture, Network, NetworkConfig
 from kinet_trt.export.networks.fcrn import STEPS
 from kinet_trt.export.networks.registry import build, reach
-from kinet_trt.export.training import BEST, Progress, Recipe, train, train_by_stages
+from kinet_trt.export.optimization import training_step
+from kinet_trt.export.recipes import BEST, Recipe
+from kinet_trt.export.train_folder import NetworkName
+from kinet_trt.export.training import Progress, TrainingRun, train, train_by_stages
 from kinet_trt.export.widen import widen
-from kinet_trt.export.workshop import NetworkName
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import KinetError
@@ -136,7 +138,7 @@ def test_maps_are_right_where_the_outputs_are_the_target(architecture: str) -> N
 def learn(architecture: str, out: Path, recipe: Recipe = TINY) -> list[float]:
     losses: list[float] = []
     config = NetworkConfig(architecture, 2, "relu", roi=False)
-    train([field()], out, config, recipe, workers=0, report=lambda p: losses.append(p.loss))
+    train(TrainingRun([field()], out, config, recipe, workers=0, report=lambda p: losses.append(p.loss)))
     return losses
 
 
@@ -151,7 +153,7 @@ def test_every_network_takes_a_few_steps(architecture: Architecture, width: int)
     optimizer = torch.optim.SGD(net.parameters(), 1e-4)
     for iteration in range(3):
         examples = [torch.stack(parts) for parts in zip(*(crops[2 * iteration + i] for i in (0, 1)), strict=True)]
-        assert np.isfinite(training._step(net, optimizer, TINY, iteration + 1, examples, Traits()))
+        assert np.isfinite(training_step(net, optimizer, TINY, iteration + 1, examples, ModelInfo()))
 
 
 @pytest.mark.parametrize("architecture", SOME)
@@ -170,10 +172,10 @@ def test_a_diverging_run_is_one_error(architecture: str, tmp_path: Path) -> None
 
 
 def test_a_teacher_of_proximity_maps_teaches_no_densities(tmp_path: Path) -> None:
-    teacher = Checkpoint(network("paper"), Traits())
+    teacher = Checkpoint(network("paper"), ModelInfo())
     config = NetworkConfig("fcrn-a", 2, "relu", roi=False)
     with pytest.raises(KinetError, match=r"^teacher: its maps are proximity maps, but fcrn-a learns other maps"):
-        train([field()], tmp_path / "k.pt", config, TINY, workers=0, teacher=teacher)
+        train(TrainingRun([field()], tmp_path / "k.pt", config, TINY, workers=0, teacher=teacher))
 
 
 def changed(before: Network, after: Network) -> set[str]:
@@ -187,7 +189,9 @@ def test_stages_teach_one_branch_at_a_time(tmp_path: Path) -> None:
     torch.manual_seed(0)
     begun = build(config)
     seen: list[int] = []
-    train_by_stages([field()], tmp_path / "k.pt", config, TINY, workers=0, report=lambda p: seen.append(p.iteration))
+    train_by_stages(
+        TrainingRun([field()], tmp_path / "k.pt", config, TINY, workers=0, report=lambda p: seen.append(p.iteration))
+    )
     assert seen == [1, 2, 3, 4, 0, 1, 2, 3, 4]
     first = checkpoint.load(tmp_path / "k.roi.pt").network
     last = checkpoint.load(tmp_path / "k.last.pt").network
@@ -197,16 +201,15 @@ def test_stages_teach_one_branch_at_a_time(tmp_path: Path) -> None:
     learnt = changed(first, last)
     assert {"stem", "down16", "up8", "side8", "out"} <= learnt
     assert not any(name.startswith("roi") for name in learnt)
-    assert checkpoint.load(tmp_path / "k.pt").traits.data == "simulated (1 fields)"
+    assert checkpoint.load(tmp_path / "k.pt").info.data == "simulated (1 fields)"
 
 
 def test_the_time_left_of_the_first_stage_includes_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kinet_trt.export.training.time.perf_counter", itertools.count(0.0, 10.0).__next__)
     seen: list[Progress] = []
     recipe = replace(TINY, iterations=8, every=8)
-    train_by_stages(
-        [field()], tmp_path / "k.pt", NetworkConfig("paper", 2, "relu"), recipe, workers=0, report=seen.append
-    )
+    config = NetworkConfig("paper", 2, "relu")
+    train_by_stages(TrainingRun([field()], tmp_path / "k.pt", config, recipe, workers=0, report=seen.append))
     first, second = (p.seconds for p in seen if p.seconds is not None)
     # Three of eight iterations are left of each, and before the second begins all of its own.
     assert first == pytest.approx(second * (1 + 8 / 3))
@@ -229,8 +232,8 @@ def test_an_interrupted_training_by_stages_goes_on_in_its_stage(tmp_path: Path) 
         out = tmp_path / f"{left}.pt"
         seen.clear()
         with pytest.raises(Stop):
-            train_by_stages([field()], out, config, TINY, workers=0, report=stop)
-        train_by_stages([field()], out, config, TINY, workers=0, report=lambda p: seen.append(p.iteration))
+            train_by_stages(TrainingRun([field()], out, config, TINY, workers=0, report=stop))
+        train_by_stages(TrainingRun([field()], out, config, TINY, workers=0, report=lambda p: seen.append(p.iteration)))
         assert seen == expected
 
 

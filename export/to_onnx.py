@@ -8,28 +8,22 @@ import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 
-import numpy as np
 import onnx
 import torch
-from kinet_trt.export.checkpoint import Checkpoint, Traits
+from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
 from kinet_trt.export.networks.base import Network
 from kinet_trt.export.networks.registry import reach
 from kinet_trt.export.rewrites import densify_groups, expand_upsampler_kernels
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.telemetry import no_telemetry
-from kinet_trt.evaluation.agreement import Agreement, compare
 from kinet_trt.models.card import ModelCard, onnx_hash, with_card
 from kinet_trt.onnx_graph.low_resolution import at_low_resolution
 from kinet_trt.onnx_graph.pointwise import as_pointwise
 from kinet_trt.onnx_graph.precision import compute_in_half, store_in_half
-from kinet_trt.peaks.reference import find_peaks
 
 OPSET = 18
 TILE = 1024
@@ -43,7 +37,7 @@ class Deployed(nn.Module):
     ----------
     network
         In evaluation mode.
-    traits
+    info
         For the normalisation, which stays a node of its own: folding it into the first convolution would be exact only
         if the padding had the mean colour.
     roi
@@ -53,38 +47,19 @@ class Deployed(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: Network, traits: Traits, roi: bool) -> None:
+    def __init__(self, network: Network, info: ModelInfo, roi: bool) -> None:
         super().__init__()
         self.network, self.roi = network, roi
         # pixel * scale + shift: one multiplication and one addition a value.
-        std = torch.tensor(traits.std)
+        std = torch.tensor(info.std)
         self.register_buffer("scale", 1 / (255 * std).view(3, 1, 1))
-        self.register_buffer("shift", (-torch.tensor(traits.mean) / std).view(3, 1, 1))
+        self.register_buffer("shift", (-torch.tensor(info.mean) / std).view(3, 1, 1))
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
         """uint8 [N, H, W, 3] to maps float32 [N, classes, H, W], and [N, 1, H, W] with ``roi``."""
         image = frame.permute(0, 3, 1, 2).float() * self.scale + self.shift
         maps, logits = self.network(image, roi=self.roi)
         return (maps,) if logits is None else (maps, self.network.tumor_probability(logits))
-
-
-@dataclass(frozen=True)
-class Parity:
-    """What export changed.
-
-    Attributes
-    ----------
-    max_error
-        Largest difference of a map value.
-    agreement
-        Of the detections at the card's threshold, all images together.
-    images
-        How many were compared.
-    """
-
-    max_error: float
-    agreement: Agreement
-    images: int
 
 
 def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool, roi: bool) -> tuple[bytes, ModelCard]:
@@ -114,12 +89,12 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
     """
     if precision not in ("fp32", "fp16"):
         raise KinetError(f"precision: expected fp32 or fp16, found {precision!r}")
-    network, traits = copy.deepcopy(checkpoint.network), checkpoint.traits
+    network, info = copy.deepcopy(checkpoint.network), checkpoint.info
     if roi and not network.config.roi:
         raise KinetError("roi: this network was trained without the tumour-region branch: leave roi out")
     multiple = network.config.multiple
-    halo = -(-(reach(network) + traits.nms_radius) // multiple) * multiple
-    graph = _traced(Deployed(densify_groups(expand_upsampler_kernels(network)), traits, roi).eval())
+    halo = -(-(reach(network) + info.nms_radius) // multiple) * multiple
+    graph = _traced(Deployed(densify_groups(expand_upsampler_kernels(network)), info, roi).eval())
     graph = at_low_resolution(as_pointwise(_simplified(graph)))
     if precision == "fp16":
         compute_in_half(graph)
@@ -130,81 +105,26 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
     model = graph.SerializeToString(deterministic=True)
     card = ModelCard(
         name=name,
-        classes=traits.classes,
-        mpp=traits.mpp,
-        mean=traits.mean,
-        std=traits.std,
+        classes=info.classes,
+        mpp=info.mpp,
+        mean=info.mean,
+        std=info.std,
         multiple=multiple,
         tile=TILE,
         halo=halo,
-        threshold=traits.threshold,
-        nms_radius=traits.nms_radius,
+        threshold=info.threshold,
+        nms_radius=info.nms_radius,
         precision=precision,
         weights_precision="fp16" if half_weights or precision == "fp16" else "fp32",
         roi=roi,
         weights_sha256=_weights_hash(checkpoint.network),
         model_sha256=onnx_hash(model),
         network=network.config.summary,
-        data=traits.data,
+        data=info.data,
         licence=LICENCE,
-        metrics=traits.metrics,
+        metrics=info.metrics,
     )
     return with_card(model, card), card
-
-
-def record_parity(model: bytes, card: ModelCard, parity: Parity) -> tuple[bytes, ModelCard]:
-    """Return the model with what was measured written into its card."""
-    agreement = parity.agreement
-    measured = {
-        "images": parity.images,
-        "max_error": float(f"{parity.max_error:.3g}"),
-        "same": agreement.same,
-        "only_pytorch": agreement.only_first,
-        "only_onnx": agreement.only_second,
-        "identical": agreement.identical,
-    }
-    card = replace(card, parity=measured)
-    return with_card(model, card), card
-
-
-def parity(
-    checkpoint: Checkpoint,
-    card: ModelCard,
-    maps_of: Sequence[NDArray[np.float32]],
-    frames: Sequence[NDArray[np.uint8]],
-) -> Parity:
-    """Hold a compiled model's maps to PyTorch in FP32.
-
-    Parameters
-    ----------
-    checkpoint, card
-        The network, and the card of what was made of it.
-    maps_of
-        The compiled model's maps of each frame, float32 [classes, H, W].
-    frames
-        RGB, uint8 [H, W, 3], H and W multiples of the network's alignment.
-
-    Raises
-    ------
-    KinetError
-        If a map is not finite.
-    """
-    deployed = Deployed(checkpoint.network, checkpoint.traits, roi=False).eval()
-    worst, total = 0.0, Agreement(0, 0, 0)
-    for maps, frame in zip(maps_of, frames, strict=True):
-        with torch.inference_mode():
-            expected = deployed(torch.tensor(frame[None]))[0][0].numpy()
-        error = float(np.abs(maps - expected).max())
-        if not np.isfinite(error):
-            raise KinetError("export: the maps contain NaN or infinity: the model cannot be used in this precision")
-        worst = max(worst, error)
-        first, second = (_peaks(m, card) for m in (expected, maps))
-        total += compare(first, second)
-    return Parity(worst, total, len(frames))
-
-
-def _peaks(maps: NDArray[np.float32], card: ModelCard) -> Detections:
-    return find_peaks(maps, card.threshold, card.nms_radius, card.classes)
 
 
 def _traced(deployed: Deployed) -> onnx.ModelProto:

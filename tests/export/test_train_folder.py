@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
-from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.checkpoint import ModelInfo
 from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.networks.registry import build
 from kinet_trt.export.proximity import proximity_maps
-from kinet_trt.export.workshop import QUICK_WIDTH
+from kinet_trt.export.train_folder import QUICK_WIDTH
 
 from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.datasets.kinet_layout import MAPS
@@ -65,7 +65,7 @@ def test_qupath_fields_are_trained_on(run: Run, tmp_path: Path, caplog: pytest.L
     assert code == 0, err
     assert "threshold" in out
     assert "No class list for 2 of 2 fields" in caplog.text
-    assert checkpoint.load(tmp_path / "k.pt").traits.data == "mine: unnamed (1 fields)"
+    assert checkpoint.load(tmp_path / "k.pt").info.data == "mine: unnamed (1 fields)"
     caplog.clear()
     options = ("--classes", ",".join(CLASSES), *TINY, "--no-roi")
     assert run("train", tmp_path / "mine", "-o", tmp_path / "l.pt", *options)[0] == 0
@@ -108,7 +108,7 @@ def test_the_kinet_layout_is_trained_on_without_its_test_images(run: Run, tmp_pa
     assert "PNET.detection_f1" in out
     loaded = checkpoint.load(tmp_path / "k.pt")
     assert loaded.network.config.roi
-    assert loaded.traits.data == "PNET: PNET (1 fields)"
+    assert loaded.info.data == "PNET: PNET (1 fields)"
 
 
 def test_regions_alone_need_the_region_branch(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -155,7 +155,7 @@ def test_fields_are_scaled_to_the_models_um_per_px(run: Run, tmp_path: Path) -> 
 
 def test_training_from_a_narrow_checkpoint_at_a_greater_width_widens_it(run: Run, tmp_path: Path) -> None:
     write_qupath(tmp_path / "mine", 1)
-    checkpoint.save(tmp_path / "narrow.pt", build(NetworkConfig("paper", 2, "relu", roi=False)), Traits())
+    checkpoint.save(tmp_path / "narrow.pt", build(NetworkConfig("paper", 2, "relu", roi=False)), ModelInfo())
     options = ("train", tmp_path / "mine", "--from", tmp_path / "narrow.pt", "--iterations", 1)
     assert run(*options, "-o", tmp_path / "wide.pt", "--width", 4)[0] == 0
     wide = checkpoint.load(tmp_path / "wide.pt").network.config
@@ -170,10 +170,10 @@ def test_training_from_a_narrow_checkpoint_at_a_greater_width_widens_it(run: Run
 def test_a_teacher_speaks_of_images_without_labels(run: Run, tmp_path: Path) -> None:
     write_qupath(tmp_path / "mine", 1)
     save(tmp_path / "more" / "b.png", simulate.field(2, 256, 224)[0])
-    checkpoint.save(tmp_path / "teacher.pt", build(NetworkConfig("paper", 4, "relu", roi=False)), Traits())
+    checkpoint.save(tmp_path / "teacher.pt", build(NetworkConfig("paper", 4, "relu", roi=False)), ModelInfo())
     options = ("train", tmp_path / "mine", *TINY, "--no-roi", "--unlabelled", tmp_path / "more")
     assert run(*options, "-o", tmp_path / "k.pt", "--teacher", tmp_path / "teacher.pt")[0] == 0
-    assert checkpoint.load(tmp_path / "k.pt").traits.data == "mine: unlabelled (1 fields), unnamed (1 fields)"
+    assert checkpoint.load(tmp_path / "k.pt").info.data == "mine: unlabelled (1 fields), unnamed (1 fields)"
     code, _, err = run(*options, "-o", tmp_path / "other.pt")
     assert code == 1
     assert "fields without labels need a teacher" in err
@@ -191,9 +191,9 @@ def test_training_begins_with_the_model_inside(run: Run, tmp_path: Path) -> None
         "relu",
         0.3,
     )
-    assert found.traits.mean == read_card(INSIDE)[0].mean
-    assert found.traits.data.startswith("kinet-trt shared development fields: bcdata")
-    assert found.traits.data.endswith("; then mine: unnamed (1 fields)")
+    assert found.info.mean == read_card(INSIDE)[0].mean
+    assert found.info.data.startswith("kinet-trt shared development fields: bcdata")
+    assert found.info.data.endswith("; then mine: unnamed (1 fields)")
     code, _, err = run("train", tmp_path / "mine", "-o", tmp_path / "l.pt", "--from", tmp_path / "missing.onnx")
     assert code == 1
     assert "missing.onnx" in err

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 
 import torch
-from kinet_trt.export.checkpoint import Traits
+from kinet_trt.export.checkpoint import ModelInfo
 from kinet_trt.export.networks.base import Network, NetworkConfig
 from kinet_trt.export.networks.registry import build
-from kinet_trt.export.training import normalise
+from kinet_trt.export.prediction import normalise
 from skimage.feature import peak_local_max
 
 from kinet_trt.core.errors import KinetError
@@ -32,13 +32,13 @@ def published(frame: Frame) -> Contestant:
     Random weights: only time matters.
     """
     network = _network(NetworkConfig("release", 32, "elu", roi=False))
-    traits = Traits()
+    info = ModelInfo()
 
     def run() -> Mapping[str, float]:
         start = time.perf_counter()
-        pixels = torch.tensor(fit(frame, traits.mpp, 16).pixels[None])
+        pixels = torch.tensor(fit(frame, info.mpp, 16).pixels[None])
         with torch.inference_mode():
-            maps = network(normalise(pixels, traits))[0][0].numpy()
+            maps = network(normalise(pixels, info))[0][0].numpy()
         highest = maps.max(axis=0)
         highest[highest < 0.5 * highest.max()] = 0
         centres = peak_local_max(highest, min_distance=5)  # type: ignore[no-untyped-call]
@@ -61,13 +61,13 @@ def eager(card: ModelCard, frame: Frame) -> Contestant:
     except ValueError:
         raise KinetError(f"bench: {card.name}: its card names no network of ours ({card.network!r})") from None
     network = _network(config)
-    traits = Traits(mpp=card.mpp, mean=card.mean, std=card.std)
+    info = ModelInfo(mpp=card.mpp, mean=card.mean, std=card.std)
 
     def run() -> Mapping[str, float]:
         start = time.perf_counter()
         pixels = torch.tensor(fit(frame, card.mpp, card.multiple).pixels[None])
         with torch.inference_mode():
-            maps = network(normalise(pixels, traits))[0][0].numpy()
+            maps = network(normalise(pixels, info))[0][0].numpy()
         # Above any random map: the true number of peaks is small, so that of a random one must not cost more.
         find_peaks(maps, float(maps.max()), card.nms_radius, card.classes)
         return {"whole": time.perf_counter() - start}

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from kinet_trt.export import onnx as exporter
-from kinet_trt.export.checkpoint import Checkpoint, Traits
+from kinet_trt.export import to_onnx
+from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
 from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.networks.registry import build
+from kinet_trt.export.parity import parity, record_parity
 from torch import nn
 
 from kinet_trt.core.errors import KinetError
@@ -32,7 +33,7 @@ from kinet_trt.simulation.simulate import field
 
 torch.set_num_threads(1)
 ARCHITECTURES = ("release", "paper", "half")
-TRAITS = Traits(
+INFO = ModelInfo(
     mean=(0.7, 0.6, 0.65), std=(0.2, 0.25, 0.15), threshold=0.3, nms_radius=4, data="simulated", metrics={"figure": 0.5}
 )
 Make = Callable[..., tuple[bytes, ModelCard]]
@@ -48,7 +49,7 @@ def checkpoint_of(architecture: str, width: int = 4, **options: Any) -> Checkpoi
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.3)
-    return Checkpoint(net, TRAITS)
+    return Checkpoint(net, INFO)
 
 
 class Workbench:
@@ -58,11 +59,11 @@ class Workbench:
         self.architecture = architecture
         self.checkpoint = checkpoint_of(architecture)
         self.patch = pytest.MonkeyPatch()
-        self.reach = exporter.reach(self.checkpoint.network)
-        self.patch.setattr(exporter, "reach", lambda _: self.reach)
+        self.reach = to_onnx.reach(self.checkpoint.network)
+        self.patch.setattr(to_onnx, "reach", lambda _: self.reach)
         self.made: dict[tuple[str, bool], tuple[bytes, ModelCard]] = {}
         self.graph: Any = None
-        simplified, traced = exporter._simplified, exporter._traced
+        simplified, traced = to_onnx._simplified, to_onnx._traced
 
         def once(deployed: Any) -> Any:
             if not deployed.roi:  # a test's own network
@@ -71,19 +72,19 @@ class Workbench:
                 self.graph = simplified(traced(deployed))
             return copy.deepcopy(self.graph)
 
-        self.patch.setattr(exporter, "_traced", once)
-        self.patch.setattr(exporter, "_simplified", lambda graph: graph)
+        self.patch.setattr(to_onnx, "_traced", once)
+        self.patch.setattr(to_onnx, "_simplified", lambda graph: graph)
 
     def make(self, precision: str = "fp32", half_weights: bool = False) -> tuple[bytes, ModelCard]:
         key = precision, half_weights
         if key not in self.made:
-            own = Checkpoint(copy.deepcopy(self.checkpoint.network), TRAITS)
-            self.made[key] = exporter.export(own, "tiny", precision, half_weights, roi=True)
+            own = Checkpoint(copy.deepcopy(self.checkpoint.network), INFO)
+            self.made[key] = to_onnx.export(own, "tiny", precision, half_weights, roi=True)
         return self.made[key]
 
     def expected(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         net = self.checkpoint.network
-        image = (frames.astype(np.float32) / 255 - np.float32(TRAITS.mean)) / np.float32(TRAITS.std)
+        image = (frames.astype(np.float32) / 255 - np.float32(INFO.mean)) / np.float32(INFO.std)
         with torch.inference_mode():
             maps, logits = net(torch.from_numpy(image.transpose(0, 3, 1, 2)), roi=True)
             return maps.numpy(), net.tumor_probability(logits).numpy()
@@ -179,10 +180,10 @@ def test_the_card_is_whole_and_true(bench: Workbench) -> None:
     model, card = bench.make()
     assert read_onnx_card(model) == card
     assert card.model_sha256 == onnx_hash(model)
-    assert (card.mean, card.std, card.threshold, card.nms_radius) == (TRAITS.mean, TRAITS.std, 0.3, 4)
+    assert (card.mean, card.std, card.threshold, card.nms_radius) == (INFO.mean, INFO.std, 0.3, 4)
     assert (card.precision, card.weights_precision, card.roi, card.multiple) == ("fp32", "fp32", True, 16)
-    assert card.halo >= bench.reach + TRAITS.nms_radius
-    assert card.halo - 16 < bench.reach + TRAITS.nms_radius
+    assert card.halo >= bench.reach + INFO.nms_radius
+    assert card.halo - 16 < bench.reach + INFO.nms_radius
     assert card.network == f"{bench.architecture}, width 4, elu"
     assert card.metrics == {"figure": 0.5}
     assert "research use only" in card.licence.lower()
@@ -259,7 +260,7 @@ def test_export_is_the_same_bytes_twice(bench: Workbench) -> None:
 def test_export_leaves_the_checkpoint_as_it_was(bench: Workbench) -> None:
     own = checkpoint_of(bench.architecture)
     before = {name: value.clone() for name, value in own.network.state_dict().items()}
-    exporter.export(own, "tiny", "fp32", False, roi=True)
+    to_onnx.export(own, "tiny", "fp32", False, roi=True)
     after = own.network.state_dict()
     assert {name: value.shape for name, value in before.items()} == {name: value.shape for name, value in after.items()}
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -294,25 +295,25 @@ def test_a_weight_that_is_no_number_is_one_error(bad: float) -> None:
 
 def test_the_region_of_a_network_without_it_is_one_error() -> None:
     with pytest.raises(KinetError, match="without the tumour-region branch"):
-        exporter.export(checkpoint_of("paper", roi=False), "tiny", "fp32", False, roi=True)
+        to_onnx.export(checkpoint_of("paper", roi=False), "tiny", "fp32", False, roi=True)
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16", "", "FP32"])
 def test_an_unknown_precision_is_one_error(precision: str) -> None:
     with pytest.raises(KinetError, match="expected fp32 or fp16"):
-        exporter.export(checkpoint_of("paper"), "tiny", precision, False, roi=False)
+        to_onnx.export(checkpoint_of("paper"), "tiny", precision, False, roi=False)
 
 
 def test_normalisation_is_what_training_did() -> None:
-    from kinet_trt.export.training import normalise
+    from kinet_trt.export.prediction import normalise
 
     class Echo(nn.Module):
         def forward(self, image: Any, roi: bool) -> tuple[Any, None]:
             return image, None
 
     pixels = torch.from_numpy(frames(2, 8, 9))
-    (found,) = exporter.Deployed(Echo(), TRAITS, roi=False)(pixels)
-    torch.testing.assert_close(found, normalise(pixels, TRAITS), atol=1e-5, rtol=0)
+    (found,) = to_onnx.Deployed(Echo(), INFO, roi=False)(pixels)
+    torch.testing.assert_close(found, normalise(pixels, INFO), atol=1e-5, rtol=0)
 
 
 # --- parity -----------------------------------------------------------------------------------------------------------
@@ -324,19 +325,19 @@ def fields() -> list[NDArray[np.uint8]]:
 
 
 def card_of(threshold: float = 0.3) -> ModelCard:
-    return ModelCard("tiny", TRAITS.mpp, TRAITS.mean, TRAITS.std, threshold, nms_radius=4, data="x")
+    return ModelCard("tiny", INFO.mpp, INFO.mean, INFO.std, threshold, nms_radius=4, data="x")
 
 
 def pytorch_maps(own: Checkpoint, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     with torch.inference_mode():
-        return exporter.Deployed(own.network, TRAITS, roi=False).eval()(torch.from_numpy(pixels[None]))[0][0].numpy()
+        return to_onnx.Deployed(own.network, INFO, roi=False).eval()(torch.from_numpy(pixels[None]))[0][0].numpy()
 
 
 def test_parity_of_the_same_maps_is_perfect(fields: list[NDArray[np.uint8]]) -> None:
     own = checkpoint_of("paper")
     maps = [pytorch_maps(own, pixels) for pixels in fields]
     low = float(np.quantile(maps[0].max(axis=0), 0.5))
-    measured = exporter.parity(own, card_of(low), maps, fields)
+    measured = parity(own, card_of(low), maps, fields)
     assert (measured.max_error, measured.images) == (0.0, 2)
     assert measured.agreement.identical
     assert measured.agreement.same > 0
@@ -348,7 +349,7 @@ def test_parity_reports_the_largest_error_and_the_nuclei_that_moved(fields: list
     high = float(max(m.max() for m in maps)) + 1
     changed = [maps[0], maps[1].copy()]
     changed[1][2, 30, 40] = high + 1
-    measured = exporter.parity(own, card_of(high), changed, fields)
+    measured = parity(own, card_of(high), changed, fields)
     assert measured.max_error == pytest.approx(high + 1 - maps[1][2, 30, 40], rel=1e-5)
     assert measured.agreement == Agreement(0, 0, 1)
 
@@ -357,15 +358,15 @@ def test_parity_does_not_call_maps_without_numbers_equal(fields: list[NDArray[np
     own = checkpoint_of("paper")
     maps = [np.full_like(pytorch_maps(own, pixels), np.nan) for pixels in fields]
     with pytest.raises(KinetError, match="NaN or infinity"):
-        exporter.parity(own, card_of(1e6), maps, fields)
+        parity(own, card_of(1e6), maps, fields)
 
 
 def test_parity_of_a_graph_is_recorded_in_its_card(bench: Workbench, fields: list[NDArray[np.uint8]]) -> None:
     model, card = bench.make()
     maps = [run(model, pixels[None])[0][0] for pixels in fields]
-    measured = exporter.parity(bench.checkpoint, card, maps, fields)
+    measured = parity(bench.checkpoint, card, maps, fields)
     assert measured.max_error < 1e-4
-    noted, new = exporter.record_parity(model, card, measured)
+    noted, new = record_parity(model, card, measured)
     assert read_onnx_card(noted) == new
     assert new.model_sha256 == card.model_sha256
     assert new.parity["images"] == 2
@@ -378,14 +379,14 @@ def test_parity_of_a_graph_is_recorded_in_its_card(bench: Workbench, fields: lis
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_export_without_the_region_has_one_output(architecture: str) -> None:
     own = checkpoint_of(architecture)
-    model, card = exporter.export(own, "tiny", "fp32", False, roi=False)
+    model, card = to_onnx.export(own, "tiny", "fp32", False, roi=False)
     assert [value.name for value in onnx.load_from_string(model).graph.output] == ["maps"]
     assert not card.roi
     pixels = frames(1, 48, 64)
     assert (
         np.abs(
             run(model, pixels)[0]
-            - exporter.Deployed(own.network, TRAITS, False)(torch.from_numpy(pixels))[0].detach().numpy()
+            - to_onnx.Deployed(own.network, INFO, False)(torch.from_numpy(pixels))[0].detach().numpy()
         ).max()
         < 1e-4
     )
@@ -398,13 +399,13 @@ def test_the_release_finds_the_nuclei_that_pytorch_finds(
     width: int, activation: str, fields: list[NDArray[np.uint8]]
 ) -> None:
     own = checkpoint_of("release", width, activation=activation)
-    model, card = exporter.export(own, "tiny", "fp32", False, roi=False)
+    model, card = to_onnx.export(own, "tiny", "fp32", False, roi=False)
     expected = [pytorch_maps(own, pixels) for pixels in fields]
     card = replace(card, threshold=float(np.quantile(expected[0].max(axis=0), 0.5)))
     for engine in (OpenVinoEngine, pytest.importorskip("kinet_trt.engines.onnxruntime").OnnxRuntimeEngine):
         opened = engine(card, model, "fp32")
         maps = [np.array(opened.run(pixels[None])[0]) for pixels in fields]
-        measured = exporter.parity(own, card, maps, fields)
+        measured = parity(own, card, maps, fields)
         assert measured.agreement.identical
         assert measured.agreement.same > 20
     if "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

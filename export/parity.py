@@ -1,0 +1,139 @@
+"""Export of a checkpoint to a file, with a comparison of the exported model and PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from kinet_trt.export import checkpoint as checkpoints
+from kinet_trt.export.checkpoint import Checkpoint
+from kinet_trt.export.to_onnx import Deployed, export
+from numpy.typing import NDArray
+
+from kinet_trt.core.detections import Detections
+from kinet_trt.core.errors import ImageError, KinetError
+from kinet_trt.core.files import write_atomic
+from kinet_trt.core.frame import Frame, fit
+from kinet_trt.counting.find import find_images
+from kinet_trt.engines.openvino import OpenVinoEngine
+from kinet_trt.evaluation.agreement import Agreement, compare
+from kinet_trt.io.images import read_image
+from kinet_trt.models.card import ModelCard, with_card
+from kinet_trt.peaks.reference import find_peaks
+from kinet_trt.simulation import simulate
+
+FIELDS, SIDE = 4, 512
+"""Maximum number of images, and side of their upper left part, px, that are compared."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Difference between an exported model and PyTorch.
+
+    Attributes
+    ----------
+    max_error
+        Maximum difference of a map value.
+    agreement
+        Agreement of the detections at the card's threshold, over all images.
+    images
+        Number of images.
+    """
+
+    max_error: float
+    agreement: Agreement
+    images: int
+
+
+def export_file(
+    source: Path, out: Path, precision: str, half_weights: bool, roi: bool, images: Path | None
+) -> tuple[ModelCard, Parity]:
+    """Export a checkpoint to ``out`` and compare it with PyTorch on images or simulated fields.
+
+    Raises
+    ------
+    KinetError
+        If the checkpoint or the images cannot be read, or an option is invalid.
+    """
+    loaded = checkpoints.load(source)
+    frames = _frames(images, loaded.info.mpp, loaded.network.config.multiple)
+    model, card = export(loaded, out.stem, precision, half_weights, roi)
+    engine = OpenVinoEngine(card, model, "fp32")
+    maps = [engine.run(frame[None])[0].copy() for frame in frames]
+    found = parity(loaded, card, maps, frames)
+    model, card = record_parity(model, card, found)
+    write_atomic(out, model)
+    return card, found
+
+
+def _frames(images: Path | None, mpp: float, multiple: int) -> list[NDArray[np.uint8]]:
+    if images is None:
+        pictures = [simulate.field(seed, SIDE, SIDE)[0] for seed in range(FIELDS)]
+    else:
+        pictures = [_read(path)[:SIDE, :SIDE] for path in find_images([images])[:FIELDS]]
+    return [fit(Frame(pixels), mpp, multiple).pixels for pixels in pictures]
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    try:
+        return read_image(path).pixels
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+
+
+def record_parity(model: bytes, card: ModelCard, parity: Parity) -> tuple[bytes, ModelCard]:
+    """Return the model with the parity in its card, and that card."""
+    agreement = parity.agreement
+    measured = {
+        "images": parity.images,
+        "max_error": float(f"{parity.max_error:.3g}"),
+        "same": agreement.same,
+        "only_pytorch": agreement.only_first,
+        "only_onnx": agreement.only_second,
+        "identical": agreement.identical,
+    }
+    card = replace(card, parity=measured)
+    return with_card(model, card), card
+
+
+def parity(
+    checkpoint: Checkpoint,
+    card: ModelCard,
+    maps_of: Sequence[NDArray[np.float32]],
+    frames: Sequence[NDArray[np.uint8]],
+) -> Parity:
+    """Compare the maps of a compiled model with those of PyTorch in FP32.
+
+    Parameters
+    ----------
+    checkpoint, card
+        The network, and the card of the exported model.
+    maps_of
+        Maps of each frame from the compiled model, float32 [classes, H, W].
+    frames
+        RGB, uint8 [H, W, 3], H and W multiples of the network's alignment.
+
+    Raises
+    ------
+    KinetError
+        If a map is not finite.
+    """
+    deployed = Deployed(checkpoint.network, checkpoint.info, roi=False).eval()
+    worst, total = 0.0, Agreement(0, 0, 0)
+    for maps, frame in zip(maps_of, frames, strict=True):
+        with torch.inference_mode():
+            expected = deployed(torch.tensor(frame[None]))[0][0].numpy()
+        error = float(np.abs(maps - expected).max())
+        if not np.isfinite(error):
+            raise KinetError("export: the maps contain NaN or infinity: the model cannot be used in this precision")
+        worst = max(worst, error)
+        first, second = (_peaks(m, card) for m in (expected, maps))
+        total += compare(first, second)
+    return Parity(worst, total, len(frames))
+
+
+def _peaks(maps: NDArray[np.float32], card: ModelCard) -> Detections:
+    return find_peaks(maps, card.threshold, card.nms_radius, card.classes)

@@ -1,0 +1,114 @@
+"""Accuracy of a network on validation fields, and its record of a training run."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from kinet_trt.export.checkpoint import ModelInfo
+from kinet_trt.export.contact_sheet import contact_sheet
+from kinet_trt.export.networks.base import Network
+from kinet_trt.export.prediction import predict
+
+from kinet_trt.core.detections import CLASSES, Detections
+from kinet_trt.core.files import write_atomic
+from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.evaluation.evaluate import comparable
+from kinet_trt.evaluation.metrics import Comparison, compare
+from kinet_trt.peaks.reference import find_peaks
+
+THRESHOLDS = tuple(round(0.15 + 0.025 * i, 3) for i in range(25))
+"""Thresholds that are tried in validation."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Accuracy on validation fields at the best threshold.
+
+    Attributes
+    ----------
+    threshold
+        Threshold with the highest figure.
+    figure
+        Mean over sources of the mean of detection and classification F1.
+    by_source
+        Detection F1 and weighted classification F1 of each source.
+    found
+        Detections of each field above the lowest threshold that was tried.
+    """
+
+    threshold: float
+    figure: float
+    by_source: dict[str, tuple[float, float]]
+    found: tuple[Detections, ...] = field(default=(), repr=False, compare=False)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures by name, as in the model card."""
+        named = {"figure": self.figure}
+        for source, (detection, classification) in self.by_source.items():
+            source = source or "fields"
+            named[f"{source}.detection_f1"] = detection
+            named[f"{source}.classification_f1"] = classification
+        return {name: round(value, 4) for name, value in named.items()}
+
+    def record(self, out: Path, iteration: int, loss: float, fields: Sequence[LabelledField]) -> None:
+        """Append a row to the table ``NAME.csv`` of a training run, and draw the detections in ``NAME.pictures``.
+
+        Parameters
+        ----------
+        out
+            Checkpoint of the run, ``NAME.pt``.
+        iteration, loss
+            Iteration, and the mean loss since the previous validation.
+        fields
+            Validation fields.
+        """
+        sheet = contact_sheet(self.found, fields, self.threshold)
+        write_atomic(out.with_suffix(".pictures") / f"{iteration:06d}.jpg", sheet)
+        path, figures = out.with_suffix(".csv"), self.metrics()
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            if new:
+                table.writerow(["time", "iteration", "loss", "threshold", *figures])
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            table.writerow([now, iteration, f"{loss:.5g}", self.threshold, *figures.values()])
+
+
+def validate(network: Network, info: ModelInfo, fields: Sequence[LabelledField]) -> Validation:
+    """Return the accuracy at the threshold with the highest mean F1 over sources."""
+    found = []
+    for f in fields:
+        maps = predict(network, info, f.pixels())
+        height, width = f.pixels().shape[:2]
+        peaks = find_peaks(maps, THRESHOLDS[0], info.nms_radius)
+        found.append(peaks.where((peaks.x < width) & (peaks.y < height)))
+    best = Validation(THRESHOLDS[0], -1.0, {})
+    for threshold in THRESHOLDS:
+        by_source = {
+            source: _f1_scores([(d, f) for d, f in zip(found, fields, strict=True) if f.source == source], threshold)
+            for source in sorted({f.source for f in fields})
+        }
+        figure = float(np.mean([np.mean(pair) for pair in by_source.values()]))
+        if figure > best.figure:
+            best = Validation(threshold, figure, by_source)
+    return replace(best, found=tuple(found))
+
+
+def _f1_scores(pairs: Sequence[tuple[Detections, LabelledField]], threshold: float) -> tuple[float, float]:
+    """Return detection F1 and weighted classification F1 of the fields of one source, ignoring unlabelled classes.
+
+    If the nuclei of the fields have no class, both are detection F1.
+    """
+    total = Comparison.nothing(len(CLASSES))
+    for detected, f in pairs:
+        found = detected.where(detected.score >= threshold)
+        if not f.classified:
+            found = replace(found, cls=np.zeros_like(found.cls))
+            f = replace(f, cls=np.zeros_like(f.cls), labelled=CLASSES[:1])
+        total += compare(*comparable(found, f), len(CLASSES))
+    return total.detection.f1, total.weighted[2]
