@@ -295,7 +295,7 @@ def test_options_that_contradict_the_network_are_one_error(run: Run, fields: Pat
     for options, words in (
         (("--network", "skinet", "--no-roi"), "needs the region branch"),
         (("--network", "unet", "--architecture", "release"), "architecture: only for KiNet"),
-        (("--network", "unet", "--from", "kinet-edge"), "has a network already"),
+        (("--network", "unet", "--from", "kinet-edge"), "already defines the network"),
     ):
         code, _, err = run("train", fields, "-o", tmp_path / "no.pt", *options)
         assert code == 1
