@@ -1,33 +1,37 @@
-"""The pictures of a report: pixels as JPEG inside the page, everything else drawn as SVG, which prints sharply."""
+"""Pictures of a report: pixels as embedded JPEG, everything else as SVG, which prints sharply."""
 
 from __future__ import annotations
 
 import base64
 import math
 from collections.abc import Iterable, Sequence
-from html import escape
 from itertools import pairwise
 
 import cv2
 import numpy as np
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
+from kinet_trt.core.detections import NAMES
 from kinet_trt.core.ki67 import Bands, Ki67
+from kinet_trt.io.overlay import RING_UM
+from kinet_trt.live.session.edits import EditedNuclei
+from kinet_trt.live.session.export import outlines, state
 from kinet_trt.live.session.merge import FieldNuclei
 from kinet_trt.live.session.records import Field
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import GOALS, SessionCount, Summary
 
 MOSAIC = 1400
-"""px of a mosaic's longer side."""
+"""Longer side of a mosaic, px."""
 SHAPES = ("positive", "negative", "non_tumor")
 """Classes with a shape and a colour of their own."""
 
 
-def interval(ki67: Ki67, bands: Bands | None, highest: float) -> str:
-    """Draw the index and its interval on a scale with the bands, which has room for ``highest``."""
+def interval(ki67: Ki67, bands: Bands | None, highest: float) -> Markup:
+    """Return a drawing of the index and its interval, on a scale with the bands that reaches ``highest``."""
     if ki67.index is None or ki67.interval is None:
-        return ""
+        return Markup()
     low, high = ki67.interval
     top = min(1.0, max(0.25 if bands else 0.1, math.ceil(highest * 1.15 * 20) / 20))
     width, left = 620.0, 10.0
@@ -48,14 +52,14 @@ def interval(ki67: Ki67, bands: Bands | None, highest: float) -> str:
     for tick in cuts if at(cuts[1]) - left > 50 else cuts[1:]:
         anchor = "start" if tick == 0 else "end" if tick == top else "middle"
         parts.append(f'<text x="{at(tick):.1f}" y="76" text-anchor="{anchor}">{100 * tick:g}%</text>')
-    return (
+    return Markup(  # noqa: S704 - numbers and escaped names
         f'<svg class="scale" viewBox="0 0 640 84" role="img" aria-label="Index {percent(ki67.index)}, 95% interval '
-        f'{span_of(ki67)}">{"".join(parts)}</svg>'
+        f'{interval_text(ki67)}">{"".join(parts)}</svg>'
     )
 
 
-def progress(summary: Summary) -> str:
-    """Draw how many of the tumour nuclei that guidelines ask for are counted."""
+def progress(summary: Summary) -> Markup:
+    """Return a drawing of the progress towards :data:`GOALS`."""
     rows = []
     for k, (goal, share) in enumerate(zip(GOALS, summary.progress, strict=True)):
         y = 4 + 24 * k
@@ -64,14 +68,14 @@ def progress(summary: Summary) -> str:
             f'<rect class="done" x="10" y="{y}" width="{400 * share:.1f}" height="14" rx="3"/>'
             f'<text x="420" y="{y + 12}">{min(summary.ki67.tumor, goal):,} of {goal:,} tumour nuclei</text>'
         )
-    return (
+    return Markup(  # noqa: S704 - numbers
         f'<svg class="scale" viewBox="0 0 640 50" role="img" aria-label="{summary.ki67.tumor:,} tumour nuclei of the '
         f'{" and ".join(f"{goal:,}" for goal in GOALS)} recommended">{"".join(rows)}</svg>'
     )
 
 
-def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Field], summary: Summary) -> str:
-    """Draw a group of fields as they are aligned, with their numbers, the hot spot and a scale bar."""
+def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Field], summary: Summary) -> Markup:
+    """Return a drawing of a group of aligned fields with their numbers, the hot spot and a scale bar."""
     at = counted.layout.placed
     left, top = min(at[f.id].x for f in fields), min(at[f.id].y for f in fields)
     right = max(at[f.id].x + f.width * f.mpp for f in fields)
@@ -79,7 +83,7 @@ def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Fie
     step = max((right - left) / MOSAIC, (bottom - top) / MOSAIC, min(f.mpp for f in fields))
     canvas = np.full((math.ceil((bottom - top) / step), math.ceil((right - left) / step), 3), 236, np.uint8)
     frames, numbers = [], []
-    # The first field on top, as the first to be seen.
+    # The first field is drawn last, on top.
     for field in reversed(fields):
         x, y = at[field.id].x - left, at[field.id].y - top
         width, height = field.width * field.mpp, field.height * field.mpp
@@ -107,7 +111,7 @@ def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Fie
         f'height="{wide * 0.006:.2f}"/>'
     )
     word = f"{length:g} µm" if length < 1000 else f"{length / 1000:g} mm"
-    return (
+    return Markup(  # noqa: S704 - numbers
         f'<figure><svg viewBox="0 0 {wide:.1f} {high:.1f}" role="img" aria-label="{len(fields)} aligned fields">'
         f'<image width="{wide:.1f}" height="{high:.1f}" preserveAspectRatio="none" href="{data_uri(canvas)}"/>'
         f"{''.join(frames)}{circle}{''.join(numbers)}{ruler}</svg>"
@@ -116,23 +120,79 @@ def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Fie
 
 
 def _round_length(length: float) -> float:
-    """Return the largest of 1, 2 and 5 times a power of ten that is not above a length."""
+    """Return the largest of 1, 2 and 5 times a power of ten up to a length."""
     power = 10.0 ** math.floor(math.log10(length))
     return power * max(k for k in (1, 2, 5) if k * power <= length)
 
 
-def points(piece: FieldNuclei, which: NDArray[np.bool_]) -> list[tuple[float, float]]:
-    """Return the places of some nuclei of a field, px."""
-    return [(float(x), float(y)) for x, y in zip(piece.answer.x[which], piece.answer.y[which], strict=True)]
+def field(
+    field: Field, nuclei: FieldNuclei, in_session: NDArray[np.bool_], pixels: NDArray[np.uint8], side: int, label: str
+) -> Markup:
+    """Return a drawing of a field with its nuclei, edits and region.
+
+    Parameters
+    ----------
+    field, nuclei
+        The field, and its nuclei in one reading.
+    in_session
+        Which nuclei count in the session, bool [n].
+    pixels
+        RGB uint8 [height, width, 3].
+    side
+        Maximum longer side of the picture, px.
+    label
+        Counts by class, for screen readers.
+    """
+    answer = nuclei.answer
+    radius = max(2.0, RING_UM / field.mpp)
+    exists = ~answer.removed
+    shapes = []
+    for c, name in enumerate(answer.classes):
+        if points := _points(answer, in_session & (answer.cls == c)):
+            shapes.append(_outlined(mark(name, points, radius), css_class(name)))
+    if away := _points(answer, exists & ~in_session):
+        shapes.append(f'<path class="away" d="{dot(away, radius * 0.38)}"/>')
+    states = np.array([state(answer, k) for k in range(len(answer))], np.str_)
+    for which, draw, size in (
+        (exists & (states == "added"), plus, radius * 0.7),
+        (exists & np.isin(states, ("reclassified", "confirmed")), dot, radius * 0.25),
+        (states == "removed", cross, radius * 0.6),
+    ):
+        if points := _points(answer, which):
+            shapes.append(_outlined(draw(points, size), "said"))
+    for ring in outlines(field.region):
+        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in ring)
+        shapes.append(f'<polygon class="region" points="{corners}"/>')
+    return Markup(  # noqa: S704 - numbers and an escaped label
+        f'<svg viewBox="-0.5 -0.5 {field.width} {field.height}" role="img" aria-label="Field {field.number}: '
+        f'{escape(label)}"><image x="-0.5" y="-0.5" width="{field.width}" height="{field.height}" '
+        f'preserveAspectRatio="none" href="{data_uri(shrunk(pixels, side))}"/>{"".join(shapes)}</svg>'
+    )
+
+
+def legend(classes: Iterable[str]) -> list[tuple[Markup, str]]:
+    """Return the symbols of the fields and their meaning."""
+    return [
+        *((_symbol(mark(name, [(0, 0)], 7), css_class(name)), NAMES.get(name, name)) for name in classes),
+        (_symbol(dot([(0, 0)], 2.5), "away"), "not counted here: counted in another field, or outside the region"),
+        (_symbol(plus([(0, 0)], 6), "said"), "added by hand"),
+        (_symbol(dot([(0, 0)], 2.5), "said"), "class set by hand"),
+        (_symbol(cross([(0, 0)], 5), "said"), "removed by hand"),
+    ]
+
+
+def _points(nuclei: EditedNuclei, which: NDArray[np.bool_]) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in zip(nuclei.x[which], nuclei.y[which], strict=True)]
+
+
+def _outlined(path: str, css: str) -> str:
+    return f'<path class="case" d="{path}"/><path class="mark {css}" d="{path}"/>'
 
 
 def mark(name: str, places: Iterable[tuple[float, float]], r: float) -> str:
-    """Return one path of a class's shape at each place: circle, square, triangle; a diamond for other classes."""
+    """Return a path with the shape of a class at each place: circle, square, triangle; a diamond for other classes."""
     if name == "positive":
-        return "".join(
-            f"M{x - r:.1f} {y:.1f}a{r:.1f} {r:.1f} 0 1 0 {2 * r:.1f} 0a{r:.1f} {r:.1f} 0 1 0 {-2 * r:.1f} 0"
-            for x, y in places
-        )
+        return dot(places, r)
     if name == "negative":
         s = 0.86 * r
         return "".join(f"M{x - s:.1f} {y - s:.1f}h{2 * s:.1f}v{2 * s:.1f}h{-2 * s:.1f}z" for x, y in places)
@@ -143,7 +203,7 @@ def mark(name: str, places: Iterable[tuple[float, float]], r: float) -> str:
 
 
 def dot(places: Iterable[tuple[float, float]], r: float) -> str:
-    """Return one path of discs."""
+    """Return a path of discs."""
     return "".join(
         f"M{x - r:.1f} {y:.1f}a{r:.1f} {r:.1f} 0 1 0 {2 * r:.1f} 0a{r:.1f} {r:.1f} 0 1 0 {-2 * r:.1f} 0"
         for x, y in places
@@ -151,32 +211,30 @@ def dot(places: Iterable[tuple[float, float]], r: float) -> str:
 
 
 def plus(places: Iterable[tuple[float, float]], r: float) -> str:
-    """Return one path of upright crosses."""
+    """Return a path of upright crosses."""
     return "".join(f"M{x - r:.1f} {y:.1f}h{2 * r:.1f}M{x:.1f} {y - r:.1f}v{2 * r:.1f}" for x, y in places)
 
 
 def cross(places: Iterable[tuple[float, float]], r: float) -> str:
-    """Return one path of slanted crosses."""
+    """Return a path of slanted crosses."""
     return "".join(
         f"M{x - r:.1f} {y - r:.1f}l{2 * r:.1f} {2 * r:.1f}M{x - r:.1f} {y + r:.1f}l{2 * r:.1f} {-2 * r:.1f}"
         for x, y in places
     )
 
 
-def key(path: str, css: str) -> str:
-    """Return a small drawing for the legend."""
-    shape = f'<path class="mark {css}" d="{path}"/>'
-    return f'<svg viewBox="-10 -10 20 20" aria-hidden="true"><path class="case" d="{path}"/>{shape}</svg>'
+def _symbol(path: str, css: str) -> Markup:
+    return Markup(f'<svg viewBox="-10 -10 20 20" aria-hidden="true">{_outlined(path, css)}</svg>')  # noqa: S704
 
 
 def css_class(name: str) -> str:
-    """Return the style of a class of nuclei."""
+    """Return the CSS class of a class of nuclei."""
     return name if name in SHAPES else "other"
 
 
-def shrunk(pixels: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
-    """Return a picture whose longer side has at most so many px."""
-    scale = longest / max(pixels.shape[:2])
+def shrunk(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return a picture whose longer side has at most ``side`` px."""
+    scale = side / max(pixels.shape[:2])
     if scale >= 1:
         return pixels
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
@@ -184,18 +242,18 @@ def shrunk(pixels: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """Return RGB pixels as a JPEG inside an address."""
+    """Return RGB pixels as the data URI of a JPEG."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 86])
     return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
 def percent(share: float | None) -> str:
-    """Return a share in percent, one decimal."""
+    """Return a fraction in percent with one decimal."""
     return "–" if share is None else f"{100 * share:.1f}%"
 
 
-def span_of(ki67: Ki67) -> str:
-    """Return the interval of an index that has one."""
+def interval_text(ki67: Ki67) -> str:
+    """Return the interval of an index as text."""
     assert ki67.interval is not None
     low, high = ki67.interval
     return f"{100 * low:.1f}% to {100 * high:.1f}%"

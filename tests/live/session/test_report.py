@@ -180,7 +180,7 @@ def test_report_contains_no_paths(file, html):
     assert getpass.getuser() not in Page(html).text.split()
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(st.text(max_size=200), st.text(max_size=80), st.text(max_size=80))
 def test_any_typed_text_leaves_the_markup_unchanged(tmp_path_factory, note, reader, title):
     shapes = []
