@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -234,14 +235,19 @@ def write_table(large: LinearScore, small: LinearScore) -> None:
 
     def text(line: LinearScore) -> str:
         parts = astuple(line)
-        rows = ["(\n" + "".join(f"        {number!r},\n" for number in part) + "    )" for part in parts[:3]]
-        return "(\n" + "".join(f"    {row},\n" for row in [*rows, repr(parts[3])]) + ")"
+        indent = " " * 8
+        rows = [
+            textwrap.fill(", ".join(map(repr, part)), 112, initial_indent=indent, subsequent_indent=indent)
+            for part in parts[:3]
+        ]
+        return "(\n" + "".join(f"    (\n{row},\n    ),\n" for row in rows) + f"    {parts[3]!r},\n)"
 
     write_atomic(
         TABLE,
         f'"""Limits of `kinet_trt.quality.domain_check`, made by benchmarks/unlike.py: do not edit."""\n\n'
         f"MAGENTA, FOREIGN, DARK = {MAGENTA}, {FOREIGN}, {DARK}\n"
         f"# Mean, deviation and weight of each number of `Features.size` (LARGE: and `Features.spectrum`); bias.\n"
+        f"# fmt: off\n"
         f"LARGE = {text(large)}\nSMALL = {text(small)}\n",
     )
 

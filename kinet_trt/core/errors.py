@@ -1,24 +1,23 @@
-"""The one family of errors that a user should read: what was expected, what was found, what to do."""
+"""Errors that a user can cause. Each message states what was expected, what was found and what to do."""
 
 from __future__ import annotations
 
 import unicodedata
 
 MAX_VALUE_LENGTH = 120
-"""Characters of a wrong value that a message shows: a damaged file can hold millions."""
+"""Longest value in a message; a damaged file can contain millions of characters."""
 
 MAX_MESSAGE_LENGTH = 1_000
-"""Characters of a message."""
 
 
 def shown(value: object) -> str:
-    """Return a wrong value as a message shows it: its ``repr``, cut where it is long."""
+    """Return the ``repr`` of a value for a message, truncated if it is long."""
     text = repr(value)
     return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 3]}..."
 
 
 def printable(text: object) -> str:
-    """Return text, such as a file name, on one line that any file can hold: control characters as escapes."""
+    """Return text, such as a file name, on one line; control characters become escapes."""
     return "".join(
         char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") else char
         for char in str(text)
@@ -26,11 +25,11 @@ def printable(text: object) -> str:
 
 
 class KinetError(Exception):
-    """Something about the user's input or machine, in one message; the command line prints no traceback."""
+    """An error in the user's input or machine. The command line prints its message without a traceback."""
 
     def __str__(self) -> str:
         text, half = super().__str__(), MAX_MESSAGE_LENGTH // 2
-        # A path of a damaged index can fill a screen; what to do stands at the end.
+        # A path from a damaged index can be very long; the end of the message says what to do.
         return text if len(text) <= MAX_MESSAGE_LENGTH else f"{text[:half]} ... {text[-half:]}"
 
 
@@ -39,19 +38,19 @@ class ImageError(KinetError):
 
 
 class CardError(KinetError):
-    """A model file without a model card, with a damaged one, or with one this version does not understand."""
+    """A model file without a model card, with a damaged one, or one of a newer version."""
 
 
 class EngineError(KinetError):
-    """A compiled model that cannot be opened or run here."""
+    """A compiled model that cannot be opened or run on this machine."""
 
 
 class CountCancelledError(KinetError):
-    """A count that was told to stop before its end."""
+    """A count that was cancelled."""
 
 
 class MissingExtraError(KinetError):
-    """A command that needs an optional extra which is not installed."""
+    """A command that needs an optional extra that is not installed."""
 
     def __init__(self, command: str, extra: str, missing: str) -> None:
         super().__init__(

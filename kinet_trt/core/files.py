@@ -1,4 +1,4 @@
-"""Writing files so that a crash never leaves half of one, and nothing is overwritten by accident."""
+"""Atomic writes and CSV text."""
 
 from __future__ import annotations
 
@@ -12,24 +12,20 @@ from kinet_trt.core.errors import KinetError
 
 
 def write_atomic(path: Path, content: bytes | str | Iterable[str]) -> None:
-    """Write a file beside its place and rename it into place: readers see the old file or the new one, never half.
+    """Write a temporary file and rename it, so that readers see the old file or the new one.
 
     Parameters
     ----------
     path
-        Where it goes; missing folders are made.
+        Target; missing folders are created. A link is followed. A pipe or a device is written to directly.
     content
-        Bytes, or text that is written as UTF-8 with plain newlines (bytes of an odd file name come out as they were);
-        what is too long for memory may come in parts, and an error in between leaves the old file too.
-
-    Notes
-    -----
-    What exists and is no file (a pipe, a device) is written to, not replaced; of a link, the target is replaced.
+        Bytes, or text, which is written as UTF-8 (see :func:`encoded`). An iterable is written part by part; if it
+        raises, the old file stays.
 
     Raises
     ------
     KinetError
-        If it cannot be written; an old file is then as it was.
+        If the file cannot be written; an old file is unchanged.
     """
     try:
         parts = [content] if isinstance(content, (bytes, str)) else content
@@ -41,7 +37,7 @@ def write_atomic(path: Path, content: bytes | str | Iterable[str]) -> None:
             return
         part = place.with_name(f".kinet-{secrets.token_hex(8)}.part")
         try:
-            # Not tempfile: its files are private whatever the umask says.
+            # tempfile would ignore the umask.
             with part.open("xb") as file:
                 file.writelines(map(encoded, parts))
                 file.flush()
@@ -54,12 +50,12 @@ def write_atomic(path: Path, content: bytes | str | Iterable[str]) -> None:
 
 
 def encoded(text: bytes | str) -> bytes:
-    """Return text as UTF-8; bytes of an odd file name come out as they were."""
+    """Return text as UTF-8; surrogate escapes, as in file names that are not UTF-8, become their original bytes."""
     return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Return a CSV table with one line feed per row; cells with a line break of any kind stand in quotes."""
+    """Return a CSV table with a line feed after each row; cells with line breaks of any kind are quoted."""
     lines = _Lines()
     # Before Python 3.13 the csv module leaves a carriage return bare unless it ends lines.
     csv.writer(lines, lineterminator="\r\n").writerows(rows)
@@ -68,5 +64,5 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 class _Lines(list[str]):
     def write(self, line: str) -> None:
-        """Keep a line that the csv module writes."""
+        """Store a line that the csv module writes."""
         self.append(f"{line[:-2]}\n")

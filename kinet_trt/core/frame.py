@@ -1,4 +1,4 @@
-"""Frame: the pixels that came in and what is known of them; and how a frame is fitted to a model."""
+"""Frames, and scaling a frame to the resolution of a model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from kinet_trt.core.errors import ImageError
 from kinet_trt.core.geometry import rescale
 
 MIN_SIDE = 32
-"""Shorter side in model px below which a picture shows no tissue worth counting."""
+"""Minimum of the shorter side, model px."""
 GREY_SPREAD = 8
-"""Difference of R, G and B (of 255) that noise and JPEG leave in a grey picture; the palest stain has more."""
+"""Maximum difference of R, G and B (of 255) in a grey picture with noise or JPEG artefacts; pale stains exceed it."""
 MAX_SIDE, MAX_PIXELS = 1 << 20, 1 << 29
-"""Longest side and area in model px; more is a slide, or a wrong um/px."""
-
+"""Longest side and largest area, model px. Larger pictures are slides, or have a wrong µm/px."""
 
 NO_COLOUR = "The picture has no colour: the stains cannot be told apart, and no nuclei are counted."
 
@@ -31,15 +30,15 @@ class Frame:
     pixels
         RGB, uint8 [height, width, 3].
     mpp
-        Pixel size, um/px; None if unknown.
+        Pixel size, µm/px; None if unknown.
     time
         Time of acquisition, s since the epoch; None if unknown.
     stage
-        Stage position x, y, um; None if unknown.
+        Stage position x, y, µm; None if unknown.
     unused_size
-        Why the pixel size that the file states is not used; None if it states none or it is used.
+        Reason why the pixel size in the file is not used; None if it is used, or there is none.
     remarks
-        Notes on how the file was read: the page that was read, the bit depth that was scaled.
+        Notes on how the file was read, such as the page and the scaling of the bit depth.
 
     Raises
     ------
@@ -62,7 +61,7 @@ class Frame:
                 "convert it (grey: np.repeat(grey[..., None], 3, axis=2))"
             )
         if self.mpp is not None and not (np.isfinite(self.mpp) and self.mpp > 0):
-            raise ImageError(f"um/px: expected a positive number, found {self.mpp}")
+            raise ImageError(f"µm/px: expected a positive number, found {self.mpp}")
 
     @property
     def height(self) -> int:
@@ -94,7 +93,7 @@ class Fitted:
     pixels
         RGB, uint8 [H, W, 3], H and W multiples of the model's alignment.
     height, width
-        Size before the padding, model px; the padding lies at the bottom and the right.
+        Size without the padding, which is at the bottom and the right, model px.
     scale_y, scale_x
         Model px per frame px.
     """
@@ -115,21 +114,21 @@ class Fitted:
 def fit(frame: Frame, mpp: float, multiple: int) -> Fitted:
     """Scale a frame to ``mpp`` and pad it to multiples of ``multiple``.
 
-    Half-pixel bilinear when enlarging, area averages when shrinking; padding repeats the last row and column.
+    Enlarging is bilinear with half-pixel centres, shrinking averages areas; padding repeats the last row and column.
 
     Parameters
     ----------
     frame
-        A frame; if its um/px is None, it is assumed to be at the model's scale.
+        A frame; without µm/px it is assumed to have the model's scale.
     mpp
-        The model's scale, um/px.
+        The model's scale, µm/px.
     multiple
         Alignment of height and width, px.
 
     Raises
     ------
     ImageError
-        If the shorter side has fewer than 32 px at the model's scale, or the frame is too large for memory.
+        If the shorter side is below :data:`MIN_SIDE`, or the frame is larger than :data:`MAX_PIXELS`.
     """
     height, width = fitted_size(frame.height, frame.width, frame.mpp, mpp)
     pixels = frame.pixels
@@ -151,7 +150,7 @@ def fit(frame: Frame, mpp: float, multiple: int) -> Fitted:
 
 
 def fitted_size(height: int, width: int, frame_mpp: float | None, mpp: float) -> tuple[int, int]:
-    """Return height and width, px, of a frame of this size and um/px at the model's ``mpp``, without padding.
+    """Return height and width of a frame at the model's ``mpp``, px, without padding.
 
     Raises
     ------
@@ -161,14 +160,13 @@ def fitted_size(height: int, width: int, frame_mpp: float | None, mpp: float) ->
     scale = 1.0 if frame_mpp is None else frame_mpp / mpp
     if max(height, width) * scale > MAX_SIDE or height * width * scale**2 > MAX_PIXELS:
         raise ImageError(
-            f"too large: {width} x {height} px at {frame_mpp or mpp:g} um/px is more than "
-            f"{MAX_PIXELS / 1e6:.0f} megapixels at the model's {mpp:g} um/px: check the um/px (mpp), or count "
-            "a region"
+            f"too large: {width} x {height} px at {frame_mpp or mpp:g} µm/px is more than "
+            f"{MAX_PIXELS / 1e6:.0f} megapixels at the model's {mpp:g} µm/px: check the µm/px (mpp), or count a region"
         )
     fitted = round(height * scale), round(width * scale)
     if min(fitted) < MIN_SIDE:
         raise ImageError(
-            f"too small: {width} x {height} px at {frame_mpp or mpp:g} um/px is {fitted[1]} x {fitted[0]} px at "
-            f"the model's {mpp:g} um/px; the shorter side must have at least {MIN_SIDE}: check the um/px (mpp)"
+            f"too small: {width} x {height} px at {frame_mpp or mpp:g} µm/px is {fitted[1]} x {fitted[0]} px at "
+            f"the model's {mpp:g} µm/px; the shorter side must have at least {MIN_SIDE}: check the µm/px (mpp)"
         )
     return fitted

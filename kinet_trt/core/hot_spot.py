@@ -1,4 +1,4 @@
-"""The hot spot: the disc of n tumour nuclei with the highest index, among hundreds of nuclei or millions."""
+"""Hot spot: the disc of n tumour nuclei with the highest Ki67 index."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kinet_trt.core.detections import Detections
 from kinet_trt.core.ki67 import Ki67
 
 HOT_SPOT = 500
-"""Tumour nuclei of a hot spot (WHO 2019, ENETS: at least 500, up to 2,000, where labelling is highest)."""
+"""Default number of tumour nuclei in a hot spot (WHO 2019, ENETS: 500 to 2,000 where labelling is highest)."""
 MAX_CENTRES = 800
-"""Tumour nuclei of a picture or a session about which a hot spot is sought, at most."""
-_ROW = 50.0  # um: centres are taken along rows of this height
+"""Maximum number of discs that are tried in a picture or a session."""
+_ROW = 50.0  # µm: height of the rows along which centres are taken
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class HotSpot:
     Attributes
     ----------
     x, y
-        Its centre, px of the picture, or of level 0 of the slide.
+        Centre, px of the picture, or of level 0 of the slide.
     radius
-        um.
+        Radius, µm.
     ki67
-        Index of the nuclei in it. As the highest of many it is slightly too high by chance alone.
+        Index of its nuclei. It has a small upward bias, because it is the maximum of many.
     """
 
     x: float
@@ -39,7 +39,7 @@ class HotSpot:
     ki67: Ki67
 
     def record(self) -> dict[str, Any]:
-        """Return it as JSON has it: x, y (px), radius_um, tumor, positive, ki67_index, interval."""
+        """Return a dictionary for JSON: x, y (px), radius_um, tumor, positive, ki67_index, interval."""
         assert self.ki67.interval is not None
         return {
             "x": round(self.x, 2),
@@ -58,16 +58,16 @@ def find_hot_spot(nuclei: Detections, mpp: float, n: int = HOT_SPOT) -> HotSpot 
     Parameters
     ----------
     nuclei
-        All of its nuclei.
+        All nuclei of the picture.
     mpp
-        um/px.
+        Pixel size, µm/px.
     n
-        Tumour nuclei of a hot spot, at least 1.
+        Number of tumour nuclei in the hot spot, at least 1.
 
     Returns
     -------
     HotSpot or None
-        None where there are fewer tumour nuclei.
+        None if the picture has fewer tumour nuclei.
     """
     tumor = nuclei.where(
         np.isin(nuclei.cls, [k for k, c in enumerate(nuclei.classes) if c in ("positive", "negative")])
@@ -81,16 +81,16 @@ def find_hot_spot(nuclei: Detections, mpp: float, n: int = HOT_SPOT) -> HotSpot 
 
 @dataclass(frozen=True, eq=False)
 class Disc:
-    """A disc.
+    """A disc about one nucleus.
 
     Attributes
     ----------
     centre
-        Index of the nucleus in its middle.
+        Index of the nucleus at its centre.
     positive
-        How many of its nuclei are positive.
+        Number of positive nuclei.
     radius
-        um.
+        Radius, µm.
     nuclei
         Indices of its nuclei.
     """
@@ -102,34 +102,33 @@ class Disc:
 
     @property
     def rank(self) -> tuple[int, float]:
-        """The larger the better: most positive nuclei, and of equal ones the smallest disc."""
+        """Sort key: more positive nuclei first, then the smaller disc."""
         return self.positive, -self.radius
 
 
 def find_disc(
     x: NDArray[np.floating], y: NDArray[np.floating], positive: NDArray[np.bool_], n: int, step: int
 ) -> Disc | None:
-    """Find the disc of n tumour nuclei with most positive ones.
+    """Find the disc of n tumour nuclei with the most positive ones.
 
-    About every ``step``-th tumour nucleus the n nearest are taken, itself included; most positive nuclei win, of equal
-    ones the smallest disc, of equal ones the first.
+    A candidate is the n nuclei nearest to a tumour nucleus, itself included. Ties go to the smallest disc, then to the
+    first.
 
     Parameters
     ----------
     x, y
-        Tumour nuclei, um [total].
+        Centres of tumour nuclei, µm [total].
     positive
-        Which of them are positive, bool [total].
+        Mask of the positive ones, bool [total].
     n
-        Nuclei of a disc, at least 1.
+        Number of nuclei in a disc, at least 1.
     step
-        1: about each; k: about every k-th along a path that goes through the place row by row, an even spread and the
-        same every time.
+        Try every ``step``-th nucleus as a centre, in row order, which spreads the centres evenly.
 
     Returns
     -------
     Disc or None
-        None where there are fewer than n.
+        None if there are fewer than n nuclei.
     """
     if len(x) < n:
         return None
@@ -149,12 +148,12 @@ def find_disc(
 
 
 class _Grid:
-    """Nuclei by the cell of a grid that they lie in: those near a place are found without looking at the others."""
+    """Spatial index: nuclei by the cells of a regular grid."""
 
     def __init__(self, x: NDArray[np.floating], y: NDArray[np.floating], n: int) -> None:
         self._left, self._top = float(x.min()), float(y.min())
         width, height = float(x.max()) - self._left, float(y.max()) - self._top
-        # A cell holds about n / 8 nuclei where they are spread evenly; no more cells than nuclei.
+        # About n / 8 evenly spread nuclei per cell, and no more cells than nuclei.
         self._cell = max(math.sqrt(max(width * height, 1.0) * n / 8 / len(x)), max(width, height) / 4096, 1e-6)
         self._columns, self._rows = int(width / self._cell) + 1, int(height / self._cell) + 1
         column = ((x - self._left) / self._cell).astype(np.int64)
@@ -165,7 +164,7 @@ class _Grid:
         self._x, self._y = x, y
 
     def about(self, x: float, y: float, n: int) -> NDArray[np.intp]:
-        """Return nuclei among which are the n nearest to a place, ascending."""
+        """Return indices of nuclei that include the n nearest to a point, ascending."""
         reach = self._cell
         while True:
             first, last = self._span(x - self._left, reach, self._columns)
@@ -178,7 +177,7 @@ class _Grid:
             if len(near) == len(self._order):
                 return np.sort(near)
             if len(near) >= n:
-                # The nearest n are among them only when the disc that holds n lies within the square.
+                # They include the n nearest only if the disc of n nuclei lies within the square.
                 square = (self._x[near] - x) ** 2 + (self._y[near] - y) ** 2
                 if np.count_nonzero(square <= reach * reach) >= n:
                     return np.sort(near)

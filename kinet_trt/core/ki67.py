@@ -1,4 +1,4 @@
-"""The Ki67 index: the share of positive tumour nuclei, its uncertainty, and the sentences that describe it."""
+"""The Ki67 index, its confidence interval, and sentences about its grade range."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from dataclasses import dataclass
 Z = 1.959963984540054
 """97.5% quantile of the normal distribution, for a 95% interval."""
 MIN_TUMOR_NUCLEI = 500
-"""Tumour nuclei below which an index is called provisional (WHO: at least 500 to 2,000 cells for NET)."""
+"""Number of tumour nuclei below which an index is provisional (WHO: 500 to 2,000 cells for NET)."""
 MAX_MORE_NUCLEI = 5_000
-"""Counting more additional nuclei than this is not worthwhile."""
+"""Number of additional nuclei above which further counting is not recommended."""
 NO_RANGE = "No grade range is given, because the field looks unlike the model's training data."
-"""Said instead of a range where a field is unlike the training data (`kinet_trt.quality.domain_check`)."""
+"""Sentence in place of the range of an out-of-distribution field (`kinet_trt.quality.domain_check`)."""
 
 
 @dataclass(frozen=True)
 class Bands:
-    """Grade bands: names of the ranges between cut-offs.
+    """Grade ranges and the cut-offs between them.
 
     Attributes
     ----------
     names
-        One more than there are cut-offs.
+        Names of the ranges, one more than cut-offs.
     cuts
-        Ascending fractions. A value belongs to the band above a cut-off when it is at least the cut-off (or, with
-        ``inclusive`` False at that cut, only when it lies above it).
+        Cut-offs, ascending fractions.
     inclusive
-        For each cut-off whether it belongs to the band above.
+        True for each cut-off that belongs to the range above it.
     """
 
     names: tuple[str, ...]
@@ -36,7 +35,7 @@ class Bands:
     inclusive: tuple[bool, ...]
 
     def range_of(self, index: float) -> str:
-        """Return the band of an unrounded index."""
+        """Return the range of an unrounded index."""
         above = sum(index >= cut if own else index > cut for cut, own in zip(self.cuts, self.inclusive, strict=True))
         return self.names[above]
 
@@ -52,7 +51,7 @@ class Ki67:
     Attributes
     ----------
     positive, tumor
-        Positive tumour nuclei, and all tumour nuclei; non-tumour nuclei are left out.
+        Number of positive tumour nuclei, and of all tumour nuclei.
     """
 
     positive: int
@@ -82,17 +81,17 @@ class Ki67:
 
     @property
     def provisional(self) -> bool:
-        """Whether there are fewer than :data:`MIN_TUMOR_NUCLEI` tumour nuclei."""
+        """True with fewer than :data:`MIN_TUMOR_NUCLEI` tumour nuclei."""
         return self.tumor < MIN_TUMOR_NUCLEI
 
     def sentences(self, bands: Bands | None = NET) -> list[str]:
-        """Return sentences on the index, its range and its uncertainty; see :class:`Statement`."""
+        """Return sentences about the index, its range and its confidence interval; see :class:`Statement`."""
         return Statement(self, bands=bands).sentences()
 
     def more_nuclei(self, bands: Bands = NET) -> int | None:
-        """Return how many more tumour nuclei, at this rate, bring the whole interval into one range.
+        """Return the number of additional tumour nuclei, at this rate, that bring the interval into one range.
 
-        None where that takes more than :data:`MAX_MORE_NUCLEI`, and without tumour nuclei.
+        None if it exceeds :data:`MAX_MORE_NUCLEI`, or without tumour nuclei.
         """
         if self.index is None:
             return None
@@ -113,20 +112,18 @@ class Ki67:
 
 @dataclass(frozen=True)
 class Statement:
-    """What a result says about the grade: ranges of the average and of the hot spot, never a diagnosis.
-
-    WHO grades by the hot spot, so where there is one, its range is stated beside that of the average.
+    """Sentences about the grade ranges of the average and the hot spot. WHO grades by the hot spot.
 
     Attributes
     ----------
     average
-        Index of everything that was counted.
+        Index of all counted nuclei.
     hot_spot
-        Index of the hot spot; None where there is none.
+        Index of the hot spot, if there is one.
     bands
-        Grade ranges; None: ranges are not mentioned.
+        Grade ranges; None to omit them.
     no_range
-        Why no range is given, a sentence; empty where one is.
+        Sentence that replaces the range; empty if a range is given.
     """
 
     average: Ki67
@@ -135,14 +132,14 @@ class Statement:
     no_range: str = ""
 
     def range_of(self, ki67: Ki67 | None) -> str:
-        """Return the range of one of the two indices; empty where none is given."""
+        """Return the range of an index; empty if none is given."""
         if ki67 is None or ki67.index is None or self.bands is None or self.no_range:
             return ""
         return self.bands.range_of(ki67.index)
 
     @property
     def warning(self) -> str:
-        """What to read first: that no range is given, or that hot spot and average differ in it; else empty."""
+        """Sentence to show first: no range is given, or the ranges of hot spot and average differ; else empty."""
         if self.no_range and self.bands and self.average.tumor:
             return self.no_range
         hot, average = self.range_of(self.hot_spot), self.range_of(self.average)
@@ -152,40 +149,40 @@ class Statement:
 
     @property
     def settled(self) -> bool:
-        """Whether there are enough nuclei, and both intervals lie within one and the same range."""
+        """True with enough nuclei, and both intervals within the same range."""
         if not self.range_of(self.average):
             return False
         both = [self.average, *([self.hot_spot] if self.hot_spot else [])]
-        return len(set().union(*map(self._reaches, both))) == 1 and not any(one.provisional for one in both)
+        return len(set().union(*map(self._ranges_of_interval, both))) == 1 and not any(one.provisional for one in both)
 
     @property
     def notes(self) -> list[str]:
-        """What there is to say beside the indices, their intervals and :attr:`warning`."""
+        """Sentences beside the indices, their intervals and :attr:`warning`."""
         if self.average.index is None:
             return []
-        said = []
+        notes = []
         if self.average.provisional:
-            said.append(f"Fewer than {MIN_TUMOR_NUCLEI} tumour nuclei: provisional.")
+            notes.append(f"Fewer than {MIN_TUMOR_NUCLEI} tumour nuclei: provisional.")
         elif self.hot_spot and self.hot_spot.provisional:
-            said.append(f"The hot spot has fewer than {MIN_TUMOR_NUCLEI} tumour nuclei: provisional.")
+            notes.append(f"The hot spot has fewer than {MIN_TUMOR_NUCLEI} tumour nuclei: provisional.")
         if self.bands is None or self.no_range:
-            return said
+            return notes
         hot, average = self.range_of(self.hot_spot), self.range_of(self.average)
         if not hot:
-            said.append(f"In the {average} range.")
+            notes.append(f"In the {average} range.")
         elif hot == average:
-            said.append(f"The hot spot and the average both lie in the {average} range.")
+            notes.append(f"The hot spot and the average both lie in the {average} range.")
         if self.settled:
             both = "Both intervals lie" if self.hot_spot else "The interval lies"
-            return [*said, f"{both} within one grade range."]
-        if len(self._reaches(self.average)) > 1:
-            said.append(self._crossing())
-        if self.hot_spot and len(self._reaches(self.hot_spot)) > 1:
-            said.append("The interval of the hot spot crosses a grade boundary.")
-        return said
+            return [*notes, f"{both} within one grade range."]
+        if len(self._ranges_of_interval(self.average)) > 1:
+            notes.append(self._crossing())
+        if self.hot_spot and len(self._ranges_of_interval(self.hot_spot)) > 1:
+            notes.append("The interval of the hot spot crosses a grade boundary.")
+        return notes
 
     def sentences(self) -> list[str]:
-        """Return everything there is to say, the indices first, then :attr:`warning`."""
+        """Return all sentences: the indices, :attr:`warning`, then :attr:`notes`."""
         if self.average.index is None:
             return ["No tumour nuclei were found: there is no index."]
         indices = [f"Ki67 index {_figures(self.average)}."]
@@ -193,8 +190,8 @@ class Statement:
             indices.append(f"Hot spot {_figures(self.hot_spot)}.")
         return [*indices, *filter(None, [self.warning]), *self.notes]
 
-    def _reaches(self, ki67: Ki67) -> set[str]:
-        """Return the ranges that the ends of an interval lie in."""
+    def _ranges_of_interval(self, ki67: Ki67) -> set[str]:
+        """Return the ranges of both ends of an interval."""
         assert self.bands is not None
         assert ki67.interval is not None
         return {self.bands.range_of(end) for end in ki67.interval}
@@ -202,16 +199,16 @@ class Statement:
     def _crossing(self) -> str:
         assert self.bands is not None
         more = self.average.more_nuclei(self.bands)
-        what = "The interval of the average" if self.hot_spot else "The interval"
+        subject = "The interval of the average" if self.hot_spot else "The interval"
         if more is None:
-            return f"{what} crosses a grade boundary; counting more nuclei is unlikely to settle it."
-        # While the index is provisional, fewer than these would leave it so.
+            return f"{subject} crosses a grade boundary; counting more nuclei is unlikely to settle it."
+        # Fewer would leave the index provisional.
         more = max(more, MIN_TUMOR_NUCLEI - self.average.tumor)
-        return f"{what} crosses a grade boundary; at this rate, about {more:,} more tumour nuclei would settle it."
+        return f"{subject} crosses a grade boundary; at this rate, about {more:,} more tumour nuclei would settle it."
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """Return the 95% Wilson score interval of a share of n, within [0, 1]."""
+    """Return the 95% Wilson score interval of a proportion of n, within [0, 1]."""
     centre = share + Z * Z / (2 * n)
     spread = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
     scale = 1 + Z * Z / n

@@ -1,4 +1,4 @@
-"""Messages: ours to a function or to the terminal, those of other libraries only where they are asked for."""
+"""Logging to a function or to the terminal."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ _NATIVE: dict[str, tuple[str, str | None]] = {
     # If a log level is set, FFmpeg writes to standard output, which holds the results.
     "OPENCV_FFMPEG_LOGLEVEL": ("-8", None),
 }
-"""What OpenCV and its FFmpeg write past Python, by default and with --verbose; both read these when they are loaded."""
+"""Log levels of OpenCV and its FFmpeg, by default and with --verbose; both read them when they are loaded."""
 
 
 @contextmanager
 def log_to(hook: Callable[[str, str], None], level: int = logging.WARNING) -> Iterator[None]:
-    """Hand every message to a function while the context lasts, and nowhere else.
+    """Send the messages of kinet-trt to a function while the context is open.
 
     Parameters
     ----------
     hook
-        Called with the level's name, such as ``"WARNING"``, and one sentence for a person; from any thread that counts,
-        by several at a time if several count.
+        Called with the name of the level, such as ``"WARNING"``, and the message; concurrently if several threads
+        count.
     level
-        Least level, as in :mod:`logging`: warnings are for the person at the microscope, ``logging.INFO`` adds what a
-        developer may want to know.
+        Minimum level, as in :mod:`logging`; ``logging.INFO`` adds messages for developers.
 
     Notes
     -----
-    It is the logger ``kinet_trt`` of :mod:`logging`, for programs that would rather configure that.
+    To configure :mod:`logging` instead, use the logger ``kinet_trt``.
 
     Examples
     --------
@@ -56,10 +55,10 @@ def log_to(hook: Callable[[str, str], None], level: int = logging.WARNING) -> It
 
 
 def to_terminal() -> None:
-    """Send messages to standard error, for the command line: warnings of kinet-trt, and nothing of other libraries.
+    """Send the warnings of kinet-trt, but not of other libraries, to standard error.
 
-    What another library finds odd about a file, kinet-trt says in its own words where it matters. OpenCV and FFmpeg
-    write past :mod:`logging`: call this before OpenCV is imported. Levels that the user has set stay.
+    OpenCV and FFmpeg do not use :mod:`logging`: call this before OpenCV is imported. Their environment variables are
+    not changed if the user has set them.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_is_ours)
@@ -71,17 +70,17 @@ def to_terminal() -> None:
 
 
 def be_quiet() -> None:
-    """Leave out progress and notes; warnings and errors are still shown."""
+    """Hide progress and notes; warnings and errors are still shown."""
     logging.getLogger(_NOTES).setLevel(logging.WARNING + 1)
 
 
 def is_quiet() -> bool:
-    """Return whether progress and notes are left out."""
+    """Return True if progress and notes are hidden."""
     return not logging.getLogger(_NOTES).isEnabledFor(logging.WARNING)
 
 
 def be_verbose() -> None:
-    """Let everything through that :func:`to_terminal` holds back, and what kinet-trt does."""
+    """Show the messages of other libraries, and the INFO messages of kinet-trt."""
     logging.getLogger(LOGGER).setLevel(logging.INFO)
     for handler in logging.getLogger().handlers:
         handler.removeFilter(_is_ours)
@@ -103,7 +102,7 @@ class _Hook(logging.Handler):
         self._hook = hook
 
     def createLock(self) -> None:  # noqa: N802  # the name is logging's
-        """Make no lock: a hook that waits must not hold up other threads."""
+        """Use no lock: a hook that blocks must not block other threads."""
         self.lock = None
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -41,11 +41,11 @@ MOVED: Mapping[str, str] = {
     "triton": "deploy.triton.package",
     "unlike": "quality.domain_check",
 }
-"""Old name to new name, both below ``kinet_trt``."""
+"""Old name to new name, both without ``kinet_trt.``."""
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Import a module under its old name: the very module that has the new name."""
+    """Import a module under its old name."""
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
         """Return a spec if the name is in :data:`MOVED`."""
@@ -53,7 +53,7 @@ class MovedModules(MetaPathFinder, Loader):
         return spec_from_loader(name, self) if package == "kinet_trt" and module in MOVED else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put the module in place of the empty one that Python made."""
+        """Replace the empty module that Python created."""
         new = f"kinet_trt.{MOVED[module.__name__.partition('.')[2]]}"
         warnings.warn(f"{module.__name__} is now {new}", DeprecationWarning, stacklevel=2)
         sys.modules[module.__name__] = import_module(new)

@@ -1,8 +1,8 @@
-"""Switch off what other libraries send about their use.
+"""Disable the telemetry of other libraries.
 
 Importing OpenVINO runs ``openvino_telemetry``, which posts to Google Analytics and writes to ``~/intel``. ONNX Runtime,
-from 1.29 on, writes to ``~/.cache/Microsoft`` and sends events to Microsoft. Both are switched off for this process and
-the processes that it starts; the user's own settings do not change. See docs/privacy.md.
+from 1.29 on, writes to ``~/.cache/Microsoft`` and sends events to Microsoft. Both are disabled for this process and its
+child processes, without changing the user's settings. See docs/privacy.md.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _importing = threading.RLock()
 
 
 def switch_off() -> None:
-    """Switch telemetry off until this process ends: for a program of ours, before it imports anything else."""
-    # OpenVINO takes its own empty stand-in where this module cannot be imported. Of settings it knows only a file in
-    # the home folder, which belongs to the user, and CI, which changes what other libraries do.
+    """Disable telemetry until this process ends; call it before any other import."""
+    # OpenVINO has a stub for the case that this module is missing. Its only settings are a file in the home folder,
+    # which belongs to the user, and the variable CI, which changes the behaviour of other libraries.
     sys.modules[_OPENVINO] = None  # type: ignore[assignment]  # Python's way to forbid an import
     os.environ[_ONNX_RUNTIME] = "1"
 
 
 @contextmanager
 def no_telemetry() -> Iterator[None]:
-    """Switch telemetry off while OpenVINO, ONNX Runtime or a library that uses them is imported.
+    """Disable telemetry while OpenVINO, ONNX Runtime or a library that uses them is imported.
 
-    Afterwards the process is as it was: a program that uses kinet-trt as a library keeps its own settings. What is
-    imported here stays silent, for both look at these settings only once.
+    On exit the settings of the process are restored. The imported libraries stay silent, because they read the
+    settings only once.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def no_telemetry() -> Iterator[None]:
         try:
             yield
             if not imported and "onnxruntime" in sys.modules:
-                # Builds for Windows before 1.29 hand events to Windows and do not know the variable.
+                # Windows builds before 1.29 ignore the variable.
                 sys.modules["onnxruntime"].disable_telemetry_events()
         finally:
             if hidden:

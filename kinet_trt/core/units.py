@@ -1,7 +1,7 @@
-"""Length units to um, for every reader that takes the size of a pixel from a file.
+"""Units of length, and the range of pixel sizes.
 
-The units of OME-XML (https://www.openmicroscopy.org/Schemas/OME/2016-06), the unit names of OME-Zarr (UDUNITS-2), and
-what people type into "Set Scale" of ImageJ.
+Covers OME-XML (https://www.openmicroscopy.org/Schemas/OME/2016-06), OME-Zarr (UDUNITS-2), and the units that people
+type into "Set Scale" of ImageJ.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numbers import Real
 from kinet_trt.core.errors import ImageError, shown
 
 MIN_MPP, MAX_MPP = 0.01, 100.0
-"""Range of pixel sizes, µm/px, from super-resolution to a macro lens; outside of it a unit was mixed up."""
+"""Range of pixel sizes, µm/px; values outside of it are in another unit."""
 
 _PREFIXES: Mapping[str, tuple[str, float]] = {
     "yotta": ("Y", 1e24),
@@ -39,7 +39,7 @@ _PREFIXES: Mapping[str, tuple[str, float]] = {
     "zepto": ("z", 1e-21),
     "yocto": ("y", 1e-24),
 }
-# Symbols whose capitals mean something: Mm is not mm.
+# Case-sensitive symbols: Mm is not mm.
 _SYMBOLS: Mapping[str, float] = {
     **{f"{symbol}m": factor * 1e6 for symbol, factor in _PREFIXES.values()},
     "um": 1.0,
@@ -102,20 +102,15 @@ def check_mpp(value: object) -> None:
 
 
 def um_in(unit: str) -> float | None:
-    r"""Return how many um one unit of length has.
+    r"""Return one unit of length in µm; None if it is not a known unit of length.
 
-    The micro sign may be U+00B5, the Greek letter U+03BC, ``u``, or the escape ``\u00B5`` that ImageJ writes. Capitals
-    count where they tell two units apart (``Mm``, ``mm``); otherwise they do not (``MM``, ``Micron``).
+    The micro sign may be U+00B5, the Greek letter U+03BC, ``u``, or the escape ``\u00B5`` that ImageJ writes. Case
+    matters only where it distinguishes units (``Mm``, ``mm``).
 
     Parameters
     ----------
     unit
         A symbol or a name, singular or plural, such as ``um``, ``Å``, ``nanometer``, ``inches``.
-
-    Returns
-    -------
-    float or None
-        um; None where the unit is not one of length, or not known.
     """
     text = _normal(unit)
     if text in _SYMBOLS:
@@ -126,14 +121,14 @@ def um_in(unit: str) -> float | None:
 
 
 def is_uncalibrated(unit: str) -> bool:
-    """Return whether a unit, such as "pixel", says that a picture has no physical size."""
+    """Return True for a unit such as "pixel", which means that the picture has no physical size."""
     return _normal(unit).lower() in _UNCALIBRATED
 
 
 def _normal(unit: str) -> str:
-    """Return a unit with one micro sign, one angstrom sign, no escapes and nothing around it."""
+    """Return a unit with normalised micro and angstrom signs, without escapes and brackets."""
     text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), unit)
-    # UTF-8 read as Latin-1, and what decoders put for a Latin-1 micro sign that they read as UTF-8.
+    # A micro sign in UTF-8 that was decoded as Latin-1, or the reverse.
     text = text.replace("\u00c2\u00b5", "\u00b5").replace("\u00ce\u00bc", "\u00b5").replace("\ufffdm", "\u00b5m")
     text = unicodedata.normalize("NFKC", text).strip("\0 \t\r\n.()[]")
     return re.sub(r"\s*(/|per)\s*(px|pixel)s?$", "", text, flags=re.IGNORECASE)

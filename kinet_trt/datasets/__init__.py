@@ -1,1 +1,1 @@
-"""Labelled fields: images with nuclei that people marked."""
+"""Labelled fields: images with annotated nuclei."""

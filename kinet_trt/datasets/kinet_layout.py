@@ -14,29 +14,29 @@ from kinet_trt.core.errors import ImageError, KinetError
 from kinet_trt.io.images import SUFFIXES, read_image
 
 MAPS: Mapping[str, str] = {"positive": "labels_postm", "negative": "labels_negtm", "non_tumor": "labels_other"}
-"""Folder of each class's maps."""
+"""Folders of the maps by class."""
 REGIONS = "rois"
 ENDINGS = ("_label", "_roi", "")
-"""What may stand between an image's name and the suffix of its maps; the release has ``PAN_label.png``."""
+"""Endings between the name of an image and the suffix of its maps; the release has ``PAN_label.png``."""
 
-_APART = 5  # px, a map's peak is the highest of a square this wide
-_FLATTEST = 32  # px, the largest flat top of a map that is still a peak
+_PEAK_WINDOW = 5  # px: side of the square in which a peak is the maximum
+_MAX_FLAT_TOP = 32  # px: area of the largest peak with a constant value
 
 
 @dataclass(frozen=True)
 class MappedImage:
-    """An image and the files that say what is in it.
+    """An image and its maps.
 
     Attributes
     ----------
     image
         The image file.
     split
-        Name of its folder in ``images``; empty where it lies in ``images`` itself.
+        Name of the subfolder of ``images``; empty if the image is in ``images``.
     maps
-        Proximity map of each class that was labelled.
+        Proximity maps of the labelled classes.
     regions
-        Region map; None: nobody drew one.
+        Region map, if there is one.
     """
 
     image: Path
@@ -46,63 +46,63 @@ class MappedImage:
 
 
 def is_layout(folder: Path) -> bool:
-    """Whether a folder has the KiNet layout: ``images``, and at least one folder of maps."""
+    """Return True if a folder has the KiNet layout: ``images``, and at least one folder of maps."""
     return (folder / "images").is_dir() and any((folder / name).is_dir() for name in (*MAPS.values(), REGIONS))
 
 
-def find(folder: Path) -> Iterator[MappedImage]:
-    """Yield the images of a KiNet folder with the maps that are there."""
+def find_images(folder: Path) -> Iterator[MappedImage]:
+    """Yield the images of a KiNet folder with their maps."""
     inside = sorted((folder / "images").iterdir())
     for split in ("", *(path.name for path in inside if path.is_dir())):
         for image in sorted((folder / "images" / split).iterdir()):
             if image.suffix.lower() not in SUFFIXES or not image.is_file():
                 continue
-            maps = {cls: _of(image, folder / name / split) for cls, name in MAPS.items()}
+            maps = {cls: _find_map(image, folder / name / split) for cls, name in MAPS.items()}
             yield MappedImage(
                 image,
                 split,
                 {cls: path for cls, path in maps.items() if path},
-                _of(image, folder / REGIONS / split),
+                _find_map(image, folder / REGIONS / split),
             )
 
 
-def _of(image: Path, folder: Path) -> Path | None:
+def _find_map(image: Path, folder: Path) -> Path | None:
     names = (folder / f"{image.stem}{ending}{suffix}" for ending in ENDINGS for suffix in SUFFIXES)
     return next((path for path in names if path.is_file()), None)
 
 
 def read_centres(path: Path, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Find the nuclei of a proximity map (Eq. 1): its peaks above half of its highest value.
+    """Find the nuclei of a proximity map (Eq. 1): its peaks above half of the maximum.
 
     Parameters
     ----------
     path
-        A grey picture that is brightest at the nuclei of one class, and black far from them.
+        Grey picture that is brightest at the nuclei of one class, and black far from them.
     height, width
-        Of the image, px.
+        Size of the image, px.
 
     Returns
     -------
     x, y
-        float32 [n], px, raster order; the centre of a top that several px share.
+        float32 [n], px, in raster order; the centroid of a peak of several px.
 
     Raises
     ------
     KinetError
-        If it cannot be read, is of another size, or has large flat tops: it is then no proximity map.
+        If the map cannot be read, has another size, or has large flat tops and is therefore not a proximity map.
     """
     values = _grey(path, height, width)
     highest = int(values.max())
     if highest == 0:
         return np.empty(0, np.float32), np.empty(0, np.float32)
-    top = cv2.dilate(values, np.ones((_APART, _APART), np.uint8))
+    top = cv2.dilate(values, np.ones((_PEAK_WINDOW, _PEAK_WINDOW), np.uint8))
     peaks = ((values == top) & (values > highest / 2)).astype(np.uint8)
     _, _, stats, centres = cv2.connectedComponentsWithStats(peaks, connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
-    if areas.max(initial=0) > _FLATTEST:
+    if areas.max(initial=0) > _MAX_FLAT_TOP:
         raise KinetError(
             f"{path}: expected a proximity map with a peak at each nucleus, found a flat top of {areas.max()} px: "
-            "masks of nuclei do not tell touching ones apart. Give points instead (NAME.csv with x,y,class)"
+            "masks of nuclei do not separate touching nuclei. Use points instead (NAME.csv with x,y,class)"
         )
     xy = centres[1:].astype(np.float32)
     xy = xy[np.lexsort((xy[:, 0], xy[:, 1]))]
@@ -110,7 +110,7 @@ def read_centres(path: Path, height: int, width: int) -> tuple[NDArray[np.float3
 
 
 def read_regions(path: Path, height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Read a region map: tumour is white, other tissue black, and grey is what nobody annotated.
+    """Read a region map: tumour is white, other tissue black, and unannotated areas grey.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def read_regions(path: Path, height: int, width: int) -> tuple[NDArray[np.bool_]
     Raises
     ------
     KinetError
-        If it cannot be read, or is of another size.
+        If it cannot be read, or has another size.
     """
     values = _grey(path, height, width)
     tumor, other = values >= 192, values < 64

@@ -27,16 +27,15 @@ log = logging.getLogger(__name__)
 
 MASK_SUFFIX = "_counted.png"
 REGIONS = ".regions"
-"""Added to an image's name: its GeoJSON of areas, beside one of any kind that marks nuclei."""
-
+"""Suffix to the name of an image for its GeoJSON file of areas."""
 
 Regions = tuple[NDArray[np.bool_], NDArray[np.bool_]]
-"""Tumour, and where that is known, each bool [H, W]."""
+"""Masks of tumour and of the annotated area, bool [H, W] each."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledField:
-    """One image file and the nuclei that somebody marked in it.
+    """An image file and its labelled nuclei.
 
     Attributes
     ----------
@@ -47,22 +46,21 @@ class LabelledField:
     cls
         Index in :data:`CLASSES`, uint8 [n].
     labelled
-        The classes that this field's source marks. Of the others an absence means "not labelled", not "none there".
-        None of them: the field has regions alone.
+        Classes that are labelled in this field; empty for a field with regions only.
     counted
-        File with the region in which nuclei were marked (white); None: everywhere.
+        Mask file of the area in which nuclei were labelled (white); None for the whole image.
     partial
-        Classes of which only some kinds were marked: their marks teach, their absence does not.
+        Classes that are labelled incompletely: absence of a label does not mean absence of a nucleus.
     classified
         Whether its nuclei have a class. If not, every nucleus is marked, and ``cls`` means nothing.
     guessed
-        Whether ``labelled`` is only what occurs, because nobody says which classes were looked for.
+        True if ``labelled`` is assumed from the classes that occur.
     outlines
-        What was drawn in QuPath: a bound to the marks, and regions.
+        Areas from a GeoJSON file.
     region_map
-        File with the tumour (white), other tissue (black) and what nobody annotated (grey).
+        Region map: tumour (white), other tissue (black), unannotated (grey).
     source, split
-        Where it comes from; ``"train"``, ``"val"`` or ``""``.
+        Source of the field; ``"train"``, ``"val"`` or ``""``.
     """
 
     image: Path
@@ -87,7 +85,7 @@ class LabelledField:
     def simulated(
         cls, pixels: NDArray[np.uint8], x: NDArray[np.float32], y: NDArray[np.float32], kinds: NDArray[np.uint8]
     ) -> LabelledField:
-        """Return a field that is in memory only, with every class labelled."""
+        """Return a field in memory with every class labelled."""
         return cls(Path("simulated"), x, y, kinds, source="simulated", _frames=[Frame(pixels)])
 
     def part(self, left: int, right: int) -> LabelledField:
@@ -111,14 +109,14 @@ class LabelledField:
         )
 
     def at_scale(self, own: float | None, mpp: float) -> LabelledField:
-        """Return the field scaled to ``mpp`` um/px, in memory.
+        """Return the field scaled to ``mpp`` µm/px, in memory.
 
         Parameters
         ----------
         own
-            um/px of its pixels; None: the file's, else ``mpp``, as in :func:`kinet_trt.counting.image.count_image`.
+            µm/px of its pixels; None for that of the file, else ``mpp``.
         mpp
-            um/px wanted.
+            Target, µm/px.
 
         Raises
         ------
@@ -149,11 +147,11 @@ class LabelledField:
 
     @property
     def name(self) -> str:
-        """The image's name without folder and suffix."""
+        """Name of the image without folder and suffix."""
         return self.image.stem
 
     def frame(self) -> Frame:
-        """Return the image; read once."""
+        """Return the image, cached."""
         if not self._frames:
             try:
                 self._frames.append(read_image(self.image))
@@ -165,7 +163,7 @@ class LabelledField:
         return self._frames[0]
 
     def _check_inside(self, frame: Frame) -> None:
-        """Raise if the nuclei are those of another picture: an absence of nuclei would be learnt from it."""
+        """Raise if most nuclei or corners lie outside of the image, and so belong to another one."""
         inside = (self.x > -1) & (self.x < frame.width) & (self.y > -1) & (self.y < frame.height)
         if 2 * inside.sum() < len(self.x):
             self._frames.clear()
@@ -183,16 +181,16 @@ class LabelledField:
             )
 
     def pixels(self) -> NDArray[np.uint8]:
-        """Return the image's pixels, RGB uint8 [H, W, 3]."""
+        """Return the pixels of the image, RGB uint8 [H, W, 3]."""
         return self.frame().pixels
 
     @property
     def bounded(self) -> bool:
-        """Whether nuclei were marked in part of the image only."""
+        """True if nuclei were labelled in part of the image only."""
         return self.counted is not None or self.outlines.bounds
 
     def counted_mask(self) -> NDArray[np.bool_]:
-        """Return where nuclei were marked, bool [H, W]; made once."""
+        """Return the mask of the area in which nuclei were labelled, bool [H, W], cached."""
         height, width = self.pixels().shape[:2]
         if not self.bounded:
             return np.ones((height, width), bool)
@@ -204,18 +202,18 @@ class LabelledField:
         return self._masks[0]
 
     def is_counted(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which positions, px, lie where nuclei were marked, bool [n]."""
+        """Return True for positions, px, in the area in which nuclei were labelled, bool [n]."""
         mask = self.counted_mask()
         column = np.clip(np.rint(x).astype(int), 0, mask.shape[1] - 1)
         row = np.clip(np.rint(y).astype(int), 0, mask.shape[0] - 1)
         return np.asarray(mask[row, column])
 
     def regions(self) -> Regions | None:
-        """Return tumour and where that is known, bool [H, W] each, made once; None where nobody drew regions."""
+        """Return the masks of tumour and of the annotated area, bool [H, W], cached; None without regions."""
         return next(iter(self._drawn()), None)
 
     def empty_mask(self) -> NDArray[np.bool_]:
-        """Return where there are no nuclei, such as on glass and in blood, bool [H, W]; made once."""
+        """Return the mask of areas without nuclei, such as glass and blood, bool [H, W], cached."""
         if not self._empty:
             height, width = self.pixels().shape[:2]
             self._empty.append(self.outlines.empty_mask(height, width))
@@ -246,45 +244,38 @@ class LabelledField:
 def read_fields(folder: Path, mpp: float | None = None, *, unlabelled: bool = False) -> list[LabelledField]:
     """Read a folder of labelled fields.
 
-    It has one of these layouts:
+    Supported layouts:
 
-    * an ``index.csv`` in the folder or its parent, with the columns ``image, points`` and optionally
+    * an ``index.csv`` in the folder or its parent with the columns ``image, points`` and optionally
       ``counted_mask, source, split, classes`` (paths relative to the index);
-    * the KiNet layout, ``images/SPLIT`` with the maps ``labels_postm/SPLIT``, ``labels_negtm/SPLIT``,
-      ``labels_other/SPLIT`` and ``rois/SPLIT`` (:mod:`kinet_trt.datasets.kinet_layout`): a class without a map is
-      not labelled;
-    * images with tables of the same name (``x,y,class`` or a measurement table of QuPath,
-      :mod:`kinet_trt.io.points`), or with GeoJSON files of QuPath (:mod:`kinet_trt.io.geojson`);
-    * images and one measurement table of QuPath that names them.
+    * the KiNet layout (:mod:`kinet_trt.datasets.kinet_layout`); a class without a map is not labelled;
+    * images with tables (:mod:`kinet_trt.io.points`) or GeoJSON files (:mod:`kinet_trt.io.geojson`) of the same name;
+    * images and one measurement table of QuPath with their names.
 
-    Areas may have a file of their own, ``NAME.regions.geojson`` beside the image (:func:`with_regions` takes them from
-    elsewhere); with it alone, a field has regions and no nuclei.
-
-    Without a list of classes for a source, the classes that occur in its fields count as labelled, and the fields as
-    ``guessed``. ``*_counted.png`` is a mask, never a field. Fields of whose labels nothing was understood are left out,
-    with a warning.
+    Areas can have a separate file, ``NAME.regions.geojson`` beside the image; an image with this file only has regions
+    and no nuclei. Without a class list for a source, the classes that occur in its fields are assumed to be labelled
+    (``guessed``). ``*_counted.png`` are masks. Fields with unknown labels only are excluded with a warning.
 
     Parameters
     ----------
     folder
-        Where they are.
+        Folder of the fields.
     mpp
-        um/px of the images; defaults to that of each file. Needed for positions in um; it decides which outlines are as
-        large as a nucleus.
+        µm/px of the images, for positions in µm and the size of outlined nuclei; defaults to that of each file.
     unlabelled
-        Whether to return images without labels too, where pairs of files are looked for.
+        Whether to return images without labels too, in folders of images and label files.
 
     Raises
     ------
     KinetError
-        If nothing is found, or a file of labels cannot be understood.
+        If no fields are found, or a label file is invalid.
     """
     indices = [path / "index.csv" for path in (folder, folder.parent) if (path / "index.csv").is_file()]
     indexed = [f for index in indices[:1] for f in _from_index(index, folder, mpp)]
     found = indexed or list(
         _from_maps(folder) if kinet_layout.is_layout(folder) else _from_pairs(folder, mpp, unlabelled)
     )
-    fields = [_add_regions(f, path) for f in _guessed([f for f in found if f]) for path in [_regions_beside(f.image)]]
+    fields = [_add_regions(f, _regions_beside(f.image)) for f in _assume_classes([f for f in found if f])]
     if found and not fields:
         raise KinetError(
             f"{folder}: expected labelled nuclei, found none of a known class in the labels of {len(found)} "
@@ -300,19 +291,19 @@ def read_fields(folder: Path, mpp: float | None = None, *, unlabelled: bool = Fa
 
 
 def with_regions(fields: Sequence[LabelledField], folder: Path) -> list[LabelledField]:
-    """Return fields with the areas that were drawn for them; logs how many have any.
+    """Add areas from a folder of GeoJSON files to fields; log how many fields have any.
 
     Parameters
     ----------
     fields
-        Their images' names are unique.
+        Fields with unique image names.
     folder
-        Has ``NAME.geojson`` or ``NAME.regions.geojson`` of the image ``NAME.*``, in any subfolder.
+        Folder with ``NAME.geojson`` or ``NAME.regions.geojson`` for the image ``NAME.*``, searched recursively.
 
     Raises
     ------
     KinetError
-        If there is no file for any field, two for one of them, or a file cannot be read.
+        If no field has a file, a field has two, or a file cannot be read.
     """
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*.geojson")):
@@ -330,7 +321,7 @@ def with_regions(fields: Sequence[LabelledField], folder: Path) -> list[Labelled
 
 
 def _add_regions(f: LabelledField, path: Path | None) -> LabelledField:
-    """Return a field with the areas of a file too; its tissue replaces a region map."""
+    """Add the areas of a file to a field; annotated tissue replaces a region map."""
     if path is None:
         return f
     drawn = geojson.read_areas(path)
@@ -339,61 +330,61 @@ def _add_regions(f: LabelledField, path: Path | None) -> LabelledField:
 
 
 def _regions_beside(image: Path) -> Path | None:
-    """Return the file of areas beside an image; None if there is none."""
+    """Return the file of areas beside an image, if there is one."""
     names = (image.with_name(image.stem + REGIONS + suffix) for suffix in geojson.SUFFIXES)
     return next((path for path in names if path.is_file()), None)
 
 
 def _without_nuclei(image: Path) -> LabelledField:
-    """Return an image of which no nuclei were marked."""
+    """Return a field without labels."""
     nothing = np.empty(0, np.float32)
     return LabelledField(image, nothing, nothing, np.empty(0, np.uint8), ())
 
 
 def _inside(folder: Path) -> str:
-    """Return what a folder without fields holds, for its message."""
+    """Return the kinds of files in a folder, for the message that it contains no fields."""
     suffixes = Counter("".join(path.suffixes[-2:]).lower() for path in folder.iterdir() if path.is_file())
     found = ", ".join(f"{n} x {suffix or 'no suffix'}" for suffix, n in suffixes.most_common(5))
     return f"; found {found}" if found else "; found no files"
 
 
 def with_nuclei(fields: Sequence[LabelledField]) -> list[LabelledField]:
-    """Return the fields in which nuclei were labelled, without those that have only regions; logs how many those are.
+    """Return the fields with labelled nuclei; log the number of fields with regions only.
 
     Raises
     ------
     KinetError
-        If not one nucleus is labelled in the counted area of any of them: there is nothing to compare with.
+        As :func:`check_nuclei`.
     """
     kept = [f for f in fields if f.labelled]
     if len(kept) < len(fields):
-        log.warning("%d fields have regions but no nuclei: they are left out", len(fields) - len(kept))
+        log.warning("%d fields have regions but no nuclei: they are excluded", len(fields) - len(kept))
     if kept:
         check_nuclei(kept)
     return kept
 
 
 def check_nuclei(fields: Sequence[LabelledField]) -> None:
-    """Check that fields, one or more, have something to train on or to compare with.
+    """Check that fields contain labelled nuclei.
 
     Raises
     ------
     KinetError
-        If not one nucleus is labelled in the counted area of any of them.
+        If there is no labelled nucleus in the counted area of any field.
     """
-    place = fields[0].image.parent
-    marked = sum(len(f.x) for f in fields)
-    if not marked:
-        raise KinetError(f"{place}: expected labelled nuclei, found none in {len(fields)} fields")
+    folder = fields[0].image.parent
+    total = sum(len(f.x) for f in fields)
+    if not total:
+        raise KinetError(f"{folder}: expected labelled nuclei, found none in {len(fields)} fields")
     if not any(f.is_counted(f.x, f.y).any() for f in fields):
         raise KinetError(
-            f"{place}: expected labelled nuclei, found all {marked} in areas that are excluded: check the classes of "
+            f"{folder}: expected labelled nuclei, found all {total} in areas that are excluded: check the classes of "
             "the annotated areas and the masks"
         )
 
 
 def with_classes(fields: Sequence[LabelledField], classes: Sequence[str]) -> list[LabelledField]:
-    """Return fields of which these classes count as labelled, whatever their source says; regions alone stay so.
+    """Return fields with these classes as the labelled ones; fields with regions only do not change.
 
     Raises
     ------
@@ -407,19 +398,19 @@ def with_classes(fields: Sequence[LabelledField], classes: Sequence[str]) -> lis
 
 
 def class_list_warning(fields: Sequence[LabelledField]) -> str:
-    """Return a sentence on the fields whose labelled classes are only assumed; empty if there are none."""
+    """Return a warning about fields without a class list; empty if there are none."""
     guessed = [f for f in fields if f.guessed]
     if not guessed:
         return ""
-    taken = sorted({name for f in guessed for name in f.labelled}, key=CLASSES.index)
+    assumed = sorted({name for f in guessed for name in f.labelled}, key=CLASSES.index)
     return (
         f"No class list for {len(guessed)} of {len(fields)} fields: assuming the classes that occur, "
-        f"{', '.join(taken)}. Other classes are not evaluated; use --classes to name those that were labelled."
+        f"{', '.join(assumed)}. Other classes are not evaluated; use --classes to name those that were labelled."
     )
 
 
-def _guessed(fields: Sequence[LabelledField]) -> list[LabelledField]:
-    """Return the fields with what occurs in any field of the same source as labelled, where that was not said."""
+def _assume_classes(fields: Sequence[LabelledField]) -> list[LabelledField]:
+    """Assume for fields without a class list that the classes in any field of the same source are labelled."""
     occurring: dict[str, set[int]] = {}
     for f in fields:
         occurring.setdefault(f.source, set()).update(f.cls.tolist())
@@ -432,7 +423,7 @@ def _guessed(fields: Sequence[LabelledField]) -> list[LabelledField]:
 
 
 def _from_index(index: Path, folder: Path, mpp: float | None) -> Iterator[LabelledField | None]:
-    """Yield the fields of an index; None for one that is left out."""
+    """Yield the fields of an index; None for an excluded one."""
     columns, rows = points.read_rows(index, _index_columns, "a header with the columns image,points")
     for number, cells in rows:
         row = {name: cells[column] for name, column in columns.items()}
@@ -446,15 +437,15 @@ def _from_index(index: Path, folder: Path, mpp: float | None) -> Iterator[Labell
             raise KinetError(
                 f"{index}, line {number}: unknown class {shown(sorted(unknown))}; known are {', '.join(CLASSES)}"
             )
-        marked = _marked(index.parent / row["points"], image, mpp)
-        found = _field(image, marked, labelled)
+        labels = _read_labels(index.parent / row["points"], image, mpp)
+        found = _field(image, labels, labelled)
         counted = index.parent / row["counted_mask"] if row.get("counted_mask") else None
         source, split = row.get("source", ""), row.get("split", "")
         yield replace(found, counted=counted, source=source, split=split) if found else None
 
 
 def _index_columns(header: Sequence[str]) -> dict[str, str] | None:
-    """Return the columns of an index by their plain names; None if one that is needed is missing."""
+    """Return the columns of an index by lower-case names; None if a required one is missing."""
     named = {name.casefold(): name for name in header}
     return named if {"image", "points"} <= set(named) else None
 
@@ -462,7 +453,7 @@ def _index_columns(header: Sequence[str]) -> dict[str, str] | None:
 def _from_maps(folder: Path) -> Iterator[LabelledField]:
     """Yield the fields of a KiNet folder."""
     bare = []
-    for entry in kinet_layout.find(folder):
+    for entry in kinet_layout.find_images(folder):
         if not entry.maps and entry.regions is None:
             bare.append(entry.image)
             continue
@@ -485,17 +476,17 @@ def _from_maps(folder: Path) -> Iterator[LabelledField]:
             cls=np.concatenate([found.cls, *kinds]).astype(np.uint8),
         )
     if bare:
-        log.warning("%s and %d more images have no maps: they are left out", bare[0], len(bare) - 1)
+        log.warning("%s and %d more images have no maps: they are excluded", bare[0], len(bare) - 1)
 
 
 def _from_pairs(folder: Path, mpp: float | None, unlabelled: bool) -> Iterator[LabelledField | None]:
-    """Yield the fields of images with files of labels; None for one that is left out."""
+    """Yield the fields of images with label files; None for an excluded one."""
     if not folder.is_dir():
         raise KinetError(f"{folder}: expected a folder of fields, found {'a file' if folder.exists() else 'nothing'}")
     inside = sorted(folder.iterdir())
     images = [path for path in inside if path.suffix.lower() in SUFFIXES and not path.name.endswith(MASK_SUFFIX)]
     names = {path.name.casefold(): path for path in inside}
-    beside = {image: _labels_of(image, names) for image in images}
+    beside = {image: _find_labels(image, names) for image in images}
     own = {path for found in beside.values() for path in found}
     shared = _shared_table(folder, images, [path for path in inside if path not in own])
     bare = []
@@ -503,7 +494,7 @@ def _from_pairs(folder: Path, mpp: float | None, unlabelled: bool) -> Iterator[L
         if shared and any(points.is_named(name, image) for name in shared.images):
             found = [*found, shared.path]
         if len(found) > 1:
-            raise KinetError(f"{found[0]} and {found[1].name} both mark nuclei of {image.name}: remove one of them")
+            raise KinetError(f"{found[0]} and {found[1].name} both have labels of {image.name}: remove one of them")
         if not found:
             if unlabelled or _regions_beside(image):
                 yield _without_nuclei(image)
@@ -513,7 +504,7 @@ def _from_pairs(folder: Path, mpp: float | None, unlabelled: bool) -> Iterator[L
         if shared and found[0] == shared.path:
             marked = shared.nuclei(image, partial(_mpp_of, image, mpp))
         else:
-            marked = _marked(found[0], image, mpp)
+            marked = _read_labels(found[0], image, mpp)
         labelled = _field(image, marked)
         counted = image.with_name(image.stem + MASK_SUFFIX)
         yield replace(labelled, counted=counted if counted.is_file() else None) if labelled else None
@@ -521,10 +512,10 @@ def _from_pairs(folder: Path, mpp: float | None, unlabelled: bool) -> Iterator[L
         log.warning("%d of %d images have no labels, such as %s", len(bare), len(images), bare[0])
 
 
-def _labels_of(image: Path, names: Mapping[str, Path]) -> list[Path]:
-    """Return the files of labels with an image's name; those that may be something else only if they are labels.
+def _find_labels(image: Path, names: Mapping[str, Path]) -> list[Path]:
+    """Return the label files with the name of an image.
 
-    ``names`` has the files of the folder by their names in small letters, because the suffix may be in capitals.
+    ``names`` maps case-folded names to the files of the folder, because the suffix may be in capitals.
     """
     found = []
     for suffix in (*points.SUFFIXES, *geojson.SUFFIXES):
@@ -532,21 +523,21 @@ def _labels_of(image: Path, names: Mapping[str, Path]) -> list[Path]:
             path = image.with_name(name)
             other = names.get(name.casefold(), path)
             path = other if other.name.startswith(image.stem) and not path.exists() else path
-            doubtful = (suffix == ".txt" and not points.is_table(path)) or (
+            other_content = (suffix == ".txt" and not points.is_table(path)) or (
                 suffix in (".json", ".zip") and not geojson.is_geojson(path)
             )
-            if path.is_file() and not doubtful:
+            if path.is_file() and not other_content:
                 found.append(path)
     return found
 
 
 def _shared_table(folder: Path, images: Sequence[Path], others: Sequence[Path]) -> Table | None:
-    """Return the measurement table that names several images of a folder; None if there is none.
+    """Return the measurement table for several images of a folder, if there is one.
 
     Raises
     ------
     KinetError
-        If there are two.
+        If there are two tables.
     """
     tables = []
     for path in others:
@@ -560,37 +551,36 @@ def _shared_table(folder: Path, images: Sequence[Path], others: Sequence[Path]) 
 
 
 def _field(image: Path, marked: Annotations, labelled: tuple[str, ...] = ()) -> LabelledField | None:
-    """Return an image with what was marked in it; None, and a warning, where nothing of it was understood.
+    """Return an image with its labels; None with a warning if all labels are unknown.
 
-    A field without nuclei counts as one without any only where nothing else was marked: labels that are not understood
-    must not be taught as background.
+    Otherwise training would treat nuclei with unknown labels as background.
     """
     tissue = marked.outlines.tissue
     if marked.left_out and not len(marked.x) and not tissue:
-        log.warning("%s: no nucleus of a known class among its labels: the field is left out", image)
+        log.warning("%s: no nucleus of a known class among its labels: the field is excluded", image)
         return None
-    # Without a nucleus, areas of tissue are what the file is there for.
-    regions_alone = not labelled and not len(marked.x) and tissue
+    # Without nuclei the file is meant for areas of tissue.
+    regions_only = not labelled and not len(marked.x) and tissue
     return LabelledField(
         image,
         marked.x,
         marked.y,
         marked.cls,
-        () if regions_alone else labelled or CLASSES,
-        guessed=not labelled and not regions_alone,
+        () if regions_only else labelled or CLASSES,
+        guessed=not labelled and not regions_only,
         outlines=marked.outlines,
     )
 
 
-def _marked(path: Path, image: Path, mpp: float | None) -> Annotations:
-    """Read a file of labels, by its suffix."""
+def _read_labels(path: Path, image: Path, mpp: float | None) -> Annotations:
+    """Read a label file by its suffix."""
     if path.name.lower().endswith(geojson.SUFFIXES):
         return geojson.read_geojson(path, partial(_mpp_of, image, mpp))
     return points.read_table(path).nuclei(image, partial(_mpp_of, image, mpp))
 
 
 def _mpp_of(image: Path, mpp: float | None) -> float | None:
-    """Return the um/px of an image: the given one, else the file's; None where it is unknown or cannot be read."""
+    """Return the given µm/px, else that of an image file; None if it is unknown or the file cannot be read."""
     if mpp is not None:
         return mpp
     try:

@@ -1,4 +1,4 @@
-"""Channel values of any type to 8 bits: which value is white."""
+"""Scale channel values of any type to 8 bits."""
 
 from __future__ import annotations
 
@@ -8,37 +8,36 @@ from numpy.typing import NDArray
 from kinet_trt.core.errors import ImageError
 
 OUTLIERS = 0.02
-"""Share of the pixels that may lie above white: hot pixels, and the edges of what was drawn into the picture."""
+"""Maximum share of pixels above white, such as hot pixels and the edges of scale bars."""
 
 _BITS = (8, 10, 12, 14, 16, 24, 32)
 _FLOAT_WHITE = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
-_OVERSHOOT = 1.1  # of white: filters and white balance leave a little more
+_OVERSHOOT = 1.1  # times white, after filters and white balance
 
 
 def to_8_bit(values: NDArray[np.generic], stated_bits: int | None = None) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Scale channel values so that white is 255.
 
-    Cameras store 10, 12 or 14 bits in 16: white is the largest value of the fewest bits that hold all but 2% of the
-    pixels, or of the bits that the file states. Pixels with the largest value of the type, as scale bars have it, do
-    not count. Floats are taken as 0 to 1, or as 0 to the largest value of 8 to 16
-    bits.
+    Cameras store 10, 12 or 14 bits in 16: white is the largest value of the fewest bits that cover all but 2% of
+    the pixels, or of the bit depth in the file. Pixels with the largest value of the type, such as scale bars, are
+    ignored. Floats range from 0 to 1, or from 0 to the largest value of 8 to 16 bits.
 
     Parameters
     ----------
     values
         Integers or floats [height, width, channels].
     stated_bits
-        Bits of a channel as the file states them; None where it does not.
+        Bits per channel according to the file, if it states them.
 
     Returns
     -------
     pixels, remarks
-        uint8 of the same shape, and what a person should know of the scaling.
+        uint8 of the same shape, and notes on the scaling.
 
     Raises
     ------
     ImageError
-        If the values are no light intensities: complex, negative, not finite, or floats of an unknown range.
+        If the values are not light intensities: complex, negative, not finite, or floats of an unknown range.
     """
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False), ()
@@ -48,23 +47,23 @@ def to_8_bit(values: NDArray[np.generic], stated_bits: int | None = None) -> tup
         white, remarks = _integer_white(values, stated_bits)
     else:
         raise ImageError(f"pixel type {values.dtype}: expected integers or floats: convert the file to 8 bit RGB")
-    # In float64 the largest 32-bit integers keep their value.
+    # float64 represents all 32-bit integers.
     precise = np.float32 if values.dtype.itemsize <= 2 or values.dtype.kind == "f" else np.float64
     scaled = np.clip(np.true_divide(values.astype(precise), precise(white)), 0, 1)
     return np.asarray(np.rint(scaled * 255), np.uint8), remarks
 
 
 def _integer_white(values: NDArray[np.generic], stated_bits: int | None) -> tuple[int, tuple[str, ...]]:
-    own = values.dtype.itemsize * 8 - (values.dtype.kind == "i")
+    depth = values.dtype.itemsize * 8 - (values.dtype.kind == "i")
     if values.dtype.kind == "i":
         _refuse_negative(values)
     brightest = values.max(axis=2)
-    # Scale bars, borders and hot pixels have the largest value of the type in a picture of any depth.
-    judged = brightest[brightest < 2**own - 1]
-    judged = judged if judged.any() else brightest
-    steps = sorted({bits for bits in _BITS if bits < own} | {own})
-    bits = next(bits for bits in steps if _share_above(judged, 2**bits - 1) <= OUTLIERS)
-    if stated_bits and stated_bits < own and _share_above(judged, 2**stated_bits - 1) <= OUTLIERS:
+    # Scale bars, borders and hot pixels have the largest value of the type at any bit depth.
+    relevant = brightest[brightest < 2**depth - 1]
+    relevant = relevant if relevant.any() else brightest
+    steps = sorted({bits for bits in _BITS if bits < depth} | {depth})
+    bits = next(bits for bits in steps if _share_above(relevant, 2**bits - 1) <= OUTLIERS)
+    if stated_bits and stated_bits < depth and _share_above(relevant, 2**stated_bits - 1) <= OUTLIERS:
         bits = stated_bits
     white = 2**bits - 1
     above = int(np.count_nonzero(brightest > white))
@@ -86,7 +85,7 @@ def _float_white(values: NDArray[np.generic]) -> tuple[float, tuple[str, ...]]:
         if _share_above(brightest, white * _OVERSHOOT) <= OUTLIERS:
             break
     largest = float(brightest.max())
-    # The brightest tissue or glass of a brightfield picture is never a tenth of white.
+    # A brightfield picture has tissue or glass above a tenth of white.
     if _share_above(brightest, white * _OVERSHOOT) > OUTLIERS or (
         white > 1 and _share_above(brightest, white / 10) == 0
     ):

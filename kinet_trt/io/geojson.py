@@ -1,6 +1,6 @@
-"""Read annotations and detections that QuPath exports as GeoJSON: nuclei, and the areas in which they were marked.
+"""Read nuclei and areas from GeoJSON files of QuPath.
 
-QuPath measures from the corner of the first pixel: half a px is subtracted from its coordinates.
+QuPath measures from the corner of the first pixel, so half a px is subtracted from its coordinates.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from kinet_trt.core.geometry import Ring, Shape
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".geojson.zip", ".json.zip", ".zip")
-"""What QuPath's export calls its files; compressed ones hold one GeoJSON."""
+"""File types of QuPath's export."""
 MAX_NUCLEUS_AREA = 289.0
-"""Area, um2, above which an outlined annotation is a region of tissue, not a nucleus: a disc 19 um across."""
+"""Area above which an outlined annotation is a region and not a nucleus, µm²: a disc with a diameter of 19 µm."""
 DEFAULT_MPP = 0.34
-"""um/px that is assumed for that area where the um/px is unknown: the scale of the training fields."""
+"""µm/px for that area if the image does not state it: the scale of the training fields."""
 UNKNOWN_REACH = 16
-"""Radius, px, of the area that is excluded around a nucleus of unknown class: the paper's matching radius."""
-_MAX_UNPACKED = 1 << 30  # bytes of a compressed file's content
+"""Radius of the excluded area around a nucleus of unknown class, px: the matching radius of the paper."""
+_MAX_UNPACKED = 1 << 30  # of a compressed file, bytes
 
 POSITIVE, NEGATIVE, NON_TUMOR = range(3)
 _WORDS: Mapping[str, int] = {
@@ -55,7 +55,7 @@ _AREAS: Mapping[str, str] = {
     **dict.fromkeys(("pigment", "debris"), "empty"),
 }
 _KINDS = {"cell": "Cell|Detection", "tmacore": "TMACore", "root": "Root"}  # parts of QuPath's Java class names
-_SHIFT = 4  # bits of a pixel's fraction with which outlines are drawn
+_SHIFT = 4  # fractional bits of the corners of outlines
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ class Outlines:
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """The nuclei and areas of one file.
+    """Nuclei and areas of one file.
 
     Attributes
     ----------
@@ -144,7 +144,7 @@ class Annotations:
     outlines
         The areas.
     left_out
-        Number of objects that were not understood, by what they are.
+        Number of unknown objects by kind.
     """
 
     x: NDArray[np.float32]
@@ -155,7 +155,7 @@ class Annotations:
 
 
 def nucleus_class(name: str) -> int | None:
-    """Return the class of a nucleus by its common names, index in :data:`CLASSES`; None for an unknown class.
+    """Return the class of a nucleus for one of its common names, index in :data:`CLASSES`; None if unknown.
 
     ``Positive``, ``Tumor: Negative``, ``Immune cells``, ``Other``, ``non_tumor``, ``2+``, ``Ki67 -``: case, spaces and
     order do not matter. ``Tumor`` alone does not state whether the nucleus is stained.
@@ -165,7 +165,7 @@ def nucleus_class(name: str) -> int | None:
     if not known or any(word not in _WORDS and word not in _ALONGSIDE for word in words):
         return None
     if NON_TUMOR in known:
-        return None if "tumor" in words else NON_TUMOR  # a stained lymphocyte is no tumour nucleus
+        return None if "tumor" in words else NON_TUMOR  # a stained lymphocyte is not a tumour nucleus
     return known.pop() if len(known) == 1 else None
 
 
@@ -173,13 +173,13 @@ def _words(name: str) -> list[str]:
     text = name.lower().replace("tumour", "tumor").replace("ki-67", "ki67").replace("\u2212", "-")
     text = re.sub(r"non[\s_-]*tumor", "nontumor", text)
     words = [word for word in re.split(r"[\s:,;/_()*]+|(?<=[a-z])-(?=[a-z])", text) if word]
-    # A dash between words separates them ("Tumor - Positive"); at the end it is the sign of "Ki67 -".
+    # A dash separates words ("Tumor - Positive"); at the end it is the sign of "Ki67 -".
     words = [word for i, word in enumerate(words) if word != "-" or i == len(words) - 1]
     return [re.sub(r"^(cell|lymphocyte|fibroblast)s$", r"\1", word) for word in words]
 
 
 def read_areas(path: Path) -> Outlines:
-    """Read a GeoJSON that holds areas alone: every outline is one, however small.
+    """Read a GeoJSON file of areas; outlines of any size are areas.
 
     Raises
     ------
@@ -195,22 +195,20 @@ def read_areas(path: Path) -> Outlines:
 
 
 def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> Annotations:
-    """Read a GeoJSON that QuPath exported, or that ``kinet-trt count --geojson`` wrote.
+    """Read a GeoJSON file of QuPath or of ``kinet-trt count --geojson``.
 
-    Points, also several in one annotation, are nuclei; so are the centroids of cells, of detections and of outlined
-    annotations up to :data:`MAX_NUCLEUS_AREA`. Larger annotations are areas, by their class: unclassified or
-    ``Region*`` for what was counted, ``Ignore*``, ``Tumor``, ``Stroma`` and other tissue, ``Blood``, ``Glass`` and
-    other areas without nuclei; TMA cores count as regions. Objects inside other objects (``childObjects``) are read,
-    each once. An annotation without a class takes its name as the class where that is one. Objects that are not
-    understood are excluded together with their area, and logged.
+    Points, cells, detections and outlined annotations up to :data:`MAX_NUCLEUS_AREA` are nuclei. Larger annotations are
+    areas by their class: unclassified or ``Region*`` (counted), ``Ignore*``, ``Tumor``, ``Stroma`` and other tissue,
+    ``Blood``, ``Glass`` and other areas without nuclei; TMA cores are counted areas. Nested objects
+    (``childObjects``) are read once. The name of an annotation without a class serves as its class. Unknown objects are
+    excluded together with their area, and logged.
 
     Parameters
     ----------
     path
         ``.geojson`` or ``.json``; ``.gz`` and ``.zip`` are unpacked.
     mpp
-        Gives the um/px of the image, which decides the largest nucleus; called where outlines were annotated. None
-        stands for :data:`DEFAULT_MPP`.
+        Returns the µm/px of the image, or None for :data:`DEFAULT_MPP`; called if there are outlined annotations.
 
     Raises
     ------
@@ -218,17 +216,11 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
         If the file cannot be read, is not GeoJSON, or has a coordinate that is not a finite number.
     """
     document = _document(path)
-    largest = 0.0  # px, not known yet
+    max_area = 0.0  # px, not known yet
     centres: list[tuple[float, float]] = []
     classes: list[int] = []
     unknown: list[tuple[float, float]] = []
-    areas: dict[str, list[Shape]] = {
-        "counted": [],
-        "ignored": [],
-        "tumor": [],
-        "other": [],
-        "empty": [],
-    }
+    areas: dict[str, list[Shape]] = {name: [] for name in ("counted", "ignored", "tumor", "other", "empty")}
     left = Counter[str]()
     for feature in _features(document, path):
         try:
@@ -246,10 +238,10 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
             areas["ignored" if missing else "counted"] += shapes
             continue
         cls, area = nucleus_class(name), _AREAS.get(" ".join(_words(name)))
-        if kind == "annotation" and shapes and not largest:
-            largest = MAX_NUCLEUS_AREA / (mpp() or DEFAULT_MPP) ** 2
-        # Of several polygons in one annotation each is a nucleus; parts of a region are larger.
-        large = max(map(_area, shapes), default=0.0) > largest
+        if kind == "annotation" and shapes and not max_area:
+            max_area = MAX_NUCLEUS_AREA / (mpp() or DEFAULT_MPP) ** 2
+        # Each polygon of an annotation is a nucleus; parts of a region are larger.
+        large = max(map(_area, shapes), default=0.0) > max_area
         if kind == "annotation" and shapes and (large or (cls is None and name)):
             if area is None:
                 left[f"area of the class {shown(name)}"] += 1
@@ -267,7 +259,7 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
         classes += [cls] * len(points)
     if left:
         log.warning(
-            "%s: not understood and left out together with their area: %s. Classes of nuclei are Positive, Negative "
+            "%s: unknown objects are excluded together with their area: %s. Classes of nuclei are Positive, Negative "
             "and Other; of areas Region*, Ignore*, Tumor, Stroma, Blood and Glass",
             path,
             ", ".join(f"{n} x {what}" for what, n in sorted(left.items())),
@@ -278,11 +270,7 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
         xy[:, 1].astype(np.float32),
         np.asarray(classes, np.uint8),
         Outlines(
-            counted=tuple(areas["counted"]),
-            ignored=tuple(areas["ignored"]),
-            tumor=tuple(areas["tumor"]),
-            other=tuple(areas["other"]),
-            empty=tuple(areas["empty"]),
+            **{name: tuple(shapes) for name, shapes in areas.items()},
             unknown=np.asarray(unknown, np.float64).reshape(-1, 2),
         ),
         dict(left),
@@ -290,7 +278,7 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
 
 
 def is_geojson(path: Path) -> bool:
-    """Return whether a file holds GeoJSON features: other programs write ``.json`` and ``.zip`` files too."""
+    """Return True if a file contains GeoJSON features."""
     try:
         return all(True for _ in _features(_document(path), path))
     except KinetError:
@@ -305,7 +293,7 @@ def _document(path: Path) -> Any:
 
 
 def _unpacked(path: Path) -> bytes:
-    """Return the bytes of a file, or of the one file in a compressed one."""
+    """Return the bytes of a file, decompressed."""
     suffix = path.suffix.lower()
     if suffix not in (".gz", ".zip"):
         return path.read_bytes()
@@ -325,10 +313,9 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _features(document: Any, path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the features of a collection, of a list or of a single one, each followed by the objects inside it.
+    """Yield the features of a document, each followed by its nested objects.
 
-    QuPath writes nested objects where several are exported without a FeatureCollection; in a list of all objects a
-    child also stands alone. An object is known by its id and geometry.
+    Some exports of QuPath contain a nested object twice; features with the same id and geometry are yielded once.
     """
     found = document.get("features", [document]) if isinstance(document, dict) else document
     waiting = list(reversed(found)) if isinstance(found, list) else [found]
@@ -354,7 +341,7 @@ def _features(document: Any, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _name(feature: Mapping[str, Any]) -> str:
-    """Return an object's class (``name``, or ``names`` of a derived class), else a name that is a known class."""
+    """Return the class of an object (``name``, or ``names`` of a derived class), or its name if that is a class."""
     properties = feature.get("properties") or {}
     given = properties.get("classification") or {}
     name = given.get("name") or ": ".join(given.get("names") or [])
@@ -367,7 +354,7 @@ def _name(feature: Mapping[str, Any]) -> str:
 
 
 def _kind(feature: Mapping[str, Any]) -> str:
-    """Return ``annotation``, ``cell``, ``tmacore`` and so on; QuPath before 0.3 writes it in the id."""
+    """Return the kind of an object, such as ``annotation``, ``cell`` or ``tmacore``; older QuPath has it in the id."""
     kind = (feature.get("properties") or {}).get("objectType") or (feature.get("properties") or {}).get("object_type")
     if kind is None:
         identity = str(feature.get("id", ""))
@@ -393,7 +380,7 @@ def _geometry(geometry: Mapping[str, Any]) -> tuple[list[tuple[float, float]], l
 
 
 def _positions(coordinates: Any) -> Ring:
-    """Return positions as x, y, px, pixel centres at integers; a third coordinate, the plane, is dropped."""
+    """Return positions as x, y, px, pixel centres at integers, without the plane (a third coordinate)."""
     xy = np.asarray([[float(position[0]), float(position[1])] for position in coordinates]).reshape(-1, 2) - 0.5
     if not (np.abs(xy) < np.finfo(np.float32).max).all():
         raise ValueError
@@ -401,13 +388,13 @@ def _positions(coordinates: Any) -> Ring:
 
 
 def _area(shape: Shape) -> float:
-    """Return the area inside a polygon's outline, px (shoelace formula)."""
+    """Return the area inside the outline of a polygon, px² (shoelace formula)."""
     x, y = (shape[0] - shape[0][0]).T
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
 
 
 def _centroid(ring: Ring) -> tuple[float, float]:
-    """Return the centroid of a polygon's area; of a degenerate one the mean of its corners."""
+    """Return the centroid of a polygon; the mean of its corners if it is degenerate."""
     origin = ring[0]
     x, y = (ring - origin).T
     cross = x * np.roll(y, -1) - y * np.roll(x, -1)
@@ -423,7 +410,7 @@ def _filled(shapes: Sequence[Shape], height: int, width: int) -> NDArray[np.bool
     inside = np.zeros((height, width), bool)
     for shape in shapes:
         one = np.zeros((height, width), np.uint8)
-        # Far corners are pulled in, or OpenCV's integers overflow.
+        # OpenCV's integers overflow at far corners.
         rings = [np.rint(np.clip(ring, -1e6, 1e6) * 2**_SHIFT).astype(np.int32) for ring in shape]
         cv2.fillPoly(one, rings, (1,), lineType=cv2.LINE_8, shift=_SHIFT)
         inside |= one > 0

@@ -1,4 +1,4 @@
-"""The kind of a file that is no readable picture, told by its first bytes or its suffix."""
+"""Kinds of files that are not read, by their first bytes or suffix."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ _SUFFIXES: Mapping[str, str] = {
 
 
 def content_kind(data: bytes) -> str | None:
-    """Return what kind of file begins with these bytes, as in "a GIF"; None where it is not known."""
+    """Return the kind of a file by its first bytes, such as "a GIF"; None if unknown."""
     start = data[:512].lstrip(b"\xef\xbb\xbf \r\n\t")
     for magic, name in _STARTS.items():
         if start[: len(magic)].lower() == magic.lower():
@@ -90,5 +90,5 @@ def content_kind(data: bytes) -> str | None:
 
 
 def suffix_kind(suffix: str) -> str | None:
-    """Return what kind of picture a suffix stands for that is not read; None for all others."""
+    """Return the kind of picture for a suffix that is not read; None for other suffixes."""
     return _SUFFIXES.get(suffix.lower())

@@ -1,6 +1,6 @@
-"""Image files to frames: PNG, JPEG, TIFF, BMP, WebP, JPEG 2000, JPEG XL and AVIF; and the um/px that they state.
+"""Read image files and their µm/px: PNG, JPEG, TIFF, BMP, WebP, JPEG 2000, JPEG XL and AVIF.
 
-Pixels are taken as stored: an EXIF rotation is not applied, so coordinates agree with QuPath and ImageJ.
+EXIF rotations are not applied, so coordinates agree with QuPath and ImageJ.
 """
 
 from __future__ import annotations
@@ -43,10 +43,9 @@ _Read = tuple[NDArray[np.uint8], Sequence[Stated | None], tuple[str, ...]]
 def read_image(path: Path | str) -> Frame:
     """Read an image file.
 
-    Integers of more than 8 bits are scaled from the smallest of 8, 10, 12, 14 or 16 bits that holds them, because
-    cameras store 12 bits in 16; saturated pixels do not count. Transparent pixels become white (glass). Of several
-    pages the largest counts, and of those of one size the first in colour; three grey pages of one picture are its red,
-    green and blue, and other grey pages are refused.
+    Integers of more than 8 bits are scaled to 8 bits (see :func:`kinet_trt.io.bit_depth.to_8_bit`). Transparent pixels
+    become white (glass). A file of several pages is read at its largest page, in colour if there is one; three grey
+    pages of one picture are red, green and blue, and other grey pages are an error.
 
     Parameters
     ----------
@@ -56,13 +55,13 @@ def read_image(path: Path | str) -> Frame:
     Returns
     -------
     Frame
-        With ``mpp`` from the file where it states that of a microscope, else None; ``unused_size`` says why a stated
-        one is not used, and ``remarks`` what a person should know of how the file was read.
+        Its ``mpp`` is the file's if that is plausible for a microscope, else None with the reason in ``unused_size``;
+        ``remarks`` has notes on how the file was read.
 
     Raises
     ------
     ImageError
-        If the file is missing, empty, damaged, not an image, too large, or of a kind that is not read.
+        If the file is missing, empty, damaged, not an image, too large, or of an unsupported kind.
     """
     path = Path(path)
     try:
@@ -75,7 +74,7 @@ def read_image(path: Path | str) -> Frame:
         raise ImageError("the file is empty (0 bytes): copy or export it again")
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large images and odd metadata; what matters here is whether the pixels decode.
+            # Pillow warns about large images and odd metadata, which do not matter here.
             warnings.simplefilter("ignore")
             pixels, sizes, remarks = _read(data)
     except ImageError:
@@ -91,7 +90,7 @@ def read_image(path: Path | str) -> Frame:
         raise ImageError(f"too large to read as one image ({error}): export a region of it") from None
     except MemoryError:
         raise ImageError("not enough memory to read it: export a region of it") from None
-    # Decoders raise many kinds of errors on damaged files; all of them mean the same to the user.
+    # Decoders raise many kinds of errors on damaged files.
     except Exception as error:
         raise ImageError(f"the file is damaged or cut short ({error}): copy or export it again") from error
     mpp, unused = first_usable(sizes)
@@ -100,7 +99,7 @@ def read_image(path: Path | str) -> Frame:
 
 def _read(data: bytes) -> _Read:
     if data.startswith(_TIFF):
-        # Imported here: tifffile takes as long to import as a small picture to count.
+        # Importing tifffile takes as long as counting a small picture.
         from kinet_trt.io.tiff import read_tiff
 
         picture = read_tiff(data)
@@ -110,12 +109,12 @@ def _read(data: bytes) -> _Read:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         sizes = _stated_sizes(image)
         remarks: tuple[str, ...] = ()
-        # The second picture of a JPEG (MPO) is a preview of the first.
+        # The second frame of a JPEG (MPO) is a preview of the first.
         if not data.startswith(_JPEG) and (frames := getattr(image, "n_frames", 1)) > 1:
             remarks = (f"Frame 1 of {frames} is read; the others are not counted.",)
         image.load()
-        if data.startswith(_JPEG) and (lost := find_damage(data)):
-            raise ImageError(f"the JPEG is damaged ({lost}): copy or export it again")
+        if data.startswith(_JPEG) and (reason := find_damage(data)):
+            raise ImageError(f"the JPEG is damaged ({reason}): copy or export it again")
         if image.format == "PNG" and data[24] > 8:
             pixels, scaled = _deep(_by_opencv(data), _significant_bits(data))
             return pixels, sizes, remarks + scaled
@@ -140,7 +139,7 @@ def _read_jpeg_xl(data: bytes) -> _Read:
 
 
 def _by_opencv(data: bytes) -> NDArray[np.generic]:
-    """Return the values of a picture of 16 bits, [height, width, channels] in the order red, green, blue, alpha."""
+    """Decode a 16-bit picture, [height, width, channels] in the order red, green, blue, alpha."""
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:
         raise ValueError("it cannot be decoded")
@@ -148,7 +147,7 @@ def _by_opencv(data: bytes) -> NDArray[np.generic]:
 
 
 def _deep(values: NDArray[np.generic], stated_bits: int | None) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Return grey, grey with alpha, RGB or RGBA of any depth as RGB over white, and what to say of the scaling."""
+    """Return grey or colour values of any depth, with or without alpha, as RGB over white, and notes on the scaling."""
     colours = 1 if values.shape[2] < 3 else 3
     pixels, remarks = to_8_bit(values[..., :colours], stated_bits)
     if values.shape[2] > colours:
@@ -158,20 +157,20 @@ def _deep(values: NDArray[np.generic], stated_bits: int | None) -> tuple[NDArray
 
 
 def _significant_bits(png: bytes) -> int | None:
-    """Return the bits of a channel that a PNG states in its sBIT chunk, the most of all channels."""
+    """Return the largest bit depth in the sBIT chunk of a PNG."""
     place = png.find(b"sBIT", 0, png.find(b"IDAT"))
     length = int.from_bytes(png[place - 4 : place], "big") if place > 0 else 0
     return max(png[place + 4 : place + 4 + min(length, 3)], default=0) or None
 
 
 def _stated_sizes(image: Image.Image) -> list[Stated | None]:
-    """Return what the file states of the pixel size: in EXIF, and in the header of its format."""
+    """Return the pixel sizes in EXIF and in the header of the file format."""
     exif = image.getexif()
     density = [positive(exif.get(number)) for number in (_X_RESOLUTION, _Y_RESOLUTION)]
-    of_header = [positive(value) for value in image.info.get("dpi", ())]
-    if image.info.get("jfif_unit") == 2:  # per cm; Pillow before 12 leaves it there
-        of_header = [positive(2.54 * value) for value in image.info["jfif_density"]]
+    header = [positive(value) for value in image.info.get("dpi", ())]
+    if image.info.get("jfif_unit") == 2:  # per cm; converted by Pillow 12
+        header = [positive(2.54 * value) for value in image.info["jfif_density"]]
     return [
         resolution(density, int(exif.get(_RESOLUTION_UNIT) or 2)),
-        resolution(of_header, 2) if len(of_header) == 2 else None,
+        resolution(header, 2) if len(header) == 2 else None,
     ]

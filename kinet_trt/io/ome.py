@@ -1,4 +1,4 @@
-"""OME-XML: the pictures that an OME-TIFF describes, their pixel sizes, and the files that hold them.
+"""Read OME-XML: the images of an OME-TIFF, their pixel sizes and files.
 
 Element names are compared without namespace and prefix: https://www.openmicroscopy.org/Schemas/OME/2016-06.
 """
@@ -16,28 +16,28 @@ _DEFAULT_UNIT = "µm"  # of PhysicalSizeX, by the schema
 
 @dataclass(frozen=True)
 class OmeImage:
-    """One picture of an OME-XML.
+    """One image of an OME-XML document.
 
     Attributes
     ----------
     name
-        Its name; may be empty.
+        Name; may be empty.
     width, height
-        px.
+        Size, px.
     channels
-        Names of its channels; empty where a channel has none. A channel may hold three samples (RGB).
+        Channel names; empty for a channel without a name. A channel may have three samples (RGB).
     channel_colours
-        Colours of its channels as OME writes them, RGBA in a signed 32-bit integer; None where a channel has none.
+        Channel colours, RGBA in a signed 32-bit integer; None for a channel without a colour.
     significant_bits
-        Bits of a value that are used, where that is stated; else None.
+        Number of bits that are used, if stated.
     planes
         Number of focal planes times time points.
     mpp
-        um/px in x and in y; None where the file does not state both in a known unit.
+        µm/px in x and y; None unless both are stated in a known unit.
     unused
-        Why a stated size is not used, in words; None where there is no stated size, or it is used.
+        Reason why a stated size is not used; None if it is used, or not stated.
     files
-        Names of the files that hold its planes, in order; empty: the file with the XML.
+        Names of the files with its planes, in order; empty if they are in the file with the XML.
     """
 
     name: str
@@ -54,14 +54,14 @@ class OmeImage:
 
 @dataclass(frozen=True)
 class Ome:
-    """What an OME-XML states.
+    """Content of an OME-XML document.
 
     Attributes
     ----------
     images
-        The pictures, in order.
+        The images, in order.
     companion
-        Name of the file that holds the metadata in place of this one; None: this one holds them.
+        Name of the file with the metadata, if they are not in this one.
     """
 
     images: tuple[OmeImage, ...]
@@ -69,12 +69,12 @@ class Ome:
 
 
 def is_ome(text: str) -> bool:
-    """Return whether a TIFF's description is OME-XML, with or without a namespace prefix."""
+    """Return True if the description of a TIFF is OME-XML, with or without a namespace prefix."""
     return re.search(r"<(\w+:)?OME[\s>]", text[:10_000]) is not None
 
 
 def read_ome(text: str) -> Ome:
-    """Return what an OME-XML states.
+    """Parse an OME-XML document.
 
     Parameters
     ----------
@@ -84,13 +84,13 @@ def read_ome(text: str) -> Ome:
     Raises
     ------
     ValueError
-        If it is not well-formed, or a size is not a number.
+        If it is not well-formed, or a size in px is not a number.
     """
     # Entities can expand to gigabytes, and OME-XML declares none.
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError("OME-XML with a document type declaration")
     try:
-        # The declared encoding is that of the file; the text is decoded already.
+        # The text is decoded already, whatever encoding it declares.
         body = re.sub(r"^\s*<\?xml.*?\?>", "", text.strip("\0 \r\n\t\ufeff"), count=1, flags=re.DOTALL)
         root = Xml.fromstring(body)  # noqa: S314 - declarations of entities are refused above
     except Xml.ParseError as error:
@@ -124,7 +124,7 @@ def _image(image: Xml.Element, pixels: Xml.Element) -> OmeImage:
 
 
 def _size(pixels: Xml.Element, axis: str) -> tuple[float | None, str | None]:
-    """Return um/px along an axis, and why a stated size is not used; None, None where none is stated."""
+    """Return µm/px along an axis, and the reason why a stated size is not used."""
     stated, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", _DEFAULT_UNIT)
     if stated is None or is_uncalibrated(unit):
         return None, None

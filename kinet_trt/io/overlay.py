@@ -1,4 +1,4 @@
-"""A picture of what was found: rings for ``count --overlay``, and a figure with legend and scale bar."""
+"""Draw nuclei: rings for ``count --overlay``, and a figure with legend and scale bar."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from kinet_trt.core.geometry import rescale
 from kinet_trt.core.notice import NOTICE
 
 RING_UM = 2.6
-"""Radius of a ring, um: about a nucleus' own, so that it can be seen inside."""
+"""Radius of a ring, µm: about that of a nucleus."""
 _SUBPIXEL = 4  # bits of OpenCV's fixed-point coordinates
-_LEAST_WIDTH = 900  # px of a figure: smaller pictures are enlarged
+_MIN_WIDTH = 900  # of a figure, px; smaller pictures are enlarged
 _HALO, _BLACK, _WHITE = (255, 212, 59), (17, 17, 17), (255, 255, 255)
 
 
 @dataclass(frozen=True, eq=False)
 class Marks:
-    """Nuclei that a figure draws alike.
+    """Nuclei with the same symbol in a figure.
 
     Attributes
     ----------
     words
-        Their entry in the legend.
+        Entry in the legend.
     cls
-        Class name: the shape and the colour.
+        Class name, which determines shape and colour.
     places
-        x, y in px of the picture, float [n, 2].
+        Centres x, y, px of the picture, float [n, 2].
     small
-        Small and white: not counted in this picture.
+        True for a small white symbol: not counted in this picture.
     by_hand
-        With a yellow halo: a person decided.
+        True for a yellow halo: corrected by a person.
     """
 
     words: str
@@ -49,7 +49,7 @@ class Marks:
 
 
 def draw(frame: Frame, detections: Detections, mpp: float) -> NDArray[np.uint8]:
-    """Draw a ring on each nucleus, coloured by class: red positive, blue negative, green non-tumour.
+    """Draw a ring on each nucleus in the colour of its class.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def draw(frame: Frame, detections: Detections, mpp: float) -> NDArray[np.uint8]:
     detections
         Its nuclei.
     mpp
-        um/px of the frame, for the size of the rings.
+        µm/px of the frame, for the size of the rings.
 
     Returns
     -------
@@ -89,30 +89,30 @@ def figure(
     caption: str,
     outlines: Iterable[Sequence[tuple[float, float]]] = (),
 ) -> NDArray[np.uint8]:
-    """Draw a picture with its nuclei, a scale bar, and below it a caption, a legend with numbers, and the notice.
+    """Draw a picture with its nuclei and a scale bar; below it a caption, a legend with numbers, and the notice.
 
-    Classes differ in shape as well as in colour: circle positive, square negative, triangle non-tumour, else a diamond.
+    Symbols are a circle (positive), a square (negative), a triangle (non-tumour) and a diamond (other classes).
 
     Parameters
     ----------
     pixels
-        RGB, uint8 [H, W, 3]; less than 900 px wide, it is enlarged by a whole factor.
+        RGB, uint8 [H, W, 3]; enlarged by a whole factor if it is less than 900 px wide.
     marks
-        What is drawn, in this order.
+        Nuclei, in drawing order.
     mpp
-        um/px of ``pixels``.
+        µm/px of ``pixels``.
     caption
-        One line; it is wrapped.
+        Text, which is wrapped.
     outlines
-        Of the region that was counted, px of ``pixels``.
+        Outlines of the counted region, px of ``pixels``.
 
     Returns
     -------
     NDArray
-        RGB, uint8; its upper part is the picture.
+        RGB, uint8; the picture is at the top.
     """
     height, width = pixels.shape[:2]
-    factor = max(1, -(-_LEAST_WIDTH // width))
+    factor = max(1, -(-_MIN_WIDTH // width))
     size = (width * factor, height * factor)
     picture = np.array(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC) if factor > 1 else pixels, np.uint8)
     radius = max(4.0, RING_UM / mpp * factor)
@@ -133,7 +133,7 @@ def figure(
 
 
 def round_length(length: float) -> float:
-    """Return the largest of 1, 2 and 5 times a power of ten that is not above a length."""
+    """Return the largest of 1, 2 and 5 times a power of ten that does not exceed a length."""
     power = 10.0 ** math.floor(math.log10(length))
     return power * max(k for k in (1, 2, 5) if k * power <= length)
 
@@ -155,7 +155,7 @@ def _line(picture: NDArray[np.uint8], corners: NDArray[np.floating], colour: tup
 
 
 def _scale_bar(picture: Image.Image, mpp: float) -> None:
-    """Draw a white bar of a round length on black in the lower left corner."""
+    """Draw a white scale bar of a round length on black in the lower left corner."""
     length = round_length(picture.width * mpp / 5)
     px = round(length / mpp)
     size = max(14, picture.width // 60)
@@ -169,7 +169,7 @@ def _scale_bar(picture: Image.Image, mpp: float) -> None:
 
 
 def _strip(width: int, marks: Sequence[Marks], caption: str) -> Image.Image:
-    """Return caption, legend and notice, black on white."""
+    """Draw caption, legend and notice, black on white."""
     size = max(14, width // 60)
     font, line, edge = ImageFont.load_default(size), round(1.6 * size), size
     top = edge / 2
@@ -216,7 +216,7 @@ def _wrapped(words: str, font: _Font, width: float) -> list[str]:
 
 
 def _text(draw: ImageDraw.ImageDraw, x: float, y: float, words: str, font: _Font, colour: tuple[int, int, int]) -> None:
-    """Draw text; Pillow's own font has no micro sign, so that it is drawn as u with a stem."""
+    """Draw text; the font of Pillow has no micro sign, so draw u with a stem."""
     draw.text((x, y), words.replace("µ", "u"), colour, font)
     size = font.getbbox("u")
     for k, char in enumerate(words):
@@ -233,4 +233,4 @@ _SHAPES = {
     "negative": 0.86 * np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)]),
     "non_tumor": np.array([(0.0, -1.15), (1.05, 0.65), (-1.05, 0.65)]),
 }
-"""Outlines of radius 1."""
+"""Symbols with radius 1."""

@@ -1,4 +1,4 @@
-"""Pictures of 8 bits as Pillow decodes them, in RGB and over white."""
+"""Convert 8-bit pictures of Pillow to RGB over white."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kinet_trt.core.errors import ImageError
 
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 MAX_IMAGE_PIXELS = 178_956_970
-"""px above which a picture is not read in one piece: Pillow's limit."""
+"""Largest picture that is read in one piece, px: Pillow's limit."""
 
 _TRANSPARENT = "every pixel is transparent (alpha 0): save it without the alpha channel"
 
-# Pillow and OpenCV turn a TIFF by its orientation tag; this turns it back to the pixels as stored.
+# Pillow and OpenCV apply the orientation tag of a TIFF; these undo it.
 _UNDO: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -30,18 +30,18 @@ _UNDO: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 def as_stored(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Return the decoded pixels of a TIFF before the decoder turned them by the orientation tag."""
+    """Undo the rotation by the orientation tag of a TIFF."""
     undo = _UNDO.get(orientation)
     return undo(pixels) if undo else pixels
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the pixels of an image, uint8 [height, width, 3]; transparent ones are white (glass).
+    """Return the pixels of an image over white (glass), RGB uint8 [height, width, 3].
 
     Raises
     ------
     ImageError
-        If all are transparent.
+        If every pixel is transparent.
     """
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -54,7 +54,7 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 def over_white(
     pixels: NDArray[np.uint8], alpha: NDArray[np.uint8], *, premultiplied: bool = False
 ) -> NDArray[np.uint8]:
-    """Return pixels over white.
+    """Composite pixels over white.
 
     Parameters
     ----------
@@ -63,12 +63,12 @@ def over_white(
     alpha
         uint8 [height, width, 1]; 255 is opaque.
     premultiplied
-        Whether the pixels are multiplied with alpha already.
+        True if the pixels are multiplied by alpha already.
 
     Raises
     ------
     ImageError
-        If all are transparent.
+        If every pixel is transparent.
     """
     if not alpha.any():
         raise ImageError(_TRANSPARENT)

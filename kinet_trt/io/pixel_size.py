@@ -1,4 +1,4 @@
-"""The size of a pixel as image files state it, in um/px; or why a stated size is not used."""
+"""Pixel sizes in image files, µm/px, and the reasons why one is not used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kinet_trt.core.units import is_uncalibrated, um_in
 from kinet_trt.io.ome import is_ome, read_ome
 
 PLAUSIBLE_MPP = (0.05, 5.0)
-"""um/px of a microscope. 72 or 300 dpi (353 and 85 um/px) are a printer's resolution, not a tissue's."""
+"""Range of a microscope, µm/px. 72 or 300 dpi (353 and 85 µm/px) are the resolution of a printer."""
 
 HOW_KNOWN = {
     "option": "entered by hand",
@@ -19,51 +19,51 @@ HOW_KNOWN = {
     "file": "from the file's resolution tag",
     "model": "assumed: the model's own value",
 }
-"""Sources of um/px, in words for people."""
+"""Sources of µm/px, as people read them."""
 
 Stated = tuple[float, float] | str
-"""um/px across and down; or why a stated size is not used, as in "states 2 furlong, a unit that is not known"."""
+"""µm/px in x and y; or the reason why a size is not used, such as "states 2 furlong, a unit that is not known"."""
 
 _UM_OF_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}
 
 
 def pixel_size(x: object, y: object) -> tuple[float | None, str | None]:
-    """Return the um/px that a file states, and why it is not used.
+    """Check the pixel size of a file.
 
     Parameters
     ----------
     x, y
-        um/px across and down, as numbers or text; None where it is not stated.
+        µm/px in x and y, as numbers or text; None if not stated.
 
     Returns
     -------
     mpp, unused
-        um/px, None where it is not stated or not used; and why a stated one is not used, None otherwise.
+        µm/px or None, and the reason why a stated size is not used or None.
     """
     if x is None or y is None:
         return None, None
     across, down = positive(x), positive(y)
     low, high = PLAUSIBLE_MPP
     if across is None or down is None:
-        return None, f"states a pixel size of {x} x {y} um, expected positive numbers"
+        return None, f"states a pixel size of {x} x {y} µm, expected positive numbers"
     if not (low <= across <= high and low <= down <= high):
         dpi = 25_400 / across
-        as_dpi = f" ({dpi:.0f} dpi)" if 1 <= dpi <= 10_000 else ""  # as a printer or a screen would state it
+        as_dpi = f" ({dpi:.0f} dpi)" if 1 <= dpi <= 10_000 else ""
         return None, (
-            f"states {across:.4g} x {down:.4g} um/px{as_dpi}, expected {low:g} to {high:g} um/px of a microscope"
+            f"states {across:.4g} x {down:.4g} µm/px{as_dpi}, expected {low:g} to {high:g} µm/px of a microscope"
         )
     if abs(across / down - 1) > 0.01:
-        return None, f"states pixels of {across:.4g} x {down:.4g} um, expected square ones"
+        return None, f"states pixels of {across:.4g} x {down:.4g} µm, expected square ones"
     return (across + down) / 2, None
 
 
 def first_usable(statements: Iterable[Stated | None]) -> tuple[float | None, str | None]:
-    """Return the first pixel size that can be used; where there is none, why the first that is stated is not used.
+    """Return the first usable pixel size, or the reason why the first stated size is not used.
 
     Parameters
     ----------
     statements
-        What a file states in its several places, the most trusted first; None for a place that states nothing.
+        Pixel sizes from several places of a file, the most reliable first; None for a place without one.
 
     Returns
     -------
@@ -79,21 +79,21 @@ def first_usable(statements: Iterable[Stated | None]) -> tuple[float | None, str
         if used is None:
             used, unused = mpp, (None if mpp else unused or why)
         elif mpp and abs(mpp / used - 1) > 0.01:
-            return used, f"states both {used:.4g} and {mpp:.4g} um/px: the first one is used"
+            return used, f"states both {used:.4g} and {mpp:.4g} µm/px: the first one is used"
     return used, unused
 
 
 def described(text: str, density: Sequence[float | None], size: tuple[int, int] | None = None) -> Stated | None:
-    """Return what ImageJ, OME-TIFF or Aperio write of the pixel size into a TIFF's ImageDescription.
+    """Return the pixel size in the ImageDescription of a TIFF by ImageJ, OME-TIFF or Aperio.
 
     Parameters
     ----------
     text
-        The description.
+        The ImageDescription.
     density
-        The resolution tags of x and y, px per unit; None where there is no number.
+        Resolution tags of x and y, px per unit; None if missing.
     size
-        Width and height of the picture that is read, px: the metadata of several pictures may stand in one description.
+        Width and height of the picture that is read, px; a description may cover several pictures.
     """
     if text.startswith("ImageJ="):
         return _imagej(text, density)
@@ -104,14 +104,14 @@ def described(text: str, density: Sequence[float | None], size: tuple[int, int] 
 
 
 def resolution(density: Sequence[float | None], unit: int) -> Stated | None:
-    """Return um/px of a resolution in px per inch (``unit`` 2) or cm (3), as TIFF and EXIF have it."""
+    """Convert a resolution of TIFF or EXIF, px per inch (``unit`` 2) or cm (3), to µm/px."""
     um = _UM_OF_TIFF_UNIT.get(unit)
     x, y = density
     return (um / x, um / y) if um and x and y else None
 
 
 def positive(value: object) -> float | None:
-    """Return a value as a float; None where it is no positive finite number."""
+    """Return a value as a float; None unless it is a positive finite number."""
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""Read tables of nucleus centres: CSV as programs and spreadsheets write it, and QuPath's measurement tables."""
+"""Read tables of nucleus centres: CSV files of programs and spreadsheets, and measurement tables of QuPath."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ Rows = tuple[tuple[int, dict[str, str]], ...]
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that hold the nuclei.
+    """Names of the columns with the nuclei.
 
     Attributes
     ----------
     x, y, cls
-        Their names, as the file writes them.
+        Columns of position and class.
     unit
-        um of one unit of x and y; None: px.
+        Unit of x and y, µm; None for px.
     qupath
-        Whether it is a measurement table of QuPath, whose origin is the corner of the first pixel.
+        True for a measurement table of QuPath, whose origin is the corner of the first pixel.
     image, roi, number, area
-        Columns of such a table: name of the image, shape, number of points, area (um2 or px2); empty: absent.
+        Columns of a measurement table: image name, shape, number of points, area (µm² or px²); empty if absent.
     """
 
     x: str
@@ -70,9 +70,9 @@ class Table:
     Attributes
     ----------
     path
-        Its file.
+        File of the table.
     columns
-        Where the nuclei are.
+        Columns with the nuclei.
     rows
         All rows.
     """
@@ -83,7 +83,7 @@ class Table:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Names of the images that its rows name, each once."""
+        """Unique image names in the table."""
         if not self.columns.image:
             return ()
         return tuple(dict.fromkeys(row[self.columns.image] for _, row in self.rows))
@@ -94,14 +94,14 @@ class Table:
         Parameters
         ----------
         image
-            Its file. Of a table that names images only the rows of this one are taken.
+            File of the image; selects the rows of a table with image names.
         mpp
-            Gives the um/px of the image; called where the table is in units of length.
+            Returns the µm/px of the image; called if the positions are lengths.
 
         Raises
         ------
         KinetError
-            If no row is of this image, a row cannot be understood, or the um/px is needed and unknown.
+            If no row belongs to the image, a row is invalid, or a required µm/px is unknown.
         """
         rows = self.rows
         if self.images:
@@ -115,14 +115,14 @@ class Table:
             if (found := mpp()) is None:
                 raise KinetError(
                     f"{self.path}: the positions in {self.columns.x!r} are lengths, and {image.name} does not state "
-                    "its um/px: give the um/px of the fields"
+                    "its µm/px: give the µm/px of the fields"
                 )
             scale = self.columns.unit / found
         return _nuclei(self, rows, scale)
 
 
 def is_named(given: str, image: Path) -> bool:
-    """Return whether a table's image name means this file; QuPath also writes ``NAME.tif - series``."""
+    """Return True if an image name in a table means this file; QuPath also writes ``NAME.tif - series``."""
     stem = given.split(" - ")[0]
     return image.name in (given, stem) or image.stem in (given, stem, Path(given).stem, Path(stem).stem)
 
@@ -130,8 +130,8 @@ def is_named(given: str, image: Path) -> bool:
 def read_table(path: Path) -> Table:
     """Read a table of nuclei: the columns x, y and class, or a measurement table of QuPath.
 
-    Separators (comma, semicolon, tab, bar), decimal commas, capitals, spaces and the encodings of spreadsheets are
-    recognised. Columns other than ``x,y,class`` are logged.
+    Separators (comma, semicolon, tab, bar), decimal commas, capitals, spaces and encodings of spreadsheets are
+    recognised. Columns with other names than ``x,y,class`` are logged.
 
     Raises
     ------
@@ -140,13 +140,13 @@ def read_table(path: Path) -> Table:
     """
     columns, rows = read_rows(path, _columns, "a header with the columns x,y,class, or QuPath's measurement table")
     if (columns.x, columns.y, columns.cls) != ("x", "y", "class"):
-        where = "px" if columns.unit is None else "um" if columns.unit == 1 else f"units of {columns.unit:g} um"
+        where = "px" if columns.unit is None else "µm" if columns.unit == 1 else f"units of {columns.unit:g} µm"
         log.warning("%s: nuclei are read from the columns %s, positions in %s", path, columns, where)
     return Table(path, columns, rows)
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a file is a table of nuclei: ``.txt`` files beside an image are often something else."""
+    """Return True if a file is a table of nuclei; ``.txt`` files often are not."""
     try:
         read_rows(path, _columns, "")
     except KinetError:
@@ -155,26 +155,26 @@ def is_table(path: Path) -> bool:
 
 
 def read_rows(path: Path, wanted: Callable[[Sequence[str]], T | None], expected: str) -> tuple[T, Rows]:
-    """Read a table whose separator is the one with which its header is understood.
+    """Read a table with any separator.
 
     Parameters
     ----------
     path
         The file.
     wanted
-        Returns what it finds in the names of the columns; None if they are not the expected ones.
+        Parses the names of the columns; returns None if they are not the expected ones.
     expected
-        Description of these columns for the error message.
+        Description of the expected columns for the error message.
 
     Raises
     ------
     KinetError
-        If it cannot be read, or has other columns.
+        If the file cannot be read, or has other columns.
     """
     try:
         text = _text(path.read_bytes())
         lines = text.splitlines(keepends=True)
-        # Before the header: blank lines, and Excel's own line.
+        # Skip blank lines and the line sep= of Excel.
         before = itertools.takewhile(lambda line: re.fullmatch(r"\s*(sep=.\s*)?", line), lines)
         first = sum(1 for _ in before)
         for separator in SEPARATORS:
@@ -196,7 +196,7 @@ def _cells(reader: Iterator[list[str]], header: Sequence[str], skipped: int) -> 
 
 
 def _text(data: bytes) -> str:
-    """Decode what spreadsheets write: UTF-8, UTF-16 with a byte-order mark, or Latin-1."""
+    """Decode UTF-8, UTF-16 with a byte-order mark, or Latin-1."""
     try:
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
@@ -204,8 +204,8 @@ def _text(data: bytes) -> str:
 
 
 def _columns(header: Sequence[str]) -> Columns | None:
-    """Find the columns of the nuclei by their names; None where one is missing."""
-    named = {_plain(name): name for name in reversed(header)}  # of two with one name the first counts
+    """Find the columns of the nuclei by their names; None if one is missing."""
+    named = {_plain(name): name for name in reversed(header)}  # the first of two columns with one name
     axes = [_axis(named, axis) for axis in "xy"]
     cls = next((named[name] for name in _CLASS_COLUMNS if name in named), None)
     if cls is None or axes[0] is None or axes[1] is None or axes[0][1:] != axes[1][1:]:
@@ -217,7 +217,7 @@ def _columns(header: Sequence[str]) -> Columns | None:
 
 
 def _axis(named: dict[str, str], axis: str) -> tuple[str, float | None, bool] | None:
-    """Return a position's column, um of its unit (None: px), and whether it is QuPath's; px go before lengths."""
+    """Return the column of a position, its unit in µm (None for px), and True if it is QuPath's; prefer px."""
     found = []
     for name, original in named.items():
         if match := re.fullmatch(rf"(centroid )?{axis}(?: (.+))?", name):
@@ -229,7 +229,7 @@ def _axis(named: dict[str, str], axis: str) -> tuple[str, float | None, bool] | 
 
 
 def _plain(name: str) -> str:
-    """Return a column's name in lower case, with single spaces, without brackets."""
+    """Return the name of a column in lower case, with single spaces, without brackets."""
     return re.sub(r"[\s_()\[\]]+", " ", name).strip().casefold()
 
 
@@ -267,7 +267,7 @@ def _nuclei(table: Table, rows: Rows, scale: float) -> Annotations:
             )
     if left:
         log.warning(
-            "%s: left out: %s. Classes of nuclei are Positive, Negative and Other",
+            "%s: excluded: %s. Classes of nuclei are Positive, Negative and Other",
             table.path,
             ", ".join(f"{n} x {what}" for what, n in sorted(left.items())),
         )
@@ -282,7 +282,7 @@ def _nuclei(table: Table, rows: Rows, scale: float) -> Annotations:
 
 
 def _no_nucleus(table: Table, number: int, row: dict[str, str], cls: int | None) -> str:
-    """Return what a row of QuPath's table is that is not a nucleus: an area; empty for a nucleus."""
+    """Return the kind of a row of a measurement table that is not a nucleus; empty for a nucleus."""
     columns = table.columns
     if columns.number and row[columns.number] not in ("", "1"):
         raise KinetError(
@@ -304,14 +304,14 @@ def _no_nucleus(table: Table, number: int, row: dict[str, str], cls: int | None)
 
 
 def _square_um(column: str) -> float:
-    """Return um2 of the unit of an area; of px2, whose size is not known here, 0."""
+    """Return the unit of an area in µm²; 0 for px²."""
     unit = re.sub(r".*area\s*|\^?[2²]", "", column, flags=re.IGNORECASE).strip()
     um = None if unit in _PIXELS else units.um_in(unit)
     return um * um if um else 0.0
 
 
 def _number(text: str) -> float:
-    """Return a number written with a decimal point or a decimal comma; of both signs the last is the decimal one."""
+    """Parse a number with a decimal point or comma; if it has both, the last one is the decimal sign."""
     if "," in text and "." in text:
         text = text.replace(min(",.", key=text.rindex), "")
     return float(text.replace(",", "."))

@@ -1,6 +1,6 @@
-"""The summary table: one row per picture, as CSV or as an Excel workbook (XLSX).
+"""Summary tables with one row per picture, as CSV or Excel workbook (XLSX).
 
-The CSV is UTF-8 with commas and decimal points. Text that a spreadsheet would run as a formula is neutralised in both.
+Text that a spreadsheet would run as a formula is escaped in both.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ SUFFIXES = (".csv", ".xlsx")
 """File types of a summary table."""
 
 Cell = str | int | float | None
-_FORMULA = ("=", "+", "-", "@")  # how a text begins that a spreadsheet takes for a formula
-_WIDEST = 60  # characters of a column in a workbook
+_FORMULA = ("=", "+", "-", "@")  # first characters of a formula
+_MAX_WIDTH = 60  # of a column in a workbook, characters
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the table says of one picture.
+    """One row of a summary table.
 
     Attributes
     ----------
@@ -35,17 +35,17 @@ class Row:
     counts
         Nuclei by class.
     hot_spot
-        Index of the hot spot; None where there are too few tumour nuclei.
+        Index of the hot spot; None with too few tumour nuclei.
     mpp
-        um/px that was used; None where the row sums up pictures of several.
+        µm/px that was used; None for a total of pictures with different µm/px.
     mpp_known
-        How that was known, in words.
+        Source of the µm/px, as people read it.
     model
-        What counted it: name, precision.
+        Name and precision of the model.
     warnings
-        Sentences about the picture.
+        Warnings about the picture.
     case
-        What the picture belongs to, for example the title of a session; the column is left out where no row has one.
+        Case of the picture, such as the title of a session. Without any case the table has no such column.
     """
 
     picture: str
@@ -59,7 +59,7 @@ class Row:
 
 
 def check_suffix(path: Path) -> None:
-    """Check that a table can be written to a file of this name.
+    """Check that a table can be written to a path.
 
     Raises
     ------
@@ -95,9 +95,9 @@ def to_xlsx(rows: Sequence[Row], total: Row | None = None) -> bytes:
     Parameters
     ----------
     rows
-        One per picture: the sheet "Pictures".
+        Rows of the sheet "Pictures".
     total
-        All of them together; its sheet "Total" comes first. None: no such sheet.
+        Totals for a sheet "Total", which comes first.
     """
     from openpyxl import Workbook
     from openpyxl.styles import Alignment, Font
@@ -112,7 +112,7 @@ def to_xlsx(rows: Sequence[Row], total: Row | None = None) -> bytes:
             for x, value in enumerate(line, 1):
                 cell = sheet.cell(y, x, value)
                 if isinstance(value, str):
-                    # A text stays a text, also where somebody edits the cell.
+                    # Keep text as text when somebody edits the cell.
                     cell.data_type, cell.quotePrefix = "s", value.startswith(_FORMULA)
                     cell.alignment = Alignment(wrap_text=True, vertical="top")
                 else:
@@ -121,7 +121,7 @@ def to_xlsx(rows: Sequence[Row], total: Row | None = None) -> bytes:
                     cell.font = Font(bold=True)
         for x, column in enumerate(zip(*cells, strict=True), 1):
             longest = max(len(str(value)) for value in column if value is not None)
-            sheet.column_dimensions[get_column_letter(x)].width = min(_WIDEST, longest + 2)
+            sheet.column_dimensions[get_column_letter(x)].width = min(_MAX_WIDTH, longest + 2)
         sheet.freeze_panes = "B2"
     data = io.BytesIO()
     book.save(data)
@@ -129,13 +129,13 @@ def to_xlsx(rows: Sequence[Row], total: Row | None = None) -> bytes:
 
 
 def encode(rows: Sequence[Row], path: Path, total: Row | None = None) -> bytes:
-    """Return the table as the type of file that a name ends in; see :func:`check_suffix` for what it raises."""
+    """Return the table in the file type of a path; raises as :func:`check_suffix`."""
     check_suffix(path)
     return to_xlsx(rows, total) if path.suffix.lower() == ".xlsx" else to_csv(rows).encode()
 
 
 def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
-    """Return the header and the rows; shares are percent, rounded to 0.01."""
+    """Return header and rows; indices are per cent, rounded to 0.01."""
     classes = [*CLASSES, *dict.fromkeys(name for row in rows for name in row.counts if name not in CLASSES)]
     with_case = any(row.case for row in rows)
     header = [
@@ -165,9 +165,9 @@ def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
                 printable(row.picture),
                 *(row.counts.get(name, 0) for name in classes),
                 ki67.tumor,
-                *_shares(ki67),
+                *_percentages(ki67),
                 spot.tumor if spot else None,
-                *(_shares(spot) if spot else (None, None, None)),
+                *(_percentages(spot) if spot else (None, None, None)),
                 None if row.mpp is None else float(f"{row.mpp:.6g}"),
                 printable(row.mpp_known),
                 printable(row.model),
@@ -178,7 +178,7 @@ def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
     return table
 
 
-def _shares(ki67: Ki67) -> tuple[float | None, float | None, float | None]:
+def _percentages(ki67: Ki67) -> tuple[float | None, float | None, float | None]:
     if ki67.index is None or ki67.interval is None:
         return None, None, None
     index, low, high = (round(100 * share, 2) for share in (ki67.index, *ki67.interval))

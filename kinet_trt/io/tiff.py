@@ -1,6 +1,6 @@
-"""TIFF pictures: which page is read, its values, and the pixel size that the file states.
+"""Read TIFF files.
 
-tifffile finds the pages. Pillow decodes those of 8 bits, tifffile the others, and OpenCV what those two cannot.
+tifffile finds the pages. Pillow decodes pages of 8 bits, tifffile other pages, and OpenCV those that neither decodes.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ COLOURS = ("red", "green", "blue")
 
 _REDUCED = 1  # bit of NewSubfileType
 _SMALL = 0.26
-"""Share of the area of the page that is read below which another page is a copy or a thumbnail of it."""
+"""Maximum area of a copy or thumbnail, as a share of the area of the page."""
 _AXES = {"Z": "z stack", "T": "time series", "C": "channels", "S": "samples"}
 _COLOUR_AXES = "CIQS"
-"""Axes along which three grey pages are colours: channels, samples, and those whose meaning the file does not state."""
+"""Axes along which three grey pages are colours: channels, samples, and axes of unknown meaning."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6  # photometric interpretations
 _JPEG = 7
 _DEFLATE = (8, 32946)
 _PILLOW = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
-"""Compressions of Pillow's own TIFF library: none, CCITT, LZW, JPEG, deflate, PackBits."""
+"""Compressions of Pillow: none, CCITT, LZW, JPEG, deflate, PackBits."""
 _PREMULTIPLIED, _ALPHA = 1, 2  # extra samples
 
 
 @dataclass(frozen=True, eq=False)
 class TiffPicture:
-    """What was read.
+    """A picture from a TIFF file.
 
     Attributes
     ----------
     pixels
-        RGB, uint8 [height, width, 3], as stored: the orientation tag is not applied.
+        RGB, uint8 [height, width, 3]; the orientation tag is not applied.
     sizes
-        What the file states of the pixel size, in its several places, the most trusted first.
+        Pixel sizes from several places of the file, the most reliable first.
     remarks
-        Which page was taken, and how its values were scaled, where a person should know it.
+        Notes on the choice of the page and the scaling of its values.
     """
 
     pixels: NDArray[np.uint8]
@@ -65,15 +65,15 @@ class TiffPicture:
 
 
 @dataclass(frozen=True, eq=False)
-class _Chosen:
-    """The page that is read, or the three of one picture.
+class _Selection:
+    """The page to read, or three pages of one picture.
 
     Attributes
     ----------
     pages
-        One, or those of red, green and blue.
+        One page, or those of red, green and blue.
     remarks
-        What a person should know of the choice.
+        Notes on the choice.
     """
 
     pages: Sequence[Any]
@@ -81,17 +81,17 @@ class _Chosen:
 
 
 def read_tiff(data: bytes) -> TiffPicture:
-    """Read a TIFF from its bytes; of several pictures in it the largest, of those of one size the first.
+    """Read the largest picture of a TIFF file from its bytes; the first of several with the same size.
 
     Raises
     ------
     ImageError
-        If it is of a kind that cannot be read, or too large.
+        If its kind is not supported, or it is too large.
     Exception
-        Of any kind, if it is damaged.
+        Any other exception if it is damaged.
     """
-    with _quiet(), _opened(data) as file:
-        chosen = _choose(file)
+    with _quiet(), _open(data) as file:
+        chosen = _select(file)
         first = chosen.pages[0].keyframe
         if first.imagewidth * first.imagelength > MAX_IMAGE_PIXELS:
             raise ImageError(
@@ -105,30 +105,30 @@ def read_tiff(data: bytes) -> TiffPicture:
         sizes = described(own, density, size), described(text, density, size), resolution(density, unit)
         parts, remarks = [], chosen.remarks
         for page in chosen.pages:
-            part, said = _read_page(page, data, _significant_bits(text, size))
+            part, notes = _read_page(page, data, _significant_bits(text, size))
             parts.append(part)
-            remarks += said
+            remarks += notes
     pixels = parts[0] if len(parts) == 1 else np.stack([part[..., 0] for part in parts], axis=2)
     return TiffPicture(np.ascontiguousarray(pixels), sizes, tuple(dict.fromkeys(remarks)))
 
 
-def _opened(data: bytes) -> Any:
-    """Return an open TIFF; metadata that tifffile cannot follow do not make its pages unreadable."""
+def _open(data: bytes) -> Any:
+    """Open a TIFF, without its metadata if tifffile cannot parse them."""
     file = tifffile.TiffFile(io.BytesIO(data))
     try:
         assert file.series
     except Exception as error:
-        log.debug("its metadata are ignored: %s", error)
+        log.debug("TIFF metadata are ignored: %s", error)
         return tifffile.TiffFile(io.BytesIO(data), is_ome=False, is_imagej=False, is_shaped=False)
     return file
 
 
-def _choose(file: Any) -> _Chosen:
-    """Return the largest picture: a colour page, or three grey ones of one picture."""
+def _select(file: Any) -> _Selection:
+    """Select the largest picture: a colour page, or three grey pages of one picture."""
     whole = [one for one in file.series if any(page is not None for page in one.pages)]
     if not whole:
         raise ImageError("the TIFF holds no picture")
-    # Of two of one size the one in colour: a mask may come before the picture.
+    # Prefer colour: a mask of the same size may come before the picture.
     series = max(whole, key=lambda one: _rank(next(page for page in one.pages if page is not None)))
     pages = list(series.pages)
     page = next(page for page in pages if page is not None)
@@ -137,7 +137,7 @@ def _choose(file: Any) -> _Chosen:
     if not series.axes.endswith(page.axes) or int(np.prod(shape)) != len(pages):
         axes, shape = "Q" if len(pages) > 1 else "", (len(pages),)
     grey = _is_grey(page)
-    # A stack of ImageJ may be one colour picture: its slices are then labelled Red, Green, Blue.
+    # In ImageJ the slices of a stack may be labelled Red, Green, Blue.
     along = axes if _colour_order(_channel_names(file)) else _COLOUR_AXES
     colour = next((axis for axis in axes if axis in along), None) if grey else None
     if colour and shape[axes.index(colour)] == len(COLOURS):
@@ -145,25 +145,25 @@ def _choose(file: Any) -> _Chosen:
         taken = next(([pages[n] for n in row] for row in grid if all(pages[n] is not None for n in row)), None)
         if taken:
             rest = axes.replace(colour, "")
-            return _Chosen(_in_order(file, taken), _colour_remarks(file, colour) + _others(file, taken, rest, shape))
+            return _Selection(_in_order(file, taken), _colour_remarks(file, colour) + _others(file, taken, rest, shape))
     if colour == "C" and shape[axes.index("C")] > 1:
         count = shape[axes.index("C")]
         raise ImageError(f"expected red, green and blue, found {count} channels in grey pages: save the picture as RGB")
     if grey and len(pages) > 1:
         raise ImageError(f"expected red, green and blue, found {len(pages)} grey pages: save the picture as RGB")
-    return _Chosen([page], _others(file, [page], axes, shape))
+    return _Selection([page], _others(file, [page], axes, shape))
 
 
 def _others(file: Any, taken: Sequence[Any], axes: str, shape: Sequence[int]) -> tuple[str, ...]:
-    """Return what to say of the pages that are not read; smaller copies that are said to be such need no word."""
+    """Return a note on pages that are not read, other than smaller copies."""
     numbers = {page.index for page in taken}
     area = _area(taken[0])
     left = [page.keyframe for page in file.pages if page.index not in numbers]
-    told = [one for one in left if not (one.subfiletype & _REDUCED or _area(one) <= _SMALL * area)]
-    if not told and min(numbers) == 0:
+    missed = [one for one in left if not (one.subfiletype & _REDUCED or _area(one) <= _SMALL * area)]
+    if not missed and min(numbers) == 0:
         return ()
     total = len(file.pages)
-    if len(told) == len(left) and any(count > 1 for count in shape):
+    if len(missed) == len(left) and any(count > 1 for count in shape):
         kinds = dict.fromkeys(_AXES[axis] for axis in axes if axis in _AXES)
         why = f" ({', '.join(kinds)})" if kinds else ""
     else:
@@ -188,7 +188,7 @@ def _in_order(file: Any, pages: Sequence[Any]) -> Sequence[Any]:
 
 
 def _colour_order(names: Sequence[str]) -> list[int] | None:
-    """Return where red, green and blue are among the names of channels; None where these are other names."""
+    """Return the indices of red, green and blue in the names of channels; None if they have other names."""
     first = [name.strip().lower()[:1] if name.strip().lower() in (*COLOURS, "r", "g", "b") else "" for name in names]
     return [first.index(colour[0]) for colour in COLOURS] if sorted(first) == ["b", "g", "r"] else None
 
@@ -214,7 +214,7 @@ def _significant_bits(text: str, size: tuple[int, int]) -> int | None:
 
 
 def _read_page(page: Any, data: bytes, significant: int | None) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Return a page as RGB, uint8 [height, width, 3], and what a person should know of its scaling."""
+    """Return a page as RGB, uint8 [height, width, 3], and notes on its scaling."""
     key = page.keyframe
     plain = key.bitspersample <= 8 and key.sampleformat == 1 and key.compression in _PILLOW
     if plain and (pixels := _by_pillow(page, data)) is not None:
@@ -244,7 +244,7 @@ def _read_page(page: Any, data: bytes, significant: int | None) -> tuple[NDArray
 
 
 def _by_pillow(page: Any, data: bytes) -> NDArray[np.uint8] | None:
-    """Return a page of 8 bits as Pillow decodes it; None where Pillow cannot read this kind of TIFF."""
+    """Decode a page of 8 bits with Pillow; None if Pillow does not support this kind of TIFF."""
     key = page.keyframe
     if page.is_subifd or key.is_volumetric:
         return None
@@ -256,8 +256,8 @@ def _by_pillow(page: Any, data: bytes) -> NDArray[np.uint8] | None:
             if image.mode not in EIGHT_BIT_MODES:
                 return None
             image.load()
-            if key.compression == _JPEG and (lost := _jpeg_damage(page, data)):
-                raise ImageError(f"its JPEG data are damaged ({lost}): copy or export the file again")
+            if key.compression == _JPEG and (reason := _jpeg_damage(page, data)):
+                raise ImageError(f"its JPEG data are damaged ({reason}): copy or export the file again")
             if key.compression in _DEFLATE:
                 _check_deflate(page, data)
             return as_stored(to_rgb(image), _orientation(page))
@@ -269,16 +269,16 @@ def _by_pillow(page: Any, data: bytes) -> NDArray[np.uint8] | None:
 
 
 def _jpeg_damage(page: Any, data: bytes) -> str | None:
-    """Return what is wrong with the first damaged strip or tile of a page; None where all can be decoded."""
+    """Return the decoder's message on the first damaged strip or tile of a page; None if there is none."""
     tables = bytes(page.jpegtables or b"\xff\xd8\xff\xd9")[:-2]  # without the end marker
     for place, length in zip(page.dataoffsets, page.databytecounts, strict=False):
-        if length and (lost := find_damage(tables + data[place + 2 : place + length])):
-            return lost
+        if length and (reason := find_damage(tables + data[place + 2 : place + length])):
+            return reason
     return None
 
 
 def _check_deflate(page: Any, data: bytes) -> None:
-    """Raise if the checksum of a strip or tile is wrong: Pillow stops where the pixels are complete."""
+    """Check the checksums of strips and tiles, which Pillow ignores."""
     for place, length in zip(page.dataoffsets, page.databytecounts, strict=False):
         try:
             if length:
@@ -288,7 +288,7 @@ def _check_deflate(page: Any, data: bytes) -> None:
 
 
 def _by_tifffile(page: Any, data: bytes) -> NDArray[np.generic]:
-    """Return the values of a page, [height, width, channels]."""
+    """Decode a page with tifffile, [height, width, channels]."""
     try:
         values = np.asarray(page.asarray())
     except Exception as error:
@@ -302,11 +302,11 @@ def _by_tifffile(page: Any, data: bytes) -> NDArray[np.generic]:
 
 
 def _by_opencv(page: Any, data: bytes) -> NDArray[np.generic] | None:
-    """Return the values of a 16-bit page in the order of the file; None where OpenCV cannot read it."""
+    """Decode a 16-bit page with OpenCV; None if OpenCV does not support it."""
     key = page.keyframe
     if key.planarconfig == 2 or page.is_subifd or key.compression not in _PILLOW or key.dtype != np.uint16:
         return None
-    # OpenCV gives zeros for what it cannot decode; Pillow raises an error.
+    # OpenCV returns zeros for damaged data; Pillow raises an error.
     with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
         image.seek(page.index)
         image.load()
@@ -329,26 +329,26 @@ def _codec_is_missing(error: Exception) -> bool:
 
 
 def _unreadable(key: Any, error: Exception) -> Exception:
-    """Return the error for a page that no decoder reads: its kind, where that is the reason, and what to do."""
-    said = f"a TIFF with {_name(key.compression)} compression"
+    """Return the error for a page that no decoder supports."""
+    kind = f"a TIFF with {_name(key.compression)} compression"
     if _codec_is_missing(error) and key.compression in _PILLOW and key.bitspersample <= 16:
         return ValueError("it cannot be decoded")
     if _codec_is_missing(error):
-        return ImageError(f'{said}: pip install "kinet-trt[slides]" to read it, or export it with LZW or deflate')
+        return ImageError(f'{kind}: pip install "kinet-trt[slides]" to read it, or export it with LZW or deflate')
     if isinstance(error, (NotImplementedError, KeyError)) or "not supported" in str(error):
-        return ImageError(f"{said} of a kind that is not read ({error}): export it with LZW or deflate")
+        return ImageError(f"{kind} of a kind that is not read ({error}): export it with LZW or deflate")
     return error
 
 
 def _name(code: Any) -> str:
-    """Return the name of a compression or a photometric interpretation, as in "JPEG 2000"."""
+    """Return the name of a compression or a photometric interpretation, such as "JPEG 2000"."""
     return (
         str(getattr(code, "name", code)).replace("_", " ").replace("JPEG2000", "JPEG 2000").replace("JPEGXL", "JPEG XL")
     )
 
 
 def _bits_of(largest: float) -> int | None:
-    """Return the bits of the largest value that a file states; None where it states none."""
+    """Return the bit depth of the largest value in the tags; None if there is none."""
     return int(largest).bit_length() if largest >= 255 else None
 
 
@@ -380,7 +380,7 @@ def _ratio(tag: Any) -> float | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what tifffile finds odd in our log: of a damaged file there is one message, ours."""
+    """Redirect the warnings of tifffile to our debug log."""
 
     def ours(record: logging.LogRecord) -> bool:
         log.debug("tifffile: %s", record.getMessage())

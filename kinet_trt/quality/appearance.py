@@ -1,14 +1,14 @@
-"""Appearance: numbers that tell H-DAB brightfield tissue from photographs, screenshots, drawings and other pictures.
+"""Features that separate H-DAB brightfield tissue from photographs, screenshots, drawings and other pictures.
 
-Three groups, all measured on one window at the model's um/px:
+There are three groups, measured on a window at the model's µm/px:
 
-- *colour*, as optical density against the picture's own white (Beer-Lambert): tissue is blue, brown or a mixture of
-  both, with a brown of moderate saturation, on a nearly neutral background.
-- *structure*: stained tissue is dark on bright, with short round edges in all directions, and of the same texture
-  everywhere. Objects, text and drawings have long straight edges, and large light and dark areas.
-- *spots* of a nucleus's size: in stained tissue they are dark, and the dark ones are coloured.
+- *colour* in optical density (Beer-Lambert): tissue is blue, brown with moderate saturation, or a mixture of both, on a
+  nearly neutral background.
+- *structure*: stained tissue is dark on bright, with short round edges in all directions and uniform texture. Objects,
+  text and drawings have long straight edges, and large light and dark areas.
+- *spots* of the size of a nucleus: in stained tissue they are dark, and the dark ones are coloured.
 
-`kinet_trt.quality.domain_check` turns them into a score.
+`kinet_trt.quality.domain_check` computes a score from them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from kinet_trt.quality.stain import chroma
 
 _Reals = NDArray[np.float32]
 
@@ -40,28 +42,27 @@ NAMES = (
     "yellow in dark spots",
     "green against magenta",
 )
-"""What `Appearance.numbers` are, in order."""
+"""Names of `Appearance.numbers`, in order."""
 
-_BLOCK = 8  # px of half the model's resolution
-_STAINED = 0.15  # sum of optical densities above which a px bears stain
-_COLOURED = 0.04  # chroma, as a share of the density, above which a stained px has a hue
+_BLOCK = 8  # px at half the model's resolution
+_COLOURED = 0.04  # saturation above which a stained px has a hue
 _PALE = 0.3  # sum of optical densities below which a px is background or pale
-# Both stains: each has a share of the stain, other colours hardly any, and the background is bright.
+# Limits for both stains: share of each, share of both together, and brightness of the background.
 _SATURATED = 0.35
 _EACH, _TOGETHER, _BRIGHT = 0.03, 0.95, 216
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """What was measured.
+    """Features of one window.
 
     Attributes
     ----------
     numbers
         One finite number for each of `NAMES`.
     both_stains
-        Whether the picture shows haematoxylin and DAB, hardly any other colour, and a bright background. Few other
-        pictures do; many fields do not either, for one stain may prevail.
+        True if the window shows haematoxylin and DAB, hardly any other colour, and a bright background. False does not
+        exclude tissue, where one stain may dominate.
     """
 
     numbers: tuple[float, ...]
@@ -69,17 +70,7 @@ class Appearance:
 
 
 def appearance(pixels: NDArray[np.uint8]) -> Appearance:
-    """Measure a window.
-
-    Parameters
-    ----------
-    pixels
-        RGB at the model's um/px, uint8 [height, width, 3], at least 128 px each way.
-
-    Returns
-    -------
-    Appearance
-    """
+    """Measure a window, RGB uint8 [height, width, 3] at the model's µm/px, at least 128 px in both directions."""
     height, width = pixels.shape[:2]
     half = cv2.resize(pixels, (width // 2, height // 2), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     few = np.ascontiguousarray(pixels[::4, ::4]).reshape(-1, 3)
@@ -92,25 +83,17 @@ def appearance(pixels: NDArray[np.uint8]) -> Appearance:
 
 
 def _percentile(values: NDArray[np.uint8], percent: float) -> float:
-    """Return the lowest level that at least that percentage of the values does not exceed."""
+    """Return the lowest level that is not below that percentage of the values."""
     below = np.cumsum(np.bincount(values, minlength=256))
     return float(np.searchsorted(below, percent / 100 * len(values)))
 
 
 def _colour(few: NDArray[np.uint8], white: NDArray[np.float64]) -> tuple[tuple[float, ...], bool]:
-    """Return the numbers up to "pale", and whether both stains are there; small shares as square roots."""
-    levels = np.arange(1, 257)[:, None] / (np.maximum(white, 60) + 1)
-    tables = np.clip(-np.log10(levels), 0, 2.4).astype(np.float32)
-    red, green, blue = (tables[few[:, channel], channel] for channel in range(3))
-    total = red + green + blue
-    pale, stained = float((total < _PALE).mean()), total > _STAINED
-    red, green, blue, total = red[stained], green[stained], blue[stained], total[stained]
-    along = (red - blue) / np.float32(math.sqrt(2))  # blue > 0 > brown
-    across = (2 * green - red - blue) / np.float32(math.sqrt(6))  # magenta > 0 > green
-    hue = np.degrees(np.arctan2(across, along)) % 360
-    saturation = np.hypot(along, across) / total
-    # The darkest px are full of noise, and would outweigh all others.
-    weight = np.minimum(total, 1)
+    """Return the features up to "pale", and `Appearance.both_stains`; small shares as square roots."""
+    stain, total = chroma(few, np.maximum(white, 60))
+    pale, weight = float((total < _PALE).mean()), stain.weight
+    hue = np.degrees(np.arctan2(stain.magenta, stain.blue)) % 360
+    saturation = np.hypot(stain.blue, stain.magenta) / stain.total
     whole = max(1e-6, float(weight.sum()))
     coloured = saturation >= _COLOURED
 
@@ -137,9 +120,9 @@ def _colour(few: NDArray[np.uint8], white: NDArray[np.float64]) -> tuple[tuple[f
 
 
 def _edges(brightness: _Reals) -> tuple[float, float]:
-    """Return coherence and anisotropy (structure tensor, Bigun and Granlund 1987).
+    """Return coherence, the agreement of nearby edges, and anisotropy, that of all edges (structure tensor).
 
-    Coherence says how far edges agree with those near them, which straight ones do; anisotropy, with all others.
+    See Bigun and Granlund 1987.
     """
     soft = cv2.GaussianBlur(brightness, (0, 0), 0.7)
     across, down = (cv2.Sobel(soft, cv2.CV_32F, dx, 1 - dx) for dx in (1, 0))
@@ -155,7 +138,7 @@ def _edges(brightness: _Reals) -> tuple[float, float]:
 
 
 def _blocks(brightness: _Reals) -> tuple[float, float, float]:
-    """Return how much differs between blocks, how unevenly it does within them, and the skewness of the brightness."""
+    """Return the variance between blocks, the variation of the deviation in blocks, and the skewness."""
     rows, columns = (side // _BLOCK for side in brightness.shape)
     blocks = brightness[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
     mean, deviation = blocks.mean(axis=(1, 3)), blocks.std(axis=(1, 3))
@@ -169,10 +152,7 @@ def _blocks(brightness: _Reals) -> tuple[float, float, float]:
 
 
 def _spots(quarter: _Reals) -> tuple[float, float, float]:
-    """Return their skewness, how far the yellow ones are the bright ones, and green against magenta in them.
-
-    Spots are differences of Gaussians of 4 and 9 model px.
-    """
+    """Return the last three features, of differences of Gaussians with 4 and 9 model px."""
     red, green, blue = cv2.split(cv2.GaussianBlur(quarter, (0, 0), 1.0) - cv2.GaussianBlur(quarter, (0, 0), 2.25))
     light, yellow, verdant = (red + green + blue) / 3, red - blue, green - (red + blue) / 2
     power, yellows, greens = (max(1e-6, float(np.square(v).mean())) for v in (light, yellow, verdant))

@@ -1,21 +1,18 @@
-"""Unlike: whether a field looks like the training data; if not, in which way, in words.
+"""Domain check: compare a field with the training data, and describe out-of-distribution fields.
 
-It measures one window of at most 720 x 720 px at the model's um/px, about the median nucleus:
+The features are measured on a window of at most 720 x 720 px at the model's µm/px about the median nucleus:
 
-- appearance: colour and structure, as `kinet_trt.quality.appearance` measures them. A score of these, with size and
-  spectrum, says whether the picture shows H-DAB stained tissue at all; one with both stains on a bright background may
-  score higher.
-- hue: optical density by hue. Haematoxylin is blue, DAB brown; eosin is magenta, between the two on the far side of
-  grey. White is taken once as the picture has it, channel by channel, and once as grey: a pink veil is white to itself.
-- sharpness and contrast, as `kinet_trt.quality.focus` measures them.
-- size: how wide what is dark is (the share of stain that morphological openings of growing radius take away, Matheron
-  1975, by its quartiles) and the mean profile of optical density about the nuclei that were found, to 20 px. A linear
-  score of these says whether nuclei look half as large as they should.
-- spectrum: the share of each half octave in the picture's power (Welch 1967). A second score, of size and spectrum,
-  says whether nuclei look twice as large, or the picture holds no more detail than half its resolution could.
+- appearance (`kinet_trt.quality.appearance`): its score, together with size and spectrum, detects pictures that are not
+  H-DAB stained tissue.
+- hue: optical density by hue. Haematoxylin is blue, DAB brown, eosin magenta. The white point is measured per channel,
+  and again as grey, because a pink veil is white to itself.
+- sharpness and contrast (`kinet_trt.quality.focus`).
+- size: the width of dark structures (granulometry by morphological openings, Matheron 1975) and the mean profile of
+  optical density about the nuclei. A linear score detects nuclei of half the expected size.
+- spectrum: the power in each half octave (Welch 1967). A linear score of size and spectrum detects nuclei of twice the
+  expected size, and pictures without fine detail.
 
-The limits are in `kinet_trt.quality.domain_table` and `kinet_trt.quality.tissue_table`, written by
-``benchmarks/unlike.py`` and ``benchmarks/tissue.py``; docs/unlike.md says what they catch.
+``benchmarks/unlike.py`` and ``benchmarks/tissue.py`` fit the limits; docs/unlike.md has the detection rates.
 """
 
 from __future__ import annotations
@@ -35,59 +32,55 @@ from kinet_trt.core.geometry import rescale
 from kinet_trt.quality.appearance import appearance
 from kinet_trt.quality.domain_table import DARK, FOREIGN, LARGE, MAGENTA, SMALL
 from kinet_trt.quality.focus import MIN_CONTRAST, MIN_SHARPNESS, contrast_and_sharpness
+from kinet_trt.quality.stain import chroma
 from kinet_trt.quality.tissue_table import BIAS, NUMBERS
 
 Cause = Literal["other", "dark", "empty", "stain", "blurred", "small", "large"]
 
 MIN_SIDE = 128
-"""Shorter side in model px below which a picture is too small to be judged."""
+"""Minimum of the shorter side, model px; smaller pictures are not checked."""
 RADII = (1, 2, 3, 4, 5, 7, 9, 12, 16)
-"""Radii of the openings, px of half the model's resolution."""
+"""Radii of the openings, px at half the model's resolution."""
 RINGS = (4, 6, 8, 10, 12, 16, 20)
-"""Distances from a nucleus's centre at which its profile is taken, model px."""
+"""Distances from the centre of a nucleus at which its profile is sampled, model px."""
 SIZE_FEATURES = 4 + 1 + len(RINGS)
-"""How many numbers tell of size: mean and quartiles of the openings' log2 radius, log2 of the profile's half width, and
-the profile itself."""
+"""Number of size features: mean and quartiles of log2 of the radius, log2 of the half width, and the profile."""
 
 OCTAVES = 12
-"""How many numbers tell of the spectrum: the log share of each half octave from 1/91 to 0.7 periods a px."""
-
+"""Number of spectrum features: log share of each half octave from 1/91 to 0.7 periods per px."""
 MAX_Z = 6.0
-"""Spreads from the usual value beyond which a number counts no more: one alone must not decide."""
-
+"""Limit of standardised features, so that one alone does not decide."""
 ALLOWANCE = 1.5
-"""What the score of tissue may be, instead of 0, where a picture shows both stains."""
+"""Limit of the tissue score for pictures with both stains, instead of 0."""
 
 _WINDOW = 720  # model px
-_TILE = 128  # model px: what a spectrum is taken of; 4 x 4 such tiles spread over the window
-_REACH = 24  # model px about a nucleus
-_BLOCK, _GLASS = 16, 0.93  # px; share of the brightest block's level above which a block is glass
-_PATCHES = 80  # nuclei whose profile is taken
-_LEAST_NUCLEI = 5
-_STAINED = 0.15  # sum of optical densities above which a px bears stain
+_TILE = 128  # model px: tile of a spectrum; 4 x 4 tiles cover the window
+_REACH = 24  # radius of a profile, model px
+_BLOCK, _GLASS = 16, 0.93  # px; brightness, relative to the brightest block, above which a block is glass
+_MAX_PROFILES, _MIN_PROFILES = 80, 5
 _COLOURED = 0.04  # distance from grey above which a stained px has a hue
-_EOSIN = 0.06  # the same at hues of eosin: a mixture of haematoxylin and DAB has them too, but is paler
-_PALE = 0.08  # share of all stain that stands in for hues that are missing: a trace of magenta alone is no eosin
+_EOSIN = 0.06  # the same at hues of eosin, which a mixture of haematoxylin and DAB has too, but paler
+_PALE = 0.08  # added to the denominator, so that a trace of magenta alone is not eosin
 _BINS = 72  # of 5 degrees
 
 
 @dataclass(frozen=True)
 class Features:
-    """What was measured of a field.
+    """Features of a field.
 
     Attributes
     ----------
     magenta
-        Optical density at hues of eosin, as a share of that at hues of eosin and DAB: the larger of the two whites.
+        Share of eosin in the optical density of eosin and DAB: the larger value of the two white points.
     foreign
-        Share of optical density at hues that neither stain nor a mixture of both has (green).
+        Share of optical density at hues of neither stain (green).
     darkness
-        How far the median brightness lies below the brightest, as a share of the range: above one half the background
-        is darker than what stands out of it. 0 where the median is bright.
+        Distance of the median brightness from the maximum, as a share of the range; 0 if the median is bright. Above
+        0.5 the background is darker than the structures.
     contrast, sharpness
         See `kinet_trt.quality.focus`.
     size
-        `SIZE_FEATURES` numbers; NaN for what needs more nuclei than were found.
+        `SIZE_FEATURES` numbers; NaN if there are too few nuclei.
     spectrum
         `OCTAVES` numbers.
     appearance, both_stains
@@ -106,20 +99,19 @@ class Features:
 
     @property
     def tissue(self) -> tuple[float, ...]:
-        """What the score of tissue is made of: appearance, width of dark structures, and shares of the spectrum.
+        """Features of the tissue score: appearance, third quartile of the width, and half octaves at 64 to 32 and 5 px.
 
-        The width is that of the coarsest quarter. The half octaves are those of 64 to 32 px, and of 5 px: finer ones
-        tell one camera from another, not tissue from other things.
+        Finer half octaves depend on the camera.
         """
         return (*self.appearance, self.size[3], *self.spectrum[2:5], self.spectrum[8])
 
 
 @dataclass(frozen=True)
 class DeviationScore:
-    """A score of how far numbers are from their usual values; above 0 they are too far.
+    """Score of the deviation of features from their usual values; above 0 the deviation is too large.
 
-    ``bias + sum(below * max(0, -z) + above * max(0, z))`` with ``z = (number - usual) / spread``, limited to `MAX_Z`
-    either way. No weight is negative: a number that is unusual never makes up for another.
+    ``bias + sum(below * max(0, -z) + above * max(0, z))`` with ``z = (feature - usual) / spread``, limited to
+    `MAX_Z`. All weights are non-negative, so that unusual features do not cancel.
     """
 
     usual: tuple[float, ...]
@@ -143,90 +135,76 @@ def _tissue() -> DeviationScore:
 
 @dataclass(frozen=True)
 class LinearScore:
-    """A linear score ``bias + sum(weight * (sign - mean) / deviation)``; above 0 says yes. What is NaN adds nothing."""
+    """Linear score ``bias + sum(weight * (feature - mean) / deviation)``; positive above 0. NaN is ignored."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     weight: tuple[float, ...]
     bias: float
 
-    def value(self, signs: tuple[float, ...]) -> float:
+    def value(self, features: tuple[float, ...]) -> float:
         """Return the score."""
-        z = (np.asarray(signs) - np.asarray(self.mean)) / np.asarray(self.deviation)
+        z = (np.asarray(features) - np.asarray(self.mean)) / np.asarray(self.deviation)
         return self.bias + float(np.nan_to_num(z) @ np.asarray(self.weight))
 
 
 class DomainCheck:
-    """Says how a counted frame is unlike the training data: a `kinet_trt.live.acquisition.results.FrameCheck`.
+    """Check whether a counted frame is out-of-distribution: a `kinet_trt.live.acquisition.results.FrameCheck`.
 
     Parameters
     ----------
     mpp
-        The model's um/px.
+        The model's µm/px.
     """
 
     def __init__(self, mpp: float) -> None:
         self._mpp = mpp
 
     def __call__(self, frame: Frame, detections: Detections) -> str:
-        """Return sentences; empty where the field looks like the training data or cannot be judged.
-
-        Parameters
-        ----------
-        frame
-            The picture; without um/px the model's is assumed.
-        detections
-            Its nuclei, px of the frame.
-        """
-        signs = measure_field(frame, detections, self._mpp)
-        return "" if signs is None else describe(find_causes(signs), frame.mpp or self._mpp)
+        """Return a warning; empty if the field is in-distribution or cannot be checked; see `measure_field`."""
+        features = measure_field(frame, detections, self._mpp)
+        return "" if features is None else describe(find_causes(features), frame.mpp or self._mpp)
 
 
 def find_causes(
-    signs: Features,
+    features: Features,
     large: LinearScore | None = None,
     small: LinearScore | None = None,
     tissue: DeviationScore | None = None,
 ) -> tuple[Cause, ...]:
-    """Return what is wrong; where one thing explains the others, only that.
+    """Return the reasons why features are out-of-distribution, without those that follow from others.
 
-    Parameters
-    ----------
-    signs
-        From `measure`.
-    large, small, tissue
-        Scores of size and spectrum, of size, and of `Features.tissue`; None: those of the tables.
+    The scores of size and spectrum (``large``), of size (``small``) and of `Features.tissue` default to the tables.
     """
-    if signs.contrast < MIN_CONTRAST and signs.darkness <= DARK:
+    if features.contrast < MIN_CONTRAST and features.darkness <= DARK:
         return ("empty",)
-    score = (tissue or _tissue()).value(signs.tissue)
-    found: list[Cause] = ["other"] if score > ALLOWANCE * signs.both_stains else []
-    stain = signs.magenta > MAGENTA or signs.foreign > FOREIGN
-    if found and signs.darkness > DARK:  # densely stained tissue is dark too, but it is tissue
-        # A dark section of another stain looks the same.
+    score = (tissue or _tissue()).value(features.tissue)
+    found: list[Cause] = ["other"] if score > ALLOWANCE * features.both_stains else []
+    stain = features.magenta > MAGENTA or features.foreign > FOREIGN
+    if found and features.darkness > DARK:  # densely stained tissue is dark but not "other"
         return (*found, "dark", "stain") if stain else (*found, "dark")
     if stain:
         found.append("stain")
-    if signs.sharpness < MIN_SHARPNESS:
+    if features.sharpness < MIN_SHARPNESS:
         found.append("blurred")
-    if (large or LinearScore(*LARGE)).value(signs.size + signs.spectrum) > 0:
+    if (large or LinearScore(*LARGE)).value(features.size + features.spectrum) > 0:
         found.append("large")
-    elif (small or LinearScore(*SMALL)).value(signs.size) > 0:
+    elif (small or LinearScore(*SMALL)).value(features.size) > 0:
         found.append("small")
     return tuple(found)
 
 
 def describe(found: tuple[Cause, ...], mpp: float, *, slide: bool = False) -> str:
-    """Return the causes in words; empty without any.
+    """Return a warning with the causes; empty without any.
 
     Parameters
     ----------
     found
-        From `find_causes`.
+        Causes.
     mpp
-        um/px that was counted at.
+        µm/px of the picture.
     slide
-        Whether most of a slide is meant, not one field.
+        True if the causes apply to most of a slide.
     """
     if not found:
         return ""
@@ -235,20 +213,20 @@ def describe(found: tuple[Cause, ...], mpp: float, *, slide: bool = False) -> st
         "empty": "there is hardly any tissue in it",
         "stain": "the stain does not look like haematoxylin and DAB",
         "blurred": "it is blurred",
-        "small": f"nuclei look about half as large as expected: is {mpp:g} um/px right?",
-        "large": f"nuclei look about twice as large as expected, or fine detail is missing: is {mpp:g} um/px right?",
+        "small": f"nuclei look about half as large as expected: is {mpp:g} µm/px right?",
+        "large": f"nuclei look about twice as large as expected, or fine detail is missing: is {mpp:g} µm/px right?",
     }
     if "other" in found:
         subject = "Most of this slide" if slide else "This"
-        said = f"{subject} does not look like H-DAB stained tissue: the counts mean nothing."
+        warning = f"{subject} does not look like H-DAB stained tissue: the counts mean nothing."
         found = tuple(cause for cause in found if cause not in ("other", "stain"))
         opening = " If it is tissue: "
     else:
-        said, opening = "", f"{'Most of the tissue' if slide else 'This field'} is unlike the training data: "
+        warning, opening = "", f"{'Most of the tissue' if slide else 'This field'} is unlike the training data: "
     if not found:
-        return said
+        return warning
     text = "; ".join(words[cause] for cause in found)
-    return f"{said}{opening}{text}{'' if text.endswith('?') else '.'}"
+    return f"{warning}{opening}{text}{'' if text.endswith('?') else '.'}"
 
 
 def measure_field(frame: Frame, detections: Detections, model_mpp: float) -> Features | None:
@@ -257,16 +235,16 @@ def measure_field(frame: Frame, detections: Detections, model_mpp: float) -> Fea
     Parameters
     ----------
     frame
-        The picture; without um/px the model's is assumed.
+        The picture; without µm/px the model's is assumed.
     detections
         Its nuclei, px of the frame.
     model_mpp
-        The model's um/px.
+        The model's µm/px.
 
     Returns
     -------
     Features or None
-        None for a picture without colour, of which counting says so, and for one that is too small to be judged.
+        None for a picture without colour, or smaller than `MIN_SIDE`.
     """
     scale = (frame.mpp or model_mpp) / model_mpp
     if min(frame.height, frame.width) * scale < MIN_SIDE or frame.is_grey:
@@ -291,7 +269,7 @@ def measure_field(frame: Frame, detections: Detections, model_mpp: float) -> Fea
 def _window(
     frame: Frame, detections: Detections, scale: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the window at the model's um/px, and the nuclei in it, px of the window."""
+    """Return the window at the model's µm/px, and x and y of the nuclei, px of the window."""
     side = math.ceil(_WINDOW / scale)
     x, y = detections.x.astype(np.float64), detections.y.astype(np.float64)
     middle = (np.median(x), np.median(y)) if len(detections) else (frame.width / 2, frame.height / 2)
@@ -308,7 +286,7 @@ def _window(
 
 
 def _without_glass(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Cut the window down to what is not glass where that lies within half of it."""
+    """Crop the window to the bounding box of tissue if that covers at most half of it."""
     height, width = pixels.shape[:2]
     blocks = cv2.resize(pixels, (width // _BLOCK, height // _BLOCK), interpolation=cv2.INTER_AREA).min(axis=2)
     rows, columns = (np.flatnonzero((blocks < _GLASS * float(blocks.max())).any(axis=axis)) for axis in (1, 0))
@@ -333,21 +311,13 @@ def _hues(pixels: NDArray[np.uint8]) -> tuple[float, float]:
 
 
 def _hue_shares(pixels: NDArray[np.uint8], white: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what share of the stain in pixels [n, 3] has the hue of each bin; grey has none."""
-    levels = np.arange(1, 257)[:, None] / (white + 1)
-    tables = np.clip(-np.log10(levels), 0, 2.4).astype(np.float32)
-    red, green, blue = (tables[pixels[:, channel], channel] for channel in range(3))
-    total = red + green + blue
-    stained = total > _STAINED
-    red, green, blue, total = red[stained], green[stained], blue[stained], total[stained]
-    along = (red - blue) / np.float32(math.sqrt(2))  # blue > 0 > brown
-    across = (2 * green - red - blue) / np.float32(math.sqrt(6))  # magenta > 0 > green
-    bins = np.floor(np.arctan2(across, along) * np.float32(_BINS / (2 * math.pi))).astype(np.intp) % _BINS
-    # The darkest px are full of noise, and would outweigh all others.
-    weight = np.minimum(total, 1)
-    least = np.where((bins >= _at(75)) & (bins < _at(135)), np.float32(_EOSIN), np.float32(_COLOURED))
-    coloured = weight * (np.hypot(along, across) >= least * total)
-    return np.bincount(bins, coloured, _BINS) / max(1e-6, float(weight.sum()))
+    """Return the share of stain in each hue bin, for pixels [n, 3]; grey has no hue."""
+    stain, _ = chroma(pixels, white)
+    hue = np.arctan2(stain.magenta, stain.blue)
+    bins = np.floor(hue * np.float32(_BINS / (2 * math.pi))).astype(np.intp) % _BINS
+    limit = np.where((bins >= _at(75)) & (bins < _at(135)), np.float32(_EOSIN), np.float32(_COLOURED))
+    coloured = stain.weight * (np.hypot(stain.blue, stain.magenta) >= limit * stain.total)
+    return np.bincount(bins, coloured, _BINS) / max(1e-6, float(stain.weight.sum()))
 
 
 def _at(degrees: int) -> int:
@@ -367,7 +337,7 @@ def _density(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _widths(pixels: NDArray[np.uint8]) -> tuple[float, float, float, float]:
-    """Return mean and quartiles of the log2 radius at which openings take the stain away."""
+    """Return mean and quartiles of log2 of the radius at which openings remove the stain."""
     height, width = pixels.shape[:2]
     half = cv2.resize(pixels, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     stain = cv2.medianBlur(np.clip(80 * _density(half.astype(np.uint8)), 0, 255).astype(np.uint8), 3)
@@ -388,20 +358,20 @@ def _widths(pixels: NDArray[np.uint8]) -> tuple[float, float, float, float]:
 
 
 def _element(step: int) -> NDArray[np.uint8]:
-    """Return a cross and a square in turn: together they make an octagon, which is nearly a disc."""
+    """Return a cross and a square alternately; their combination approximates a disc."""
     shape = cv2.MORPH_RECT if step % 2 else cv2.MORPH_CROSS
     return cv2.getStructuringElement(shape, (3, 3)).astype(np.uint8, copy=False)
 
 
 def _profile(pixels: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, ...]:
-    """Return log2 of the half width, px, and the heights at `RINGS` of the mean nucleus, from 0 to 1."""
+    """Return log2 of the half width, px, and the profile of the mean nucleus at `RINGS`, from 0 to 1."""
     height, width = pixels.shape[:2]
     column, row = np.round(x).astype(np.intp), np.round(y).astype(np.intp)
     inside = (column >= _REACH) & (column < width - _REACH) & (row >= _REACH) & (row < height - _REACH)
     column, row = column[inside], row[inside]
-    if len(column) < _LEAST_NUCLEI:
+    if len(column) < _MIN_PROFILES:
         return (math.nan,) * (1 + len(RINGS))
-    chosen = np.linspace(0, len(column) - 1, min(len(column), _PATCHES)).astype(np.intp)
+    chosen = np.linspace(0, len(column) - 1, min(len(column), _MAX_PROFILES)).astype(np.intp)
     patch = np.zeros((2 * _REACH + 1, 2 * _REACH + 1), np.float64)
     for centre in chosen:
         r, c = row[centre], column[centre]
@@ -412,7 +382,7 @@ def _profile(pixels: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[np.fl
     below = np.flatnonzero(profile < (high + low) / 2)
     half = int(below[0]) if len(below) else _REACH
     span = max(float(high - low), 1e-3 * len(chosen))
-    # A dark px beside a pale centre must not outweigh everything else.
+    # Limit the effect of a dark px beside a pale centre.
     rings = (float(np.clip((profile[ring] - low) / span, -0.5, 2)) for ring in RINGS)
     return (math.log2(half + 1), *rings)
 
@@ -434,7 +404,7 @@ def _spectrum(pixels: NDArray[np.uint8]) -> tuple[float, ...]:
 
 @cache
 def _waves() -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Return Hann's window [128, 128], and for each px of its transform, as a row, the half octave; else `OCTAVES`."""
+    """Return a Hann window [128, 128], and the half octave of each px of its transform; `OCTAVES` for others."""
     hann = np.outer(np.hanning(_TILE), np.hanning(_TILE)).astype(np.float32)
     frequency = np.hypot(np.fft.fftfreq(_TILE)[:, None], np.fft.fftfreq(_TILE)[None])
     octave = np.floor(2 * np.log2(np.maximum(frequency, 1e-6) * _TILE / 1.4)).astype(np.intp)

@@ -1,9 +1,8 @@
-"""Sharpness and contrast of a picture, from two contrast_and_sharpness of its green channel, where both stains show.
+"""Sharpness and contrast of a picture from two bands of its green channel, in which both stains are visible.
 
-``sharpness = std(g1 - g2) / std(g1 - g8)`` with gs the picture after a Gaussian of sigma s px, at the model's um/px:
-noise lies mostly above both bands, vignetting below, and exposure cancels. The variance of the Laplacian (Pech-Pacheco
-2000), divided by the picture's variance, was tried first: on the noisier half of real fields the camera's noise hides
-most of what defocus takes away.
+``sharpness = std(g1 - g2) / std(g1 - g8)`` with gs the picture after a Gaussian of sigma s px, at the model's µm/px:
+noise is mostly above both bands, vignetting below, and exposure cancels. The normalised variance of the Laplacian
+(Pech-Pacheco 2000) is less sensitive to defocus in noisy pictures.
 """
 
 from __future__ import annotations
@@ -13,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIN_CONTRAST = 0.015
-"""Contrast below which a picture shows glass and the camera's noise; the palest labelled fields have 0.034."""
+"""Minimum contrast; pictures below show glass and noise. The palest labelled fields have 0.034."""
 MIN_SHARPNESS = 0.14
-"""Sharpness below which a picture is blurred, whatever was seen before; sharp labelled fields have 0.157 to 0.40."""
+"""Minimum sharpness; pictures below are blurred. Sharp labelled fields have 0.157 to 0.40."""
 
 
 def contrast_and_sharpness(green: NDArray[np.float32]) -> tuple[float, float]:
-    """Return contrast, the deviation of its structure over its mean brightness, and sharpness, 0 to 1.
+    """Return contrast, the standard deviation of structure over the mean brightness, and sharpness, 0 to 1.
 
     Parameters
     ----------
     green
-        The green channel at the model's um/px, 0 to 255, float32 [height, width].
+        The green channel at the model's µm/px, 0 to 255, float32 [height, width].
     """
     one, two = cv2.GaussianBlur(green, (0, 0), 1), cv2.GaussianBlur(green, (0, 0), 2)
-    # Wide blurs are as good on a quarter of the pixels, and much cheaper.
+    # The wide blur is much cheaper at a quarter of the resolution.
     height, width = green.shape
     quarter = cv2.resize(two, (-(-width // 4), -(-height // 4)), interpolation=cv2.INTER_AREA)
     wide = cv2.resize(cv2.GaussianBlur(quarter, (0, 0), 2), (width, height), interpolation=cv2.INTER_LINEAR)

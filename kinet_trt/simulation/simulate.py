@@ -1,13 +1,12 @@
-"""H-DAB (Ki67) fields and slides with exact truth, any region from a seed.
+"""Simulated H-DAB (Ki67) fields and slides with exact ground truth.
 
-An endless slide is a pure function of its options. Tissue architecture is smooth lattice noise; nuclei are a dart
-throwing on a jittered lattice; stain is added as optical density and turned into light by Beer-Lambert.
+A slide is endless and a pure function of its options. Tissue architecture is smooth lattice noise; nuclei are placed by
+dart throwing on a jittered lattice; stain is added as optical density and converted to light by Beer-Lambert.
 
-Lengths of the world are in *units* of 0.34 um, the nominal pixel: a tumour nucleus is about 18 units across. At another
-um/px the same nuclei stand at the same um. Pixel i covers the um from i * mpp to (i + 1) * mpp.
+Lengths are in *units* of 0.34 µm, the nominal pixel; a tumour nucleus has a diameter of about 18 units. The µm/px does
+not change the position of a nucleus in µm. Pixel i covers the µm from i * mpp to (i + 1) * mpp.
 
-Why cuts agree bit for bit: nuclei are decided one fixed cell of the world at a time, pixels one fixed tile at a time,
-so every array has the same shape and content whatever rectangle was asked for; a region only crops tiles.
+Nuclei are placed in fixed cells and pixels rendered in fixed tiles, so that overlapping regions agree bit for bit.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ _Reals = NDArray[np.floating[Any]]
 
 
 NOMINAL_MPP = 0.34
-"""um of one world unit: at this um/px a unit is a pixel."""
+"""One unit, µm: at this µm/px a unit is a pixel."""
 
-TILE = 200  # px: what is rendered at once; three tiles hold the 596 px field of the public pancreatic data
-_SITE = 10.0  # units: one candidate nucleus stands somewhere in each such square
-_CELL = 32  # sites along the edge of a cell: what is placed at once
-_ROUNDS = 3  # of dart throwing; each looks four sites further, the last one two
+TILE = 200  # px: side of a rendered tile; three tiles cover the 596 px of the public pancreatic fields
+_SITE = 10.0  # units: side of a square with one candidate nucleus
+_CELL = 32  # sites along the edge of a cell
+_ROUNDS = 3  # of dart throwing; each reaches four sites further, the last one two
 _RING = 4 * _ROUNDS - 2
 _STEP = 4.0  # units between tissue samples when nuclei are placed
-_REACH = 16.5  # units: no nucleus or cytoplasm extends further from its centre
-_SUBPIXEL = 64  # centres are multiples of 1/64 px, so that float32 truth is exact from any origin
+_REACH = 16.5  # units: maximum distance of nucleus and cytoplasm from the centre
+_SUBPIXEL = 64  # centres are multiples of 1/64 px, so that float32 is exact for any origin
 
-# Optical density in R, G, B: Ruifrok & Johnston (2001), both a little greyer, as whole-slide scanners show them.
+# Optical density in R, G, B: Ruifrok & Johnston (2001), slightly greyer as in whole slide scanners.
 _HAEMATOXYLIN = (0.65, 0.645, 0.35)
 _DAB = (0.32, 0.57, 0.76)
 _WHITE = (241.0, 240.0, 243.0)
-_STRAY = 0.055  # share of light that passes whatever the stain: the darkest DAB is not zero
+_STRAY = 0.055  # share of stray light: the darkest DAB is not zero
 
 _TUMOR, _LYMPHOCYTE, _SPINDLE = 0, 1, 2
 _NUCLEUS = np.dtype(
@@ -55,14 +54,14 @@ _NUCLEUS = np.dtype(
 
 @dataclass(frozen=True)
 class Truth:
-    """Exact nuclei of a region, in raster order (by y, then x).
+    """Ground truth of a region in raster order (by y, then x).
 
     Attributes
     ----------
     x, y
-        float32, pixels of the region: x right, y down, pixel centres at integers.
+        Centres, float32, px of the region, pixel centres at integers.
     cls
-        uint8, index in `CLASSES`.
+        Index in `CLASSES`, uint8.
     """
 
     x: NDArray[np.float32]
@@ -76,25 +75,25 @@ class Truth:
 
 @dataclass(frozen=True)
 class SimulatedSlide:
-    """An endless Ki67 slide.
+    """An endless simulated Ki67 slide.
 
     Attributes
     ----------
     seed
-        0 to 2**64 - 1. It also draws the slide's own look: chromatin, cytoplasm, crowding.
+        0 to 2**64 - 1. It also determines the appearance: chromatin, cytoplasm, crowding.
     mpp
-        um per pixel, 0.05 to 4. It changes the pixels, never the nuclei.
+        µm/px, 0.05 to 4. It does not change the nuclei.
     positive_fraction
-        Mean share of tumour nuclei that are positive, 0 to 1; hot spots make it vary from place to place.
+        Mean share of positive tumour nuclei, 0 to 1; it varies locally, with hot spots.
     tumor_share
-        Approximate share of the tissue that is tumour nest, 0 to 1; the rest is stroma.
+        Approximate share of tumour nests in the tissue, 0 to 1; the rest is stroma.
     glass_share
-        Approximate share of the slide that is empty, 0 to 1: gaps and glandular lumens.
+        Approximate share of glass, 0 to 1: gaps and glandular lumens.
     counterstain, dab
         Strength of haematoxylin and of DAB, multipliers from 0 to 4.
     hue_shift
-        Degrees, -180 to 180, by which both stain vectors turn about the grey axis of optical density: "another stain".
-        Scanners and laboratories differ by some +-10; positive turns haematoxylin towards purple, DAB towards yellow.
+        Rotation of both stain vectors about the grey axis of optical density, degrees, -180 to 180. Scanners and
+        laboratories differ by about 10; positive values turn haematoxylin towards purple, DAB towards yellow.
     """
 
     seed: int = 0
@@ -121,20 +120,20 @@ class SimulatedSlide:
         Parameters
         ----------
         x, y
-            Upper left pixel, may be negative.
+            Upper left pixel; may be negative.
         width, height
-            Pixels, at least 1.
+            Size, px, at least 1.
 
         Returns
         -------
         image
             RGB uint8 [height, width, 3].
         truth
-            Nuclei whose centre lies in [-0.5, width - 0.5) x [-0.5, height - 0.5).
+            Nuclei with centres in [-0.5, width - 0.5) x [-0.5, height - 0.5).
         """
         for name, value, low in (("x", x, -(2**31)), ("y", y, -(2**31)), ("width", width, 1), ("height", height, 1)):
             _expect(name, value, low, 2**31, whole=True)
-        cells: dict[tuple[int, int], NDArray[np.void]] = {}  # placed once, though several tiles need them
+        cells: dict[tuple[int, int], NDArray[np.void]] = {}  # shared by tiles
         image = np.empty((height, width, 3), np.uint8)
         for ty in range(y // TILE, (y + height - 1) // TILE + 1):
             for tx in range(x // TILE, (x + width - 1) // TILE + 1):
@@ -147,27 +146,12 @@ class SimulatedSlide:
         return image, _truth(self, x, y, width, height, cells)
 
     def truth(self, x: int, y: int, width: int, height: int) -> Truth:
-        """Return the truth of `region` without drawing it."""
+        """Return the ground truth of `region` without rendering it."""
         return _truth(self, x, y, width, height, {})
 
 
 def field(seed: int, width: int = 596, height: int = 596, **options: float) -> tuple[NDArray[np.uint8], Truth]:
-    """Render a region of `SimulatedSlide(seed, **options)` at a place that bears tissue.
-
-    Parameters
-    ----------
-    seed
-        Draws the slide and the place on it.
-    width, height
-        Pixels.
-    options
-        The other attributes of `SimulatedSlide`.
-
-    Returns
-    -------
-    image, truth
-        As `SimulatedSlide.region`.
-    """
+    """Render a region with tissue of `SimulatedSlide(seed, **options)`; returns as `SimulatedSlide.region`."""
     slide = SimulatedSlide(seed=seed, **options)
     _expect("width", width, 1, 2**31, whole=True)
     _expect("height", height, 1, 2**31, whole=True)
@@ -175,7 +159,7 @@ def field(seed: int, width: int = 596, height: int = 596, **options: float) -> t
 
 
 def find_tissue(slide: SimulatedSlide, width: int, height: int) -> tuple[int, int]:
-    """Return the upper left pixel x, y of a place of that size, px, that bears tissue; always the same one."""
+    """Return the upper left pixel x, y of a region of that size, px, with tissue; deterministic."""
     best, found = -1.0, (0, 0)
     for attempt in range(12):
         sites = np.array([2 * attempt, 2 * attempt + 1])
@@ -185,7 +169,7 @@ def find_tissue(slide: SimulatedSlide, width: int, height: int) -> tuple[int, in
         tissue = _tissue(slide, xs, ys)
         bearing = float(np.mean(tissue.glass < 0))
         nest = float(np.mean((tissue.glass < 0) & (tissue.nest > 0)))
-        # As much nest as the slide has on average, and no more glass than twice its share.
+        # At least the average share of nests, and at most twice that of glass.
         good = min(1.0, bearing / max(1e-6, 1 - 2 * slide.glass_share)) + min(1.0, nest / max(1e-6, slide.tumor_share))
         if good > best + 1e-6:
             best, found = good, (tx * TILE, ty * TILE)
@@ -202,11 +186,11 @@ def _truth(
     return Truth((nuclei["x"] - x).astype(np.float32), (nuclei["y"] - y).astype(np.float32), nuclei["cls"].copy())
 
 
-# --- chance: every draw is a hash of where it falls -------------------------------------------------------------------
+# --- random numbers: hashes of the position ---------------------------------------------------------------------------
 
 
 def _hash(seed: int, channel: int, ix: NDArray[np.int64], iy: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return 64 random bits for each lattice point (ix, iy broadcast against each other); splitmix64 twice."""
+    """Return 64 random bits for each lattice point (ix and iy are broadcast); splitmix64 twice."""
 
     def mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -223,7 +207,7 @@ def _uniform(seed: int, channel: int, ix: NDArray[np.int64], iy: NDArray[np.int6
 
 
 def _normal(seed: int, channel: int, ix: NDArray[np.int64], iy: NDArray[np.int64]) -> _Reals:
-    """Draw a standard normal (Box & Muller) from the two halves of one hash."""
+    """Return standard normal numbers (Box & Muller) from the two halves of a hash."""
     bits = _hash(seed, channel, ix, iy)
     radius, turn = (((bits >> np.uint64(32 * k) & np.uint64(2**32 - 1)) + 0.5) / 2**32 for k in (0, 1))
     normal: _Reals = (np.sqrt(-2 * np.log(radius)) * np.cos(2 * math.pi * turn)).astype(np.float32)
@@ -231,7 +215,7 @@ def _normal(seed: int, channel: int, ix: NDArray[np.int64], iy: NDArray[np.int64
 
 
 def _noise(seed: int, channel: int, xs: _Reals, ys: _Reals, *scales: float) -> _Reals:
-    """Smooth noise, about standard normal, on the grid ys x xs (units); each further scale at half the amplitude."""
+    """Return smooth noise, about standard normal, on the grid ys x xs (units); the amplitude halves with each scale."""
     total = np.zeros((len(ys), len(xs)), np.float32)
     for octave, scale in enumerate(scales):
         ix, wx = _spline(xs / scale)
@@ -254,13 +238,13 @@ def _spline(t: _Reals) -> tuple[NDArray[np.int64], list[_Reals]]:
     return node.astype(np.int64) - 1, [w / np.float32(6) for w in weights]
 
 
-def _look(slide: SimulatedSlide) -> list[float]:
-    """Draw what is the slide's own, each 0 to 1: size, darkness, chromatin, cytoplasm, room between nuclei."""
+def _style(slide: SimulatedSlide) -> list[float]:
+    """Return the appearance of a slide, 0 to 1 each: size, darkness, chromatin, cytoplasm, distance between nuclei."""
     return [float(v) for v in _uniform(slide.seed, 40, np.arange(5), np.zeros(1, np.int64))]
 
 
 def _quantile(share: float) -> float:
-    """Where a standard normal has `share` of its mass below; finite at 0 and 1."""
+    """Return the quantile of the standard normal distribution; finite at 0 and 1."""
     return NormalDist().inv_cdf(share) if 0 < share < 1 else math.copysign(9.0, share - 0.5)
 
 
@@ -268,7 +252,7 @@ def _quantile(share: float) -> float:
 
 
 class _Tissue(NamedTuple):
-    """Maps on a grid, in standard deviations: `nest` and `glass` are inside where above 0."""
+    """Maps on a grid, in standard deviations; `nest` and `glass` are above 0 inside."""
 
     nest: _Reals
     glass: _Reals
@@ -303,9 +287,9 @@ def _gather(
     bottom: float,
     cells: dict[tuple[int, int], NDArray[np.void]],
 ) -> NDArray[np.void]:
-    """Return the nuclei with left <= x < right, top <= y < bottom (slide pixels), in an order the world fixes."""
+    """Return the nuclei with left <= x < right, top <= y < bottom (slide pixels), in a fixed order."""
     edge = _CELL * _SITE * NOMINAL_MPP / slide.mpp
-    # Half a pixel between corners and centres, and some slack: rounding may carry a centre over the edge of its cell.
+    # The slack is for centres that are rounded over the edge of their cell.
     first_x, first_y, last_x, last_y = (
         math.floor((v + 0.5 + slack) / edge)
         for v, slack in ((left, -0.02), (top, -0.02), (right, 0.02), (bottom, 0.02))
@@ -322,7 +306,7 @@ def _gather(
 
 
 def _place(slide: SimulatedSlide, cx: int, cy: int) -> NDArray[np.void]:
-    """Return the nuclei of one cell of the world; x, y in pixels of the slide."""
+    """Return the nuclei of one cell; x, y in pixels of the slide."""
     seed = slide.seed
     i = np.arange(cx * _CELL - _RING, (cx + 1) * _CELL + _RING)[None, :]
     j = np.arange(cy * _CELL - _RING, (cy + 1) * _CELL + _RING)[:, None]
@@ -335,16 +319,16 @@ def _place(slide: SimulatedSlide, cx: int, cy: int) -> NDArray[np.void]:
     row = np.minimum(((y - j[0, 0] * _SITE) / _STEP).astype(np.int64), len(steps) - 1)
     at = _Tissue(*(m[row, column] for m in maps))
 
-    # What each site would hold, and how far it keeps the others off (never above 2 sites: see `_throw`).
+    # Kind of each site and its minimum distance from others (at most 2 sites: see `_throw`).
     draw = _uniform(seed, 12, i, j)
     tumor = (at.nest > 0.04) & (draw > 0.02)
     lymphocyte = ~tumor & ((draw < 0.02) | (at.lymph > 1.1))
     kind = np.where(tumor, _TUMOR, np.where(lymphocyte, _LYMPHOCYTE, _SPINDLE)).astype(np.uint8)
     loose = np.clip(
-        (14.5 + 2.5 * _look(slide)[4] + 1.6 * at.crowd) * (0.75 + 0.5 * _uniform(seed, 14, i, j)), 11.5, 20.0
+        (14.5 + 2.5 * _style(slide)[4] + 1.6 * at.crowd) * (0.75 + 0.5 * _uniform(seed, 14, i, j)), 11.5, 20.0
     )
     room = np.select([tumor, lymphocyte], [loose, 11.3], 17.0)
-    crowded = np.exp(-np.maximum(at.crowd, 0))  # towards 1 nests fall apart into single cells
+    crowded = np.exp(-np.maximum(at.crowd, 0))  # towards 1 nests dissolve into single cells
     alive = (at.glass < -0.1) & (draw < np.select([tumor, lymphocyte], [crowded, 0.8], 0.16 + 0.06 * at.lymph))
     kept = _throw(x, y, room, _hash(seed, 13, i, j), alive)
 
@@ -352,7 +336,7 @@ def _place(slide: SimulatedSlide, cx: int, cy: int) -> NDArray[np.void]:
     inner[_RING:-_RING, _RING:-_RING] = kept[_RING:-_RING, _RING:-_RING]
     rows, columns = np.nonzero(inner)
     slope_y, slope_x = np.gradient(maps.nest)
-    along = np.arctan2(slope_x, -slope_y)[row, column][rows, columns]  # stroma runs along the edge of the nests
+    along = np.arctan2(slope_x, -slope_y)[row, column][rows, columns]  # parallel to the edge of the nests
     nuclei = _draw(slide, i[0, columns], j[rows, 0], kind[inner], _Tissue(*(m[inner] for m in at)), along)
     scale = NOMINAL_MPP / slide.mpp
     for axis, place in (("x", x[inner]), ("y", y[inner])):
@@ -361,10 +345,10 @@ def _place(slide: SimulatedSlide, cx: int, cy: int) -> NDArray[np.void]:
 
 
 def _throw(x: _Reals, y: _Reals, room: _Reals, rank: NDArray[np.uint64], alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Keep sites in order of rank, none nearer than the mean of two rooms; right only `_RING` sites inside the edge.
+    """Return the sites to keep by rank, none nearer than the mean of two rooms; valid `_RING` sites inside the edge.
 
-    A site wins when no living neighbour that it conflicts with outranks it; winners silence the neighbours they
-    conflict with. Each round reaches four sites, which makes the outcome local and so independent of the cell.
+    A site is kept if no conflicting neighbour outranks it; its conflicting neighbours are removed. Each round reaches
+    four sites, so that the result is local and independent of the cell.
     """
     offsets = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if (dy, dx) != (0, 0)]
     shift = {o: (lambda m, o=o: np.roll(m, o, axis=(0, 1))) for o in offsets}
@@ -393,30 +377,30 @@ def _draw(
     at: _Tissue,
     along: _Reals,
 ) -> NDArray[np.void]:
-    """Give each nucleus its class, shape and stain."""
+    """Return nuclei with class, shape and stain."""
     seed = slide.seed
     u = [_uniform(seed, 20 + k, i, j) for k in range(8)]
     n = [_normal(seed, 30 + k, i, j) for k in range(4)]
     tumor, lymphocyte = kind == _TUMOR, kind == _LYMPHOCYTE
-    # Hot spots without changing the mean: one standard normal, a part of it shared by the neighbourhood.
+    # Hot spots do not change the mean: part of a standard normal number is shared by the neighbourhood.
     positive = tumor & (0.5 * at.hot + math.sqrt(0.75) * n[0] < _quantile(slide.positive_fraction))
-    look = _look(slide)
+    style = _style(slide)
 
     nuclei = np.zeros(len(i), _NUCLEUS)
     nuclei["cls"] = np.where(positive, 0, np.where(tumor, 1, 2))
     far = u[4] > 0.75  # out of focus: softer and paler
-    size = (0.92 + 0.16 * look[0]) * np.exp(0.12 * n[1]) * np.where(positive, 1.07, 1.0)
+    size = (0.92 + 0.16 * style[0]) * np.exp(0.12 * n[1]) * np.where(positive, 1.07, 1.0)
     length = np.select([tumor, lymphocyte], [8.9 * size, 6.0 + 0.9 * u[0]], 7.5 + 5.0 * u[0])
     nuclei["a"], angle = length, np.where(kind == _SPINDLE, along + 0.3 * n[2], 2 * math.pi * u[2])
     nuclei["b"] = np.select([tumor, lymphocyte], [length * (0.64 + 0.34 * u[1]), length * 0.93], 2.4 + 2.0 * u[1])
     nuclei["cos"], nuclei["sin"] = np.cos(angle), np.sin(angle)
     nuclei["lobe"] = 0.16 * (u[3] - 0.5)
     nuclei["soft"] = np.where(far, 3.5, 1.1)
-    nuclei["h"] = np.select([tumor, lymphocyte], [0.32 + 0.12 * look[1], 0.55], 0.4) * np.exp(0.25 * n[3])
+    nuclei["h"] = np.select([tumor, lymphocyte], [0.32 + 0.12 * style[1], 0.55], 0.4) * np.exp(0.25 * n[3])
     nuclei["h"] *= np.where(positive, 0.6, 1.0) * np.where(far, 0.6, 1.0)
     nuclei["dab"] = np.where(positive, 0.3 + 2.0 * u[5] ** 1.5, 0.0)
-    nuclei["texture"] = np.select([tumor, lymphocyte], [0.2 + 0.15 * look[2], 0.14], 0.15)
-    nuclei["nucleolus"] = np.where(tumor, np.clip(2 * u[6] - 1, 0, 1) * 1.2 * look[2], 0.0)
+    nuclei["texture"] = np.select([tumor, lymphocyte], [0.2 + 0.15 * style[2], 0.14], 0.15)
+    nuclei["nucleolus"] = np.where(tumor, np.clip(2 * u[6] - 1, 0, 1) * 1.2 * style[2], 0.0)
     nuclei["cell"] = np.where(tumor, 13.0 + 2.5 * u[7], 0.0)
     return nuclei
 
@@ -429,7 +413,7 @@ def _render(
 ) -> NDArray[np.uint8]:
     """Render tile (tx, ty): RGB uint8 [TILE, TILE, 3]."""
     scale = NOMINAL_MPP / slide.mpp
-    sigma = max(0.35, 0.6 * scale)  # px: the microscope's point spread, about 0.2 um, never below the pixel's own
+    sigma = max(0.35, 0.6 * scale)  # px: point spread function of the microscope, about 0.2 µm, and of the pixel
     pad = math.ceil(3 * sigma)
     px, py = (np.arange(t * TILE - pad, (t + 1) * TILE + pad) for t in (tx, ty))
     xs, ys = (px + 0.5) / scale, (py + 0.5) / scale
@@ -446,7 +430,7 @@ def _render(
     light = np.float32(_STRAY) + np.float32(1 - _STRAY) * np.exp(np.float32(-math.log(10)) * density)
     light = cv2.GaussianBlur(light, (2 * pad + 1, 2 * pad + 1), sigma)[pad:-pad, pad:-pad]
 
-    # Sensor noise, a part of it common to the three channels: overlapping sums of the four 16 bit pieces of one hash.
+    # Sensor noise, partly common to the channels: overlapping sums of the four 16-bit parts of a hash.
     bits = _hash(seed, 9, px[None, pad:-pad], py[pad:-pad, None])
     piece = [((bits >> np.uint64(16 * k)) & np.uint64(0xFFFF)).astype(np.float32) / np.float32(65536) for k in range(4)]
     noise = np.stack([piece[0] + piece[1] + piece[k] for k in (2, 3)] + [piece[0] + piece[2] + piece[3]], axis=-1)
@@ -456,7 +440,7 @@ def _render(
 
 
 def _background(slide: SimulatedSlide, xs: _Reals, ys: _Reals) -> tuple[_Reals, _Reals]:
-    """Return haematoxylin and DAB of everything but cells, as amounts of the stain vectors."""
+    """Return haematoxylin and DAB without cells, as amounts of the stain vectors."""
     seed = slide.seed
     tissue = _tissue(slide, xs, ys)
     grain = _noise(seed, 50, xs, ys, 2.4, 1.1)
@@ -470,7 +454,7 @@ def _background(slide: SimulatedSlide, xs: _Reals, ys: _Reals) -> tuple[_Reals, 
     stroma = (np.float32(0.09) + np.float32(0.03) * fibre) * (1 - cleft)
     haem = present * (np.float32(0.055) * nest + stroma * (1 - nest)) * (1 + np.float32(0.35) * grain)
     brown = np.float32(0.035) * np.exp(np.float32(0.5) * _noise(seed, 53, xs, ys, 700, 120))
-    specks = np.clip(_noise(seed, 54, xs, ys, 3.5) - np.float32(3.1), 0, 1)  # precipitate, no nucleus
+    specks = np.clip(_noise(seed, 54, xs, ys, 3.5) - np.float32(3.1), 0, 1)  # precipitate
     return np.maximum(haem, 0), present * (brown * (1 + np.float32(0.3) * grain) + specks)
 
 
@@ -482,7 +466,7 @@ def _stain(
     haem: _Reals,
     dab: _Reals,
 ) -> None:
-    """Add cytoplasm and nuclei to `haem` and `dab` in place; all nuclei of a tile are drawn as one stack of patches."""
+    """Add cytoplasm and nuclei to `haem` and `dab` in place; the nuclei of a tile are drawn as a stack of patches."""
     scale = NOMINAL_MPP / slide.mpp
     reach = math.ceil(_REACH * scale) + 1
     columns = np.floor(nuclei["x"] + 0.5).astype(np.int64)[:, None] + np.arange(-reach, reach + 1)
@@ -490,18 +474,18 @@ def _stain(
     dx = ((columns - nuclei["x"][:, None]) / scale).astype(np.float32)[:, None, :]
     dy = ((rows - nuclei["y"][:, None]) / scale).astype(np.float32)[:, :, None]
 
-    def of(name: str) -> _Reals:
+    def column_of(name: str) -> _Reals:
         column: _Reals = nuclei[name][:, None, None]
         return column
 
-    u = (dx * of("cos") + dy * of("sin")) / of("a")
-    v = (dy * of("cos") - dx * of("sin")) / of("b")
+    u = (dx * column_of("cos") + dy * column_of("sin")) / column_of("a")
+    v = (dy * column_of("cos") - dx * column_of("sin")) / column_of("b")
     square = u * u + v * v
-    # Three lobes: cos(3 angle), written without trigonometry. They leave the centroid where it is.
-    lobes = of("lobe") * (u * u - 3 * v * v) * u / (square * np.sqrt(square) + np.float32(1e-3))
+    # Three lobes, cos(3 angle), which do not move the centroid.
+    lobes = column_of("lobe") * (u * u - 3 * v * v) * u / (square * np.sqrt(square) + np.float32(1e-3))
     radius = np.sqrt(square) * (1 + lobes)
-    soft = np.maximum(of("soft"), np.float32(1 / scale))
-    inside = np.clip((1 - radius) * of("b") / soft + np.float32(0.5), 0, 1)
+    soft = np.maximum(column_of("soft"), np.float32(1 / scale))
+    inside = np.clip((1 - radius) * column_of("b") / soft + np.float32(0.5), 0, 1)
     inside *= inside * (3 - 2 * inside)
 
     grain = _noise(slide.seed, 60, (px + 0.5) / scale, (py + 0.5) / scale, 2.4, 1.1)
@@ -509,17 +493,17 @@ def _stain(
     chromatin = grain[np.clip(row, 0, len(py) - 1)[:, :, None], np.clip(column, 0, len(px) - 1)[:, None, :]]
     rim = np.clip(1 - np.abs(radius - np.float32(0.82)) * 5, 0, 1)
     dot = np.clip(1 - ((u - np.float32(0.15)) ** 2 + v * v) * 14, 0, 1)
-    body = np.maximum(1 + of("texture") * (chromatin + rim) + of("nucleolus") * dot, 0.1) * inside
-    # Uneven chromatin pulls the centroid off: tilt the stain back, so that the truth is where the picture says.
+    body = np.maximum(1 + column_of("texture") * (chromatin + rim) + column_of("nucleolus") * dot, 0.1) * inside
+    # Uneven chromatin moves the centroid: tilt the stain to compensate.
     for axis in (u, v):
         moment = (body * axis).sum(axis=(1, 2), keepdims=True) / (body * axis * axis).sum(axis=(1, 2), keepdims=True)
         body *= np.maximum(1 - moment * axis, 0)
-    blue, brown = body * of("h"), body * of("dab")
+    blue, brown = body * column_of("h"), body * column_of("dab")
     ragged = 1 + np.float32(0.06) * chromatin
-    cell = np.clip((1 - ragged * np.sqrt(dx * dx + dy * dy) / np.maximum(of("cell"), np.float32(0.1))) * 3, 0, 1)
-    cell *= np.float32(0.03 + 0.09 * _look(slide)[3])
+    cell = np.clip((1 - ragged * np.sqrt(dx * dx + dy * dy) / np.maximum(column_of("cell"), np.float32(0.1))) * 3, 0, 1)
+    cell *= np.float32(0.03 + 0.09 * _style(slide)[3])
 
-    # One canvas of cytoplasm: the larger of two cells wins, a pale line stays between them.
+    # The maximum of cytoplasm leaves a pale line between cells.
     cytoplasm = np.zeros_like(haem)
     for k in range(len(nuclei)):
         y0, y1 = max(0, row[k, 0]), min(len(py), row[k, -1] + 1)
@@ -527,20 +511,20 @@ def _stain(
         to = np.s_[y0:y1, x0:x1]
         source = np.s_[k, y0 - row[k, 0] : y1 - row[k, 0], x0 - column[k, 0] : x1 - column[k, 0]]
         for canvas, stain in ((haem[to], blue[source]), (dab[to], brown[source])):
-            # Touching nuclei mostly flatten against each other in a 3 um section; little of them overlaps.
+            # Touching nuclei mostly flatten in a 3 µm section and overlap little.
             canvas[...] = np.maximum(canvas, stain) + np.float32(0.3) * np.minimum(canvas, stain)
         np.maximum(cytoplasm[to], cell[source], out=cytoplasm[to])
     haem += cytoplasm * (1 + np.float32(0.3) * grain)
 
 
 def _vectors(hue_shift: float) -> _Reals:
-    """Return haematoxylin and DAB as unit optical density vectors [2, 3], turned `hue_shift` degrees about grey."""
+    """Return haematoxylin and DAB as unit vectors [2, 3], rotated by `hue_shift` degrees about grey."""
     vectors = np.array([_HAEMATOXYLIN, _DAB])
     axis = np.full(3, 1 / math.sqrt(3))
     angle = math.radians(hue_shift)
     along = (vectors @ axis)[:, None] * axis
     turned = along + (vectors - along) * math.cos(angle) + np.cross(axis, vectors) * math.sin(angle)
-    turned = np.maximum(turned, 0)  # no stain emits light
+    turned = np.maximum(turned, 0)
     unit: _Reals = (turned / np.linalg.norm(turned, axis=1, keepdims=True)).astype(np.float32)
     return unit
 

@@ -627,7 +627,7 @@ def test_eval_reads_the_kinet_folder_layout_and_its_splits(run, tmp_path, caplog
     save(tmp_path / "rois" / "test" / "other.png", pixels * 0)
     code, out, _ = run("eval", tmp_path, "--split", "test", "--json", tmp_path / "e.json")
     assert code == 0
-    assert "1 fields have regions but no nuclei: they are left out" in caplog.text
+    assert "1 fields have regions but no nuclei: they are excluded" in caplog.text
     assert "No class list" not in out
     document = json.loads((tmp_path / "e.json").read_text())
     assert len(document["fields"]) == 1
@@ -679,7 +679,7 @@ def test_what_is_no_picture_is_an_error_and_what_was_not_used_of_a_file_is_told(
     assert code == 1
     assert [remark for remark in record["remarks"] if "300 dpi" in remark]
     assert (
-        "printer.png: The file states 84.67 x 84.67 um/px (300 dpi), expected 0.05 to 5 um/px of a microscope." in err
+        "printer.png: The file states 84.67 x 84.67 µm/px (300 dpi), expected 0.05 to 5 µm/px of a microscope." in err
     )
     assert "1 GIF file skipped" in err
     _, out, err = run("count", tmp_path / "printer.png", "--mpp", "0.34", "--json", "-")

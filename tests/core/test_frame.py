@@ -61,7 +61,7 @@ def test_anything_but_8_bit_rgb_is_refused_with_what_was_found(pixels):
 
 @pytest.mark.parametrize("mpp", [0, 0.0, -0.25, math.nan, math.inf, -math.inf])
 def test_um_per_px_must_be_a_positive_number(mpp):
-    with pytest.raises(ImageError, match="um/px: expected a positive number"):
+    with pytest.raises(ImageError, match="µm/px: expected a positive number"):
         Frame(noise(40, 40), mpp=mpp)
 
 
@@ -190,9 +190,9 @@ def test_32_px_at_the_models_scale_are_enough_and_31_are_not():
     fit(Frame(noise(64, 100), 0.125), 0.25, 16)
     with pytest.raises(ImageError) as raised:
         fit(Frame(noise(31, 100)), 0.25, 16)
-    assert "100 x 31 px at 0.25 um/px is 100 x 31 px" in str(raised.value)
+    assert "100 x 31 px at 0.25 µm/px is 100 x 31 px" in str(raised.value)
     assert f"at least {MIN_SIDE}" in str(raised.value)
-    with pytest.raises(ImageError, match=r"too small: 100 x 62 px at 0\.125 um/px is 50 x 31 px"):
+    with pytest.raises(ImageError, match=r"too small: 100 x 62 px at 0\.125 µm/px is 50 x 31 px"):
         fit(Frame(noise(62, 100), 0.125), 0.25, 16)
 
 

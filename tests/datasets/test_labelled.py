@@ -284,7 +284,7 @@ def test_two_files_of_points_for_one_image_are_an_error(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "a.csv").write_text(POINTS)
     (tmp_path / "a.geojson").write_text(geojson())
-    with pytest.raises(KinetError, match=r"a\.csv and a\.geojson both mark nuclei of a\.png: remove one"):
+    with pytest.raises(KinetError, match=r"a\.csv and a\.geojson both have labels of a\.png: remove one"):
         read_fields(tmp_path)
 
 
@@ -329,7 +329,7 @@ def test_a_qupath_table_of_a_project_labels_the_images_that_it_names(tmp_path):
     a, c = read_fields(tmp_path)
     assert (a.name, a.x.tolist(), c.name, c.x.tolist()) == ("a", [5, 7], "c", [20])
     (tmp_path / "c.csv").write_text(POINTS)
-    with pytest.raises(KinetError, match=r"c\.csv and measurements\.tsv both mark nuclei of c\.png"):
+    with pytest.raises(KinetError, match=r"c\.csv and measurements\.tsv both have labels of c\.png"):
         read_fields(tmp_path)
 
 
@@ -338,7 +338,7 @@ def test_um_per_px_that_is_given_turns_lengths_into_px(tmp_path):
     (tmp_path / "a.csv").write_text("x µm,y µm,class\n5,2.5,positive\n")
     (field,) = read_fields(tmp_path, 0.25)
     assert (field.x.tolist(), field.y.tolist()) == ([20], [10])
-    with pytest.raises(KinetError, match="give the um/px"):
+    with pytest.raises(KinetError, match="give the µm/px"):
         read_fields(tmp_path)
 
 

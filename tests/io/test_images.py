@@ -357,7 +357,7 @@ def test_tiff_resolution_gives_um_per_px(read, unit, um, scale):
 def test_a_printers_resolution_is_ignored(read, kind, options):
     frame = read(encoded(RGB, kind, **options))
     assert frame.mpp is None
-    assert f"({options['dpi'][0]} dpi), expected 0.05 to 5 um/px of a microscope" in frame.unused_size
+    assert f"({options['dpi'][0]} dpi), expected 0.05 to 5 µm/px of a microscope" in frame.unused_size
 
 
 @pytest.mark.parametrize("um", [0.04, 5.1, 1000])
@@ -368,7 +368,7 @@ def test_an_implausible_resolution_is_ignored(read, um):
 def test_pixels_that_are_not_square_have_no_um_per_px(read):
     frame = read(tiff(RGB, resolution_tags(40_000, 3, 30_000)), "a.tif")
     assert frame.mpp is None
-    assert frame.unused_size == "states pixels of 0.25 x 0.3333 um, expected square ones"
+    assert frame.unused_size == "states pixels of 0.25 x 0.3333 µm, expected square ones"
     frame = read(tiff(RGB, resolution_tags(40_000, 3, 39_900)), "a.tif")
     assert frame.mpp == pytest.approx(0.25, rel=0.01)
     assert frame.unused_size is None
@@ -464,7 +464,7 @@ def test_two_sizes_that_differ_are_told(read):
     tags = [text_tag(270, ome(0.25, 0.25)), *resolution_tags(20_000, 3)]
     frame = read(tiff(RGB, tags), "a.tif")
     assert frame.mpp == pytest.approx(0.25)
-    assert frame.unused_size == "states both 0.25 and 0.5 um/px: the first one is used"
+    assert frame.unused_size == "states both 0.25 and 0.5 µm/px: the first one is used"
 
 
 @pytest.mark.parametrize(

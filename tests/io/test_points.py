@@ -123,7 +123,7 @@ def test_other_text_is_no_table(tmp_path):
 def test_lengths_become_px_by_the_um_per_px_of_the_image(tmp_path, unit, caplog):
     marked = read(tmp_path, f"x {unit},y {unit},class\n5,10,positive\n", mpp=0.25)
     assert nuclei(marked) == ([20], [40], [0])
-    assert caplog.text.strip().endswith("positions in um")
+    assert caplog.text.strip().endswith("positions in µm")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])

@@ -39,4 +39,4 @@ def test_errors_in_python_do_not_name_options_of_the_command_line(shape, mpp):
     with kinet_trt.NucleusCounter() as counter, pytest.raises(kinet_trt.ImageError) as raised:
         counter(np.full(shape, 240, np.uint8), mpp=mpp)
     assert "--" not in str(raised.value)
-    assert "um/px (mpp)" in str(raised.value)
+    assert "µm/px (mpp)" in str(raised.value)

@@ -297,7 +297,7 @@ def test_what_is_not_known_adds_nothing_to_a_score():
 
 def test_the_sentence_names_the_um_per_px_that_was_counted_at():
     assert describe((), 0.5) == ""
-    assert describe(("small",), 0.5).endswith("nuclei look about half as large as expected: is 0.5 um/px right?")
+    assert describe(("small",), 0.5).endswith("nuclei look about half as large as expected: is 0.5 µm/px right?")
     assert describe(("stain", "blurred"), 0.5).endswith(
         "the stain does not look like haematoxylin and DAB; it is blurred."
     )

@@ -270,7 +270,7 @@ def test_a_slide_unlike_the_trainings_is_remarked(run, tmp_path, slide):
     remarks = json.loads(out)["fields"][0]["remarks"]
     assert remarks[0].startswith("The slide's finest level has 0.68 um/px")
     assert "Most of the tissue is unlike" in remarks[1]
-    assert "is 0.68 um/px right?" in remarks[1]
+    assert "is 0.68 µm/px right?" in remarks[1]
     assert f"Warning: {slide}: " in err
 
 

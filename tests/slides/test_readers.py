@@ -80,7 +80,7 @@ def test_um_per_px_is_the_files_unless_somebody_says_it(tmp_path, kind):
     with open_slide(path, 0.5) as slide:
         assert (slide.mpp, slide.mpp_source) == (0.5, "option")
     for wrong in (0.0, -1.0, float("nan")):
-        with pytest.raises(ImageError, match="um/px"):
+        with pytest.raises(ImageError, match="µm/px"):
             open_slide(path, wrong)
 
 

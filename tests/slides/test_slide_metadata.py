@@ -86,7 +86,7 @@ def test_a_stated_size_that_is_not_used_is_named(run, tmp_path):
     assert "mpp" in err
     code, _, err = run("count", write_zarr(tmp_path / "b.zarr", Canvas(512, 384, (), mpp=40.0)))
     assert code == 1
-    assert "states 40 x 40 um/px (635 dpi), expected 0.05 to 5 um/px of a microscope" in err
+    assert "states 40 x 40 µm/px (635 dpi), expected 0.05 to 5 µm/px of a microscope" in err
 
 
 def edit(path, change):
