@@ -23,7 +23,7 @@ SMALL = "size=320x240,mpp=0.34,fps=20,path=still"
 @contextmanager
 def page(
     store: Path, counter: NucleusCounter, sim: str = SMALL, **options: Any
-) -> Iterator[tuple[app.Page, httpx.Client, SimulatedMicroscope]]:
+) -> Iterator[tuple[app.LivePage, httpx.Client, SimulatedMicroscope]]:
     """Serve the page of a simulated microscope; yield it, a client with its origin, and the microscope."""
     microscope = SimulatedMicroscope(Options.parse(sim))
     chosen = app.Options(store=store, port=0, browser=False, **options)
@@ -34,7 +34,7 @@ def page(
 
 
 @contextmanager
-def socket(served: app.Page, query: str = "", **headers: str) -> Iterator[ClientConnection]:
+def socket(served: app.LivePage, query: str = "", **headers: str) -> Iterator[ClientConnection]:
     base = f"127.0.0.1:{served.port}"
     sent = {"origin": f"http://{base}"} | headers
     with connect(f"ws://{base}/api/live{query}", additional_headers=sent, max_size=None) as live:

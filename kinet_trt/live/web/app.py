@@ -105,7 +105,7 @@ def run(source: FrameSource, counter: NucleusCounter, options: Options, tell: Ca
 
 
 @dataclass(frozen=True)
-class Page:
+class LivePage:
     """A running live page.
 
     Attributes
@@ -130,7 +130,7 @@ class Page:
 @contextlib.contextmanager
 def serving(
     source: FrameSource, counter: NucleusCounter, options: Options, checks: tuple[FrameCheck, ...] = ()
-) -> Iterator[Page]:
+) -> Iterator[LivePage]:
     """Serve the page in threads while the context is open; raises like `run`."""
     folder = user_data()
     path = options.store or sessions_file()
@@ -169,7 +169,7 @@ def serving(
         address = _address(options.host, port)
         lock.write_note(address)
         url = f"{address}?token={token}" if token else address
-        yield Page(url, port, token, controller, alive)
+        yield LivePage(url, port, token, controller, alive)
 
 
 @contextlib.contextmanager

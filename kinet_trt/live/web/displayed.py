@@ -1,4 +1,4 @@
-"""Displayed frames: those that pages show or have just shown, which can be captured, and the one held by a pause."""
+"""Frames displayed by pages: the ones that can be captured, and the one held while paused."""
 
 from __future__ import annotations
 

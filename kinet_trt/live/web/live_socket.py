@@ -29,7 +29,7 @@ _FRAME_TIMEOUT = 0.25  # s that a thread waits for a frame
 _STATE_INTERVAL = 1.0  # s after which the state is sent though nothing changed
 
 
-class Page:
+class PageConnection:
     """Connection state of one open page."""
 
     def __init__(self, viewer: Viewer) -> None:
@@ -69,7 +69,7 @@ class LiveSocket:
         self._pages[name] = replaced = asyncio.Event()
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
         changed.set()
-        page = Page(self._controller.loop.viewer())
+        page = PageConnection(self._controller.loop.viewer())
         unlisten = self._controller.listen(lambda: loop.call_soon_threadsafe(changed.set))
         work = (
             self._send_frames(socket, page),
@@ -95,7 +95,7 @@ class LiveSocket:
             with contextlib.suppress(RuntimeError):
                 await socket.close(1001)
 
-    async def _send_frames(self, socket: WebSocket, page: Page) -> None:
+    async def _send_frames(self, socket: WebSocket, page: PageConnection) -> None:
         loop = asyncio.get_running_loop()
         while not self._closing:
             await page.ready.wait()
@@ -112,7 +112,7 @@ class LiveSocket:
             page.ready.clear()
             await socket.send_bytes(data)
 
-    def _next_frame(self, page: Page) -> tuple[FrameResult, bool, bytes] | None:
+    def _next_frame(self, page: PageConnection) -> tuple[FrameResult, bool, bytes] | None:
         """Return the newest frame, or the held one, once; None if there is none."""
         frames = self._controller.frames
         newest, held, blind = page.viewer.take(_FRAME_TIMEOUT), frames.held, self._controller.blind
@@ -136,7 +136,7 @@ class LiveSocket:
             text = await loop.run_in_executor(self._threads, lambda: json.dumps(self._state(), allow_nan=False))
             await socket.send_text(text)
 
-    async def _receive(self, socket: WebSocket, page: Page) -> None:
+    async def _receive(self, socket: WebSocket, page: PageConnection) -> None:
         while True:
             message = _json_object(await socket.receive_text())
             if message.get("type") == "shown":

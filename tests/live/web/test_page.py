@@ -1,4 +1,4 @@
-"""The live page in a real browser, held against the real program and its simulated microscope."""
+"""The live page in a real browser, with the real server and its simulated microscope."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, WebSocke
 
 SOURCE = "sim:size=640x480,mpp=0.34,fps=6,rest=12,overlap=0.3,speed=600"
 SIZES = ((360, 740), (1024, 768), (1920, 1080))
-WAIT = 60_000  # ms; the machine may be busy
+WAIT = 60_000  # ms; the machine may be loaded
 EVIL = '<img src=x onerror="window.evil=1"><script>window.evil=1</script>'
 PIXELS = """() => {
   const canvas = document.querySelector('#live-canvas');
@@ -40,14 +40,14 @@ PIXELS = """() => {
     if (data[i] > 150 && data[i + 1] > 130) found.tissue++;
   }
   return found; }"""
-REFUSED = ("400 (Bad Request)", "409 (Conflict)")  # the browser's own words on what the page tells a person
+REFUSED = ("400 (Bad Request)", "409 (Conflict)")  # the browser's log of responses that the page shows to the user
 
 expect.set_options(timeout=WAIT)
 
 
 @contextlib.contextmanager
 def running(folder: Path, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Give the address of a page that runs in this folder, and its program."""
+    """Yield the address of a page with its session file in a folder, and its process."""
     options = ["--port", str(port), "--no-browser", "--sessions", str(folder / "s.kinet"), "--hot-spot", "50"]
     with (folder / "err").open("wb") as errors:
         program = subprocess.Popen(
@@ -58,25 +58,29 @@ def running(folder: Path, port: int = 0) -> Iterator[tuple[str, subprocess.Popen
             env=os.environ | {"XDG_DATA_HOME": str(folder), "PYTHONUNBUFFERED": "1"},
         )
         assert program.stdout is not None
-        with program.stdout as said:
-            line = said.readline()
+        with program.stdout as output:
+            line = output.readline()
             assert line.startswith("Live page: "), f"{line!r} {(folder / 'err').read_text()}"
-            yield line.split()[-1], program
-            program.send_signal(signal.SIGTERM)
-            assert program.wait(120) in (0, -signal.SIGKILL)
+            try:
+                yield line.split()[-1], program
+                program.send_signal(signal.SIGTERM)
+                assert program.wait(120) in (0, -signal.SIGKILL)
+            finally:
+                program.kill()
+                program.wait()
     assert "Traceback" not in (folder / "err").read_text()
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the address of a running page."""
+    """Yield the address of a running page."""
     with running(tmp_path_factory.mktemp("live")) as (found, _):
         yield found
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Give Debian's Chromium."""
+    """Yield Debian's Chromium."""
     with sync_playwright() as play:
         found = play.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"], timeout=3 * WAIT)
         yield found
@@ -85,18 +89,18 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(address: str, browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Give a function that opens the page on a new session; nothing may leave it, and nothing may go wrong in it."""
+    """Yield a function that opens the page on a new session; it may log no error and request nothing elsewhere."""
     contexts, wrong = [], list[str]()
 
-    def note(said: ConsoleMessage) -> None:
-        if said.type in ("error", "warning") and not any(word in said.text for word in REFUSED):
-            wrong.append(said.text)
+    def check(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and not any(word in message.text for word in REFUSED):
+            wrong.append(message.text)
 
     def go(prepare: Callable[[Page], None] = lambda _: None, **options: Any) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}} | options)
         contexts.append(context)
         context.set_default_timeout(WAIT)
-        context.on("console", note)
+        context.on("console", check)
         context.on("weberror", lambda error: wrong.append(str(error.error)))
         context.on("request", lambda one: None if one.url.startswith((address, "blob:")) else wrong.append(one.url))
         page = context.new_page()
@@ -133,7 +137,7 @@ def changing(change: dict[str, dict[str, Any]]) -> Callable[[WebSocketRoute], No
 
 @pytest.fixture
 def page(visit: Callable[..., Page]) -> Page:
-    """Give the page on a new session."""
+    """Return the page on a new session."""
     return visit()
 
 
@@ -169,7 +173,7 @@ def capture(page: Page, number: int = 1) -> int:
 
 
 def spot(page: Page, x: float, y: float) -> dict[str, float]:
-    """Return where a place of the field lies on its canvas, for clicks."""
+    """Return the position of a place of the field on its canvas."""
     box = page.locator("#field-canvas").bounding_box()
     assert box is not None
     scale = min(box["width"] / 640, box["height"] / 480)
@@ -177,7 +181,7 @@ def spot(page: Page, x: float, y: float) -> dict[str, float]:
 
 
 def empty_place(found: dict[str, list[Any]]) -> tuple[float, float]:
-    """Return a place of the field that is far from every nucleus and from what lies over the picture."""
+    """Return a place of the field far from every nucleus and from the controls over the picture."""
     places = ((x, y) for y in range(120, 400, 20) for x in range(60, 560, 20))
 
     def room(place: tuple[float, float]) -> float:
@@ -188,7 +192,7 @@ def empty_place(found: dict[str, list[Any]]) -> tuple[float, float]:
 
 
 def lonely(found: dict[str, list[Any]]) -> int:
-    """Return the nucleus that is farthest from its neighbours, well inside the picture."""
+    """Return the nucleus farthest from its neighbours, well inside the picture."""
 
     def room(k: int) -> float:
         x, y = found["x"][k], found["y"][k]
@@ -205,16 +209,16 @@ def press(page: Page, *keys: str) -> None:
         page.keyboard.press(key)
 
 
-def until(page: Page, holds: str) -> None:
-    """Wait until an expression holds: the policy of the page forbids the strings that Playwright would wait by."""
+def until(page: Page, condition: str) -> None:
+    """Wait until an expression is true; Playwright's own wait evaluates strings, which the page's policy forbids."""
     end = time.monotonic() + WAIT / 1000
-    while not page.evaluate(holds):
-        assert time.monotonic() < end, f"this never came true: {holds}"
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"never true: {condition}"
         time.sleep(0.1)
 
 
 def settled(page: Page, done: str) -> None:
-    """Wait until something holds of the state."""
+    """Wait until a condition on the state is true."""
     until(page, f"fetch('/api/state').then((a) => a.json()).then((state) => {done})")
 
 
@@ -229,7 +233,7 @@ def test_page_opens_and_counts(page: Page):
     counted = "Number(document.querySelector('#latency').textContent.match(/([\\d,]+) counted,/)[1].replace(',', ''))"
     until(page, f"{counted} > {page.evaluate(counted)}")
     until(page, "[...document.querySelectorAll('#live-classes b')].some((b) => Number(b.textContent) > 0)")
-    # The picture is there, and marks on it.
+    # The picture and its marks are visible.
     until(page, f"({PIXELS})().tissue > 10000")
     assert page.evaluate(PIXELS)["blue"] > 100
 
@@ -238,8 +242,8 @@ def test_frame_size_follows_the_screen(visit: Callable[..., Page]):
     page = visit(
         lambda page: page.add_init_script(
             "const send = WebSocket.prototype.send; window.views = [];"
-            "WebSocket.prototype.send = function (said) { const message = JSON.parse(said);"
-            "if (message.type === 'view') views.push(message.width); return send.call(this, said); }"
+            "WebSocket.prototype.send = function (text) { const message = JSON.parse(text);"
+            "if (message.type === 'view') views.push(message.width); return send.call(this, text); }"
         ),
         viewport={"width": 360, "height": 740},
     )
@@ -255,18 +259,18 @@ def test_space_captures_once_with_any_focus(page: Page):
     assert page.evaluate("[scrollY, document.querySelector('main').scrollTop]") == [0, 0]
     expect(page.locator("#thumbnails button")).to_have_count(1)
     expect(page.locator("#announcer")).to_contain_text("captured")
-    # The button by mouse, then the space bar with the focus on it: one field each.
+    # Also with the focus on the Capture button: one field.
     page.locator("#capture").focus()
     capture(page, 2)
     assert len(state(page)["session"]["fields"]) == 2
-    # What is typed is text.
+    # In a text field, Space is a character.
     press(page, "s")
     page.locator("#title-input").fill("")
     page.locator("#title-input").press_sequentially("a b")
     page.keyboard.press("Enter")
     expect(page.locator("#title")).to_have_text("a b")
     assert len(state(page)["session"]["fields"]) == 2
-    # A thumbnail holds its own counts, and the sum follows.
+    # The total follows.
     expect(page.locator("#big")).to_contain_text("%")
     expect(page.locator("#interval")).to_contain_text("95% interval")
     assert page.locator("#mosaic .tile").count() == 2
@@ -307,7 +311,7 @@ def test_mouse_corrects_and_undoes(page: Page):
     canvas.click(position=spot(page, before["x"][k], before["y"][k]))
     expect(page.locator("#field-words")).to_contain_text("2 corrections")
     found = nuclei(page, field)
-    assert (found["c"][k], found["m"][k]) == (other, before["c"][k])  # the model's answer and the person's
+    assert (found["c"][k], found["m"][k]) == (other, before["c"][k])  # the class by the model and the corrected one
     expect(page.locator("#field-hint")).to_contain_text("the model found")
 
     canvas.click(position=spot(page, *empty_place(before)), modifiers=["Shift"])
@@ -339,7 +343,7 @@ def test_field_picture_zooms_moves_and_long_press_removes(page: Page):
     x, y = box["x"] + at["x"], box["y"] + at["y"]
     page.mouse.move(x, y)
     page.mouse.wheel(0, -480)
-    # The wheel zooms about the pointer: the same nucleus is still under it, and a drag carries it along.
+    # The wheel zooms about the pointer, and a drag moves the picture with it: the same nucleus is under it.
     page.mouse.down()
     page.mouse.move(x + 60, y + 40, steps=4)
     page.mouse.up()
@@ -411,13 +415,13 @@ def test_field_is_deleted_after_a_question_and_restored(page: Page):
     page.locator("#ask-yes").click()
     expect(thumbnails).to_have_count(0)
     for key, count in (("Control+z", 1), ("Control+Shift+Z", 0)):
-        for _ in range(4):  # on a very busy machine an order may be refused as late: "try again"
+        for _ in range(4):  # on a loaded machine the server may refuse it as late
             press(page, key)
             with contextlib.suppress(AssertionError):
                 expect(thumbnails).to_have_count(count, timeout=15_000)
                 break
         expect(thumbnails).to_have_count(count)
-    page.locator(".toast button").click()  # Undo, beside the word that it was deleted
+    page.locator(".toast button").click()  # Undo in the toast
     expect(thumbnails).to_have_count(1)
 
 
@@ -537,7 +541,7 @@ def test_report_opens_in_a_tab_and_files_are_named(page: Page):
 
 
 def saved(page: Page, link: Locator) -> str:
-    """Save what a link leads to; return its name."""
+    """Download a link; return the file name."""
     with page.expect_download() as coming:
         link.click()
     assert Path(coming.value.path()).stat().st_size > 100
@@ -572,13 +576,13 @@ def test_blind_recount_shows_nothing_of_the_first_reading(page: Page, address: s
     expect(page.locator("#report")).to_be_hidden()
     expect(page.locator("#offer")).to_contain_text("Capture is off during a recount")
     assert len(nuclei(page, field)["n"]) == 0
-    # Neither marks nor counts of the model on the live picture, and no note anywhere.
+    # No marks or counts of the model on the live picture, and no notes.
     until(page, f"({PIXELS})().tissue > 10000")
     assert page.evaluate(PIXELS)["blue"] < 20
     assert page.locator("#live-classes b").all_inner_texts() == ["–"] * 3
     expect(page.locator(".frame-index")).to_be_hidden()
-    said = page.evaluate("document.body.textContent")
-    assert not [word for word in ("a hot one", "mostly G2", "1 note", "Anna") if word in said]
+    words = page.evaluate("document.body.textContent")
+    assert not [word for word in ("a hot one", "mostly G2", "1 note", "Anna") if word in words]
     for tab in ("map", "settings", "session"):
         page.locator(f"#tab-{tab}").click()
         assert "%" not in page.locator(f"#panel-{tab}").inner_text()
@@ -622,7 +626,7 @@ def test_sessions_start_open_and_are_deleted(page: Page):
 
 @pytest.fixture
 def as_before(page: Page, address: str) -> Iterator[None]:
-    """Set everything back that a test sets."""
+    """Restore the settings after a test."""
     yield
     post(page, address, "scale", {"mpp": None, "source": "option"})
     post(page, address, "presets", {"presets": []})
@@ -668,7 +672,7 @@ def test_pixel_size_is_set(page: Page):
 def test_objective_is_saved_with_the_pixel_size_just_set(page: Page):
     press(page, "k")
     page.evaluate(
-        """() => {  // within one task of the browser: no message of the server comes between
+        """() => {  // in one task of the browser, without a message of the server in between
           const send = (form, field, value) => { document.querySelector(field).value = value;
             document.querySelector(form).requestSubmit(); };
           send('#mpp-form', '#mpp-input', '0.21');
@@ -686,10 +690,10 @@ def test_pause_holds_a_picture_that_can_be_captured(page: Page):
     press(page, "p")
     expect(page.locator("#live-state")).to_have_text("Paused")
     settled(page, "state.held !== null")
-    expect(page.locator("#banners")).to_contain_text("Paused")  # it makes the canvas smaller
+    expect(page.locator("#banners")).to_contain_text("Paused")  # which makes the canvas smaller
     page.wait_for_timeout(500)
     before, counts, counted = page.evaluate(picture), page.evaluate(shown), state(page)["camera"]
-    settled(page, f"state.camera.dropped + state.loop.counted > {counted['dropped']} + 3")  # the camera goes on
+    settled(page, f"state.camera.dropped + state.loop.counted > {counted['dropped']} + 3")  # the camera continues
     assert page.evaluate(picture) == before
     press(page, "Space")
     expect(page.locator("#thumbnails button")).to_have_count(1)
@@ -746,7 +750,7 @@ def test_threshold_and_region_are_set(page: Page):
     settled(page, "state.live_region === null")
 
 
-# --- what goes wrong --------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 def test_warnings_name_each_failure(visit: Callable[..., Page]):
@@ -776,7 +780,7 @@ def test_warnings_name_each_failure(visit: Callable[..., Page]):
     expect(banners).to_be_empty()
     lines[-1].close(code=1001)
     expect(banners).to_contain_text("kinet-trt has stopped")
-    expect(page.locator("#live-state")).to_have_text("● Live")  # it is there again by itself
+    expect(page.locator("#live-state")).to_have_text("● Live")  # reconnected
     assert len(lines) == 2
     lines[-1].close(code=1013)
     expect(banners).to_contain_text("Too many pages")
@@ -790,7 +794,7 @@ def test_silence_is_detected_and_an_old_picture_is_not_captured(visit: Callable[
     def between(route: WebSocketRoute) -> None:
         server = route.connect_to_server()
         lines.append(route)
-        # A network that is gone: nothing arrives, and no event says so. What was sent arrives when it is back.
+        # A lost network: nothing arrives, and there is no event. Messages arrive when it is back.
         server.on_message(lambda message: held.append((route, message)) if silent else route.send(message))
 
     page = visit(lambda page: page.route_web_socket(re.compile("/api/live"), between))
@@ -804,7 +808,7 @@ def test_silence_is_detected_and_an_old_picture_is_not_captured(visit: Callable[
     assert state(page)["session"]["fields"] == []
     silent = False
     for route, message in held:
-        if route is lines[-1]:  # the page may have replaced the others
+        if route is lines[-1]:  # the page may have replaced older connections
             route.send(message)
     expect(page.locator("#live-state")).to_have_text("● Live")
     expect(page.locator("#banners")).to_be_empty()
@@ -838,7 +842,7 @@ def test_killed_server_is_reported_and_reconnected(browser: Browser, tmp_path: P
         expect(page.locator("#veil")).to_contain_text("No connection")
         expect(page.locator("#offer")).to_contain_text("nothing can be captured")
     with running(tmp_path, int(found.rstrip("/").rsplit(":", 1)[1])):
-        # By itself, with all that was confirmed.
+        # Reconnected, with everything that was confirmed.
         expect(page.locator("#live-state")).to_have_text("● Live")
         expect(page.locator("#banners")).to_be_empty()
         expect(page.locator("#thumbnails button")).to_contain_text("1 corrected")
@@ -847,7 +851,7 @@ def test_killed_server_is_reported_and_reconnected(browser: Browser, tmp_path: P
     page.close()
 
 
-# --- for everybody ----------------------------------------------------------------------------------------------------
+# --- accessibility and layout -----------------------------------------------------------------------------------------
 
 
 def small_targets(page: Page) -> list[str]:
@@ -899,7 +903,7 @@ def test_index_is_large(page: Page):
 def test_help_lists_the_keys(page: Page):
     press(page, "?")
     expect(page.get_by_role("dialog")).to_contain_text("Capture the field shown")
-    press(page, " ")  # closes the help, whose button has the focus; it captures nothing
+    press(page, " ")  # closes the help by its focused button and does not capture
     expect(page.get_by_role("dialog")).to_have_count(0)
     assert state(page)["session"]["fields"] == []
     press(page, "g", "ArrowRight")
@@ -996,7 +1000,7 @@ def test_landmarks_labels_and_visible_focus(page: Page):
 
 
 def faults(page: Page) -> list[str]:
-    """Return what axe-core finds serious or critical on the page as it is now."""
+    """Return the serious and critical findings of axe-core on the current page."""
     if not page.evaluate("typeof axe === 'object'"):
         page.evaluate((resources.files("axe_playwright_python") / "axe.min.js").read_text("utf-8"))
     rules = "{'label-content-name-mismatch': {enabled: true}, 'target-size': {enabled: true}}"
@@ -1040,22 +1044,20 @@ def test_axe_finds_nothing_serious(visit: Callable[..., Page], theme: str):
 
 
 def test_hot_spot_is_as_prominent_as_the_average(visit: Callable[..., Page]):
-    import json
-
     change: dict[str, Any] = {}
 
     def between(route: WebSocketRoute) -> None:
         server = route.connect_to_server()
 
-        def tell(message: str | bytes) -> None:
+        def send(message: str | bytes) -> None:
             if isinstance(message, str):
-                said = json.loads(message)
-                if said["session"]["summary"]:
-                    said["session"]["summary"] |= change
-                message = json.dumps(said)
+                state = json.loads(message)
+                if state["session"]["summary"]:
+                    state["session"]["summary"] |= change
+                message = json.dumps(state)
             route.send(message)
 
-        server.on_message(tell)
+        server.on_message(send)
 
     page = visit(lambda page: page.route_web_socket(re.compile("/api/live"), between))
     capture(page)
@@ -1077,14 +1079,14 @@ def test_hot_spot_is_as_prominent_as_the_average(visit: Callable[..., Page]):
     expect(page.locator("#differs")).to_be_hidden()
     change["warning"] = "The hot spot lies in the G3 range."
     expect(page.locator("#differs")).to_have_text("The hot spot lies in the G3 range.")
-    # Without a range nothing shows one.
+    # Without a grade range, none is shown.
     no_range = {"range": "", "provisional": False}
     change |= {part: summary[part] | no_range for part in ("average", "hot_spot")}
     change |= {"warning": "", "no_range": "No grade range: unlike.", "notes": []}
     expect(page.locator("#cautions")).to_contain_text("No grade range: unlike.")
     expect(page.locator("#scale .cut")).to_have_count(0)
     assert not re.search(r"\bG[123]\b", page.locator("#index").inner_text())
-    # Four thumbnails are seen at once all the same.
+    # Four thumbnails are still visible.
     page.evaluate(
         "const list = document.querySelector('#thumbnails');"
         "for (const k of [1, 2, 3]) list.append(list.children[0].cloneNode(true))"
@@ -1119,23 +1121,21 @@ def test_legend_explains_the_marks(page: Page):
 
 
 def test_missing_camera_is_named_and_the_next_attempt_counts_down(visit: Callable[..., Page]):
-    import json
-
     why = "camera 7 cannot be opened: cameras found: 0 (USB Microscope). Start with kinet-trt live 0"
     begun = time.monotonic()
 
     def between(route: WebSocketRoute) -> None:
         server = route.connect_to_server()
 
-        def tell(message: str | bytes) -> None:
+        def send(message: str | bytes) -> None:
             if isinstance(message, str):
-                said = json.loads(message)
+                state = json.loads(message)
                 left = max(0.0, begun + 60 - time.monotonic())
-                said["camera"] |= {"phase": "reconnecting", "name": "", "why": why, "retry_in": left}
-                message = json.dumps(said)
+                state["camera"] |= {"phase": "reconnecting", "name": "", "why": why, "retry_in": left}
+                message = json.dumps(state)
             route.send(message)
 
-        server.on_message(tell)
+        server.on_message(send)
 
     page = visit(lambda page: page.route_web_socket(re.compile("/api/live"), between))
     banner = page.locator("#banners .banner")
@@ -1147,4 +1147,4 @@ def test_missing_camera_is_named_and_the_next_attempt_counts_down(visit: Callabl
         left.append(int(re.search(r"Next attempt in (\d+) s", banner.inner_text())[1]))
         page.wait_for_timeout(200)
     assert left == sorted(left, reverse=True)
-    expect(banner).to_have_attribute("data-same", "yes")  # read out once, not every second
+    expect(banner).to_have_attribute("data-same", "yes")  # the same element: announced once, not every second

@@ -233,7 +233,7 @@ def test_moving_field_is_captured_only_anyway(counter, tmp_path):
 
 
 def test_automatic_capture_when_the_stage_stops(counter, tmp_path):
-    with page(tmp_path / "s.kinet", counter, "size=480x360,mpp=0.34,fps=20,path=still", auto=True) as (
+    with page(tmp_path / "s.kinet", counter, auto=True) as (
         served,
         client,
         microscope,

@@ -215,7 +215,8 @@ async function request(path, options, timeout) {
       throw new Error(
         `${action}: no response from kinet-trt within ${Number((timeout / 1000).toFixed(1))} s, so it may not have been done.`,
       );
-    throw new Error(`${action}: kinet-trt does not respond, so nothing was changed. Is it still running?`);
+    const unchanged = options.method === "POST" ? ", so nothing was changed" : "";
+    throw new Error(`${action}: kinet-trt does not respond${unchanged}. Is it still running?`);
   } finally {
     clearTimeout(timer);
   }
