@@ -1,4 +1,4 @@
-"""docs/paper.md: what the runs found, beside what the paper published."""
+"""Page ``docs/paper.md``: results of the runs beside those of the paper."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from results import Results
 from studies import SHOWN, Budget, Run, all_runs
 
 from kinet_trt.core.files import write_atomic
@@ -29,35 +30,13 @@ PUBLISHED = {
 PIPELINE = "python benchmarks/paper/run.py --budget {}"
 
 
-class Results:
-    """What is known of a budget's runs."""
-
-    def __init__(self, budget: Budget, folder: Path) -> None:
-        self.budget, self.folder = budget, folder
-
-    def of(self, run: Run) -> dict[str, Any] | None:
-        """Return a run's document; None if it was not run."""
-        file = self.folder / f"{run.name}.json"
-        return json.loads(file.read_text()) if file.exists() else None
-
-    def alike(self, network: str, fraction: float = 1.0, gamma: float = 25.0, lam: float = 5.0) -> list[dict[str, Any]]:
-        """Return the documents of all seeds that were run."""
-        found = (self.of(Run(network, seed, fraction, gamma, lam)) for seed in self.budget.seeds)
-        return [document for document in found if document]
-
-    def extra(self, name: str) -> dict[str, Any]:
-        """Return what ``--costs`` wrote; nothing if it did not."""
-        file = self.folder / name
-        return json.loads(file.read_text()) if file.exists() else {}
-
-
 def figures(documents: Sequence[dict[str, Any]], task: str) -> list[float]:
-    """Return the F1 of each seed that did not diverge."""
+    """Return the F1 of the seeds that did not diverge."""
     return [document[task][2] for document in documents if "diverged" not in document]
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Return mean and deviation over the seeds."""
+    """Return mean and standard deviation over seeds."""
     if not values:
         return "–"
     more = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
@@ -65,30 +44,30 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 
 def write(budget: Budget, results: Path, docs: Path) -> list[Path]:
-    """Write the page and its pictures; return what was written."""
+    """Write the page and its figures, and return their paths."""
     found = Results(budget, results)
-    pictures = {
-        "paper-labels.svg": labels_picture(found),
-        "paper-gamma.svg": curves_picture(found, "gamma", budget.gammas),
-        "paper-lambda.svg": curves_picture(found, "lambda", budget.lambdas),
+    drawn = {
+        "paper-labels.svg": labels_figure(found),
+        "paper-gamma.svg": curves_figure(found, "gamma", budget.gammas),
+        "paper-lambda.svg": curves_figure(found, "lambda", budget.lambdas),
     }
-    for name, picture in pictures.items():
-        write_atomic(docs / name, picture)
+    for name, image in drawn.items():
+        write_atomic(docs / name, image)
     write_atomic(docs / "paper.md", text(found))
-    return [docs / "paper.md", *(docs / name for name in pictures)]
+    return [docs / "paper.md", *(docs / name for name in drawn)]
 
 
 def text(found: Results) -> str:
     """Return the page."""
     budget = found.budget
     runs = all_runs(budget)
-    done = [document for run in runs if (document := found.of(run))]
+    done = [document for run in runs if (document := found.get(run))]
     parts = [
-        "# The paper's tables, here\n",
-        "Every system of the paper's evaluation (Xing et al. 2019, section IV), trained and judged by this "
-        "repository's own pipeline. The numbers marked *paper* are those that it published, on its own images.\n",
-        _budget_words(budget, done, len(runs)),
-        "## What was found\n",
+        "# The paper's tables, reproduced\n",
+        "Every system of the paper's evaluation (Xing et al. 2019, section IV), trained and evaluated with "
+        "this repository. Numbers marked *paper* are the published ones, on the paper's own images.\n",
+        _budget_text(budget, done, len(runs)),
+        "## Results\n",
         *(f"- {sentence}" for sentence in verdicts(found, done)),
         "\n## Table I: the networks\n",
         _table(found),
@@ -96,12 +75,12 @@ def text(found: Results) -> str:
         "## Figure 6: fewer labels, with and without regions\n",
         "![F1 by the share of fields that keep their nuclei](paper-labels.svg)\n",
         _labels_table(found),
-        "## Figure 7: jointly, or by stages\n",
+        "## Figure 7: joint training, or by stages\n",
         _stages_table(found),
-        "## Figure 8: gamma, the weight of the nuclei beside the regions\n",
+        "## Figure 8: gamma, the weight of nuclei relative to regions\n",
         "![Precision and recall for each gamma](paper-gamma.svg)\n",
         _weights_table(found, "gamma", budget.gammas),
-        "## Figure 9: lambda, the weight of what is far from nuclei\n",
+        "## Figure 9: lambda, the weight of pixels far from nuclei\n",
         "![Precision and recall for each lambda](paper-lambda.svg)\n",
         _weights_table(found, "lambda", budget.lambdas),
         _differences(),
@@ -109,51 +88,52 @@ def text(found: Results) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _budget_words(budget: Budget, done: Sequence[dict[str, Any]], wanted: int) -> str:
-    devices = ", ".join(sorted({document["device"] for document in done})) or "nothing yet"
+def _budget_text(budget: Budget, done: Sequence[dict[str, Any]], wanted: int) -> str:
+    devices = ", ".join(sorted({document["device"] for document in done})) or "no device yet"
     fields = next((d["fields"] for d in done if d["run"]["network"] == "kinet" and d["run"]["fraction"] == 1), None)
     counted = (
-        f" {fields['labelled']} fields teach, {fields['validating']} choose the threshold, {fields['judging']} judge."
+        f" {fields['labelled']} fields for training, {fields['validating']} for the threshold, "
+        f"{fields['judging']} for testing."
         if fields
         else ""
     )
     return (
-        f"**Budget `{budget.name}`**, {budget.words}: {budget.iterations} iterations of {budget.batch} crops of "
+        f"**Budget `{budget.name}`**, {budget.purpose}: {budget.iterations} iterations of {budget.batch} crops of "
         f"{budget.size} px (the paper: 100,000 of 16 crops of 200 px), {budget.width} channels at full resolution, "
-        f"{_seeds_words(budget, done)}, on {devices}. {len(done)} of {wanted} runs are done.{counted} ± is the "
-        "deviation over seeds, not over fields (of distances, over nuclei); a number without it is of one seed, and "
-        "some hundredths may be chance.\n\n<!-- not run: takes hours -->\n```\n"
+        f"{_seeds_text(budget, done)}, on {devices}. {len(done)} of {wanted} runs are done.{counted} ± is the "
+        "standard deviation over seeds, not over fields (for distances, over nuclei); a number without it is of one "
+        "seed, and differences of a few hundredths may be chance.\n\n<!-- not run: takes hours -->\n```\n"
         + "".join(f"{PIPELINE.format(budget.name)}{option}\n" for option in ("", " --costs", " --page"))
         + "```\n"
     )
 
 
-def _seeds_words(budget: Budget, done: Sequence[dict[str, Any]]) -> str:
+def _seeds_text(budget: Budget, done: Sequence[dict[str, Any]]) -> str:
     ran = [document["run"]["seed"] for document in done]
     runs = ", ".join(str(ran.count(seed)) for seed in budget.seeds)
     return f"seeds {', '.join(map(str, budget.seeds))} ({runs} runs)"
 
 
 def verdicts(found: Results, done: Sequence[dict[str, Any]]) -> list[str]:
-    """Say whether KiNet leads, joint learning beats stages and regions help, as it was found; and what diverged."""
-    said = []
+    """Return sentences on the lead of KiNet, joint training, regions, and runs that diverged."""
+    lines = []
     for task in ("detection", "classification"):
-        means = {name: float(np.mean(f)) for name in found.budget.networks if (f := figures(found.alike(name), task))}
+        means = {name: float(np.mean(f)) for name in found.budget.networks if (f := figures(found.seeds(name), task))}
         if "kinet" in means and len(means) > 1:
             other = max((name for name in means if name != "kinet"), key=lambda name: means[name])
             ours, theirs = f"KiNet ({means['kinet']:.3f})", f"{SHOWN[other]} ({means[other]:.3f})"
             leads = means["kinet"] > means[other]
             here = f"{ours} leads, next is {theirs}" if leads else f"{ours} does not lead, {theirs} does"
-            said.append(f"{task.capitalize()} F1: {here} (paper: KiNet leads by {_published_lead(task):.3f}).")
+            lines.append(f"{task.capitalize()} F1: {here} (paper: KiNet leads by {_published_lead(task):.3f}).")
     for task in ("detection", "classification"):
         if gains := _gains(found, task, "skinet"):
-            said.append(
-                f"{task.capitalize()}, joint learning against training by stages: {np.mean(gains):+.3f} F1 on average, "
+            lines.append(
+                f"{task.capitalize()}, joint training against training by stages: {np.mean(gains):+.3f} F1 on average, "
                 f"better with {sum(gain > 0 for gain in gains)} of {len(gains)} seeds (paper: about 0.01 better)."
             )
         shares = [_gains(found, task, "okinet", fraction) for fraction in found.budget.fractions]
         if helped := [float(np.mean(gains)) for gains in shares if gains]:
-            said.append(
+            lines.append(
                 f"{task.capitalize()}, with regions against without: better at {sum(gain > 0 for gain in helped)} of "
                 f"{len(helped)} shares of labels, {min(helped):+.3f} to {max(helped):+.3f} F1 (paper: at every one)."
             )
@@ -161,8 +141,8 @@ def verdicts(found: Results, done: Sequence[dict[str, Any]]) -> list[str]:
         f"{SHOWN[run['network']]} with lambda {run['lam']:g}, gamma {run['gamma']:g}, seed {run['seed']}"
         for run in sorted((d["run"] for d in done if "diverged" in d), key=lambda run: json.dumps(run))
     ]
-    said.append(f"Diverged: {'; '.join(diverged) if diverged else 'no run'} (paper: lambda 50 and 500).")
-    return said
+    lines.append(f"Diverged: {'; '.join(diverged) if diverged else 'no run'} (paper: lambda 50 and 500).")
+    return lines
 
 
 def _published_lead(task: str) -> float:
@@ -172,10 +152,10 @@ def _published_lead(task: str) -> float:
 
 
 def _gains(found: Results, task: str, other: str, fraction: float = 1.0) -> list[float]:
-    """Return how much better KiNet's F1 is than another's, one value for each seed that both had."""
+    """Return the difference in F1 of KiNet and another network, for each seed that both have."""
     gains = []
     for seed in found.budget.seeds:
-        pair = [found.of(Run(name, seed, fraction)) for name in ("kinet", other)]
+        pair = [found.get(Run(name, seed, fraction)) for name in ("kinet", other)]
         values = [document[task][2] for document in pair if document and "diverged" not in document]
         if len(values) == 2:
             gains.append(values[0] - values[1])
@@ -189,7 +169,7 @@ def _table(found: Results) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in found.budget.networks:
-        good = [d for d in found.alike(name) if "diverged" not in d]
+        good = [d for d in found.seeds(name) if "diverged" not in d]
         columns = [spread([d["detection"][i] for d in good]) for i in range(3)]
         columns += [spread([d["classification"][i] for d in good]) for i in range(3)]
         distances = [d["distance"] for d in good if d["distance"]]
@@ -213,14 +193,14 @@ def _table(found: Results) -> str:
 
 
 def _cost_table(found: Results) -> str:
-    sizes = found.extra("sizes.json")
-    timed = [found.extra(name) for name in ("cpu.json", "gpu.json")]
+    sizes = found.costs("sizes.json")
+    timed = [found.costs(name) for name in ("cpu.json", "gpu.json")]
     if not sizes:
-        return "What they cost was not measured with this budget.\n"
+        return "Costs were not measured with this budget.\n"
     kinds = list(dict.fromkeys((r["runtime"], r["precision"]) for t in timed if t for r in t["rows"]))
     taken = {(r["network"], r["runtime"], r["precision"]): r["network_ms"] for t in timed if t for r in t["rows"]}
     rows = [
-        "| network | parameters, M | MACs a px, k | " + " | ".join(f"{a} {b}, ms" for a, b in kinds) + " |",
+        "| network | parameters, M | MACs per px, k | " + " | ".join(f"{a} {b}, ms" for a, b in kinds) + " |",
         "|---" * (3 + len(kinds)) + "|",
     ]
     for name, size in sizes.items():
@@ -240,24 +220,22 @@ def _labels_table(found: Results) -> str:
     rows = ["| labelled fields | KiNet detection | oKiNet | KiNet classification | oKiNet |", "|---|---|---|---|---|"]
     for fraction in found.budget.fractions:
         cells = [
-            spread(figures(found.alike(name, fraction=fraction), task))
+            spread(figures(found.seeds(name, fraction=fraction), task))
             for task in ("detection", "classification")
             for name in ("kinet", "okinet")
         ]
         rows.append(f"| {fraction:.0%} | " + " | ".join(cells) + " |")
-    words = (
-        "Paper (its figure has no numbers in the text): both grow to 60% and little after; KiNet is above at each.\n"
-    )
-    return "\n".join(rows) + f"\n\n{words}"
+    note = "both grow up to 60% and little beyond; KiNet is better at each share."
+    return "\n".join(rows) + f"\n\nPaper (its figure has no numbers in the text): {note}\n"
 
 
 def _stages_table(found: Results) -> str:
     rows = ["| | detection F1 | classification F1 |", "|---|---|---|"]
     for name in ("kinet", "skinet", "frcn"):
-        cells = [spread(figures(found.alike(name), task)) for task in ("detection", "classification")]
+        cells = [spread(figures(found.seeds(name), task)) for task in ("detection", "classification")]
         rows.append(f"| {SHOWN[name]} | " + " | ".join(cells) + " |")
-    words = "Paper: KiNet about 0.01 above sKiNet in both; both well above FRCN (0.860 and 0.768).\n"
-    return "\n".join(rows) + f"\n\n{words}"
+    note = "Paper: KiNet about 0.01 above sKiNet in both; both well above FRCN (0.860 and 0.768).\n"
+    return "\n".join(rows) + f"\n\n{note}"
 
 
 def _weights_table(found: Results, which: str, values: Sequence[float]) -> str:
@@ -270,42 +248,42 @@ def _weights_table(found: Results, which: str, values: Sequence[float]) -> str:
         cells = [spread(figures(documents, task)) for task in ("detection", "classification")]
         cells.append(spread([d["auc"] for d in documents if "diverged" not in d]))
         rows.append(f"| {value:g} | " + " | ".join(cells) + " |")
-    words = {
-        "gamma": "Paper: low below 1, steady from 5 to 50, classification a little lower at 100.",
-        "lambda": "Paper: above 1 better than below, 0 very poor, and exploding gradients at 50 and 500.",
+    note = {
+        "gamma": "Paper: low below 1, stable from 5 to 50, classification slightly lower at 100.",
+        "lambda": "Paper: better above 1 than below, very poor at 0, exploding gradients at 50 and 500.",
     }
-    return "\n".join(rows) + f"\n\n{words[which]}\n"
+    return "\n".join(rows) + f"\n\n{note[which]}\n"
 
 
 def _at(found: Results, which: str, value: float) -> list[dict[str, Any]]:
-    return found.alike("kinet", gamma=value) if which == "gamma" else found.alike("kinet", lam=value)
+    return found.seeds("kinet", gamma=value) if which == "gamma" else found.seeds("kinet", lam=value)
 
 
 def _differences() -> str:
     return (
         "## What differs from the paper\n\n"
         "- **Tissue**: mostly breast and glioma fields of seven sources, and one pancreatic field; the paper has 114 "
-        "images of 38 pancreatic cases. What judges here are 9 fields and a third of the pancreatic one.\n"
+        "images of 38 pancreatic cases. The test set here is 9 fields and a third of the pancreatic one.\n"
         "- **Labels**: most sources do not label non-tumour nuclei, and one counts inside a region only; losses and "
-        "figures leave out what nobody labelled. Regions were not drawn: they are what labelled nuclei stand in.\n"
-        "- **Scale**: tumour nuclei are about 20 px across, in the paper about 32. Matching is within 16 px all the "
-        "same, proximity maps reach 10 px.\n"
-        "- **Regime**: AdamW with a decaying rate, stain augmentation, clipped gradients and losses divided by the "
-        "number of pixels, the same for every network; the paper's is SGD for 100,000 iterations, and its text "
-        "alone diverges here. A clipped gradient cannot explode, so a large lambda may not diverge here.\n"
-        "- **Networks**: each from its own paper, narrowed to one width; what was changed stands in its module, "
+        "figures ignore unlabelled classes. Regions were not drawn: they are the surroundings of labelled nuclei.\n"
+        "- **Scale**: tumour nuclei are about 20 px across, in the paper about 32. Matching is within 16 px "
+        "nevertheless; proximity maps reach 10 px.\n"
+        "- **Regime**: AdamW with a decaying learning rate, stain augmentation, clipped gradients and losses divided "
+        "by the number of pixels, the same for every network; the paper's is SGD for 100,000 iterations, and without "
+        "clipping it diverges here. A clipped gradient cannot explode, so a large lambda may not diverge here.\n"
+        "- **Networks**: each from its own paper, at one common width; changes are documented in its module, "
         "`export/networks`. None is pre-trained.\n"
-        "- **Threshold**: chosen on validation fields for each network, where the paper takes half of the largest "
-        "peak; the curves and areas are by its rule.\n"
+        "- **Threshold**: chosen on validation fields for each network; the paper uses half of the largest "
+        "peak, and so do the curves and areas.\n"
     )
 
 
-def labels_picture(found: Results) -> bytes:
+def labels_figure(found: Results) -> bytes:
     """Draw Figure 6."""
     figure = Figure(figsize=(8, 3.2), layout="tight")
     for axes, task in zip(figure.subplots(1, 2), ("detection", "classification"), strict=True):
         for name, style in (("kinet", "o-"), ("okinet", "s--")):
-            points = [(100 * f, figures(found.alike(name, fraction=f), task)) for f in found.budget.fractions]
+            points = [(100 * f, figures(found.seeds(name, fraction=f), task)) for f in found.budget.fractions]
             points = [(x, values) for x, values in points if values]
             deviations = [np.std(values, ddof=1) if len(values) > 1 else 0 for _, values in points]
             means = [np.mean(values) for _, values in points]
@@ -314,7 +292,7 @@ def labels_picture(found: Results) -> bytes:
     return _svg(figure)
 
 
-def curves_picture(found: Results, which: str, values: Sequence[float]) -> bytes:
+def curves_figure(found: Results, which: str, values: Sequence[float]) -> bytes:
     """Draw Figure 8 or 9: precision over recall, averaged over seeds at each relative threshold."""
     figure = Figure(figsize=(8, 3.6), layout="tight")
     for axes, task in zip(figure.subplots(1, 2), ("detection", "classification"), strict=True):
@@ -337,6 +315,6 @@ def _dress(axes: Axes, x: str, y: str) -> None:
 
 def _svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "kinet-trt"}):  # the same figures, the same file
+    with rc_context({"svg.hashsalt": "kinet-trt"}):  # reproducible files
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -1,12 +1,12 @@
-"""The paper's Table I and Figures 6 to 9, from the fields beside the repository: one file a run, then docs/paper.md.
+"""Reproduce the paper's Table I and Figures 6 to 9 on the fields beside the repository, and write docs/paper.md.
 
-    python benchmarks/paper/run.py --budget small            # trains; killed, it goes on where it was
-    python benchmarks/paper/run.py --budget small --costs    # what the networks cost; with nothing else on the machine
-    python benchmarks/paper/run.py --budget small --page     # writes docs/paper.md and its pictures
+    python benchmarks/paper/run.py --budget small            # trains; an interrupted run resumes
+    python benchmarks/paper/run.py --budget small --costs    # times the networks, on an otherwise idle machine
+    python benchmarks/paper/run.py --budget small --page     # writes the tables, docs/paper.md and its figures
 
-Started more than once, the processes share the runs. With a GPU PyTorch takes it. Results stand under
-benchmarks/results/paper/BUDGET and hold figures alone; what is being trained stands under runs/paper/BUDGET, which git
-does not see.
+Several processes share the runs. A GPU is used if there is one. Checkpoints and results of runs are in
+runs/paper/BUDGET, which git ignores; --page collects the results in one table per study, in
+benchmarks/results/paper/BUDGET.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import page
 import torch
 from kinet_trt.export import checkpoint
 from kinet_trt.export.training import Progress, TrainingRun, is_finished, train, train_by_stages
+from results import Results
 from scores import score
 from studies import BUDGETS, STUDIES, Budget, Run, all_runs
 from study_fields import divided, with_labels
@@ -36,20 +37,21 @@ ROUNDS = 15
 
 
 def main() -> None:
-    """Do what the options say."""
+    """Run the command line."""
     options = _options()
     budget = BUDGETS[options.budget]
     results = options.results / budget.name
     if options.costs:
         _costs(budget, results, options.rounds, options.side)
     elif options.page:
+        Results(budget, results).collect(options.work / budget.name)
         for path in page.write(budget, results, options.docs):
             print(path)
     else:
         work = options.work / budget.name
         for run in all_runs(budget, tuple(options.studies)):
             lock = LockFile(work / run.name)
-            if lock.acquire():  # else another process is at it
+            if lock.acquire():  # otherwise another process is training it
                 done(run, budget, options.data, results, work, options.workers)
                 lock.release()
 
@@ -61,8 +63,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--page", action="store_true", help="write docs/paper.md")
     parser.add_argument("--studies", nargs="+", choices=STUDIES, default=STUDIES)
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare crops; 0: none")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of timing")
-    parser.add_argument("--side", type=int, default=costs.SIDE, help="px of the frame that is timed")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of timing")
+    parser.add_argument("--side", type=int, default=costs.SIDE, help="side of the frame for timing, px")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "paper")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "paper")
@@ -71,8 +73,10 @@ def _options() -> argparse.Namespace:
 
 
 def done(run: Run, budget: Budget, data: Path, results: Path, work: Path, workers: int) -> dict[str, Any]:
-    """Return a run's results: from its file, or by training what is missing of it."""
-    file = results / f"{run.name}.json"
+    """Return the result of a run, from the tables or its file; train it if it has not finished."""
+    if known := Results(budget, results).get(run):
+        return known
+    file = work / f"{run.name}.json"
     if file.exists():
         return json.loads(file.read_text())  # type: ignore[no-any-return]
     print(f"{run.name} ...", flush=True)
@@ -117,7 +121,7 @@ def done(run: Run, budget: Budget, data: Path, results: Path, work: Path, worker
         made = checkpoint.load(out)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         document |= {
-            "seconds": round(time.perf_counter() - begun, 1),  # of the last sitting
+            "seconds": round(time.perf_counter() - begun, 1),  # since the last start
             "last_loss": losses[-1] if losses else None,
             "threshold": made.info.threshold,
             "validation": made.info.metrics,

@@ -1,4 +1,4 @@
-"""What is trained for the paper's tables: budgets, and the runs of each study."""
+"""Budgets and runs of the paper's studies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.recipes import BEST, Recipe
 
 NETWORKS = ("fcn8s", "unet", "fcrn-a", "fcrn-b", "sfcn-opi", "frcn", "kinet")
-"""Of Table I, in its order."""
+"""Networks of Table I, in its order."""
 SHOWN = {
     "fcn8s": "FCN-8s",
     "unet": "U-Net",
@@ -26,24 +26,24 @@ STUDIES = ("table", "labels", "stages", "gamma", "lambda")
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is spent.
+    """Size of the studies.
 
     Attributes
     ----------
     iterations, batch, size
-        Of a run: iterations, crops in each, side of a crop (px). Training by stages has twice the iterations.
+        Iterations of a run, crops per iteration, side of a crop (px). Training by stages has twice the iterations.
     width
-        Channels at full resolution, of every network.
+        Channels at full resolution of every network.
     seeds
-        Of weights, crops, and which fields keep their labels.
+        Seeds of weights, crops, and the choice of fields that keep their labels.
     networks
-        Of the table.
+        Networks of the table.
     fractions
         Shares of the training fields that keep their nuclei.
     gammas, lambdas
         Weights of Eq. 5 and Eq. 2.
-    words
-        What it is for.
+    purpose
+        Purpose, as text.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Budget:
     size: int
     width: int
     seeds: tuple[int, ...]
-    words: str
+    purpose: str
     networks: tuple[str, ...] = NETWORKS
     fractions: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
     gammas: tuple[float, ...] = (0.1, 1.0, 5.0, 25.0, 50.0, 100.0)
     lambdas: tuple[float, ...] = (0.0, 0.05, 0.5, 5.0, 10.0, 50.0)
 
     def recipe(self, lam: float, gamma: float) -> Recipe:
-        """Return the regime of a run: ours, on real crops alone, validated five times."""
+        """Return the recipe of a run: ours, on real crops only, with five validations."""
         crops = replace(BEST.crops, size=self.size, simulated=0.0)
         average = min(BEST.average, 1 - 10 / self.iterations)
         return replace(
@@ -81,13 +81,13 @@ BUDGETS = {
         Budget(
             "quick",
             *(20, 2, 64, 4, (0,)),
-            "to see that everything works; its figures mean nothing",
+            "a test of the pipeline, with meaningless figures",
             networks=("frcn", "kinet"),
             fractions=(0.05, 1.0),
             gammas=(0.1, 25.0),
             lambdas=(0.0, 5.0),
         ),
-        Budget("small", *(1000, 8, 128, 8, (0, 1, 2)), "what two free cores do in a night"),
+        Budget("small", *(1000, 8, 128, 8, (0, 1, 2)), "a night on two free cores"),
         Budget("gpu", *(3000, 8, 208, 16, (0, 1, 2)), "for a GPU"),
     )
 }
@@ -95,18 +95,18 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training.
+    """A training run.
 
     Attributes
     ----------
     network
-        As of ``kinet-trt train --network``.
+        Name for ``kinet-trt train --network``.
     seed
         See :class:`Budget`.
     fraction
         Share of the training fields that keep their nuclei; the others keep their regions.
     gamma, lam
-        Of Eq. 5 and 2.
+        Weights of Eq. 5 and 2.
     """
 
     network: str
@@ -117,11 +117,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        """A name for files."""
+        """Name for files."""
         return f"{self.network}-f{self.fraction:g}-g{self.gamma:g}-l{self.lam:g}-s{self.seed}"
 
     def config(self, width: int) -> NetworkConfig:
-        """Return what is trained: each network with the activation of its paper."""
+        """Return the network, with the activation of its paper."""
         if self.network in ("kinet", "okinet", "skinet"):
             return NetworkConfig("paper", width, "elu", roi=self.network != "okinet")
         return NetworkConfig(self.network, width, "relu", roi=False)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from costs import multiplications, sizes
 from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.networks.registry import build
 from kinet_trt.export.sampling import UNLABELLED_WEIGHT, sampling_weights
+from results import Results
 from run import done
 from studies import BUDGETS, NETWORKS, Budget, Run, all_runs, runs_of
 from study_fields import divided, with_labels, without_nuclei
@@ -166,8 +167,8 @@ def test_multiplications_are_those_of_the_known_network() -> None:
 
 
 def made_up(run: Run, f1: float) -> dict[str, object]:
-    """What a run leaves, with an F1 that is given."""
-    line = [[1 - i / 20, i / 20] for i in range(21)]
+    """Return the result of a run with a given F1."""
+    line = [[round(1 - i / 20, 2), i / 20] for i in range(21)]
     return {
         "run": {"network": run.network, "seed": run.seed, "fraction": run.fraction, "gamma": run.gamma, "lam": run.lam},
         "fields": {"labelled": 6, "regions_alone": 0, "validating": 3, "judging": 2},
@@ -188,6 +189,7 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
         if run.lam == 50:
             document = {**{k: document[k] for k in ("run", "fields", "device")}, "diverged": "at iteration 3"}
         (tmp_path / f"{run.name}.json").write_text(json.dumps(document))
+    Results(budget, tmp_path).collect(tmp_path)
     written = page.write(budget, tmp_path, tmp_path / "docs")
     assert {path.name for path in written} == {
         "paper.md",
@@ -197,7 +199,7 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
     }
     text = (tmp_path / "docs" / "paper.md").read_text()
     assert "Detection F1: KiNet (0.805) does not lead, U-Net (0.905) does (paper: KiNet leads by 0.038)." in text
-    assert "joint learning against training by stages: +0.100 F1 on average, better with 2 of 2 seeds" in text
+    assert "joint training against training by stages: +0.100 F1 on average, better with 2 of 2 seeds" in text
     assert "Detection, with regions against without: better at 0 of 7 shares of labels, -0.020 to -0.020 F1" in text
     each = len(all_runs(budget)) // 2
     assert f"seeds 0, 1 ({each}, {each} runs), on CPU" in text
@@ -211,12 +213,36 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
     assert (tmp_path / "docs" / "paper-labels.svg").read_bytes() == before
 
 
+def test_tables_hold_each_run_once_and_what_is_read_from_them_is_what_was_written(tmp_path: Path) -> None:
+    runs = all_runs(SMALL)
+    for run in runs:
+        document = made_up(run, 0.5 + 0.01 * run.seed) | {"nuclei": 7, "by_class": dict.fromkeys(CLASSES, 0.25)}
+        if run.lam == 50:
+            document = {**{k: document[k] for k in ("run", "fields", "device")}, "diverged": "at iteration 3"}
+        (tmp_path / f"{run.name}.json").write_text(json.dumps(document))
+    Results(SMALL, tmp_path).collect(tmp_path)
+    assert {path.stem for path in tmp_path.glob("*.csv")} == {"table", "labels", "stages", "gamma", "lambda"}
+    assert sum(len(path.read_text().splitlines()) - 1 for path in tmp_path.glob("*.csv")) == len(runs)
+    read = Results(SMALL, tmp_path)
+    for run in runs:
+        expected = json.loads((tmp_path / f"{run.name}.json").read_text())
+        found = read.get(run)
+        assert found is not None
+        assert {name: found[name] for name in expected} == expected
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.csv")}
+    read.collect(tmp_path / "nothing")
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.csv")} == before
+
+
 def test_the_page_of_half_a_study_says_how_much_is_there(tmp_path: Path) -> None:
     run = Run("kinet", 0)
     (tmp_path / f"{run.name}.json").write_text(json.dumps(made_up(run, 0.8)))
-    text = page.text(page.Results(SMALL, tmp_path))
+    results = Results(SMALL, tmp_path)
+    results.collect(tmp_path)
+    text = page.text(results)
+    assert page.text(Results(SMALL, tmp_path)) == text
     assert f"seeds 0, 1, 2 (1, 0, 0 runs), on CPU. 1 of {len(all_runs(SMALL))} runs are done" in text
-    assert "leads" not in text.split("## Table I")[0].split("What was found")[1]
+    assert "leads" not in text.split("## Table I")[0].split("## Results")[1]
 
 
 # --- runs, done -------------------------------------------------------------------------------------------------------
@@ -229,7 +255,7 @@ def test_a_run_is_done_once_and_a_diverging_one_is_told(data: Path, tmp_path: Pa
     assert first["nuclei"] > 0
     assert len(first["curves"]["detection"]) == 21
     assert first["fields"] == {"labelled": 6, "regions_alone": 0, "validating": 3, "judging": 2}
-    file = tmp_path / "results" / "frcn-f1-g25-l5-s0.json"
+    file = tmp_path / "work" / "frcn-f1-g25-l5-s0.json"
     # Killed between training and its file: nothing is trained again.
     file.unlink()
     weights = (tmp_path / "work" / "frcn-f1-g25-l5-s0.pt").read_bytes()
@@ -268,6 +294,7 @@ def test_the_quick_budget_goes_all_the_way(data: Path, tmp_path: Path) -> None:
     text = (tmp_path / "docs" / "paper.md").read_text()
     assert f"{len(runs)} of {len(runs)} runs are done" in text
     assert " fp32, ms |" in text
-    figures = json.loads((tmp_path / "results" / "quick" / f"{runs[0].name}.json").read_text())
+    figures = json.loads((tmp_path / "work" / "quick" / f"{runs[0].name}.json").read_text())
     assert figures["budget"]["iterations"] == 20
+    assert all(Results(QUICK, tmp_path / "results" / "quick").get(run) for run in runs)
     assert 0 <= figures["detection"][2] <= 1
