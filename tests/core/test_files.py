@@ -17,12 +17,12 @@ posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions an
     ("content", "stored"),
     [(b"\x00\r\n\xff", b"\x00\r\n\xff"), ("a\nµ\n", b"a\n\xc2\xb5\n"), (b"", b""), ("", b"")],
 )
-def test_bytes_go_as_they_are_and_text_as_utf8_with_plain_newlines(tmp_path, content, stored):
+def test_write_atomic_keeps_bytes_and_encodes_text_as_utf8(tmp_path, content, stored):
     write_atomic(tmp_path / "out", content)
     assert (tmp_path / "out").read_bytes() == stored
 
 
-def test_missing_folders_are_made_and_nothing_else_is_left(tmp_path):
+def test_write_atomic_creates_folders_and_leaves_no_other_file(tmp_path):
     path = tmp_path / "a" / "b µ" / "out.json"
     write_atomic(path, "1")
     write_atomic(path, "2")
@@ -31,7 +31,7 @@ def test_missing_folders_are_made_and_nothing_else_is_left(tmp_path):
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_failure_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, step):
+def test_write_atomic_keeps_the_old_file_on_failure(tmp_path, monkeypatch, step):
     path = tmp_path / "model.engine"
     write_atomic(path, b"old")
 
@@ -48,7 +48,7 @@ def test_a_failure_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, step
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_interruption_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+def test_write_atomic_keeps_the_old_file_on_interruption(tmp_path, monkeypatch):
     path = tmp_path / "model.engine"
     write_atomic(path, b"old")
 
@@ -63,7 +63,7 @@ def test_an_interruption_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
+def test_write_atomic_shows_the_old_file_until_the_new_one_is_complete(tmp_path, monkeypatch):
     path = tmp_path / "out"
     write_atomic(path, b"old")
     seen = []
@@ -79,14 +79,14 @@ def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypat
     assert path.read_bytes() == b"new" * 100_000
 
 
-def test_a_folder_in_the_way_is_a_kinet_error(tmp_path):
+def test_write_atomic_over_a_folder_is_a_kinet_error(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(KinetError, match="cannot be written"):
         write_atomic(tmp_path / "out", "x")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_file_where_a_folder_should_be_is_a_kinet_error(tmp_path):
+def test_write_atomic_below_a_file_is_a_kinet_error(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(KinetError, match="cannot be written"):
         write_atomic(tmp_path / "file" / "out", "x")
@@ -94,7 +94,7 @@ def test_a_file_where_a_folder_should_be_is_a_kinet_error(tmp_path):
         write_atomic(tmp_path / "file" / "below" / "out", "x")
 
 
-def test_a_name_that_is_too_long_is_a_kinet_error_without_litter(tmp_path):
+def test_write_atomic_with_a_long_name_is_a_kinet_error(tmp_path):
     with pytest.raises(KinetError, match="cannot be written"):
         write_atomic(tmp_path / ("n" * 300), "x")
     assert list(tmp_path.iterdir()) == []
@@ -102,7 +102,7 @@ def test_a_name_that_is_too_long_is_a_kinet_error_without_litter(tmp_path):
 
 @posix_only
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_permissions_follow_the_umask_and_the_umask_stays(tmp_path, umask, mode):
+def test_write_atomic_follows_the_umask(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
         write_atomic(tmp_path / "out", "x")
@@ -114,7 +114,7 @@ def test_permissions_follow_the_umask_and_the_umask_stays(tmp_path, umask, mode)
 
 @posix_only
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write into a read-only folder")
-def test_a_read_only_folder_is_a_kinet_error(tmp_path):
+def test_write_atomic_in_a_read_only_folder_is_a_kinet_error(tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir()
     (folder / "out").write_text("old")
@@ -128,7 +128,7 @@ def test_a_read_only_folder_is_a_kinet_error(tmp_path):
 
 
 @posix_only
-def test_threads_that_write_at_one_time_do_not_change_the_process_umask(tmp_path, monkeypatch):
+def test_write_atomic_in_threads_does_not_change_the_umask(tmp_path, monkeypatch):
     # os.umask belongs to the whole process: reading it by setting it must not let two threads cross.
     umask, inside = os.umask, threading.Event()
     crossed = threading.Event()
@@ -162,7 +162,7 @@ def test_threads_that_write_at_one_time_do_not_change_the_process_umask(tmp_path
 
 
 @posix_only
-def test_a_pipe_or_device_is_written_to_and_not_replaced(tmp_path):
+def test_write_atomic_does_not_replace_a_pipe_or_device(tmp_path):
     # `--json /dev/null` as root must not turn /dev/null into a file.
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -175,7 +175,7 @@ def test_a_pipe_or_device_is_written_to_and_not_replaced(tmp_path):
 
 
 @posix_only
-def test_text_that_is_no_unicode_is_a_kinet_error_or_written_but_never_a_traceback(tmp_path):
+def test_write_atomic_of_surrogates_is_a_kinet_error_or_succeeds(tmp_path):
     # os.fsdecode gives such text for a file name in Latin-1, and to_csv writes names.
     name = os.fsdecode(b"schnitt_\xe4.png")
     try:
@@ -186,7 +186,7 @@ def test_text_that_is_no_unicode_is_a_kinet_error_or_written_but_never_a_traceba
         assert (tmp_path / "out.csv").exists()
 
 
-def test_parts_are_written_as_one_and_an_error_between_them_leaves_the_old_file(tmp_path):
+def test_write_atomic_of_parts_keeps_the_old_file_on_an_error(tmp_path):
     path = tmp_path / "a.txt"
     write_atomic(path, (f"line {n}\n" for n in range(3)))
     assert path.read_text() == "line 0\nline 1\nline 2\n"

@@ -33,7 +33,7 @@ def centre_of_darkness(pixels, x, y, reach):
 # --- Frame ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_frame_knows_its_size_and_keeps_what_it_is_told():
+def test_frame_has_its_size_and_metadata():
     frame = Frame(noise(40, 60), mpp=0.25, time=12.5, stage=(1.0, 2.0))
     assert (frame.height, frame.width) == (40, 60)
     assert (frame.mpp, frame.time, frame.stage) == (0.25, 12.5, (1.0, 2.0))
@@ -53,19 +53,19 @@ def test_a_frame_knows_its_size_and_keeps_what_it_is_told():
         np.zeros((40, 60, 3), bool),
     ],
 )
-def test_anything_but_8_bit_rgb_is_refused_with_what_was_found(pixels):
+def test_frame_refuses_pixels_other_than_8_bit_rgb(pixels):
     with pytest.raises(ImageError, match=r"uint8 \[height, width, 3\]; found ") as raised:
         Frame(pixels)
     assert f"found {pixels.dtype} {list(pixels.shape)}" in str(raised.value)
 
 
 @pytest.mark.parametrize("mpp", [0, 0.0, -0.25, math.nan, math.inf, -math.inf])
-def test_um_per_px_must_be_a_positive_number(mpp):
+def test_frame_mpp_must_be_a_positive_number(mpp):
     with pytest.raises(ImageError, match="µm/px: expected a positive number"):
         Frame(noise(40, 40), mpp=mpp)
 
 
-def test_grey_is_r_g_b_equal_everywhere():
+def test_is_grey_if_r_g_b_are_equal_everywhere():
     grey = np.repeat(noise(50, 70)[..., :1], 3, axis=2)
     assert Frame(grey).is_grey
     assert Frame(np.zeros((40, 40, 3), np.uint8)).is_grey
@@ -74,7 +74,7 @@ def test_grey_is_r_g_b_equal_everywhere():
 
 @pytest.mark.parametrize("channel", [0, 1, 2])
 @pytest.mark.parametrize(("y", "x"), [(0, 0), (7, 9), (49, 69)])
-def test_one_coloured_pixel_is_colour_and_noise_is_not(channel, y, x):
+def test_is_grey_tolerates_noise_but_no_coloured_pixel(channel, y, x):
     pixels = np.full((50, 70, 3), 100, np.uint8)
     pixels[y, x, channel] += GREY_SPREAD
     assert Frame(pixels).is_grey
@@ -85,7 +85,7 @@ def test_one_coloured_pixel_is_colour_and_noise_is_not(channel, y, x):
 # --- fit --------------------------------------------------------------------------------------------------------------
 
 
-def test_at_the_models_scale_pixels_stay_as_they_are():
+def test_fit_at_the_scale_of_the_model_keeps_pixels():
     pixels = noise(48, 64)
     for mpp in (None, 0.25):
         fitted = fit(Frame(pixels, mpp), 0.25, 16)
@@ -95,7 +95,7 @@ def test_at_the_models_scale_pixels_stay_as_they_are():
         assert fitted.to_frame(x, x)[0].tolist() == [0, 3.5]
 
 
-def test_padding_is_at_the_bottom_and_right_by_repeating_the_edge():
+def test_fit_pads_bottom_and_right_by_repeating_the_edge():
     pixels = noise(33, 50)
     fitted = fit(Frame(pixels), 0.25, 16)
     assert fitted.pixels.shape == (48, 64, 3)
@@ -111,7 +111,7 @@ def test_padding_is_at_the_bottom_and_right_by_repeating_the_edge():
     model=st.sampled_from([0.25, 0.5]),
     multiple=st.sampled_from([1, 8, 16, 32]),
 )
-def test_the_fitted_size_is_the_scaled_one_padded(height, width, mpp, model, multiple):
+def test_fit_gives_the_scaled_size_padded(height, width, mpp, model, multiple):
     frame = Frame(noise(height, width), mpp)
     expected = round(height * mpp / model), round(width * mpp / model)
     if min(expected) < MIN_SIDE:
@@ -130,7 +130,7 @@ def test_the_fitted_size_is_the_scaled_one_padded(height, width, mpp, model, mul
 
 @pytest.mark.parametrize("mpp", [0.1, 0.17, 0.23, 0.25, 0.26, 0.37, 0.5, 0.61])
 @pytest.mark.parametrize("size", [(400, 500), (333, 451)])
-def test_a_blob_is_found_where_it_was_after_fit_and_to_frame(mpp, size):
+def test_to_frame_maps_a_blob_back_to_its_position(mpp, size):
     model = 0.25
     sigma = 4 * max(1.0, model / mpp)  # wide enough to be seen at either scale
     height, width = size
@@ -152,25 +152,25 @@ def test_to_frame_gives_float32_and_undoes_the_scale():
     np.testing.assert_array_equal(x, y)
 
 
-def test_shrinking_averages_areas():
+def test_fit_averages_areas_when_shrinking():
     pixels = np.zeros((128, 128, 3), np.uint8)
     pixels[::2, ::2] = 200  # one pixel of four
     assert np.abs(fit(Frame(pixels, 0.125), 0.25, 16).pixels.astype(int) - 50).max() <= 1
 
 
-def test_enlarging_is_half_pixel_bilinear():
+def test_fit_is_half_pixel_bilinear_when_enlarging():
     pixels = np.zeros((40, 40, 3), np.uint8)
     pixels[:, 20:] = 200
     fitted = fit(Frame(pixels, 0.5), 0.25, 16)
     np.testing.assert_array_equal(fitted.pixels[10, 38:42, 0], [0, 50, 150, 200])
 
 
-def test_the_order_of_colours_is_kept():
+def test_fit_keeps_the_order_of_colours():
     pixels = np.full((80, 80, 3), (250, 120, 10), np.uint8)
     assert fit(Frame(pixels, 0.31), 0.25, 16).pixels.reshape(-1, 3).tolist()[0] == [250, 120, 10]
 
 
-def test_views_that_run_backwards_or_skip_are_fitted_like_copies():
+def test_fit_accepts_strided_views():
     pixels = noise(120, 140)
     for view in (pixels[::-1, :, ::-1], pixels[:, ::-1], pixels[::2, ::2], pixels.transpose(1, 0, 2)):
         for mpp in (None, 0.3):
@@ -179,13 +179,13 @@ def test_views_that_run_backwards_or_skip_are_fitted_like_copies():
             )
 
 
-def test_the_frame_that_came_in_is_not_written_to():
+def test_fit_does_not_write_to_the_frame():
     pixels = noise(40, 50)
     pixels.flags.writeable = False
     fit(Frame(pixels, 0.3), 0.25, 16)
 
 
-def test_32_px_at_the_models_scale_are_enough_and_31_are_not():
+def test_fit_needs_32_px_at_the_scale_of_the_model():
     fit(Frame(noise(32, 100)), 0.25, 16)
     fit(Frame(noise(64, 100), 0.125), 0.25, 16)
     with pytest.raises(ImageError) as raised:
@@ -197,19 +197,19 @@ def test_32_px_at_the_models_scale_are_enough_and_31_are_not():
 
 
 @pytest.mark.parametrize("shape", [(0, 0, 3), (0, 50, 3), (50, 0, 3)])
-def test_an_empty_frame_is_too_small(shape):
+def test_fit_of_an_empty_frame_is_too_small(shape):
     with pytest.raises(ImageError, match="too small"):
         fit(Frame(np.empty(shape, np.uint8)), 0.25, 16)
 
 
 @pytest.mark.parametrize("mpp", [1e-300, 1e-9])
-def test_a_scale_that_leaves_nothing_is_too_small(mpp):
+def test_fit_at_a_tiny_scale_is_too_small(mpp):
     with pytest.raises(ImageError, match="too small"):
         fit(Frame(noise(64, 64), mpp), 0.25, 16)
 
 
 @pytest.mark.parametrize("mpp", [1e6, 1e12, 1e300])
-def test_a_scale_that_needs_more_memory_than_there_is_says_so(mpp):
+def test_fit_at_a_huge_scale_is_an_image_error(mpp):
     # nm where um were expected: 250 for 0.25 is a factor of 1,000 along either side
     with pytest.raises(ImageError):
         fit(Frame(noise(64, 64), mpp), 0.25, 16)

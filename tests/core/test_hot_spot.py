@@ -24,7 +24,7 @@ def by_all_distances(x, y, positive, n):
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 40), total=st.integers(40, 300), clumps=st.integers(1, 6))
-def test_it_is_the_best_of_all_discs(seed, n, total, clumps):
+def test_find_disc_returns_the_best_of_all_discs(seed, n, total, clumps):
     generator = np.random.default_rng(seed)
     centres = generator.uniform(0, 5_000, (clumps, 2))
     x, y = (centres[generator.integers(0, clumps, total)] + generator.normal(0, 60, (total, 2))).T
@@ -38,14 +38,14 @@ def test_it_is_the_best_of_all_discs(seed, n, total, clumps):
     assert spot.centre in spot.nuclei
 
 
-def test_too_few_have_none_and_all_at_one_place_have_one():
+def test_find_disc_of_too_few_nuclei_and_of_nuclei_at_one_point():
     x = np.zeros(30, np.float32)
     assert find_disc(x, x, np.ones(30, bool), 31, 1) is None
     spot = find_disc(x, x, np.ones(30, bool), 30, 7)
     assert (spot.positive, spot.radius) == (30, 0)
 
 
-def test_a_million_nuclei_take_seconds_and_little_memory():
+def test_find_disc_of_a_million_nuclei_takes_seconds_and_little_memory():
     generator = np.random.default_rng(1)
     x, y = (generator.uniform(0, 20_000, 1_000_000).astype(np.float32) for _ in range(2))
     positive = (generator.random(1_000_000) < 0.1) | (np.hypot(x - 7_000, y - 12_000) < 150)

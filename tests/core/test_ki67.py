@@ -29,7 +29,7 @@ def test_wilson_gives_the_published_intervals(positive, n, low, high):
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(n=st.integers(1, 100_000), share=st.floats(0, 1))
-def test_wilson_solves_its_equation_and_holds_the_share(n, share):
+def test_wilson_solves_its_equation_and_contains_the_proportion(n, share):
     low, high = wilson(share, n)
     assert 0 <= low <= share + 1e-12
     assert share - 1e-12 <= high <= 1
@@ -37,14 +37,14 @@ def test_wilson_solves_its_equation_and_holds_the_share(n, share):
         assert (share - bound) ** 2 == pytest.approx(1.959963984540054**2 * bound * (1 - bound) / n, abs=1e-9)
 
 
-def test_the_index_leaves_out_non_tumour_nuclei_and_unknown_classes():
+def test_index_ignores_non_tumour_nuclei_and_unknown_classes():
     ki67 = Ki67.from_counts({"positive": 59, "negative": 691, "non_tumor": 139, "other": 7})
     assert (ki67.positive, ki67.tumor) == (59, 750)
     assert ki67.index == pytest.approx(59 / 750)
     assert Ki67.from_counts({"negative": 4}) == Ki67(0, 4)
 
 
-def test_without_tumour_nuclei_there_is_no_index():
+def test_index_is_none_without_tumour_nuclei():
     none = Ki67.from_counts({"non_tumor": 12})
     assert none.index is None
     assert none.interval is None
@@ -53,7 +53,7 @@ def test_without_tumour_nuclei_there_is_no_index():
 
 
 @pytest.mark.parametrize(("positive", "tumor"), [(-1, 5), (6, 5), (1, 0), (0, -1)])
-def test_impossible_counts_are_refused(positive, tumor):
+def test_ki67_refuses_impossible_counts(positive, tumor):
     with pytest.raises(ValueError, match="expected 0 <= positive <= tumor"):
         Ki67(positive, tumor)
 
@@ -75,7 +75,7 @@ def test_impossible_counts_are_refused(positive, tumor):
         (100, 100, "G3"),
     ],
 )
-def test_net_bands_are_cut_on_the_unrounded_value(positive, tumor, band):
+def test_net_ranges_use_the_unrounded_index(positive, tumor, band):
     ki67 = Ki67(positive, tumor)
     assert NET.range_of(ki67.index) == band
     assert f"In the {band} range." in ki67.sentences()
@@ -83,7 +83,7 @@ def test_net_bands_are_cut_on_the_unrounded_value(positive, tumor, band):
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(tumor=st.integers(1, 3000), data=st.data())
-def test_more_cells_decides_and_one_cell_less_does_not(tumor, data):
+def test_more_nuclei_is_the_smallest_number_that_settles_the_range(tumor, data):
     ki67 = Ki67(data.draw(st.integers(0, tumor)), tumor)
 
     def decided(extra):
@@ -101,7 +101,7 @@ def test_more_cells_decides_and_one_cell_less_does_not(tumor, data):
 
 
 @pytest.mark.parametrize("ki67", [Ki67(3, 100), Ki67(20, 100), Ki67(200, 1000)])
-def test_an_index_on_a_cut_off_is_never_settled(ki67):
+def test_more_nuclei_is_none_for_an_index_on_a_cut_off(ki67):
     assert ki67.more_nuclei() is None
     assert not Statement(ki67).settled
     assert ki67.sentences()[-1] == (
@@ -109,7 +109,7 @@ def test_an_index_on_a_cut_off_is_never_settled(ki67):
     )
 
 
-def test_more_cells_uses_the_bands_it_is_given():
+def test_more_nuclei_uses_the_given_ranges():
     halves = Bands(("low", "high"), (0.5,), (True,))
     assert Ki67(59, 750).more_nuclei(halves) == 0
     assert Ki67(4, 10).more_nuclei(halves) == next(
@@ -118,7 +118,7 @@ def test_more_cells_uses_the_bands_it_is_given():
     assert Ki67(1, 10).more_nuclei(Bands(("all",), (), ())) == 0
 
 
-def test_a_cut_belongs_to_the_band_that_inclusive_says():
+def test_range_of_a_cut_off_follows_inclusive():
     assert Bands(("a", "b"), (0.1,), (True,)).range_of(0.1) == "b"
     assert Bands(("a", "b"), (0.1,), (False,)).range_of(0.1) == "a"
     assert Bands(("a", "b"), (0.1,), (False,)).range_of(math.nextafter(0.1, 1)) == "b"
@@ -144,7 +144,7 @@ def test_sentences_of_few_nuclei_across_a_boundary():
     assert len(said) == 4
 
 
-def test_a_hot_spot_in_another_range_is_stated_first_among_the_words():
+def test_statement_begins_with_a_hot_spot_in_another_range():
     said = Statement(Ki67(90, 1000), Ki67(140, 500)).sentences()
     assert said[:3] == [
         "Ki67 index 9.0% (90 of 1,000 tumour nuclei; 95% interval 7.4% to 10.9%).",
@@ -154,7 +154,7 @@ def test_a_hot_spot_in_another_range_is_stated_first_among_the_words():
     assert "within one grade range" not in " ".join(said)
 
 
-def test_a_hot_spot_in_the_same_range_is_stated_too():
+def test_statement_names_a_hot_spot_in_the_same_range():
     statement = Statement(Ki67(70, 1000), Ki67(50, 500))
     assert statement.warning == ""
     assert statement.settled
@@ -164,19 +164,19 @@ def test_a_hot_spot_in_the_same_range_is_stated_too():
     ]
 
 
-def test_a_hot_spot_whose_interval_crosses_a_boundary_settles_nothing():
+def test_statement_is_not_settled_if_the_hot_spot_crosses_a_boundary():
     statement = Statement(Ki67(100, 1000), Ki67(98, 500))
     assert not statement.settled
     assert statement.notes[-1] == "The interval of the hot spot crosses a grade boundary."
 
 
-def test_a_small_hot_spot_is_provisional():
+def test_statement_of_a_small_hot_spot_is_provisional():
     statement = Statement(Ki67(70, 1000), Ki67(5, 50))
     assert not statement.settled
     assert "The hot spot has fewer than 500 tumour nuclei: provisional." in statement.sentences()
 
 
-def test_a_field_unlike_the_training_data_has_no_range():
+def test_statement_of_an_out_of_distribution_field_has_no_range():
     statement = Statement(Ki67(700, 1000), Ki67(400, 500), no_range=NO_RANGE)
     assert (statement.range_of(statement.average), statement.range_of(statement.hot_spot)) == ("", "")
     assert not statement.settled
@@ -188,7 +188,7 @@ def test_a_field_unlike_the_training_data_has_no_range():
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(tumor=st.integers(1, 3000), spot=st.integers(1, 700), data=st.data())
-def test_nothing_is_settled_while_provisional_or_while_the_ranges_differ(tumor, spot, data):
+def test_statement_is_not_settled_while_provisional_or_between_ranges(tumor, spot, data):
     average = Ki67(data.draw(st.integers(0, tumor)), tumor)
     hot = Ki67(data.draw(st.integers(0, spot)), spot)
     statement = Statement(average, hot)
@@ -206,7 +206,7 @@ def test_provisional_ends_at_500():
     assert not any("provisional" in sentence for sentence in Ki67(50, 500).sentences())
 
 
-def test_without_bands_nothing_is_said_of_ranges_or_cut_offs():
+def test_sentences_without_ranges_mention_no_cut_offs():
     assert Ki67(9, 60).sentences(None) == Ki67(9, 60).sentences()[:2]
 
 

@@ -11,7 +11,7 @@ import pytest
 from kinet_trt import NucleusCounter, log_to
 
 
-def test_a_hook_hears_what_a_person_should_know():
+def test_log_to_passes_warnings_to_the_hook():
     counter, heard = NucleusCounter(precision="fp32"), []
     with log_to(lambda *message: heard.append(message)):
         counter(np.full((64, 64, 3), 200, np.uint8))
@@ -21,7 +21,7 @@ def test_a_hook_hears_what_a_person_should_know():
     assert len(heard) == 1
 
 
-def test_levels_and_the_rest_of_logging_are_as_before(caplog):
+def test_log_to_restores_levels_and_handlers(caplog):
     log, heard = logging.getLogger("kinet_trt.inference.counter"), []
     before = logging.getLogger("kinet_trt").level
     with log_to(lambda *message: heard.append(message), logging.INFO):
@@ -34,7 +34,7 @@ def test_levels_and_the_rest_of_logging_are_as_before(caplog):
     assert [record.message for record in caplog.records] == ["again"]
 
 
-def test_a_hook_that_fails_does_not_stop_the_count(capsys):
+def test_log_to_survives_a_failing_hook(capsys):
     def fails(level, message):
         raise ValueError("the hook's own")
 
@@ -71,7 +71,7 @@ def noise(folder, *arguments):
     return done.stderr
 
 
-def test_the_terminal_shows_what_other_libraries_say_only_where_it_is_asked_for(tmp_path):
+def test_to_terminal_hides_messages_of_other_libraries_unless_verbose(tmp_path):
     pytest.importorskip("distributed")
     assert noise(tmp_path).splitlines() == ["ours"]
     verbose = noise(tmp_path, "verbose")

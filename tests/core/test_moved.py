@@ -8,14 +8,14 @@ from kinet_trt.core.moved import MOVED
 
 
 @pytest.mark.parametrize(("old", "new"), MOVED.items())
-def test_the_old_path_gives_the_new_module(old, new):
+def test_moved_module_is_the_new_module(old, new):
     sys.modules.pop(f"kinet_trt.{old}", None)
     with pytest.warns(DeprecationWarning, match=rf"kinet_trt\.{old} is now kinet_trt\.{new}"):
         module = import_module(f"kinet_trt.{old}")
     assert module is import_module(f"kinet_trt.{new}")
 
 
-def test_both_forms_of_import_work_in_a_new_process():
+def test_moved_module_supports_both_forms_of_import():
     code = (
         "from kinet_trt import bench, model_card\n"
         "from kinet_trt.counter import Counter\n"

@@ -55,7 +55,7 @@ from kinet_trt.core.units import check_mpp, is_uncalibrated, um_in
         (" mm\0", 1e3),
     ],
 )
-def test_a_unit_of_length_is_known_however_it_is_written(unit, um):
+def test_um_in_knows_all_spellings_of_a_unit(unit, um):
     assert um_in(unit) == pytest.approx(um)
 
 
@@ -69,7 +69,7 @@ zettameter
 """
 
 
-def test_all_units_of_ome_xml_and_ome_zarr_are_known_and_each_is_another_length():
+def test_um_in_knows_all_units_of_ome_xml_and_ome_zarr():
     assert len({um_in(unit) for unit in OME.split()}) == len(OME.split())
     assert None not in {um_in(unit) for unit in (OME + ZARR).split()}
     assert um_in("yd") == um_in("yard")
@@ -77,11 +77,11 @@ def test_all_units_of_ome_xml_and_ome_zarr_are_known_and_each_is_another_length(
 
 
 @pytest.mark.parametrize("unit", ["", "pixel", "second", "s", "furlong", "ms", "µs", "kg", "mm²", "reference frame"])
-def test_what_is_no_length_is_not_taken_for_one(unit):
+def test_um_in_is_none_for_other_units(unit):
     assert um_in(unit) is None
 
 
-def test_a_picture_in_pixels_is_not_calibrated():
+def test_is_uncalibrated_for_units_of_pixels():
     assert is_uncalibrated("Pixel")
     assert is_uncalibrated(" ")
     assert is_uncalibrated("reference frame")

@@ -170,7 +170,7 @@ def plain(counter: NucleusCounter) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_field_in_any_form_gives_the_same_nuclei(
+def test_labels_in_any_format_give_the_same_nuclei(
     name: str, counter: NucleusCounter, plain: dict[str, int], tmp_path: Path
 ) -> None:
     path = tmp_path / name

@@ -48,7 +48,7 @@ def farthest(x, y, truth_x, truth_y):
 
 @pytest.mark.parametrize("distance", [10.0, 15.0, 6.0])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_every_nucleus_of_a_map_is_found_once(tmp_path, seed, distance):
+def test_read_centres_finds_every_nucleus_once(tmp_path, seed, distance):
     _, truth = simulate.field(seed, WIDTH, HEIGHT)
     save(tmp_path / "m.png", map_of(truth.x, truth.y, distance))
     x, y = read_centres(tmp_path / "m.png", HEIGHT, WIDTH)
@@ -57,14 +57,14 @@ def test_every_nucleus_of_a_map_is_found_once(tmp_path, seed, distance):
     np.testing.assert_array_equal(np.lexsort((x, y)), np.arange(len(x)))
 
 
-def test_nuclei_at_the_border_and_close_together_are_found(tmp_path):
+def test_read_centres_finds_nuclei_at_the_border_and_close_together(tmp_path):
     x, y = np.array([0, 199, 0, 100, 104, 60, 60], np.float32), np.array([0, 159, 80, 40, 40, 100, 103], np.float32)
     save(tmp_path / "m.png", map_of(x, y))
     found = set(zip(*(a.tolist() for a in read_centres(tmp_path / "m.png", HEIGHT, WIDTH)), strict=True))
     assert found == set(zip(x.tolist(), y.tolist(), strict=True))
 
 
-def test_soft_maps_and_maps_of_other_brightness_are_read(tmp_path):
+def test_read_centres_accepts_smooth_and_dark_maps(tmp_path):
     v, u = np.mgrid[:HEIGHT, :WIDTH]
     soft = np.maximum(*(np.exp(-((u - x) ** 2 + (v - y) ** 2) / 72) for x, y in ((50.5, 60), (80, 60))))
     for largest in (255, 100):
@@ -74,12 +74,12 @@ def test_soft_maps_and_maps_of_other_brightness_are_read(tmp_path):
         np.testing.assert_allclose(y, [60, 60], atol=0.5)
 
 
-def test_a_black_map_says_that_there_are_none(tmp_path):
+def test_read_centres_of_a_black_map_is_empty(tmp_path):
     save(tmp_path / "m.png", np.zeros((HEIGHT, WIDTH), np.uint8))
     assert [len(a) for a in read_centres(tmp_path / "m.png", HEIGHT, WIDTH)] == [0, 0]
 
 
-def test_a_mask_of_nuclei_is_no_proximity_map(tmp_path):
+def test_read_centres_refuses_a_mask_of_nuclei(tmp_path):
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     cv2.circle(mask, (50, 50), 9, (255,), -1)
     save(tmp_path / "m.png", mask)
@@ -87,7 +87,7 @@ def test_a_mask_of_nuclei_is_no_proximity_map(tmp_path):
         read_centres(tmp_path / "m.png", HEIGHT, WIDTH)
 
 
-def test_a_map_of_another_size_is_one_error(tmp_path):
+def test_map_of_another_size_is_one_error(tmp_path):
     save(tmp_path / "m.png", np.zeros((HEIGHT, WIDTH), np.uint8))
     with pytest.raises(KinetError, match=r"m\.png: expected a map of 200 x 161 px"):
         read_centres(tmp_path / "m.png", HEIGHT + 1, WIDTH)
@@ -96,7 +96,7 @@ def test_a_map_of_another_size_is_one_error(tmp_path):
         read_regions(tmp_path / "broken.png", HEIGHT, WIDTH)
 
 
-def test_the_layout_is_read_with_its_splits_and_classes(tmp_path):
+def test_layout_is_read_with_its_splits_and_classes(tmp_path):
     folder = tmp_path / "PNET"
     pixels, truth = write_field(folder, "a", "train")
     write_field(folder, "b", "val", classes=("positive", "negative"), ending="", seed=2)
@@ -118,7 +118,7 @@ def test_the_layout_is_read_with_its_splits_and_classes(tmp_path):
         assert farthest(first.x[own], first.y[own], truth.x[true], truth.y[true]) < 0.75
 
 
-def test_images_without_a_map_are_said(tmp_path, caplog):
+def test_images_without_a_map_are_logged(tmp_path, caplog):
     pixels, _ = write_field(tmp_path / "d", "a", "train")
     save(tmp_path / "d" / "images" / "train" / "left.png", pixels)
     assert [f.name for f in read_fields(tmp_path / "d")] == ["a"]
@@ -130,7 +130,7 @@ def test_images_without_split_folders_are_read(tmp_path):
     assert [(f.name, f.split) for f in read_fields(tmp_path)] == [("a", "")]
 
 
-def test_an_image_with_a_region_alone_labels_no_class(tmp_path, caplog):
+def test_image_with_a_region_only_labels_no_class(tmp_path, caplog):
     region = np.full((HEIGHT, WIDTH), 128, np.uint8)
     region[:50], region[100:] = 255, 0
     write_field(tmp_path / "d", "a", "train", classes=(), region=region)

@@ -23,7 +23,7 @@ def write_image(path, seed=0, size=(24, 32)):
     return pixels
 
 
-def test_what_should_be_known_of_a_picture_is_logged_with_its_name(tmp_path, caplog):
+def test_remarks_on_an_image_are_logged_with_its_name(tmp_path, caplog):
     pages = [Image.fromarray(np.full((24, 32, 3), value, np.uint8)) for value in (90, 200)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     (tmp_path / "a.csv").write_text(POINTS)
@@ -57,7 +57,7 @@ def test_pairs_are_images_with_points_of_the_same_name(tmp_path):
     assert fields[0].counted_mask().shape == (24, 32)
 
 
-def test_a_mask_is_never_a_field(tmp_path):
+def test_masks_are_not_fields(tmp_path):
     write_image(tmp_path / "a.png")
     mask = np.zeros((24, 32), bool)
     mask[5:10, 3:30] = True
@@ -70,14 +70,14 @@ def test_a_mask_is_never_a_field(tmp_path):
     assert field.counted_mask().dtype == bool
 
 
-def test_a_pair_without_nuclei_has_every_class_labelled(tmp_path):
+def test_pair_without_nuclei_has_every_class_labelled(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "a.csv").write_text("x,y,class\n")
     assert read_fields(tmp_path)[0].labelled == CLASSES
 
 
 @pytest.mark.parametrize("what", ["nothing", "empty", "file"])
-def test_a_folder_without_fields_says_what_was_expected(tmp_path, what):
+def test_folder_without_fields_is_an_error_with_the_expected_layouts(tmp_path, what):
     path = tmp_path / what
     if what == "empty":
         path.mkdir()
@@ -107,7 +107,7 @@ def indexed(tmp_path):
     return tmp_path
 
 
-def test_the_index_says_what_is_what(indexed):
+def test_index_gives_points_masks_sources_and_splits(indexed):
     one, two = read_fields(indexed)
     assert (one.image, two.image) == (indexed / "bc" / "one.png", indexed / "net" / "two.png")
     assert (one.source, one.split, two.source, two.split) == ("SHIDC", "train", "", "val")
@@ -118,18 +118,18 @@ def test_the_index_says_what_is_what(indexed):
     assert one.cls.tolist() == [0, 2]
 
 
-def test_a_folder_below_an_index_has_its_own_fields_only(indexed):
+def test_folder_below_an_index_has_its_own_fields_only(indexed):
     assert [field.name for field in read_fields(indexed / "net")] == ["two"]
 
 
-def test_the_optional_columns_are_optional(indexed):
+def test_index_needs_no_optional_columns(indexed):
     (indexed / "index.csv").write_text("points,image\npoints/one.csv,bc/one.png\n")
     (field,) = read_fields(indexed)
     assert (field.labelled, field.guessed) == (("positive", "non_tumor"), True)
     assert (field.counted, field.source, field.split) == (None, "", "")
 
 
-def test_an_index_that_excel_saved_with_a_bom_is_read(indexed):
+def test_index_with_a_byte_order_mark_is_read(indexed):
     index = indexed / "index.csv"
     index.write_bytes(b"\xef\xbb\xbf" + index.read_bytes().replace(b"\n", b"\r\n"))
     assert [field.name for field in read_fields(indexed)] == ["one", "two"]
@@ -150,26 +150,26 @@ def test_an_index_that_excel_saved_with_a_bom_is_read(indexed):
         ("", "columns image,points"),
     ],
 )
-def test_a_bad_index_is_refused(indexed, content, says):
+def test_invalid_index_is_refused(indexed, content, says):
     (indexed / "index.csv").write_text(content)
     with pytest.raises(KinetError, match=says):
         read_fields(indexed)
 
 
 @pytest.mark.parametrize("content", [b"image,points\n\xff\xfe,a.csv\n", b"image,points\n" + b"a" * 200_000 + b",b\n"])
-def test_an_index_that_is_no_text_is_a_kinet_error(indexed, content):
+def test_binary_index_is_a_kinet_error(indexed, content):
     (indexed / "index.csv").write_bytes(content)
     with pytest.raises(KinetError, match=r"index\.csv|a\.csv: cannot be read"):
         read_fields(indexed)
 
 
-def test_pairs_are_found_even_when_the_folder_above_has_an_index_of_other_fields(indexed):
+def test_pairs_are_found_below_an_index_of_other_fields(indexed):
     write_image(indexed / "mine" / "three.png")
     (indexed / "mine" / "three.csv").write_text(POINTS)
     assert [field.name for field in read_fields(indexed / "mine")] == ["three"]
 
 
-def test_an_image_that_cannot_be_read_is_named(tmp_path):
+def test_unreadable_image_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "a.csv").write_text(POINTS)
     (field,) = read_fields(tmp_path)
@@ -178,7 +178,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("mask", [None, b"", b"no image", "of another size"])
-def test_a_mask_that_cannot_be_used_is_a_kinet_error_that_names_it(indexed, mask):
+def test_unusable_mask_is_named(indexed, mask):
     path = indexed / "net" / "two_counted.png"
     if mask is None:
         path.unlink()
@@ -193,7 +193,7 @@ def test_a_mask_that_cannot_be_used_is_a_kinet_error_that_names_it(indexed, mask
 # --- fields in memory -------------------------------------------------------------------------------------------------
 
 
-def test_a_part_has_the_nuclei_whose_pixel_it_holds(indexed):
+def test_part_has_the_nuclei_of_its_pixels(indexed):
     field = read_fields(indexed)[1]
     field = LabelledField(
         field.image,
@@ -220,7 +220,7 @@ def test_parts_share_out_every_nucleus_once(indexed):
     assert halves[1].counted_mask().shape == (24, 22)
 
 
-def test_a_simulated_field_needs_no_file():
+def test_simulated_field_needs_no_file():
     pixels = np.zeros((8, 9, 3), np.uint8)
     one = np.ones(1, np.float32)
     field = LabelledField.simulated(pixels, one, one, np.zeros(1, np.uint8))
@@ -269,7 +269,7 @@ def test_geojson_beside_an_image_is_a_field(tmp_path):
     assert field.part(10, 32).counted_mask().tolist() == mask[:, 10:].tolist()
 
 
-def test_geojson_with_tissue_alone_teaches_regions_alone(tmp_path):
+def test_geojson_with_tissue_only_has_regions_only(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "a.geojson").write_text(geojson(("Polygon", box(0, 0, 16, 24), "Tumor")))
     (field,) = read_fields(tmp_path)
@@ -280,7 +280,7 @@ def test_geojson_with_tissue_alone_teaches_regions_alone(tmp_path):
     assert not tumor[:, 18:].any()
 
 
-def test_two_files_of_points_for_one_image_are_an_error(tmp_path):
+def test_image_with_two_label_files_is_an_error(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "a.csv").write_text(POINTS)
     (tmp_path / "a.geojson").write_text(geojson())
@@ -288,7 +288,7 @@ def test_two_files_of_points_for_one_image_are_an_error(tmp_path):
         read_fields(tmp_path)
 
 
-def test_an_index_may_name_geojson(indexed):
+def test_index_may_name_geojson(indexed):
     (indexed / "points" / "one.geojson").write_text(geojson(("Point", [3.5, 4.5], "Positive")))
     (indexed / "index.csv").write_text("image,points\nbc/one.png,points/one.geojson\n")
     (field,) = read_fields(indexed)
@@ -304,7 +304,7 @@ def test_nuclei_of_another_image_are_an_error(tmp_path):
             field.pixels()
 
 
-def test_labels_that_are_not_understood_leave_the_field_out(tmp_path, caplog):
+def test_fields_with_unknown_labels_only_are_excluded(tmp_path, caplog):
     for name in "ab":
         write_image(tmp_path / f"{name}.png")
     (tmp_path / "a.geojson").write_text(geojson(("MultiPoint", [[5, 6], [20, 10]], "Mitosis")))
@@ -319,7 +319,7 @@ def test_labels_that_are_not_understood_leave_the_field_out(tmp_path, caplog):
         read_fields(tmp_path)
 
 
-def test_a_qupath_table_of_a_project_labels_the_images_that_it_names(tmp_path):
+def test_measurement_table_labels_the_images_that_it_names(tmp_path):
     for name in "abc":
         write_image(tmp_path / f"{name}.png")
     (tmp_path / "measurements.tsv").write_text(
@@ -333,7 +333,7 @@ def test_a_qupath_table_of_a_project_labels_the_images_that_it_names(tmp_path):
         read_fields(tmp_path)
 
 
-def test_um_per_px_that_is_given_turns_lengths_into_px(tmp_path):
+def test_given_mpp_converts_lengths(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "a.csv").write_text("x µm,y µm,class\n5,2.5,positive\n")
     (field,) = read_fields(tmp_path, 0.25)
@@ -343,7 +343,7 @@ def test_um_per_px_that_is_given_turns_lengths_into_px(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.txt", "Exposure: 20 ms\n"), ("a.json", '{"counts": 3}')])
-def test_other_files_with_the_name_of_an_image_are_no_labels(tmp_path, name, content):
+def test_other_files_with_the_name_of_an_image_are_ignored(tmp_path, name, content):
     write_image(tmp_path / "a.png")
     (tmp_path / name).write_text(content)
     with pytest.raises(KinetError, match="no fields found"):
@@ -352,14 +352,14 @@ def test_other_files_with_the_name_of_an_image_are_no_labels(tmp_path, name, con
     assert len(read_fields(tmp_path)) == 1
 
 
-def test_fields_without_a_single_nucleus_are_no_ground_truth(tmp_path):
+def test_check_nuclei_refuses_fields_without_nuclei(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "a.csv").write_text("x,y,class\n")
     with pytest.raises(KinetError, match="expected labelled nuclei, found none in 1 fields"):
         with_nuclei(read_fields(tmp_path))
 
 
-def test_nuclei_in_excluded_areas_alone_are_no_ground_truth(tmp_path):
+def test_check_nuclei_refuses_nuclei_in_excluded_areas_only(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "a.csv").write_text(POINTS)
     cv2.imwrite(str(tmp_path / "a_counted.png"), np.zeros_like(cv2.imread(str(tmp_path / "a.png"))))
@@ -368,13 +368,13 @@ def test_nuclei_in_excluded_areas_alone_are_no_ground_truth(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.CSV", "a.png.Csv"])
-def test_capitals_in_the_name_of_labels_do_not_matter(tmp_path, name):
+def test_label_files_are_found_with_capitals_in_their_suffix(tmp_path, name):
     write_image(tmp_path / "a.png")
     (tmp_path / name).write_text(POINTS)
     assert len(read_fields(tmp_path)[0].x) == POINTS.count("\n") - 1
 
 
-def test_images_without_labels_are_named(tmp_path, caplog):
+def test_images_without_labels_are_logged(tmp_path, caplog):
     for name in "abc":
         write_image(tmp_path / f"{name}.png")
     (tmp_path / "a.csv").write_text(POINTS)
@@ -386,7 +386,7 @@ def test_images_without_labels_are_named(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("mpp", [0.17, 0.34, 0.68])
-def test_a_field_at_another_scale_has_its_nuclei_where_they_were(mpp):
+def test_at_scale_keeps_nuclei_at_their_positions(mpp):
     v, u = np.mgrid[:120, :160]
     x, y = np.array([40.25, 100.0], np.float32), np.array([30.5, 80.0], np.float32)
     dark = sum(np.exp(-((u - a) ** 2 + (v - b) ** 2) / 50) for a, b in zip(x, y, strict=True))
@@ -410,7 +410,7 @@ def test_a_field_at_another_scale_has_its_nuclei_where_they_were(mpp):
     assert field.at_scale(None, 0.34) is field
 
 
-def test_a_field_that_is_too_small_at_the_models_scale_is_named():
+def test_at_scale_names_a_field_that_is_too_small():
     nothing = np.empty(0, np.float32)
     field = LabelledField.simulated(np.zeros((40, 40, 3), np.uint8), nothing, nothing, np.empty(0, np.uint8))
     with pytest.raises(KinetError, match="simulated: too small"):
@@ -461,7 +461,7 @@ def test_regions_follow_a_part_and_a_scale(tmp_path):
     assert (twice.empty_mask()[40, 56], twice.empty_mask()[40, 64], twice.empty_mask()[66, 64]) == (False, True, False)
 
 
-def test_regions_of_a_folder_are_found_by_name(tmp_path, caplog):
+def test_with_regions_finds_files_by_name(tmp_path, caplog):
     for name in ("a", "b"):
         write_image(tmp_path / "fields" / f"{name}.png")
         (tmp_path / "fields" / f"{name}.csv").write_text(POINTS)
@@ -473,7 +473,7 @@ def test_regions_of_a_folder_are_found_by_name(tmp_path, caplog):
     assert "1 of 2 fields have regions" in caplog.text
 
 
-def test_regions_of_a_folder_replace_a_region_map_and_keep_other_areas(tmp_path):
+def test_with_regions_replaces_a_region_map_and_keeps_other_areas(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "a.csv").write_text(POINTS)
     write_regions(tmp_path / "drawn" / "a.regions.geojson", Tumor=(0, 0, 10), **{"Ignore*": (10, 0, 10)})
@@ -483,7 +483,7 @@ def test_regions_of_a_folder_replace_a_region_map_and_keep_other_areas(tmp_path)
     assert (drawn.counted_mask()[5, 15], drawn.counted_mask()[15, 15]) == (False, True)
 
 
-def test_regions_that_fit_no_field_or_two_are_refused(tmp_path):
+def test_with_regions_refuses_files_of_no_field_or_of_two(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "a.csv").write_text(POINTS)
     fields = read_fields(tmp_path)

@@ -24,7 +24,7 @@ RGB[0, 0] = 255
         (np.rint(RGB / 255 * 127).astype(np.int8), None),
     ],
 )
-def test_integers_of_any_depth_become_8_bits(values, stated):
+def test_to_8_bit_scales_integers_of_any_depth(values, stated):
     pixels, remarks = to_8_bit(values, stated)
     assert pixels.dtype == np.uint8
     assert np.abs(pixels.astype(int) - RGB).max() <= (1 if values.dtype == np.int8 else 0)
@@ -33,14 +33,14 @@ def test_integers_of_any_depth_become_8_bits(values, stated):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("white", [1, 255, 4095])
-def test_floats_are_scaled_and_the_range_is_named(dtype, white):
+def test_to_8_bit_scales_floats_and_names_their_range(dtype, white):
     pixels, (remark,) = to_8_bit((RGB / 255 * white).astype(dtype))
     np.testing.assert_array_equal(pixels, RGB)
     assert f"to {white} (white)" in remark
 
 
 @pytest.mark.parametrize("share", [1, 30, 300])
-def test_saturated_pixels_do_not_darken_a_12_bit_picture(share):
+def test_to_8_bit_ignores_saturated_pixels_of_12_bits(share):
     deep = np.rint(RGB / 255 * 4095).astype(np.uint16)
     burnt = np.arange(RGB[..., 0].size).reshape(RGB.shape[:2]) < share
     deep[burnt] = 65535
@@ -50,7 +50,7 @@ def test_saturated_pixels_do_not_darken_a_12_bit_picture(share):
     assert remark.startswith(f"{share} of 2000 pixels are brighter than 4095, the white of the 12 bits")
 
 
-def test_the_depth_that_a_file_states_counts_where_it_can_be_true():
+def test_to_8_bit_uses_the_stated_depth_if_it_is_possible():
     dim = np.rint(RGB / 255 * 800).astype(np.uint16)
     assert to_8_bit(dim, 12)[0].max() == round(800 / 4095 * 255)
     assert to_8_bit(dim)[0].max() == round(800 / 1023 * 255)
@@ -58,14 +58,14 @@ def test_the_depth_that_a_file_states_counts_where_it_can_be_true():
     np.testing.assert_array_equal(to_8_bit(RGB.astype(np.uint16) * 257, 12)[0], RGB)
 
 
-def test_a_mask_of_0_and_the_largest_value_has_no_remark():
+def test_to_8_bit_of_a_mask_has_no_remark():
     mask = np.where(RGB > 128, 65535, 0).astype(np.uint16)
     pixels, remarks = to_8_bit(mask)
     np.testing.assert_array_equal(pixels, np.where(RGB > 128, 255, 0))
     assert not remarks
 
 
-def test_many_bright_pixels_are_no_outliers():
+def test_to_8_bit_keeps_many_bright_pixels():
     deep = np.rint(RGB / 255 * 4095).astype(np.uint16)
     deep[:4] = 16383
     assert to_8_bit(deep)[0].max() == 255
@@ -83,6 +83,6 @@ def test_many_bright_pixels_are_no_outliers():
         (RGB.astype(np.complex64), "complex64"),
     ],
 )
-def test_what_is_no_intensity_is_refused(values, message):
+def test_to_8_bit_refuses_values_that_are_not_intensities(values, message):
     with pytest.raises(ImageError, match=message):
         to_8_bit(values)

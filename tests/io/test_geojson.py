@@ -70,12 +70,12 @@ def nuclei(marked):
         *(("Tumor: Other", None), ("not positive", None)),
     ],
 )
-def test_a_nucleus_has_the_class_that_people_mean(name, cls):
+def test_nucleus_class_knows_common_names(name, cls):
     assert nucleus_class(name) == cls
 
 
 @given(st.text(max_size=40))
-def test_any_class_name_is_one_of_three_or_none(name):
+def test_nucleus_class_of_any_name_is_a_class_or_none(name):
     assert nucleus_class(name) in (None, 0, 1, 2)
 
 
@@ -83,7 +83,7 @@ def test_any_class_name_is_one_of_three_or_none(name):
 
 
 @given(st.lists(st.tuples(st.floats(0, 5000, width=32), st.floats(0, 5000, width=32), st.integers(0, 2)), max_size=30))
-def test_what_count_writes_is_read_again(tmp_path_factory, points):
+def test_read_geojson_reads_the_output_of_count(tmp_path_factory, points):
     x, y, cls = (np.array([p[i] for p in points], t) for i, t in enumerate((np.float32, np.float32, np.uint8)))
     path = tmp_path_factory.mktemp("g") / "a.geojson"
     path.write_text(Detections(x, y, cls, np.ones(len(x), np.float32)).to_geojson())
@@ -95,7 +95,7 @@ def test_what_count_writes_is_read_again(tmp_path_factory, points):
     assert not marked.outlines.bounds
 
 
-def test_points_of_one_annotation_that_qupath_saved_are_nuclei_of_its_class(tmp_path):
+def test_multi_points_are_nuclei_of_their_class(tmp_path):
     marked = read(
         tmp_path,
         feature("MultiPoint", [[10.5, 20.5], [30.75, 40.25]], "Positive"),
@@ -106,7 +106,7 @@ def test_points_of_one_annotation_that_qupath_saved_are_nuclei_of_its_class(tmp_
 
 
 @pytest.mark.parametrize("collection", [True, False])
-def test_cells_are_the_centroids_of_their_nuclei(tmp_path, collection):
+def test_cells_become_the_centroids_of_their_nuclei(tmp_path, collection):
     nucleus = {"type": "Polygon", "coordinates": square(11, 21, 4)}
     marked = read(
         tmp_path,
@@ -120,7 +120,7 @@ def test_cells_are_the_centroids_of_their_nuclei(tmp_path, collection):
     assert not marked.outlines.bounds
 
 
-def test_derived_classes_are_read_in_the_form_of_every_qupath(tmp_path):
+def test_derived_classes_are_read_from_every_version_of_qupath(tmp_path):
     new, old = feature("Point", [1, 1]), feature("Point", [2, 2])
     new["properties"]["classification"] = {"names": ["Tumor", "Positive"], "color": [200, 0, 0]}
     old["properties"] = {"classification": {"name": "Tumor: Negative", "colorRGB": -9408287}, "isLocked": False}
@@ -131,7 +131,7 @@ def test_derived_classes_are_read_in_the_form_of_every_qupath(tmp_path):
     assert [cls for *_, cls in nuclei(read(tmp_path, new, old, cell))] == [POSITIVE, NEGATIVE, POSITIVE]
 
 
-def test_a_nucleus_drawn_by_hand_is_its_centroid_and_a_large_area_is_none(tmp_path):
+def test_outlined_nuclei_become_centroids_and_large_outlines_areas(tmp_path):
     marked = read(
         tmp_path,
         feature("Polygon", square(100, 100, 20), "Positive"),
@@ -142,7 +142,7 @@ def test_a_nucleus_drawn_by_hand_is_its_centroid_and_a_large_area_is_none(tmp_pa
     assert len(marked.outlines.other) == 1
 
 
-def test_what_is_not_understood_is_said_and_left_out_with_the_px_about_it(tmp_path, caplog):
+def test_unknown_objects_are_logged_and_excluded_with_their_area(tmp_path, caplog):
     marked = read(
         tmp_path,
         feature("MultiPoint", [[50.5, 50.5], [90.5, 50.5]], "Mitosis"),
@@ -167,7 +167,7 @@ def test_what_is_not_understood_is_said_and_left_out_with_the_px_about_it(tmp_pa
     assert mask[50, 90 + UNKNOWN_REACH + 2]
 
 
-def test_nothing_is_said_where_everything_is_understood(tmp_path, caplog):
+def test_known_objects_are_not_logged(tmp_path, caplog):
     read(tmp_path, feature("Point", [1, 1], "Positive"), feature("Polygon", square(0, 0, 500), "Region*"))
     assert not caplog.text
 
@@ -179,7 +179,7 @@ def outlined(path, mpp, side=60):
 
 
 @pytest.mark.parametrize(("mpp", "nuclei_found"), [(0.1, 1), (None, 0), (0.34, 0), (0.28, 1)])
-def test_the_size_of_an_outlined_nucleus_is_judged_in_um(tmp_path, mpp, nuclei_found, caplog):
+def test_outlined_nuclei_are_limited_in_um(tmp_path, mpp, nuclei_found, caplog):
     marked = outlined(tmp_path, mpp)
     assert len(marked.x) == nuclei_found
     # An outline that is too large for a nucleus is not background either.
@@ -188,7 +188,7 @@ def test_the_size_of_an_outlined_nucleus_is_judged_in_um(tmp_path, mpp, nuclei_f
 
 
 @pytest.mark.parametrize("where", ["properties", "children", "top"])
-def test_objects_inside_others_are_read_once(tmp_path, where):
+def test_nested_objects_are_read_once(tmp_path, where):
     children = [
         feature("Point", [10.5, 20.5], "Positive", "detection", id="a"),
         feature("Point", [30.5, 40.5], "Negative", "detection", id="b"),
@@ -211,7 +211,7 @@ def test_deeply_nested_objects_are_read(tmp_path):
     assert len(read(tmp_path, inner).x) == 1
 
 
-def test_tma_cores_are_areas_that_were_counted(tmp_path, caplog):
+def test_tma_cores_are_counted_areas(tmp_path, caplog):
     root = {"type": "Feature", "geometry": None, "properties": {"objectType": "root"}}
     core, missing = (feature("Polygon", square(left, 0, 80), "Region*", "tmaCore") for left in (0, 100))
     missing["properties"]["isMissing"] = True
@@ -222,7 +222,7 @@ def test_tma_cores_are_areas_that_were_counted(tmp_path, caplog):
     assert not caplog.text
 
 
-def test_a_name_is_the_class_where_there_is_no_class(tmp_path, caplog):
+def test_name_serves_as_the_class_if_there_is_none(tmp_path, caplog):
     named, other = feature("MultiPoint", [[10.5, 20.5]]), feature("Polygon", square(0, 0, 90))
     named["properties"]["name"], other["properties"]["name"] = "Positive", "Core A-3"
     marked = read(tmp_path, named, other)
@@ -245,7 +245,7 @@ def test_compressed_exports_are_read(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".geojson.gz", ".zip"])
 @pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"[]" * 100, mtime=0)[:20]])
-def test_a_damaged_archive_is_one_error(tmp_path, suffix, content):
+def test_damaged_archive_is_one_error(tmp_path, suffix, content):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
     with pytest.raises(KinetError, match=r"a\..*cannot be read as GeoJSON"):
@@ -256,7 +256,7 @@ def test_a_damaged_archive_is_one_error(tmp_path, suffix, content):
 
 
 @pytest.mark.parametrize("name", [None, "Region*", "ROI", "Counted"])
-def test_an_area_bounds_what_is_labelled(tmp_path, name):
+def test_counted_areas_limit_the_labelled_area(tmp_path, name):
     marked = read(tmp_path, feature("Polygon", square(10, 20, 60), name), feature("Point", [20, 30], "Positive"))
     mask = marked.outlines.counted_mask(100, 90)
     expected = np.zeros((100, 90), bool)
@@ -267,7 +267,7 @@ def test_an_area_bounds_what_is_labelled(tmp_path, name):
     assert marked.outlines.regions(100, 90) is None
 
 
-def test_holes_parts_and_what_is_ignored(tmp_path):
+def test_counted_mask_with_holes_parts_and_ignored_areas(tmp_path):
     ring, hole = square(0, 0, 60)[0], square(20, 20, 20)[0]
     marked = read(
         tmp_path,
@@ -282,14 +282,14 @@ def test_holes_parts_and_what_is_ignored(tmp_path):
     assert not mask[30, 70]
 
 
-def test_nuclei_that_were_merged_into_one_annotation_stay_nuclei(tmp_path):
+def test_merged_annotations_of_nuclei_stay_nuclei(tmp_path):
     nuclei = [square(40 * i, 0, 20) for i in range(30)]
     marked = read(tmp_path, feature("MultiPolygon", nuclei, "Negative"))
     assert len(marked.x) == 30
     assert not marked.left_out
 
 
-def test_tumour_and_stroma_are_regions_and_bound_nothing(tmp_path):
+def test_tumour_and_stroma_do_not_limit_the_labelled_area(tmp_path):
     marked = read(
         tmp_path,
         feature("Polygon", square(0, 0, 60), "Tumor"),
@@ -306,7 +306,7 @@ def test_tumour_and_stroma_are_regions_and_bound_nothing(tmp_path):
     assert not (tumor & ~known).any()
 
 
-def test_coordinates_far_away_draw_what_reaches_in(tmp_path):
+def test_outlines_with_distant_corners_fill_the_part_inside(tmp_path):
     far = [[[-1e12, -1e12], [1e12, -1e12], [1e12, 1e12], [-1e12, 1e12]]]
     marked = read(tmp_path, feature("Polygon", far, "Region*"), feature("Point", [1e30, 5], "Mitosis"))
     assert marked.outlines.counted_mask(40, 40).all()
@@ -341,24 +341,24 @@ def test_coordinates_far_away_draw_what_reaches_in(tmp_path):
         + b', 1]}, "properties": {}}]',
     ],
 )
-def test_another_file_is_one_error(tmp_path, content):
+def test_other_file_is_one_error(tmp_path, content):
     (tmp_path / "a.geojson").write_bytes(content)
     with pytest.raises(KinetError, match=r"a\.geojson"):
         read_geojson(tmp_path / "a.geojson")
 
 
-def test_a_missing_file_is_one_error(tmp_path):
+def test_missing_file_is_one_error(tmp_path):
     with pytest.raises(KinetError, match=r"a\.geojson: cannot be read"):
         read_geojson(tmp_path / "a.geojson")
 
 
 @pytest.mark.parametrize("content", ['{"type": "FeatureCollection", "features": []}', "[]"])
-def test_no_objects_are_no_nuclei(tmp_path, content):
+def test_empty_collection_has_no_nuclei(tmp_path, content):
     (tmp_path / "a.geojson").write_text(content)
     assert len(read_geojson(tmp_path / "a.geojson").x) == 0
 
 
-def test_a_session_that_live_exported_is_read_as_fields(tmp_path):
+def test_exported_session_is_read_as_fields(tmp_path):
     card = ModelCard("test", 0.34, (0.5,) * 3, (0.2,) * 3, 0.3, model_sha256="ab" * 32)
     found = Detections(
         np.array([20, 150, 250], np.float32),
@@ -396,7 +396,7 @@ def test_areas_without_nuclei(tmp_path, name):
     assert outlines.regions(60, 100) is None
 
 
-def test_a_file_of_regions_has_areas_however_small(tmp_path):
+def test_read_regions_returns_areas_of_any_size(tmp_path):
     path = tmp_path / "a.regions.geojson"
     features = [feature("Polygon", square(10, 10, 6), "Stroma"), feature("Polygon", square(30, 10, 6), "Tumor")]
     path.write_text(json.dumps(features))
@@ -412,7 +412,7 @@ def test_a_file_of_regions_has_areas_however_small(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["Positive", "Mitosis"])
-def test_a_file_of_regions_with_nuclei_is_refused(tmp_path, name):
+def test_read_regions_refuses_nuclei(tmp_path, name):
     path = tmp_path / "a.regions.geojson"
     path.write_text(json.dumps([feature("Point", [3, 4], name), feature("Polygon", square(0, 0, 60), "Tumor")]))
     with pytest.raises(KinetError, match="expected areas, found 1 points or detections"):

@@ -129,7 +129,7 @@ def read(tmp_path):
         ("TIFF", {"compression": "packbits"}),
     ],
 )
-def test_lossless_rgb_is_read_as_it_was_written(read, kind, options):
+def test_lossless_rgb_is_read_unchanged(read, kind, options):
     frame = read(encoded(RGB, kind, **options))
     np.testing.assert_array_equal(frame.pixels, RGB)
     assert frame.pixels.dtype == np.uint8
@@ -155,7 +155,7 @@ def test_one_bit_is_black_and_white(read):
     np.testing.assert_array_equal(read(encoded(bits, "PNG")).pixels[..., 0], np.asarray(bits) * np.uint8(255))
 
 
-def test_a_palette_is_looked_up(read):
+def test_palette_is_applied(read):
     indexed = Image.fromarray(RGB).quantize(64)
     for kind in ("PNG", "BMP", "TIFF"):
         np.testing.assert_array_equal(read(encoded(indexed, kind)).pixels, np.asarray(indexed.convert("RGB")))
@@ -188,12 +188,12 @@ def test_transparent_pixels_become_glass(read):
         encoded_deep(with_alpha(RGB.astype(np.uint16) * 257, 0), ".png"),
     ],
 )
-def test_an_alpha_of_zero_everywhere_is_named(read, data):
+def test_alpha_of_zero_everywhere_is_an_error(read, data):
     with pytest.raises(ImageError, match="every pixel is transparent"):
         read(data)
 
 
-def test_a_transparent_palette_entry_or_colour_becomes_glass(read):
+def test_transparent_palette_entry_or_colour_becomes_glass(read):
     indexed = Image.new("P", (WIDTH, HEIGHT), 1)
     indexed.putpalette([10, 20, 30, 200, 0, 0])
     indexed.paste(0, (0, 0, 30, HEIGHT))
@@ -207,17 +207,17 @@ def test_a_transparent_palette_entry_or_colour_becomes_glass(read):
     assert (pixels[1:] == 255).all()
 
 
-def test_a_cmyk_jpeg_is_converted(read):
+def test_cmyk_jpeg_is_converted(read):
     frame = read(encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=98))
     assert np.abs(frame.pixels.astype(int) - RGB).mean() < 6
 
 
-def test_of_several_pages_the_first_counts(read):
+def test_first_of_several_equal_pages_is_read(read):
     pages = [Image.fromarray(smooth(seed)) for seed in (1, 2)]
     np.testing.assert_array_equal(read(encoded(RGB, "TIFF", save_all=True, append_images=pages)).pixels, RGB)
 
 
-def test_the_suffix_does_not_matter_the_content_does(read):
+def test_suffix_does_not_matter(read):
     for name in ("a.jpg", "a.TIF", "a"):
         np.testing.assert_array_equal(read(encoded(RGB, "PNG"), name).pixels, RGB)
 
@@ -235,21 +235,21 @@ def test_deep_colour_is_scaled_from_the_bits_that_the_camera_used(read, suffix, 
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_16_bit_grey_and_8_bit_values_in_16(read, suffix):
+def test_deep_grey_of_16_bits_and_8_bit_values_in_16(read, suffix):
     frame = read(encoded_deep(GREY.astype(np.uint16) * 257, suffix))
     np.testing.assert_array_equal(frame.pixels, np.repeat(GREY[..., None], 3, axis=2))
     np.testing.assert_array_equal(read(encoded_deep(RGB.astype(np.uint16), suffix)).pixels, RGB)
     assert (read(encoded_deep(np.zeros((HEIGHT, WIDTH, 3), np.uint16), suffix)).pixels == 0).all()
 
 
-def test_16_bit_transparency_becomes_glass(read):
+def test_transparency_of_16_bits_becomes_glass(read):
     deep = RGB.astype(np.uint16) * 257
     np.testing.assert_array_equal(read(encoded_deep(with_alpha(deep, 65535), ".png")).pixels, RGB)
     pixels = read(encoded_deep(with_alpha(deep, GLASS.astype(np.uint16) * 257), ".png")).pixels
     np.testing.assert_array_equal(pixels, np.where(GLASS[..., None] == 255, RGB, 255))
 
 
-def test_an_opaque_alpha_of_16_bits_does_not_darken_a_12_bit_picture(read):
+def test_opaque_alpha_of_16_bits_does_not_darken_12_bits(read):
     deep = np.rint(RGB / 255 * 4095).astype(np.uint16)
     np.testing.assert_array_equal(read(encoded_deep(with_alpha(deep, 65535), ".png")).pixels, RGB)
 
@@ -261,11 +261,11 @@ def test_tiff_of_either_byte_order(read, order, scale):
     np.testing.assert_array_equal(read(tiff(pixels, order=order), "a.tif").pixels, RGB)
 
 
-def test_8_bit_tiff_stored_plane_by_plane(read):
+def test_planar_tiff_of_8_bits(read):
     np.testing.assert_array_equal(read(tiff(RGB, planes=True), "a.tif").pixels, RGB)
 
 
-def test_16_bit_tiff_stored_plane_by_plane_is_read_right_or_refused(read):
+def test_planar_tiff_of_16_bits_is_read_correctly_or_refused(read):
     # tifffile writes [3, height, width] like this
     try:
         pixels = read(tiff(RGB.astype(np.uint16) * 257, planes=True), "a.tif").pixels
@@ -275,7 +275,7 @@ def test_16_bit_tiff_stored_plane_by_plane_is_read_right_or_refused(read):
 
 
 @pytest.mark.parametrize("scale", [1, 257])
-def test_a_fourth_tiff_channel_that_is_not_said_to_be_alpha_is_not_taken_for_it(read, scale):
+def test_fourth_tiff_channel_is_not_alpha_unless_stated(read, scale):
     # ExtraSamples 0: unspecified
     pixels = with_alpha(RGB, 0) if scale == 1 else with_alpha(RGB.astype(np.uint16) * 257, 0)
     tags = [(338, 3, 1, struct.pack("<H", 0))]
@@ -289,7 +289,7 @@ def test_grey_of_32_bits_is_read(read, dtype):
 
 
 @pytest.mark.parametrize("white", [1, 255])
-def test_a_float_rgb_tiff_is_read_and_its_range_named(read, white):
+def test_float_rgb_tiff_is_read_and_its_range_named(read, white):
     tags = [(339, 3, 3, struct.pack("<3H", 3, 3, 3))]
     frame = read(tiff((RGB / 255 * white).astype(np.float32), tags), "a.tif")
     np.testing.assert_array_equal(frame.pixels, RGB)
@@ -306,7 +306,7 @@ def test_lab_is_refused_because_it_is_not_brightfield_rgb(read):
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_an_exif_rotation_is_not_applied(read, kind, orientation):
+def test_exif_rotation_is_not_applied(read, kind, orientation):
     exif = Image.Exif()
     exif[274] = orientation
     plain, turned = read(encoded(RGB, kind)), read(encoded(RGB, kind, exif=exif))
@@ -315,7 +315,7 @@ def test_an_exif_rotation_is_not_applied(read, kind, orientation):
 
 @pytest.mark.parametrize("scale", [1, 257])
 @pytest.mark.parametrize("orientation", [2, 3, 6, 8])
-def test_a_tiff_orientation_is_not_applied(read, orientation, scale):
+def test_tiff_orientation_is_not_applied(read, orientation, scale):
     # QuPath and ImageJ show the pixels as stored; coordinates must agree with them.
     pixels = RGB.astype(np.uint16) * 257 if scale == 257 else RGB
     frame = read(tiff(pixels, [(274, 3, 1, struct.pack("<H", orientation))]), "a.tif")
@@ -354,18 +354,18 @@ def test_tiff_resolution_gives_um_per_px(read, unit, um, scale):
         ("BMP", {"dpi": (72, 72)}),
     ],
 )
-def test_a_printers_resolution_is_ignored(read, kind, options):
+def test_printer_resolution_is_ignored(read, kind, options):
     frame = read(encoded(RGB, kind, **options))
     assert frame.mpp is None
     assert f"({options['dpi'][0]} dpi), expected 0.05 to 5 µm/px of a microscope" in frame.unused_size
 
 
 @pytest.mark.parametrize("um", [0.04, 5.1, 1000])
-def test_an_implausible_resolution_is_ignored(read, um):
+def test_implausible_resolution_is_ignored(read, um):
     assert read(tiff(RGB, resolution_tags(25_400 / um, 2)), "a.tif").mpp is None
 
 
-def test_pixels_that_are_not_square_have_no_um_per_px(read):
+def test_mpp_is_none_for_pixels_that_are_not_square(read):
     frame = read(tiff(RGB, resolution_tags(40_000, 3, 30_000)), "a.tif")
     assert frame.mpp is None
     assert frame.unused_size == "states pixels of 0.25 x 0.3333 µm, expected square ones"
@@ -375,7 +375,7 @@ def test_pixels_that_are_not_square_have_no_um_per_px(read):
 
 
 @pytest.mark.parametrize("per_unit", [(0, 1), (0, 0), (1, 0), (0xFFFFFFFF, 1), (1, 0xFFFFFFFF)])
-def test_a_resolution_of_nonsense_is_ignored(read, per_unit):
+def test_invalid_resolution_is_ignored(read, per_unit):
     tags = [(number, 5, 1, struct.pack("<2I", *per_unit)) for number in (282, 283)]
     for unit in (1, 2, 3, 9):
         frame = read(tiff(RGB, [*tags, (296, 3, 1, struct.pack("<H", unit))]), "a.tif")
@@ -386,7 +386,7 @@ def test_a_resolution_of_nonsense_is_ignored(read, per_unit):
 
 
 @pytest.mark.parametrize("unit", ["micron", "um", "\\u00B5m"])
-def test_imagej_writes_px_per_micron(read, unit):
+def test_imagej_scale_gives_um_per_px(read, unit):
     tags = [text_tag(270, f"ImageJ=1.54f\nunit={unit}\nspacing=1\n"), *resolution_tags(4, 1)]
     assert read(tiff(RGB, tags), "a.tif").mpp == pytest.approx(0.25)
 
@@ -396,7 +396,7 @@ def test_imagej_without_a_scale_has_no_um_per_px(read):
     assert read(tiff(RGB, tags), "a.tif").mpp is None
 
 
-def test_aperio_writes_mpp(read):
+def test_aperio_description_gives_um_per_px(read):
     description = "Aperio Image Library v12\n1000x1000 (256x256)|AppMag = 20|MPP = 0.4990|Left = 3.5"
     assert read(tiff(RGB, [text_tag(270, description), *resolution_tags(72, 2)]), "a.tif").mpp == pytest.approx(0.499)
 
@@ -408,7 +408,7 @@ def ome(x, y, unit=None):
 
 
 @pytest.mark.parametrize("unit", [None, "um", "&#181;m", "&#xB5;m", "µm"])
-def test_ome_writes_a_physical_size(read, unit):
+def test_ome_physical_size_gives_um_per_px(read, unit):
     # "µm" in UTF-8 is what Bio-Formats and tifffile write.
     assert read(tiff(RGB, [text_tag(270, ome(0.25, 0.25, unit))]), "a.tif").mpp == pytest.approx(0.25)
     assert read(tiff(RGB, [text_tag(270, ome("2.5E-1", "2.5E-1", unit))]), "a.tif").mpp == pytest.approx(0.25)
@@ -421,7 +421,7 @@ def test_sizes_in_other_units_are_converted(read, unit, um):
     assert read(tiff(RGB, tags), "a.tif").mpp == pytest.approx(0.25, rel=1e-3)
 
 
-def test_a_unit_that_is_not_known_is_named(read):
+def test_unknown_unit_is_named(read):
     frame = read(tiff(RGB, [text_tag(270, ome(0.25, 0.25, "furlong"))]), "a.tif")
     assert (frame.mpp, frame.unused_size) == (None, "states a pixel size of 0.25 furlong, a unit that is not known")
     tags = [text_tag(270, "ImageJ=1.54f\nunit=furlong\n"), *resolution_tags(4, 1)]
@@ -448,7 +448,7 @@ def test_entities_in_ome_xml_are_not_expanded(read):
     assert "metadata that cannot be read" in frame.unused_size
 
 
-def test_exif_counts_where_the_jfif_header_has_the_default_of_a_library(read):
+def test_exif_takes_precedence_over_a_default_jfif_header(read):
     exif = Image.Exif()
     exif[282] = exif[283] = 101_600.0
     exif[296] = 2
@@ -460,7 +460,7 @@ def test_exif_counts_where_the_jfif_header_has_the_default_of_a_library(read):
     assert frame.unused_size is None
 
 
-def test_two_sizes_that_differ_are_told(read):
+def test_differing_pixel_sizes_are_reported(read):
     tags = [text_tag(270, ome(0.25, 0.25)), *resolution_tags(20_000, 3)]
     frame = read(tiff(RGB, tags), "a.tif")
     assert frame.mpp == pytest.approx(0.25)
@@ -480,7 +480,7 @@ def test_two_sizes_that_differ_are_told(read):
         "ImageJ=",
     ],
 )
-def test_a_damaged_description_does_not_make_the_pixels_unreadable(read, description):
+def test_damaged_description_does_not_prevent_reading(read, description):
     frame = read(tiff(RGB, [text_tag(270, description)]), "a.tif")
     assert frame.mpp is None
     np.testing.assert_array_equal(frame.pixels, RGB)
@@ -489,7 +489,7 @@ def test_a_damaged_description_does_not_make_the_pixels_unreadable(read, descrip
 # --- files that are no images -----------------------------------------------------------------------------------------
 
 
-def test_a_missing_file_and_a_folder_are_image_errors(tmp_path):
+def test_missing_file_and_folder_are_image_errors(tmp_path):
     with pytest.raises(ImageError, match="cannot be read"):
         read_image(tmp_path / "missing.png")
     (tmp_path / "folder.png").mkdir()
@@ -497,7 +497,7 @@ def test_a_missing_file_and_a_folder_are_image_errors(tmp_path):
         read_image(tmp_path / "folder.png")
 
 
-def test_an_empty_file_says_so(read):
+def test_empty_file_is_named(read):
     with pytest.raises(ImageError, match="empty"):
         read(b"")
 
@@ -514,7 +514,7 @@ NAMES = {"EPS": "PostScript", "GIF": "GIF", "PDF": "PDF", "PPM": "PNM", "ICO": "
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_formats_that_were_not_promised_are_refused_whatever_the_suffix(read, kind):
+def test_unsupported_formats_are_refused_with_any_suffix(read, kind):
     # An EPS is a program: Pillow would start Ghostscript on it.
     with pytest.raises(ImageError, match=f"^an? .*{NAMES[kind]}.*: expected PNG, JPEG, .*: save it as PNG or TIFF"):
         read(encoded(RGB, kind), "field.png")
@@ -524,7 +524,7 @@ def chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def test_a_picture_that_is_too_large_says_so_before_it_is_decoded(read):
+def test_large_picture_is_refused_before_decoding(read):
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
     data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
     with pytest.raises(ImageError, match="too large"):
@@ -534,14 +534,14 @@ def test_a_picture_that_is_too_large_says_so_before_it_is_decoded(read):
 @pytest.mark.parametrize(
     "name", ["schnitt µ äöü.png", "切片.png", 'a\'b "c".png', unicodedata.normalize("NFD", "é.png")]
 )
-def test_any_file_name_will_do(read, name):
+def test_file_names_may_contain_any_character(read, name):
     if os.name == "nt":
         name = name.replace('"', "")
     np.testing.assert_array_equal(read(encoded_deep(RGB.astype(np.uint16) * 257, ".png"), name).pixels, RGB)
     np.testing.assert_array_equal(read(encoded(RGB, "PNG"), name).pixels, RGB)
 
 
-def test_the_path_may_be_text(tmp_path):
+def test_path_may_be_text(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(RGB, "PNG"))
     np.testing.assert_array_equal(read_image(str(tmp_path / "a.png")).pixels, RGB)
 
@@ -567,7 +567,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_file_cut_short_is_an_image_error_or_intact_but_never_garbage(read, name):
+def test_truncated_file_is_an_image_error_or_intact(read, name):
     data = WHOLE[name]
     whole = read(data, name).pixels
     lengths = {
@@ -650,7 +650,7 @@ def test_three_grey_planes_are_red_green_and_blue(read, name):
     assert [remark.startswith(said.get(name, "?")) for remark in frame.remarks] == [True] * (name in said)
 
 
-def test_channels_that_are_no_colours_are_named_or_refused(read):
+def test_channels_other_than_colours_are_named_or_refused(read):
     stains = {"axes": "CYX", "Channel": {"Name": ["DAPI", "FITC", "Cy5"]}}
     frame = read(one(PLANES, ome=True, photometric="minisblack", metadata=stains), "a.tif")
     assert frame.remarks == ("The channels DAPI, FITC, Cy5 are read as red, green and blue.",)
@@ -670,7 +670,7 @@ def test_channels_that_are_no_colours_are_named_or_refused(read):
         ([(np.stack([RGB, OTHER, OTHER]), {"photometric": "rgb"})], "Page 1 of 3 is read; "),
     ],
 )
-def test_of_several_pages_the_largest_is_read_and_that_is_said(read, pages, remark):
+def test_largest_of_several_pages_is_read_with_a_remark(read, pages, remark):
     frame = read(written(pages), "a.tif")
     np.testing.assert_array_equal(frame.pixels, RGB)
     assert len(frame.remarks) == (remark is not None)
@@ -687,21 +687,21 @@ def test_of_several_pages_the_largest_is_read_and_that_is_said(read, pages, rema
     ],
     ids=["four", "two", "z stack", "time series"],
 )
-def test_grey_pages_that_are_no_three_colours_are_refused(read, data):
+def test_grey_pages_other_than_three_colours_are_refused(read, data):
     with pytest.raises(ImageError, match=r"expected red, green and blue, found \d grey pages"):
         read(data, "a.tif")
 
 
 @pytest.mark.parametrize(("axis", "name"), [("Z", "z stack"), ("T", "time series")])
 @pytest.mark.parametrize("kind", ["imagej", "ome"])
-def test_a_stack_is_said_to_be_one(read, axis, name, kind):
+def test_stack_is_named_in_a_remark(read, axis, name, kind):
     options = {"metadata": {"axes": f"{axis}YXS"}, "photometric": "rgb", kind: True}
     frame = read(one(np.stack([RGB, OTHER, OTHER, OTHER]), **options), "a.tif")
     np.testing.assert_array_equal(frame.pixels, RGB)
     assert frame.remarks == (f"Page 1 of 4 is read ({name}); the others are not counted.",)
 
 
-def test_the_pixel_size_is_that_of_the_picture_that_is_read(read):
+def test_mpp_is_that_of_the_page_that_is_read(read):
     def about(mpp, name):
         return {"axes": "YXS", "PhysicalSizeX": mpp, "PhysicalSizeY": mpp, "Name": name}
 
@@ -721,7 +721,7 @@ FIELD = simulate.field(3, 160, 120)[0]
 
 @pytest.mark.parametrize("compression", ["jpeg2000", "jpegxl", "lerc", "webp", "zstd", "lzma", "jpeg", "lzw", "zlib"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_a_tiff_of_any_compression_is_read(read, compression, dtype):
+def test_tiff_of_any_compression_is_read(read, compression, dtype):
     if dtype == "uint16" and compression in ("webp", "jpeg"):
         return  # of 8 bits only
     pixels = FIELD if dtype == "uint8" else FIELD.astype(np.uint16) * 257
@@ -754,7 +754,7 @@ def test_jpeg_2000_and_jpeg_xl_of_16_bits_are_read(read):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_a_saturated_pixel_does_not_darken_a_12_bit_picture(read, suffix):
+def test_saturated_pixel_does_not_darken_a_12_bit_file(read, suffix):
     deep = np.rint(RGB / 255 * 4095).astype(np.uint16)
     deep[3, 5] = 65535
     frame = read(encoded_deep(deep, suffix))
@@ -762,7 +762,7 @@ def test_a_saturated_pixel_does_not_darken_a_12_bit_picture(read, suffix):
     assert "1 of 2400 pixels are brighter than 4095" in frame.remarks[0]
 
 
-def test_the_bits_that_a_file_states_count(read):
+def test_stated_bit_depth_is_used(read):
     dim = np.rint(RGB / 255 * 800).astype(np.uint16)
     png = encoded_deep(dim, ".png")
     header = png.index(b"IHDR") + 4 + 13 + 4
@@ -775,14 +775,14 @@ def test_the_bits_that_a_file_states_count(read):
     assert read(largest, "a.tif").pixels.max() == round(800 / 4095 * 255)
 
 
-def test_a_jpeg_with_lost_data_is_damaged_although_its_end_marker_stays(read):
+def test_jpeg_with_lost_data_is_an_error(read):
     data = bytearray(encoded(FIELD, "JPEG", quality=90))
     data[len(data) * 3 // 4 : -200] = bytes(len(data) - 200 - len(data) * 3 // 4)
     with pytest.raises(ImageError, match=r"the JPEG is damaged \(.+\): copy or export it again"):
         read(bytes(data), "a.jpg")
 
 
-def test_lost_data_of_deflated_strips_are_damage(read):
+def test_deflated_strips_with_lost_data_are_an_error(read):
     whole = one(FIELD, photometric="rgb", compression="zlib", rowsperstrip=32, metadata=None)
     assert np.array_equal(read(whole, "a.tif").pixels, FIELD)
     for share in np.linspace(0.2, 0.8, 13):
@@ -794,7 +794,7 @@ def test_lost_data_of_deflated_strips_are_damage(read):
 
 
 @pytest.mark.parametrize("options", [{}, {"tile": (64, 64)}, {"rowsperstrip": 40}])
-def test_lost_data_of_a_jpeg_inside_a_tiff_are_damage(read, options):
+def test_jpeg_in_tiff_with_lost_data_is_an_error(read, options):
     data = one(FIELD, compression="jpeg", compressionargs={"level": 90}, **PLAIN, **options)
     assert read(data, "a.tif").pixels.shape == FIELD.shape
     with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -822,7 +822,7 @@ print(json.dumps(found))
 """
 
 
-def test_without_imagecodecs_ordinary_files_are_read_and_others_named(tmp_path):
+def test_missing_imagecodecs_is_named_for_files_that_need_it(tmp_path):
     deep = FIELD.astype(np.uint16) * 257
     lzw = one(deep, compression="lzw", **PLAIN)
     files = {

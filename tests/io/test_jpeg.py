@@ -20,18 +20,18 @@ def jpeg(mode="RGB", **options):
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_a_sound_jpeg_has_no_damage(mode, kind):
+def test_find_damage_of_an_intact_jpeg_is_none(mode, kind):
     data = jpeg(mode, **OPTIONS[kind])
     assert find_damage(data) is None
     assert find_damage(data + bytes(100)) is None
     assert find_damage(data[:-2] + bytes(8) + data[-2:]) is None
 
 
-def test_a_lossless_jpeg_has_no_damage():
+def test_find_damage_of_a_lossless_jpeg_is_none():
     assert find_damage(imagecodecs.jpeg_encode(PIXELS, lossless=True)) is None
 
 
-def test_a_white_picture_of_zero_bits_has_no_damage():
+def test_find_damage_of_a_white_picture_is_none():
     file = io.BytesIO()
     Image.fromarray(np.full((600, 800, 3), 255, np.uint8)).save(file, "JPEG", optimize=True)
     assert bytes(500) in file.getvalue()
@@ -40,7 +40,7 @@ def test_a_white_picture_of_zero_bits_has_no_damage():
 
 @pytest.mark.parametrize("kind", OPTIONS)
 @pytest.mark.parametrize("how", ["cut", "cut before the end marker", "end is zero", "middle is zero"])
-def test_lost_data_are_damage_even_where_the_end_marker_stays(kind, how):
+def test_find_damage_detects_lost_data_before_an_end_marker(kind, how):
     data = jpeg(**OPTIONS[kind])
     n = len(data)
     damaged = {

@@ -27,7 +27,7 @@ def ome(pixels="", *, prefix="", image="Name='tissue'", inside=""):
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "ome"])
-def test_pixel_sizes_come_in_any_unit_quotes_and_prefix(pixels, mpp, prefix):
+def test_read_ome_reads_pixel_sizes_in_any_unit_quotes_and_prefix(pixels, mpp, prefix):
     for text in (ome(pixels, prefix=prefix), ome(pixels, prefix=prefix).replace("'", '"')):
         assert is_ome(text)
         (image,) = read_ome(text).images
@@ -36,14 +36,14 @@ def test_pixel_sizes_come_in_any_unit_quotes_and_prefix(pixels, mpp, prefix):
         assert (image.name, image.width, image.height, image.channels, image.planes) == ("tissue", 80, 60, ("Red",), 10)
 
 
-def test_bits_and_colours_are_given_where_they_are_stated():
+def test_read_ome_returns_bits_and_colours_if_stated():
     (image,) = read_ome(ome("SignificantBits='12'")).images
     assert (image.significant_bits, image.channel_colours) == (12, (-16776961,))
     (image,) = read_ome(ome("SignificantBits='many'").replace("Color='-16776961'", "")).images
     assert (image.significant_bits, image.channel_colours) == (None, (None,))
 
 
-def test_a_stated_size_that_is_not_used_is_named():
+def test_read_ome_names_a_size_that_is_not_used():
     unknown = "PhysicalSizeX='3' PhysicalSizeXUnit='furlong' PhysicalSizeY='3' PhysicalSizeYUnit='furlong'"
     (image,) = read_ome(ome(unknown)).images
     assert image.mpp is None
@@ -59,7 +59,7 @@ def test_a_stated_size_that_is_not_used_is_named():
         assert (image.mpp, image.unused) == (None, None)
 
 
-def test_each_picture_has_its_own_size_and_files():
+def test_read_ome_returns_size_and_files_of_each_image():
     second = ome(
         "PhysicalSizeX='0.25' PhysicalSizeY='0.25'",
         image="Name='field'",
@@ -81,7 +81,7 @@ def test_each_picture_has_its_own_size_and_files():
     assert read_ome(only).images == ()
 
 
-def test_what_is_no_ome_xml():
+def test_is_ome_and_read_ome_refuse_other_text():
     for text in ("", "ImageJ=1.53", "a <b>OMEN</b>", "<HOME/>"):
         assert not is_ome(text)
     for text in ("<OME", "<OME></OMR>", ome("SizeQ='1'").replace("SizeX='80'", "SizeX='wide'")):

@@ -9,7 +9,7 @@ from kinet_trt.core.detections import COLOURS, OTHER_COLOUR
 from kinet_trt.io.overlay import RING_UM, Marks, draw, figure, to_png
 
 
-def test_a_ring_stands_about_each_nucleus_in_its_class_colour():
+def test_draw_puts_a_ring_on_each_nucleus_in_its_class_colour():
     frame = Frame(np.full((120, 160, 3), 255, np.uint8))
     x, y = np.array([40.25, 120.0], np.float32), np.array([60.0, 30.5], np.float32)
     nuclei = Detections(x, y, np.array([0, 2], np.uint8), np.ones(2, np.float32))
@@ -28,7 +28,7 @@ def test_a_ring_stands_about_each_nucleus_in_its_class_colour():
     assert (frame.pixels == 255).all()
 
 
-def test_a_png_holds_the_pixels():
+def test_to_png_is_lossless():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     back = cv2.imdecode(np.frombuffer(to_png(pixels), np.uint8), cv2.IMREAD_COLOR)
     assert np.array_equal(back[..., ::-1], pixels)
@@ -41,7 +41,7 @@ def a_figure(width=1000, height=400, mpp=0.25, marks=(), **options):
 @pytest.mark.parametrize(
     ("width", "mpp", "um"), [(1000, 0.25, 50), (1000, 0.17, 20), (300, 0.5, 20), (2000, 4.0, 1000)]
 )
-def test_the_scale_bar_is_as_long_as_it_says(width, mpp, um):
+def test_scale_bar_has_the_stated_length(width, mpp, um):
     drawn = a_figure(width=width, mpp=mpp)
     factor = drawn.shape[1] / width
     lower_left = drawn[: round(400 * factor), : drawn.shape[1] // 2][-round(60 * factor) :]
@@ -50,7 +50,7 @@ def test_the_scale_bar_is_as_long_as_it_says(width, mpp, um):
     assert longest == pytest.approx(um / mpp * factor, abs=1)
 
 
-def test_classes_differ_in_shape_and_stand_in_their_colours():
+def test_symbols_of_classes_differ_in_shape_and_colour():
     names = ("positive", "negative", "non_tumor", "odd")
     marks = [Marks(name, name, np.array([[100.0 + 200 * k, 200.0]])) for k, name in enumerate(names)]
     drawn = a_figure(marks=marks)
@@ -67,13 +67,13 @@ def test_classes_differ_in_shape_and_stand_in_their_colours():
             assert (one != other).sum() > 20
 
 
-def test_the_legend_grows_with_the_marks():
+def test_legend_grows_with_the_marks():
     marks = [Marks(f"a rather long entry of the legend {k}", "positive", np.zeros((1, 2))) for k in range(12)]
     heights = [a_figure(width=900, marks=marks[:n]).shape[0] for n in (0, 1, 6, 12)]
     assert heights == sorted(set(heights))
 
 
-def test_a_region_is_outlined():
+def test_region_is_outlined():
     drawn = a_figure(outlines=[[(100, 100), (900, 100), (900, 300)]])
     assert (drawn[100, 200:800] == 255).all()
     assert (drawn[98, 200:800].max(axis=1) < 120).all()

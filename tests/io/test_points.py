@@ -59,26 +59,26 @@ def test_points_as_programs_and_spreadsheets_write_them(tmp_path, content):
 
 
 @given(st.floats(0, 9e4, width=32), st.sampled_from([",", ";", "\t", "|"]), st.sampled_from(".,"))
-def test_a_number_survives_every_separator_and_decimal_sign(tmp_path_factory, x, separator, sign):
+def test_numbers_are_read_with_every_separator_and_decimal_sign(tmp_path_factory, x, separator, sign):
     text = f"{x:.3f}".replace(".", sign)
     cell = f'"{text}"' if separator == sign else text
     content = f"x{separator}y{separator}class\n{cell}{separator}1{separator}negative\n"
     assert nuclei(read(tmp_path_factory.mktemp("t"), content)) == ([pytest.approx(x, abs=0.005)], [1], [1])
 
 
-def test_a_header_alone_is_a_field_without_nuclei(tmp_path):
+def test_header_alone_is_a_table_without_nuclei(tmp_path):
     assert [len(part) for part in nuclei(read(tmp_path, "x,y,class\n"))] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
     "row", ["1,2,tumour", "1,2,", "1,2", "one,2,positive", "1,,positive", "1;2;positive", "1,2,Mitosis"]
 )
-def test_a_bad_row_is_shown_with_its_file_and_line(tmp_path, row):
+def test_invalid_row_is_shown_with_file_and_line(tmp_path, row):
     with pytest.raises(KinetError, match=r"a\.csv, line 3: expected .*class.* positive, negative"):
         read(tmp_path, f"x,y,class\n5,5,positive\n{row}\n")
 
 
-def test_the_line_of_a_bad_row_is_the_one_an_editor_shows(tmp_path):
+def test_line_number_is_that_of_an_editor(tmp_path):
     with pytest.raises(KinetError, match="line 5:"):
         read(tmp_path, "x,y,class\n\n5,5,positive\n\n1,2,tumour\n")
     with pytest.raises(KinetError, match="line 3:"):
@@ -92,24 +92,24 @@ def test_coordinates_are_finite_float32(tmp_path, row):
 
 
 @pytest.mark.parametrize("header", ["a,b,c", "x y class", "1.5,2,positive", "x,y", "x µm,y px,class"])
-def test_another_header_is_shown(tmp_path, header):
+def test_unexpected_header_is_shown(tmp_path, header):
     with pytest.raises(KinetError, match="columns x,y,class") as raised:
         read(tmp_path, f"{header}\n1,2,positive\n")
     assert f"found {header!r}" in str(raised.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"x,y,class\n1,2,\xff\xfe\n", b"x,y,class\n1,2," + b"p" * 200_000])
-def test_another_file_is_a_kinet_error(tmp_path, content):
+def test_other_file_is_a_kinet_error(tmp_path, content):
     with pytest.raises(KinetError, match=r"a\.csv"):
         read(tmp_path, content)
 
 
-def test_a_missing_file_is_a_kinet_error(tmp_path):
+def test_missing_file_is_a_kinet_error(tmp_path):
     with pytest.raises(KinetError, match=r"missing\.csv: cannot be read"):
         read_table(tmp_path / "missing.csv")
 
 
-def test_other_text_is_no_table(tmp_path):
+def test_is_table_refuses_other_text(tmp_path):
     (tmp_path / "a.txt").write_text("Camera: 0\nExposure: 20 ms\n")
     assert not is_table(tmp_path / "a.txt")
     (tmp_path / "b.txt").write_text(POINTS)
@@ -120,7 +120,7 @@ def test_other_text_is_no_table(tmp_path):
 
 
 @pytest.mark.parametrize("unit", ["µm", "um", "μm", "micron", "(µm)"])
-def test_lengths_become_px_by_the_um_per_px_of_the_image(tmp_path, unit, caplog):
+def test_lengths_are_converted_by_the_mpp_of_the_image(tmp_path, unit, caplog):
     marked = read(tmp_path, f"x {unit},y {unit},class\n5,10,positive\n", mpp=0.25)
     assert nuclei(marked) == ([20], [40], [0])
     assert caplog.text.strip().endswith("positions in µm")
@@ -141,7 +141,7 @@ def test_lengths_without_um_per_px_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("separator", ["\t", ",", ";"])
-def test_a_measurement_table_gives_the_nuclei_of_its_image(tmp_path, separator, caplog):
+def test_measurement_table_gives_the_nuclei_of_its_image(tmp_path, separator, caplog):
     rows = [
         "a.png\tDetection\tTumor: Positive\tPolygon\t10.5\t20.5",
         "b.png\tDetection\tNegative\tPolygon\t1.5\t2.5",
@@ -155,7 +155,7 @@ def test_a_measurement_table_gives_the_nuclei_of_its_image(tmp_path, separator, 
         read(tmp_path, table, Path("c.png"))
 
 
-def test_objects_of_a_measurement_table_that_are_not_understood_are_counted_and_excluded(tmp_path, caplog):
+def test_unknown_objects_of_a_measurement_table_are_logged_and_excluded(tmp_path, caplog):
     rows = [
         "a.png\tDetection\tPositive\tPolygon\t10.5\t20.5",
         "a.png\tDetection\t\tPolygon\t30.5\t20.5",
@@ -170,14 +170,14 @@ def test_objects_of_a_measurement_table_that_are_not_understood_are_counted_and_
         assert part in caplog.text
 
 
-def test_several_points_with_one_position_are_refused(tmp_path):
+def test_points_with_one_position_are_refused(tmp_path):
     table = "Image,Classification,Num points,Centroid X px,Centroid Y px\na.png,Positive,12,10.5,20.5\n"
     with pytest.raises(KinetError, match=r"12 points with one position: export .* as GeoJSON"):
         read(tmp_path, table)
 
 
 @pytest.mark.parametrize("given", ["a.tif", "a", "a.tif - a", "a.ome.tif"])
-def test_the_image_of_a_row_is_known_by_its_name(given):
+def test_is_named_compares_names_of_images(given):
     image = Path("x") / ("a.ome.tif" if "ome" in given else "a.tif")
     assert is_named(given, image)
     assert not is_named(given, Path("b.tif"))

@@ -28,7 +28,7 @@ def sheet(data: bytes, name: str):
     return openpyxl.load_workbook(io.BytesIO(data))[name]
 
 
-def test_a_row_holds_what_is_known_of_a_picture():
+def test_row_has_the_values_of_a_picture():
     (found,) = read(to_csv([row(warnings=("Blurred.", "Grey."))]))
     assert found == {
         "Picture": "a.png",
@@ -51,7 +51,7 @@ def test_a_row_holds_what_is_known_of_a_picture():
     }
 
 
-def test_nothing_counted_leaves_cells_empty_in_both():
+def test_empty_count_leaves_cells_empty_in_both():
     empty = row(counts={"positive": 0, "negative": 0, "non_tumor": 0}, hot_spot=None)
     (found,) = read(to_csv([empty]))
     assert (found["Tumour nuclei"], found["Ki67 index (%)"], found["Hot spot index (%)"]) == ("0", "", "")
@@ -59,7 +59,7 @@ def test_nothing_counted_leaves_cells_empty_in_both():
     assert values[4:6] == [0, None]
 
 
-def test_the_workbook_says_what_the_csv_says():
+def test_workbook_equals_the_csv():
     def value(cell: object) -> object:
         try:
             return float(str(cell))
@@ -73,19 +73,19 @@ def test_the_workbook_says_what_the_csv_says():
     assert read(to_csv(rows))[1]["Odd"] == "3"
 
 
-def test_the_total_is_a_sheet_before_the_pictures():
+def test_total_is_a_sheet_before_the_pictures():
     book = openpyxl.load_workbook(io.BytesIO(to_xlsx([row()], total=row(picture="all"))))
     assert book.sheetnames == ["Total", "Pictures"]
     assert book["Total"]["A2"].value == "all"
 
 
-def test_cases_are_named_where_there_are_any():
+def test_case_column_exists_if_there_are_cases():
     assert "Case" not in read(to_csv([row()]))[0]
     assert read(to_csv([row(case="Case 12")]))[0]["Case"] == "Case 12"
 
 
 @pytest.mark.parametrize("text", ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)"])
-def test_text_is_never_a_formula(text: str):
+def test_formulas_are_escaped(text: str):
     rows = [row(picture=text, warnings=(text,), model=text, case=text)]
     found = read(to_csv(rows))[0]
     assert [found[name] for name in ("Case", "Picture", "Model", "Warnings")] == [f"'{text}"] * 4
@@ -94,7 +94,7 @@ def test_text_is_never_a_formula(text: str):
 
 
 @pytest.mark.parametrize("text", ["\t=1+1", "two\nlines", "\r=1+1", "\x00null", "\udcff.png", "a\u2028b"])
-def test_a_row_is_one_line_whatever_a_file_is_called(text: str):
+def test_row_is_one_line_with_any_file_name(text: str):
     table = to_csv([row(picture=text)])
     assert table.encode().decode().count("\n") == 2
     assert len(table.splitlines()) == 2
@@ -102,7 +102,7 @@ def test_a_row_is_one_line_whatever_a_file_is_called(text: str):
     assert not read(table)[0]["Picture"].startswith(("=", "\t", "\r"))
 
 
-def test_the_suffix_decides_and_others_are_refused(tmp_path: Path):
+def test_check_suffix_refuses_other_suffixes(tmp_path: Path):
     assert encode([row()], tmp_path / "a.CSV") == to_csv([row()]).encode()
     assert sheet(encode([row()], tmp_path / "a.xlsx"), "Pictures")["A2"].value == "a.png"
     for name in ("a.txt", "a", "a.xls"):
@@ -110,7 +110,7 @@ def test_the_suffix_decides_and_others_are_refused(tmp_path: Path):
             check_suffix(tmp_path / name)
 
 
-def test_excel_without_openpyxl_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_missing_openpyxl_is_a_kinet_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setitem(__import__("sys").modules, "openpyxl", None)
     check_suffix(tmp_path / "a.csv")
     with pytest.raises(KinetError, match="needs openpyxl"):

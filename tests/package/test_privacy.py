@@ -225,12 +225,12 @@ def test_no_native_code_tries_to_leave_the_machine(counted):
     assert counted.attempts == 0
 
 
-def test_a_library_is_silent_where_we_use_it_and_the_program_keeps_its_own_settings(tmp_path):
+def test_library_is_silent_and_settings_of_the_program_stay(tmp_path):
     seen = watched(tmp_path, "-c", LIBRARY)
     assert (seen.strangers(), seen.outside(tmp_path), seen.attempts or 0) == (set(), set(), 0)
 
 
-def test_the_watch_sees_what_it_is_for(tmp_path):
+def test_watch_detects_connections_and_files(tmp_path):
     if reason := no_namespace():
         skip(reason)
     seen = watched(tmp_path, "-c", SENDS)
@@ -239,7 +239,7 @@ def test_the_watch_sees_what_it_is_for(tmp_path):
     assert seen.attempts >= 2
 
 
-def test_the_check_of_the_page_shows_what_the_page_says(folder, tmp_path):
+def test_check_in_the_docs_gives_the_documented_output(folder, tmp_path):
     if reason := no_namespace():
         skip(reason)
     (block,) = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "privacy.md").read_text(), re.DOTALL)
@@ -268,7 +268,7 @@ def test_the_check_of_the_page_shows_what_the_page_says(folder, tmp_path):
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )
-def test_a_command_in_a_process_of_its_own(folder, slide, arguments):
+def test_command_in_its_own_process_is_silent(folder, slide, arguments):
     seen = watched(folder, "-m", "kinet_trt", *arguments)
     assert (seen.strangers(), seen.attempts or 0) == (set(), 0)
     assert seen.outside(folder, DOCUMENTED + DOCUMENTED_WITH_PLOT) == set()
@@ -280,7 +280,7 @@ def test_a_command_in_a_process_of_its_own(folder, slide, arguments):
 # --- the guard itself -------------------------------------------------------------------------------------------------
 
 
-def test_a_program_has_its_settings_back(monkeypatch):
+def test_no_telemetry_restores_the_settings(monkeypatch):
     ours = sys.modules["openvino_telemetry"]
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
     monkeypatch.delitem(sys.modules, "openvino_telemetry")
@@ -295,7 +295,7 @@ def test_a_program_has_its_settings_back(monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["kinet_trt", "export", "calibration", "benchmarks"])
-def test_what_sends_is_imported_only_with_telemetry_switched_off(place):
+def test_libraries_with_telemetry_are_imported_with_it_disabled(place):
     unguarded = []
     for path in sorted((ROOT / place).rglob("*.py")):
         if not SENDERS & set(re.findall(r"\w+", path.read_text())):

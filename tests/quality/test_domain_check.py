@@ -94,30 +94,30 @@ def test_simulated_fields_get_no_warning(counted):
     ],
     ids=["eosin", "blur", "fluorescence", "glass"],
 )
-def test_each_damage_is_named(counted, damage, cause):
+def test_damaged_fields_get_the_right_warning(counted, damage, cause):
     for pixels, found in counted:
         assert cause in said_of(damage(pixels).astype(np.uint8), found)
 
 
 @pytest.mark.parametrize(("factor", "side", "cause"), [(0.5, 400, "small"), (2.0, 200, "large")])
-def test_um_per_px_wrong_by_two_is_asked_about(counter, fields, factor, side, cause):
+def test_wrong_mpp_by_a_factor_of_two_is_detected(counter, fields, factor, side, cause):
     asked = sum(cause in said(counter, pixels[:side, : side * 6 // 5], MPP * factor) for pixels in fields)
     assert asked >= len(fields) - 1
 
 
-def test_the_same_nuclei_at_another_true_um_per_px_look_the_same(counter):
+def test_features_do_not_depend_on_a_correct_mpp(counter):
     for seed in (300, 304):
         fine, _ = simulate.field(seed, 500, 500, mpp=0.2)
         assert not {"small", "large", "blurred"} & set(said(counter, fine, 0.2))
 
 
-def test_white_balance_and_exposure_are_no_other_stain(counted):
+def test_stain_check_tolerates_white_balance_and_exposure(counted):
     for red, green, blue in ((1, 0.95, 0.88), (0.9, 0.96, 1), (0.7, 0.7, 0.7)):
         for pixels, found in counted:
             assert "stain" not in said_of((pixels * np.array([red, green, blue])).astype(np.uint8), found)
 
 
-def test_a_mixture_of_both_stains_is_no_eosin():
+def test_mixture_of_both_stains_is_not_eosin():
     # Fields in which many px bear some of both, and few are brown.
     for seed in (20, 36, 45):
         assert seen(simulate.field(seed)[0]) == ()
@@ -125,7 +125,7 @@ def test_a_mixture_of_both_stains_is_no_eosin():
 
 @settings(max_examples=10)
 @given(turn=st.integers(0, 3), mirror=st.booleans(), which=st.integers(0, len(SEEDS) - 1))
-def test_turning_the_slide_changes_little(counted, turn, mirror, which):
+def test_rotation_changes_features_little(counted, turn, mirror, which):
     pixels, found = counted[which]
     pixels, mask = pixels[:400, :400], (found.x < 399) & (found.y < 399)
     x, y = found.x[mask], found.y[mask]
@@ -151,7 +151,7 @@ def test_turning_the_slide_changes_little(counted, turn, mirror, which):
     mpp=st.sampled_from([None, 0.34, 0.5, 2.0]),
     centres=st.lists(st.tuples(st.floats(0, 127, width=32), st.floats(0, 127, width=32)), max_size=12),
 )
-def test_any_picture_is_measured_in_finite_numbers_or_not_at_all(block, side, mpp, centres):
+def test_features_of_any_picture_are_finite_or_none(block, side, mpp, centres):
     pixels = np.ascontiguousarray(np.tile(block, (side // 8 + 1, 16, 1))[:side, :128])
     x, y = (np.array([c[k] for c in centres], np.float32) for k in range(2))
     found = Detections(x, y, np.zeros(len(centres), np.uint8), np.ones(len(centres), np.float32))
@@ -180,7 +180,7 @@ PICTURES = ("astronaut", "cat", "coffee", "colorwheel", "hubble_deep_field", "re
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_photograph_is_no_tissue_at_any_size(name):
+def test_photograph_is_not_tissue_at_any_size(name):
     data = pytest.importorskip("skimage.data")
     picture = getattr(data, name)()
     pixels = picture[0] if name == "stereo_motorcycle" else picture
@@ -193,13 +193,13 @@ def test_a_photograph_is_no_tissue_at_any_size(name):
     assert seen(cv2.imdecode(cv2.imencode(".jpg", pixels[:720, :720], [cv2.IMWRITE_JPEG_QUALITY, 50])[1], 1))
 
 
-def test_a_transparent_logo_is_no_tissue():
+def test_transparent_logo_is_not_tissue():
     logo = pytest.importorskip("skimage.data").logo()
     for mpp in (0.25, MPP, 0.5):
         assert seen(logo[..., :3], mpp)
 
 
-def test_a_real_field_of_another_antibody_is_tissue():
+def test_real_field_of_another_antibody_is_tissue():
     pixels = pytest.importorskip("skimage.data").immunohistochemistry()
     for mpp in (MPP, 0.4, 0.45, 0.5, 0.55):
         assert seen(pixels, mpp) == ()
@@ -208,14 +208,14 @@ def test_a_real_field_of_another_antibody_is_tissue():
 
 
 @pytest.mark.parametrize("kind", DRAWN)
-def test_what_is_drawn_is_no_tissue(kind):
+def test_drawings_are_not_tissue(kind):
     for seed in range(2):
         pixels = DRAWN[kind](np.random.default_rng([77, seed]), *((640, 480), (1000, 760))[seed % 2])
         for mpp in (0.25, MPP, 0.5):
             assert seen(pixels, mpp), (seed, mpp)
 
 
-def test_one_nucleus_found_or_none_changes_nothing():
+def test_tissue_score_does_not_depend_on_one_nucleus():
     pixels = pytest.importorskip("skimage.data").astronaut()
     one = Detections(*(np.array([v], np.float32) for v in (200, 130)), np.zeros(1, np.uint8), np.ones(1, np.float32))
     signs = measure_field(Frame(pixels, MPP), one, MPP)
@@ -223,7 +223,7 @@ def test_one_nucleus_found_or_none_changes_nothing():
     assert "other" in find_causes(signs)
 
 
-def test_the_simulators_frames_are_tissue(counter):
+def test_simulator_frames_are_tissue(counter):
     assert said(counter, simulate.field(40)[0]) == ()
     microscope = SimulatedMicroscope.parse("fps=2")
     microscope.open()
@@ -234,14 +234,14 @@ def test_the_simulators_frames_are_tissue(counter):
     assert DomainCheck(MPP)(frame, counter(frame)) == ""
 
 
-def test_a_small_piece_of_tissue_on_glass_is_tissue(fields):
+def test_small_piece_of_tissue_on_glass_is_tissue(fields):
     for pixels in fields[:3]:
         slide = np.full((720, 720, 3), (240, 240, 243), np.uint8)
         slide[80:320, 300:620] = pixels[:240, :320]
         assert "other" not in seen(slide)
 
 
-def test_both_stains_on_a_bright_background_speak_for_tissue(fields):
+def test_both_stains_on_a_bright_background_raise_the_limit(fields):
     thick = appearance(np.ascontiguousarray(fields[0]))
     y, x = np.mgrid[:256, :256]
     amounts = np.stack([np.maximum(0, np.sin(x / 9) * np.sin(y / 9)), np.maximum(0, -np.sin(x / 9) * np.sin(y / 9))])
@@ -258,13 +258,13 @@ def test_both_stains_on_a_bright_background_speak_for_tissue(fields):
     assert not appearance(shown([stains[0], [0.1, 0.3, 1.0]], 240)).both_stains  # yellow paint
 
 
-def test_what_differs_between_laboratories_is_still_tissue(fields):
+def test_differences_between_laboratories_are_tissue(fields):
     rng = np.random.default_rng(5)
     alarmed = sum("other" in seen(another_laboratory(pixels, rng)) for pixels in fields * 2)
     assert alarmed <= 1
 
 
-def test_an_unusual_number_never_makes_up_for_another():
+def test_deviation_score_never_cancels():
     score = DeviationScore((1.0, 5.0), (2.0, 1.0), (3.0, 0.0), (0.0, 2.0), -4.0)
     assert score.value((1.0, 5.0)) == -4.0
     assert score.value((-1.0, 4.0)) == -1.0
@@ -274,13 +274,13 @@ def test_an_unusual_number_never_makes_up_for_another():
 
 @settings(max_examples=20)
 @given(arrays(np.uint8, (8, 8, 3)), st.sampled_from([(128, 131), (400, 200)]))
-def test_any_appearance_is_finite(block, size):
+def test_appearance_is_finite(block, size):
     numbers = appearance(np.ascontiguousarray(np.tile(block, (50, 50, 1))[: size[0], : size[1]])).numbers
     assert len(numbers) == len(NAMES)
     assert np.isfinite(numbers).all()
 
 
-def test_of_grey_and_of_tiny_pictures_nothing_is_said(fields):
+def test_grey_and_tiny_pictures_are_not_checked(fields):
     none = Detections.empty()
     grey = np.repeat(fields[0][..., 1:2], 3, axis=2)
     assert measure_field(Frame(grey, MPP), none, MPP) is None
@@ -289,13 +289,13 @@ def test_of_grey_and_of_tiny_pictures_nothing_is_said(fields):
     assert DomainCheck(MPP)(Frame(fields[0][:127], MPP), none) == ""
 
 
-def test_what_is_not_known_adds_nothing_to_a_score():
+def test_linear_score_ignores_nan():
     line = LinearScore((1.0, 2.0), (2.0, 1.0), (3.0, 5.0), -1.0)
     assert line.value((3.0, 4.0)) == -1.0 + 3.0 + 10.0
     assert line.value((3.0, math.nan)) == -1.0 + 3.0
 
 
-def test_the_sentence_names_the_um_per_px_that_was_counted_at():
+def test_describe_names_the_mpp():
     assert describe((), 0.5) == ""
     assert describe(("small",), 0.5).endswith("nuclei look about half as large as expected: is 0.5 µm/px right?")
     assert describe(("stain", "blurred"), 0.5).endswith(
@@ -330,7 +330,7 @@ def test_count_warns_of_a_photograph(run, tmp_path):
     assert NO_TISSUE in err
 
 
-def test_live_says_it_once_and_writes_it_on_every_line(monkeypatch, capsysbinary, tmp_path, fields):
+def test_live_logs_the_warning_once_and_writes_it_on_every_line(monkeypatch, capsysbinary, tmp_path, fields):
     from kinet_trt.cli import main as cli
 
     for n in range(3):
@@ -383,7 +383,7 @@ def test_real_fields_get_no_warning(shared_data, counter):
     ],
     ids=["doubled", "halved", "blur", "eosin", "negative"],
 )
-def test_damaged_real_fields_are_warned_of(real, counter, damage, factor, least):
+def test_damaged_real_fields_get_a_warning(real, counter, damage, factor, least):
     some = real[::2]
     warned = sum(bool(said(counter, damage(pixels[:384, :384]), MPP * factor)) for _, pixels in some)
     assert warned >= least * len(some)

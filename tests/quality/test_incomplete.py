@@ -13,12 +13,12 @@ TISSUE = simulate.field(3, 160, 128)[0]
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (128, 128, 128), (0, 135, 0)])
-def test_a_picture_of_one_colour_is_none(colour):
+def test_check_not_blank_refuses_one_colour(colour):
     with pytest.raises(ImageError, match="there is no picture: every pixel is"):
         check_not_blank(np.full((40, 60, 3), colour, np.uint8))
 
 
-def test_glass_is_a_picture():
+def test_check_not_blank_accepts_glass():
     for colour in (255, (230, 215, 180)):
         check_not_blank(np.full((40, 60, 3), colour, np.uint8))
     check_not_blank(TISSUE)
@@ -27,7 +27,7 @@ def test_glass_is_a_picture():
     check_not_blank(one)
 
 
-def test_black_as_motion_jpeg_decodes_it_is_no_picture():
+def test_check_not_blank_refuses_black_of_motion_jpeg():
     black = np.zeros((80, 60, 3), np.uint8)
     black[::2, :, 1] = 1
     with pytest.raises(ImageError, match=r"every pixel is black, RGB \[0, 1, 0\]"):
@@ -36,14 +36,14 @@ def test_black_as_motion_jpeg_decodes_it_is_no_picture():
 
 @pytest.mark.parametrize("colour", [0, 128])
 @pytest.mark.parametrize("rows", [8, 16, 100])
-def test_rows_that_were_not_decoded(rows, colour):
+def test_is_truncated_if_rows_were_not_decoded(rows, colour):
     cut = TISSUE.copy()
     cut[-rows:] = colour
     assert is_truncated(cut)
     assert not is_truncated(TISSUE)
 
 
-def test_what_is_no_damage():
+def test_is_truncated_is_false_for_intact_pictures():
     framed = TISSUE.copy()
     framed[:16] = framed[-16:] = 0
     white = TISSUE.copy()

@@ -39,7 +39,7 @@ def nearest(truth: Truth) -> NDArray[np.float64]:
     width=st.integers(1, 300),
     height=st.integers(1, 300),
 )
-def test_a_cut_is_the_slide(
+def test_region_equals_the_part_of_a_larger_region(
     whole: tuple[SimulatedSlide, NDArray[np.uint8], Truth], left: int, top: int, width: int, height: int
 ) -> None:
     slide, image, truth = whole
@@ -54,7 +54,7 @@ def test_a_cut_is_the_slide(
 
 
 @pytest.mark.parametrize("mpp", [0.21, 0.5])
-def test_a_cut_is_the_slide_at_another_mpp(mpp: float) -> None:
+def test_region_equals_the_part_of_a_larger_region_at_another_mpp(mpp: float) -> None:
     slide = SimulatedSlide(seed=3, mpp=mpp)
     image, truth = slide.region(-90, 110, 200, 180)
     cut, found = slide.region(-20, 190, 100, 60)
@@ -64,7 +64,7 @@ def test_a_cut_is_the_slide_at_another_mpp(mpp: float) -> None:
     np.testing.assert_array_equal(found.x, x[inside])
 
 
-def test_deterministic_and_seeded(whole: tuple[SimulatedSlide, NDArray[np.uint8], Truth]) -> None:
+def test_region_is_deterministic_and_seeded(whole: tuple[SimulatedSlide, NDArray[np.uint8], Truth]) -> None:
     slide, image, _ = whole
     again, _ = SimulatedSlide(seed=7).region(*WHOLE)
     np.testing.assert_array_equal(again, image)
@@ -75,7 +75,7 @@ def test_deterministic_and_seeded(whole: tuple[SimulatedSlide, NDArray[np.uint8]
     np.testing.assert_array_equal(first.x, second.x)
 
 
-def test_shapes_order_and_bounds(whole: tuple[SimulatedSlide, NDArray[np.uint8], Truth]) -> None:
+def test_truth_has_shapes_order_and_bounds(whole: tuple[SimulatedSlide, NDArray[np.uint8], Truth]) -> None:
     _, image, truth = whole
     assert image.shape == (WHOLE[3], WHOLE[2], 3)
     assert image.dtype == np.uint8
@@ -87,7 +87,7 @@ def test_shapes_order_and_bounds(whole: tuple[SimulatedSlide, NDArray[np.uint8],
     np.testing.assert_array_equal(order, np.arange(len(truth)))
 
 
-def test_a_field_is_dense_and_holds_every_class() -> None:
+def test_field_is_dense_and_contains_every_class() -> None:
     image, truth = field(1)
     assert image.shape == (596, 596, 3)
     assert 350 < len(truth) < 1500
@@ -96,7 +96,7 @@ def test_a_field_is_dense_and_holds_every_class() -> None:
     assert nearest(truth).min() > 5  # never two nuclei on one spot
 
 
-def test_colours_tell_the_classes() -> None:
+def test_classes_differ_in_colour() -> None:
     image, truth = field(2)
     rows, columns = np.round(truth.y).astype(int).clip(0, 595), np.round(truth.x).astype(int).clip(0, 595)
     colour = image[rows, columns].astype(float)
@@ -118,7 +118,7 @@ def test_positive_fraction(fraction: float) -> None:
     assert counts[0] / counts[:2].sum() == pytest.approx(fraction, rel=0.25 * (1 - fraction))
 
 
-def test_tumor_share_acts() -> None:
+def test_tumor_share_has_an_effect() -> None:
     shares = []
     for share in (0.2, 0.5, 0.8):
         cells = [_place(SimulatedSlide(seed=s, tumor_share=share), s, s)["cls"] for s in range(12)]
@@ -126,20 +126,20 @@ def test_tumor_share_acts() -> None:
     assert shares[0] + 0.1 < shares[1] < shares[2] - 0.1
 
 
-def test_numpy_numbers_are_numbers() -> None:
+def test_options_may_be_numpy_numbers() -> None:
     plain, _ = SimulatedSlide(seed=3, mpp=0.5).region(2, 3, 40, 30)
     typed, _ = SimulatedSlide(seed=np.int64(3), mpp=np.float64(0.5)).region(np.int64(2), np.int32(3), np.int64(40), 30)  # type: ignore[arg-type]
     np.testing.assert_array_equal(plain, typed)
 
 
 @pytest.mark.parametrize("mpp", [0.05, 4.0])
-def test_the_ends_of_mpp(mpp: float) -> None:
+def test_mpp_at_its_limits(mpp: float) -> None:
     image, truth = SimulatedSlide(mpp=mpp).region(-10, -10, 60, 60)
     assert image.shape == (60, 60, 3)
     assert len(truth) < 2000
 
 
-def test_shares_at_their_ends() -> None:
+def test_shares_at_their_limits() -> None:
     image, truth = SimulatedSlide(glass_share=1.0).region(0, 0, 64, 64)
     assert len(truth) == 0
     assert image.min() > 225
@@ -150,7 +150,7 @@ def _classes(slide: SimulatedSlide) -> set[int]:
     return set(slide.region(0, 0, 400, 200)[1].cls.tolist())
 
 
-def test_glass_is_empty() -> None:
+def test_glass_contains_no_nuclei() -> None:
     slide = SimulatedSlide(seed=4, glass_share=0.3)
     image, truth = slide.region(0, 0, 600, 600)
     # Glass: a whole neighbourhood as bright as the lamp.
@@ -174,7 +174,7 @@ def test_mpp_keeps_the_nuclei_where_they_are() -> None:
     assert np.corrcoef(shrunk.ravel(), image.ravel().astype(float))[0, 1] > 0.95
 
 
-def test_the_centroid_is_the_truth() -> None:
+def test_centroid_equals_the_truth() -> None:
     """The optical density of an isolated nucleus over its background has its centroid within half a pixel."""
     off = []
     for seed in range(8):
@@ -199,7 +199,7 @@ def test_the_centroid_is_the_truth() -> None:
     assert np.abs(np.mean(off, axis=0)).max() < 0.1  # and has no direction
 
 
-def test_every_nucleus_is_centred_on_its_truth() -> None:
+def test_nuclei_are_centred_on_their_truth() -> None:
     """The stain of each nucleus alone, before light and neighbours."""
     slide = SimulatedSlide(seed=1, positive_fraction=0.5)
     for nucleus in _place(slide, 0, 0)[:150]:
@@ -217,7 +217,7 @@ def test_every_nucleus_is_centred_on_its_truth() -> None:
         assert np.hypot(*off) < 0.25
 
 
-def test_stain_options_act() -> None:
+def test_stain_options_have_an_effect() -> None:
     plain, truth = SimulatedSlide(seed=2, positive_fraction=0.5).region(0, 0, 200, 200)
     for change in ({"counterstain": 0.4}, {"dab": 0.3}):
         paler, same = SimulatedSlide(seed=2, positive_fraction=0.5, **change).region(0, 0, 200, 200)
@@ -242,12 +242,12 @@ def test_stain_options_act() -> None:
         ("hue_shift", 400),
     ],
 )
-def test_bad_options(name: str, value: float) -> None:
+def test_invalid_options_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{name}: expected .* found .*; pass"):
         SimulatedSlide(**{name: value})  # type: ignore[arg-type]
 
 
-def test_bad_regions() -> None:
+def test_invalid_regions_are_refused() -> None:
     with pytest.raises(ValueError, match=r"width: expected .* found 0; pass"):
         SimulatedSlide().region(0, 0, 0, 10)
     with pytest.raises(ValueError, match=r"x: expected a whole number .* found 0.5; pass"):
