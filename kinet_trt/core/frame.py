@@ -75,12 +75,12 @@ class Frame:
 
     @property
     def is_grey(self) -> bool:
-        """Whether R, G and B are equal up to noise at every pixel, so that the stains cannot be told apart."""
+        """True if the frame has no colour; see :func:`is_grey`."""
         return is_grey(self.pixels[::16, ::16]) and is_grey(self.pixels)
 
 
 def is_grey(pixels: NDArray[np.uint8]) -> bool:
-    """Return whether R, G and B of pixels, uint8 [height, width, 3], are equal up to noise."""
+    """Return True if R, G and B of all pixels, uint8 [height, width, 3], are equal up to noise."""
     return bool((pixels.max(axis=2) - pixels.min(axis=2)).max(initial=0) <= GREY_SPREAD)
 
 

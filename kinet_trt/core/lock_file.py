@@ -53,7 +53,7 @@ class LockFile:
             return ""
 
     def release(self) -> None:
-        """Release the lock if it is held."""
+        """Release the lock, if acquired."""
         if self._lock.is_locked:
             with suppress(OSError):
                 self._note.unlink(missing_ok=True)

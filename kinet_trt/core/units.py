@@ -16,86 +16,50 @@ from kinet_trt.core.errors import ImageError, shown
 MIN_MPP, MAX_MPP = 0.01, 100.0
 """Range of pixel sizes, µm/px; values outside of it are in another unit."""
 
+_SI = (
+    "yotta:Y:24 zetta:Z:21 exa:E:18 peta:P:15 tera:T:12 giga:G:9 mega:M:6 kilo:k:3 hecto:h:2 deca:da:1 ::0 "
+    "deci:d:-1 centi:c:-2 milli:m:-3 micro:μ:-6 nano:n:-9 pico:p:-12 femto:f:-15 atto:a:-18 zepto:z:-21 yocto:y:-24"
+)
 _PREFIXES: Mapping[str, tuple[str, float]] = {
-    "yotta": ("Y", 1e24),
-    "zetta": ("Z", 1e21),
-    "exa": ("E", 1e18),
-    "peta": ("P", 1e15),
-    "tera": ("T", 1e12),
-    "giga": ("G", 1e9),
-    "mega": ("M", 1e6),
-    "kilo": ("k", 1e3),
-    "hecto": ("h", 1e2),
-    "deca": ("da", 1e1),
-    "": ("", 1.0),
-    "deci": ("d", 1e-1),
-    "centi": ("c", 1e-2),
-    "milli": ("m", 1e-3),
-    "micro": ("μ", 1e-6),
-    "nano": ("n", 1e-9),
-    "pico": ("p", 1e-12),
-    "femto": ("f", 1e-15),
-    "atto": ("a", 1e-18),
-    "zepto": ("z", 1e-21),
-    "yocto": ("y", 1e-24),
+    name: (symbol, float(f"1e{power}")) for name, symbol, power in (prefix.split(":") for prefix in _SI.split())
 }
 # Case-sensitive symbols: Mm is not mm.
 _SYMBOLS: Mapping[str, float] = {
     **{f"{symbol}m": factor * 1e6 for symbol, factor in _PREFIXES.values()},
-    "um": 1.0,
-    "μ": 1.0,
-    "Å": 1e-4,
+    **{"um": 1.0, "μ": 1.0, "Å": 1e-4},
 }
 _NAMES: Mapping[str, float] = {
     **{f"{name}met{end}": factor * 1e6 for name, (_, factor) in _PREFIXES.items() for end in ("er", "re")},
     "dekameter": 1e7,
-    "mikrometer": 1.0,
-    "micron": 1.0,
-    "mikron": 1.0,
-    "micra": 1.0,
-    "mc": 1.0,
-    "angstrom": 1e-4,
-    "ångström": 1e-4,
-    "ångstrom": 1e-4,
-    "thou": 25.4,
-    "mil": 25.4,
-    "li": 25_400 / 12,
-    "line": 25_400 / 12,
-    "pt": 25_400 / 72,
-    "point": 25_400 / 72,
-    "in": 25_400.0,
-    "inch": 25_400.0,
-    "inche": 25_400.0,
-    '"': 25_400.0,
-    "ft": 304_800.0,
-    "foot": 304_800.0,
-    "feet": 304_800.0,
-    "yd": 914_400.0,
-    "yard": 914_400.0,
-    "mi": 1_609_344_000.0,
-    "mile": 1_609_344_000.0,
-    "ua": 149_597_870_700e6,
-    "ly": 9_460_730_472_580_800e6,
-    "pc": 3.085_677_581e22,
-    "parsec": 3.085_677_581e22,
+    **dict.fromkeys(("mikrometer", "micron", "mikron", "micra", "mc"), 1.0),
+    **dict.fromkeys(("angstrom", "ångström", "ångstrom"), 1e-4),
+    **dict.fromkeys(("thou", "mil"), 25.4),
+    **dict.fromkeys(("li", "line"), 25_400 / 12),
+    **dict.fromkeys(("pt", "point"), 25_400 / 72),
+    **dict.fromkeys(("in", "inch", "inche", '"'), 25_400.0),
+    **dict.fromkeys(("ft", "foot", "feet"), 304_800.0),
+    **dict.fromkeys(("yd", "yard"), 914_400.0),
+    **dict.fromkeys(("mi", "mile"), 1_609_344_000.0),
+    **{"ua": 149_597_870_700e6, "ly": 9_460_730_472_580_800e6},
+    **dict.fromkeys(("pc", "parsec"), 3.085_677_581e22),
 }
 _LOWER_SYMBOLS = {symbol: um for symbol, um in _SYMBOLS.items() if symbol == symbol.lower()}
 _UNCALIBRATED = ("", "pixel", "pixels", "px", "reference frame", "unknown", "none", "null")
 
 
 def is_mpp(value: object) -> bool:
-    """Return whether a value is a number from :data:`MIN_MPP` to :data:`MAX_MPP`."""
+    """Return True for a number from :data:`MIN_MPP` to :data:`MAX_MPP`."""
     number = isinstance(value, Real) and not isinstance(value, bool)
     return number and bool(MIN_MPP <= value <= MAX_MPP)  # type: ignore[operator]  # Real has an order
 
 
 def check_mpp(value: object) -> None:
-    """Raise unless :func:`is_mpp`.
+    """Check that a value is a pixel size, µm/px.
 
     Raises
     ------
     ImageError
-        If it is no number, or outside the range.
+        Unless :func:`is_mpp`.
     """
     if not is_mpp(value):
         raise ImageError(f"µm/px: expected a number from {MIN_MPP:g} to {MAX_MPP:g}, found {shown(value)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,7 @@ class LabelledField:
     partial
         Classes that are labelled incompletely: absence of a label does not mean absence of a nucleus.
     classified
-        Whether its nuclei have a class. If not, every nucleus is marked, and ``cls`` means nothing.
+        False if nuclei are labelled without a class; ``cls`` is then undefined.
     guessed
         True if ``labelled`` is assumed from the classes that occur.
     outlines
@@ -92,21 +92,8 @@ class LabelledField:
         """Return the columns ``left`` to ``right`` (exclusive, px) as a field in memory."""
         inside = (self.x >= left - 0.5) & (self.x < right - 0.5)
         frame = Frame(np.ascontiguousarray(self.pixels()[:, left:right]), self.frame().mpp)
-
-        def cut(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-            return np.ascontiguousarray(mask[:, left:right])
-
-        x = self.x[inside] - np.float32(left)
-        return replace(
-            self,
-            x=x,
-            y=self.y[inside],
-            cls=self.cls[inside],
-            _frames=[frame],
-            _masks=[cut(self.counted_mask())] if self.bounded else [],
-            _regions=[(cut(tumor), cut(known)) for tumor, known in self._drawn()],
-            _empty=[cut(self.empty_mask())],
-        )
+        part = self._in_memory(frame, lambda mask: np.ascontiguousarray(mask[:, left:right]))
+        return replace(part, x=self.x[inside] - np.float32(left), y=self.y[inside], cls=self.cls[inside])
 
     def at_scale(self, own: float | None, mpp: float) -> LabelledField:
         """Return the field scaled to ``mpp`` µm/px, in memory.
@@ -131,18 +118,21 @@ class LabelledField:
         except ImageError as error:
             raise ImageError(f"{self.image}: {error}") from None
 
-        def resized(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        def resize(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
             size = fitted.width, fitted.height
             return np.asarray(cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0)
 
+        scaled = self._in_memory(Frame(fitted.pixels, mpp), resize)
+        return replace(scaled, x=rescale(self.x, fitted.scale_x), y=rescale(self.y, fitted.scale_y))
+
+    def _in_memory(self, frame: Frame, change: Callable[[NDArray[np.bool_]], NDArray[np.bool_]]) -> LabelledField:
+        """Return the field with another frame, and its masks changed accordingly."""
         return replace(
             self,
-            x=rescale(self.x, fitted.scale_x),
-            y=rescale(self.y, fitted.scale_y),
-            _frames=[Frame(fitted.pixels, mpp)],
-            _masks=[resized(self.counted_mask())] if self.bounded else [],
-            _regions=[(resized(tumor), resized(known)) for tumor, known in self._drawn()],
-            _empty=[resized(self.empty_mask())],
+            _frames=[frame],
+            _masks=[change(self.counted_mask())] if self.bounded else [],
+            _regions=[(change(tumor), change(known)) for tumor, known in self._drawn()],
+            _empty=[change(self.empty_mask())],
         )
 
     @property
@@ -168,8 +158,8 @@ class LabelledField:
         if 2 * inside.sum() < len(self.x):
             self._frames.clear()
             raise KinetError(
-                f"{self.image}: {len(self.x) - inside.sum()} of its {len(self.x)} marked nuclei lie outside of its "
-                f"{frame.width} x {frame.height} px: they were marked in another image, or at another scale"
+                f"{self.image}: {len(self.x) - inside.sum()} of its {len(self.x)} labelled nuclei lie outside of its "
+                f"{frame.width} x {frame.height} px: they belong to another image, or at another scale"
             )
         x, y = self.outlines.corners().T
         outside = (x < -1) | (x > frame.width) | (y < -1) | (y > frame.height)
@@ -177,7 +167,7 @@ class LabelledField:
             self._frames.clear()
             raise KinetError(
                 f"{self.image}: {outside.sum()} of the {len(x)} corners of its regions lie outside of its "
-                f"{frame.width} x {frame.height} px: they were drawn in another image, or at another scale"
+                f"{frame.width} x {frame.height} px: they belong to another image, or at another scale"
             )
 
     def pixels(self) -> NDArray[np.uint8]:
@@ -502,10 +492,10 @@ def _from_pairs(folder: Path, mpp: float | None, unlabelled: bool) -> Iterator[L
                 bare.append(image)
             continue
         if shared and found[0] == shared.path:
-            marked = shared.nuclei(image, partial(_mpp_of, image, mpp))
+            labels = shared.nuclei(image, partial(_mpp_of, image, mpp))
         else:
-            marked = _read_labels(found[0], image, mpp)
-        labelled = _field(image, marked)
+            labels = _read_labels(found[0], image, mpp)
+        labelled = _field(image, labels)
         counted = image.with_name(image.stem + MASK_SUFFIX)
         yield replace(labelled, counted=counted if counted.is_file() else None) if labelled else None
     if 0 < len(bare) < len(images):
@@ -550,25 +540,25 @@ def _shared_table(folder: Path, images: Sequence[Path], others: Sequence[Path]) 
     return next(iter(tables), None)
 
 
-def _field(image: Path, marked: Annotations, labelled: tuple[str, ...] = ()) -> LabelledField | None:
+def _field(image: Path, labels: Annotations, labelled: tuple[str, ...] = ()) -> LabelledField | None:
     """Return an image with its labels; None with a warning if all labels are unknown.
 
     Otherwise training would treat nuclei with unknown labels as background.
     """
-    tissue = marked.outlines.tissue
-    if marked.left_out and not len(marked.x) and not tissue:
+    tissue = labels.outlines.tissue
+    if labels.unknown_objects and not len(labels.x) and not tissue:
         log.warning("%s: no nucleus of a known class among its labels: the field is excluded", image)
         return None
     # Without nuclei the file is meant for areas of tissue.
-    regions_only = not labelled and not len(marked.x) and tissue
+    regions_only = not labelled and not len(labels.x) and tissue
     return LabelledField(
         image,
-        marked.x,
-        marked.y,
-        marked.cls,
+        labels.x,
+        labels.y,
+        labels.cls,
         () if regions_only else labelled or CLASSES,
         guessed=not labelled and not regions_only,
-        outlines=marked.outlines,
+        outlines=labels.outlines,
     )
 
 

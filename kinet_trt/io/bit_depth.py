@@ -92,7 +92,7 @@ def _float_white(values: NDArray[np.generic]) -> tuple[float, tuple[str, ...]]:
         raise ImageError(
             f"float values up to {largest:g}: expected 0 to 1 or 0 to 255: scale them, or convert the file to 8 bit RGB"
         )
-    return white, (f"Its float values, up to {largest:.4g}, are taken as 0 (black) to {white:g} (white).",)
+    return white, (f"Its float values, up to {largest:.4g}, are read as 0 (black) to {white:g} (white).",)
 
 
 def _refuse_negative(values: NDArray[np.generic]) -> None:

@@ -54,6 +54,7 @@ _AREAS: Mapping[str, str] = {
     **dict.fromkeys(("empty", "glass", "background", "whitespace", "blood", "red blood cell"), "empty"),
     **dict.fromkeys(("pigment", "debris"), "empty"),
 }
+_AREA_KINDS = ("counted", "ignored", "tumor", "other", "empty")
 _KINDS = {"cell": "Cell|Detection", "tmacore": "TMACore", "root": "Root"}  # parts of QuPath's Java class names
 _SHIFT = 4  # fractional bits of the corners of outlines
 
@@ -65,7 +66,7 @@ class Outlines:
     Attributes
     ----------
     counted
-        Areas in which every nucleus was marked; if empty, the whole image.
+        Areas in which every nucleus was labelled; if empty, the whole image.
     ignored
         Areas that are excluded from training and evaluation.
     tumor, other
@@ -85,16 +86,16 @@ class Outlines:
 
     @property
     def bounds(self) -> bool:
-        """Whether part of the image is excluded."""
+        """True if part of the image is excluded."""
         return bool(self.counted or self.ignored or len(self.unknown))
 
     @property
     def tissue(self) -> bool:
-        """Whether tissue or empty areas were annotated."""
+        """True if tissue or empty areas were annotated."""
         return bool(self.tumor or self.other or self.empty)
 
     def counted_mask(self, height: int, width: int) -> NDArray[np.bool_]:
-        """Return the mask of the area in which nuclei were marked, bool [height, width]."""
+        """Return the mask of the area in which nuclei were labelled, bool [height, width]."""
         mask = _filled(self.counted, height, width) if self.counted else np.ones((height, width), bool)
         mask &= ~_filled(self.ignored, height, width)
         about = np.zeros((height, width), np.uint8)
@@ -120,15 +121,9 @@ class Outlines:
         return np.concatenate([np.empty((0, 2)), *(ring for shape in shapes for ring in shape)])
 
     def merged(self, more: Outlines) -> Outlines:
-        """Return these areas and those of another file of the same image."""
-        return Outlines(
-            self.counted + more.counted,
-            self.ignored + more.ignored,
-            self.tumor + more.tumor,
-            self.other + more.other,
-            self.empty + more.empty,
-            np.concatenate([self.unknown, more.unknown]),
-        )
+        """Return the union of these areas and those of another file for the same image."""
+        areas = {name: getattr(self, name) + getattr(more, name) for name in _AREA_KINDS}
+        return Outlines(**areas, unknown=np.concatenate([self.unknown, more.unknown]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +138,7 @@ class Annotations:
         Index in :data:`CLASSES`, uint8 [n].
     outlines
         The areas.
-    left_out
+    unknown_objects
         Number of unknown objects by kind.
     """
 
@@ -151,7 +146,7 @@ class Annotations:
     y: NDArray[np.float32]
     cls: NDArray[np.uint8]
     outlines: Outlines = field(default_factory=Outlines)
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    unknown_objects: Mapping[str, int] = field(default_factory=dict)
 
 
 def nucleus_class(name: str) -> int | None:
@@ -186,12 +181,12 @@ def read_areas(path: Path) -> Outlines:
     KinetError
         If the file cannot be read, is not GeoJSON, has a coordinate that is not a finite number, or holds points.
     """
-    marked = read_geojson(path, lambda: np.inf)
-    if nuclei := len(marked.x) + len(marked.outlines.unknown):
+    found = read_geojson(path, lambda: np.inf)
+    if nuclei := len(found.x) + len(found.outlines.unknown):
         raise KinetError(
             f"{path}: expected areas, found {nuclei} points or detections: export nuclei to a file of their own"
         )
-    return marked.outlines
+    return found.outlines
 
 
 def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> Annotations:
@@ -220,7 +215,7 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
     centres: list[tuple[float, float]] = []
     classes: list[int] = []
     unknown: list[tuple[float, float]] = []
-    areas: dict[str, list[Shape]] = {name: [] for name in ("counted", "ignored", "tumor", "other", "empty")}
+    areas: dict[str, list[Shape]] = {name: [] for name in _AREA_KINDS}
     left = Counter[str]()
     for feature in _features(document, path):
         try:

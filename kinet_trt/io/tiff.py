@@ -142,10 +142,12 @@ def _select(file: Any) -> _Selection:
     colour = next((axis for axis in axes if axis in along), None) if grey else None
     if colour and shape[axes.index(colour)] == len(COLOURS):
         grid = np.moveaxis(np.arange(len(pages)).reshape(shape), axes.index(colour), -1).reshape(-1, len(COLOURS))
-        taken = next(([pages[n] for n in row] for row in grid if all(pages[n] is not None for n in row)), None)
-        if taken:
+        chosen = next(([pages[n] for n in row] for row in grid if all(pages[n] is not None for n in row)), None)
+        if chosen:
             rest = axes.replace(colour, "")
-            return _Selection(_in_order(file, taken), _colour_remarks(file, colour) + _others(file, taken, rest, shape))
+            return _Selection(
+                _in_order(file, chosen), _colour_remarks(file, colour) + _others(file, chosen, rest, shape)
+            )
     if colour == "C" and shape[axes.index("C")] > 1:
         count = shape[axes.index("C")]
         raise ImageError(f"expected red, green and blue, found {count} channels in grey pages: save the picture as RGB")
@@ -154,10 +156,10 @@ def _select(file: Any) -> _Selection:
     return _Selection([page], _others(file, [page], axes, shape))
 
 
-def _others(file: Any, taken: Sequence[Any], axes: str, shape: Sequence[int]) -> tuple[str, ...]:
+def _others(file: Any, chosen: Sequence[Any], axes: str, shape: Sequence[int]) -> tuple[str, ...]:
     """Return a note on pages that are not read, other than smaller copies."""
-    numbers = {page.index for page in taken}
-    area = _area(taken[0])
+    numbers = {page.index for page in chosen}
+    area = _area(chosen[0])
     left = [page.keyframe for page in file.pages if page.index not in numbers]
     missed = [one for one in left if not (one.subfiletype & _REDUCED or _area(one) <= _SMALL * area)]
     if not missed and min(numbers) == 0:
@@ -167,9 +169,9 @@ def _others(file: Any, taken: Sequence[Any], axes: str, shape: Sequence[int]) ->
         kinds = dict.fromkeys(_AXES[axis] for axis in axes if axis in _AXES)
         why = f" ({', '.join(kinds)})" if kinds else ""
     else:
-        why = ", the largest" if _area(taken[0]) > max(map(_area, left)) else ", the largest in colour"
+        why = ", the largest" if _area(chosen[0]) > max(map(_area, left)) else ", the largest in colour"
     first = min(numbers) + 1
-    which = f"Page {first} of {total} is" if len(taken) == 1 else f"Pages {first} to {max(numbers) + 1} of {total} are"
+    which = f"Page {first} of {total} is" if len(chosen) == 1 else f"Pages {first} to {max(numbers) + 1} of {total} are"
     return (f"{which} read{why}; the others are not counted.",)
 
 

@@ -342,7 +342,7 @@ def _widths(pixels: NDArray[np.uint8]) -> tuple[float, float, float, float]:
     half = cv2.resize(pixels, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     stain = cv2.medianBlur(np.clip(80 * _density(half.astype(np.uint8)), 0, 255).astype(np.uint8), 3)
     before, eroded, reached = float(stain.sum()), stain, 0
-    taken = []
+    removed = []
     for radius in RADII:
         for step in range(reached, radius):
             eroded = cv2.erode(eroded, _element(step))
@@ -350,9 +350,9 @@ def _widths(pixels: NDArray[np.uint8]) -> tuple[float, float, float, float]:
         for step in range(radius):
             opened = cv2.dilate(opened, _element(step))
         left = float(opened.sum())
-        taken.append(max(0.0, before - left) + 1)
+        removed.append(max(0.0, before - left) + 1)
         before = left
-    shares, logs = np.array(taken) / sum(taken), np.log2(RADII)
+    shares, logs = np.array(removed) / sum(removed), np.log2(RADII)
     first, second, third = (float(q) for q in np.interp((0.25, 0.5, 0.75), np.cumsum(shares), logs))
     return float(shares @ logs), first, second, third
 

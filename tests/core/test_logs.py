@@ -63,7 +63,7 @@ logging.getLogger("kinet_trt.inference.counter").warning("ours")
 
 
 def noise(folder, *arguments):
-    """Return what a program writes to standard error while libraries have something to say."""
+    """Return the standard error of a program while libraries log messages."""
     quiet = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV_")}
     command = [sys.executable, "-c", NOISE, *arguments]
     done = subprocess.run(command, cwd=folder, env=quiet, capture_output=True, text=True, check=False)

@@ -49,7 +49,7 @@ def test_pairs_are_images_with_points_of_the_same_name(tmp_path):
     np.testing.assert_array_equal(fields[0].pixels(), a)
     np.testing.assert_array_equal(fields[1].pixels(), b)
     assert fields[0].x.tolist() == [1.5, 10]
-    assert fields[0].labelled == ("positive", "non_tumor")  # only what occurs is known to have been marked
+    assert fields[0].labelled == ("positive", "non_tumor")  # assumed from the classes that occur
     assert all(field.guessed for field in fields)
     assert not any(field.guessed for field in with_classes(fields, ["positive"]))
     assert fields[0].counted is None
@@ -300,7 +300,7 @@ def test_nuclei_of_another_image_are_an_error(tmp_path):
     (tmp_path / "a.csv").write_text("x,y,class\n5,5,positive\n500,5,positive\n5,700,negative\n")
     (field,) = read_fields(tmp_path)
     for _ in range(2):
-        with pytest.raises(KinetError, match="2 of its 3 marked nuclei lie outside of its 32 x 24 px"):
+        with pytest.raises(KinetError, match="2 of its 3 labelled nuclei lie outside of its 32 x 24 px"):
             field.pixels()
 
 
@@ -445,7 +445,7 @@ def test_regions_beside_an_image_add_to_its_nuclei(tmp_path):
     assert (tumor[15, 15], known[15, 15]) == (False, True)
     assert (known[5, 15], known[4, 26]) == (False, False)
     assert (a.empty_mask()[4, 26], a.empty_mask()[15, 15]) == (True, False)
-    assert (len(b.x), b.labelled) == (0, ())  # regions alone do not say that there are no nuclei
+    assert (len(b.x), b.labelled) == (0, ())  # regions do not imply that there are no nuclei
 
 
 def test_regions_follow_a_part_and_a_scale(tmp_path):

@@ -1,4 +1,4 @@
-"""QuPath's GeoJSON: what count wrote and QuPath saved again, and what people draw."""
+"""GeoJSON of count, of QuPath, and drawn by people."""
 
 from __future__ import annotations
 
@@ -150,13 +150,13 @@ def test_unknown_objects_are_logged_and_excluded_with_their_area(tmp_path, caplo
         feature("Point", [10.5, 10.5], "Positive"),
         feature("LineString", [[0, 0], [5, 5]], "Positive"),
         feature("Polygon", square(0, 200, 90), "Positive"),
-        feature("Polygon", square(120, 100, 20)),  # a nucleus that nobody classified, not a region of 20 px
+        feature("Polygon", square(120, 100, 20)),  # a nucleus without a class, not a region of 20 px
     )
     assert nuclei(marked) == [(10, 10, POSITIVE)]
     said = caplog.text
     for part in ("2 x nucleus of the class 'Mitosis'", "2 x nucleus without a class", "1 x line", "area of the class"):
         assert part in said
-    assert sum(marked.left_out.values()) == 6
+    assert sum(marked.unknown_objects.values()) == 6
     mask = marked.outlines.counted_mask(300, 160)
     assert not mask[201:289, 1:89].any()
     assert not mask[50, 50]
@@ -286,7 +286,7 @@ def test_merged_annotations_of_nuclei_stay_nuclei(tmp_path):
     nuclei = [square(40 * i, 0, 20) for i in range(30)]
     marked = read(tmp_path, feature("MultiPolygon", nuclei, "Negative"))
     assert len(marked.x) == 30
-    assert not marked.left_out
+    assert not marked.unknown_objects
 
 
 def test_tumour_and_stroma_do_not_limit_the_labelled_area(tmp_path):

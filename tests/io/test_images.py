@@ -409,7 +409,7 @@ def ome(x, y, unit=None):
 
 @pytest.mark.parametrize("unit", [None, "um", "&#181;m", "&#xB5;m", "µm"])
 def test_ome_physical_size_gives_um_per_px(read, unit):
-    # "µm" in UTF-8 is what Bio-Formats and tifffile write.
+    # Bio-Formats and tifffile write "µm" in UTF-8.
     assert read(tiff(RGB, [text_tag(270, ome(0.25, 0.25, unit))]), "a.tif").mpp == pytest.approx(0.25)
     assert read(tiff(RGB, [text_tag(270, ome("2.5E-1", "2.5E-1", unit))]), "a.tif").mpp == pytest.approx(0.25)
 

@@ -1,4 +1,4 @@
-"""The picture of what was found."""
+"""Overlays and figures."""
 
 import cv2
 import numpy as np

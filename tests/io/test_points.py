@@ -165,7 +165,7 @@ def test_unknown_objects_of_a_measurement_table_are_logged_and_excluded(tmp_path
     marked = read(tmp_path, QUPATH.format("px") + "\n".join(rows))
     assert nuclei(marked) == ([10], [20], [0])
     assert marked.outlines.unknown.tolist() == [[30, 20], [50, 20]]
-    assert sum(marked.left_out.values()) == 3
+    assert sum(marked.unknown_objects.values()) == 3
     for part in ("1 x nucleus without a class", "1 x nucleus of the class 'Mitosis'", "1 x annotated area"):
         assert part in caplog.text
 

@@ -110,7 +110,7 @@ class Seen:
         return self.hosts - set(LOOPBACK)
 
     def outside(self, folder: Path, documented: tuple[str, ...] = DOCUMENTED) -> set[str]:
-        """Return what was written elsewhere than in the folder that it ran in and in documented ones."""
+        """Return the files that were written outside of the working folder and the documented folders."""
         home = folder / "home"
         places = [str(home / place) for place in documented]
         # Folders on the way to a documented one are made with it.
@@ -165,7 +165,7 @@ def watched(folder: Path, *arguments: object) -> Seen:
 
 
 def attempts(tables: str) -> int:
-    """Sum what the kernel counted of tries to leave the machine, IPv4 and IPv6."""
+    """Sum the kernel's counters of outgoing packets, IPv4 and IPv6."""
     lines = [line.split() for line in tables.splitlines()]
     counts = {}
     for names, values in pairwise(lines):
@@ -177,7 +177,7 @@ def attempts(tables: str) -> int:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Give a folder with what the commands count: a picture, labelled fields, a slide."""
+    """Return a folder with a picture, labelled fields and a slide."""
     folder = tmp_path_factory.mktemp("privacy")
     fields = folder / "run" / "fields"
     fields.mkdir(parents=True)

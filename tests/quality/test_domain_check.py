@@ -1,4 +1,4 @@
-"""What is said of fields unlike the training data: simulated ones, damaged in known ways, real ones, and no tissue."""
+"""The domain check on simulated, damaged and real fields, and on other pictures."""
 
 from __future__ import annotations
 

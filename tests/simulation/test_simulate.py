@@ -1,4 +1,4 @@
-"""The simulator: what its callers lean on, above all that a slide is the same however it is cut."""
+"""Properties of the simulator that its users rely on."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_centroid_equals_the_truth() -> None:
             off.append([(weight * across).sum() / weight.sum(), (weight * down).sum() / weight.sum()])
     assert len(off) > 20
     distance = np.hypot(*np.transpose(off))
-    assert np.median(distance) < 0.35  # what is left is neighbours, background and noise,
+    assert np.median(distance) < 0.35  # the rest is neighbours, background and noise,
     assert np.abs(np.mean(off, axis=0)).max() < 0.1  # and has no direction
 
 
