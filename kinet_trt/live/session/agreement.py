@@ -1,9 +1,9 @@
-"""How far two readers agree: on which nuclei there are, on their classes, and on the index.
+"""Agreement of two readers on nuclei, classes and index.
 
-Classes are held together by Cohen's kappa (1960) over the nuclei that both readers have, unweighted, since the classes
-have no order, with the large-sample interval of Fleiss, Cohen & Everitt (1969). Nuclei that only one reader has are
-reported beside it, and so is the difference of the two indices, which is what a treatment would hang on. An intraclass
-correlation is not given: it compares cases, and a session is one.
+Classes are compared by Cohen's kappa (1960) over the nuclei that both readers marked, unweighted, since the classes
+have no order, with the large-sample interval of Fleiss, Cohen & Everitt (1969). Nuclei that only one reader marked and
+the difference of the indices are reported separately. An intraclass correlation is not reported: it compares cases, and
+a session is one case.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from kinet_trt.live.session.merge import Merged
 from kinet_trt.live.session.pairing import pair
 
 SAME_UM = 4.0
-"""Largest distance of two readers' marks on one nucleus, um: a person clicks on a nucleus, not on its centre."""
+"""Maximum distance of two readers' marks on one nucleus, um: people click on a nucleus, not on its centre."""
 
 
 @dataclass(frozen=True)
 class ReaderAgreement:
-    """Two readers of the same fields.
+    """Agreement of two readers of the same fields.
 
     Attributes
     ----------
     first, second
-        Index by each reader.
+        Index of each reader.
     classes
         Class names.
     table
-        Nuclei that both have, by class of the first (rows) and of the second.
+        Nuclei that both marked, by class of the first (rows) and of the second reader (columns).
     only_first, only_second
-        Nuclei that one of them has.
+        Nuclei that one of them marked.
     """
 
     first: Ki67
@@ -48,39 +48,39 @@ class ReaderAgreement:
 
     @property
     def both(self) -> int:
-        """Nuclei that both have."""
+        """Nuclei that both marked."""
         return sum(map(sum, self.table))
 
     @property
     def same_class(self) -> float | None:
-        """Share of those that both give the same class; None without such nuclei."""
+        """Share of these with the same class; None without such nuclei."""
         return sum(row[k] for k, row in enumerate(self.table)) / self.both if self.both else None
 
     @property
     def kappa(self) -> float | None:
-        """Cohen's kappa; None where chance alone agrees fully, or there are no nuclei."""
-        return cohen(np.array(self.table))[0]
+        """Cohen's kappa; None if the expected agreement is 1, or without nuclei."""
+        return cohen_kappa(np.array(self.table))[0]
 
     @property
     def kappa_interval(self) -> tuple[float, float] | None:
-        """Its 95% interval."""
-        return cohen(np.array(self.table))[1]
+        """95% interval of kappa."""
+        return cohen_kappa(np.array(self.table))[1]
 
     @property
     def difference(self) -> float | None:
-        """Index of the second less that of the first, a fraction; None where one has no tumour nuclei."""
+        """Index of the second minus that of the first, a fraction; None without tumour nuclei."""
         if self.first.index is None or self.second.index is None:
             return None
         return self.second.index - self.first.index
 
 
-def compare(first: Merged, second: Merged) -> ReaderAgreement:
-    """Hold two readers' nuclei of the same fields together.
+def compare_readings(first: Merged, second: Merged) -> ReaderAgreement:
+    """Compare two readings of the same fields.
 
     Parameters
     ----------
     first, second
-        Merged over the same layout.
+        Merged nuclei of each reading, with the same layout.
     """
     n = len(first.classes)
     table, both = np.zeros((n, n), np.int64), 0
@@ -99,8 +99,10 @@ def compare(first: Merged, second: Merged) -> ReaderAgreement:
     )
 
 
-def cohen(table: NDArray[np.integer] | Sequence[Sequence[int]]) -> tuple[float | None, tuple[float, float] | None]:
-    """Return Cohen's kappa of a table of counts [k, k] and its 95% interval, or None for both."""
+def cohen_kappa(
+    table: NDArray[np.integer] | Sequence[Sequence[int]],
+) -> tuple[float | None, tuple[float, float] | None]:
+    """Return Cohen's kappa of a table of counts [k, k] and its 95% interval; None, None if undefined."""
     counts = np.asarray(table, np.float64)
     n = float(counts.sum())
     if n == 0:

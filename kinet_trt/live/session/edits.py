@@ -1,8 +1,8 @@
-"""What people changed of the model's answer: an append-only record, and the answer that replaying it gives.
+"""Edits of the model's nuclei: an append-only list, and its replay.
 
-Nothing is ever overwritten: a nucleus that was removed or given another class keeps what the model said of it, and an
-undo or a redo is one more entry. Nuclei are numbered within a field: the model's first, in raster order, then those
-that were added, in the order of the record (undone ones keep their number).
+Nothing is overwritten: a removed or reclassified nucleus keeps the model's result, and an undo or a redo is one more
+entry. Nuclei are numbered within a field: the model's first, in raster order, then added ones, in the order of the
+edits; undone ones keep their number.
 """
 
 from __future__ import annotations
@@ -20,33 +20,32 @@ from kinet_trt.core.errors import KinetError, shown
 Kind = Literal["add", "remove", "reclassify", "region", "undo", "redo"]
 KINDS: tuple[Kind, ...] = ("add", "remove", "reclassify", "region", "undo", "redo")
 REVERSALS = ("undo", "redo")
-"""Kinds of entries that cancel an earlier one."""
+"""Kinds of edits that cancel an earlier one."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One entry of the record.
+    """One edit.
 
     Attributes
     ----------
     id
-        Ascending in the order in which they were made.
+        Id, in the order of the edits.
     field, reading
-        What it belongs to.
+        Field and reading that it belongs to.
     kind
-        ``"add"``, ``"remove"``, ``"reclassify"``, ``"region"`` (another region of the field counts), ``"undo"`` or
+        ``"add"``, ``"remove"``, ``"reclassify"``, ``"region"`` (change of the region), ``"undo"`` or
         ``"redo"``.
     nucleus
-        Number of the nucleus in its field; -1 where the entry is about the region.
+        Number of the nucleus in its field; -1 for edits of the region.
     x, y
-        Of an added nucleus, px of the frame; else None.
+        Position of an added nucleus, px of the frame; None for other edits.
     cls
-        New class by name, of ``"add"`` and ``"reclassify"``; else None.
+        New class by name for ``"add"`` and ``"reclassify"``; None for other edits.
     undoes
-        Of ``"undo"``: the id of the correction that no longer counts. Of ``"redo"``: the id of the undo that no longer
-        counts.
+        Id of the edit that it cancels: for ``"undo"`` any edit, for ``"redo"`` an undo.
     reader
-        Who made it, as typed.
+        Name of the person who made it.
     time
         s since the epoch.
     """
@@ -66,22 +65,22 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class EditedNuclei:
-    """The nuclei of a field in one reading, those that a person removed included.
+    """Nuclei of a field after the edits of one reading, removed ones included.
 
     Attributes
     ----------
     x, y
         Centres, float32 [n], px of the frame.
     cls
-        Class now, index in ``classes``, uint8 [n].
+        Class, index in ``classes``, uint8 [n].
     model_cls
-        Class that the model gave, int16 [n]; -1 where it found none.
+        Class by the model, int16 [n]; -1 for added nuclei.
     score
-        The model's, float32 [n]; NaN where it found none.
+        Score by the model, float32 [n]; NaN for added nuclei.
     removed
-        Whether a person removed it, bool [n].
+        Whether it was removed, bool [n].
     touched
-        id of the last correction that holds for it, int64 [n]; -1: as the model left it.
+        Id of its last active edit, int64 [n]; -1 without edits.
     classes
         Class names.
     """
@@ -99,28 +98,28 @@ class EditedNuclei:
         return len(self.x)
 
     def detections(self) -> Detections:
-        """Return the nuclei that are there, in raster order; a nucleus that a person added has the score 1."""
-        there = np.flatnonzero(~self.removed)
-        there = there[np.lexsort((self.x[there], self.y[there]))]
+        """Return the nuclei that were not removed, in raster order; added nuclei have the score 1."""
+        kept = np.flatnonzero(~self.removed)
+        kept = kept[np.lexsort((self.x[kept], self.y[kept]))]
         score = np.where(np.isnan(self.score), np.float32(1), self.score)
-        return Detections(self.x[there], self.y[there], self.cls[there], score[there], self.classes)
+        return Detections(self.x[kept], self.y[kept], self.cls[kept], score[kept], self.classes)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of nuclei of each class that are there."""
+        """Return the number of nuclei of each class, without removed ones."""
         numbers = np.bincount(self.cls[~self.removed], minlength=len(self.classes))
         return {name: int(n) for name, n in zip(self.classes, numbers, strict=True)}
 
 
-def active(record: Sequence[Edit]) -> list[Edit]:
-    """Return the corrections that count: those that were not undone, or were redone; without undos and redos."""
-    cancelled = _cancelled(record)
-    return [one for one in record if one.kind not in REVERSALS and one.id not in cancelled]
+def active(edits: Sequence[Edit]) -> list[Edit]:
+    """Return the edits in effect: neither undone nor themselves undos or redos."""
+    cancelled = _cancelled(edits)
+    return [one for one in edits if one.kind not in REVERSALS and one.id not in cancelled]
 
 
-def redoable(record: Sequence[Edit]) -> Edit | None:
-    """Return the undo that a redo takes back: the last one that no correction follows. None: nothing can be redone."""
-    cancelled = _cancelled(record)
-    for one in reversed(record):
+def redoable(edits: Sequence[Edit]) -> Edit | None:
+    """Return the undo that a redo cancels: the last one that no new edit follows; None if nothing can be redone."""
+    cancelled = _cancelled(edits)
+    for one in reversed(edits):
         if one.kind == "undo" and one.id not in cancelled:
             return one
         if one.kind not in REVERSALS:
@@ -128,48 +127,47 @@ def redoable(record: Sequence[Edit]) -> Edit | None:
     return None
 
 
-def _cancelled(record: Sequence[Edit]) -> set[int]:
-    """Return the ids of the entries that a later one cancels."""
+def _cancelled(edits: Sequence[Edit]) -> set[int]:
+    """Return the ids of the edits that a later one cancels."""
     cancelled: set[int] = set()
-    # From the end: a redo cancels an undo, which then cancels nothing.
-    for one in reversed(record):
+    # From the end, because a redo cancels an undo, which then cancels nothing.
+    for one in reversed(edits):
         if one.kind in REVERSALS and one.undoes is not None and one.id not in cancelled:
             cancelled.add(one.undoes)
     return cancelled
 
 
-def replay(model: Detections, record: Sequence[Edit]) -> EditedNuclei:
-    """Return the answer of a reading of one field.
+def replay(model: Detections, edits: Sequence[Edit]) -> EditedNuclei:
+    """Return the nuclei of a field after edits.
 
     Parameters
     ----------
     model
-        What the reading began with: the model's nuclei, or none.
-    record
-        The field's corrections in that reading, in order.
+        Nuclei that the reading started with: the model's, or none.
+    edits
+        Edits of the field in one reading, in order.
 
     Raises
     ------
     KinetError
-        If an entry speaks of a nucleus or a class that does not exist: the record is damaged.
+        If an edit refers to a nucleus or a class that does not exist.
     """
-    record = [one for one in record if one.nucleus >= 0 or one.kind not in ("region", *REVERSALS)]
-    added = [one for one in record if one.kind == "add"]
+    edits = [one for one in edits if one.nucleus >= 0 or one.kind not in ("region", *REVERSALS)]
+    added = [one for one in edits if one.kind == "add"]
     n, total = len(model), len(model) + len(added)
-    grown = len(added)
     x, y, cls = (
         np.concatenate([model.x, np.array([one.x or 0.0 for one in added], np.float32)]),
         np.concatenate([model.y, np.array([one.y or 0.0 for one in added], np.float32)]),
-        np.concatenate([model.cls, np.zeros(grown, np.uint8)]),
+        np.concatenate([model.cls, np.zeros(len(added), np.uint8)]),
     )
-    model_cls = np.concatenate([model.cls.astype(np.int16), np.full(grown, -1, np.int16)])
-    score = np.concatenate([model.score, np.full(grown, np.nan, np.float32)])
-    removed = np.arange(total) >= n  # an added nucleus is there only while its entry stands
+    model_cls = np.concatenate([model.cls.astype(np.int16), np.full(len(added), -1, np.int16)])
+    score = np.concatenate([model.score, np.full(len(added), np.nan, np.float32)])
+    removed = np.arange(total) >= n  # an added nucleus exists while its edit is active
     touched = np.full(total, -1, np.int64)
-    for one in record:
+    for one in edits:
         if not 0 <= one.nucleus < total or (one.cls is None) != (one.kind in ("remove", *REVERSALS)):
-            raise KinetError(f"the record of corrections is damaged: entry {one.id} refers to no nucleus of its field")
-    for one in active(record):
+            raise KinetError(f"edit {one.id} refers to no nucleus of its field")
+    for one in active(edits):
         removed[one.nucleus] = one.kind == "remove"
         touched[one.nucleus] = one.id
         if one.cls is not None:
@@ -183,7 +181,7 @@ def class_index(name: str, classes: tuple[str, ...]) -> int:
     Raises
     ------
     KinetError
-        If the model has no such class.
+        If the class is unknown.
     """
     if name not in classes:
         raise KinetError(f"a nucleus' class: expected one of {', '.join(classes)}, found {shown(name)}")

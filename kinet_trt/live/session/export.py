@@ -1,4 +1,4 @@
-"""A session as files: tables of its nuclei and of its fields, GeoJSON with pictures for QuPath, figures of fields."""
+"""Export of a session: tables of nuclei and of fields, GeoJSON with pictures for QuPath, figures of fields."""
 
 from __future__ import annotations
 
@@ -32,56 +32,58 @@ from kinet_trt.live.session.summary import SessionCount, field_ki67, summarise
 COLUMNS = ("field", "nucleus", "x", "y", "place", "x_um", "y_um", "class", "model_class", "score", "by", "counted")
 
 
-def file_name(session: Session, what: str) -> str:
-    """Return the name of a file of a session: case, date and what it is, as in ``Case-12_2026-11-28_nuclei.csv``."""
+def file_name(session: Session, content: str) -> str:
+    """Return a file name with case, date and content, such as ``Case-12_2026-11-28_nuclei.csv``."""
     case = re.sub(r"[^\w.-]+", "-", session.title).strip("-._")[:60] or f"session-{session.id}"
-    return f"{case}_{datetime.fromtimestamp(session.created):%Y-%m-%d}_{what}"
+    return f"{case}_{datetime.fromtimestamp(session.created):%Y-%m-%d}_{content}"
 
 
-def state(answer: EditedNuclei, nucleus: int) -> str:
-    """Return who has the say on a nucleus: ``model``, ``added``, ``removed``, ``reclassified`` or ``confirmed``."""
-    if answer.touched[nucleus] < 0:
+def state(edited: EditedNuclei, nucleus: int) -> str:
+    """Return the state of a nucleus: ``model``, ``added``, ``removed``, ``reclassified`` or ``confirmed``."""
+    if edited.touched[nucleus] < 0:
         return "model"
-    if answer.removed[nucleus]:
+    if edited.removed[nucleus]:
         return "removed"
-    if answer.model_cls[nucleus] < 0:
+    if edited.model_cls[nucleus] < 0:
         return "added"
-    return "confirmed" if answer.model_cls[nucleus] == answer.cls[nucleus] else "reclassified"
+    return "confirmed" if edited.model_cls[nucleus] == edited.cls[nucleus] else "reclassified"
 
 
 def nuclei_csv(counted: SessionCount) -> str:
-    """Return one row a nucleus and field, the removed ones too; the rows with ``counted`` 1 are the session's nuclei.
+    """Return a CSV with one row per nucleus and field, removed ones included.
+
+    ``counted`` is 1 for the nuclei of the session.
 
     ``x`` and ``y`` are px of the field, pixel centres at integers; ``x_um`` and ``y_um`` um from the corner of the
-    place's first field; ``model_class`` and ``score`` are empty for a nucleus that a person added.
+    first field of the place; ``model_class`` and ``score`` are empty for added nuclei.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
-    for field, piece in zip(counted.fields, counted.field_nuclei, strict=True):
-        answer, at = piece.answer, counted.layout.placed[field.id]
+    for field, nuclei in zip(counted.fields, counted.field_nuclei, strict=True):
+        edited, at = nuclei.edited, counted.layout.placed[field.id]
         own = counted.merged.counted[field.id]
-        for k in np.flatnonzero(~answer.removed | (answer.touched >= 0)):
-            by_model = answer.model_cls[k] >= 0
-            x, y = float(answer.x[k]), float(answer.y[k])
+        for k in np.flatnonzero(~edited.removed | (edited.touched >= 0)):
+            by_model = edited.model_cls[k] >= 0
+            x, y = float(edited.x[k]), float(edited.y[k])
             table.writerow(
                 [
                     *(field.number, int(k), round(x, 2), round(y, 2), at.place + 1),
                     *(round((x + 0.5) * field.mpp + at.x, 2), round((y + 0.5) * field.mpp + at.y, 2)),
-                    answer.classes[answer.cls[k]],
-                    answer.classes[answer.model_cls[k]] if by_model else "",
-                    round(min(max(float(answer.score[k]), -65504.0), 65504.0), 4) if by_model else "",
-                    *(state(answer, int(k)), int(own[k])),
+                    edited.classes[edited.cls[k]],
+                    edited.classes[edited.model_cls[k]] if by_model else "",
+                    round(min(max(float(edited.score[k]), -65504.0), 65504.0), 4) if by_model else "",
+                    *(state(edited, int(k)), int(own[k])),
                 ]
             )
     return text.getvalue()
 
 
 def summary_rows(counted: SessionCount, session: Session, hot_spot: int = HOT_SPOT) -> tuple[list[Row], Row]:
-    """Return one row per field, and one for the session, in which nuclei of overlaps are counted once."""
+    """Return one row per field, and one for the session, with nuclei in overlaps counted once."""
     rows = [
-        _row(field, piece, session, hot_spot, counted.domain_warnings.get(field.id, ""))
-        for field, piece in zip(counted.fields, counted.field_nuclei, strict=True)
+        _row(field, nuclei, session, hot_spot, counted.domain_warnings.get(field.id, ""))
+        for field, nuclei in zip(counted.fields, counted.field_nuclei, strict=True)
     ]
     summary = summarise(counted, hot_spot=hot_spot)
     scales = {(row.mpp, row.mpp_known) for row in rows}
@@ -99,14 +101,14 @@ def summary_rows(counted: SessionCount, session: Session, hot_spot: int = HOT_SP
     return rows, total
 
 
-def _row(field: Field, piece: FieldNuclei, session: Session, hot_spot: int, unlike: str) -> Row:
-    answer = piece.answer
-    kept = np.flatnonzero(piece.inside() & ~answer.removed)
-    nuclei = Detections(answer.x[kept], answer.y[kept], answer.cls[kept], answer.score[kept], answer.classes)
-    spot = find_hot_spot(nuclei, field.mpp, hot_spot)
+def _row(field: Field, nuclei: FieldNuclei, session: Session, hot_spot: int, unlike: str) -> Row:
+    edited = nuclei.edited
+    kept = np.flatnonzero(nuclei.inside() & ~edited.removed)
+    counted = Detections(edited.x[kept], edited.y[kept], edited.cls[kept], edited.score[kept], edited.classes)
+    spot = find_hot_spot(counted, field.mpp, hot_spot)
     return Row(
         picture=f"field {field.number}",
-        counts=nuclei.counts(),
+        counts=counted.counts(),
         hot_spot=spot.ki67 if spot else None,
         mpp=field.mpp,
         mpp_known=HOW_KNOWN[field.mpp_source],
@@ -117,25 +119,25 @@ def _row(field: Field, piece: FieldNuclei, session: Session, hot_spot: int, unli
 
 
 def _warnings(field: Field, unlike: str) -> tuple[str, ...]:
-    """Return sentences without which the numbers of a field should not be passed on."""
+    """Return the warnings that belong to the numbers of a field."""
     assumed = "The pixel size is only assumed." if field.mpp_source == "model" else ""
     region = "Limited to a region." if field.region is not None else ""
     return tuple(filter(None, (unlike, assumed, region)))
 
 
-def geojson(piece: FieldNuclei, region: Region | None, counted: NDArray[np.bool_]) -> str:
-    """Return the nuclei of a field as a GeoJSON FeatureCollection that QuPath opens over the field's picture.
+def geojson(nuclei: FieldNuclei, region: Region | None, counted: NDArray[np.bool_]) -> str:
+    """Return the nuclei of a field as a GeoJSON FeatureCollection for QuPath, to be opened with the field's picture.
 
     Parameters
     ----------
-    piece
-        The field.
+    nuclei
+        Nuclei of the field.
     region
-        What counts of it; drawn as an annotation.
+        Region that counts; exported as an annotation.
     counted
         Which nuclei count in the session, bool [n].
     """
-    answer = piece.answer
+    edited = nuclei.edited
     features: list[dict[str, Any]] = [
         {
             "type": "Feature",
@@ -144,15 +146,15 @@ def geojson(piece: FieldNuclei, region: Region | None, counted: NDArray[np.bool_
         }
         for ring in outlines(region)
     ]
-    for k in np.flatnonzero(~answer.removed):
-        name = answer.classes[answer.cls[k]]
-        score = {} if np.isnan(answer.score[k]) else {"score": round(float(np.clip(answer.score[k], -65504, 65504)), 4)}
+    for k in np.flatnonzero(~edited.removed):
+        name = edited.classes[edited.cls[k]]
+        score = {} if np.isnan(edited.score[k]) else {"score": round(float(np.clip(edited.score[k], -65504, 65504)), 4)}
         features.append(
             {
                 "type": "Feature",
                 "geometry": {
                     "type": "Point",
-                    "coordinates": [round(float(answer.x[k]) + 0.5, 2), round(float(answer.y[k]) + 0.5, 2)],
+                    "coordinates": [round(float(edited.x[k]) + 0.5, 2), round(float(edited.y[k]) + 0.5, 2)],
                 },
                 "properties": {
                     "objectType": "annotation",
@@ -168,7 +170,7 @@ def geojson(piece: FieldNuclei, region: Region | None, counted: NDArray[np.bool_
 
 
 def outlines(region: Region | None) -> list[list[tuple[float, float]]]:
-    """Return the outlines of a region, px of the frame; of a map with holes the outer ones."""
+    """Return the outlines of a region, px of the frame; for a mask with holes the outer ones."""
     if region is None:
         return []
     if isinstance(region, Polygon):
@@ -179,21 +181,21 @@ def outlines(region: Region | None) -> list[list[tuple[float, float]]]:
 
 
 def write_geojson(store: Store, counted: SessionCount, folder: Path, *, force: bool = False) -> list[Path]:
-    """Write ``field-001.geojson`` and its picture ``field-001.png`` for each field; return the files.
+    """Write ``field-001.geojson`` and its picture ``field-001.png`` for each field; return the paths.
 
     Raises
     ------
     KinetError
-        If one exists and ``force`` is not set, or it cannot be written.
+        If a file exists and ``force`` is False, or cannot be written.
     """
     names = [f"field-{field.number:03d}" for field in counted.fields]
     targets = [folder / f"{name}{suffix}" for name in names for suffix in (".png", ".geojson")]
     existing = [path for path in targets if os.path.lexists(path)]
     if existing and not force:
         raise KinetError(f"{existing[0]} exists already ({len(existing)} such files): force replaces them")
-    for field, piece, name in zip(counted.fields, counted.field_nuclei, names, strict=True):
+    for field, nuclei, name in zip(counted.fields, counted.field_nuclei, names, strict=True):
         write_atomic(folder / f"{name}.png", store.fields.png(field.id))
-        drawn = geojson(piece, field.region, counted.merged.counted[field.id])
+        drawn = geojson(nuclei, field.region, counted.merged.counted[field.id])
         write_atomic(folder / f"{name}.geojson", drawn)
     return targets
 
@@ -204,40 +206,40 @@ def figure(store: Store, counted: SessionCount, field: int) -> bytes:
     Parameters
     ----------
     store, counted
-        The session.
+        Session file, and count of the session.
     field
-        Number of the field in it.
+        Number of the field in the session.
 
     Raises
     ------
     KinetError
         If the session has no such field, or its picture cannot be read.
     """
-    known = {one.number: (one, piece) for one, piece in zip(counted.fields, counted.field_nuclei, strict=True)}
+    known = {one.number: (one, nuclei) for one, nuclei in zip(counted.fields, counted.field_nuclei, strict=True)}
     if field not in known:
         raise KinetError(f"expected a field of this session, found number {field}")
-    one, piece = known[field]
-    answer, own = piece.answer, counted.merged.counted[one.id]
-    by_hand = answer.touched >= 0
+    one, nuclei = known[field]
+    edited, own = nuclei.edited, counted.merged.counted[one.id]
+    by_hand = edited.touched >= 0
     marks = []
     for small, hand in ((True, False), (False, False), (False, True)):
-        kind = ~answer.removed & (~own if small else own & (by_hand == hand))
-        for k, name in enumerate(answer.classes):
-            chosen = kind & (answer.cls == k)
+        kind = ~edited.removed & (~own if small else own & (by_hand == hand))
+        for k, name in enumerate(edited.classes):
+            chosen = kind & (edited.cls == k)
             if not chosen.any():
                 continue
             words = NAMES.get(name, name)
             words = f"{words}, not counted here" if small else f"{words}, set by hand" if hand else words
-            places = np.stack([answer.x[chosen], answer.y[chosen]], axis=1).astype(float)
+            places = np.stack([edited.x[chosen], edited.y[chosen]], axis=1).astype(float)
             marks.append(overlay.Marks(words, name, places, small, hand))
-    ki67 = field_ki67(piece)
-    said = [f"Field {one.number}", f"{datetime.fromtimestamp(one.time):%Y-%m-%d %H:%M}", f"{one.mpp:.4g} µm/px"]
+    ki67 = field_ki67(nuclei)
+    caption = [f"Field {one.number}", f"{datetime.fromtimestamp(one.time):%Y-%m-%d %H:%M}", f"{one.mpp:.4g} µm/px"]
     if ki67.index is not None and ki67.interval is not None:
         low, high = ki67.interval
-        said.append(
+        caption.append(
             f"Ki67 index {100 * ki67.index:.1f}% ({ki67.positive:,} of {ki67.tumor:,} tumour nuclei; 95% interval "
             f"{100 * low:.1f}% to {100 * high:.1f}%)"
         )
-    said += _warnings(one, counted.domain_warnings.get(one.id, ""))
-    drawn = overlay.figure(store.fields.pixels(one.id), marks, one.mpp, " · ".join(said), outlines(one.region))
+    caption += _warnings(one, counted.domain_warnings.get(one.id, ""))
+    drawn = overlay.figure(store.fields.pixels(one.id), marks, one.mpp, " · ".join(caption), outlines(one.region))
     return overlay.to_png(drawn)

@@ -1,4 +1,4 @@
-"""One list of nuclei of overlapping fields, each nucleus once."""
+"""Merge overlapping fields into one list in which each nucleus occurs once."""
 
 from __future__ import annotations
 
@@ -13,69 +13,70 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.live.session.edits import EditedNuclei
+from kinet_trt.live.session.layout import Layout
 from kinet_trt.live.session.pairing import pair
-from kinet_trt.live.session.region import holds
-from kinet_trt.live.session.registration import MATCH_UM, Layout
+from kinet_trt.live.session.region import contains
+from kinet_trt.live.session.registration import MATCH_UM
 
-_FINEST_UM, _MOST_PIXELS = 0.5, 1 << 22  # of the canvas on which areas are added up
+_MIN_STEP_UM, _MAX_PIXELS = 0.5, 1 << 22  # of the canvas on which areas are added
 
 
 @dataclass(frozen=True, eq=False)
 class FieldNuclei:
-    """A field as it is merged.
+    """A field with its nuclei in one reading, as input of :func:`merge`.
 
     Attributes
     ----------
-    field
-        Which.
+    id
+        Id of the field.
     width, height
         px.
     mpp
         um/px.
-    answer
-        Its nuclei in one reading.
+    edited
+        Its nuclei.
     region
-        What counts of it, bool [height, width]; None: all.
+        Region that counts, bool [height, width]; None: the whole field.
     """
 
-    field: int
+    id: int
     width: int
     height: int
     mpp: float
-    answer: EditedNuclei
+    edited: EditedNuclei
     region: NDArray[np.bool_] | None = None
 
     def inside(self) -> NDArray[np.bool_]:
         """Return which of its nuclei, removed ones included, lie in its region, bool [n]."""
-        return holds(self.region, self.width, self.height, self.answer.x, self.answer.y)
+        return contains(self.region, self.width, self.height, self.edited.x, self.edited.y)
 
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """The nuclei of a session, each once.
+    """Nuclei of a session, each once.
 
     Attributes
     ----------
     place
-        The place of each, int32 [n].
+        Place (group of aligned fields), int32 [n].
     x, y
-        um in its place, float64 [n].
+        Centre in its place, um, float64 [n].
     cls
         Index in ``classes``, uint8 [n].
     field
-        The field that decides on it, int64 [n].
+        Field that decides on it, int64 [n].
     nucleus
-        Its number there, int64 [n].
+        Its number in that field, int64 [n].
     seen
-        In how many fields it was seen, int32 [n].
+        Number of fields that show it, int32 [n].
     corrected
-        Whether a person decided, bool [n].
+        Whether an edit decides on it, bool [n].
     classes
         Class names.
     counted
-        By field: which of its nuclei stand in this list, bool [nuclei of the field].
+        By field: which of its nuclei are in this list, bool [nuclei of the field].
     repeats
-        Nuclei that would have been counted more than once: what fields hold beyond this list.
+        Nuclei of the fields that are not in this list because another field shows them.
     """
 
     place: NDArray[np.int32]
@@ -99,59 +100,58 @@ class Merged:
         return {name: int(n) for name, n in zip(self.classes, numbers, strict=True)}
 
 
-def merge(field_nuclei: Sequence[FieldNuclei], layout: Layout, radius: float = MATCH_UM) -> Merged:
+def merge(fields: Sequence[FieldNuclei], layout: Layout, radius: float = MATCH_UM) -> Merged:
     """Count each nucleus of several fields once.
 
-    Sightings of one nucleus in several fields, at most one a field, are gathered; the nucleus stands at their mean. Of
-    the fields that show that place (and count it: their region), the one that shows it furthest from its edge decides
-    whether there is a nucleus and of which class: the network sees most there. Where the edge is nearer than the
-    radius, so that a nucleus may have slipped out of the picture, another field's sighting counts. A person's word
-    goes before any field's: the last correction of any sighting decides.
+    Sightings of one nucleus, at most one per field, are grouped; its position is their mean. Among the fields that show
+    that position within their region, the one that shows it furthest from its edge decides whether there is a nucleus
+    and of which class, since the network sees most context there. If the edge is nearer than the radius, so that the
+    nucleus may be outside the picture, the sighting of another field counts. Edits take precedence: the last edit of
+    any sighting decides.
 
     Parameters
     ----------
-    field_nuclei
-        The fields, in the order of capture.
+    fields
+        Fields in the order of capture.
     layout
-        Where they lie.
+        Their positions.
     radius
-        Largest distance of a sighting from the others' mean, um.
+        Maximum distance of a sighting from the mean of the others, um.
     """
-    classes = tuple(dict.fromkeys([*CLASSES, *(name for piece in field_nuclei for name in piece.answer.classes)]))
-    gathered = [_gather(group, layout, radius, classes) for group in _by_place(field_nuclei, layout)]
+    classes = tuple(dict.fromkeys([*CLASSES, *(name for field in fields for name in field.edited.classes)]))
+    gathered = [_gather(group, layout, radius, classes) for group in _by_place(fields, layout)]
     parts = [
-        _decide(group, seen, layout, radius)
-        for group, seen in zip(_by_place(field_nuclei, layout), gathered, strict=True)
+        _decide(group, seen, layout, radius) for group, seen in zip(_by_place(fields, layout), gathered, strict=True)
     ]
-    counted = {piece.field: np.zeros(len(piece.answer), np.bool_) for piece in field_nuclei}
+    counted = {field.id: np.zeros(len(field.edited), np.bool_) for field in fields}
     total = 0
-    for piece in field_nuclei:
-        total += int((piece.inside() & ~piece.answer.removed).sum())
+    for field in fields:
+        total += int((field.inside() & ~field.edited.removed).sum())
     columns = [np.concatenate([part[k] for part in parts]) if parts else np.empty(0) for k in range(8)]
-    place, x, y, cls, field, nucleus, seen_in, corrected = columns
-    for name, number in zip(field.astype(np.int64), nucleus.astype(np.int64), strict=True):
+    place, x, y, cls, owner, nucleus, seen_in, corrected = columns
+    for name, number in zip(owner.astype(np.int64), nucleus.astype(np.int64), strict=True):
         counted[int(name)][number] = True
     return Merged(
         *(place.astype(np.int32), x.astype(np.float64), y.astype(np.float64), cls.astype(np.uint8)),
-        *(field.astype(np.int64), nucleus.astype(np.int64), seen_in.astype(np.int32), corrected.astype(np.bool_)),
+        *(owner.astype(np.int64), nucleus.astype(np.int64), seen_in.astype(np.int32), corrected.astype(np.bool_)),
         *(classes, counted, max(0, total - len(x))),
     )
 
 
-def _by_place(field_nuclei: Sequence[FieldNuclei], layout: Layout) -> list[list[FieldNuclei]]:
+def _by_place(fields: Sequence[FieldNuclei], layout: Layout) -> list[list[FieldNuclei]]:
     groups: dict[int, list[FieldNuclei]] = {}
-    for piece in field_nuclei:
-        groups.setdefault(layout.placed[piece.field].place, []).append(piece)
+    for field in fields:
+        groups.setdefault(layout.placed[field.id].place, []).append(field)
     return [groups[place] for place in sorted(groups)]
 
 
 @dataclass(frozen=True, eq=False)
 class _Sightings:
-    """All nuclei of a place's fields, removed ones included, and which of them are the same.
+    """Sightings in the fields of a place, removed nuclei included, grouped by nucleus.
 
-    ``owner`` and ``number``: index of the field in its group and number there; ``group``: which nucleus it is;
-    ``x``, ``y``: mean of each nucleus, um; ``cls``: class of each sighting, in the session's classes; ``inside``: in
-    its field's region; ``removed``, ``touched``: as in :class:`EditedNuclei`.
+    Per sighting: ``owner`` and ``number``: index of its field and number in it; ``group``: its nucleus; ``cls``: its
+    class in the session's classes; ``inside``: whether it is in its field's region; ``removed``, ``touched``: as in
+    :class:`EditedNuclei`. Per nucleus: ``x``, ``y``: mean position, um.
     """
 
     owner: NDArray[np.intp]
@@ -165,16 +165,16 @@ class _Sightings:
     y: NDArray[np.float64]
 
 
-def _gather(field_nuclei: Sequence[FieldNuclei], layout: Layout, radius: float, classes: tuple[str, ...]) -> _Sightings:
-    """Find the sightings of one nucleus in the fields of a place, field by field."""
+def _gather(fields: Sequence[FieldNuclei], layout: Layout, radius: float, classes: tuple[str, ...]) -> _Sightings:
+    """Group the sightings of each nucleus in the fields of a place, field by field."""
     sum_x, sum_y, seen = np.empty(0), np.empty(0), np.empty(0)
     parts: list[tuple[NDArray[Any], ...]] = []
-    for index, piece in enumerate(field_nuclei):
-        answer = piece.answer
-        # A nucleus that was added and undone was never there.
-        number = np.flatnonzero(~answer.removed | (answer.touched >= 0))
-        x, y = (places[number] for places in _places(piece, layout))
-        # Only nuclei about this field can be met; looking them all through would grow with the session.
+    for index, field in enumerate(fields):
+        edited = field.edited
+        # Leave out nuclei whose addition was undone.
+        number = np.flatnonzero(~edited.removed | (edited.touched >= 0))
+        x, y = (places[number] for places in _places(field, layout))
+        # Compare only with nuclei near this field: constant time per field.
         mean_x, mean_y = sum_x / seen, sum_y / seen
         near = np.empty(0, np.intp)
         if len(x):
@@ -184,113 +184,113 @@ def _gather(field_nuclei: Sequence[FieldNuclei], layout: Layout, radius: float, 
                 & (mean_y >= y.min() - radius)
                 & (mean_y <= y.max() + radius)
             )
-        mine, known, _ = pair(x, y, mean_x[near], mean_y[near], radius)
+        new, known, _ = pair(x, y, mean_x[near], mean_y[near], radius)
         group = np.full(len(x), -1, np.intp)
-        group[mine] = near[known]
+        group[new] = near[known]
         fresh = group < 0
         group[fresh] = len(seen) + np.arange(int(fresh.sum()))
-        grown = np.zeros(int(fresh.sum()))
-        sum_x, sum_y, seen = (np.concatenate([old, grown]) for old in (sum_x, sum_y, seen))
+        zeros = np.zeros(int(fresh.sum()))
+        sum_x, sum_y, seen = (np.concatenate([old, zeros]) for old in (sum_x, sum_y, seen))
         sum_x[group] += x
         sum_y[group] += y
         seen[group] += 1
-        translate = np.array([classes.index(name) for name in answer.classes], np.intp)
-        owner, cls, inside = np.full(len(x), index, np.intp), translate[answer.cls[number]], piece.inside()[number]
-        parts.append((owner, number, group, cls, inside, answer.removed[number], answer.touched[number]))
+        translate = np.array([classes.index(name) for name in edited.classes], np.intp)
+        owner, cls, inside = np.full(len(x), index, np.intp), translate[edited.cls[number]], field.inside()[number]
+        parts.append((owner, number, group, cls, inside, edited.removed[number], edited.touched[number]))
     owner, number, group, cls, inside, removed, touched = (np.concatenate(c) for c in zip(*parts, strict=True))
     return _Sightings(owner, number, group, cls, inside, removed, touched, sum_x / seen, sum_y / seen)
 
 
 def _decide(
-    field_nuclei: Sequence[FieldNuclei], seen: _Sightings, layout: Layout, radius: float
+    fields: Sequence[FieldNuclei], seen: _Sightings, layout: Layout, radius: float
 ) -> list[NDArray[np.float64]]:
-    """Return place, x, y, class, field, number, sightings and corrected of the nuclei that count."""
+    """Return the columns place, x, y, class, field, number, sightings and corrected of the nuclei that count."""
     n = len(seen.x)
-    # The field that shows each nucleus furthest from its own edge.
+    # For each nucleus the field that shows it furthest from the edge.
     depth, judge = np.full(n, -np.inf), np.full(n, -1, np.intp)
-    for index, piece in enumerate(field_nuclei):
-        at = layout.placed[piece.field]
-        width, height = piece.width * piece.mpp, piece.height * piece.mpp
+    for index, field in enumerate(fields):
+        at = layout.placed[field.id]
+        width, height = field.width * field.mpp, field.height * field.mpp
         x, y = seen.x - at.x, seen.y - at.y
         own = np.minimum(np.minimum(x, width - x), np.minimum(y, height - y))
         better = np.flatnonzero((own >= 0) & (own > depth))
-        if piece.region is not None:
-            px, py = x[better] / piece.mpp - 0.5, y[better] / piece.mpp - 0.5
-            better = better[holds(piece.region, piece.width, piece.height, px, py)]
+        if field.region is not None:
+            px, py = x[better] / field.mpp - 0.5, y[better] / field.mpp - 0.5
+            better = better[contains(field.region, field.width, field.height, px, py)]
         depth[better], judge[better] = own[better], index
-    # For each nucleus the sighting that decides, by rank: a person's last word; the judge; at an edge any other.
+    # For each nucleus the deciding sighting, by rank: the last edit; the field chosen above; at an edge any other.
     judged = seen.owner == judge[seen.group]
     edge = depth[seen.group] < radius
     rank = np.where(judged, 1.0, np.where(edge & seen.inside, 0.0, -1.0))
-    by_person = (seen.touched >= 0) & (seen.inside | judged)
-    rank = np.where(by_person, 2.0 + seen.touched, rank)
+    is_edited = (seen.touched >= 0) & (seen.inside | judged)
+    rank = np.where(is_edited, 2.0 + seen.touched, rank)
     order = np.lexsort((-seen.owner, rank, seen.group))
     last = order[np.flatnonzero(np.append(np.diff(seen.group[order]) > 0, True))] if len(order) else order
     chosen = last[(rank[last] >= 0) & ~seen.removed[last]]
     group = seen.group[chosen]
     times = np.bincount(seen.group[~seen.removed], minlength=n)
-    fields = np.array([piece.field for piece in field_nuclei], np.float64)
-    place = layout.placed[field_nuclei[0].field].place
+    ids = np.array([field.id for field in fields], np.float64)
+    place = layout.placed[fields[0].id].place
     return [
         np.full(len(chosen), place, np.float64),
         seen.x[group],
         seen.y[group],
         seen.cls[chosen].astype(np.float64),
-        fields[seen.owner[chosen]],
+        ids[seen.owner[chosen]],
         seen.number[chosen].astype(np.float64),
         np.maximum(times[group], 1).astype(np.float64),
         (seen.touched[chosen] >= 0).astype(np.float64),
     ]
 
 
-def _places(piece: FieldNuclei, layout: Layout) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the nuclei of a field, um in its place."""
-    at = layout.placed[piece.field]
-    x = (piece.answer.x.astype(np.float64) + 0.5) * piece.mpp + at.x
-    y = (piece.answer.y.astype(np.float64) + 0.5) * piece.mpp + at.y
+def _places(field: FieldNuclei, layout: Layout) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the positions of a field's nuclei in its place, um."""
+    at = layout.placed[field.id]
+    x = (field.edited.x.astype(np.float64) + 0.5) * field.mpp + at.x
+    y = (field.edited.y.astype(np.float64) + 0.5) * field.mpp + at.y
     return x, y
 
 
-def area_mm2(field_nuclei: Sequence[FieldNuclei], layout: Layout) -> float:
-    """Return the area that the fields count, mm2, where they overlap once."""
+def area_mm2(fields: Sequence[FieldNuclei], layout: Layout) -> float:
+    """Return the counted area of the fields, mm2, with overlaps counted once."""
     total = 0.0
-    for group in _by_place(field_nuclei, layout):
+    for group in _by_place(fields, layout):
         if len(group) == 1:
-            piece = group[0]
-            pixels = piece.width * piece.height if piece.region is None else int(piece.region.sum())
-            total += pixels * piece.mpp**2 / 1e6
+            field = group[0]
+            pixels = field.width * field.height if field.region is None else int(field.region.sum())
+            total += pixels * field.mpp**2 / 1e6
         else:
             total += _union(group, layout) / 1e6
     return total
 
 
-def _union(field_nuclei: Sequence[FieldNuclei], layout: Layout) -> float:
-    """Return the area of overlapping fields, um2: each is drawn on one canvas, soft at its edge."""
+def _union(fields: Sequence[FieldNuclei], layout: Layout) -> float:
+    """Return the area of the union of fields, um2, from an antialiased drawing of all fields."""
     boxes = [
-        (at.x, at.y, at.x + piece.width * piece.mpp, at.y + piece.height * piece.mpp)
-        for piece in field_nuclei
-        for at in (layout.placed[piece.field],)
+        (at.x, at.y, at.x + field.width * field.mpp, at.y + field.height * field.mpp)
+        for field in fields
+        for at in (layout.placed[field.id],)
     ]
     left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
     right, bottom = max(box[2] for box in boxes), max(box[3] for box in boxes)
-    step = max(_FINEST_UM, math.sqrt((right - left) * (bottom - top) / _MOST_PIXELS))
+    step = max(_MIN_STEP_UM, math.sqrt((right - left) * (bottom - top) / _MAX_PIXELS))
     canvas = np.zeros((math.ceil((bottom - top) / step) + 2, math.ceil((right - left) / step) + 2), np.float32)
-    for piece, (x0, y0, x1, y1) in zip(field_nuclei, boxes, strict=True):
+    for field, (x0, y0, x1, y1) in zip(fields, boxes, strict=True):
         columns, rows = math.ceil((x1 - x0) / step) + 2, math.ceil((y1 - y0) / step) + 2
         column, row = math.floor((x0 - left) / step), math.floor((y0 - top) / step)
-        if piece.region is None:
-            # How much of each square of the canvas lies between two edges.
+        if field.region is None:
+            # Share of each pixel of the canvas between two edges.
             across = _covered((x0 - left) / step - column, (x1 - left) / step - column, columns)
             down = _covered((y0 - top) / step - row, (y1 - top) / step - row, rows)
             drawn = np.outer(down, across).astype(np.float32)
         else:
-            scale = step / piece.mpp
-            # Squares of the canvas to px of the field; px centres are integers, squares begin at them.
-            shrunk = cv2.blur(piece.region.astype(np.float32), (max(1, round(scale)),) * 2)
+            scale = step / field.mpp
+            # From canvas pixels, which start at integers, to px of the field, whose centres are at integers.
+            shrunk = cv2.blur(field.region.astype(np.float32), (max(1, round(scale)),) * 2)
             move = np.array(
                 [
-                    [scale, 0.0, ((column + 0.5) * step - (x0 - left)) / piece.mpp - 0.5],
-                    [0.0, scale, ((row + 0.5) * step - (y0 - top)) / piece.mpp - 0.5],
+                    [scale, 0.0, ((column + 0.5) * step - (x0 - left)) / field.mpp - 0.5],
+                    [0.0, scale, ((row + 0.5) * step - (y0 - top)) / field.mpp - 0.5],
                 ]
             )
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -301,6 +301,6 @@ def _union(field_nuclei: Sequence[FieldNuclei], layout: Layout) -> float:
 
 
 def _covered(start: float, stop: float, n: int) -> NDArray[np.float64]:
-    """Return how much of each of n unit steps lies between start and stop."""
+    """Return the share of each of n unit intervals between start and stop."""
     edge = np.arange(n)
     return np.asarray(np.clip(np.minimum(edge + 1, stop) - np.maximum(edge, start), 0, 1), np.float64)

@@ -1,4 +1,4 @@
-"""Which nuclei of two lists are the same: nearest first, each at most once."""
+"""Pairing of the nuclei of two lists, nearest first."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ Reals = NDArray[np.floating]
 def pair(
     x: Reals, y: Reals, other_x: Reals, other_y: Reals, radius: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """Pair the points of two lists, the nearest two first, each point once.
+    """Pair the points of two lists, the nearest pair first, each point at most once.
 
-    Unlike :func:`kinet_trt.evaluation.metrics.match` it does not maximise the number of pairs, and needs
-    no extra package.
+    Unlike :func:`kinet_trt.evaluation.metrics.match`, it does not maximise the number of pairs, and needs no extra
+    package.
 
     Parameters
     ----------
     x, y, other_x, other_y
-        Places in one unit, [n] and [m].
+        Positions in one unit, [n] and [m].
     radius
-        Largest distance of a pair, in that unit, inclusive.
+        Maximum distance of a pair, in that unit, inclusive.
 
     Returns
     -------
     first, second
         Indices of the paired points, int [pairs], ascending in the first.
     distance
-        Of each pair, float64 [pairs].
+        Distance of each pair, float64 [pairs].
     """
     order = np.argsort(other_x, kind="stable")
     sorted_x = np.asarray(other_x, np.float64)[order]
     low = np.searchsorted(sorted_x, np.asarray(x, np.float64) - radius, "left")
     high = np.searchsorted(sorted_x, np.asarray(x, np.float64) + radius, "right")
     width = high - low
-    # All pairs whose x are near enough, as flat lists.
+    # All pairs that are near enough in x, as flat arrays.
     i = np.repeat(np.arange(len(x)), width)
     start = np.repeat(low - np.concatenate([[0], np.cumsum(width)[:-1]]).astype(np.intp), width) if len(x) else low
     j = order[start + np.arange(len(i))] if len(i) else np.empty(0, np.intp)
@@ -46,7 +46,7 @@ def pair(
     near = distance <= radius
     i, j, distance = i[near], j[near], distance[near]
     nearest = np.lexsort((j, i, distance))
-    # Plain lists: numpy's numbers one by one are several times slower.
+    # Python lists are several times faster here than numpy scalars.
     taken_i, taken_j, kept = bytearray(len(x)), bytearray(len(other_x)), []
     for a, b, k in zip(i[nearest].tolist(), j[nearest].tolist(), nearest.tolist(), strict=True):
         if not (taken_i[a] or taken_j[b]):

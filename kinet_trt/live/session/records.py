@@ -1,4 +1,4 @@
-"""What a session is made of: values that the store keeps and gives."""
+"""Records of a session file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from kinet_trt.models.card import ModelCard
 
 @dataclass(frozen=True)
 class Session:
-    """One visit to the microscope.
+    """A session: the fields of one case.
 
     Attributes
     ----------
     id
-        In its file.
+        Id in its file.
     title
-        As typed; may be empty.
+        Title; may be empty.
     created
-        s since the epoch.
+        Time of its creation, s since the epoch.
     closed
-        When it was left, s since the epoch; None: it is open, or the program that had it open was killed.
+        Time of its closing, s since the epoch; None if it is open, or was interrupted.
     """
 
     id: int
@@ -35,7 +35,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Model:
-    """What counted a field: a model's card, what ran it and what it computed in."""
+    """Model of a count: its card, runtime and numeric precision."""
 
     card: ModelCard
     runtime: str
@@ -54,29 +54,29 @@ class Field:
     Attributes
     ----------
     id
-        In its file.
+        Id in its file.
     session, number
-        Which session, and the how manieth field of it, from 1.
+        Its session, and its 1-based number in it.
     time
-        When the frame was taken, s since the epoch.
+        Time of the frame, s since the epoch.
     width, height
         px.
     mpp, mpp_source
-        um/px, and how it was known: a key of :data:`kinet_trt.io.pixel_size.HOW_KNOWN`.
+        um/px, and how it is known: a key of :data:`kinet_trt.io.pixel_size.HOW_KNOWN`.
     stage
-        Stage position x, y, um; None when it is not known.
+        Stage position x, y, um; None if unknown.
     threshold
-        Least height of a peak.
+        Threshold of the count.
     automatic
-        Whether it was captured because the stage rested, not by a person.
+        Whether it was captured because the stage stopped.
     model
-        What counted it.
+        Model of the count.
     detections
-        The model's answer.
+        The model's nuclei.
     region
-        What counts of it; None: all.
+        Region that counts; None: the whole field.
     registered
-        Version of the registration that has looked at it; 0: none yet.
+        Version of the registration that processed it; 0: none yet.
     """
 
     id: int
@@ -98,18 +98,18 @@ class Field:
 
 @dataclass(frozen=True)
 class Reading:
-    """One person's count of a session. Its first reading belongs to the session; others are recounts.
+    """A reading of a session by one person: the first one, or a recount.
 
     Attributes
     ----------
     id, session
-        In its file.
+        Its id, and that of its session.
     reader
-        Who, as typed; may be empty.
+        Name of the person; may be empty.
     start
-        What each field begins with: ``"model"``, the model's nuclei, or ``"nothing"``.
+        Nuclei that each field starts with: ``"model"``, the model's, or ``"nothing"``.
     blind
-        Whether it is a recount that shows nothing of the first reading.
+        Whether it is a recount that hides the first reading.
     created
         s since the epoch.
     """
@@ -124,9 +124,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Note:
-    """What a person wrote about a session or one of its fields: text, never markup.
+    """A note on a session or one of its fields, plain text.
 
-    ``reading`` is the recount in which it was written; None: outside a recount.
+    ``reading`` is the recount in which it was written; None outside a recount.
     """
 
     id: int
@@ -140,16 +140,16 @@ class Note:
 
 @dataclass(frozen=True)
 class Link:
-    """Two fields that show the same tissue where they overlap.
+    """Offset of two overlapping fields.
 
     Attributes
     ----------
     first, second
-        Fields.
+        Ids of the fields.
     dx, dy
         From the upper left corner of the first to that of the second, um.
     pairs
-        Nuclei that stand at the same place in both.
+        Number of nuclei that coincide.
     likeness
         Normalised cross-correlation of their optical density in the overlap, up to 1.
     """

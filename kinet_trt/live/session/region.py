@@ -1,4 +1,4 @@
-"""The part of a field that counts: a drawn polygon or a map."""
+"""Regions: the part of a field that counts, a drawn polygon or a mask."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from kinet_trt.core.errors import KinetError, shown
 from kinet_trt.core.geometry import polygon_mask
 
 MAX_POINTS = 10_000
-_FARTHEST = 1e6  # px
+_MAX_COORDINATE = 1e6  # px
 
 
 @dataclass(frozen=True)
 class Polygon:
-    """A drawn outline; where it crosses itself the even-odd rule decides.
+    """A drawn outline. Where it crosses itself, the even-odd rule applies.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Polygon:
     Raises
     ------
     KinetError
-        If there are fewer than three points, more than 10,000, or one that is no place.
+        If there are fewer than 3 points, more than 10,000, or invalid coordinates.
     """
 
     points: tuple[tuple[float, float], ...]
@@ -39,7 +39,7 @@ class Polygon:
         if not 3 <= len(self.points) <= MAX_POINTS:
             raise KinetError(f"a region: expected 3 to {MAX_POINTS:,} corners, found {len(self.points):,}")
         for point in self.points:
-            if len(point) != 2 or not all(math.isfinite(v) and abs(v) <= _FARTHEST for v in point):
+            if len(point) != 2 or not all(math.isfinite(v) and abs(v) <= _MAX_COORDINATE for v in point):
                 raise KinetError(f"a region: expected corners x, y in px, found {shown(point)}")
 
     def mask(self, height: int, width: int) -> NDArray[np.bool_]:
@@ -49,12 +49,12 @@ class Polygon:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A map of the pixels that count, like the tumour region of the ROI branch above a cut-off.
+    """A mask of the pixels that count, such as the thresholded tumour map of the network.
 
     Attributes
     ----------
     inside
-        bool [height, width] of the frame.
+        bool [height, width].
     """
 
     inside: NDArray[np.bool_]
@@ -62,20 +62,20 @@ class Mask:
     def __post_init__(self) -> None:
         if self.inside.dtype != np.bool_ or self.inside.ndim != 2:
             raise KinetError(
-                f"a region map: expected bool [height, width], found {self.inside.dtype} {list(self.inside.shape)}"
+                f"a region mask: expected bool [height, width], found {self.inside.dtype} {list(self.inside.shape)}"
             )
 
     def mask(self, height: int, width: int) -> NDArray[np.bool_]:
-        """Return the map, bool [height, width].
+        """Return the mask, bool [height, width].
 
         Raises
         ------
         KinetError
-            If it has another size.
+            If the frame has another size.
         """
         if self.inside.shape != (height, width):
             raise KinetError(
-                f"a region map: expected the field's {width} x {height} px, found {self.inside.shape[1]} x "
+                f"a region mask: expected the field's {width} x {height} px, found {self.inside.shape[1]} x "
                 f"{self.inside.shape[0]}"
             )
         return self.inside
@@ -85,7 +85,7 @@ Region = Polygon | Mask
 
 
 def to_bytes(region: Region) -> tuple[str, bytes]:
-    """Return how a region is stored: its kind, and JSON or PNG."""
+    """Return a region as it is stored: its kind, and JSON or PNG."""
     if isinstance(region, Polygon):
         return "polygon", json.dumps([list(map(float, point)) for point in region.points]).encode()
     _, data = cv2.imencode(".png", region.inside.astype(np.uint8) * 255)
@@ -93,7 +93,7 @@ def to_bytes(region: Region) -> tuple[str, bytes]:
 
 
 def from_bytes(kind: str, data: bytes) -> Region:
-    """Read a stored region.
+    """Return a stored region.
 
     Raises
     ------
@@ -108,23 +108,23 @@ def from_bytes(kind: str, data: bytes) -> Region:
         return Polygon(points)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if kind == "mask" and data else None
     if pixels is None:
-        raise KinetError(f"a region is damaged: expected a polygon or a map, found {shown(kind)}")
+        raise KinetError(f"a region is damaged: expected a polygon or a mask, found {shown(kind)}")
     return Mask(np.asarray(pixels) > 127)
 
 
-def holds(
+def contains(
     region: NDArray[np.bool_] | None, width: int, height: int, x: NDArray[np.floating], y: NDArray[np.floating]
 ) -> NDArray[np.bool_]:
-    """Return which places lie in a frame and in its region.
+    """Return which points lie in a frame and in its region, bool [n].
 
     Parameters
     ----------
     region
         bool [height, width]; None: the whole frame.
     width, height
-        Of the frame, px.
+        Size of the frame, px.
     x, y
-        Places, px [n].
+        Points, px [n].
     """
     inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
     if region is not None:
@@ -135,12 +135,12 @@ def holds(
 
 
 def polygon(points: Sequence[Sequence[float]]) -> Polygon:
-    """Return a polygon of corners as they come from JSON.
+    """Return a polygon from corners as in JSON.
 
     Raises
     ------
     KinetError
-        If they are no corners.
+        If the corners are invalid.
     """
     try:
         return Polygon(tuple((float(x), float(y)) for x, y in points))

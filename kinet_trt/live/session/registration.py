@@ -1,18 +1,17 @@
-"""Where captured fields lie beside one another, from what they show.
+"""Registration of captured fields by their content.
 
-Two fields are joined only where two independent witnesses agree: their optical density correlates in the overlap, and
-their nuclei stand at the same places far more often than chance would have it. Whatever is unclear (blank glass, a
-turned camera, a pattern that fits at several places) stays apart: a field that is not joined at worst counts a nucleus
-twice and the page says so, while one that is joined wrongly would delete nuclei that are there.
+Two fields are linked only if two independent criteria agree: their optical density correlates in the overlap, and their
+nuclei coincide far more often than by chance. Doubtful cases (blank glass, a rotated camera, a repeating pattern) are
+not linked: a missing link at worst counts nuclei twice, with a caution, while a wrong link would remove nuclei.
 
-Places are um: the upper left corner of a field, x right, y down.
+Offsets are um between the upper left corners of fields, x right, y down.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -20,47 +19,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.detections import Detections
+from kinet_trt.live.session.layout import Layout, lay_out
 from kinet_trt.live.session.pairing import pair
 from kinet_trt.live.session.records import Link
 
 VERSION = 1
-"""Of the rules here; a session that was registered by other rules is registered again."""
+"""Version of these rules; sessions registered by another version are registered again."""
 STEP_UM = 1.36
-"""um/px of the pictures that are correlated: a nucleus is 4 to 5 px across."""
+"""um/px of the pictures for correlation: a nucleus is 4 to 5 px wide."""
 MATCH_UM = 2.5
-"""Largest distance of one nucleus in two fields, um: less than half of what two nuclei keep from each other."""
+"""Maximum distance of a nucleus in two fields, um: less than half the distance of neighbouring nuclei."""
 
-_BACKGROUND_UM = 12.0  # what is smoother than this is light and not tissue: vignetting
-_LEVELS = 28  # of the int8 picture, per standard deviation
-_LARGEST = 60_000  # px of such a picture; a larger field takes a coarser step
+_BACKGROUND_UM = 12.0  # smoother structure is illumination, not tissue
+_LEVELS = 28  # levels of the int8 picture per standard deviation
+_MAX_PIXELS = 60_000  # of such a picture; larger fields use a coarser step
 _PEAKS = 6
-_SEARCH_UM = 5.0  # a peak of the correlation is this near to the truth
-_LEAST_OVERLAP, _LEAST_SIDE_UM = 0.06, 15.0
-_LEAST_PAIRS, _LEAST_SHARE, _LEAST_LIKENESS = 8, 0.55, 0.35
-_LEAST_EVIDENCE = 25.0  # nats: chance gives as many pairs once in e^25
-_MOST_TURN, _MOST_STRETCH = math.radians(1.5), 0.03
+_SEARCH_UM = 5.0  # maximum error of a correlation peak
+_MIN_OVERLAP, _MIN_SIDE_UM = 0.06, 15.0
+_MIN_PAIRS, _MIN_SHARE, _MIN_LIKENESS = 8, 0.55, 0.35
+_MIN_EVIDENCE = 25.0  # nats: chance gives as many pairs once in e^25
+_MAX_ROTATION, _MAX_STRETCH = math.radians(1.5), 0.03
 _AMBIGUOUS = 0.75
-_CONTRADICTION_UM = 4.0
 
 
 @dataclass(frozen=True, eq=False)
 class FieldFeatures:
-    """What registration keeps of a field: 40 kB, not its pixels.
+    """Features of a field for registration, 40 kB.
 
     Attributes
     ----------
     field
-        Which.
+        Id of the field.
     width, height
-        um.
+        Size, um.
     picture
-        Optical density without its smooth part, int8 [h, w].
+        Optical density without its smooth part, int8 [rows, columns].
     step
         um/px of the picture.
     x, y
         The model's nuclei, um from the upper left corner, float64 [n].
     stage
-        Stage position x, y, um; None when it is not known.
+        Stage position x, y, um; None if unknown.
     """
 
     field: int
@@ -74,7 +73,7 @@ class FieldFeatures:
     _spectra: dict[tuple[float, int, int], NDArray[np.complex64]] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(
+    def extract(
         cls,
         field: int,
         pixels: NDArray[np.uint8],
@@ -82,12 +81,12 @@ class FieldFeatures:
         mpp: float,
         stage: tuple[float, float] | None = None,
     ) -> FieldFeatures:
-        """Look at a field.
+        """Extract the features of a field.
 
         Parameters
         ----------
         field
-            Its name in links.
+            Id of the field.
         pixels
             RGB, uint8 [height, width, 3].
         detections
@@ -95,11 +94,11 @@ class FieldFeatures:
         mpp
             um/px.
         stage
-            Stage position, um; None when it is not known.
+            Stage position, um; None if unknown.
         """
         height, width = pixels.shape[0] * mpp, pixels.shape[1] * mpp
         step = STEP_UM
-        while height * width / step**2 > _LARGEST:
+        while height * width / step**2 > _MAX_PIXELS:
             step *= 2
         rows, columns = max(1, round(height / step)), max(1, round(width / step))
         small = cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -115,7 +114,7 @@ class FieldFeatures:
         return cls(field, width, height, picture, step, x, y, stage)
 
     def at(self, step: float) -> NDArray[np.float32]:
-        """Return the picture at a step that is its own or coarser, float32."""
+        """Return the picture at its own step or a coarser one, float32."""
         picture = self.picture.astype(np.float32)
         if step > self.step:
             size = (max(1, round(self.width / step)), max(1, round(self.height / step)))
@@ -123,14 +122,14 @@ class FieldFeatures:
         return picture
 
     def spectrum(self, step: float, rows: int, columns: int) -> NDArray[np.complex64]:
-        """Return the whitened Fourier transform, padded with zeros; kept for the next pair."""
+        """Return the half-whitened Fourier transform, padded with zeros; cached for the next pair."""
         key = (step, rows, columns)
         if key not in self._spectra:
             picture = self.at(step)
-            # Edges that fade out, so that they are no feature themselves.
+            # Taper the edges, so that they are no features.
             fade = [np.minimum(1, (np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / 6) for n in picture.shape]
             transform = np.fft.rfft2(picture * np.outer(*fade).astype(np.float32), (rows, columns))
-            # Half-whitened: sharp peaks, without raising the sensor's noise to the level of the tissue.
+            # Half-whitening gives sharp peaks without amplifying sensor noise to the level of tissue.
             transform /= np.sqrt(np.abs(transform) + 1e-6)
             if len(self._spectra) > 2:
                 self._spectra.clear()
@@ -140,18 +139,18 @@ class FieldFeatures:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How well two fields agree at an offset.
+    """Agreement of two fields at an offset.
 
     Attributes
     ----------
     dx, dy
-        From the first's corner to the second's, um.
+        Offset from the first field to the second, um.
     pairs
-        Nuclei of both within :data:`MATCH_UM` of each other.
+        Pairs of nuclei within :data:`MATCH_UM`.
     share
         2 pairs / (nuclei of both in the overlap).
     evidence
-        Chernoff's bound on -log of the probability that chance pairs as many, nats.
+        Chernoff bound on -log of the probability of as many pairs by chance, nats.
     likeness
         Normalised cross-correlation of the pictures in the overlap.
     """
@@ -164,47 +163,47 @@ class Alignment:
     likeness: float
 
     @property
-    def sure(self) -> bool:
-        """Whether both witnesses agree."""
+    def is_reliable(self) -> bool:
+        """Whether both criteria are met."""
         return (
-            self.pairs >= _LEAST_PAIRS
-            and self.share >= _LEAST_SHARE
-            and self.evidence >= _LEAST_EVIDENCE
-            and self.likeness >= _LEAST_LIKENESS
+            self.pairs >= _MIN_PAIRS
+            and self.share >= _MIN_SHARE
+            and self.evidence >= _MIN_EVIDENCE
+            and self.likeness >= _MIN_LIKENESS
         )
 
 
 def join(first: FieldFeatures, second: FieldFeatures) -> Link | None:
-    """Find where the second field lies beside the first.
+    """Return the link between two fields.
 
-    Peaks of their cross-correlation propose offsets; each is refined on the nuclei of both and then judged.
+    Peaks of their cross-correlation are candidate offsets; each is refined with the nuclei of both fields and tested.
 
     Returns
     -------
     Link or None
-        None where they do not overlap, or where it is not sure that they do.
+        None if they do not overlap, or not reliably.
     """
     fits: list[Alignment] = []
-    for dx, dy in _proposals(first, second)[0]:
+    for dx, dy in _candidates(first, second)[0]:
         inside = _overlap(first, second, dx, dy)
-        if inside is None or _likeness(first, second, dx, dy, inside) < _LEAST_LIKENESS / 2:
+        if inside is None or _likeness(first, second, dx, dy, inside) < _MIN_LIKENESS / 2:
             continue
         found = _refine(first, second, dx, dy)
         if found is not None and all(math.hypot(found.dx - f.dx, found.dy - f.dy) > MATCH_UM for f in fits):
             fits.append(found)
     fits.sort(key=lambda f: f.evidence, reverse=True)
-    if not fits or not fits[0].sure:
+    if not fits or not fits[0].is_reliable:
         return None
     best = fits[0]
-    if any(f.pairs >= _LEAST_PAIRS and f.share >= _AMBIGUOUS * best.share for f in fits[1:]):
-        return None  # a pattern that fits at several places
+    if any(f.pairs >= _MIN_PAIRS and f.share >= _AMBIGUOUS * best.share for f in fits[1:]):
+        return None  # a repeating pattern
     return Link(first.field, second.field, best.dx, best.dy, best.pairs, round(best.likeness, 4))
 
 
-def _proposals(
+def _candidates(
     first: FieldFeatures, second: FieldFeatures, coarser: int = 1
 ) -> tuple[list[tuple[float, float]], float]:
-    """Return offsets that the pictures propose, um, the best first; and how far the best stands out of the noise."""
+    """Return candidate offsets, um, the best first; and the height of the best peak over the noise."""
     step = max(first.step, second.step) * coarser
     sides = [view.picture.shape if view.step == step else view.at(step).shape for view in (first, second)]
     rows, columns = (cv2.getOptimalDFTSize(a + b) for a, b in zip(*sides, strict=True))
@@ -214,35 +213,35 @@ def _proposals(
     found, spread, best = [], float(surface.std()) or 1.0, float(surface.max())
     for _ in range(_PEAKS):
         row, column = divmod(int(surface.argmax()), columns)
-        # Zeros pad the pictures, so that a shift is told from its complement.
+        # Zero padding distinguishes a shift from its complement.
         down = row - rows if row > sides[0][0] else row
         right = column - columns if column > sides[0][1] else column
         found.append((right * step, down * step))
-        _blot(surface, row, column)
+        _erase_peak(surface, row, column)
     return found, best / spread
 
 
-def _blot(surface: NDArray[np.float32], row: int, column: int) -> None:
-    """Take a peak out, around the edges too."""
+def _erase_peak(surface: NDArray[np.float32], row: int, column: int) -> None:
+    """Erase a peak, with wrap-around at the edges."""
     rows = np.arange(row - 3, row + 4) % surface.shape[0]
     columns = np.arange(column - 3, column + 4) % surface.shape[1]
     surface[np.ix_(rows, columns)] = -np.inf
 
 
 def _refine(first: FieldFeatures, second: FieldFeatures, dx: float, dy: float) -> Alignment | None:
-    """Shift the second field so that its nuclei meet the first's, and judge; None where too few could meet."""
+    """Refine an offset with the nuclei of both fields; None with too few pairs."""
     for radius in (_SEARCH_UM, _SEARCH_UM, MATCH_UM, MATCH_UM):
         inside = _overlap(first, second, dx, dy)
         if inside is None:
             return None
         a, b = _within(first, inside, 0, 0), _within(second, inside, dx, dy)
         i, j, _ = pair(first.x[a], first.y[a], second.x[b] + dx, second.y[b] + dy, radius)
-        if len(i) < _LEAST_PAIRS:
+        if len(i) < _MIN_PAIRS:
             return None
         ax, ay, bx, by = first.x[a][i], first.y[a][i], second.x[b][j], second.y[b][j]
         dx, dy = float(np.median(ax - bx)), float(np.median(ay - by))
     inside = _overlap(first, second, dx, dy)
-    if inside is None or _turned(ax, ay, bx, by):
+    if inside is None or _is_rotated(ax, ay, bx, by):
         return None
     close = np.hypot(ax - bx - dx, ay - by - dy) <= MATCH_UM
     dx, dy = float((ax - bx)[close].mean()), float((ay - by)[close].mean())
@@ -263,33 +262,35 @@ def _refine(first: FieldFeatures, second: FieldFeatures, dx: float, dy: float) -
 def _overlap(
     first: FieldFeatures, second: FieldFeatures, dx: float, dy: float
 ) -> tuple[float, float, float, float] | None:
-    """Return left, top, right, bottom of the overlap, um of the first; None when it is too small to judge."""
+    """Return left, top, right, bottom of the overlap, um in the first field; None if it is too small."""
     left, top = max(0.0, dx), max(0.0, dy)
     right, bottom = min(first.width, dx + second.width), min(first.height, dy + second.height)
-    if min(right - left, bottom - top) < _LEAST_SIDE_UM:
+    if min(right - left, bottom - top) < _MIN_SIDE_UM:
         return None
     smaller = min(first.width * first.height, second.width * second.height)
-    return (left, top, right, bottom) if (right - left) * (bottom - top) >= _LEAST_OVERLAP * smaller else None
+    return (left, top, right, bottom) if (right - left) * (bottom - top) >= _MIN_OVERLAP * smaller else None
 
 
 def _within(view: FieldFeatures, inside: tuple[float, float, float, float], dx: float, dy: float) -> NDArray[np.intp]:
-    """Return the nuclei of a view that lie in an overlap, but not where its edge makes them doubtful."""
+    """Return the nuclei of a field in an overlap, without those at its edge."""
     x, y, (left, top, right, bottom), rim = view.x + dx, view.y + dy, inside, 1.0
     return np.flatnonzero((x > left + rim) & (x < right - rim) & (y > top + rim) & (y < bottom - rim))
 
 
-def _turned(ax: NDArray[np.float64], ay: NDArray[np.float64], bx: NDArray[np.float64], by: NDArray[np.float64]) -> bool:
-    """Return whether the pairs tell of another angle or scale (least squares of a similarity: Umeyama 1991)."""
+def _is_rotated(
+    ax: NDArray[np.float64], ay: NDArray[np.float64], bx: NDArray[np.float64], by: NDArray[np.float64]
+) -> bool:
+    """Return whether the pairs show a rotation or scaling (least squares of a similarity: Umeyama 1991)."""
     ax, ay, bx, by = ax - ax.mean(), ay - ay.mean(), bx - bx.mean(), by - by.mean()
     along, across = float((ax * bx + ay * by).sum()), float((ay * bx - ax * by).sum())
     size = float((bx * bx + by * by).sum())
     if size == 0:
         return True
-    return abs(math.atan2(across, along)) > _MOST_TURN or abs(math.hypot(along, across) / size - 1) > _MOST_STRETCH
+    return abs(math.atan2(across, along)) > _MAX_ROTATION or abs(math.hypot(along, across) / size - 1) > _MAX_STRETCH
 
 
 def _evidence(pairs: int, n: int, chance: float) -> float:
-    """Return n KL(pairs/n || chance) where pairs are more than chance gives (Chernoff 1952), else 0."""
+    """Return n KL(pairs/n || chance) if there are more pairs than by chance (Chernoff 1952), otherwise 0."""
     share = min(pairs / n, 1.0) if n else 0.0
     chance = min(max(chance, 1e-9), 1 - 1e-9)
     if share <= chance:
@@ -301,14 +302,14 @@ def _evidence(pairs: int, n: int, chance: float) -> float:
 def _likeness(
     first: FieldFeatures, second: FieldFeatures, dx: float, dy: float, inside: tuple[float, float, float, float]
 ) -> float:
-    """Return the normalised cross-correlation of two views in their overlap."""
+    """Return the normalised cross-correlation of two fields in their overlap."""
     step = max(first.step, second.step)
     a, b = first.at(step), second.at(step)
     left, top = math.ceil(inside[0] / step), math.ceil(inside[1] / step)
     columns, rows = math.floor(inside[2] / step) - left, math.floor(inside[3] / step) - top
     if columns < 4 or rows < 4:
         return 0.0
-    # The second at the first's pixels; the shift is a fraction of a pixel too.
+    # Resample the second at the pixels of the first, with subpixel shift.
     shift = np.array([[1.0, 0.0, left - dx / step], [0.0, 1.0, top - dy / step]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     b = cv2.warpAffine(b, shift, (columns, rows), flags=flags, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
@@ -320,148 +321,40 @@ def _likeness(
     return float((a * b).sum()) / size if size > 0 else 0.0
 
 
-# --- many fields ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Where a field lies.
-
-    Attributes
-    ----------
-    place
-        Fields of one place are joined; numbered from 0 by their first field. Places are not known to one another.
-    x, y
-        Upper left corner, um from that of the place's first field.
-    """
-
-    place: int
-    x: float
-    y: float
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where all fields lie.
-
-    Attributes
-    ----------
-    placed
-        By field, in the order of capture.
-    contradictions
-        Links that others, with more nuclei, speak against; they are not used.
-    """
-
-    placed: Mapping[int, Placed]
-    contradictions: tuple[Link, ...] = ()
-
-    @property
-    def places(self) -> int:
-        """Number of places."""
-        return len({one.place for one in self.placed.values()})
-
-
-def lay_out(fields: Sequence[int], links: Sequence[Link], *, balanced: bool = True) -> Layout:
-    """Turn links between pairs into a place for every field.
-
-    The links with most nuclei make a tree; the others must agree with it; then all that agree are balanced by least
-    squares, weighted by their nuclei, so that small errors do not add up along a path.
-
-    Parameters
-    ----------
-    fields
-        In the order of capture.
-    links
-        Between them; those of other fields are left out.
-    balanced
-        Whether places are balanced; without it they are a little less exact, and quick.
-    """
-    root = {f: f for f in fields}
-    at = dict.fromkeys(fields, (0.0, 0.0))
-    members = {f: [f] for f in fields}
-    used: list[Link] = []
-    against: list[Link] = []
-    known = [one for one in links if one.first in root and one.second in root and one.first != one.second]
-    for link in sorted(known, key=lambda one: (-one.pairs, one.first, one.second)):
-        a, b = root[link.first], root[link.second]
-        x = at[link.first][0] + link.dx - at[link.second][0]
-        y = at[link.first][1] + link.dy - at[link.second][1]
-        if a == b:
-            (used if math.hypot(x, y) <= _CONTRADICTION_UM else against).append(link)
-            continue
-        if len(members[a]) < len(members[b]):
-            a, b, x, y = b, a, -x, -y
-        for f in members.pop(b):
-            root[f], at[f] = a, (at[f][0] + x, at[f][1] + y)
-            members[a].append(f)
-        used.append(link)
-    placed: dict[int, Placed] = {}
-    order = {f: n for n, f in enumerate(fields)}
-    groups = sorted((sorted(group, key=order.__getitem__) for group in members.values()), key=lambda g: order[g[0]])
-    for number, group in enumerate(groups):
-        x0, y0 = at[group[0]]
-        solved = [(at[f][0] - x0, at[f][1] - y0) for f in group]
-        if balanced:
-            solved = _balance(group, [link for link in used if root[link.first] == root[group[0]]])
-        for f, (x, y) in zip(group, solved, strict=True):
-            placed[f] = Placed(number, x, y)
-    return Layout({f: placed[f] for f in fields}, tuple(against))
-
-
-def _balance(group: Sequence[int], links: Sequence[Link]) -> list[tuple[float, float]]:
-    """Solve the places of joined fields by weighted least squares; the first field stays at 0, 0."""
-    n = len(group)
-    if n == 1:
-        return [(0.0, 0.0)]
-    index = {f: k for k, f in enumerate(group)}
-    matrix, wanted = np.zeros((n, n)), np.zeros((n, 2))
-    for link in links:
-        a, b, weight = index[link.first], index[link.second], float(link.pairs)
-        offset = weight * np.array([link.dx, link.dy])
-        matrix[a, a] += weight
-        matrix[b, b] += weight
-        matrix[a, b] -= weight
-        matrix[b, a] -= weight
-        wanted[b] += offset
-        wanted[a] -= offset
-    solved = np.linalg.solve(matrix[1:, 1:], wanted[1:])
-    return [(0.0, 0.0), *((float(x), float(y)) for x, y in solved)]
-
-
 class Registration:
-    """Joins fields one by one as they are captured.
+    """Links fields one by one as they are captured. Not thread-safe.
 
-    A new field is held to the last ones, to those that the stage says are near, to those that lie where its first
-    partners put it, and, where places are apart, to the fields of the other places that look most like it: so a path
-    that returns is closed. Not safe for several threads at once.
+    A new field is compared with the last ones, with those near it by stage position, with those around the position
+    that its first links give, and, if there are several places, with the most similar fields of other places, so that a
+    path that returns is closed.
 
     Attributes
     ----------
     views
-        By field, in the order of capture.
+        Features by field, in the order of capture.
     links
-        Found so far.
+        Links found so far.
     """
 
     RECENT, NEAR, AROUND, ELSEWHERE = 2, 4, 6, 3
-    """How many fields of each kind are tried."""
+    """Number of fields of each kind to compare with."""
 
     def __init__(self) -> None:
         self.views: dict[int, FieldFeatures] = {}
         self.links: list[Link] = []
 
     def add(self, view: FieldFeatures) -> list[Link]:
-        """Join a field with those before it.
+        """Link a field with earlier ones.
 
         Parameters
         ----------
         view
-            The new field.
+            Features of the new field.
 
         Returns
         -------
         list of Link
-            From earlier fields to this one; none when it stays apart.
+            Links from earlier fields to this one.
         """
         found: dict[int, Link] = {}
         tried: set[int] = set()
@@ -473,10 +366,10 @@ class Registration:
                     if link := join(self.views[other], view):
                         found[other] = link
 
-        if len(view.x) >= _LEAST_PAIRS:
+        if len(view.x) >= _MIN_PAIRS:
             earlier = list(self.views)
             attempt([*earlier[: -1 - self.RECENT : -1], *self._near_stage(view)])
-            # Twice: the first partners place the field, and what lies around it there are the next.
+            # Twice: the first links give a position, and fields around it are the next candidates.
             for _ in range(2):
                 attempt(self._around(view, list(found.values())))
                 if (
@@ -490,21 +383,21 @@ class Registration:
         return links
 
     def know(self, view: FieldFeatures, links: Sequence[Link]) -> None:
-        """Take over a field that was joined before, in an earlier run."""
+        """Add a field with known links, from an earlier run."""
         self.views[view.field] = view
         self.links += links
 
     def forget(self, field: int) -> None:
-        """Leave a field out."""
+        """Remove a field."""
         self.views.pop(field, None)
         self.links = [link for link in self.links if field not in (link.first, link.second)]
 
     def layout(self) -> Layout:
-        """Return where the fields lie."""
+        """Return the positions of the fields."""
         return lay_out(list(self.views), self.links)
 
     def _near_stage(self, view: FieldFeatures) -> list[int]:
-        """Return the fields nearest by stage position. It only proposes: a stage may be turned, or in other units."""
+        """Return the fields nearest by stage position: candidates, as a stage may be rotated or use other units."""
         if view.stage is None:
             return []
         distance = {
@@ -515,7 +408,7 @@ class Registration:
         return sorted(distance, key=distance.__getitem__)[: self.NEAR]
 
     def _around(self, view: FieldFeatures, found: Sequence[Link]) -> list[int]:
-        """Return the fields that overlap a field most, where its links put it."""
+        """Return the fields that overlap a field most at the position that its links give."""
         if not found:
             return []
         placed = lay_out([*self.views, view.field], [*self.links, *found], balanced=False).placed
@@ -530,11 +423,11 @@ class Registration:
         return sorted(share, key=lambda name: -share[name])[: self.AROUND]
 
     def _elsewhere(self, view: FieldFeatures, found: Sequence[Link], tried: set[int]) -> list[int]:
-        """Return the fields of other places whose picture correlates best with this one's."""
+        """Return the fields of other places that correlate best with a field."""
         placed = lay_out([*self.views, view.field], [*self.links, *found], balanced=False).placed
         here = placed[view.field].place
         peak = {
-            name: _proposals(other, view, coarser=2)[1]
+            name: _candidates(other, view, coarser=2)[1]
             for name, other in self.views.items()
             if placed[name].place != here and name not in tried
         }

@@ -198,7 +198,7 @@ def _field(store: Store, counted: SessionCount, field: Field, nuclei: FieldNucle
 def _edits(edits: Sequence[Edit], counted: SessionCount) -> dict[str, Any]:
     """Return the table of edits, and the number of active edits by kind."""
     numbers = {field.id: field.number for field in counted.fields}
-    by_field = {one.field: one.answer for one in counted.field_nuclei}
+    by_field = {one.id: one.edited for one in counted.field_nuclei}
     active_ids = {one.id for one in active(edits)}
     rows = []
     for one in edits[:MAX_ENTRIES]:

@@ -143,22 +143,22 @@ def field(
     label
         Counts by class, for screen readers.
     """
-    answer = nuclei.answer
+    edited = nuclei.edited
     radius = max(2.0, RING_UM / field.mpp)
-    exists = ~answer.removed
+    exists = ~edited.removed
     shapes = []
-    for c, name in enumerate(answer.classes):
-        if points := _points(answer, in_session & (answer.cls == c)):
+    for c, name in enumerate(edited.classes):
+        if points := _points(edited, in_session & (edited.cls == c)):
             shapes.append(_outlined(mark(name, points, radius), css_class(name)))
-    if away := _points(answer, exists & ~in_session):
+    if away := _points(edited, exists & ~in_session):
         shapes.append(f'<path class="away" d="{dot(away, radius * 0.38)}"/>')
-    states = np.array([state(answer, k) for k in range(len(answer))], np.str_)
+    states = np.array([state(edited, k) for k in range(len(edited))], np.str_)
     for which, draw, size in (
         (exists & (states == "added"), plus, radius * 0.7),
         (exists & np.isin(states, ("reclassified", "confirmed")), dot, radius * 0.25),
         (states == "removed", cross, radius * 0.6),
     ):
-        if points := _points(answer, which):
+        if points := _points(edited, which):
             shapes.append(_outlined(draw(points, size), "said"))
     for ring in outlines(field.region):
         corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in ring)

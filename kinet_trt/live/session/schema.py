@@ -1,9 +1,9 @@
-"""The layout of a session file."""
+"""Layout of a session file."""
 
 VERSION = 2
-"""Of the file's layout."""
+"""Version of the layout."""
 APPLICATION = 0x4B4E4554
-"""SQLite's application_id of a session file: "KNET"."""
+"""application_id of a session file in SQLite: "KNET"."""
 
 TABLES = """
 CREATE TABLE sessions (
@@ -40,7 +40,7 @@ CREATE INDEX fields_of ON fields (session, number);
 CREATE INDEX corrections_of ON corrections (field, reading);
 CREATE INDEX links_second ON links (second);
 """
-"""SQL that makes the tables of version 1."""
+"""SQL that creates the tables of version 1."""
 
 ADDED = """
 CREATE TABLE IF NOT EXISTS deletions (
@@ -53,11 +53,11 @@ CREATE TABLE IF NOT EXISTS note_readings (
   note INTEGER PRIMARY KEY REFERENCES notes ON DELETE CASCADE,
   reading INTEGER NOT NULL REFERENCES readings ON DELETE CASCADE);
 """
-"""SQL that makes the tables that version 2 added: deleted and restored fields, the region before and after each change,
+"""SQL that creates the tables that version 2 added: deleted and restored fields, the region before and after each edit,
 and the reading in which a note was written."""
 
 ADDED_TABLES = ("deletions", "region_changes", "note_readings")
 """Names of the tables that version 2 added."""
 
 DELETED = "(SELECT field FROM (SELECT field, deleted, MAX(id) FROM deletions GROUP BY field) WHERE deleted)"
-"""SQL of the fields whose last entry in the table of deletions says that they are deleted."""
+"""SQL of the deleted fields: their last entry in the table of deletions has ``deleted`` set."""

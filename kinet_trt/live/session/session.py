@@ -1,4 +1,4 @@
-"""An open session: its store, the registration of its fields, and its count, together."""
+"""An open session: capture, registration and count of its fields."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame
 from kinet_trt.inference.counter import Threshold
-from kinet_trt.live.session.agreement import ReaderAgreement, compare
+from kinet_trt.live.session.agreement import ReaderAgreement, compare_readings
 from kinet_trt.live.session.edits import EditedNuclei
+from kinet_trt.live.session.layout import Layout, lay_out
 from kinet_trt.live.session.merge import FieldNuclei
 from kinet_trt.live.session.records import Field, Link, Model, Reading, Session
 from kinet_trt.live.session.region import Region
-from kinet_trt.live.session.registration import VERSION, FieldFeatures, Layout, Registration, lay_out
+from kinet_trt.live.session.registration import VERSION, FieldFeatures, Registration
 from kinet_trt.live.session.store import Store
-from kinet_trt.live.session.summary import SessionCount, count
+from kinet_trt.live.session.summary import SessionCount, count_fields
 from kinet_trt.quality.domain_check import DomainCheck
 
 log = logging.getLogger(__name__)
 
 
 class OpenSession:
-    """A session that fields are captured into and counted from. Safe to use from several threads.
+    """An open session. Thread-safe.
 
     Parameters
     ----------
     store
-        Where it is kept.
+        Its session file.
     session
-        Its id there.
+        Its id.
 
     Raises
     ------
     KinetError
-        If there is no such session.
+        If the session does not exist.
 
     Examples
     --------
@@ -51,13 +52,13 @@ class OpenSession:
         self.id = store.sessions.get(session).id
         self._registration = Registration()
         self._unsaved: dict[int, list[Link]] = {}
-        self._unseen: set[int] = set()
+        self._unreadable: set[int] = set()
         self._domain_warnings: dict[int, str] = {}
         self._lock = threading.RLock()
 
     @property
     def session(self) -> Session:
-        """What the store says of it."""
+        """Its record in the store."""
         return self.store.sessions.get(self.id)
 
     def capture(
@@ -72,7 +73,7 @@ class OpenSession:
         automatic: bool = False,
         region: Region | None = None,
     ) -> Field:
-        """Keep a field, see :meth:`FieldTable.capture`. It is joined to the others later, by :meth:`register`."""
+        """Store a field, see :meth:`FieldTable.capture`; :meth:`register` aligns it later."""
         return self.store.fields.capture(
             self.id,
             frame,
@@ -86,9 +87,9 @@ class OpenSession:
         )
 
     def register(self) -> Layout:
-        """Join the fields that were captured since, and return where all lie.
+        """Register new fields, and return the layout of all fields.
 
-        What cannot be written down (a full disk, a file that is only read) holds as long as the session is open.
+        Links that cannot be stored (full disk, read-only file) are kept in memory while the session is open.
         """
         return self._register()[1]
 
@@ -98,16 +99,16 @@ class OpenSession:
         Parameters
         ----------
         reading
-            Whose; None: the session's first.
+            The reading; None: the session's first.
         only
-            Fields, where not all are wanted.
+            Ids of the fields to count; None: all.
         """
         with self._lock:
             fields, layout = self._register()
             fields = [f for f in fields if only is None or f.id in only]
-            answers = self.store.edits.nuclei_of(fields, reading or self.store.readings.first(self.id))
-        field_nuclei = [nuclei_of(f, answer) for f, answer in zip(fields, answers, strict=True)]
-        return count(fields, field_nuclei, layout, self.domain_warnings(fields))
+            edited = self.store.edits.nuclei_of(fields, reading or self.store.readings.first(self.id))
+        field_nuclei = [nuclei_of(f, edited) for f, edited in zip(fields, edited, strict=True)]
+        return count_fields(fields, field_nuclei, layout, self.domain_warnings(fields))
 
     def domain_warnings(self, fields: Sequence[Field]) -> dict[int, str]:
         """Return the warnings of out-of-distribution fields by id; cached, as each field is checked once."""
@@ -121,77 +122,81 @@ class OpenSession:
                 except KinetError as error:
                     log.warning("field %d was not compared with the training data: %s", field.number, error)
                     self._domain_warnings[field.id] = ""
-        return {field.id: said for field in fields if (said := self._domain_warnings[field.id])}
+        return {field.id: warning for field in fields if (warning := self._domain_warnings[field.id])}
 
     def agreement(self, recount: Reading) -> ReaderAgreement | None:
-        """Hold a recount to the first reading, on the fields that the recount is done with; None: on none."""
+        """Compare a recount with the first reading on its finished fields; None without finished fields."""
         done = self.store.readings.finished(recount.id)
         if not done:
             return None
-        return compare(self.count(only=done).merged, self.count(recount, only=done).merged)
+        return compare_readings(self.count(only=done).merged, self.count(recount, only=done).merged)
 
     def prepare(self) -> None:
-        """Look at the fields of an earlier run, about 50 ms a megapixel: the next capture need not wait for it."""
+        """Load the fields of an earlier run, about 50 ms per megapixel, to spare the next capture that time."""
         for field in self.store.fields.in_session(self.id):
             with self._lock:
-                self._know(field, self.store.links.in_session(self.id))
+                self._load(field, self.store.links.in_session(self.id))
 
     def _register(self) -> tuple[list[Field], Layout]:
         with self._lock:
             fields = self.store.fields.in_session(self.id)
             links = self.store.links.in_session(self.id)
-            waiting = [f for f in fields if not self._done(f)]
+            waiting = [f for f in fields if not self._is_registered(f)]
             if waiting:
                 for gone in set(self._registration.views) - {f.id for f in fields}:
                     self._registration.forget(gone)
                 for f in fields:
-                    self._know(f, links)
+                    self._load(f, links)
             for f in waiting:
-                view = self._view(f)
-                self._registration.forget(f.id)  # a field that was deleted and restored
-                found = self._registration.add(view) if view else []
+                features = self._features(f)
+                self._registration.forget(f.id)  # if it was deleted and restored
+                found = self._registration.add(features) if features else []
                 try:
                     self.store.links.save(f.id, found, VERSION)
                     links += found
                 except KinetError as error:
-                    if self._gone(f):
+                    if self._is_deleted(f):
                         continue
                     log.warning("the position of field %d relative to the others is not saved: %s", f.number, error)
                     self._unsaved[f.id] = found
             links += [link for found in self._unsaved.values() for link in found]
             return fields, lay_out([f.id for f in fields], links)
 
-    def _done(self, field: Field) -> bool:
+    def _is_registered(self, field: Field) -> bool:
         return field.registered == VERSION or field.id in self._unsaved
 
-    def _know(self, field: Field, links: list[Link]) -> None:
-        """Look at a field that an earlier run, or another program, has joined."""
-        if self._done(field) and field.id not in self._registration.views and (view := self._view(field)):
-            self._registration.know(view, [link for link in links if link.second == field.id])
+    def _load(self, field: Field, links: list[Link]) -> None:
+        """Load a field that an earlier run, or another program, has registered."""
+        if (
+            self._is_registered(field)
+            and field.id not in self._registration.views
+            and (features := self._features(field))
+        ):
+            self._registration.know(features, [link for link in links if link.second == field.id])
 
-    def _view(self, field: Field) -> FieldFeatures | None:
-        """Return what registration keeps of a field; None, and once a word, where its picture is damaged or gone."""
-        if field.id in self._unseen:
+    def _features(self, field: Field) -> FieldFeatures | None:
+        """Return the features of a field; None, with one warning, if its picture is damaged or missing."""
+        if field.id in self._unreadable:
             return None
         try:
-            return FieldFeatures.of(
+            return FieldFeatures.extract(
                 field.id, self.store.fields.pixels(field.id), field.detections, field.mpp, field.stage
             )
         except KinetError as error:
-            if not self._gone(field):
-                log.warning("field %d cannot be joined to others: %s", field.number, error)
-            self._unseen.add(field.id)
+            if not self._is_deleted(field):
+                log.warning("field %d cannot be aligned with others: %s", field.number, error)
+            self._unreadable.add(field.id)
             return None
 
-    def _gone(self, field: Field) -> bool:
-        """Say whether a person has deleted a field since."""
+    def _is_deleted(self, field: Field) -> bool:
+        """Return whether a field was deleted meanwhile."""
         try:
             return field.id not in {one.id for one in self.store.fields.in_session(self.id)}
         except KinetError:
             return not any(one.id == self.id for one in self.store.sessions.all())
 
 
-def nuclei_of(field: Field, answer: EditedNuclei) -> FieldNuclei:
-    """Return a field with one reading's nuclei, as it is merged."""
+def nuclei_of(field: Field, edited: EditedNuclei) -> FieldNuclei:
+    """Return a field with its nuclei in one reading, as input of a merge."""
     region = field.region.mask(field.height, field.width) if field.region else None
-    return FieldNuclei(field.id, field.width, field.height, field.mpp, answer, region)
+    return FieldNuclei(field.id, field.width, field.height, field.mpp, edited, region)

@@ -1,4 +1,4 @@
-"""The summary of a session: counts, index, hot spot, average, area, and what may be wrong with them."""
+"""Summary of a session: counts, index, hot spot, average, area and cautions."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from numpy.typing import NDArray
 from kinet_trt.core.hot_spot import HOT_SPOT as HOT_SPOT
 from kinet_trt.core.hot_spot import MAX_CENTRES, Disc, find_disc
 from kinet_trt.core.ki67 import NET, Bands, Ki67, Statement
+from kinet_trt.live.session.layout import Layout
 from kinet_trt.live.session.merge import FieldNuclei, Merged, area_mm2, merge
 from kinet_trt.live.session.records import Field
-from kinet_trt.live.session.registration import Layout
 
 GOALS = (500, 2_000)
-"""Tumour nuclei that WHO and ENETS ask for, at least and at best."""
+"""Tumour nuclei that WHO and ENETS recommend, at least and at best."""
 
 
 @dataclass(frozen=True, eq=False)
 class SessionCount:
-    """A session counted once, in one reading.
+    """Count of a session in one reading.
 
     Attributes
     ----------
     fields
-        In the order of capture.
+        Fields in the order of capture.
     field_nuclei
-        The same fields as they were merged.
+        Their nuclei, as input of the merge.
     layout
-        Where they lie.
+        Their positions.
     merged
-        The nuclei, each once.
+        Nuclei of the session, each once.
     unlike
-        Of fields that look unlike the training data, by id: in which way, a sentence.
+        Warnings of out-of-distribution fields, by id.
     """
 
     fields: tuple[Field, ...]
@@ -47,18 +47,18 @@ class SessionCount:
 
 @dataclass(frozen=True)
 class SessionHotSpot:
-    """The disc of n tumour nuclei with the highest index.
+    """Hot spot of a session: the disc of n tumour nuclei with the highest index.
 
     Attributes
     ----------
     place, x, y
-        Its centre, um in a place.
+        Place, and centre in it, um.
     radius
-        um.
+        Radius, um.
     ki67
-        Index of the nuclei in it. As the highest of many it is slightly too high by chance alone.
+        Index of its nuclei; as the highest of many, slightly too high by chance.
     fields
-        The fields that show nuclei of it.
+        Fields that show its nuclei.
     """
 
     place: int
@@ -71,33 +71,33 @@ class SessionHotSpot:
 
 @dataclass(frozen=True)
 class Summary:
-    """The summary of a session.
+    """Summary of a session.
 
     Attributes
     ----------
     fields, places
-        How many; fields of one place were aligned to one another.
+        Numbers of fields and of places (groups of aligned fields).
     counts
         Nuclei by class, each once.
     ki67
-        Index of all of them: the average over everything that was captured.
+        Average index, over all nuclei.
     statement
-        What the average and the hot spot say about the grade.
+        Statement on the grade ranges of average and hot spot.
     more_nuclei
         How many more tumour nuclei, at this rate, bring the whole interval of the average into one range; 0: it lies in
         one; None: counting more is unlikely to help.
     mean_of_fields
-        Mean of the fields' own indices, each field counting the same; None without tumour nuclei.
+        Mean of the indices of the fields; None without tumour nuclei.
     hot_spot
-        None where no place has enough tumour nuclei.
+        None if no place has enough tumour nuclei.
     area_mm2
-        Area that was counted, overlaps once.
+        Counted area, overlaps once.
     repeats
-        Sightings that were not counted because another field shows the same nucleus.
+        Nuclei that were not counted because another field shows them.
     corrected
-        Counted nuclei that a person added, confirmed or reclassified.
+        Counted nuclei that were added, confirmed or reclassified.
     cautions
-        Sentences on what may make the count wrong.
+        Sentences on possible errors of the count.
     """
 
     fields: int
@@ -115,36 +115,36 @@ class Summary:
 
     @property
     def progress(self) -> tuple[float, ...]:
-        """Share of each of :data:`GOALS` that is reached, up to 1."""
+        """Progress towards each of :data:`GOALS`, up to 1."""
         return tuple(min(1.0, self.ki67.tumor / goal) for goal in GOALS)
 
 
-def count(
+def count_fields(
     fields: Sequence[Field],
     field_nuclei: Sequence[FieldNuclei],
     layout: Layout,
     unlike: Mapping[int, str] | None = None,
 ) -> SessionCount:
-    """Count fields with their answers where they lie."""
+    """Count the fields of a session by merging their nuclei."""
     return SessionCount(tuple(fields), tuple(field_nuclei), layout, merge(field_nuclei, layout), unlike or {})
 
 
 def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands | None = NET) -> Summary:
-    """Sum a session up.
+    """Summarise the count of a session.
 
     Parameters
     ----------
     counted
-        The session.
+        Count of the session.
     hot_spot
-        Tumour nuclei of a hot spot.
+        Hot-spot size in tumour nuclei.
     bands
-        Grade ranges; None: none are stated.
+        Grade ranges; None: no ranges are stated.
     """
     merged = counted.merged
     counts = merged.counts()
     ki67, spot = Ki67.from_counts(counts), find_session_hot_spot(merged, hot_spot)
-    own = [index for piece in counted.field_nuclei if (index := field_ki67(piece).index) is not None]
+    own = [index for nuclei in counted.field_nuclei if (index := field_ki67(nuclei).index) is not None]
     return Summary(
         fields=len(counted.fields),
         places=counted.layout.places,
@@ -161,17 +161,17 @@ def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands |
     )
 
 
-def field_counts(piece: FieldNuclei) -> dict[str, int]:
-    """Return the nuclei of one field by class: in its region, whether or not another field shows them too."""
-    answer = piece.answer
-    kept = piece.inside() & ~answer.removed
-    numbers = np.bincount(answer.cls[kept], minlength=len(answer.classes))
-    return {name: int(n) for name, n in zip(answer.classes, numbers, strict=True)}
+def field_counts(nuclei: FieldNuclei) -> dict[str, int]:
+    """Return the nuclei of one field by class, within its region, whether or not another field shows them too."""
+    edited = nuclei.edited
+    kept = nuclei.inside() & ~edited.removed
+    numbers = np.bincount(edited.cls[kept], minlength=len(edited.classes))
+    return {name: int(n) for name, n in zip(edited.classes, numbers, strict=True)}
 
 
-def field_ki67(piece: FieldNuclei) -> Ki67:
+def field_ki67(nuclei: FieldNuclei) -> Ki67:
     """Return the index of one field."""
-    return Ki67.from_counts(field_counts(piece))
+    return Ki67.from_counts(field_counts(nuclei))
 
 
 def find_session_hot_spot(merged: Merged, n: int = HOT_SPOT) -> SessionHotSpot | None:
@@ -215,12 +215,12 @@ def find_session_hot_spot(merged: Merged, n: int = HOT_SPOT) -> SessionHotSpot |
 
 
 def _no_range(counted: SessionCount) -> str:
-    """Say why no grade range is given; empty where one is."""
+    """Return why no grade range is given; empty if one is."""
     numbers = _unlike_numbers(counted)
     if not numbers:
         return ""
     look = "looks" if len(numbers) == 1 else "look"
-    return f"No grade range is given, because {_listed(numbers)} {look} unlike the model's training data."
+    return f"No grade range is given, because {_field_list(numbers)} {look} unlike the model's training data."
 
 
 def _unlike_numbers(counted: SessionCount) -> list[int]:
@@ -228,37 +228,37 @@ def _unlike_numbers(counted: SessionCount) -> list[int]:
 
 
 def _cautions(counted: SessionCount) -> list[str]:
-    """Return what may make a count wrong."""
+    """Return sentences on possible errors of a count."""
     fields = counted.fields
-    said = [
+    cautions = [
         f"Field {field.number}: {warning}" for field in fields if (warning := counted.domain_warnings.get(field.id))
     ]
     if assumed := [f.number for f in fields if f.mpp_source == "model"]:
-        said.append(
-            f"The pixel size of {_listed(assumed)} is only assumed. If it is wrong, so are the count, the area and the "
-            "index."
+        cautions.append(
+            f"The pixel size of {_field_list(assumed)} is only assumed. If it is wrong, so are the count, the area and "
+            "the index."
         )
     if len({round(f.mpp, 4) for f in fields}) > 1:
-        said.append("The fields differ in pixel size.")
+        cautions.append("The fields differ in pixel size.")
     if len({(f.model.card.model_sha256, f.model.precision) for f in fields}) > 1:
-        said.append("The fields were counted with different models or precisions.")
+        cautions.append("The fields were counted with different models or precisions.")
     if len({str(f.threshold) for f in fields}) > 1:
-        said.append("The fields were counted at different thresholds.")
+        cautions.append("The fields were counted at different thresholds.")
     if counted.layout.places > 1:
-        said.append(
+        cautions.append(
             f"The fields form {counted.layout.places} groups that could not be aligned. Where fields of different "
             "groups show the same tissue, its nuclei are counted more than once."
         )
     if doubtful := _overlap_by_stage(counted):
-        said.append(
-            f"According to the stage position, {_listed(sorted(doubtful))} overlap other fields, but their pictures "
-            "could not be aligned: their nuclei may be counted twice."
+        cautions.append(
+            f"According to the stage position, {_field_list(sorted(doubtful))} overlap other fields, but their "
+            "pictures could not be aligned: their nuclei may be counted twice."
         )
-    return said
+    return cautions
 
 
 def _overlap_by_stage(counted: SessionCount) -> set[int]:
-    """Return the numbers of fields that by stage position overlap a field of another place by half and more."""
+    """Return the numbers of fields whose stage positions overlap a field of another place by half or more."""
     placed, found = counted.layout.placed, set[int]()
     for k, a in enumerate(counted.fields):
         for b in counted.fields[:k]:
@@ -270,7 +270,7 @@ def _overlap_by_stage(counted: SessionCount) -> set[int]:
     return found
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _field_list(numbers: Sequence[int]) -> str:
     """Return "field 3", "fields 1, 2 and 3" or "12 fields"."""
     if len(numbers) > 6:
         return f"{len(numbers)} fields"

@@ -15,9 +15,9 @@ from kinet_trt.core.errors import KinetError
 from kinet_trt.core.ki67 import Bands
 from kinet_trt.live.session.agreement import ReaderAgreement
 from kinet_trt.live.session.edits import Edit, EditedNuclei, active, redoable
+from kinet_trt.live.session.layout import Placed
 from kinet_trt.live.session.records import Field, Note, Reading, Session
 from kinet_trt.live.session.region import Mask
-from kinet_trt.live.session.registration import Placed
 from kinet_trt.live.session.session import OpenSession, nuclei_of
 from kinet_trt.live.session.summary import SessionCount, Summary, field_counts, summarise
 

@@ -83,7 +83,7 @@ def test_figure_carries_the_warning_of_its_field(session, monkeypatch):
     first = keep(session.store, session.id).id
     counted = session.count()
     figure(session.store, counted, 1)
-    figure(session.store, dataclasses.replace(counted, unlike={first: "This is a photograph."}), 1)
+    figure(session.store, dataclasses.replace(counted, domain_warnings={first: "This is a photograph."}), 1)
     keep(session.store, session.id, mpp_source="model")
     figure(session.store, session.count(), 2)
     plain, warned, assumed = captions
@@ -103,7 +103,7 @@ def test_summary_rows_has_one_row_per_field_and_one_for_the_session(session):
     assert [(row.mpp, row.mpp_known) for row in rows] == [(0.25, "entered by hand"), (0.25, HOW_KNOWN["model"])]
     assert rows[1].warnings[-1] == "The pixel size is only assumed."
     first = session.store.fields.in_session(session.id)[0].id
-    rows, _ = summary_rows(dataclasses.replace(session.count(), unlike={first: "Unlike."}), session.session)
+    rows, _ = summary_rows(dataclasses.replace(session.count(), domain_warnings={first: "Unlike."}), session.session)
     assert [row.warnings[:1] for row in rows] == [("Unlike.",), ("The pixel size is only assumed.",)]
     assert {row.model for row in (*rows, total)} == {"test, fp32"}
     assert {row.case for row in (*rows, total)} == {"Case 12"}

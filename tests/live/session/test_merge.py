@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from parts import detections
 
 from kinet_trt.live.session.edits import Edit, replay
+from kinet_trt.live.session.layout import Layout, Placed
 from kinet_trt.live.session.merge import FieldNuclei, area_mm2, merge
 from kinet_trt.live.session.pairing import pair
 from kinet_trt.live.session.region import Polygon
-from kinet_trt.live.session.registration import Layout, Placed
 
 MPP, WIDTH, HEIGHT = 0.5, 200, 160
 
@@ -57,7 +57,7 @@ def test_each_nucleus_is_counted_exactly_once(offsets, seed):
     assert distance.max(initial=0) <= jitter + 0.01
     # The masks by field tell of the same nuclei.
     assert sum(int(own.sum()) for own in merged.counted.values()) == len(merged)
-    assert merged.repeats == sum(len(p.answer) for p in field_nuclei) - len(merged)
+    assert merged.repeats == sum(len(p.edited) for p in field_nuclei) - len(merged)
 
 
 def test_separate_groups_are_not_merged():

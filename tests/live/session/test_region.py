@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kinet_trt import KinetError
-from kinet_trt.live.session.region import Mask, Polygon, from_bytes, holds, polygon, to_bytes
+from kinet_trt.live.session.region import Mask, Polygon, contains, from_bytes, polygon, to_bytes
 
 
 def test_polygon_covers_pixels_whose_centre_is_inside():
@@ -71,7 +71,7 @@ def test_damaged_region_is_one_message(kind, data):
 
 def test_nuclei_at_the_edge_of_a_frame_are_inside():
     x, y = np.array([-0.5, 9.49, 9.5, 4.0]), np.array([0.0, 7.0, 0.0, 7.5])
-    assert holds(None, 10, 8, x, y).tolist() == [True, True, False, False]
+    assert contains(None, 10, 8, x, y).tolist() == [True, True, False, False]
     region = np.zeros((8, 10), np.bool_)
     region[:, 9] = True
-    assert holds(region, 10, 8, x, y).tolist() == [False, True, False, False]
+    assert contains(region, 10, 8, x, y).tolist() == [False, True, False, False]

@@ -11,8 +11,9 @@ import pytest
 from parts import detections
 
 from kinet_trt import Detections
+from kinet_trt.live.session.layout import lay_out
 from kinet_trt.live.session.records import Link
-from kinet_trt.live.session.registration import FieldFeatures, Registration, join, lay_out
+from kinet_trt.live.session.registration import FieldFeatures, Registration, join
 from kinet_trt.simulation.simulate import SimulatedSlide
 
 MPP, WIDTH, HEIGHT = 0.5, 320, 240  # 160 x 120 um
@@ -53,7 +54,7 @@ class Stage:
 
     def view(self, name: int, x: float, y: float, *, stage=None, **options) -> FieldFeatures:
         pixels, nuclei = self.shot(x, y, **options)
-        return FieldFeatures.of(name, pixels, nuclei, options.get("mpp") or self.mpp, stage)
+        return FieldFeatures.extract(name, pixels, nuclei, options.get("mpp") or self.mpp, stage)
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +124,8 @@ def test_rotated_camera_is_refused(near, turn):
 def test_mirrored_field_is_refused(near):
     pixels, nuclei = near.shot(100, 80)
     turned = Detections(WIDTH - 1 - nuclei.x, nuclei.y, nuclei.cls, nuclei.score)
-    mirrored = FieldFeatures.of(1, np.ascontiguousarray(pixels[:, ::-1]), turned, MPP)
-    assert join(FieldFeatures.of(0, pixels, nuclei, MPP), mirrored) is None
+    mirrored = FieldFeatures.extract(1, np.ascontiguousarray(pixels[:, ::-1]), turned, MPP)
+    assert join(FieldFeatures.extract(0, pixels, nuclei, MPP), mirrored) is None
 
 
 def test_blank_glass_is_refused(near):
@@ -133,8 +134,10 @@ def test_blank_glass_is_refused(near):
     nothing = detections([], [])
     dirt = detections(*rng.uniform(0, 200, (2, 12)))  # the same twelve specks of the sensor in every frame
     tissue = near.view(7, 100, 80)
-    blank = [FieldFeatures.of(k, picture, found, MPP) for k, picture in enumerate(glass) for found in (nothing, dirt)]
-    even = FieldFeatures.of(5, np.full((HEIGHT, WIDTH, 3), 240, np.uint8), nothing, MPP)
+    blank = [
+        FieldFeatures.extract(k, picture, found, MPP) for k, picture in enumerate(glass) for found in (nothing, dirt)
+    ]
+    even = FieldFeatures.extract(5, np.full((HEIGHT, WIDTH, 3), 240, np.uint8), nothing, MPP)
     for view in [*blank, even]:
         assert join(tissue, view) is None
         assert join(view, tissue) is None
@@ -153,7 +156,7 @@ def test_dirt_on_the_sensor_joins_nothing(near, far):
     def dirty(stage: Stage, name: int, x: float, y: float) -> FieldFeatures:
         pixels, nuclei = stage.shot(x, y)
         found = detections(np.append(nuclei.x, specks[:, 0]), np.append(nuclei.y, specks[:, 1]))
-        return FieldFeatures.of(name, (pixels * dirt[..., None]).astype(np.uint8), found, MPP)
+        return FieldFeatures.extract(name, (pixels * dirt[..., None]).astype(np.uint8), found, MPP)
 
     assert join(dirty(near, 0, 60, 60), dirty(far, 1, 60, 60)) is None
     places = {0: (60.0, 60.0), 1: (170.0, 90.0)}
@@ -172,7 +175,7 @@ def test_ambiguous_pattern_is_refused(near):
     def cut(name: int, left: int, top: int) -> FieldFeatures:
         own = (all_x >= left) & (all_x < left + WIDTH) & (all_y >= top) & (all_y < top + HEIGHT)
         picture = pixels[top : top + HEIGHT, left : left + WIDTH]
-        return FieldFeatures.of(name, picture, detections(all_x[own] - left, all_y[own] - top), MPP)
+        return FieldFeatures.extract(name, picture, detections(all_x[own] - left, all_y[own] - top), MPP)
 
     assert join(cut(0, 0, 0), cut(1, 100, 60)) is None
 

@@ -32,7 +32,7 @@ def photographs(shared_data, each: int):
                 light = cv2.GaussianBlur(light.astype(np.float32), (0, 0), rng.uniform(0.3, 1.0))
                 light = light * rng.uniform(0.92, 1.05) + rng.normal(0, 4, light.shape)
                 cut = np.clip(light, 0, 255).astype(np.uint8)
-                views.append(FieldFeatures.of(len(views), cut, counter(cut, MPP), MPP))
+                views.append(FieldFeatures.extract(len(views), cut, counter(cut, MPP), MPP))
             yield views, (places[1][0] * MPP, places[1][1] * MPP)
 
 

@@ -137,7 +137,7 @@ def test_damaged_picture_does_not_stop_the_session(path, tmp_path, caplog):
             keep(copy, live.id, Frame(copy.fields.pixels(fields[3].id)), fields[3].detections, mpp=fields[3].mpp)
             assert going.count().layout.places == 1
             assert going.count().layout.places == 1
-        assert caplog.text.count("cannot be joined") == 1
+        assert caplog.text.count("cannot be aligned") == 1
 
 
 def test_deleted_field_loses_its_links(path):

@@ -9,8 +9,8 @@ from parts import detections, keep, some_frame
 
 from kinet_trt import Frame
 from kinet_trt.live.session.edits import replay
+from kinet_trt.live.session.layout import Layout, Placed
 from kinet_trt.live.session.merge import FieldNuclei, merge
-from kinet_trt.live.session.registration import Layout, Placed
 from kinet_trt.live.session.session import OpenSession
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import find_session_hot_spot, summarise
