@@ -22,7 +22,8 @@ from kinet_trt.cli.progress import track
 from kinet_trt.core.errors import EngineError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import fit
-from kinet_trt.datasets.labelled import LabelledField, read_fields
+from kinet_trt.datasets.labelled import read_fields
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.engines.base import RUNTIMES
 from kinet_trt.evaluation.agreement import Agreement, compare
 from kinet_trt.evaluation.benchmark import machine

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from kinet_trt.core.errors import ImageError, KinetError
 from kinet_trt.core.frame import fit
 from kinet_trt.counting.find import find_images
-from kinet_trt.datasets.labelled import LabelledField, read_fields
+from kinet_trt.datasets.labelled import read_fields
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.io.images import read_image
 from kinet_trt.models.card import ModelCard
 

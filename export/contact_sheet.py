@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.detections import Detections
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.evaluation.evaluate import comparable, marked
 
 MOST = 6

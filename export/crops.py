@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kinet_trt.core.detections import CLASSES
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.simulation import simulate
 
 NON_TUMOR = CLASSES.index("non_tumor")

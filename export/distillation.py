@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.files import write_atomic
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.counting.find import find_images
-from kinet_trt.datasets.labelled import LabelledField, read_fields
+from kinet_trt.datasets.labelled import read_fields
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.evaluation.metrics import match
 from kinet_trt.peaks.reference import find_peaks
 

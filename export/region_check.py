@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import CLASSES, COLOURS
 from kinet_trt.core.errors import KinetError
-from kinet_trt.datasets.labelled import LabelledField, read_fields, with_regions
+from kinet_trt.datasets.labelled import read_fields, with_regions
+from kinet_trt.datasets.labelled_field import LabelledField
 
 WIDTH = 1000
 """Width, px, to which small pictures are enlarged, by a whole factor."""

@@ -11,7 +11,7 @@ import numpy as np
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import MIN_SIDE
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 
 UNLABELLED_WEIGHT = 0.2
 """Sampling weight of a source without labelled nuclei, relative to all other sources together."""

@@ -25,14 +25,8 @@ from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.counting.find import find_images
-from kinet_trt.datasets.labelled import (
-    LabelledField,
-    check_nuclei,
-    class_list_warning,
-    read_fields,
-    with_classes,
-    with_regions,
-)
+from kinet_trt.datasets.labelled import check_nuclei, class_list_warning, read_fields, with_classes, with_regions
+from kinet_trt.datasets.labelled_field import LabelledField
 
 log = logging.getLogger(__name__)
 

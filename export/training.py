@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from kinet_trt.export.prediction import predict
 
 from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.core.files import write_atomic
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.evaluation.evaluate import comparable
 from kinet_trt.evaluation.metrics import Comparison, compare
 from kinet_trt.peaks.reference import find_peaks

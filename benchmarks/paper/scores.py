@@ -11,7 +11,7 @@ from kinet_trt.export.networks.base import Network
 from kinet_trt.export.prediction import predict
 
 from kinet_trt.core.detections import CLASSES
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.evaluation.evaluate import XI, comparable
 from kinet_trt.evaluation.metrics import Comparison, area, compare
 from kinet_trt.peaks.reference import find_peaks

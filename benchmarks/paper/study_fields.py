@@ -9,7 +9,7 @@ import numpy as np
 from kinet_trt.export.crops import weak_region
 
 from kinet_trt.core.detections import CLASSES
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 
 JUDGED, CHOOSING = 0.3, 0.2
 """Shares of a field that is its source's only one: the right part judges, the one beside it chooses the threshold."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame, fit
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.diagnostics.machine import cpu
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.models.card import ModelCard

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.core.frame import Frame
 from kinet_trt.core.ki67 import Ki67
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.evaluation.metrics import Comparison, Score, area, compare, match
 from kinet_trt.inference.counter import NucleusCounter, Threshold
 

@@ -1,1 +1,1 @@
-"""Draw synthetic fields with known nuclei."""
+"""Simulate fields and slides with known nuclei."""

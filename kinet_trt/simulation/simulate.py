@@ -14,17 +14,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.detections import CLASSES
+from kinet_trt.simulation.lattice import Reals, hash_bits, noise, normal, quantile, uniform
 
 __all__ = ["CLASSES", "NOMINAL_MPP", "TILE", "SimulatedSlide", "Truth", "field", "find_tissue"]
-
-_Reals = NDArray[np.floating[Any]]
 
 
 NOMINAL_MPP = 0.34
@@ -163,7 +162,7 @@ def find_tissue(slide: SimulatedSlide, width: int, height: int) -> tuple[int, in
     best, found = -1.0, (0, 0)
     for attempt in range(12):
         sites = np.array([2 * attempt, 2 * attempt + 1])
-        tx, ty = (int(v) for v in _uniform(slide.seed, 90, sites, sites) * 4000 - 2000)
+        tx, ty = (int(v) for v in uniform(slide.seed, 90, sites, sites) * 4000 - 2000)
         xs = (tx * TILE + np.linspace(0, width, 48)) * slide.mpp / NOMINAL_MPP
         ys = (ty * TILE + np.linspace(0, height, 48)) * slide.mpp / NOMINAL_MPP
         tissue = _tissue(slide, xs, ys)
@@ -186,66 +185,9 @@ def _truth(
     return Truth((nuclei["x"] - x).astype(np.float32), (nuclei["y"] - y).astype(np.float32), nuclei["cls"].copy())
 
 
-# --- random numbers: hashes of the position ---------------------------------------------------------------------------
-
-
-def _hash(seed: int, channel: int, ix: NDArray[np.int64], iy: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return 64 random bits for each lattice point (ix and iy are broadcast); splitmix64 twice."""
-
-    def mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-    key = np.array([(int(seed) * 0xD1342543DE82EF95 + channel * 0x9E3779B97F4A7C15) % 2**64], np.uint64)
-    row = mix(mix(key) + ix.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    return mix(row + iy.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F))
-
-
-def _uniform(seed: int, channel: int, ix: NDArray[np.int64], iy: NDArray[np.int64]) -> _Reals:
-    return (_hash(seed, channel, ix, iy) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
-
-
-def _normal(seed: int, channel: int, ix: NDArray[np.int64], iy: NDArray[np.int64]) -> _Reals:
-    """Return standard normal numbers (Box & Muller) from the two halves of a hash."""
-    bits = _hash(seed, channel, ix, iy)
-    radius, turn = (((bits >> np.uint64(32 * k) & np.uint64(2**32 - 1)) + 0.5) / 2**32 for k in (0, 1))
-    normal: _Reals = (np.sqrt(-2 * np.log(radius)) * np.cos(2 * math.pi * turn)).astype(np.float32)
-    return normal
-
-
-def _noise(seed: int, channel: int, xs: _Reals, ys: _Reals, *scales: float) -> _Reals:
-    """Return smooth noise, about standard normal, on the grid ys x xs (units); the amplitude halves with each scale."""
-    total = np.zeros((len(ys), len(xs)), np.float32)
-    for octave, scale in enumerate(scales):
-        ix, wx = _spline(xs / scale)
-        iy, wy = _spline(ys / scale)
-        nodes_x, nodes_y = np.arange(ix[0], ix[-1] + 4), np.arange(iy[0], iy[-1] + 4)
-        nodes = _uniform(seed, 100 * channel + octave, nodes_x[None, :], nodes_y[:, None]) - np.float32(0.5)
-        rows = sum(nodes[:, ix - ix[0] + k] * wx[k] for k in range(4))
-        total += np.float32(0.5**octave) * sum(rows[iy - iy[0] + k] * wy[k][:, None] for k in range(4))  # type: ignore[index]
-    # The mean variance of a uniform in +-1/2 after cubic B-spline smoothing in both directions.
-    variance = (151 / 315) ** 2 / 12 * sum(0.25**octave for octave in range(len(scales)))
-    return total / np.float32(math.sqrt(variance))
-
-
-def _spline(t: _Reals) -> tuple[NDArray[np.int64], list[_Reals]]:
-    """Return the first of the four lattice nodes around each t, and the four cubic B-spline weights."""
-    node = np.floor(t)
-    f = (t - node).astype(np.float32)
-    g = 1 - f
-    weights = [g * g * g, 4 - 6 * f * f + 3 * f * f * f, 4 - 6 * g * g + 3 * g * g * g, f * f * f]
-    return node.astype(np.int64) - 1, [w / np.float32(6) for w in weights]
-
-
 def _style(slide: SimulatedSlide) -> list[float]:
     """Return the appearance of a slide, 0 to 1 each: size, darkness, chromatin, cytoplasm, distance between nuclei."""
-    return [float(v) for v in _uniform(slide.seed, 40, np.arange(5), np.zeros(1, np.int64))]
-
-
-def _quantile(share: float) -> float:
-    """Return the quantile of the standard normal distribution; finite at 0 and 1."""
-    return NormalDist().inv_cdf(share) if 0 < share < 1 else math.copysign(9.0, share - 0.5)
+    return [float(v) for v in uniform(slide.seed, 40, np.arange(5), np.zeros(1, np.int64))]
 
 
 # --- tissue -----------------------------------------------------------------------------------------------------------
@@ -254,26 +196,26 @@ def _quantile(share: float) -> float:
 class _Tissue(NamedTuple):
     """Maps on a grid, in standard deviations; `nest` and `glass` are above 0 inside."""
 
-    nest: _Reals
-    glass: _Reals
-    lymph: _Reals
-    crowd: _Reals
-    hot: _Reals
+    nest: Reals
+    glass: Reals
+    lymph: Reals
+    crowd: Reals
+    hot: Reals
 
 
-def _tissue(slide: SimulatedSlide, xs: _Reals, ys: _Reals) -> _Tissue:
+def _tissue(slide: SimulatedSlide, xs: Reals, ys: Reals) -> _Tissue:
     """Return the architecture at the grid ys x xs (units)."""
     seed = slide.seed
     septum = 0.25 * (1 - slide.tumor_share)  # thin fibrovascular strands between the nests
     share = min(1.0, slide.tumor_share / (2 * NormalDist().cdf(-septum)))
-    nest = _noise(seed, 1, xs, ys, 190, 80, 35) + np.float32(_quantile(share))
+    nest = noise(seed, 1, xs, ys, 190, 80, 35) + np.float32(quantile(share))
     if slide.tumor_share < 1:
-        nest = np.minimum(nest, np.abs(_noise(seed, 2, xs, ys, 170, 60)) * np.float32(1.5) - np.float32(1.5 * septum))
-    gaps = _noise(seed, 3, xs, ys, 240, 90, 40, 15) + np.float32(_quantile(0.7 * slide.glass_share))
-    lumens = _noise(seed, 4, xs, ys, 26, 13, 6) + np.float32(_quantile(0.3 * slide.glass_share))
+        nest = np.minimum(nest, np.abs(noise(seed, 2, xs, ys, 170, 60)) * np.float32(1.5) - np.float32(1.5 * septum))
+    gaps = noise(seed, 3, xs, ys, 240, 90, 40, 15) + np.float32(quantile(0.7 * slide.glass_share))
+    lumens = noise(seed, 4, xs, ys, 26, 13, 6) + np.float32(quantile(0.3 * slide.glass_share))
     glass = np.maximum(gaps, lumens) if slide.glass_share < 1 else np.full_like(gaps, 9)
-    lymph, crowd = _noise(seed, 5, xs, ys, 110, 45), _noise(seed, 6, xs, ys, 320, 75)
-    return _Tissue(nest, glass, lymph, crowd, _noise(seed, 7, xs, ys, 260, 70))
+    lymph, crowd = noise(seed, 5, xs, ys, 110, 45), noise(seed, 6, xs, ys, 320, 75)
+    return _Tissue(nest, glass, lymph, crowd, noise(seed, 7, xs, ys, 260, 70))
 
 
 # --- nuclei -----------------------------------------------------------------------------------------------------------
@@ -310,8 +252,8 @@ def _place(slide: SimulatedSlide, cx: int, cy: int) -> NDArray[np.void]:
     seed = slide.seed
     i = np.arange(cx * _CELL - _RING, (cx + 1) * _CELL + _RING)[None, :]
     j = np.arange(cy * _CELL - _RING, (cy + 1) * _CELL + _RING)[:, None]
-    x = (i + _uniform(seed, 10, i, j).astype(np.float64)) * _SITE
-    y = (j + _uniform(seed, 11, i, j).astype(np.float64)) * _SITE
+    x = (i + uniform(seed, 10, i, j).astype(np.float64)) * _SITE
+    y = (j + uniform(seed, 11, i, j).astype(np.float64)) * _SITE
 
     steps = np.arange(round(i.size * _SITE / _STEP)) * _STEP + _STEP / 2
     maps = _tissue(slide, i[0, 0] * _SITE + steps, j[0, 0] * _SITE + steps)
@@ -320,17 +262,17 @@ def _place(slide: SimulatedSlide, cx: int, cy: int) -> NDArray[np.void]:
     at = _Tissue(*(m[row, column] for m in maps))
 
     # Kind of each site and its minimum distance from others (at most 2 sites: see `_throw`).
-    draw = _uniform(seed, 12, i, j)
+    draw = uniform(seed, 12, i, j)
     tumor = (at.nest > 0.04) & (draw > 0.02)
     lymphocyte = ~tumor & ((draw < 0.02) | (at.lymph > 1.1))
     kind = np.where(tumor, _TUMOR, np.where(lymphocyte, _LYMPHOCYTE, _SPINDLE)).astype(np.uint8)
     loose = np.clip(
-        (14.5 + 2.5 * _style(slide)[4] + 1.6 * at.crowd) * (0.75 + 0.5 * _uniform(seed, 14, i, j)), 11.5, 20.0
+        (14.5 + 2.5 * _style(slide)[4] + 1.6 * at.crowd) * (0.75 + 0.5 * uniform(seed, 14, i, j)), 11.5, 20.0
     )
     room = np.select([tumor, lymphocyte], [loose, 11.3], 17.0)
     crowded = np.exp(-np.maximum(at.crowd, 0))  # towards 1 nests dissolve into single cells
     alive = (at.glass < -0.1) & (draw < np.select([tumor, lymphocyte], [crowded, 0.8], 0.16 + 0.06 * at.lymph))
-    kept = _throw(x, y, room, _hash(seed, 13, i, j), alive)
+    kept = _throw(x, y, room, hash_bits(seed, 13, i, j), alive)
 
     inner = np.zeros_like(kept)
     inner[_RING:-_RING, _RING:-_RING] = kept[_RING:-_RING, _RING:-_RING]
@@ -344,7 +286,7 @@ def _place(slide: SimulatedSlide, cx: int, cy: int) -> NDArray[np.void]:
     return nuclei
 
 
-def _throw(x: _Reals, y: _Reals, room: _Reals, rank: NDArray[np.uint64], alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _throw(x: Reals, y: Reals, room: Reals, rank: NDArray[np.uint64], alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the sites to keep by rank, none nearer than the mean of two rooms; valid `_RING` sites inside the edge.
 
     A site is kept if no conflicting neighbour outranks it; its conflicting neighbours are removed. Each round reaches
@@ -375,15 +317,15 @@ def _draw(
     j: NDArray[np.int64],
     kind: NDArray[np.uint8],
     at: _Tissue,
-    along: _Reals,
+    along: Reals,
 ) -> NDArray[np.void]:
     """Return nuclei with class, shape and stain."""
     seed = slide.seed
-    u = [_uniform(seed, 20 + k, i, j) for k in range(8)]
-    n = [_normal(seed, 30 + k, i, j) for k in range(4)]
+    u = [uniform(seed, 20 + k, i, j) for k in range(8)]
+    n = [normal(seed, 30 + k, i, j) for k in range(4)]
     tumor, lymphocyte = kind == _TUMOR, kind == _LYMPHOCYTE
     # Hot spots do not change the mean: part of a standard normal number is shared by the neighbourhood.
-    positive = tumor & (0.5 * at.hot + math.sqrt(0.75) * n[0] < _quantile(slide.positive_fraction))
+    positive = tumor & (0.5 * at.hot + math.sqrt(0.75) * n[0] < quantile(slide.positive_fraction))
     style = _style(slide)
 
     nuclei = np.zeros(len(i), _NUCLEUS)
@@ -424,37 +366,37 @@ def _render(
     _stain(slide, nuclei, px, py, haem, dab)
 
     seed = slide.seed
-    drift = np.exp(0.14 * _noise(seed, 8, xs, ys, 1500, 500)) * np.float32(slide.counterstain)
+    drift = np.exp(0.14 * noise(seed, 8, xs, ys, 1500, 500)) * np.float32(slide.counterstain)
     vectors = _vectors(slide.hue_shift)
     density = (haem * drift)[..., None] * vectors[0] + (dab * np.float32(slide.dab))[..., None] * vectors[1]
     light = np.float32(_STRAY) + np.float32(1 - _STRAY) * np.exp(np.float32(-math.log(10)) * density)
     light = cv2.GaussianBlur(light, (2 * pad + 1, 2 * pad + 1), sigma)[pad:-pad, pad:-pad]
 
     # Sensor noise, partly common to the channels: overlapping sums of the four 16-bit parts of a hash.
-    bits = _hash(seed, 9, px[None, pad:-pad], py[pad:-pad, None])
+    bits = hash_bits(seed, 9, px[None, pad:-pad], py[pad:-pad, None])
     piece = [((bits >> np.uint64(16 * k)) & np.uint64(0xFFFF)).astype(np.float32) / np.float32(65536) for k in range(4)]
-    noise = np.stack([piece[0] + piece[1] + piece[k] for k in (2, 3)] + [piece[0] + piece[2] + piece[3]], axis=-1)
-    value = light * np.array(_WHITE, np.float32) + (noise - np.float32(1.5)) * np.float32(3.0)
+    sensor = np.stack([piece[0] + piece[1] + piece[k] for k in (2, 3)] + [piece[0] + piece[2] + piece[3]], axis=-1)
+    value = light * np.array(_WHITE, np.float32) + (sensor - np.float32(1.5)) * np.float32(3.0)
     pixels: NDArray[np.uint8] = np.clip(np.round(value), 0, 255).astype(np.uint8)
     return pixels
 
 
-def _background(slide: SimulatedSlide, xs: _Reals, ys: _Reals) -> tuple[_Reals, _Reals]:
+def _background(slide: SimulatedSlide, xs: Reals, ys: Reals) -> tuple[Reals, Reals]:
     """Return haematoxylin and DAB without cells, as amounts of the stain vectors."""
     seed = slide.seed
     tissue = _tissue(slide, xs, ys)
-    grain = _noise(seed, 50, xs, ys, 2.4, 1.1)
+    grain = noise(seed, 50, xs, ys, 2.4, 1.1)
     present = np.clip(0.5 - tissue.glass / np.float32(0.12), 0, 1)
     nest = np.clip(tissue.nest / np.float32(0.1) + np.float32(0.5), 0, 1)
     # Collagen: bands along the edges of the nests, bent by noise.
-    bend = _noise(seed, 51, xs, ys, 55, 18, 6)
+    bend = noise(seed, 51, xs, ys, 55, 18, 6)
     fibre = (np.sin(tissue.nest * 27 + 3 * bend) + np.sin(tissue.nest * 61 - 2 * bend)) * np.float32(0.5) * bend
     cleft = np.clip(1 - np.abs(tissue.nest + np.float32(0.1)) / np.float32(0.07), 0, 1)
-    cleft *= np.clip(_noise(seed, 52, xs, ys, 45) - np.float32(0.3), 0, 1)
+    cleft *= np.clip(noise(seed, 52, xs, ys, 45) - np.float32(0.3), 0, 1)
     stroma = (np.float32(0.09) + np.float32(0.03) * fibre) * (1 - cleft)
     haem = present * (np.float32(0.055) * nest + stroma * (1 - nest)) * (1 + np.float32(0.35) * grain)
-    brown = np.float32(0.035) * np.exp(np.float32(0.5) * _noise(seed, 53, xs, ys, 700, 120))
-    specks = np.clip(_noise(seed, 54, xs, ys, 3.5) - np.float32(3.1), 0, 1)  # precipitate
+    brown = np.float32(0.035) * np.exp(np.float32(0.5) * noise(seed, 53, xs, ys, 700, 120))
+    specks = np.clip(noise(seed, 54, xs, ys, 3.5) - np.float32(3.1), 0, 1)  # precipitate
     return np.maximum(haem, 0), present * (brown * (1 + np.float32(0.3) * grain) + specks)
 
 
@@ -463,8 +405,8 @@ def _stain(
     nuclei: NDArray[np.void],
     px: NDArray[np.int64],
     py: NDArray[np.int64],
-    haem: _Reals,
-    dab: _Reals,
+    haem: Reals,
+    dab: Reals,
 ) -> None:
     """Add cytoplasm and nuclei to `haem` and `dab` in place; the nuclei of a tile are drawn as a stack of patches."""
     scale = NOMINAL_MPP / slide.mpp
@@ -474,8 +416,8 @@ def _stain(
     dx = ((columns - nuclei["x"][:, None]) / scale).astype(np.float32)[:, None, :]
     dy = ((rows - nuclei["y"][:, None]) / scale).astype(np.float32)[:, :, None]
 
-    def column_of(name: str) -> _Reals:
-        column: _Reals = nuclei[name][:, None, None]
+    def column_of(name: str) -> Reals:
+        column: Reals = nuclei[name][:, None, None]
         return column
 
     u = (dx * column_of("cos") + dy * column_of("sin")) / column_of("a")
@@ -488,7 +430,7 @@ def _stain(
     inside = np.clip((1 - radius) * column_of("b") / soft + np.float32(0.5), 0, 1)
     inside *= inside * (3 - 2 * inside)
 
-    grain = _noise(slide.seed, 60, (px + 0.5) / scale, (py + 0.5) / scale, 2.4, 1.1)
+    grain = noise(slide.seed, 60, (px + 0.5) / scale, (py + 0.5) / scale, 2.4, 1.1)
     row, column = rows - py[0], columns - px[0]
     chromatin = grain[np.clip(row, 0, len(py) - 1)[:, :, None], np.clip(column, 0, len(px) - 1)[:, None, :]]
     rim = np.clip(1 - np.abs(radius - np.float32(0.82)) * 5, 0, 1)
@@ -517,7 +459,7 @@ def _stain(
     haem += cytoplasm * (1 + np.float32(0.3) * grain)
 
 
-def _vectors(hue_shift: float) -> _Reals:
+def _vectors(hue_shift: float) -> Reals:
     """Return haematoxylin and DAB as unit vectors [2, 3], rotated by `hue_shift` degrees about grey."""
     vectors = np.array([_HAEMATOXYLIN, _DAB])
     axis = np.full(3, 1 / math.sqrt(3))
@@ -525,7 +467,7 @@ def _vectors(hue_shift: float) -> _Reals:
     along = (vectors @ axis)[:, None] * axis
     turned = along + (vectors - along) * math.cos(angle) + np.cross(axis, vectors) * math.sin(angle)
     turned = np.maximum(turned, 0)
-    unit: _Reals = (turned / np.linalg.norm(turned, axis=1, keepdims=True)).astype(np.float32)
+    unit: Reals = (turned / np.linalg.norm(turned, axis=1, keepdims=True)).astype(np.float32)
     return unit
 
 

@@ -29,7 +29,8 @@ from studies import BUDGETS, NETWORKS, Budget, Run, all_runs, runs_of
 from study_fields import divided, with_labels, without_nuclei
 
 from kinet_trt.core.detections import CLASSES
-from kinet_trt.datasets.labelled import LabelledField, read_fields
+from kinet_trt.datasets.labelled import read_fields
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.simulation import simulate
 
 torch.set_num_threads(1)

@@ -223,7 +223,7 @@ def test_real_fields_lose_at_most_half_a_point(shared_data: Path, tmp_path: Path
     assert quantised.report.plan.floating == ("network.out.out",)
     calibrated = {p.path for p in quantised.report.choice.calibration}
     assert calibrated < {f.image for f in read_fields(shared_data)}
-    from kinet_trt.datasets.labelled import LabelledField
+    from kinet_trt.datasets.labelled_field import LabelledField
     from kinet_trt.evaluation.evaluate import Evaluation, evaluate_field
 
     path = tmp_path / "int8.onnx"

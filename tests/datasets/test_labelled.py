@@ -10,7 +10,8 @@ from PIL import Image
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import KinetError
-from kinet_trt.datasets.labelled import LabelledField, read_fields, with_classes, with_nuclei, with_regions
+from kinet_trt.datasets.labelled import read_fields, with_classes, with_nuclei, with_regions
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.io.geojson import Outlines
 
 POINTS = "x,y,class\n1.5,2,positive\n10,20.25,non_tumor\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kinet_trt import Detections, Frame, NucleusCounter, Threshold
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.evaluation.evaluate import XI, Evaluation, comparable, curve_png, evaluate_field, picture, to_json
 from kinet_trt.evaluation.metrics import compare
 from kinet_trt.simulation import simulate

@@ -17,7 +17,7 @@ from kinet_trt.export.crops import Crop, CropPlan, Crops, divided, vary_stain, w
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.frame import Frame
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.io.geojson import Outlines
 from kinet_trt.simulation.simulate import field as simulated_field
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from kinet_trt.export.distillation import VIEWS, maps_of_fields, mean_of_views
 from numpy.typing import NDArray
 
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 
 EMPTY = np.empty(0, np.float32)
 

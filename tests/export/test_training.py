@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.simulation.simulate import field as simulated_field
 
 torch.set_num_threads(1)

@@ -29,7 +29,7 @@ from kinet_trt.export.widen import widen
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import KinetError
-from kinet_trt.datasets.labelled import LabelledField
+from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.models.card import read_card
 from kinet_trt.simulation import simulate
 
