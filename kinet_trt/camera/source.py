@@ -7,8 +7,9 @@ reconnects, and checks the um/px; `kinet_trt.camera.flat_field` corrects the ill
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol
 
@@ -176,6 +177,18 @@ KNOWN = (
 )
 
 
+_BUILT_IN = {
+    "device": "kinet_trt.camera.device:DeviceSource.parse",
+    "folder": "kinet_trt.camera.folder:FolderSource",
+    "gst": "kinet_trt.camera.gstreamer:GStreamerSource",
+    "mm": "kinet_trt.camera.micromanager:MicroManagerSource.parse",
+    "sim": "kinet_trt.camera.simulated:SimulatedMicroscope.parse",
+    "stream": "kinet_trt.camera.stream:StreamSource",
+    "video": "kinet_trt.camera.video:VideoSource",
+}
+"""Sources by name, as entry points, which are imported when they are used."""
+
+
 def open_source(text: str, *, every_frame: bool = False) -> FrameSource:
     """Return the source that SOURCE of ``kinet-trt live SOURCE`` names, not yet open.
 
@@ -194,35 +207,10 @@ def open_source(text: str, *, every_frame: bool = False) -> FrameSource:
         If the text names no source, or has an option that the source does not have.
     """
     name, rest = _split(text)
-    if name == "sim":
-        from kinet_trt.camera.simulated import SimulatedMicroscope
-
-        return SimulatedMicroscope.parse(rest)
-    if name == "device":
-        from kinet_trt.camera.device import DeviceSource
-
-        return DeviceSource.parse(rest)
-    if name == "stream":
-        from kinet_trt.camera.stream import StreamSource
-
-        return StreamSource(rest)
-    if name == "video":
-        from kinet_trt.camera.video import VideoSource
-
-        return VideoSource(Path(rest), every_frame=every_frame)
-    if name == "folder":
-        from kinet_trt.camera.folder import FolderSource
-
-        return FolderSource(Path(rest), every_frame=every_frame)
-    if name == "mm":
-        from kinet_trt.camera.micromanager import MicroManagerSource
-
-        return MicroManagerSource.parse(rest)
-    if name == "gst":
-        from kinet_trt.camera.gstreamer import GStreamerSource
-
-        return GStreamerSource(rest)
-    return _third_party(name, rest, text)
+    if name not in _BUILT_IN:
+        return _third_party(name, rest, text)
+    create: Callable[..., FrameSource] = EntryPoint(name, _BUILT_IN[name], ENTRY_POINTS).load()
+    return create(Path(rest), every_frame=every_frame) if name in ("folder", "video") else create(rest)
 
 
 def _split(text: str) -> tuple[str, str]:

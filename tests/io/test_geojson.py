@@ -369,7 +369,8 @@ def test_exported_session_is_read_as_fields(tmp_path):
     pixels, _ = simulate.field(3, 300, 120)
     with Store.open(tmp_path / "s.kinet") as store:
         session = OpenSession(store, store.sessions.create("s", "reader").id)
-        session.capture(
+        session.store.fields.capture(
+            session.id,
             Frame(pixels),
             found,
             model=Model(card, "a runtime", "fp32"),

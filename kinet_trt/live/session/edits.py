@@ -97,17 +97,18 @@ class EditedNuclei:
     def __len__(self) -> int:
         return len(self.x)
 
-    def detections(self) -> Detections:
-        """Return the nuclei that were not removed, in raster order; added nuclei have the score 1."""
-        kept = np.flatnonzero(~self.removed)
+    def detections(self, inside: NDArray[np.bool_] | bool = True) -> Detections:
+        """Return the nuclei that were not removed, in raster order; added nuclei have the score 1.
+
+        Parameters
+        ----------
+        inside
+            Nuclei to include, bool [n]; default: all.
+        """
+        kept = np.flatnonzero(~self.removed & inside)
         kept = kept[np.lexsort((self.x[kept], self.y[kept]))]
         score = np.where(np.isnan(self.score), np.float32(1), self.score)
         return Detections(self.x[kept], self.y[kept], self.cls[kept], score[kept], self.classes)
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of nuclei of each class, without removed ones."""
-        numbers = np.bincount(self.cls[~self.removed], minlength=len(self.classes))
-        return {name: int(n) for name, n in zip(self.classes, numbers, strict=True)}
 
 
 def active(edits: Sequence[Edit]) -> list[Edit]:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.core.detections import COLOURS, NAMES, OTHER_COLOUR, QUPATH_NAMES, Detections
+from kinet_trt.core.detections import NAMES, Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.hot_spot import HOT_SPOT, find_hot_spot
@@ -27,7 +27,7 @@ from kinet_trt.live.session.merge import FieldNuclei
 from kinet_trt.live.session.records import Field, Session
 from kinet_trt.live.session.region import Polygon, Region
 from kinet_trt.live.session.store import Store
-from kinet_trt.live.session.summary import SessionCount, field_ki67, summarise
+from kinet_trt.live.session.summary import SessionCount, summarise
 
 COLUMNS = ("field", "nucleus", "x", "y", "place", "x_um", "y_um", "class", "model_class", "score", "by", "counted")
 
@@ -101,10 +101,8 @@ def summary_rows(counted: SessionCount, session: Session, hot_spot: int = HOT_SP
     return rows, total
 
 
-def _row(field: Field, nuclei: FieldNuclei, session: Session, hot_spot: int, unlike: str) -> Row:
-    edited = nuclei.edited
-    kept = np.flatnonzero(nuclei.inside() & ~edited.removed)
-    counted = Detections(edited.x[kept], edited.y[kept], edited.cls[kept], edited.score[kept], edited.classes)
+def _row(field: Field, nuclei: FieldNuclei, session: Session, hot_spot: int, domain_warning: str) -> Row:
+    counted = nuclei.detections()
     spot = find_hot_spot(counted, field.mpp, hot_spot)
     return Row(
         picture=f"field {field.number}",
@@ -113,16 +111,16 @@ def _row(field: Field, nuclei: FieldNuclei, session: Session, hot_spot: int, unl
         mpp=field.mpp,
         mpp_known=HOW_KNOWN[field.mpp_source],
         model=f"{field.model.card.name}, {field.model.precision}",
-        warnings=_warnings(field, unlike),
+        warnings=_warnings(field, domain_warning),
         case=session.title,
     )
 
 
-def _warnings(field: Field, unlike: str) -> tuple[str, ...]:
+def _warnings(field: Field, domain_warning: str) -> tuple[str, ...]:
     """Return the warnings that belong to the numbers of a field."""
     assumed = "The pixel size is only assumed." if field.mpp_source == "model" else ""
     region = "Limited to a region." if field.region is not None else ""
-    return tuple(filter(None, (unlike, assumed, region)))
+    return tuple(filter(None, (domain_warning, assumed, region)))
 
 
 def geojson(nuclei: FieldNuclei, region: Region | None, counted: NDArray[np.bool_]) -> str:
@@ -138,7 +136,7 @@ def geojson(nuclei: FieldNuclei, region: Region | None, counted: NDArray[np.bool
         Which nuclei count in the session, bool [n].
     """
     edited = nuclei.edited
-    features: list[dict[str, Any]] = [
+    areas: list[dict[str, Any]] = [
         {
             "type": "Feature",
             "geometry": {"type": "Polygon", "coordinates": [[[x + 0.5, y + 0.5] for x, y in (*ring, ring[0])]]},
@@ -146,27 +144,15 @@ def geojson(nuclei: FieldNuclei, region: Region | None, counted: NDArray[np.bool
         }
         for ring in outlines(region)
     ]
-    for k in np.flatnonzero(~edited.removed):
-        name = edited.classes[edited.cls[k]]
-        score = {} if np.isnan(edited.score[k]) else {"score": round(float(np.clip(edited.score[k], -65504, 65504)), 4)}
-        features.append(
-            {
-                "type": "Feature",
-                "geometry": {
-                    "type": "Point",
-                    "coordinates": [round(float(edited.x[k]) + 0.5, 2), round(float(edited.y[k]) + 0.5, 2)],
-                },
-                "properties": {
-                    "objectType": "annotation",
-                    "classification": {
-                        "name": QUPATH_NAMES.get(name, name),
-                        "color": list(COLOURS.get(name, OTHER_COLOUR)),
-                    },
-                    "measurements": {**score, "counted": int(counted[k])},
-                },
-            }
-        )
-    return json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False)
+    kept = np.flatnonzero(~edited.removed)
+    score = np.nan_to_num(edited.score[kept])
+    points = Detections(edited.x[kept], edited.y[kept], edited.cls[kept], score, edited.classes).features()
+    for k, point in zip(kept, points, strict=True):
+        measurements = point["properties"]["measurements"]
+        measurements["counted"] = int(counted[k])
+        if edited.model_cls[k] < 0:  # added by a person
+            del measurements["score"]
+    return json.dumps({"type": "FeatureCollection", "features": areas + points}, allow_nan=False)
 
 
 def outlines(region: Region | None) -> list[list[tuple[float, float]]]:
@@ -232,7 +218,7 @@ def figure(store: Store, counted: SessionCount, field: int) -> bytes:
             words = f"{words}, not counted here" if small else f"{words}, set by hand" if hand else words
             places = np.stack([edited.x[chosen], edited.y[chosen]], axis=1).astype(float)
             marks.append(overlay.Marks(words, name, places, small, hand))
-    ki67 = field_ki67(nuclei)
+    ki67 = nuclei.detections().ki67
     caption = [f"Field {one.number}", f"{datetime.fromtimestamp(one.time):%Y-%m-%d %H:%M}", f"{one.mpp:.4g} µm/px"]
     if ki67.index is not None and ki67.interval is not None:
         low, high = ki67.interval

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.core.detections import CLASSES
+from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.live.session.edits import EditedNuclei
 from kinet_trt.live.session.layout import Layout
 from kinet_trt.live.session.pairing import pair
@@ -49,6 +49,10 @@ class FieldNuclei:
     def inside(self) -> NDArray[np.bool_]:
         """Return which of its nuclei, removed ones included, lie in its region, bool [n]."""
         return contains(self.region, self.width, self.height, self.edited.x, self.edited.y)
+
+    def detections(self) -> Detections:
+        """Return the nuclei that count in this field, whether or not another field shows them too."""
+        return self.edited.detections(self.inside())
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.detections import Detections
-from kinet_trt.live.session.layout import Layout, lay_out
+from kinet_trt.live.session.layout import lay_out
 from kinet_trt.live.session.pairing import pair
 from kinet_trt.live.session.records import Link
 
@@ -391,10 +391,6 @@ class Registration:
         """Remove a field."""
         self.views.pop(field, None)
         self.links = [link for link in self.links if field not in (link.first, link.second)]
-
-    def layout(self) -> Layout:
-        """Return the positions of the fields."""
-        return lay_out(list(self.views), self.links)
 
     def _near_stage(self, view: FieldFeatures) -> list[int]:
         """Return the fields nearest by stage position: candidates, as a stage may be rotated or use other units."""

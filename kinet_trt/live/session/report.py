@@ -32,7 +32,7 @@ from kinet_trt.live.session.merge import FieldNuclei
 from kinet_trt.live.session.records import Field, Session
 from kinet_trt.live.session.session import OpenSession
 from kinet_trt.live.session.store import Store
-from kinet_trt.live.session.summary import HOT_SPOT, SessionCount, Summary, field_counts, field_ki67, summarise
+from kinet_trt.live.session.summary import HOT_SPOT, SessionCount, Summary, summarise
 
 MAX_ENTRIES = 300
 """Edits that the table lists."""
@@ -183,7 +183,7 @@ def _mosaics(store: Store, counted: SessionCount, summary: Summary) -> list[Mark
 
 
 def _field(store: Store, counted: SessionCount, field: Field, nuclei: FieldNuclei) -> dict[str, Any]:
-    counts = ", ".join(f"{number:,} {name}" for name, number in _named(field_counts(nuclei)))
+    counts = ", ".join(f"{number:,} {name}" for name, number in _named(nuclei.detections().counts()))
     in_session = counted.merged.counted[field.id]
     side = _SMALL_PICTURE_SIDE if len(counted.fields) > _MANY_FIELDS else _PICTURE_SIDE
     return {
@@ -191,7 +191,7 @@ def _field(store: Store, counted: SessionCount, field: Field, nuclei: FieldNucle
         "drawing": pictures.field(field, nuclei, in_session, store.fields.pixels(field.id), side, counts),
         "counts": counts,
         "counted": int(in_session.sum()),
-        "ki67": field_ki67(nuclei),
+        "ki67": nuclei.detections().ki67,
     }
 
 

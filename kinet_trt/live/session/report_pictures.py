@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import NAMES
 from kinet_trt.core.ki67 import Bands, Ki67
-from kinet_trt.io.overlay import RING_UM
+from kinet_trt.io.overlay import RING_UM, round_length
 from kinet_trt.live.session.edits import EditedNuclei
 from kinet_trt.live.session.export import outlines, state
 from kinet_trt.live.session.merge import FieldNuclei
@@ -105,7 +105,7 @@ def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Fie
         else ""
     )
     wide, high = right - left, bottom - top
-    length = _round_length(wide / 5)
+    length = round_length(wide / 5)
     ruler = (
         f'<rect class="bar" x="{wide * 0.02:.1f}" y="{high - wide * 0.02:.1f}" width="{length:.1f}" '
         f'height="{wide * 0.006:.2f}"/>'
@@ -117,12 +117,6 @@ def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Fie
         f"{''.join(frames)}{circle}{''.join(numbers)}{ruler}</svg>"
         f"<figcaption>Group {place + 1}: {len(fields)} fields. Scale bar: {word}.</figcaption></figure>"
     )
-
-
-def _round_length(length: float) -> float:
-    """Return the largest of 1, 2 and 5 times a power of ten up to a length."""
-    power = 10.0 ** math.floor(math.log10(length))
-    return power * max(k for k in (1, 2, 5) if k * power <= length)
 
 
 def field(

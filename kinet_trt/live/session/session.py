@@ -6,16 +6,13 @@ import logging
 import threading
 from collections.abc import Collection, Sequence
 
-from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame
-from kinet_trt.inference.counter import Threshold
 from kinet_trt.live.session.agreement import ReaderAgreement, compare_readings
 from kinet_trt.live.session.edits import EditedNuclei
 from kinet_trt.live.session.layout import Layout, lay_out
 from kinet_trt.live.session.merge import FieldNuclei
-from kinet_trt.live.session.records import Field, Link, Model, Reading, Session
-from kinet_trt.live.session.region import Region
+from kinet_trt.live.session.records import Field, Link, Reading, Session
 from kinet_trt.live.session.registration import VERSION, FieldFeatures, Registration
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import SessionCount, count_fields
@@ -42,8 +39,8 @@ class OpenSession:
     Examples
     --------
     >>> live = OpenSession(store, store.sessions.create("Case 12").id)  # doctest: +SKIP
-    >>> live.capture(frame, nuclei, model=Model.from_counter(counter), threshold=counter.threshold, mpp=0.25,
-    ...              mpp_source="option")  # on disk when it returns  # doctest: +SKIP
+    >>> store.fields.capture(live.id, frame, nuclei, model=Model.from_counter(counter), threshold=counter.threshold,
+    ...                      mpp=0.25, mpp_source="option")  # doctest: +SKIP
     >>> summarise(live.count()).ki67.sentences()  # doctest: +SKIP
     """
 
@@ -60,31 +57,6 @@ class OpenSession:
     def session(self) -> Session:
         """Its record in the store."""
         return self.store.sessions.get(self.id)
-
-    def capture(
-        self,
-        frame: Frame,
-        detections: Detections,
-        *,
-        model: Model,
-        threshold: Threshold,
-        mpp: float,
-        mpp_source: str,
-        automatic: bool = False,
-        region: Region | None = None,
-    ) -> Field:
-        """Store a field, see :meth:`FieldTable.capture`; :meth:`register` aligns it later."""
-        return self.store.fields.capture(
-            self.id,
-            frame,
-            detections,
-            model=model,
-            threshold=threshold,
-            mpp=mpp,
-            mpp_source=mpp_source,
-            automatic=automatic,
-            region=region,
-        )
 
     def register(self) -> Layout:
         """Register new fields, and return the layout of all fields.

@@ -34,7 +34,7 @@ class SessionCount:
         Their positions.
     merged
         Nuclei of the session, each once.
-    unlike
+    domain_warnings
         Warnings of out-of-distribution fields, by id.
     """
 
@@ -123,10 +123,10 @@ def count_fields(
     fields: Sequence[Field],
     field_nuclei: Sequence[FieldNuclei],
     layout: Layout,
-    unlike: Mapping[int, str] | None = None,
+    domain_warnings: Mapping[int, str] | None = None,
 ) -> SessionCount:
     """Count the fields of a session by merging their nuclei."""
-    return SessionCount(tuple(fields), tuple(field_nuclei), layout, merge(field_nuclei, layout), unlike or {})
+    return SessionCount(tuple(fields), tuple(field_nuclei), layout, merge(field_nuclei, layout), domain_warnings or {})
 
 
 def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands | None = NET) -> Summary:
@@ -144,7 +144,7 @@ def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands |
     merged = counted.merged
     counts = merged.counts()
     ki67, spot = Ki67.from_counts(counts), find_session_hot_spot(merged, hot_spot)
-    own = [index for nuclei in counted.field_nuclei if (index := field_ki67(nuclei).index) is not None]
+    own = [index for nuclei in counted.field_nuclei if (index := nuclei.detections().ki67.index) is not None]
     return Summary(
         fields=len(counted.fields),
         places=counted.layout.places,
@@ -159,19 +159,6 @@ def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands |
         corrected=int(merged.corrected.sum()),
         cautions=tuple(_cautions(counted)),
     )
-
-
-def field_counts(nuclei: FieldNuclei) -> dict[str, int]:
-    """Return the nuclei of one field by class, within its region, whether or not another field shows them too."""
-    edited = nuclei.edited
-    kept = nuclei.inside() & ~edited.removed
-    numbers = np.bincount(edited.cls[kept], minlength=len(edited.classes))
-    return {name: int(n) for name, n in zip(edited.classes, numbers, strict=True)}
-
-
-def field_ki67(nuclei: FieldNuclei) -> Ki67:
-    """Return the index of one field."""
-    return Ki67.from_counts(field_counts(nuclei))
 
 
 def find_session_hot_spot(merged: Merged, n: int = HOT_SPOT) -> SessionHotSpot | None:
@@ -192,38 +179,35 @@ def find_session_hot_spot(merged: Merged, n: int = HOT_SPOT) -> SessionHotSpot |
     SessionHotSpot or None
         None where no place has n tumour nuclei.
     """
-    names = [name for name in ("positive", "negative") if name in merged.classes]
-    tumor = np.isin(merged.cls, [merged.classes.index(name) for name in names])
-    positive = merged.cls == merged.classes.index("positive") if "positive" in names else np.zeros_like(tumor)
-    places = [place for place in np.unique(merged.place[tumor]) if int((tumor & (merged.place == place)).sum()) >= n]
-    total = sum(int((tumor & (merged.place == place)).sum()) for place in places)
-    step = max(1, -(-total // MAX_CENTRES))
-    best: tuple[int, NDArray[np.intp], Disc] | None = None
-    for place in places:
-        here = np.flatnonzero(tumor & (merged.place == place))
-        spot = find_disc(merged.x[here], merged.y[here], positive[here], n, step)
-        if spot is not None and (best is None or spot.rank > best[2].rank):
-            best = int(place), here, spot
+    tumor = np.isin(merged.cls, [k for k, name in enumerate(merged.classes) if name in ("positive", "negative")])
+    positive = np.array([name == "positive" for name in merged.classes])[merged.cls]
+    places = [np.flatnonzero(tumor & (merged.place == place)) for place in np.unique(merged.place)]
+    places = [nuclei for nuclei in places if len(nuclei) >= n]
+    step = max(1, -(-sum(map(len, places)) // MAX_CENTRES))
+    best: tuple[NDArray[np.intp], Disc] | None = None
+    for nuclei in places:
+        disc = find_disc(merged.x[nuclei], merged.y[nuclei], positive[nuclei], n, step)
+        if disc is not None and (best is None or disc.rank > best[1].rank):
+            best = nuclei, disc
     if best is None:
         return None
-    place, here, spot = best
-    centre = here[spot.centre]
-    shown = tuple(sorted({int(f) for f in merged.field[here[spot.nuclei]]}))
-    return SessionHotSpot(
-        place, float(merged.x[centre]), float(merged.y[centre]), spot.radius, Ki67(spot.positive, n), shown
-    )
+    nuclei, disc = best
+    centre = nuclei[disc.centre]
+    fields = tuple(sorted({int(field) for field in merged.field[nuclei[disc.nuclei]]}))
+    x, y, place = float(merged.x[centre]), float(merged.y[centre]), int(merged.place[centre])
+    return SessionHotSpot(place, x, y, disc.radius, Ki67(disc.positive, n), fields)
 
 
 def _no_range(counted: SessionCount) -> str:
     """Return why no grade range is given; empty if one is."""
-    numbers = _unlike_numbers(counted)
+    numbers = _out_of_distribution(counted)
     if not numbers:
         return ""
     look = "looks" if len(numbers) == 1 else "look"
     return f"No grade range is given, because {_field_list(numbers)} {look} unlike the model's training data."
 
 
-def _unlike_numbers(counted: SessionCount) -> list[int]:
+def _out_of_distribution(counted: SessionCount) -> list[int]:
     return [field.number for field in counted.fields if counted.domain_warnings.get(field.id)]
 
 

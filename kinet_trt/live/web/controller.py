@@ -220,7 +220,8 @@ class Controller:
             waived = {"blurred", "moving"} if anyway else set()
             if blockers := [reason for reason in seen.capture_blockers if reason not in waived]:
                 raise RefusedError(" ".join(CAPTURE_BLOCKERS[reason] for reason in blockers))
-            field = self._open.capture(
+            field = self.store.fields.capture(
+                self._open.id,
                 seen.frame,
                 seen.detections,
                 model=Model.from_counter(self.loop.counter),

@@ -19,7 +19,7 @@ from kinet_trt.live.session.layout import Placed
 from kinet_trt.live.session.records import Field, Note, Reading, Session
 from kinet_trt.live.session.region import Mask
 from kinet_trt.live.session.session import OpenSession, nuclei_of
-from kinet_trt.live.session.summary import SessionCount, Summary, field_counts, summarise
+from kinet_trt.live.session.summary import SessionCount, Summary, summarise
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def quick_view(
             FieldView(
                 field=field,
                 answer=answer,
-                counts=field_counts(nuclei_of(field, answer)),
+                counts=nuclei_of(field, answer).detections().counts(),
                 corrections=sum(edit.kind != "region" for edit in effective),
                 undoable=bool(effective),
                 redoable=redoable(edits[field.id]) is not None,

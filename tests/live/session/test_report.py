@@ -92,7 +92,7 @@ def file(tmp_path_factory) -> Path:
 
     def keep(frame, found, source="calibrated", **options):
         told = {"model": MODEL, "threshold": Threshold(0.3), "mpp": 0.5, "mpp_source": source} | options
-        return live.capture(frame, found, **told)
+        return live.store.fields.capture(live.id, frame, found, **told)
 
     with Store.open(path) as store:
         session = store.sessions.create(f"Case 12 {NASTY}", "A. Kim")

@@ -40,7 +40,8 @@ def walk(store, counter, mpp: float, width: int, height: int, columns: int, rows
             light = cv2.warpAffine(all_pixels, move, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
             light = light * shade[..., None] + rng.normal(0, noise, light.shape)
             frame = Frame(np.clip(np.round(light), 0, 255).astype(np.uint8))
-            live.capture(
+            live.store.fields.capture(
+                live.id,
                 frame,
                 counter(frame, mpp),
                 model=Model.from_counter(counter),
@@ -101,7 +102,7 @@ def test_reopened_session_counts_the_same_and_continues(path, counter):
         # The first field once more: it joins what an earlier run has captured, and adds nothing.
         first = after.fields[0]
         told = {"model": first.model, "threshold": first.threshold, "mpp": first.mpp, "mpp_source": first.mpp_source}
-        repeated = again.capture(Frame(reopened.fields.pixels(first.id)), first.detections, **told)
+        repeated = reopened.fields.capture(live.id, Frame(reopened.fields.pixels(first.id)), first.detections, **told)
         assert again.count().layout.places == 1
         assert len(again.count().merged) == len(before.merged)
         reopened.fields.delete(repeated.id)
@@ -117,7 +118,7 @@ def test_two_programs_register_each_others_fields(path, tmp_path):
         second.prepare()
         for k, field in enumerate(one.fields.in_session(live.id)[:4]):
             told = {"model": field.model, "threshold": field.threshold, "mpp": field.mpp, "mpp_source": "file"}
-            (first, second)[k % 2].capture(Frame(one.fields.pixels(field.id)), field.detections, **told)
+            (one, two)[k % 2].fields.capture(live.id, Frame(one.fields.pixels(field.id)), field.detections, **told)
             (first, second)[k % 2].register()
         assert first.count().layout == second.count().layout
         assert first.count().layout.places == 1

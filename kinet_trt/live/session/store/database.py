@@ -48,6 +48,7 @@ class Database:
             self.connection = sqlite3.connect(uri, uri=True, timeout=10, isolation_level=None, check_same_thread=False)
             try:
                 is_new = self._check()
+                self._identity = _identity(path)
                 if self.writable:
                     self._set_up(is_new)
                 if not is_new:
@@ -55,7 +56,6 @@ class Database:
             except BaseException:
                 self.close()
                 raise
-        self._identity = _identity(path)
 
     def close(self) -> None:
         """Close the file."""
@@ -155,20 +155,14 @@ class Database:
         db.execute("PRAGMA wal_autocheckpoint = 1").fetchall()
         # Overwrite deleted data: no picture of tissue is left in free pages.
         db.execute("PRAGMA secure_delete = ON").fetchall()
-        if not is_new:
-            return
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            if self._check():  # another process may have created the tables meanwhile
-                for statement in (*TABLES.split(";"), *ADDED.split(";")):
-                    db.execute(statement)
-                db.execute(f"PRAGMA application_id = {APPLICATION}")
-                db.execute(f"PRAGMA user_version = {VERSION}")
-            db.execute("COMMIT")
-        finally:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-        sync_folder(self.path)
+        if is_new:
+            with self.write():
+                if self._check():  # another process may have created the tables meanwhile
+                    for statement in (*TABLES.split(";"), *ADDED.split(";")):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA application_id = {APPLICATION}")
+                    db.execute(f"PRAGMA user_version = {VERSION}")
+            sync_folder(self.path)
 
     def _add_temporary_tables(self) -> None:
         """Add the tables that a file of an older version lacks, empty and in memory: reading leaves the file as is."""

@@ -41,8 +41,6 @@ class EditTable:
             Its centre, px of the frame.
         cls
             Its class, by name.
-        reader, reading
-            See the class.
         """
         with self._database.write():
             known = self._fields.get(field)
@@ -84,8 +82,6 @@ class EditTable:
             The session.
         field
             Only edits of this field; None: of all fields.
-        reader, reading
-            See the class.
 
         Returns
         -------
