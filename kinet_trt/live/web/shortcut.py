@@ -1,4 +1,4 @@
-"""A desktop shortcut that starts the live page, for people without a terminal."""
+"""A desktop shortcut that starts the live page without a terminal."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import write_atomic
 
 NAME = "KiNet live"
-_MARK = "made by kinet-trt"  # a file without it is somebody else's
+_MARK = "made by kinet-trt"  # files without it are not replaced
 
 
 def install(arguments: Sequence[str], platform: str = sys.platform) -> list[Path]:
-    """Write the shortcut: to the desktop, and on Linux to the menu of programs too.
+    """Install the shortcut on the desktop, on Linux also in the applications menu.
 
     Parameters
     ----------
     arguments
-        Of ``kinet-trt``, as they were typed; names of files in them are taken from the folder that is current now.
+        Command line of ``kinet-trt``, run in the current folder.
     platform
         As `sys.platform`.
 
     Returns
     -------
     list of Path
-        What was written.
+        Files that were written.
 
     Raises
     ------
     KinetError
-        If there is no home folder, a file of that name is somebody else's, or it cannot be written.
+        If there is no home folder, another file has the name, or the shortcut cannot be written.
     """
     try:
         home = Path.home()
@@ -53,7 +53,7 @@ def install(arguments: Sequence[str], platform: str = sys.platform) -> list[Path
         text = desktop_entry(command, folder)
     for place in places:
         if place.exists() and _MARK not in place.read_text("utf-8", "replace"):
-            raise KinetError(f"{place}: is there already, and was not {_MARK}: rename it, and try again")
+            raise KinetError(f"{place}: exists and was not {_MARK}: rename it, then try again")
     for place in places:
         write_atomic(place, text)
         if platform != "win32":
@@ -62,7 +62,7 @@ def install(arguments: Sequence[str], platform: str = sys.platform) -> list[Path
 
 
 def desktop_entry(command: Sequence[str], folder: Path) -> str:
-    """Return the text of a ``.desktop`` file (Desktop Entry Specification 1.5), which opens a terminal."""
+    """Return a ``.desktop`` file (Desktop Entry Specification 1.5) that runs in a terminal."""
     icon = resources.files("kinet_trt.live.web") / "page" / "icon.svg"
     lines = [
         "[Desktop Entry]",
@@ -80,12 +80,12 @@ def desktop_entry(command: Sequence[str], folder: Path) -> str:
 
 
 def shell(command: Sequence[str], folder: Path) -> str:
-    """Return the text of a shell script."""
+    """Return a shell script."""
     return f"#!/bin/sh\n# {_MARK}\ncd {shlex.quote(str(folder))} || exit 1\nexec {shlex.join(command)}\n"
 
 
 def windows(command: Sequence[str], folder: Path) -> str:
-    """Return the text of a batch file; it keeps its window open when something went wrong."""
+    """Return a batch file that keeps its window open after an error."""
     here, line = (text.replace("%", "%%") for text in (f'cd /d "{folder}"', subprocess.list2cmdline(command)))
     return f"@echo off\r\nrem {_MARK}\r\nchcp 65001 > nul\r\n{here}\r\n{line}\r\nif errorlevel 1 pause\r\n"
 
@@ -97,5 +97,5 @@ def _argument(text: str) -> str:
 
 
 def _value(text: str) -> str:
-    """Escape a string value: the entry's own escapes come over those of ``Exec``."""
+    """Escape a string value, after the escapes of ``Exec``."""
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")

@@ -110,11 +110,18 @@ export function warn(warnings) {
   countDown();
 }
 
-const LONGEST_PRESS = 1000; // ms after which a pointer that is still down no longer delays warnings
+const LONGEST_PRESS = 10_000; // ms after which a button that is still pressed no longer delays warnings
 const RELEASE_POLL = 50; // ms
 let waiting = 0;
 let pressedUntil = 0;
-addEventListener("pointerdown", () => (pressedUntil = performance.now() + LONGEST_PRESS), true);
+addEventListener(
+  "pointerdown",
+  ({ target }) => {
+    const pressed = target instanceof Element && target.closest("button, a, input, label, [role=button]");
+    pressedUntil = pressed ? performance.now() + LONGEST_PRESS : 0;
+  },
+  true,
+);
 // The click follows in the same task.
 for (const kind of ["pointerup", "pointercancel"])
   addEventListener(kind, () => setTimeout(() => (pressedUntil = 0)), true);
