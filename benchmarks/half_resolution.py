@@ -25,13 +25,16 @@ import numpy as np
 import onnx
 import torch
 from kinet_trt.export.networks.base import convolution
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kinet_trt.core.files import write_atomic
+from kinet_trt.core.telemetry import no_telemetry
 from kinet_trt.engines.openvino import core
 from kinet_trt.evaluation.benchmark import machine
+
+with no_telemetry():
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "half_resolution.json"

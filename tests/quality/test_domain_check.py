@@ -60,14 +60,14 @@ def counted(counter, fields) -> list[tuple[np.ndarray, Detections]]:
     return [(pixels, counter(Frame(pixels, MPP))) for pixels in fields]
 
 
-def said_of(pixels, found, mpp=MPP):
+def causes_of(pixels, found, mpp=MPP):
     signs = measure_field(Frame(np.ascontiguousarray(pixels), mpp), found, MPP)
     assert signs is not None
     return find_causes(signs)
 
 
-def said(counter, pixels, mpp=MPP):
-    return said_of(pixels, counter(Frame(np.ascontiguousarray(pixels), mpp)), mpp)
+def count_and_check(counter, pixels, mpp=MPP):
+    return causes_of(pixels, counter(Frame(np.ascontiguousarray(pixels), mpp)), mpp)
 
 
 def with_eosin(pixels):
@@ -81,7 +81,7 @@ def with_eosin(pixels):
 
 def test_simulated_fields_get_no_warning(counted):
     for pixels, found in counted:
-        assert said_of(pixels, found) == ()
+        assert causes_of(pixels, found) == ()
 
 
 @pytest.mark.parametrize(
@@ -96,25 +96,25 @@ def test_simulated_fields_get_no_warning(counted):
 )
 def test_damaged_fields_get_the_right_warning(counted, damage, cause):
     for pixels, found in counted:
-        assert cause in said_of(damage(pixels).astype(np.uint8), found)
+        assert cause in causes_of(damage(pixels).astype(np.uint8), found)
 
 
 @pytest.mark.parametrize(("factor", "side", "cause"), [(0.5, 400, "small"), (2.0, 200, "large")])
 def test_wrong_mpp_by_a_factor_of_two_is_detected(counter, fields, factor, side, cause):
-    asked = sum(cause in said(counter, pixels[:side, : side * 6 // 5], MPP * factor) for pixels in fields)
+    asked = sum(cause in count_and_check(counter, pixels[:side, : side * 6 // 5], MPP * factor) for pixels in fields)
     assert asked >= len(fields) - 1
 
 
 def test_features_do_not_depend_on_a_correct_mpp(counter):
     for seed in (300, 304):
         fine, _ = simulate.field(seed, 500, 500, mpp=0.2)
-        assert not {"small", "large", "blurred"} & set(said(counter, fine, 0.2))
+        assert not {"small", "large", "blurred"} & set(count_and_check(counter, fine, 0.2))
 
 
 def test_stain_check_tolerates_white_balance_and_exposure(counted):
     for red, green, blue in ((1, 0.95, 0.88), (0.9, 0.96, 1), (0.7, 0.7, 0.7)):
         for pixels, found in counted:
-            assert "stain" not in said_of((pixels * np.array([red, green, blue])).astype(np.uint8), found)
+            assert "stain" not in causes_of((pixels * np.array([red, green, blue])).astype(np.uint8), found)
 
 
 def test_mixture_of_both_stains_is_not_eosin():
@@ -224,7 +224,7 @@ def test_tissue_score_does_not_depend_on_one_nucleus():
 
 
 def test_simulator_frames_are_tissue(counter):
-    assert said(counter, simulate.field(40)[0]) == ()
+    assert count_and_check(counter, simulate.field(40)[0]) == ()
     microscope = SimulatedMicroscope.parse("fps=2")
     microscope.open()
     try:
@@ -366,7 +366,7 @@ def test_real_fields_get_no_warning(shared_data, counter):
         fields += [(folder, read_image(p).pixels, mpp) for p in paths if not p.stem.endswith("_counted")]
     warned, seen_of = Counter(), Counter(source for source, _, _ in fields)
     for source, pixels, mpp in fields:
-        warned[source] += bool(said(counter, pixels, mpp))
+        warned[source] += bool(count_and_check(counter, pixels, mpp))
     assert warned.total() < 0.05 * len(fields), warned
     assert all(warned[source] < 0.05 * number for source, number in seen_of.items() if number > 40), warned
 
@@ -385,5 +385,5 @@ def test_real_fields_get_no_warning(shared_data, counter):
 )
 def test_damaged_real_fields_get_a_warning(real, counter, damage, factor, least):
     some = real[::2]
-    warned = sum(bool(said(counter, damage(pixels[:384, :384]), MPP * factor)) for _, pixels in some)
+    warned = sum(bool(count_and_check(counter, damage(pixels[:384, :384]), MPP * factor)) for _, pixels in some)
     assert warned >= least * len(some)
