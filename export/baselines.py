@@ -1,4 +1,4 @@
-"""What our engines are compared to: a network in eager PyTorch, as its authors leave it to a user."""
+"""Baselines of the benchmark: networks in eager PyTorch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kinet_trt.peaks.reference import find_peaks
 
 
 def eager_pytorch(cards: Sequence[ModelCard], frame: Frame) -> dict[str, list[Contestant]]:
-    """Return what each model is compared to: the published pipeline, and its own network in eager PyTorch."""
+    """Return the baselines of each model: the published pipeline, and the model's network in eager PyTorch."""
     networks = {card.network: card for card in cards}
     own = {network: eager(card, frame) for network, card in networks.items()}
     return {"published": [published(frame)] * len(cards), "eager": [own[card.network] for card in cards]}
@@ -29,7 +29,7 @@ def eager_pytorch(cards: Sequence[ModelCard], frame: Frame) -> dict[str, list[Co
 def published(frame: Frame) -> Contestant:
     """Return the published pipeline: the release's network at width 32 in FP32, then ``peak_local_max``.
 
-    Random weights: only time matters.
+    Weights are random, since only the time is measured.
     """
     network = _network(NetworkConfig("release", 32, "elu", roi=False))
     info = ModelInfo()
@@ -49,17 +49,17 @@ def published(frame: Frame) -> Contestant:
 
 
 def eager(card: ModelCard, frame: Frame) -> Contestant:
-    """Return a model card's network in eager PyTorch in FP32, then our peaks; random weights, as only time matters.
+    """Return the network of a model card in eager PyTorch in FP32, followed by our peaks; weights are random.
 
     Raises
     ------
     KinetError
-        If the card does not name a network of ours.
+        If the card does not name a network of kinet-trt.
     """
     try:
         config = NetworkConfig.parse(card.network)
     except ValueError:
-        raise KinetError(f"bench: {card.name}: its card names no network of ours ({card.network!r})") from None
+        raise KinetError(f"bench: {card.name}: its card names no known network ({card.network!r})") from None
     network = _network(config)
     info = ModelInfo(mpp=card.mpp, mean=card.mean, std=card.std)
 
@@ -68,7 +68,7 @@ def eager(card: ModelCard, frame: Frame) -> Contestant:
         pixels = torch.tensor(fit(frame, card.mpp, card.multiple).pixels[None])
         with torch.inference_mode():
             maps = network(normalise(pixels, info))[0][0].numpy()
-        # Above any random map: the true number of peaks is small, so that of a random one must not cost more.
+        # A threshold above all values of the random map, since real maps have few peaks.
         find_peaks(maps, float(maps.max()), card.nms_radius, card.classes)
         return {"whole": time.perf_counter() - start}
 

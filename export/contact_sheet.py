@@ -1,4 +1,4 @@
-"""Pictures of what a network finds while it is trained."""
+"""Contact sheet of detections during training."""
 
 from __future__ import annotations
 
@@ -12,29 +12,34 @@ from kinet_trt.core.detections import Detections
 from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.evaluation.evaluate import comparable, marked
 
-MOST = 6
-SIDE = 512
-"""Fields in a picture, and px of the upper left corner of each."""
+MAX_FIELDS, SIDE = 6, 512
+"""Number of fields in a sheet, and side of the upper left part of each, px."""
 GAP = 8
+"""Space between fields, px."""
 
 
 def contact_sheet(found: Sequence[Detections], fields: Sequence[LabelledField], threshold: float) -> bytes:
-    """Draw misses (yellow), inventions (magenta) and wrong classes (orange) of a field of each source, as a JPEG.
+    """Draw false negatives (yellow), false positives (magenta) and wrong classes (orange) of a field of each source.
 
     Parameters
     ----------
     found
-        What was found in each field, px of the field.
+        Detections in each field, px of the field.
     fields
-        At the model's scale.
+        Fields at the model's scale.
     threshold
-        Least score that counts.
+        Minimum score.
+
+    Returns
+    -------
+    bytes
+        JPEG file.
     """
     first = {f.source: i for i, f in reversed(list(enumerate(fields)))}
     chosen = sorted(first.values())
     chosen += [i for i in range(len(fields)) if i not in chosen]
     pictures: list[NDArray[np.uint8]] = []
-    for i in chosen[:MOST]:
+    for i in chosen[:MAX_FIELDS]:
         sides = comparable(found[i].where(found[i].score >= np.float32(threshold)), fields[i])
         pictures.append(marked(fields[i].pixels(), *sides, 1.0)[:SIDE, :SIDE])
     height = max(picture.shape[0] for picture in pictures)

@@ -1,4 +1,4 @@
-"""Training crops: a field, a random view of it, what is known in that view, and a random stain."""
+"""Training crops: random views of fields with their targets, and random stains."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from kinet_trt.simulation import simulate
 
 NON_TUMOR = CLASSES.index("non_tumor")
 SIMULATED_FIELDS = 200
+"""Number of simulated fields that crops are taken from."""
 ROI_REACH = 20
-"""px about a labelled nucleus that are taken as its kind of region, where none was drawn."""
-FOUND = 0.15
-"""Sum of a teacher's maps above which it found something there."""
+"""Distance from a labelled nucleus, px, within which its kind of region is assumed if none was drawn."""
+MIN_TEACHER_SUM = 0.15
+"""Sum of a teacher's maps from which a pixel belongs to a nucleus that it found."""
 
-# Ruifrok and Johnston 2001: optical densities of haematoxylin and DAB, and what is left.
+# Ruifrok and Johnston 2001: optical densities of haematoxylin and DAB, and the residual.
 _STAINS = np.array([[0.650, 0.704, 0.286], [0.268, 0.570, 0.776], [0.0, 0.0, 0.0]], np.float64)
 _STAINS[2] = np.cross(_STAINS[0], _STAINS[1])
 _STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
@@ -35,24 +36,24 @@ _UNMIX = np.linalg.inv(_STAINS)
 
 @dataclass(frozen=True)
 class CropPlan:
-    """How crops are drawn.
+    """Parameters of the sampling of crops.
 
     Attributes
     ----------
     size
         Side of a crop, px.
     per_image
-        Crops in a row that come from one image (the paper: four).
+        Consecutive crops from the same image (the paper: four).
     distance, alpha
-        Of the proximity maps (Eq. 1), px and no unit.
+        Distance (px) and decay (no unit) of the proximity maps (Eq. 1).
     stain
-        Whether stain, scanner, focus and noise vary (else only rotation, shift and mirror, as in the paper).
+        Whether to vary stain, scanner, focus and noise, in addition to rotation, shift and mirroring as in the paper.
     scale
-        Largest factor by which a crop is enlarged or shrunk, at any angle; with 1 pixels stay pixels: quarter turns.
+        Maximum factor of enlargement or shrinking, at any angle; 1: quarter turns only, without interpolation.
     simulated
-        Share of crops from the simulator, whose non-tumour nuclei are all known.
+        Fraction of simulated crops, in which all non-tumour nuclei are known.
     empty
-        Share of crops that show no tissue at all and so must give no nucleus.
+        Fraction of crops without tissue, and so without nuclei.
     """
 
     size: int = 208
@@ -67,20 +68,20 @@ class CropPlan:
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """One training example.
+    """A training example.
 
     Attributes
     ----------
     pixels
         RGB, uint8 [size, size, 3].
     maps, known
-        Target, float32 [classes or more, size, size], and where it is known, float32 [classes, size, size].
+        Target, float32 [classes or more, size, size], and 1 where it is known, float32 [classes, size, size].
     tumor, region
-        Tumour region and where that is known, float32 [1, size, size].
+        Tumour region, and 1 where it is known, float32 [1, size, size].
     taught, imitated
-        Maps of a teacher, float32 [classes, size, size], and where there are any, float32 [1, size, size].
+        Maps of a teacher, float32 [classes, size, size], and 1 where there are any, float32 [1, size, size].
     total, unclassified
-        Sum of the maps, and where it is all that is known: at nuclei without a class; float32 [1, size, size].
+        Sum of the maps, and 1 where only the sum is known, at nuclei without a class; float32 [1, size, size].
     """
 
     pixels: NDArray[np.uint8]
@@ -95,20 +96,20 @@ class Crop:
 
 
 class Crops(Dataset[tuple[Tensor, ...]]):
-    """An endless, seeded list of crops: item i is the same whoever asks and whenever, so a resumed run repeats it.
+    """Seeded data set of crops. An item depends only on seed and index, so a resumed run repeats it.
 
     Parameters
     ----------
     fields
-        Where crops come from.
+        Fields to crop.
     weights
-        How often each field is drawn, any scale.
+        Sampling weights of the fields, at any scale.
     plan, seed, length
-        How crops are drawn, which list of them, and how many there are.
+        Sampling parameters, random seed, and number of crops.
     target
-        What the network should give; None: proximity maps.
+        Function that draws the target of the network; None: proximity maps.
     taught
-        Maps of a teacher, one a field, uint8 [H, W, classes] (:mod:`kinet_trt.export.distillation`); empty: no teacher.
+        Teacher's maps of each field, uint8 [H, W, classes] (:mod:`kinet_trt.export.distillation`); empty: no teacher.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class Crops(Dataset[tuple[Tensor, ...]]):
 
 @lru_cache(maxsize=SIMULATED_FIELDS)
 def _simulated_field(number: int, side: int) -> LabelledField:
-    """Return one of a fixed set of simulated fields; drawing one takes longer than a training crop may."""
+    """Return one of a fixed set of simulated fields, cached because simulation is too slow for each crop."""
     rng = np.random.default_rng(number)
     pixels, truth = simulate.field(
         number,
@@ -168,7 +169,7 @@ def _simulated_field(number: int, side: int) -> LabelledField:
 
 
 def _empty_crop(rng: np.random.Generator, plan: CropPlan, target: Target | None) -> Crop:
-    """Glass, a flat colour, a gradient or pure noise."""
+    """Return a crop of a flat colour, a gradient or noise, such as glass."""
     size = plan.size
     base = rng.uniform(0, 255, 3) if rng.random() < 0.7 else np.full(3, rng.uniform(0, 255))
     ramp = np.linspace(-1, 1, size)
@@ -196,7 +197,7 @@ def _crop(
     height, width = pixels.shape[:2]
     size = plan.size
 
-    # One affine map takes field px to crop px: shift to a random centre, mirror, rotate, scale.
+    # Affine map from field to crop: shift to a random centre, mirror, rotate, scale.
     factor = np.exp(rng.uniform(-1, 1) * np.log(plan.scale))
     angle = rng.uniform(0, 2 * np.pi) if plan.scale > 1 else np.pi / 2 * rng.integers(4)
     mirror = np.diag([rng.choice([-1.0, 1.0]), 1.0])
@@ -208,11 +209,12 @@ def _crop(
 
     view = cv2.warpAffine(pixels, affine, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
-    def seen(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-        whole = mask.astype(np.uint8)
-        return cv2.warpAffine(whole, affine, (size, size), flags=cv2.INTER_NEAREST, borderValue=(0,)).astype(np.float32)
+    def warped(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        binary = mask.astype(np.uint8)
+        nearest = cv2.warpAffine(binary, affine, (size, size), flags=cv2.INTER_NEAREST, borderValue=(0,))
+        return nearest.astype(np.float32)
 
-    inside = seen(source.counted_mask())
+    inside = warped(source.counted_mask())
     x, y = affine @ np.vstack([source.x, source.y, np.ones_like(source.x)])
     reach = max(ROI_REACH, plan.distance) + 1
     near = (x > -reach) & (x < size + reach) & (y > -reach) & (y < size + reach)
@@ -227,27 +229,27 @@ def _crop(
         known = known - unclassified
     for s, name in enumerate(CLASSES if source.classified else ()):
         if name not in source.labelled or name in source.partial:
-            # Where somebody marked a nucleus of another class there is none of this one; elsewhere nobody looked.
+            # Known only at labelled nuclei, including those of another class, where there is none of this one.
             known[s] *= (nearest <= plan.distance) | (maps[s] > 0)
     if target:
         maps = target(x, y, cls, size, size, len(CLASSES))
     taught = np.zeros((len(CLASSES), size, size), np.float32)
     imitated = np.zeros((1, size, size), np.float32)
     if teacher is not None:
-        warped = np.asarray(cv2.warpAffine(teacher, affine, (size, size)), np.float32)
-        taught = warped.transpose(2, 0, 1) / np.float32(255)
-        imitated = seen(np.ones((height, width), bool))[None]
+        turned = np.asarray(cv2.warpAffine(teacher, affine, (size, size)), np.float32)
+        taught = turned.transpose(2, 0, 1) / np.float32(255)
+        imitated = warped(np.ones((height, width), bool))[None]
         if not source.classified:
-            taught, imitated = divided(taught, total, imitated)
+            taught, imitated = divide_by_class(taught, total, imitated)
     marked = inside if source.classified else np.zeros_like(inside)
     tumor, region = weak_region(x, y, cls, marked, source.counted is not None and source.classified)
     if regions := source.regions():
-        inside_tumor, drawn = (seen(mask)[None] for mask in regions)
+        inside_tumor, drawn = (warped(mask)[None] for mask in regions)
         tumor, region = np.where(drawn > 0, inside_tumor, tumor), np.maximum(region, drawn)
         taught = without_tumor(taught, drawn[0] * (1 - inside_tumor[0]))
-    # Glass and blood: no class has nuclei there, whichever were labelled, and it is no tumour.
+    # Glass and blood: known to have no nuclei of any class, labelled or not, and no tumour.
     if source.outlines.empty:
-        empty = seen(source.empty_mask())[None]
+        empty = warped(source.empty_mask())[None]
         known, region, tumor = np.maximum(known, empty), np.maximum(region, empty), tumor * (1 - empty)
         taught = taught * (1 - empty)
     rgb = np.asarray(view, np.uint8)
@@ -255,38 +257,38 @@ def _crop(
     return Crop(shown, maps, known, tumor, region, np.ascontiguousarray(taught), imitated, total, unclassified)
 
 
-def divided(
+def divide_by_class(
     maps: NDArray[np.float32], total: NDArray[np.float32], where: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Divide marked nuclei among the classes as a teacher does.
+    """Divide nuclei without a class among the classes in proportion to a teacher's maps.
 
     Parameters
     ----------
     maps
-        Of the teacher, float32 [classes, H, W].
+        Teacher's maps, float32 [classes, H, W].
     total
-        Sum of the maps by the marks, float32 [1, H, W].
+        Sum of the target maps, float32 [1, H, W].
     where
         1 where the teacher's maps are known, float32 [1, H, W].
 
     Returns
     -------
     maps, where
-        Maps whose sum is ``total``, and where they are known: not at nuclei that the teacher did not find.
+        Maps with the sum ``total``, and 1 where they are known: not at nuclei that the teacher did not find.
     """
     found = maps.sum(axis=0, keepdims=True)
-    return total * maps / np.maximum(found, FOUND), where * ((found >= FOUND) | (total == 0))
+    return total * maps / np.maximum(found, MIN_TEACHER_SUM), where * ((found >= MIN_TEACHER_SUM) | (total == 0))
 
 
 def without_tumor(maps: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return maps in which nuclei in tissue other than tumour are non-tumour, whichever class they had.
+    """Return maps in which all nuclei in tissue other than tumour are non-tumour.
 
     Parameters
     ----------
     maps
-        float32 [classes, H, W].
+        Maps, float32 [classes, H, W].
     other
-        1 where such tissue was drawn, else 0, float32 [H, W].
+        1 in such tissue, float32 [H, W].
     """
     changed = maps * (1 - other)
     changed[NON_TUMOR] += maps.max(axis=0) * other
@@ -300,16 +302,16 @@ def weak_region(
     inside: NDArray[np.float32],
     drawn: bool,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the tumour region and where it is known: a drawn region is tumour; else what labelled nuclei stand in.
+    """Return the tumour region and where it is known: the counted area if it was drawn, else around labelled nuclei.
 
     Parameters
     ----------
     x, y, cls
-        Nuclei, px, and their class index.
+        Coordinates, px, and class indices of the nuclei.
     inside
-        1 where nuclei were marked, float32 [H, W].
+        1 in the counted area, float32 [H, W].
     drawn
-        Whether somebody drew ``inside``.
+        Whether the counted area was drawn.
 
     Returns
     -------
@@ -322,16 +324,16 @@ def weak_region(
     for px, py, s in zip(x, y, cls, strict=True):
         cv2.circle(near[int(s == NON_TUMOR)], (round(px), round(py)), ROI_REACH, (1,), -1)
     tumor, other = (a.astype(np.float32) * inside for a in near)
-    known = np.abs(tumor - other)  # where both kinds stand close together the region is anyone's guess
+    known = np.abs(tumor - other)  # unknown where both kinds are close together
     return (tumor * known)[None], known[None]
 
 
 def vary_stain(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the image as another laboratory, scanner or camera would show it.
+    """Return the image with the stain, scanner and camera varied at random.
 
-    Haematoxylin and DAB are unmixed by optical density (Beer-Lambert; Ruifrok and Johnston 2001), each made stronger or
-    weaker, and mixed with slightly turned stain vectors. Then vary the white point, the gamma and the colour matrix of
-    the camera, stray light, focus or sharpening, noise and JPEG compression.
+    Haematoxylin and DAB are unmixed by optical density (Beer-Lambert; Ruifrok and Johnston 2001), scaled, and mixed
+    with slightly different stain vectors. White point, gamma and colour matrix of the camera, stray light, focus or
+    sharpening, noise and JPEG compression vary, too.
 
     Parameters
     ----------
@@ -342,8 +344,8 @@ def vary_stain(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[n
     stains = density.reshape(-1, 3) @ _UNMIX.astype(np.float32)
     gain = np.exp(rng.normal(0, [0.25, 0.20, 0.12])).astype(np.float32)
     shift = rng.normal(0, 0.02, 3).astype(np.float32)
-    turned = _STAINS + rng.normal(0, 0.04, (3, 3))
-    density = (stains * gain + shift) @ turned.astype(np.float32)
+    vectors = _STAINS + rng.normal(0, 0.04, (3, 3))
+    density = (stains * gain + shift) @ vectors.astype(np.float32)
     white = np.exp(rng.normal(0, 0.06) + rng.normal(0, 0.03, 3)).astype(np.float32)
     light = np.exp(-density) * white
     if rng.random() < 0.4:

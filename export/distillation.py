@@ -1,4 +1,4 @@
-"""Maps of a trained network as targets for another: computed once for each whole field, not for each crop."""
+"""Teacher's maps as targets, computed once per field instead of once per crop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VIEWS = tuple((turns, mirrored) for turns in range(4) for mirrored in (False, Tr
 """Quarter turns and reflections of a field whose maps are averaged."""
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""From RGB, uint8 [H, W, 3], to maps, float32 [classes, H or more, W or more]."""
+"""Function from RGB, uint8 [H, W, 3], to maps, float32 [classes, H or more, W or more]."""
 
 
 def mean_of_views(predict: Predict, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -50,18 +50,18 @@ def mean_of_views(predict: Predict, pixels: NDArray[np.uint8]) -> NDArray[np.uin
 def maps_of_fields(
     predict: Predict, fields: Sequence[LabelledField], folder: Path, key: str
 ) -> list[NDArray[np.uint8]]:
-    """Return :func:`mean_of_views` of each field; what was computed is kept in a folder for the next start.
+    """Return :func:`mean_of_views` of each field, cached in a folder.
 
     Parameters
     ----------
     predict
         The trained network.
     fields
-        At the scale of the network.
+        Fields at the scale of the network.
     folder
-        Where the maps are kept, one file per image; made when needed.
+        Cache with one file per image; created if missing.
     key
-        Identifies the network: maps of another one in the same folder are not used.
+        Identifier of the network: cached maps of another network are ignored.
     """
     found: list[NDArray[np.uint8]] = []
     for f in fields:
@@ -80,7 +80,7 @@ def maps_of_fields(
 
 
 def _read(path: Path) -> NDArray[np.uint8] | None:
-    """Return stored maps; None if there are none, or the file is damaged."""
+    """Return cached maps; None if the file is missing or damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes())) as stored:
             return np.asarray(stored["maps"], np.uint8)

@@ -1,4 +1,4 @@
-"""From a model that was exported back to a network that can be trained on."""
+"""Conversion of an exported model back to a network, for further training."""
 
 from __future__ import annotations
 
@@ -23,38 +23,36 @@ from kinet_trt.models.card import ModelCard, read_card
 from kinet_trt.onnx_graph.precision import LAYERS, store_in_full
 from kinet_trt.simulation import simulate
 
-INSIDE = DEFAULT_MODEL.removesuffix(".onnx")
-"""Name under which the model inside the package can be asked for."""
+DEFAULT_NAME = DEFAULT_MODEL.removesuffix(".onnx")
+"""Name of the model in the package."""
 DROPOUT = 0.1
-"""A card does not tell the rate; this is that of the model inside the package."""
-ALIKE = 0.05
-"""Largest difference of a map value, about 1 at a nucleus, from the model's own; FP16 arithmetic differs by less."""
+"""Dropout rate, which cards do not record; that of the model in the package."""
+MAX_DIFFERENCE = 0.05
+"""Maximum difference of a map value, about 1 at a nucleus, from the model; that of FP16 arithmetic is smaller."""
 
 
 def load(path: Path) -> Checkpoint:
-    """Read the weights of an ONNX model that ``kinet-trt export`` wrote into a network.
+    """Read an ONNX model written by ``kinet-trt export`` as a network.
 
-    Export folds each batch norm into its convolution. The norms come back as ones that change nothing in evaluation;
-    :func:`~kinet_trt.export.networks.norms.restore_statistics` gives them the statistics that training needs.
+    Export folds each batch norm into its convolution. They are restored as identities in evaluation;
+    :func:`~kinet_trt.export.networks.norms.restore_statistics` then gives them the statistics that training needs.
 
     Parameters
     ----------
     path
-        The model; the name ``kinet-edge``, where there is no such file, is the one inside the package.
+        The model; the name ``kinet-edge``, if no such file exists, stands for the model in the package.
 
     Raises
     ------
     KinetError
-        If it cannot be read, computes in INT8 or is fused, or is of no network of ours.
+        If it cannot be read, is INT8 or fused, or is not a network of kinet-trt.
     """
-    if path.name in (INSIDE, DEFAULT_MODEL) and not path.exists():
-        with resources.as_file(resources.files("kinet_trt.models") / DEFAULT_MODEL) as inside:
-            return load(inside)
+    if path.name in (DEFAULT_NAME, DEFAULT_MODEL) and not path.exists():
+        with resources.as_file(resources.files("kinet_trt.models") / DEFAULT_MODEL) as path_in_package:
+            return load(path_in_package)
     card, model = read_card(path)
     if card.precision == "int8" or card.capacity:
-        raise KinetError(
-            f"{path}: INT8 and fused models cannot be trained further: start from the model that it was made from"
-        )
+        raise KinetError(f"{path}: INT8 and fused models cannot be trained further: start from the original model")
     try:
         config = replace(NetworkConfig.parse(card.network, card.roi), dropout=DROPOUT)
         network = build(config).eval()
@@ -66,22 +64,14 @@ def load(path: Path) -> Checkpoint:
             f"{path}: expected the weights of a network that kinet-trt exports, found {card.network!r} "
             f"({error}): start from its checkpoint"
         ) from None
-    info = ModelInfo(
-        card.classes,
-        card.mpp,
-        card.mean,
-        card.std,
-        card.threshold,
-        card.nms_radius,
-        card.data,
-        {name: float(value) for name, value in card.metrics.items()},
-    )
+    metrics = {name: float(value) for name, value in card.metrics.items()}
+    info = ModelInfo(card.classes, card.mpp, card.mean, card.std, card.threshold, card.nms_radius, card.data, metrics)
     _check(path, card, model, Checkpoint(network, info))
     return Checkpoint(network, info)
 
 
 def _fill(network: Network, graph: onnx.ModelProto) -> None:
-    """Copy the graph's weights into the network; raise KeyError or ValueError where they do not fit."""
+    """Copy the weights of the graph into the network; raise KeyError or ValueError if they do not fit."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     readers = {node.input[1]: list(node.input) for node in graph.graph.node if node.op_type in LAYERS}
     modules = list(network.named_modules())
@@ -109,16 +99,17 @@ def _fill(network: Network, graph: onnx.ModelProto) -> None:
 def _unpacked(
     module: nn.Conv2d | nn.ConvTranspose2d, weight: NDArray[np.float32], bias: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Undo what export does to a layer: pointwise up-samplers, wider kernels, dense groups."""
+    """Revert the rewrites of export: pointwise up-samplers, expanded kernels, dense groups."""
     kernel, outputs = module.kernel_size[0], module.out_channels
     if isinstance(module, nn.ConvTranspose2d):
         if weight.shape[2:] == (1, 1):
-            # All of its pixels; or, where the head is computed before it, the kernel's own, and what is for the border.
+            # All pixels of a stride; or, if the head is computed before it, those of the kernel and extra ones for the
+            # border.
             stride = module.stride[0]
             side = stride if len(weight) == stride**2 * outputs else kernel
             weight = weight[: side**2 * outputs].reshape(side, side, outputs, module.in_channels).transpose(3, 2, 0, 1)
             bias = bias[:outputs]
-        if weight.shape[2] > kernel:  # taps that expand_upsampler_kernels added
+        if weight.shape[2] > kernel:  # taps added by expand_upsampler_kernels
             offset = (module.stride[0] - 2) // 2 - int(module.padding[0])
             weight = weight[:, :, offset : offset + kernel, offset : offset + kernel]
     elif module.groups > 1 and weight.shape[1] == module.in_channels:
@@ -131,23 +122,24 @@ def _unpacked(
 def _with_side(
     module: nn.Conv2d | nn.ConvTranspose2d, weight: NDArray[np.float32], side: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Put back into a head's kernel what export computes before the eightfold up-sampler.
+    """Restore the part of a head's kernel that export applies before the eightfold up-sampler.
 
-    Row y, column x and output o of ``side`` have, for tap t, u and channel c of the up-sampler, the weight that
-    sees that tap from there (`kinet_trt.onnx_graph.low_resolution`). The up-sampler is the second of three that are
-    joined, the first and the last of one size.
+    Entry (y, x, o, t, u, c) of ``side`` is the weight of tap (t, u) and channel c of the up-sampler for the output o at
+    row y and column x (:mod:`kinet_trt.onnx_graph.low_resolution`). The up-sampler is the second of three concatenated
+    inputs; the other two have equal sizes.
     """
     (size, outputs), dense = (module.kernel_size[0], module.out_channels), weight.shape[1]
     channels, stride, taps = module.in_channels - dense, 8, 3
     varying = side[:, : taps**2 * channels].reshape(stride, stride, outputs, taps, taps, channels)[:, :, :, 0, 0]
-    last = int(np.flatnonzero(varying.any(axis=(1, 2, 3)))[-1])  # the row that sees the first tap by the kernel's first
+    # The row where the first tap meets the first row of the kernel.
+    last = int(np.flatnonzero(varying.any(axis=(1, 2, 3)))[-1])
     rows = np.arange(last, last - size, -1)
     own = varying[np.ix_(rows, rows)].transpose(2, 3, 0, 1)
     return np.concatenate([weight[:, : dense // 2], own, weight[:, dense // 2 :]], axis=1)
 
 
 def _identity(norm: nn.BatchNorm2d, bias: NDArray[np.float32], name: str) -> None:
-    """Let a norm add the bias that was folded, and do nothing else."""
+    """Make a norm add the folded bias and change nothing else."""
     assert norm.running_var is not None
     norm.reset_running_stats()
     with torch.no_grad():
@@ -165,7 +157,7 @@ def _copy(parameter: Tensor, values: NDArray[np.float32]) -> None:
 
 
 def _check(path: Path, card: ModelCard, model: bytes, loaded: Checkpoint) -> None:
-    """Hold the network to the model on a simulated field."""
+    """Compare the network with the model on a simulated field."""
     pixels, _ = simulate.field(0, 256, 256)
     expected = OpenVinoEngine(card, model, "fp32").run(pixels[None])[0]
     mean, std = (np.asarray(values, np.float32) for values in (card.mean, card.std))
@@ -173,8 +165,8 @@ def _check(path: Path, card: ModelCard, model: bytes, loaded: Checkpoint) -> Non
     with torch.inference_mode():
         maps = loaded.network(torch.from_numpy(image[None].astype(np.float32)))[0][0].numpy()
     error = float(np.abs(maps - expected).max())
-    if not error <= ALIKE:
+    if not error <= MAX_DIFFERENCE:
         raise KinetError(
-            f"{path}: its weights give other maps than the model (difference {error:.3g}): it was not exported by this "
-            "version of kinet-trt. Start from its checkpoint"
+            f"{path}: its weights do not reproduce the maps of the model (difference {error:.3g}): it was not exported "
+            "by this version of kinet-trt. Start from its checkpoint"
         )

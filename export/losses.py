@@ -1,4 +1,4 @@
-"""The paper's losses, Eq. 2 to 5, with weights for what nobody labelled."""
+"""The paper's losses, Eq. 2 to 5, restricted to labelled classes and areas."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch.nn import functional as F
 
 
 def nucleus_loss(prediction: Tensor, target: Tensor, known: Tensor, lam: float = 5.0, floor: float = 0.0) -> Tensor:
-    """Eq. 2, one value an image: ``1/2 sum (y + lambda mean(y)) (y_hat - y)^2`` over known pixels.
+    """Return Eq. 2 for each image: ``1/2 sum (y + lambda mean(y)) (y_hat - y)^2`` over known pixels.
 
     Parameters
     ----------
     prediction, target
         float [N, classes, H, W].
     known
-        1 where a class is labelled and 0 where nobody looked for it, float [N, classes, H, W]. With all ones this is
-        the paper's sum; the mean of y is taken over known pixels.
+        1 where a class is labelled and 0 where it is unknown, float [N, classes, H, W]. With all ones this is the
+        paper's sum; the mean of y is over known pixels.
     lam
         Weight lambda of the pixels far from nuclei (no unit).
     floor
-        Least mean(y): with the paper's 0 a picture without nuclei has no loss at all.
+        Minimum of mean(y): with the paper's 0, images without nuclei have no loss.
 
     Returns
     -------
@@ -35,12 +35,12 @@ def nucleus_loss(prediction: Tensor, target: Tensor, known: Tensor, lam: float =
 
 
 def correlation_penalty(hidden: Tensor) -> Tensor:
-    """Second term of Eq. 3 without eta, one value an image: dot products of all pairs of channels.
+    """Return the second term of Eq. 3 without eta for each image: the dot products of all pairs of channels.
 
     Parameters
     ----------
     hidden
-        float [N, classes, H, W]; the paper penalises the last layer, so the proximity maps.
+        Last layer, as in the paper: the proximity maps, float [N, classes, H, W].
     """
     flat = hidden.flatten(2)
     gram = flat @ flat.transpose(1, 2)
@@ -48,7 +48,7 @@ def correlation_penalty(hidden: Tensor) -> Tensor:
 
 
 def roi_loss(logits: Tensor, tumor: Tensor, known: Tensor) -> Tensor:
-    """Eq. 4, one value an image: cross-entropy summed over annotated pixels only.
+    """Return Eq. 4 for each image: the cross-entropy summed over annotated pixels.
 
     Parameters
     ----------
@@ -67,5 +67,5 @@ def roi_loss(logits: Tensor, tumor: Tensor, known: Tensor) -> Tensor:
 
 
 def joint_loss(nucleus: Tensor, roi: Tensor, has_nuclei: Tensor, gamma: float = 25.0) -> Tensor:
-    """Eq. 5: the mean over images of ``gamma I(y not empty) L_NI + L_ROI``; all arguments float [N]."""
+    """Return Eq. 5, the mean over images of ``gamma I(y not empty) L_NI + L_ROI``; arguments are float [N]."""
     return (gamma * has_nuclei * nucleus + roi).mean()

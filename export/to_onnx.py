@@ -1,4 +1,4 @@
-"""Checkpoint to ONNX: folded, simplified, checked, with a model card; and the check against PyTorch."""
+"""Conversion of a checkpoint to an ONNX model with a model card."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ LICENCE = "Weights: research use only; see data for the terms of the sources."
 
 
 class Deployed(nn.Module):
-    """The network as it is deployed: camera pixels in, maps out.
+    """Network as deployed, from camera pixels to maps.
 
     Parameters
     ----------
     network
-        In evaluation mode.
+        Network in evaluation mode.
     info
-        For the normalisation, which stays a node of its own: folding it into the first convolution would be exact only
-        if the padding had the mean colour.
+        Information with the normalisation. It is not folded into the first convolution, which would be exact only if
+        the padding had the mean colour.
     roi
         Whether the tumour probability is an output too.
     """
@@ -50,48 +50,48 @@ class Deployed(nn.Module):
     def __init__(self, network: Network, info: ModelInfo, roi: bool) -> None:
         super().__init__()
         self.network, self.roi = network, roi
-        # pixel * scale + shift: one multiplication and one addition a value.
+        # pixel * scale + shift: one multiplication and one addition per value.
         std = torch.tensor(info.std)
         self.register_buffer("scale", 1 / (255 * std).view(3, 1, 1))
         self.register_buffer("shift", (-torch.tensor(info.mean) / std).view(3, 1, 1))
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
-        """uint8 [N, H, W, 3] to maps float32 [N, classes, H, W], and [N, 1, H, W] with ``roi``."""
+        """Convert uint8 [N, H, W, 3] to maps, float32 [N, classes, H, W], and with ``roi`` to [N, 1, H, W], too."""
         image = frame.permute(0, 3, 1, 2).float() * self.scale + self.shift
         maps, logits = self.network(image, roi=self.roi)
         return (maps,) if logits is None else (maps, self.network.tumor_probability(logits))
 
 
 def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool, roi: bool) -> tuple[bytes, ModelCard]:
-    """Turn a checkpoint into a serialised ONNX model with its card.
+    """Convert a checkpoint to a serialised ONNX model and its card.
 
-    H and W are free in multiples of 16 (FCN-8s: 32), N is free. Batch norms are folded, no layer has a stride above its
-    kernel, side up-samplers are pointwise convolutions (the release's eightfold ones work at low resolution up to the
-    head), the graph has been through onnxsim, and its opset is 18.
+    N is dynamic, H and W are dynamic in multiples of 16 (FCN-8s: 32). Batch norms are folded, no stride exceeds its
+    kernel, side up-samplers are pointwise convolutions (the eightfold ones of the release work at low resolution up to
+    the head), the graph is simplified by onnxsim, and its opset is 18.
 
     Parameters
     ----------
     checkpoint
-        What to export.
+        Checkpoint to export.
     name
-        Of the model, for the card.
+        Name of the model, for the card.
     precision
-        ``"fp32"`` or ``"fp16"``: what the network computes in, in every runtime (pixels and maps stay outside of it).
+        ``"fp32"`` or ``"fp16"``: numeric precision of the network in every runtime, except for pixels and maps.
     half_weights
-        Store the weights in half precision and compute in FP32: half the size.
+        Store the weights in FP16 and compute in FP32, for half the file size.
     roi
-        Whether the tumour-region map is an output.
+        Whether to output the tumour-region map.
 
     Raises
     ------
     KinetError
-        If the precision is unknown, or the region map is asked for of a network without it.
+        If the precision is unknown, or the network has no region map.
     """
     if precision not in ("fp32", "fp16"):
         raise KinetError(f"precision: expected fp32 or fp16, found {precision!r}")
     network, info = copy.deepcopy(checkpoint.network), checkpoint.info
     if roi and not network.config.roi:
-        raise KinetError("roi: this network was trained without the tumour-region branch: leave roi out")
+        raise KinetError("roi: this network was trained without the tumour-region branch: omit roi")
     multiple = network.config.multiple
     halo = -(-(reach(network) + info.nms_radius) // multiple) * multiple
     graph = _traced(Deployed(densify_groups(expand_upsampler_kernels(network)), info, roi).eval())
@@ -155,11 +155,11 @@ def _traced(deployed: Deployed) -> onnx.ModelProto:
 
 def _simplified(graph: onnx.ModelProto) -> onnx.ModelProto:
     with no_telemetry():
-        import onnxsim  # which imports ONNX Runtime
+        import onnxsim  # imports ONNX Runtime
 
     with _quiet():
-        simplified, good = onnxsim.simplify(graph)
-    if not good:
+        simplified, valid = onnxsim.simplify(graph)
+    if not valid:
         raise KinetError(
             "export: onnxsim changed the network's results: report this with the checkpoint's configuration"
         )
@@ -168,7 +168,7 @@ def _simplified(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' running commentary off the terminal; what matters is asserted afterwards."""
+    """Suppress the output and warnings of the exporters; their results are verified afterwards."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A wide network that begins where a narrow one ended."""
+"""Widening of a trained network."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from kinet_trt.core.errors import KinetError
 def widen(network: Network, width: int, seed: int = 0) -> Network:
     """Return a network of ``width`` channels that computes what ``network`` does, up to rounding.
 
-    Every channel is copied, and each weight that reads it is shared out at random among the copies (Net2WiderNet; Chen,
-    Goodfellow and Shlens 2016). The shares differ from weight to weight, so that copies get different gradients and
-    part when training goes on.
+    Every channel is copied, and each weight that reads it is divided at random among the copies (Net2WiderNet; Chen,
+    Goodfellow and Shlens 2016). The shares differ between weights, so that copies get different gradients and diverge
+    in further training.
 
     Parameters
     ----------
     network
-        The narrow network, in evaluation mode or not; it is not changed.
+        Narrow network, in training or evaluation mode; not changed.
     width
         Channels at full resolution, a multiple of the narrow network's.
     seed
-        Of the shares.
+        Random seed of the shares.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def widen(network: Network, width: int, seed: int = 0) -> Network:
 
 
 def _copied(old: Tensor, new: Tensor, source: int, random: torch.Generator) -> Tensor:
-    """Copy the channels that a weight makes, and share the weight out among the copies of those that it reads."""
+    """Copy the output channels of a weight, and divide it among the copies of its input channels."""
     made = old.repeat_interleave(new.shape[1 - source] // old.shape[1 - source], dim=1 - source)
     copies = new.shape[source] // old.shape[source]
     shares = torch.rand(*made.shape, copies, generator=random) + 0.25

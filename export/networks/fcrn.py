@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 from kinet_trt.export.networks.base import Network, NetworkConfig, Points, Target, activation, convolution
+from kinet_trt.export.proximity import windows
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -38,15 +39,8 @@ def densities(
         float32 [classes, height, width]; a single nucleus peaks at 1 and sums to ``2 pi SIGMA**2``.
     """
     maps = np.zeros((classes, height, width), np.float32)
-    reach = 5 * SIGMA
-    for px, py, s in zip(x, y, cls, strict=True):
-        top, bottom = max(0, int(py - reach)), min(height, int(py + reach) + 2)
-        left, right = max(0, int(px - reach)), min(width, int(px + reach) + 2)
-        if top >= bottom or left >= right:
-            continue
-        rows, columns = np.arange(top, bottom, dtype=np.float32), np.arange(left, right, dtype=np.float32)
-        dy, dx = np.exp(-((rows - py) ** 2) / (2 * SIGMA**2)), np.exp(-((columns - px) ** 2) / (2 * SIGMA**2))
-        maps[s, top:bottom, left:right] += (dy[:, None] * dx[None]).astype(np.float32)
+    for index, (window, dy, dx) in windows(x, y, 5 * SIGMA, height, width):
+        maps[cls[index]][window] += np.exp(-(dy**2) / (2 * SIGMA**2)) * np.exp(-(dx**2) / (2 * SIGMA**2))
     return maps
 
 

@@ -63,12 +63,11 @@ def _reach(architecture: Architecture) -> int:
     size, farthest = 64 * MULTIPLE, 0
     centre = size // 2
     multiple = probe.config.multiple
+    image = torch.zeros(1, 3, size, multiple, dtype=torch.float64, requires_grad=True)
+    # The raw outputs: a softmax of equal scores has no gradient.
+    outputs, _ = probe.outputs(image)
     for offset in range(multiple):
-        image = torch.zeros(1, 3, size, multiple * 2, dtype=torch.float64, requires_grad=True)
-        # The raw outputs: a softmax of equal scores has no gradient.
-        outputs, _ = probe.outputs(image)
-        outputs[0, :, centre + offset].sum().backward()  # type: ignore[no-untyped-call]
-        assert image.grad is not None
-        rows = image.grad[0].abs().sum((0, 2)).nonzero().flatten()
+        (gradient,) = torch.autograd.grad(outputs[0, :, centre + offset].sum(), image, retain_graph=True)
+        rows = gradient[0].abs().sum((0, 2)).nonzero().flatten()
         farthest = max(farthest, int((rows - centre - offset).abs().max()))
     return farthest

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from kinet_trt.export.networks.base import Network, NetworkConfig, Points, Target, activation, convolution
 from kinet_trt.export.networks.discs import RADIUS, cross_entropy, discs
+from kinet_trt.export.proximity import windows
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -37,16 +38,10 @@ def borders(
     """
     marked = discs(x, y, cls, height, width, classes)
     nearest = np.full((2, height, width), np.inf, np.float32)
-    reach = RADIUS + _FAR
-    for px, py in zip(x, y, strict=True):
-        top, bottom = max(0, int(py - reach)), min(height, int(py + reach) + 2)
-        left, right = max(0, int(px - reach)), min(width, int(px + reach) + 2)
-        if top >= bottom or left >= right:
-            continue
-        rows, columns = np.arange(top, bottom, dtype=np.float32), np.arange(left, right, dtype=np.float32)
-        away = np.hypot(rows[:, None] - np.float32(py), columns[None] - np.float32(px)) - np.float32(RADIUS)
+    for _, (window, dy, dx) in windows(x, y, RADIUS + _FAR, height, width):
+        away = np.hypot(dy, dx) - np.float32(RADIUS)
         away[away > _FAR] = np.inf
-        first, second = nearest[:, top:bottom, left:right]
+        first, second = nearest[0][window], nearest[1][window]
         np.minimum(second, np.maximum(first, away), out=second)
         np.minimum(first, away, out=first)
     both = nearest.clip(0).sum(axis=0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from kinet_trt.export.crops import Crop, CropPlan, Crops, divided, vary_stain, without_tumor
+from kinet_trt.export.crops import Crop, CropPlan, Crops, divide_by_class, vary_stain, without_tumor
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.frame import Frame
@@ -389,7 +389,7 @@ def test_nuclei_without_classes_teach_where_a_nucleus_is() -> None:
 def test_a_teacher_divides_nuclei_without_classes_among_the_classes() -> None:
     total = np.array([[[1.0, 0.5, 1.0, 0.0]]], np.float32)
     maps = np.array([[[0.2, 0.1, 0.05, 0.3]], [[0.6, 0.1, 0.05, 0.0]], [[0.0, 0.0, 0.0, 0.0]]], np.float32)
-    shared, where = divided(maps, total, np.ones_like(total))
+    shared, where = divide_by_class(maps, total, np.ones_like(total))
     np.testing.assert_allclose(shared[:, 0, 0], [0.25, 0.75, 0])
     np.testing.assert_allclose(shared[:, 0, 1], [0.25, 0.25, 0])
     np.testing.assert_array_equal(shared[:, 0, 3], 0)  # it found something where there is nothing

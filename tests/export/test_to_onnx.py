@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
-from kinet_trt.export import to_onnx
+from kinet_trt.export import from_onnx, to_onnx
 from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
 from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.networks.registry import build
@@ -166,6 +167,24 @@ def test_every_size_and_batch_gives_what_pytorch_gives(bench: Workbench, shape: 
     assert roi.min() >= 0
     assert roi.max() <= 1
     assert roi.std() > 0
+
+
+@pytest.mark.parametrize("half_weights", [False, True])
+def test_exported_network_is_restored_by_from_onnx(bench: Workbench, half_weights: bool, tmp_path: Path) -> None:
+    model, card = bench.make("fp32", half_weights)
+    path = tmp_path / "tiny.onnx"
+    path.write_bytes(model)
+    loaded = from_onnx.load(path)
+    network = bench.checkpoint.network
+    assert loaded.network.config == replace(network.config, dropout=from_onnx.DROPOUT)
+    assert loaded.info == INFO
+    assert not loaded.network.training
+    assert card.network == network.config.summary
+    image = torch.from_numpy(frames(1, 128, 160)).permute(0, 3, 1, 2).float() / 128 - 1
+    with torch.inference_mode():
+        for expected, found in zip(network(image, roi=True), loaded.network(image, roi=True), strict=True):
+            scale = max(1.0, float(expected.abs().max()))
+            assert float((found - expected).abs().max()) < (0.02 if half_weights else 1e-4) * scale
 
 
 def test_the_engine_opens_it_and_agrees(bench: Workbench) -> None:
