@@ -19,7 +19,7 @@ from kinet_trt.io.points import read_table
 
 
 def found_at(*rows, classes=CLASSES):
-    """Detections from (x, y, class index, score)."""
+    """Return detections from (x, y, class index, score)."""
     x, y, cls, score = np.asarray(rows, float).reshape(-1, 4).T
     return Detections(*(a.astype(np.float32) for a in (x, y)), cls.astype(np.uint8), score.astype(np.float32), classes)
 
@@ -171,7 +171,7 @@ def test_geojson_of_nothing_and_of_unknown_classes():
 
 
 def test_geojson_clips_a_score_that_overflowed_in_half_precision():
-    # The peak rule lets +inf be a nucleus.
+    # The peak rule accepts +inf.
     features = json.loads(found_at((1, 2, 0, math.inf)).to_geojson())["features"]
     assert len(features) == 1
 

@@ -129,7 +129,7 @@ def test_write_atomic_in_a_read_only_folder_is_a_kinet_error(tmp_path):
 
 @posix_only
 def test_write_atomic_in_threads_does_not_change_the_umask(tmp_path, monkeypatch):
-    # os.umask belongs to the whole process: reading it by setting it must not let two threads cross.
+    # Reading the umask sets it for the whole process, so threads must not interfere.
     umask, inside = os.umask, threading.Event()
     crossed = threading.Event()
 
@@ -163,7 +163,7 @@ def test_write_atomic_in_threads_does_not_change_the_umask(tmp_path, monkeypatch
 
 @posix_only
 def test_write_atomic_does_not_replace_a_pipe_or_device(tmp_path):
-    # `--json /dev/null` as root must not turn /dev/null into a file.
+    # `--json /dev/null` as root must not replace /dev/null by a file.
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -176,7 +176,7 @@ def test_write_atomic_does_not_replace_a_pipe_or_device(tmp_path):
 
 @posix_only
 def test_write_atomic_of_surrogates_is_a_kinet_error_or_succeeds(tmp_path):
-    # os.fsdecode gives such text for a file name in Latin-1, and to_csv writes names.
+    # os.fsdecode returns such text for a file name in Latin-1, and CSV files contain file names.
     name = os.fsdecode(b"schnitt_\xe4.png")
     try:
         write_atomic(tmp_path / "out.csv", f"{name},1,2\n")

@@ -23,7 +23,7 @@ def blobs(height, width, centres, sigma):
 
 
 def centre_of_darkness(pixels, x, y, reach):
-    """Return the darkness-weighted mean position about a place."""
+    """Return the darkness-weighted mean position near a point."""
     left, top = max(0, round(x - reach)), max(0, round(y - reach))
     part = 255.0 - pixels[top : round(y + reach) + 1, left : round(x + reach) + 1, 0]
     rows, columns = np.mgrid[: part.shape[0], : part.shape[1]]
@@ -123,7 +123,7 @@ def test_fit_gives_the_scaled_size_padded(height, width, mpp, model, multiple):
     assert fitted.pixels.shape == (*(-(-side // multiple) * multiple for side in expected), 3)
     assert fitted.pixels.dtype == np.uint8
     assert fitted.pixels.flags.c_contiguous
-    # What lies in the picture stays in the picture: corner pixels of the one are corner pixels of the other.
+    # Corner pixels are mapped to corner pixels.
     x, y = fitted.to_frame(np.asarray([-0.5, expected[1] - 0.5]), np.asarray([-0.5, expected[0] - 0.5]))
     np.testing.assert_allclose([x, y], [[-0.5, width - 0.5], [-0.5, height - 0.5]], atol=1e-4)
 
@@ -210,6 +210,6 @@ def test_fit_at_a_tiny_scale_is_too_small(mpp):
 
 @pytest.mark.parametrize("mpp", [1e6, 1e12, 1e300])
 def test_fit_at_a_huge_scale_is_an_image_error(mpp):
-    # nm where um were expected: 250 for 0.25 is a factor of 1,000 along either side
+    # nm instead of µm: a factor of 1,000 along each side
     with pytest.raises(ImageError):
         fit(Frame(noise(64, 64), mpp), 0.25, 16)

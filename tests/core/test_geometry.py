@@ -29,7 +29,7 @@ def test_contains_takes_the_left_and_upper_edge_and_leaves_out_holes():
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(ring=st.lists(corner, min_size=3, max_size=9))
 def test_contains_and_polygon_mask_agree_on_outlines_of_any_kind(ring):
-    # No pixel centre lies on an edge, where the last bit of a crossing would decide.
+    # No pixel centre lies on an edge, where rounding would decide.
     outline = np.array(ring, float) + np.array([np.pi, np.e]) / 10
     assert np.array_equal(contains((outline,), *grid()), polygon_mask((outline,), 20, 20).ravel())
 

@@ -1,4 +1,4 @@
-"""The disc of n tumour nuclei with the highest index, by a search that looks at few of many nuclei."""
+"""The search for the disc of n tumour nuclei with the highest index."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kinet_trt.core.hot_spot import find_disc
 
 
 def by_all_distances(x, y, positive, n):
-    """Look at every disc: most positive nuclei, then the smallest radius."""
+    """Return the best of all discs: most positive nuclei, then the smallest radius."""
     best = None
     for a, b in zip(x, y, strict=True):
         distance = np.hypot(x - a, y - b)

@@ -1,4 +1,4 @@
-"""The log hook."""
+"""Logging."""
 
 import logging
 import os

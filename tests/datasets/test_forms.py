@@ -1,4 +1,4 @@
-"""One field, saved in the forms that cameras, scanners and programs write: the nuclei are the same."""
+"""One field in the file formats of cameras, scanners and programs gives the same nuclei."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Write = Callable[[Path], object]
 
 
 class Whole:
-    """The field as :func:`simulated_slides.write_zarr` takes it."""
+    """The field with the interface of :func:`simulated_slides.write_zarr`."""
 
     width = height = SIDE
     mpp = MPP

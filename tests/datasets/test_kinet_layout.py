@@ -1,4 +1,4 @@
-"""The KiNet folder layout: the nuclei of its maps are those that the maps were drawn from."""
+"""The KiNet folder layout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save(path, pixels):
 
 
 def map_of(x, y, distance=10.0):
-    """A class's map as the authors publish them: Eq. 1 in 8 bits."""
+    """Return the map of a class as in the release: Eq. 1 in 8 bits."""
     maps, _ = proximity_maps(x, y, np.zeros(len(x), np.uint8), HEIGHT, WIDTH, 1, 3.0, distance)
     return np.rint(maps[0] * 255).astype(np.uint8)
 
@@ -42,7 +42,7 @@ def write_field(folder, name, split, classes=CLASSES, seed=1, ending="_label", r
 
 
 def farthest(x, y, truth_x, truth_y):
-    """The largest distance from a true nucleus to the nearest that was found, px."""
+    """Return the largest distance from a true nucleus to the nearest detection, px."""
     return np.hypot(x[None] - truth_x[:, None], y[None] - truth_y[:, None]).min(axis=1).max(initial=0)
 
 

@@ -182,7 +182,7 @@ def outlined(path, mpp, side=60):
 def test_outlined_nuclei_are_limited_in_um(tmp_path, mpp, nuclei_found, caplog):
     marked = outlined(tmp_path, mpp)
     assert len(marked.x) == nuclei_found
-    # An outline that is too large for a nucleus is not background either.
+    # A large outline is not background either.
     assert marked.outlines.counted_mask(200, 200)[130, 130] == bool(nuclei_found)
     assert bool(caplog.text) == (not nuclei_found)
 
@@ -301,7 +301,7 @@ def test_tumour_and_stroma_do_not_limit_the_labelled_area(tmp_path):
     assert known[30, 20]
     assert not tumor[30, 90]
     assert known[30, 90]
-    assert not known[30, 55]  # both at once
+    assert not known[30, 55]  # tumour and other tissue
     assert not known[30, 115]
     assert not (tumor & ~known).any()
 
@@ -401,7 +401,7 @@ def test_read_regions_returns_areas_of_any_size(tmp_path):
     path = tmp_path / "a.regions.geojson"
     features = [feature("Polygon", square(10, 10, 6), "Stroma"), feature("Polygon", square(30, 10, 6), "Tumor")]
     path.write_text(json.dumps(features))
-    assert len(read_geojson(path).x) == 1  # of a nucleus's size
+    assert len(read_geojson(path).x) == 1  # of the size of a nucleus
     tumor, known = read_areas(path).regions(30, 50)
     assert (tumor[12, 33], known[12, 33], tumor[12, 13], known[12, 13], known[12, 23]) == (
         True,

@@ -1,4 +1,4 @@
-"""Real files of every kind a microscope, a camera program or a colleague sends."""
+"""Image files of all supported kinds."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def encoded_deep(rgb16, suffix):
 
 
 def tiff(pixels, tags=(), *, order="<", planes=False):
-    """Write a bare TIFF of one strip (or one a plane), by hand: tags are (number, type, count, value bytes)."""
+    """Return a minimal TIFF with one strip per plane; tags are (number, type, count, value bytes)."""
     height, width, channels = pixels.shape
     data = (pixels.transpose(2, 0, 1) if planes else pixels).astype(pixels.dtype.newbyteorder(order)).tobytes()
     strips = channels if planes else 1
@@ -588,7 +588,7 @@ def test_truncated_file_is_an_image_error_or_intact(read, name):
 def test_flipped_bytes_give_a_frame_or_an_image_error(tmp_path_factory, name, data):
     damaged = bytearray(WHOLE[name])
     for _ in range(data.draw(st.integers(1, 3))):
-        # headers and directories lie at either end
+        # headers and directories are at both ends
         place = data.draw(st.integers(-300, 300))
         damaged[place % len(damaged)] ^= data.draw(st.integers(1, 255))
     path = tmp_path_factory.getbasetemp() / f"damaged-{name}"

@@ -1,4 +1,4 @@
-"""OME-XML as different programs write it."""
+"""OME-XML of several programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of nuclei as programs, spreadsheets and QuPath write them."""
+"""Tables of nuclei from programs, spreadsheets and QuPath."""
 
 from __future__ import annotations
 

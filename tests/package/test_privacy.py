@@ -1,4 +1,4 @@
-"""Nothing is sent, and nothing is written outside the folders of docs/privacy.md, by any command."""
+"""No command sends anything, or writes outside of the folders in docs/privacy.md."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _hook(event, arguments):
         _write("file", os.path.abspath(os.fsdecode(arguments[event != "os.mkdir"])))
     elif event in ("socket.connect", "socket.bind", "socket.sendto"):
         address = arguments[1]
-        _write("host", address[0] if isinstance(address, tuple) else "localhost")  # a path: a socket of this machine
+        _write("host", address[0] if isinstance(address, tuple) else "localhost")  # a path is a local socket
     elif event in ("socket.getaddrinfo", "socket.gethostbyname") and arguments[0]:
         _write("host", os.fsdecode(arguments[0]))
     elif event == "urllib.Request":
@@ -86,7 +86,7 @@ pathlib.Path.home().joinpath("left").write_text("behind")
 
 @dataclass(frozen=True)
 class Seen:
-    """What a program did.
+    """Connections and files of a program.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class Seen:
         """Return the files that were written outside of the working folder and the documented folders."""
         home = folder / "home"
         places = [str(home / place) for place in documented]
-        # Folders on the way to a documented one are made with it.
+        # Parents of documented folders are created with them.
         ways = {str(parent) for place in places for parent in Path(place).parents}
         temporary = [str(folder / "tmp"), "/dev/null", "/dev/shm", "/proc/self"]
         written = {one for one in self.files if not one.startswith((str(folder / "run"), *places, *temporary))}
@@ -123,7 +123,7 @@ class Seen:
 
 @cache
 def no_namespace() -> str:
-    """Return why there is no network namespace to be had here; empty: there is one."""
+    """Return the reason why network namespaces are not available; empty if they are."""
     if not shutil.which("unshare") or not shutil.which("ip"):
         return "no unshare and ip: apt install util-linux iproute2"
     done = subprocess.run(["unshare", "-rn", "ip", "link", "set", "lo", "up"], capture_output=True, check=False)
@@ -131,14 +131,14 @@ def no_namespace() -> str:
 
 
 def watched(folder: Path, *arguments: object) -> Seen:
-    """Run Python with an empty home, watched by an audit hook and, where there can be one, in a network of its own."""
+    """Run Python with an empty home and an audit hook, in its own network namespace if possible."""
     for name in ("home", "tmp", "audit"):
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir()
     (folder / "run").mkdir(exist_ok=True)
     (folder / "audit" / "sitecustomize.py").write_text(AUDIT)
     log, network = folder / "audit" / "log", folder / "audit" / "network"
-    # No CI=true and the like: libraries are silent there, and the tests would see nothing.
+    # Without CI=true, which makes libraries silent.
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder / "home"),
@@ -198,7 +198,7 @@ def slide(folder):
 
 @pytest.fixture(scope="module")
 def counted(folder):
-    """Run the commands that count, each a first time in this process, and doctor's processes."""
+    """Run the commands that count, and doctor with its processes."""
     commands = [
         ["build", "--precision", "fp16", "-o", "half.onnx"],
         ["count", "fields/0.png", "--json", "count.json", "--overlay", "overlays"],

@@ -56,7 +56,7 @@ def fields() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def counted(counter, fields) -> list[tuple[np.ndarray, Detections]]:
-    """Give the fields with their nuclei."""
+    """Return the fields with their nuclei."""
     return [(pixels, counter(Frame(pixels, MPP))) for pixels in fields]
 
 
@@ -118,7 +118,7 @@ def test_stain_check_tolerates_white_balance_and_exposure(counted):
 
 
 def test_mixture_of_both_stains_is_not_eosin():
-    # Fields in which many px bear some of both, and few are brown.
+    # Fields in which many px have both stains, and few are brown.
     for seed in (20, 36, 45):
         assert seen(simulate.field(seed)[0]) == ()
 
@@ -163,7 +163,7 @@ def test_features_of_any_picture_are_finite_or_none(block, side, mpp, centres):
         assert (len(signs.size), len(signs.spectrum)) == (SIZE_FEATURES, OCTAVES)
         assert np.isfinite(signs.spectrum).all()
         assert np.isfinite(signs.size[:4]).all()
-        profile = np.array(signs.size[4:])  # of nuclei that lie inside: too few have none
+        profile = np.array(signs.size[4:])  # NaN for too few nuclei inside
         assert np.isfinite(profile).all() or np.isnan(profile).all()
         assert len(signs.appearance) == len(NAMES)
         assert np.isfinite(signs.tissue).all()
@@ -171,7 +171,7 @@ def test_features_of_any_picture_are_finite_or_none(block, side, mpp, centres):
 
 
 def seen(pixels, mpp=MPP):
-    """Return the causes for a picture in which nothing was found; None where it cannot be judged."""
+    """Return the causes for a picture without nuclei; None if it cannot be checked."""
     signs = measure_field(Frame(np.ascontiguousarray(pixels), mpp), Detections.empty(), MPP)
     return None if signs is None else find_causes(signs)
 
@@ -348,7 +348,7 @@ def test_live_logs_the_warning_once_and_writes_it_on_every_line(monkeypatch, cap
 
 @pytest.fixture(scope="module")
 def real(shared_data, counter):
-    """Give source and pixels of at most 18 labelled fields of each source."""
+    """Return source and pixels of at most 18 labelled fields per source."""
     chosen: dict[str, int] = {}
     taken = []
     for field in read_fields(shared_data):

@@ -1,4 +1,4 @@
-"""Pictures that are not there, or cut off below."""
+"""Blank and truncated pictures."""
 
 from __future__ import annotations
 

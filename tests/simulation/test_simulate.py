@@ -93,7 +93,7 @@ def test_field_is_dense_and_contains_every_class() -> None:
     assert 350 < len(truth) < 1500
     counts = np.bincount(truth.cls, minlength=len(CLASSES))
     assert (counts > 5).all()
-    assert nearest(truth).min() > 5  # never two nuclei on one spot
+    assert nearest(truth).min() > 5  # no two nuclei at one point
 
 
 def test_classes_differ_in_colour() -> None:
@@ -109,7 +109,7 @@ def test_classes_differ_in_colour() -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 0.03, 0.15, 0.4, 1.0])
 def test_positive_fraction(fraction: float) -> None:
-    """Hot spots are wide, so the mean shows only over many places: nuclei without their pictures."""
+    """Hot spots are wide, so the mean needs many regions: nuclei without pictures."""
     counts = np.zeros(3)
     for seed in range(60):
         slide = SimulatedSlide(seed=seed, positive_fraction=fraction, tumor_share=0.9)
@@ -153,7 +153,7 @@ def _classes(slide: SimulatedSlide) -> set[int]:
 def test_glass_contains_no_nuclei() -> None:
     slide = SimulatedSlide(seed=4, glass_share=0.3)
     image, truth = slide.region(0, 0, 600, 600)
-    # Glass: a whole neighbourhood as bright as the lamp.
+    # Glass is an area as bright as the lamp.
     bright = image.min(axis=2) > 222
     assert 0.08 < bright.mean() < 0.6
     rows, columns = np.round(truth.y).astype(int).clip(1, 598), np.round(truth.x).astype(int).clip(1, 598)
@@ -164,7 +164,7 @@ def test_mpp_keeps_the_nuclei_where_they_are() -> None:
     coarse, fine = SimulatedSlide(seed=9), SimulatedSlide(seed=9, mpp=NOMINAL_MPP / 2)
     image, truth = coarse.region(-60, 40, 150, 150)
     large, found = fine.region(-120, 80, 300, 300)
-    # The same um: pixel centres at integers, so a nucleus at x of one is at 2 x + 1/2 of the other.
+    # The same µm: with pixel centres at integers, x of one is 2 x + 1/2 of the other.
     keep = (truth.x > 0) & (truth.x < 149) & (truth.y > 0) & (truth.y < 149)
     for x, y, c in zip(truth.x[keep], truth.y[keep], truth.cls[keep], strict=True):
         match = np.hypot(found.x - (2 * x + 0.5), found.y - (2 * y + 0.5)) < 0.05
@@ -190,7 +190,7 @@ def test_centroid_equals_the_truth() -> None:
             far = np.hypot(across, down)
             background, core = np.median(patch[(far > 10) & (far < 12.5)]), np.median(patch[far < 4])
             if core - background < 0.1:
-                continue  # out of focus and pale: noise decides where the mask ends
+                continue  # out of focus and pale: noise determines the mask
             weight = np.where((far < 11) & (patch > (core + background) / 2), np.minimum(patch, core) - background, 0)
             off.append([(weight * across).sum() / weight.sum(), (weight * down).sum() / weight.sum()])
     assert len(off) > 20
@@ -200,7 +200,7 @@ def test_centroid_equals_the_truth() -> None:
 
 
 def test_nuclei_are_centred_on_their_truth() -> None:
-    """The stain of each nucleus alone, before light and neighbours."""
+    """The stain of each nucleus, without light and neighbours."""
     slide = SimulatedSlide(seed=1, positive_fraction=0.5)
     for nucleus in _place(slide, 0, 0)[:150]:
         x, y = round(float(nucleus["x"])), round(float(nucleus["y"]))
