@@ -15,7 +15,7 @@ from kinet_trt.core.ki67 import NET, NO_RANGE, Bands, Ki67, Statement
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CountResult(ABC):
-    """What the results of images and slides have in common.
+    """Common interface of the results of images and slides.
 
     Attributes
     ----------
