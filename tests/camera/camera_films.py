@@ -1,4 +1,4 @@
-"""Films whose every frame says its number, and counts of what is open."""
+"""Videos with numbered frames, and counts of open files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def numbered(n: int, width: int = 160, height: int = 120) -> np.ndarray:
 
 
 def number_of(pixels: np.ndarray) -> int:
-    """Read what `numbered` drew, from RGB; fails if red and blue are swapped."""
+    """Return the number of a frame that `numbered` drew, RGB; fails if red and blue are swapped."""
     height, width = pixels.shape[:2]
     top, bottom = pixels[2, width // 2].astype(int), pixels[-3, width // 2].astype(int)
     assert top[0] > top[2] + 100
@@ -29,6 +29,6 @@ def number_of(pixels: np.ndarray) -> int:
 
 
 def open_files() -> int:
-    """Count this process's file descriptors; 0 where the system does not say."""
+    """Count this process's file descriptors; 0 if unknown."""
     folder = Path("/proc/self/fd")
     return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0

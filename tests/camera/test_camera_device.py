@@ -1,4 +1,4 @@
-"""Cameras of the operating system: what is asked of them, and what is said when there is none."""
+"""Cameras of the operating system: requested settings, and the message without a camera."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_missing_camera_is_one_message() -> None:
 
 
 def test_device_returns_frames_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No camera can be plugged in here: a film takes its place behind the same cv2.VideoCapture."""
+    """A video takes the place of a camera behind the same cv2.VideoCapture."""
     path = tmp_path / "film.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (160, 120))
     for n in range(4):

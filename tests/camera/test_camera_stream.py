@@ -131,7 +131,7 @@ def test_mpp_is_unknown_after_a_reconnect_with_another_size() -> None:
 
 
 def test_size_change_within_a_stream_is_detected() -> None:
-    """OpenCV would stretch the small frames to the size of the first: the um/px of a frame that never was."""
+    """OpenCV would scale the small frames to the size of the first, which would make um/px wrong."""
     server = Mjpeg()
     with served(server) as address, FrameGrabber(StreamSource(address), mpp=0.3) as camera:
         sizes = set()

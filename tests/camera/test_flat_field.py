@@ -1,4 +1,4 @@
-"""Flat field and white balance: judged by the picture that should have come out."""
+"""Flat-field correction and white balance, compared with the ideal picture."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_from_blank_refuses_unsuitable_frames(blank: list[Frame]) -> None:
 
 
 def test_correction_is_fast() -> None:
-    """Beside drawing the mean of the same frame, which nobody would call slow."""
+    """Compared with computing the mean of the same frame."""
     rng = np.random.default_rng(0)
     frame = Frame(rng.integers(0, 256, (960, 1280, 3), dtype=np.uint8))
     correction = FlatField(rng.integers(180, 240, (960, 1280, 3), dtype=np.uint8))

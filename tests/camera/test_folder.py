@@ -67,7 +67,7 @@ def test_folder_keeps_its_pace(folder: Path) -> None:
 
 
 def test_each_image_keeps_its_own_um_per_px(folder: Path) -> None:
-    """Another size with the same tag is believed: the tag is that image's own."""
+    """Another size with the same tag is accepted: the tag belongs to that image."""
     write(folder / "field 11.tif", 11, size=(100, 80))
     write(folder / "field 12.tif", 12, dpi=50800.0)
     write(folder / "field 13.tif", 13, dpi=None)

@@ -1,4 +1,4 @@
-"""The newest frame: dropping, reconnection, um/px, and threads that end; with sources that do what they are told."""
+"""Frame grabber: dropped frames, reconnection, um/px, and termination, with scripted sources."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shot(sequence: int, size: tuple[int, int] = (64, 48), mpp: float | None = No
 
 
 class Script:
-    """A source that plays a list: shots are given, errors raised, None ends; after it, silence."""
+    """A source that plays a list: frames are returned, errors raised, None ends; then it is silent."""
 
     def __init__(self, *acts: SourceFrame | Exception | None, waits: bool = True, per_frame: bool = False) -> None:
         self.acts: Iterator[SourceFrame | Exception | None] = iter(acts)
@@ -219,7 +219,7 @@ def test_close_wakes_waiting_consumers() -> None:
 
 
 def mpps(source: Script, n: int, mpp: float | None = None) -> tuple[list[float | None], str]:
-    """Return the um/px of n frames, and what is said of the last."""
+    """Return the um/px of n frames, and the note on the last."""
     with FrameGrabber(source, mpp=mpp) as camera:
         taken = [camera.take(5.0) for _ in range(n)]
         until(lambda: camera.state.phase == "ended")
@@ -288,7 +288,7 @@ def test_mpp_can_be_set_while_running() -> None:
     binned=st.booleans(),
 )
 def test_no_sequence_of_changes_applies_mpp_to_another_size(sizes: list[tuple[int, int]], binned: bool) -> None:
-    """A camera that claims 0.25 whatever its binning: at the size it did not start with, nothing is believed."""
+    """A camera that states 0.25 with any binning: no um/px is accepted at another size than its first."""
     source = Script(*(shot(n, size, 0.25 if binned else None) for n, size in enumerate(sizes)), None)
     found, _ = mpps(source, len(sizes), None if binned else 0.25)
     for size, mpp in zip(sizes, found, strict=True):

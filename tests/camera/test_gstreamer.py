@@ -1,4 +1,4 @@
-"""GStreamer pipelines: run where OpenCV has GStreamer, and said clearly where it has not."""
+"""GStreamer pipelines, and the message of an OpenCV without GStreamer."""
 
 from __future__ import annotations
 

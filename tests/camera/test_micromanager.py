@@ -110,7 +110,7 @@ def test_deep_grey_frames(tmp_path: Path, bits: int) -> None:
 
 
 def test_binning_changes_mpp(tmp_path: Path) -> None:
-    """Micro-Manager accounts for it, so the new um/px is believed though the size changed."""
+    """Micro-Manager accounts for binning, so the new um/px is accepted."""
     source = MicroManagerSource(config(tmp_path))
     with FrameGrabber(source, pauses=(0.1,)) as camera:
         shot = camera.take(10.0)

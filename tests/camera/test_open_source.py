@@ -1,4 +1,4 @@
-"""SOURCE texts: which source they name, and what a wrong one is told."""
+"""SOURCE texts: their sources, and messages for wrong ones."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
 
 
 class Acme(types.ModuleType):
-    """A camera maker's library, and the package that brings its camera here."""
+    """A vendor library, and a package with its source."""
 
     Error = RuntimeError
 
@@ -119,7 +119,7 @@ class Acme(types.ModuleType):
 
 @pytest.fixture
 def acme(monkeypatch: pytest.MonkeyPatch) -> Acme:
-    """Register the source that FrameSource's docstring shows, word for word, as its package would."""
+    """Register the source in the docstring of FrameSource verbatim, as its package would."""
     documented = FrameSource.__doc__ or ""
     code = re.search(r"^( +import time\n.*?)^    Its package registers", documented, re.DOTALL | re.MULTILINE)
     assert code

@@ -1,4 +1,4 @@
-"""Camera pixels to RGB: colour order, bit depth, grey, undeveloped colour."""
+"""Camera pixels to RGB: colour order, bit depth, grey, raw colour."""
 
 from __future__ import annotations
 

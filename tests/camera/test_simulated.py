@@ -1,4 +1,4 @@
-"""The simulated microscope: its pictures, its truth, its pace, and what goes wrong with it."""
+"""Simulated microscope: pictures, ground truth, pace and faults."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def cpu() -> float:
 
 @pytest.mark.slow
 def test_thirty_frames_a_second_while_the_stage_moves() -> None:
-    """1280 x 960 px at 0.17 um/px. The share of a core is of this process, so other work does not enter."""
+    """1280 x 960 px at 0.17 um/px. CPU time is of this process, so other load does not matter."""
     with FrameGrabber(SimulatedMicroscope.parse("")) as camera:
         assert camera.take(60.0) is not None
         before, begun, used = camera.state, time.monotonic(), cpu()
@@ -171,7 +171,7 @@ def test_thirty_frames_a_second_while_the_stage_moves() -> None:
 
 
 def watch(camera: FrameGrabber, condition: Callable[[], bool], seconds: float = 60.0) -> list[SourceFrame]:
-    """Take frames until something holds."""
+    """Take frames until a condition is true."""
     end, shots = time.monotonic() + seconds, []
     while not condition():
         assert time.monotonic() < end, camera.state.sentence()
@@ -270,7 +270,7 @@ def test_no_handles_are_left_open() -> None:
 
 @pytest.mark.slow
 def test_hundred_faults_are_survived() -> None:
-    """Whatever happens: sequences grow, no um/px is wrong, and frames come again."""
+    """With any faults, sequences grow, no um/px is wrong, and frames come again."""
     rng = np.random.default_rng(11)
     source = SimulatedMicroscope.parse(f"{SMALL},fps=100,rest=0.2")
     before = open_files()

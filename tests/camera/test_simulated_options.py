@@ -1,4 +1,4 @@
-"""Options of sim: as text, and back."""
+"""Options of sim: and their text."""
 
 from __future__ import annotations
 

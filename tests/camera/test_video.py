@@ -18,7 +18,7 @@ from kinet_trt.core.errors import ImageError
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a film of 40 numbered frames, 50 a second."""
+    """Write a video of 40 numbered frames, 50 per second."""
     path = tmp_path_factory.mktemp("film") / "film.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 50, (160, 120))
     assert writer.isOpened()
@@ -106,7 +106,7 @@ def test_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
 
 
 def read_all(path: Path) -> tuple[list[int], int]:
-    """Read a film whole; return the numbers of its frames, and how many were damaged."""
+    """Read a whole video; return the numbers of its frames, and the number of damaged ones."""
     source, numbers, damaged = VideoSource(path, every_frame=True), [], 0
     source.open()
     try:
@@ -134,7 +134,7 @@ def made(path: Path, codec: str, frames: int = 8) -> Path:
 
 
 def jpegs(data: bytes) -> list[int]:
-    """Return where the JPEG frames of a Motion JPEG file begin."""
+    """Return the offsets of the JPEG frames of a Motion JPEG file."""
     return [found.start() for found in re.finditer(rb"\xff\xd8\xff", data)]
 
 

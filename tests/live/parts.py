@@ -1,4 +1,4 @@
-"""What the tests of a session share: models, frames and nuclei that need no network."""
+"""Parts of session tests: models, frames and nuclei without a network."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def some_frame(width: int = 64, height: int = 48, seed: int = 0, **options) -> F
 
 
 def keep(store, session: int, frame: Frame | None = None, nuclei: Detections | None = None, **options):
-    """Capture a field with what does not matter to a test filled in."""
-    told = {"model": MODEL, "threshold": THRESHOLD, "mpp": 0.5, "mpp_source": "option"} | options
-    return store.fields.capture(session, frame or some_frame(), some_nuclei(9) if nuclei is None else nuclei, **told)
+    """Capture a field with defaults for everything that a test does not set."""
+    options = {"model": MODEL, "threshold": THRESHOLD, "mpp": 0.5, "mpp_source": "option"} | options
+    return store.fields.capture(session, frame or some_frame(), some_nuclei(9) if nuclei is None else nuclei, **options)

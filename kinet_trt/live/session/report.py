@@ -109,7 +109,7 @@ def listing(store: Store) -> list[str]:
         fields = len(store.fields.in_session(session.id))
         unit = "field " if fields == 1 else "fields"
         lines.append(f"{session.id:4d}  {_moment(session.created)}  {fields:4d} {unit}  {session.title}")
-    return lines or ["This file holds no session."]
+    return lines or ["This file contains no session."]
 
 
 def choose(store: Store, session: int | None) -> Session:

@@ -153,7 +153,7 @@ def field(
         (states == "removed", cross, radius * 0.6),
     ):
         if points := _points(edited, which):
-            shapes.append(_outlined(draw(points, size), "said"))
+            shapes.append(_outlined(draw(points, size), "edited"))
     for ring in outlines(field.region):
         corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in ring)
         shapes.append(f'<polygon class="region" points="{corners}"/>')
@@ -169,9 +169,9 @@ def legend(classes: Iterable[str]) -> list[tuple[Markup, str]]:
     return [
         *((_symbol(mark(name, [(0, 0)], 7), css_class(name)), NAMES.get(name, name)) for name in classes),
         (_symbol(dot([(0, 0)], 2.5), "away"), "not counted here: counted in another field, or outside the region"),
-        (_symbol(plus([(0, 0)], 6), "said"), "added by hand"),
-        (_symbol(dot([(0, 0)], 2.5), "said"), "class set by hand"),
-        (_symbol(cross([(0, 0)], 5), "said"), "removed by hand"),
+        (_symbol(plus([(0, 0)], 6), "edited"), "added by hand"),
+        (_symbol(dot([(0, 0)], 2.5), "edited"), "class set by hand"),
+        (_symbol(cross([(0, 0)], 5), "edited"), "removed by hand"),
     ]
 
 

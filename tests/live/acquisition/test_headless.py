@@ -1,4 +1,4 @@
-"""``kinet-trt live --headless``: its lines, its exit status, and what it says when something is wrong."""
+"""``kinet-trt live --headless``: lines, exit status and messages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def counter() -> NucleusCounter:
 
 @pytest.fixture
 def live(monkeypatch, capsysbinary):
-    """Give a function that runs the command and returns exit status, the lines, and standard error."""
+    """Return a function that runs the command and returns exit status, lines and standard error."""
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["kinet-trt", "live", *map(str, arguments)])
@@ -167,7 +167,7 @@ def test_damaged_recording_ends_the_run(live, tmp_path):
 
 
 def status(phase: str, why: str = "", loop: str = "counting", loop_why: str = "") -> Status:
-    """Make a state of the camera as the loop reports it."""
+    """Return a status of the loop."""
     return Status(loop, loop_why, CameraState(phase, 1.0, why, 2.0, "cam"), 0, 0, None, None, None, None)
 
 

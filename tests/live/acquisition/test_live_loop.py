@@ -1,4 +1,4 @@
-"""The loop over real sources and a real model: what it gives, that nobody makes it wait, and that it ends."""
+"""The loop with real sources and a real model: results, blocking, and termination."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sim(more: str = "") -> SimulatedMicroscope:
 
 
 class Pictures:
-    """A camera that shows one picture again and again; the test may exchange it."""
+    """A camera that repeats one picture, which the test may replace."""
 
     def __init__(self, pixels: np.ndarray, mpp: float | None = None, fps: float = 50) -> None:
         self.pixels, self.mpp, self.fps, self.n = pixels, mpp, fps, 0
@@ -63,7 +63,7 @@ def running(source: FrameSource, counter: NucleusCounter, mpp: float | None = No
 
 
 def until(viewer: Viewer, wanted: Callable[[FrameResult], bool], seconds: float = 60) -> FrameResult:
-    """Return the first frame of which something is true."""
+    """Return the first result that satisfies a condition."""
     end, last = time.monotonic() + seconds, None
     while time.monotonic() < end:
         if (seen := viewer.take(1)) and wanted(last := seen):
@@ -255,7 +255,7 @@ def test_tissue_is_refused_as_blank_field_and_the_correction_stays(counter, tiss
 
 
 class Fails:
-    """The model's engine, which fails while it is told to."""
+    """Engine that fails while ``broken`` is set."""
 
     def __init__(self, counter: NucleusCounter, error: Exception) -> None:
         self.engine, self.error, self.broken = counter.engine, error, True
@@ -407,7 +407,7 @@ def test_loop_is_thread_safe(counter, tissue):
 
 
 def test_loop_keeps_pace_with_the_bare_count():
-    """At the size that matters: nearly as many frames a second as bare counts, and the camera is not disturbed.
+    """Nearly as many frames per second as bare counts, without disturbing the camera.
 
     On two cores it reaches 0.6 of the bare count's rate while the simulated microscope, which takes 0.4 of a core, and
     other programs run; a test machine is shared, so less is asked for.

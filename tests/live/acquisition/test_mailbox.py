@@ -1,4 +1,4 @@
-"""The one-slot mailbox: the newest wins, nobody waits who should not, and everybody is woken at the end."""
+"""One-slot mailbox: replacement, blocking and closing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objective presets: what is kept is read again, and what makes no sense is refused."""
+"""Objective presets: round trips and validation."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ MPP, WIDTH, HEIGHT, STEP = 0.34, 320, 240, 0.1  # s between frames
 
 @pytest.fixture(scope="module")
 def tissue() -> np.ndarray:
-    """Give a strip of tissue, five fields wide."""
+    """Return a strip of tissue, five fields wide."""
     return simulate.field(11, 5 * WIDTH, HEIGHT, mpp=MPP)[0]
 
 
 class Bench:
-    """A stage, a lens and a camera over the tissue, with time that the test moves."""
+    """A stage, a lens and a camera over tissue, with simulated time."""
 
     def __init__(self, tissue: np.ndarray, **optics: float) -> None:
         usual = {"vignetting": 0.15, "tint": 0.05, "noise": 2.0, "hot": 20, "seed": 3}

@@ -1,4 +1,4 @@
-"""Agreement of two readers, held to published examples."""
+"""Agreement of two readers, compared with published examples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kinet_trt.live.session.agreement import cohen_kappa
 
 
 def test_kappa_of_fleiss_cohen_and_everitts_example():
-    """Their table 1 (1969), 200 cases: kappa 0.429; large-sample standard error 0.054."""
+    """Table 1 (1969), 200 cases: kappa 0.429; large-sample standard error 0.054."""
     table = [[106, 10, 4], [22, 28, 10], [2, 12, 6]]
     kappa, (low, high) = cohen_kappa(table)
     assert kappa == pytest.approx(0.429, abs=5e-4)

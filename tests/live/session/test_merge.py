@@ -1,4 +1,4 @@
-"""A nucleus that several fields show is counted once, and none is lost."""
+"""Merging: a nucleus in several fields is counted once, and none is lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def side_by_side(*offsets) -> Layout:
     st.integers(0, 2**32 - 1),
 )
 def test_each_nucleus_is_counted_exactly_once(offsets, seed):
-    """True nuclei 7 um apart and more; each field sees each up to 0.8 um off, those at its edge in or out."""
+    """Nuclei at least 7 um apart, detected within 0.8 um; at the edge of a field they may be missing."""
     rng, jitter = np.random.default_rng(seed), 0.8
     columns, rows = np.meshgrid(np.arange(0, 230, 8.0), np.arange(0, 190, 8.0))
     true_x, true_y = (axis.ravel() + rng.uniform(-0.5, 0.5, axis.size) for axis in (columns, rows))
@@ -84,7 +84,7 @@ def test_field_that_shows_a_nucleus_best_decides_on_it():
 
 
 def test_at_an_edge_one_sighting_is_enough():
-    """1 um under the upper edge of both: the first may have it outside its picture."""
+    """1 um below the upper edge of both fields: it may be outside the picture of the first."""
     layout = side_by_side((0, 0), (40, 0))
     seen = piece(1, [10.5], [1.5])
     assert len(merge([piece(0, [], []), seen], layout)) == 1

@@ -1,4 +1,4 @@
-"""Fields are joined where they show the same tissue, and never where they do not."""
+"""Registration: fields are linked if and only if they show the same tissue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MPP, WIDTH, HEIGHT = 0.5, 320, 240  # 160 x 120 um
 
 
 class Stage:
-    """A piece of slide with its true nuclei, and a camera over it that is as bad as cameras are."""
+    """A part of a slide with its nuclei, and an imperfect camera."""
 
     def __init__(self, x: int, y: int, width: int, height: int, mpp: float = MPP, seed: int = 3) -> None:
         self.mpp = mpp
@@ -28,7 +28,7 @@ class Stage:
         self.rng = np.random.default_rng(seed)
 
     def shot(self, x: float, y: float, *, turn: float = 0.0, noise: float = 3.0, blur: float = 0.6, mpp: float = 0.0):
-        """Photograph from x, y (px of the piece): sub-pixel offset, vignetting, defocus, noise, another exposure."""
+        """Photograph from x, y, px of the slide: subpixel offset, vignetting, defocus, noise, other exposure."""
         rng, zoom = self.rng, (mpp or self.mpp) / self.mpp
         width, height = round(WIDTH / zoom), round(HEIGHT / zoom)
         angle = math.radians(turn)
@@ -68,7 +68,7 @@ def far() -> Stage:
 
 
 def off(link: Link, places: dict[int, tuple[float, float]], mpp: float = MPP) -> float:
-    """Return how far a link is from the truth, um."""
+    """Return the error of a link, um."""
     (ax, ay), (bx, by) = places[link.first], places[link.second]
     return math.hypot(link.dx - (bx - ax) * mpp, link.dy - (by - ay) * mpp)
 
@@ -146,7 +146,7 @@ def test_blank_glass_is_refused(near):
 
 
 def test_dirt_on_the_sensor_joins_nothing(near, far):
-    """What stays at the same pixels is the strongest feature of all, and says nothing of the tissue."""
+    """Dirt stays at the same pixels: the strongest feature, but unrelated to the tissue."""
     rng = np.random.default_rng(1)
     dirt = np.ones((HEIGHT, WIDTH), np.float32)
     specks = rng.uniform(0, [WIDTH, HEIGHT], (25, 2))
@@ -257,7 +257,7 @@ def test_links_are_balanced_and_contradicting_ones_ignored():
 
 @pytest.mark.slow
 def test_two_hundred_fields_are_registered_in_time():
-    """200 fields along a path in two places: each in about 100 ms, the machine shared."""
+    """200 fields along a path in two places: about 100 ms each on a shared machine."""
     stages = [Stage(4000, 3000, 1_700, 1_300), Stage(90_000, 3000, 1_700, 1_300, seed=4)]
     registration, spent = Registration(), []
     for k, stage in enumerate(stages):

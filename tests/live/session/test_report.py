@@ -1,4 +1,4 @@
-"""The report: everything on one page, nothing from elsewhere, and what people typed is text."""
+"""Report: self-contained, complete, with escaped typed text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -48,7 +47,7 @@ VOID = {"meta", "br", "img", "hr", "input", "link"}
 
 
 class Page(HTMLParser):
-    """A page as a browser would take it apart: tags, attributes, text; every tag must be closed."""
+    """Parser of a page: tags, attributes, text; checks that every tag is closed."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -80,7 +79,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory) -> Path:
-    """Give a session file: two fields that overlap, one far away, corrections, notes, a recount."""
+    """Return a session file: two overlapping fields, a distant one, edits, notes, a recount."""
     path = tmp_path_factory.mktemp("private-folder") / "secret-name.kinet"
     pixels, truth = SimulatedSlide(3, mpp=0.5).region(4000, 3000, 420, 260)
 
@@ -228,12 +227,18 @@ def test_nuclei_csv_adds_up(file):
     assert np.median(far) < 0.1
 
 
-def cli(*arguments):
-    command = [sys.executable, "-m", "kinet_trt", "report", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture
+def cli(run):
+    """Return a function that runs the report command in this process."""
+
+    def call(*arguments):
+        code, out, err = run("report", *arguments)
+        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    return call
 
 
-def test_report_command_writes_the_requested_files(file, tmp_path):
+def test_report_command_writes_the_requested_files(file, tmp_path, cli):
     out, folder = tmp_path / "report.html", tmp_path / "geo"
     done = cli(file, "-o", out, "--csv", "-", "--geojson", folder, "--bands", "none", "--hot-spot", 20)
     assert done.returncode == 0
@@ -282,7 +287,7 @@ def test_report_command_defaults_to_the_users_file_and_writes_a_summary(file, tm
     assert run("report", "--summary", "-")[1] == (tmp_path / "s.csv").read_text("utf-8")
 
 
-def test_report_command_requires_a_session_if_there_are_several(file, tmp_path):
+def test_report_command_requires_a_session_if_there_are_several(file, tmp_path, cli):
     several = tmp_path / "several.kinet"
     shutil.copy(file, several)
     with Store.open(several) as store:
@@ -301,7 +306,7 @@ def test_report_command_requires_a_session_if_there_are_several(file, tmp_path):
     assert "no session 7" in cli(several, "-o", tmp_path / "r.html", "--session", 7).stderr
 
 
-def test_report_command_reports_errors(file, tmp_path):
+def test_report_command_reports_errors(file, tmp_path, cli):
     nowhere = cli(tmp_path / "none.kinet", "-o", tmp_path / "r.html")
     assert nowhere.returncode == 1
     assert "no such session file" in nowhere.stderr
@@ -355,7 +360,7 @@ def test_browser_shows_and_prints_the_report(html, tmp_path):
 
 
 def wrong_values(file: Path, folder: Path, every: int) -> None:
-    """Put what makes no sense into each column in turn: a page, or one message."""
+    """Set each column in turn to invalid values: the result is a page, or one message."""
     db = sqlite3.connect(file)
     tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     columns = [(t, row[1]) for t in tables for row in db.execute(f"PRAGMA table_info({t})")]

@@ -1,4 +1,4 @@
-"""A path of the stage over the simulated slide, counted by the real network into a real file."""
+"""Sessions: a path over the simulated slide, counted by the shipped network into a session file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def walk(store, counter, mpp: float, width: int, height: int, columns: int, rows
     return live, union.where(covered)
 
 
-def held_to_the_union(live, union, mpp: float, width: int, height: int) -> None:
+def check_against_union(live, union, mpp: float, width: int, height: int) -> None:
     counted = live.count()
     assert counted.layout.places == 1
     assert counted.layout.contradictions == ()
@@ -71,7 +71,7 @@ def held_to_the_union(live, union, mpp: float, width: int, height: int) -> None:
 
 @pytest.fixture(scope="module")
 def path(counter, tmp_path_factory):
-    """Give a store with a walked session, and its union."""
+    """Return a store, a session with a captured path, and the count of its union."""
     with Store.open(tmp_path_factory.mktemp("path") / "s.kinet") as store:
         live, union = walk(store, counter, 0.34, 320, 256, 4, 3, seed=3)
         yield store, live, union
@@ -79,7 +79,7 @@ def path(counter, tmp_path_factory):
 
 def test_path_with_overlaps_counts_like_its_union(path):
     _, live, union = path
-    held_to_the_union(live, union, 0.34, 320, 256)
+    check_against_union(live, union, 0.34, 320, 256)
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_path_with_overlaps_counts_like_its_union(path):
 def test_full_size_path_counts_like_its_union(counter, tmp_path, seed):
     with Store.open(tmp_path / "s.kinet") as store:
         live, union = walk(store, counter, 0.17, 1280, 960, 5, 4, seed=seed)
-        held_to_the_union(live, union, 0.17, 1280, 960)
+        check_against_union(live, union, 0.17, 1280, 960)
 
 
 def test_reopened_session_counts_the_same_and_continues(path, counter):
@@ -198,7 +198,7 @@ def test_two_readers_are_compared(path):
 
 
 def test_unsaved_links_are_used_while_the_session_is_open(path, tmp_path, caplog):
-    """A session that was captured, but whose joins were never saved, in a file that is only read."""
+    """Unregistered fields in a read-only file."""
     store, live, _ = path
     out = tmp_path / "read.kinet"
     store.sessions.export(live.id, out)

@@ -1,4 +1,4 @@
-"""The session file: what was confirmed is there, whatever happens to the process, the disk or the file."""
+"""Session file: confirmed changes survive killed processes, full disks and damaged files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def same(a, b) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("x", "y", "cls", "score"))
 
 
-# --- what goes in comes out -------------------------------------------------------------------------------------------
+# --- round trips -----------------------------------------------------------------------------------------------------
 
 
 def test_session_reopens_unchanged(tmp_path):
@@ -164,11 +164,11 @@ def test_typed_text_is_bounded_and_clean(store):
         store.notes.add(session.id, "x" * 10_001)
 
 
-# --- corrections ------------------------------------------------------------------------------------------------------
+# --- edits ------------------------------------------------------------------------------------------------------------
 
 
 def shape(answer):
-    """Return the nuclei that are there, by number."""
+    """Return the nuclei that were not removed, by number."""
     return {
         k: (float(answer.x[k]), float(answer.y[k]), answer.classes[answer.cls[k]])
         for k in np.flatnonzero(~answer.removed).tolist()
@@ -336,7 +336,7 @@ def test_deleted_field_can_be_restored_until_the_session_is_closed(tmp_path):
 
 
 def old_file(path) -> int:
-    """Make a session file as version 1 wrote it; return its session."""
+    """Write a session file of version 1; return its session."""
     with Store.open(path) as store:
         session = store.sessions.create("old", "A").id
         field = keep(store, session)
@@ -447,7 +447,7 @@ def test_two_programs_may_write_one_file(store):
         assert len(store.fields.in_session(session)) == len(other.fields.in_session(session)) == 4
 
 
-# --- bad days ---------------------------------------------------------------------------------------------------------
+# --- failures ---------------------------------------------------------------------------------------------------------
 
 
 def test_confirmed_changes_are_synced(store):
@@ -457,7 +457,7 @@ def test_confirmed_changes_are_synced(store):
 
 
 # Forks workers that capture and correct until they are killed, and say what the store has confirmed.
-_NURSERY = """
+_WORKERS = """
 import hashlib, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
@@ -496,15 +496,15 @@ for line in sys.stdin:
 
 def killed_captures(path, times: int, seed: int) -> None:
     rng, confirmed, corrected = random.Random(seed), {}, set()
-    command = [sys.executable, "-c", _NURSERY, str(path), HERE]
-    nursery = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", _WORKERS, str(path), HERE]
+    workers = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         for number in range(times):
-            nursery.stdin.write(f"{number}\n")
-            nursery.stdin.flush()
+            workers.stdin.write(f"{number}\n")
+            workers.stdin.flush()
             killer, worker, left, heard, pace = None, None, rng.randrange(12), time.monotonic(), 0.05
-            while (line := nursery.stdout.readline().split()) != ["dead"]:
-                assert line, "the nursery died"
+            while (line := workers.stdout.readline().split()) != ["dead"]:
+                assert line, "the workers died"
                 if line[0] == "pid":
                     worker = int(line[1])
                 elif line[0] == "field":
@@ -520,9 +520,9 @@ def killed_captures(path, times: int, seed: int) -> None:
             assert killer is not None
             killer.join()
     finally:
-        nursery.stdin.close()
-        nursery.stdout.close()
-        nursery.wait()
+        workers.stdin.close()
+        workers.stdout.close()
+        workers.wait()
     with Store.open(path) as store:
         (session,) = store.sessions.all()
         for one in store.fields.deleted(session.id):
@@ -720,7 +720,7 @@ def test_closed_store_is_one_message(store):
 
 
 def read_all(path) -> None:
-    """Read everything there is, and write something."""
+    """Read everything, and write something."""
     with Store.open(path, create=False) as store:
         for session in store.sessions.all():
             for field in store.fields.in_session(session.id):
@@ -806,7 +806,7 @@ def test_three_thousand_damaged_files_are_one_message_each(small_file, tmp_path,
 
 
 def test_capture_is_fast(store):
-    """A person waits for the word: a megapixel within a second even here, most of it the PNG."""
+    """A person waits for the confirmation. Most of the time goes into the PNG."""
     session = store.sessions.create().id
     frame = some_frame(1280, 960)
     start = time.process_time()  # other work on the machine does not enter

@@ -1,4 +1,4 @@
-"""What a session sums up to."""
+"""Summary of a session."""
 
 from __future__ import annotations
 
