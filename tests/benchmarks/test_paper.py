@@ -70,14 +70,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=list(BUDGETS))
-def test_each_run_is_there_once_and_has_a_file_of_its_own(budget: Budget) -> None:
+def test_runs_are_unique_with_unique_names(budget: Budget) -> None:
     runs = all_runs(budget)
     assert len({run.name for run in runs}) == len(set(runs)) == len(runs)
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
     budget.recipe(5.0, 25.0)
 
 
-def test_the_studies_are_those_of_the_paper() -> None:
+def test_studies_are_those_of_the_paper() -> None:
     assert [run.network for run in runs_of("table", SMALL, 0)] == list(NETWORKS)
     assert {run.fraction for run in runs_of("labels", SMALL, 0)} == {0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0}
     assert {run.network for run in runs_of("labels", SMALL, 0)} == {"kinet", "okinet"}
@@ -95,7 +95,7 @@ def test_the_studies_are_those_of_the_paper() -> None:
 # --- fields -----------------------------------------------------------------------------------------------------------
 
 
-def test_no_field_teaches_and_judges(data: Path) -> None:
+def test_training_and_test_fields_are_disjoint(data: Path) -> None:
     learnt, judging = divided(read_fields(data))
     by_split = {split: [f for f in learnt if f.split == split] for split in ("train", "val")}
     assert sorted(f.source for f in judging) == ["alone", "many"]
@@ -110,7 +110,7 @@ def test_no_field_teaches_and_judges(data: Path) -> None:
     assert len(set(names)) == len(names)
 
 
-def test_a_smaller_share_of_labels_is_part_of_a_larger_one(data: Path) -> None:
+def test_smaller_share_of_labels_is_part_of_a_larger_one(data: Path) -> None:
     learnt, _ = divided(read_fields(data))
 
     def labelled(fraction: float, seed: int) -> set[int]:
@@ -126,7 +126,7 @@ def test_a_smaller_share_of_labels_is_part_of_a_larger_one(data: Path) -> None:
     assert len({frozenset(labelled(0.5, seed)) for seed in range(8)}) > 1
 
 
-def test_what_keeps_its_nuclei_is_drawn_most(data: Path) -> None:
+def test_labelled_fields_are_sampled_most(data: Path) -> None:
     learnt, _ = divided(read_fields(data))
     training = [f for f in with_labels(learnt, 0.2, 0) if f.split != "val"]
     drawn = np.array(sampling_weights(training, {}))
@@ -135,7 +135,7 @@ def test_what_keeps_its_nuclei_is_drawn_most(data: Path) -> None:
     assert drawn[bare].sum() / drawn[~bare].sum() == pytest.approx(UNLABELLED_WEIGHT)
 
 
-def test_without_nuclei_a_field_keeps_its_regions() -> None:
+def test_field_without_nuclei_keeps_its_regions() -> None:
     x, y = np.array([20, 80], np.float32), np.array([30, 30], np.float32)
     field = LabelledField.simulated(np.zeros((64, 96, 3), np.uint8), x, y, np.array([1, 2], np.uint8))
     bare = without_nuclei(field)
@@ -182,7 +182,7 @@ def made_up(run: Run, f1: float) -> dict[str, object]:
     }
 
 
-def test_the_page_says_what_was_found(tmp_path: Path) -> None:
+def test_page_reports_the_results(tmp_path: Path) -> None:
     budget = replace(SMALL, name="made up", seeds=(0, 1))
     for run in all_runs(budget):
         f1 = {"unet": 0.9, "kinet": 0.8, "okinet": 0.82, "skinet": 0.7}.get(run.network, 0.5) + 0.01 * run.seed
@@ -214,7 +214,7 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
     assert (tmp_path / "docs" / "paper-labels.svg").read_bytes() == before
 
 
-def test_tables_hold_each_run_once_and_what_is_read_from_them_is_what_was_written(tmp_path: Path) -> None:
+def test_tables_contain_each_run_once_and_are_read_unchanged(tmp_path: Path) -> None:
     runs = all_runs(SMALL)
     for run in runs:
         document = made_up(run, 0.5 + 0.01 * run.seed) | {"nuclei": 7, "by_class": dict.fromkeys(CLASSES, 0.25)}
@@ -235,7 +235,7 @@ def test_tables_hold_each_run_once_and_what_is_read_from_them_is_what_was_writte
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.csv")} == before
 
 
-def test_the_page_of_half_a_study_says_how_much_is_there(tmp_path: Path) -> None:
+def test_page_of_an_unfinished_study_states_its_progress(tmp_path: Path) -> None:
     run = Run("kinet", 0)
     (tmp_path / f"{run.name}.json").write_text(json.dumps(made_up(run, 0.8)))
     results = Results(SMALL, tmp_path)
@@ -249,7 +249,7 @@ def test_the_page_of_half_a_study_says_how_much_is_there(tmp_path: Path) -> None
 # --- runs, done -------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_done_once_and_a_diverging_one_is_told(data: Path, tmp_path: Path) -> None:
+def test_run_is_trained_once_and_divergence_is_recorded(data: Path, tmp_path: Path) -> None:
     budget = replace(QUICK, iterations=2)
     places = (data, tmp_path / "results", tmp_path / "work", 0)
     first = done(Run("frcn", 0), budget, *places)
@@ -270,7 +270,7 @@ def test_a_run_is_done_once_and_a_diverging_one_is_told(data: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_the_quick_budget_goes_all_the_way(data: Path, tmp_path: Path) -> None:
+def test_quick_budget_runs_completely(data: Path, tmp_path: Path) -> None:
     places = ("--results", tmp_path / "results", "--work", tmp_path / "work", "--docs", tmp_path / "docs")
     command = [sys.executable, ROOT / "benchmarks" / "paper" / "run.py", "--budget", "quick", "--data", data]
 

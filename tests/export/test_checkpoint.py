@@ -76,7 +76,7 @@ def test_saving_does_not_change_the_network(tmp_path: Path) -> None:
     assert all(parameter.requires_grad for parameter in original.parameters())
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_load_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(KinetError, match=r"none\.pt: no such checkpoint"):
         checkpoint.load(tmp_path / "none.pt")
 
@@ -84,20 +84,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"PK\x03\x04 cut", bytes(1000), b"\x80\x02}q\x00.", b"x,y,class\n1,2,positive\n"]
 )
-def test_a_file_of_another_kind_is_one_error(tmp_path: Path, content: bytes) -> None:
+def test_load_reports_a_file_of_another_kind(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "kinet.pt"
     path.write_bytes(content)
     with pytest.raises(KinetError, match=r"kinet\.pt: not a "):
         checkpoint.load(path)
 
 
-def test_a_folder_is_one_error(tmp_path: Path) -> None:
+def test_load_reports_a_folder(tmp_path: Path) -> None:
     with pytest.raises(KinetError, match="not a readable checkpoint"):
         checkpoint.load(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
-def test_a_file_cut_short_is_one_error(tmp_path: Path, share: float) -> None:
+def test_load_reports_a_truncated_file(tmp_path: Path, share: float) -> None:
     path = stored(tmp_path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
@@ -105,7 +105,7 @@ def test_a_file_cut_short_is_one_error(tmp_path: Path, share: float) -> None:
         checkpoint.load(path)
 
 
-def test_a_damaged_byte_anywhere_in_the_description_raises_nothing_but_a_kinet_error(tmp_path: Path) -> None:
+def test_load_reports_any_damaged_byte_as_a_kinet_error(tmp_path: Path) -> None:
     path = stored(tmp_path)
     data = path.read_bytes()
     start = data.index(b"schema")
@@ -126,21 +126,21 @@ def test_a_damaged_byte_anywhere_in_the_description_raises_nothing_but_a_kinet_e
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"weights": {}}, torch.zeros(3), {"state_dict": {"a": torch.zeros(1)}}])
-def test_a_torch_file_that_is_not_ours_says_which_command_writes_one(tmp_path: Path, content: object) -> None:
+def test_load_of_another_torch_file_names_the_command_that_writes_checkpoints(tmp_path: Path, content: object) -> None:
     path = tmp_path / "kinet.pt"
     torch.save(content, path)
     with pytest.raises(KinetError, match="not a kinet-trt checkpoint: expected one that `kinet-trt train` wrote"):
         checkpoint.load(path)
 
 
-def test_nothing_but_tensors_and_plain_values_is_unpickled(tmp_path: Path) -> None:
+def test_load_unpickles_only_tensors_and_plain_values(tmp_path: Path) -> None:
     path = tmp_path / "kinet.pt"
     torch.save({"schema": 1, "network": Path("/tmp")}, path)
     with pytest.raises(KinetError, match="not a readable checkpoint"):
         checkpoint.load(path)
 
 
-def test_a_newer_checkpoint_asks_for_an_upgrade(tmp_path: Path) -> None:
+def test_load_of_a_newer_checkpoint_suggests_an_upgrade(tmp_path: Path) -> None:
     with pytest.raises(KinetError, match=r"checkpoint version 2, this kinet-trt reads up to 1: upgrade"):
         checkpoint.load(stored(tmp_path, schema=checkpoint.SCHEMA + 1))
 
@@ -162,7 +162,7 @@ def test_a_newer_checkpoint_asks_for_an_upgrade(tmp_path: Path) -> None:
         pytest.param({"traits": None}, id="traits missing"),
     ],
 )
-def test_a_description_that_does_not_fit_is_one_error(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_load_reports_an_inconsistent_configuration(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(KinetError, match=r"kinet\.pt: the checkpoint is inconsistent"):
         checkpoint.load(stored(tmp_path, **changes))
 
@@ -176,6 +176,6 @@ def test_a_description_that_does_not_fit_is_one_error(tmp_path: Path, changes: d
         pytest.param({"resume": None}, id="resume missing"),
     ],
 )
-def test_entries_of_another_type_are_one_error(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_load_reports_entries_of_wrong_type(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(KinetError, match=r"kinet\.pt"):
         checkpoint.load(stored(tmp_path, **changes))

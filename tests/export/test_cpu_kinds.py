@@ -42,12 +42,12 @@ def test_training_in_fp32_on_a_cpu_without_bf16(instructions: str) -> None:
 
 
 @pytest.mark.parametrize("instructions", ["AVX2", "avx512_core", "AVX512_CORE_VNNI"])
-def test_bf16_is_not_used_where_onednn_only_imitates_it(instructions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_not_used_where_onednn_emulates_it(instructions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", instructions)
     assert not has_bfloat16(CPU)
 
 
-def test_a_limit_above_bf16_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_isa_limit_above_bf16_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     usual = has_bfloat16(CPU)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_AMX")

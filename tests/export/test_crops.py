@@ -59,7 +59,7 @@ def same(a: Crop, b: Crop) -> bool:
         CropPlan(size=64, stain=True, scale=1.25, simulated=0.4, empty=0.3),
     ],
 )
-def test_item_i_is_the_same_whoever_asks_and_in_whatever_order(plan: CropPlan) -> None:
+def test_items_do_not_depend_on_the_order_of_access(plan: CropPlan) -> None:
     fields = [dotted(), dotted(SIDE, 280)]
     one, other = (Crops(fields, [1, 2], plan, 5, 40) for _ in range(2))
     forward = [one.draw(i) for i in range(8)]
@@ -71,7 +71,7 @@ def test_item_i_is_the_same_whoever_asks_and_in_whatever_order(plan: CropPlan) -
     assert not same(forward[0], Crops(fields, [1, 2], plan, 6, 40).draw(0))
 
 
-def test_items_are_tensors_of_the_promised_shapes() -> None:
+def test_items_are_tensors_of_the_documented_shapes() -> None:
     crops = Crops([dotted()], [1], CropPlan(size=48), 1, 7)
     assert len(crops) == 7
     pixels, maps, known, tumor, region, total, unclassified = crops[3]
@@ -83,7 +83,7 @@ def test_items_are_tensors_of_the_promised_shapes() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.25])
-def test_the_target_peaks_where_the_nucleus_is(scale: float) -> None:
+def test_target_peaks_where_the_nucleus_is(scale: float) -> None:
     size, compared, turned = 160, 0, set()
     for crop in draw(dotted(), CropPlan(size=size, scale=scale), 40):
         dark = 255 - crop.pixels[..., 0].astype(np.float64) - 15
@@ -109,7 +109,7 @@ def test_the_target_peaks_where_the_nucleus_is(scale: float) -> None:
     assert len(turned) == 40
 
 
-def test_every_nucleus_keeps_its_class() -> None:
+def test_crops_keep_the_class_of_every_nucleus() -> None:
     whole = dotted()
     for i, kind in enumerate(KINDS):
         alone = replace(whole, x=whole.x[[i]], y=whole.y[[i]], cls=whole.cls[[i]])
@@ -117,7 +117,7 @@ def test_every_nucleus_keeps_its_class() -> None:
             assert not crop.maps[[s for s in range(3) if s != kind]].any()
 
 
-def test_turns_and_mirrors_all_occur() -> None:
+def test_rotations_and_reflections_all_occur() -> None:
     whole = dotted(64, 64)
     spots = np.array([[20.0, 14.0], [45.0, 14.0]], np.float32)
     whole = replace(whole, x=spots[:, 0], y=spots[:, 1], cls=np.array([0, 1], np.uint8))
@@ -128,13 +128,13 @@ def test_turns_and_mirrors_all_occur() -> None:
     assert len(seen) == 8
 
 
-def test_everything_is_known_where_everything_is_labelled() -> None:
+def test_known_is_one_where_all_classes_are_labelled() -> None:
     for crop in draw(dotted(), CropPlan(size=96)):
         assert crop.known.min() == 1
 
 
 @pytest.mark.parametrize("options", [{"labelled": ("positive", "negative")}, {"partial": ("non_tumor",)}])
-def test_a_class_that_nobody_labelled_is_known_only_about_marked_nuclei(options: dict[str, Any]) -> None:
+def test_unlabelled_class_is_known_only_at_labelled_nuclei(options: dict[str, Any]) -> None:
     plan = CropPlan(size=160, distance=10)
     unknown = 0
     for crop in draw(dotted(**options), plan):
@@ -147,14 +147,14 @@ def test_a_class_that_nobody_labelled_is_known_only_about_marked_nuclei(options:
     assert unknown
 
 
-def test_marks_of_a_partly_labelled_class_teach() -> None:
+def test_labels_of_a_partial_class_are_used() -> None:
     crops = draw(dotted(partial=("non_tumor",)), CropPlan(size=160), 12)
     taught = [crop for crop in crops if crop.maps[2].max() > 0.9]
     assert taught
     assert all((crop.known[2][crop.maps[2] > 0] == 1).all() for crop in taught)
 
 
-def test_nothing_is_known_outside_the_counted_region() -> None:
+def test_known_is_zero_outside_the_counted_region() -> None:
     mask = np.zeros((SIDE, SIDE), bool)
     mask[:, : SIDE // 2] = True
     paint = dotted().pixels().copy()
@@ -171,14 +171,14 @@ def test_nothing_is_known_outside_the_counted_region() -> None:
     assert min(shares) < 0.5 < max(shares)
 
 
-def test_nothing_is_known_in_the_reflection_about_a_field_that_is_too_small() -> None:
+def test_known_is_zero_in_the_reflected_border_of_a_small_field() -> None:
     small = LabelledField.simulated(dotted(40, 56).pixels(), *(np.empty(0, np.float32),) * 2, np.empty(0, np.uint8))
     for crop in draw(small, CropPlan(size=96)):
         assert crop.pixels.shape == (96, 96, 3)
         assert crop.known[0].sum() == pytest.approx(40 * 56, rel=0.05)
 
 
-def test_a_drawn_region_is_tumour_and_the_rest_unknown() -> None:
+def test_drawn_region_is_tumour_and_the_rest_unknown() -> None:
     mask = np.ones((SIDE, SIDE), bool)
     mask[:150] = False
     for crop in draw(masked(mask), CropPlan(size=128)):
@@ -186,7 +186,7 @@ def test_a_drawn_region_is_tumour_and_the_rest_unknown() -> None:
         np.testing.assert_array_equal(crop.region[0], crop.known[0])
 
 
-def test_region_without_a_drawing_is_what_stands_about_each_nucleus() -> None:
+def test_undrawn_region_is_around_each_nucleus() -> None:
     tumor = other = 0
     for crop in draw(dotted(), CropPlan(size=160)):
         assert not crop.tumor[crop.region == 0].any()
@@ -201,7 +201,7 @@ def test_region_without_a_drawing_is_what_stands_about_each_nucleus() -> None:
     assert other
 
 
-def test_region_is_unknown_where_both_kinds_stand_together() -> None:
+def test_region_is_unknown_where_both_kinds_are_close() -> None:
     close = replace(
         dotted(),
         x=np.array([150, 158], np.float32),
@@ -213,7 +213,7 @@ def test_region_is_unknown_where_both_kinds_stand_together() -> None:
         assert crop.region.any()
 
 
-def test_empty_crops_show_nothing_and_say_so() -> None:
+def test_empty_crops_have_an_empty_known_target() -> None:
     crops = draw(dotted(), CropPlan(size=64, empty=1.0), 20)
     for crop in crops:
         assert (crop.pixels.shape, crop.pixels.dtype) == ((64, 64, 3), np.uint8)
@@ -232,7 +232,7 @@ def test_simulated_crops_know_every_class() -> None:
     assert any(crop.maps[2].any() for crop in crops)
 
 
-def test_shares_of_empty_and_real_crops_are_those_of_the_plan() -> None:
+def test_fractions_of_empty_and_real_crops_match_the_plan() -> None:
     crops = draw(dotted(), CropPlan(size=16, empty=0.3), 400)
     # A crop of a real field this small is nearly all white or a spot; an empty one has no known region of its own.
     white = sum(crop.pixels.min() > 200 and crop.pixels.max() <= 240 and np.ptp(crop.pixels) < 3 for crop in crops)
@@ -240,7 +240,7 @@ def test_shares_of_empty_and_real_crops_are_those_of_the_plan() -> None:
     assert 80 < sum(np.ptp(crop.pixels, axis=2).any() for crop in crops) < 160  # colour: only empty crops have any
 
 
-def test_per_image_crops_in_a_row_come_from_one_image_and_weights_count() -> None:
+def test_consecutive_crops_share_an_image_and_weights_apply() -> None:
     fields = []
     for i in range(4):
         flat = np.full((80, 80, 3), 10 + i, np.uint8)
@@ -291,11 +291,11 @@ def test_stain_variation_leaves_the_geometry_and_the_target_alone() -> None:
         assert not np.array_equal(a.pixels, b.pixels)
 
 
-def test_classes_are_the_order_that_the_maps_have() -> None:
+def test_classes_have_the_order_of_the_maps() -> None:
     assert CLASSES == ("positive", "negative", "non_tumor")
 
 
-def test_drawn_regions_teach_what_was_drawn_and_nothing_else() -> None:
+def test_drawn_regions_are_known_only_where_drawn() -> None:
     tumor, known = np.zeros((2, SIDE, SIDE), bool)
     tumor[:150], known[:200] = True, True
     source = replace(dotted(), _regions=[(tumor, known)])
@@ -307,7 +307,7 @@ def test_drawn_regions_teach_what_was_drawn_and_nothing_else() -> None:
     assert seen > 20
 
 
-def test_a_field_with_regions_alone_says_nothing_of_nuclei() -> None:
+def test_field_with_regions_only_has_no_known_nuclei() -> None:
     region = np.ones((SIDE, SIDE), bool)
     nothing = np.empty(0, np.float32)
     source = replace(
@@ -318,7 +318,7 @@ def test_a_field_with_regions_alone_says_nothing_of_nuclei() -> None:
         assert crop.region.all()
 
 
-def test_areas_without_nuclei_are_known_whatever_was_labelled() -> None:
+def test_areas_without_nuclei_are_known_for_all_classes() -> None:
     corners = np.array([[150, 0], [300, 0], [300, 300], [150, 300]], np.float64) - 0.5
     none = np.zeros(0, np.float32)
     bare = replace(dotted(labelled=()), x=none, y=none, cls=none.astype(np.uint8))
@@ -360,7 +360,7 @@ def test_simulated_and_empty_crops_have_no_teacher() -> None:
         assert not crop.imitated.any()
 
 
-def test_drawn_regions_win_over_labelled_nuclei_and_leave_the_others_their_own() -> None:
+def test_drawn_regions_override_those_around_nuclei() -> None:
     corners = np.array([[0, 0], [150, 0], [150, 300], [0, 300]], np.float64) - 0.5
     whole = CropPlan(size=2 * SIDE)  # a corner of it is the field
     weak, drawn = (draw(dotted(outlines=o), whole, n=1)[0] for o in (Outlines(), Outlines(other=((corners,),))))
@@ -372,7 +372,7 @@ def test_drawn_regions_win_over_labelled_nuclei_and_leave_the_others_their_own()
     assert (weak.tumor[kept] > 0).all()
 
 
-def test_nuclei_without_classes_teach_where_a_nucleus_is() -> None:
+def test_nuclei_without_classes_are_in_the_sum_of_the_maps() -> None:
     plan = CropPlan(size=SIDE, scale=1.0)
     for plain, blind in zip(draw(dotted(), plan, 4), draw(dotted(classified=False), plan, 4), strict=True):
         np.testing.assert_array_equal(blind.pixels, plain.pixels)
@@ -386,7 +386,7 @@ def test_nuclei_without_classes_teach_where_a_nucleus_is() -> None:
         assert not plain.unclassified.any()
 
 
-def test_a_teacher_divides_nuclei_without_classes_among_the_classes() -> None:
+def test_teacher_divides_nuclei_without_classes_among_the_classes() -> None:
     total = np.array([[[1.0, 0.5, 1.0, 0.0]]], np.float32)
     maps = np.array([[[0.2, 0.1, 0.05, 0.3]], [[0.6, 0.1, 0.05, 0.0]], [[0.0, 0.0, 0.0, 0.0]]], np.float32)
     shared, where = divide_by_class(maps, total, np.ones_like(total))

@@ -73,7 +73,7 @@ def test_maps_are_computed_once_for_each_field_and_network(tmp_path: Path) -> No
     assert calls == 3 * len(VIEWS)
 
 
-def test_a_damaged_file_is_computed_again(tmp_path: Path) -> None:
+def test_damaged_cache_file_is_computed_again(tmp_path: Path) -> None:
     fields = [field(5)]
     (expected,) = maps_of_fields(colours, fields, tmp_path, "a")
     (path,) = tmp_path.iterdir()

@@ -113,9 +113,7 @@ def write_fields(folder: Path, n: int, points: bool = True) -> None:
 
 
 @pytest.mark.parametrize(("roi", "parameters"), [(False, 11.73), (True, 19.77)])
-def test_both_networks_of_the_release_are_imported_as_they_compute(
-    tmp_path: Path, roi: bool, parameters: float
-) -> None:
+def test_import_reproduces_both_networks_of_the_release(tmp_path: Path, roi: bool, parameters: float) -> None:
     weights = made(release(roi))
     torch.save(weights, tmp_path / "best.pth")
     imported = import_weights(tmp_path / "best.pth", tmp_path / "kinet.pt", None)
@@ -149,7 +147,7 @@ def small(tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
         lambda w: {name: value.half() if value.is_floating_point() else value for name, value in w.items()},
     ],
 )
-def test_weights_are_found_in_what_people_wrap_them_in(
+def test_import_finds_weights_in_wrapping_dictionaries(
     tmp_path: Path, small: tuple[Path, dict[str, Tensor]], wrap: Callable[[dict[str, Tensor]], Any]
 ) -> None:
     torch.save(wrap(small[1]), tmp_path / "w.pth")
@@ -158,13 +156,13 @@ def test_weights_are_found_in_what_people_wrap_them_in(
     torch.testing.assert_close(found["in_tr_100.conv.weight"], small[1]["in_tr_100.conv.weight"], atol=1e-2, rtol=1e-2)
 
 
-def test_the_old_file_format_is_read(tmp_path: Path, small: tuple[Path, dict[str, Tensor]]) -> None:
+def test_import_reads_the_old_file_format(tmp_path: Path, small: tuple[Path, dict[str, Tensor]]) -> None:
     torch.save(small[1], tmp_path / "old.pth", _use_new_zipfile_serialization=False)  # as PyTorch 0.4.1
     assert import_weights(tmp_path / "old.pth", tmp_path / "k.pt", None).ignored == ("device_id",)
 
 
 @pytest.mark.parametrize(("n", "points", "apart"), [(4, True, True), (2, False, False)])
-def test_running_statistics_are_estimated_and_what_moved_is_said(
+def test_import_estimates_running_statistics_and_reports_their_effect(
     tmp_path: Path, small: tuple[Path, dict[str, Tensor]], n: int, points: bool, apart: bool
 ) -> None:
     write_fields(tmp_path / "mine", n, points)
@@ -185,7 +183,7 @@ def test_running_statistics_are_estimated_and_what_moved_is_said(
     assert loaded.info.threshold == imported.threshold
 
 
-def test_the_command_imports_exports_and_counts(
+def test_import_weights_command_exports_and_counts(
     run: Callable[..., tuple[int, str, str]], tmp_path: Path, small: tuple[Path, dict[str, Tensor]]
 ) -> None:
     onnx = pytest.importorskip("onnx")
@@ -218,13 +216,13 @@ def test_the_command_imports_exports_and_counts(
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04nothing", b"\x80\x02}q\x00." * 3, b"x" * 1000])
-def test_a_damaged_file_is_one_error(tmp_path: Path, content: bytes) -> None:
+def test_import_reports_a_damaged_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(KinetError, match=r"w\.pth"):
         import_weights(tmp_path / "w.pth", tmp_path / "k.pt", None)
 
 
-def test_a_file_that_is_cut_short_is_one_error(tmp_path: Path, small: tuple[Path, dict[str, Tensor]]) -> None:
+def test_import_reports_a_truncated_file(tmp_path: Path, small: tuple[Path, dict[str, Tensor]]) -> None:
     content = small[0].read_bytes()
     for share in (0.1, 0.5, 0.99):
         (tmp_path / "w.pth").write_bytes(content[: int(share * len(content))])
@@ -239,7 +237,7 @@ class Trap:
         return (Path.touch, (Path("/tmp/kinet-trt-was-careless"),))
 
 
-def test_nothing_but_tensors_is_unpickled(tmp_path: Path) -> None:
+def test_import_unpickles_only_tensors(tmp_path: Path) -> None:
     torch.save({"in_tr_100.conv.weight": torch.zeros(4, 3, 3, 3), "trap": Trap()}, tmp_path / "w.pth")
     with pytest.raises(KinetError, match=r"w\.pth: not a readable state dict"):
         read_state_dict(tmp_path / "w.pth")
@@ -247,7 +245,7 @@ def test_nothing_but_tensors_is_unpickled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [5, [torch.zeros(1)], {"a": 1}, torch.zeros(3), {"state_dict": {"a": "b"}}])
-def test_other_content_is_one_error(tmp_path: Path, content: Any) -> None:
+def test_import_reports_other_content(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(KinetError, match=r"w\.pth"):
         import_weights(tmp_path / "w.pth", tmp_path / "k.pt", None)
@@ -265,7 +263,7 @@ def test_other_content_is_one_error(tmp_path: Path, content: Any) -> None:
         (lambda w: w.clear(), r"expected the \d+ tensors of the authors' release"),
     ],
 )
-def test_a_file_of_another_network_is_one_error(
+def test_import_reports_weights_of_another_network(
     tmp_path: Path, small: tuple[Path, dict[str, Tensor]], change: Callable[[dict[str, Tensor]], Any], says: str
 ) -> None:
     weights = dict(small[1])
@@ -277,7 +275,7 @@ def test_a_file_of_another_network_is_one_error(
     assert not (tmp_path / "k.pt").exists()
 
 
-def test_missing_files_and_folders_are_one_error(tmp_path: Path, small: tuple[Path, dict[str, Tensor]]) -> None:
+def test_import_reports_missing_files_and_folders(tmp_path: Path, small: tuple[Path, dict[str, Tensor]]) -> None:
     with pytest.raises(KinetError, match=r"missing\.pth: no such file"):
         import_weights(tmp_path / "missing.pth", tmp_path / "k.pt", None)
     with pytest.raises(KinetError, match="nowhere"):

@@ -24,7 +24,7 @@ def test_equation_2_by_hand() -> None:
     assert nucleus_loss(prediction, target, ones(1, 1, 1, 2), lam=0).item() == pytest.approx(0.5 * 0.25)
 
 
-def test_equation_2_takes_the_mean_of_each_class_and_each_image_alone() -> None:
+def test_equation_2_uses_the_mean_of_each_class_and_image() -> None:
     rng = np.random.default_rng(1)
     y, p = rng.random((2, 3, 4, 5)), rng.normal(size=(2, 3, 4, 5))
     expected = [
@@ -41,7 +41,7 @@ def test_equation_2_takes_the_mean_of_each_class_and_each_image_alone() -> None:
     np.testing.assert_allclose(found.numpy(), expected)
 
 
-def test_equation_2_is_a_sum_so_twice_the_picture_costs_twice() -> None:
+def test_equation_2_is_a_sum_over_pixels() -> None:
     rng = np.random.default_rng(2)
     y, p = (torch.from_numpy(rng.random((1, 3, 6, 6))) for _ in range(2))
     once = nucleus_loss(p, y, ones(1, 3, 6, 6))
@@ -49,7 +49,7 @@ def test_equation_2_is_a_sum_so_twice_the_picture_costs_twice() -> None:
     assert twice.item() == pytest.approx(2 * once.item())
 
 
-def test_masked_pixels_have_no_loss_no_gradient_and_no_say_in_the_mean() -> None:
+def test_masked_pixels_have_no_loss_no_gradient_and_no_weight_in_the_mean() -> None:
     rng = np.random.default_rng(3)
     y = torch.from_numpy(rng.random((1, 3, 4, 8)))
     p = torch.from_numpy(rng.normal(size=(1, 3, 4, 8))).requires_grad_()
@@ -66,7 +66,7 @@ def test_masked_pixels_have_no_loss_no_gradient_and_no_say_in_the_mean() -> None
     assert nucleus_loss(p.detach(), changed, known).item() == pytest.approx(loss.item())
 
 
-def test_an_unknown_class_is_silent_and_finite() -> None:
+def test_unknown_class_has_zero_finite_loss() -> None:
     p = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(4)).requires_grad_()
     known = torch.ones(1, 3, 4, 4)
     known[:, 2] = 0
@@ -78,19 +78,19 @@ def test_an_unknown_class_is_silent_and_finite() -> None:
     assert nucleus_loss(p, torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), floor=0.1).item() == 0
 
 
-def test_a_picture_without_nuclei_teaches_only_with_a_floor() -> None:
+def test_image_without_nuclei_has_loss_only_with_a_floor() -> None:
     p, y = torch.full((1, 3, 2, 2), 0.5), torch.zeros(1, 3, 2, 2)
     assert nucleus_loss(p, y, torch.ones_like(y)).item() == 0
     assert nucleus_loss(p, y, torch.ones_like(y), lam=5, floor=0.04).item() == pytest.approx(0.5 * 5 * 0.04 * 0.25 * 12)
 
 
-def test_the_floor_does_not_touch_a_mean_above_it() -> None:
+def test_floor_does_not_change_a_mean_above_it() -> None:
     y = torch.full((1, 1, 2, 2), 0.3)
     p = torch.zeros_like(y)
     assert torch.equal(nucleus_loss(p, y, torch.ones_like(y)), nucleus_loss(p, y, torch.ones_like(y), floor=0.2))
 
 
-def test_a_perfect_prediction_has_no_loss() -> None:
+def test_perfect_prediction_has_no_loss() -> None:
     y = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(5))
     assert not nucleus_loss(y, y, torch.ones_like(y)).any()
 
@@ -102,7 +102,7 @@ def test_penalty_of_equation_3_is_the_dot_products_of_all_pairs() -> None:
     np.testing.assert_allclose(correlation_penalty(torch.from_numpy(h)).numpy(), expected)
 
 
-def test_penalty_of_maps_that_exclude_each_other_is_zero() -> None:
+def test_penalty_of_mutually_exclusive_maps_is_zero() -> None:
     maps = torch.zeros(1, 3, 2, 3)
     for s in range(3):
         maps[0, s, :, s] = s + 1.0
@@ -131,7 +131,7 @@ def test_equation_4_with_one_channel_is_the_same_as_with_two() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_regions_that_nobody_annotated_have_no_gradient(channels: int) -> None:
+def test_unannotated_regions_have_no_gradient(channels: int) -> None:
     logits = torch.randn(1, channels, 3, 4, generator=torch.Generator().manual_seed(8)).requires_grad_()
     known = torch.zeros(1, 1, 3, 4)
     known[..., :2] = 1
@@ -147,7 +147,7 @@ def test_equation_5_by_hand() -> None:
     assert joint_loss(nucleus, roi, torch.tensor([1.0, 1.0]), gamma=2).item() == pytest.approx((2 * 3 + 30) / 2)
 
 
-def test_an_image_without_nucleus_labels_teaches_only_its_region() -> None:
+def test_image_without_nucleus_labels_has_only_region_loss() -> None:
     nucleus, roi = torch.tensor([1.0, 2.0]).requires_grad_(), torch.tensor([10.0, 20.0]).requires_grad_()
     loss = joint_loss(nucleus, roi, torch.tensor([1.0, 0.0]))
     loss.backward()

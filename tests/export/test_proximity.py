@@ -55,7 +55,7 @@ def test_maps_are_equation_1_of_the_nearest_nucleus(
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(nuclei=nucleus_lists)
-def test_a_pixel_belongs_to_one_class_at_most_and_values_lie_between_0_and_1(
+def test_pixel_belongs_to_one_class_at_most_and_values_lie_between_0_and_1(
     nuclei: list[tuple[float, float, int]],
 ) -> None:
     maps, nearest = draw(nuclei)
@@ -67,7 +67,7 @@ def test_a_pixel_belongs_to_one_class_at_most_and_values_lie_between_0_and_1(
     assert maps.max() <= 1
 
 
-def test_the_centre_is_one_the_reach_is_zero_and_so_is_what_lies_beyond() -> None:
+def test_map_is_one_at_the_centre_and_zero_from_the_reach_on() -> None:
     maps, nearest = draw([(20, 10, 1)])
     assert maps[1, 10, 20] == 1
     assert maps[1, 10, 35] == 0  # at d itself
@@ -80,13 +80,13 @@ def test_the_centre_is_one_the_reach_is_zero_and_so_is_what_lies_beyond() -> Non
 
 
 @pytest.mark.parametrize(("alpha", "reach"), [(3.0, 15.0), (3.0, 10.0), (1.0, 7.5)])
-def test_decay_and_reach_are_those_asked_for(alpha: float, reach: float) -> None:
+def test_decay_and_reach_are_parameters(alpha: float, reach: float) -> None:
     maps, _ = draw([(20, 10, 0)], alpha=alpha, distance=reach)
     found = maps[0, 10, 20:40]
     np.testing.assert_allclose(found, [value(d, alpha, reach) for d in range(20)], atol=1e-6)
 
 
-def test_a_centre_between_pixels_peaks_at_the_nearest_pixel() -> None:
+def test_centre_between_pixels_peaks_at_the_nearest_pixel() -> None:
     maps, nearest = draw([(20.3, 10.75, 2)])
     assert np.unravel_index(maps[2].argmax(), maps[2].shape) == (11, 20)
     assert maps[2, 11, 20] == pytest.approx(value(float(np.hypot(0.3, 0.25))), abs=1e-6)
@@ -96,7 +96,7 @@ def test_a_centre_between_pixels_peaks_at_the_nearest_pixel() -> None:
 @pytest.mark.parametrize(
     ("x", "y"), [(-4.5, 10.0), (-0.5, 10.0), (47.5, 10.0), (52.0, 10.0), (20.0, -7.9), (20.0, 45.25)]
 )
-def test_a_nucleus_outside_draws_what_reaches_into_the_picture(x: float, y: float) -> None:
+def test_nucleus_outside_is_drawn_in_part(x: float, y: float) -> None:
     maps, _ = draw([(x, y, 0)])
     v, u = np.mgrid[:40, :48]
     expected = np.vectorize(value)(np.hypot(u - x, v - y))
@@ -104,7 +104,7 @@ def test_a_nucleus_outside_draws_what_reaches_into_the_picture(x: float, y: floa
     np.testing.assert_allclose(maps[0], expected, atol=1e-5)
 
 
-def test_a_nucleus_out_of_reach_draws_nothing() -> None:
+def test_nucleus_out_of_reach_is_not_drawn() -> None:
     for x, y in [(-16.0, 10.0), (63.5, 10.0), (20.0, -15.5), (20.0, 1e6), (-1e6, -1e6)]:
         maps, nearest = draw([(x, y, 0)])
         assert not maps.any()
@@ -126,7 +126,7 @@ def test_order_of_the_nuclei_matters_only_on_the_line_half_way() -> None:
     assert (there != back).any(axis=0).mean() < 0.02
 
 
-def test_no_nuclei_and_no_picture_are_no_errors() -> None:
+def test_maps_without_nuclei_or_pixels_are_empty() -> None:
     maps, nearest = draw([])
     assert not maps.any()
     assert (nearest == 16).all()

@@ -81,7 +81,7 @@ def test_draw_shows_regions_grid_and_nuclei_where_they_are(tmp_path: Path) -> No
         region_check.draw(field, (100, 0, 120, 20))
 
 
-def test_the_command_draws_each_field_once(run: Run, tmp_path: Path) -> None:
+def test_regions_command_draws_each_field_once(run: Run, tmp_path: Path) -> None:
     write_field(tmp_path / "fields", "a")
     write_field(tmp_path / "fields", "b", labelled=False)
     write_regions(tmp_path / "drawn" / "a.geojson")

@@ -144,7 +144,7 @@ def test_graph_is_opset_18_folded_and_without_gaps_in_upsampling(bench: Workbenc
     assert all(attributes(node).get("group", 1) == 1 for node in graph.graph.node if node.op_type == "Conv")
 
 
-def test_inputs_and_outputs_are_named_and_free_in_batch_and_size(bench: Workbench) -> None:
+def test_inputs_and_outputs_are_named_with_dynamic_batch_and_size(bench: Workbench) -> None:
     graph = onnx.load_from_string(bench.make()[0]).graph
     (frame,) = graph.input
     assert (frame.name, frame.type.tensor_type.elem_type) == ("frame", onnx.TensorProto.UINT8)
@@ -156,7 +156,7 @@ def test_inputs_and_outputs_are_named_and_free_in_batch_and_size(bench: Workbenc
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 96), (2, 112, 48), (3, 32, 32), (1, 80, 240), (2, 16, 48)])
-def test_every_size_and_batch_gives_what_pytorch_gives(bench: Workbench, shape: tuple[int, int, int]) -> None:
+def test_every_size_and_batch_matches_pytorch(bench: Workbench, shape: tuple[int, int, int]) -> None:
     pixels = frames(*shape)
     maps, roi = run(bench.make()[0], pixels)
     expected, region = bench.expected(pixels)
@@ -187,7 +187,7 @@ def test_exported_network_is_restored_by_from_onnx(bench: Workbench, half_weight
             assert float((found - expected).abs().max()) < (0.02 if half_weights else 1e-4) * scale
 
 
-def test_the_engine_opens_it_and_agrees(bench: Workbench) -> None:
+def test_engine_opens_the_model_and_agrees(bench: Workbench) -> None:
     model, card = bench.make()
     engine = OpenVinoEngine(card, model, "fp32", threads=1)
     pixels = frames(2, 64, 48)
@@ -195,7 +195,7 @@ def test_the_engine_opens_it_and_agrees(bench: Workbench) -> None:
     assert engine.card == card
 
 
-def test_the_card_is_whole_and_true(bench: Workbench) -> None:
+def test_card_is_complete_and_correct(bench: Workbench) -> None:
     model, card = bench.make()
     assert read_onnx_card(model) == card
     assert card.model_sha256 == onnx_hash(model)
@@ -209,14 +209,14 @@ def test_the_card_is_whole_and_true(bench: Workbench) -> None:
     assert len(card.weights_sha256) == 64
 
 
-def test_a_changed_byte_of_the_weights_is_noticed(bench: Workbench) -> None:
+def test_changed_byte_of_the_weights_is_detected(bench: Workbench) -> None:
     model = bytearray(bench.make()[0])
     model[len(model) // 2] ^= 1
     with pytest.raises(KinetError, match="damaged"):
         read_onnx_card(bytes(model))
 
 
-def test_half_weights_are_half_the_size_and_nearly_the_same_maps(bench: Workbench) -> None:
+def test_half_weights_halve_the_size_and_nearly_keep_the_maps(bench: Workbench) -> None:
     (whole, _), (half, card) = bench.make(), bench.make("fp32", half_weights=True)
     assert read_onnx_card(half) == card
     assert (card.precision, card.weights_precision) == ("fp32", "fp16")
@@ -232,7 +232,7 @@ def test_half_weights_are_half_the_size_and_nearly_the_same_maps(bench: Workbenc
     assert np.abs(roi - region).max() < 0.01
 
 
-def test_half_weights_are_folded_when_they_are_compiled(bench: Workbench) -> None:
+def test_half_weights_are_folded_at_compilation(bench: Workbench) -> None:
     config = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled, plain = (compiled_with(bench.make("fp32", half)[0], config) for half in (True, False))
 
@@ -256,7 +256,7 @@ def test_fp16_is_valid_and_close(bench: Workbench) -> None:
     assert np.abs(roi - region).max() < 0.02
 
 
-def test_fp16_computes_in_half_in_a_runtime_that_takes_the_graph_at_its_word(bench: Workbench) -> None:
+def test_fp16_computes_in_half_in_a_runtime_that_follows_the_graph(bench: Workbench) -> None:
     runtime = pytest.importorskip("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, 1
@@ -270,13 +270,13 @@ def test_fp16_computes_in_half_in_a_runtime_that_takes_the_graph_at_its_word(ben
     assert np.abs(roi - region).max() < 0.05
 
 
-def test_export_is_the_same_bytes_twice(bench: Workbench) -> None:
+def test_export_is_deterministic(bench: Workbench) -> None:
     first = bench.make("fp32", half_weights=True)
     bench.made.clear()
     assert bench.make("fp32", half_weights=True) == first
 
 
-def test_export_leaves_the_checkpoint_as_it_was(bench: Workbench) -> None:
+def test_export_does_not_change_the_checkpoint(bench: Workbench) -> None:
     own = checkpoint_of(bench.architecture)
     before = {name: value.clone() for name, value in own.network.state_dict().items()}
     to_onnx.export(own, "tiny", "fp32", False, roi=True)
@@ -285,7 +285,7 @@ def test_export_leaves_the_checkpoint_as_it_was(bench: Workbench) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_hash_of_the_weights_is_that_of_the_checkpoint(bench: Workbench) -> None:
+def test_weights_hash_is_that_of_the_checkpoint(bench: Workbench) -> None:
     digest = hashlib.sha256()
     for name, value in sorted(bench.checkpoint.network.state_dict().items()):
         digest.update(name.encode())
@@ -293,7 +293,7 @@ def test_the_hash_of_the_weights_is_that_of_the_checkpoint(bench: Workbench) -> 
     assert bench.make()[1].weights_sha256 == digest.hexdigest()
 
 
-def test_a_weight_too_large_for_half_precision_is_one_error(bench: Workbench) -> None:
+def test_export_reports_a_weight_too_large_for_half_precision(bench: Workbench) -> None:
     graph = copy.deepcopy(bench.graph) if bench.graph else onnx.load_from_string(bench.make()[0])
     layer = next(node for node in graph.graph.node if node.op_type == "Conv")
     tensor = next(t for t in graph.graph.initializer if t.name == layer.input[1])
@@ -306,24 +306,24 @@ def test_a_weight_too_large_for_half_precision_is_one_error(bench: Workbench) ->
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_weight_that_is_no_number_is_one_error(bad: float) -> None:
+def test_export_reports_a_nan_weight(bad: float) -> None:
     tensor = onnx.numpy_helper.from_array(np.array([1.0, bad], np.float32), "w")
     with pytest.raises(KinetError, match="half precision"):
         precision.halved(tensor)
 
 
-def test_the_region_of_a_network_without_it_is_one_error() -> None:
+def test_export_refuses_the_region_of_a_network_without_it() -> None:
     with pytest.raises(KinetError, match="without the tumour-region branch"):
         to_onnx.export(checkpoint_of("paper", roi=False), "tiny", "fp32", False, roi=True)
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16", "", "FP32"])
-def test_an_unknown_precision_is_one_error(precision: str) -> None:
+def test_export_refuses_an_unknown_precision(precision: str) -> None:
     with pytest.raises(KinetError, match="expected fp32 or fp16"):
         to_onnx.export(checkpoint_of("paper"), "tiny", precision, False, roi=False)
 
 
-def test_normalisation_is_what_training_did() -> None:
+def test_normalisation_is_that_of_training() -> None:
     from kinet_trt.export.prediction import normalise
 
     class Echo(nn.Module):
@@ -362,7 +362,7 @@ def test_parity_of_the_same_maps_is_perfect(fields: list[NDArray[np.uint8]]) -> 
     assert measured.agreement.same > 0
 
 
-def test_parity_reports_the_largest_error_and_the_nuclei_that_moved(fields: list[NDArray[np.uint8]]) -> None:
+def test_parity_reports_the_maximum_error_and_changed_nuclei(fields: list[NDArray[np.uint8]]) -> None:
     own = checkpoint_of("paper")
     maps = [pytorch_maps(own, pixels) for pixels in fields]
     high = float(max(m.max() for m in maps)) + 1
@@ -373,7 +373,7 @@ def test_parity_reports_the_largest_error_and_the_nuclei_that_moved(fields: list
     assert measured.agreement == Agreement(0, 0, 1)
 
 
-def test_parity_does_not_call_maps_without_numbers_equal(fields: list[NDArray[np.uint8]]) -> None:
+def test_parity_refuses_nan_maps(fields: list[NDArray[np.uint8]]) -> None:
     own = checkpoint_of("paper")
     maps = [np.full_like(pytorch_maps(own, pixels), np.nan) for pixels in fields]
     with pytest.raises(KinetError, match="NaN or infinity"):
@@ -414,9 +414,7 @@ def test_export_without_the_region_has_one_output(architecture: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", ["elu", "relu"])
 @pytest.mark.parametrize("width", [4, 32])
-def test_the_release_finds_the_nuclei_that_pytorch_finds(
-    width: int, activation: str, fields: list[NDArray[np.uint8]]
-) -> None:
+def test_release_finds_the_nuclei_of_pytorch(width: int, activation: str, fields: list[NDArray[np.uint8]]) -> None:
     own = checkpoint_of("release", width, activation=activation)
     model, card = to_onnx.export(own, "tiny", "fp32", False, roi=False)
     expected = [pytorch_maps(own, pixels) for pixels in fields]

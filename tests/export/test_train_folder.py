@@ -58,7 +58,7 @@ def write_maps(folder: Path, name: str, split: str, seed: int) -> None:
     save(folder / "rois" / split / f"{name}.png", np.full((224, 256), 255, np.uint8))
 
 
-def test_qupath_fields_are_trained_on(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_train_reads_qupath_fields(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for seed in (1, 2):
         write_qupath(tmp_path / "mine", seed)
     code, out, err = run("train", tmp_path / "mine", "-o", tmp_path / "k.pt", *TINY, "--no-roi")
@@ -73,7 +73,7 @@ def test_qupath_fields_are_trained_on(run: Run, tmp_path: Path, caplog: pytest.L
     assert run("train", tmp_path / "mine", "-o", tmp_path / "m.pt", "--classes", "tumour", *TINY)[0] == 1
 
 
-def test_a_quick_run_is_narrow_says_how_long_it_takes_and_leaves_nothing_to_resume(run: Run, tmp_path: Path) -> None:
+def test_quick_run_is_narrow_estimates_its_time_and_leaves_nothing_to_resume(run: Run, tmp_path: Path) -> None:
     fields, made = tmp_path / "my fields", tmp_path / "k.pt"
     write_qupath(fields, 1)
     labelled = ("--classes", ",".join(CLASSES))
@@ -90,7 +90,7 @@ def test_a_quick_run_is_narrow_says_how_long_it_takes_and_leaves_nothing_to_resu
     assert re.search(r"k\.last\.pt: \d\.\d MB, needed only to resume this run with more --iterations\n", out)
 
 
-def test_fields_without_a_counted_nucleus_teach_nothing(run: Run, tmp_path: Path) -> None:
+def test_train_refuses_fields_without_counted_nuclei(run: Run, tmp_path: Path) -> None:
     save(tmp_path / "mine" / "a.png", simulate.field(1, 64, 64)[0])
     (tmp_path / "mine" / "a.csv").write_text("x,y,class\n")
     code, _, err = run("train", tmp_path / "mine", "-o", tmp_path / "k.pt", *TINY)
@@ -99,7 +99,7 @@ def test_fields_without_a_counted_nucleus_teach_nothing(run: Run, tmp_path: Path
     assert not (tmp_path / "k.pt").exists()
 
 
-def test_the_kinet_layout_is_trained_on_without_its_test_images(run: Run, tmp_path: Path) -> None:
+def test_train_reads_the_kinet_layout_without_test_images(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "PNET"
     for name, split, seed in (("a", "train", 1), ("b", "val", 2), ("c", "test", 3)):
         write_maps(folder, name, split, seed)
@@ -111,7 +111,9 @@ def test_the_kinet_layout_is_trained_on_without_its_test_images(run: Run, tmp_pa
     assert loaded.info.data == "PNET: PNET (1 fields)"
 
 
-def test_regions_alone_need_the_region_branch(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_fields_with_regions_only_need_the_region_branch(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_qupath(tmp_path / "mine", 1)
     save(tmp_path / "mine" / "r.png", simulate.field(2, 256, 224)[0])
     corners = [[0, 0], [200, 0], [200, 200], [0, 200], [0, 0]]
@@ -127,7 +129,7 @@ def test_regions_alone_need_the_region_branch(run: Run, tmp_path: Path, caplog: 
     assert "1 fields have only regions" in caplog.text
 
 
-def test_regions_of_a_folder_train_with_labelled_and_unlabelled_images(run: Run, tmp_path: Path) -> None:
+def test_regions_option_applies_to_labelled_and_unlabelled_images(run: Run, tmp_path: Path) -> None:
     write_qupath(tmp_path / "mine", 1)
     (name,) = (path.stem for path in (tmp_path / "mine").glob("*.png"))
     corners = [[0, 0], [20, 0], [20, 20], [0, 20], [0, 0]]
@@ -153,7 +155,7 @@ def test_fields_are_scaled_to_the_models_um_per_px(run: Run, tmp_path: Path) -> 
     assert "1.png: too small" in err
 
 
-def test_training_from_a_narrow_checkpoint_at_a_greater_width_widens_it(run: Run, tmp_path: Path) -> None:
+def test_width_option_widens_the_initial_network(run: Run, tmp_path: Path) -> None:
     write_qupath(tmp_path / "mine", 1)
     checkpoint.save(tmp_path / "narrow.pt", build(NetworkConfig("paper", 2, "relu", roi=False)), ModelInfo())
     options = ("train", tmp_path / "mine", "--from", tmp_path / "narrow.pt", "--iterations", 1)
@@ -167,7 +169,7 @@ def test_training_from_a_narrow_checkpoint_at_a_greater_width_widens_it(run: Run
     assert "can be widened to 4, 6, ...; found 3" in err
 
 
-def test_a_teacher_speaks_of_images_without_labels(run: Run, tmp_path: Path) -> None:
+def test_teacher_is_used_on_images_without_labels(run: Run, tmp_path: Path) -> None:
     write_qupath(tmp_path / "mine", 1)
     save(tmp_path / "more" / "b.png", simulate.field(2, 256, 224)[0])
     checkpoint.save(tmp_path / "teacher.pt", build(NetworkConfig("paper", 4, "relu", roi=False)), ModelInfo())
@@ -179,7 +181,7 @@ def test_a_teacher_speaks_of_images_without_labels(run: Run, tmp_path: Path) -> 
     assert "fields without labels need a teacher" in err
 
 
-def test_training_begins_with_the_model_inside(run: Run, tmp_path: Path) -> None:
+def test_training_can_start_with_the_packaged_model(run: Run, tmp_path: Path) -> None:
     write_qupath(tmp_path / "mine", 1)
     options = ("--from", "kinet-edge", "--iterations", 1, "--recipe", "tune", "--classes", ",".join(CLASSES))
     code, _, err = run("train", tmp_path / "mine", "-o", tmp_path / "k.pt", *options, "--dropout", 0.3)
@@ -204,7 +206,7 @@ STAIN = {"positive_fraction": 0.3, "hue_shift": 120.0, "counterstain": 0.5, "dab
 
 
 @pytest.mark.slow
-def test_correcting_points_in_qupath_and_training_on_makes_a_model_for_another_stain(run: Run, tmp_path: Path) -> None:
+def test_fine_tuning_on_corrected_points_adapts_to_another_stain(run: Run, tmp_path: Path) -> None:
     """The loop of docs/fine-tuning.md, with the truth in the place of the person."""
     mine, held = tmp_path / "mine", tmp_path / "held"
     for folder, seeds in ((mine, (11, 12, 13)), (held, (21, 22, 23))):

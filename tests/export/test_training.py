@@ -72,7 +72,7 @@ class Stop(Exception):  # noqa: N818
 
 
 @pytest.mark.training
-def test_the_loss_goes_down_on_one_field(tmp_path: Path) -> None:
+def test_loss_goes_down_on_one_field(tmp_path: Path) -> None:
     crops = replace(TINY.crops, stain=False, scale=1.0, empty=0.0)
     recipe = replace(TINY, iterations=50, every=50, batch=4, lr=0.02, crops=crops)
     losses = [p.loss for p in run([simulated()], tmp_path / "k.pt", recipe)]
@@ -81,7 +81,7 @@ def test_the_loss_goes_down_on_one_field(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [CONFIG, NetworkConfig("release", 2), NetworkConfig("paper", 2, "relu", roi=False)])
-def test_a_run_leaves_a_checkpoint_the_newest_one_and_a_table(tmp_path: Path, config: NetworkConfig) -> None:
+def test_run_writes_best_and_last_checkpoint_and_a_table(tmp_path: Path, config: NetworkConfig) -> None:
     seen = run([simulated()], tmp_path / "k.pt", config=config, data="made up:")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["k.csv", "k.last.pt", "k.pictures", "k.pt"]
     assert sorted(p.name for p in (tmp_path / "k.pictures").iterdir()) == ["000003.jpg", "000006.jpg"]
@@ -115,7 +115,7 @@ def test_normalisation_is_that_of_the_training_fields(tmp_path: Path) -> None:
 
 @pytest.mark.training
 @pytest.mark.parametrize("recipe", [TINY, replace(TINY, optimizer="sgd", lr=1e-3, average=0.0)])
-def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path, recipe: Recipe) -> None:
+def test_interrupted_run_ends_with_the_same_weights(tmp_path: Path, recipe: Recipe) -> None:
     whole, cut = tmp_path / "whole.pt", tmp_path / "cut.pt"
     run([simulated()], whole, recipe)
 
@@ -135,7 +135,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     assert all(torch.allclose(state[key].float(), other[key].float(), atol=1e-6) for key in state)
 
 
-def test_a_run_goes_on_from_between_two_validations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_resumes_between_two_validations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kinet_trt.export.training.SAVE_EVERY", 2)
     recipe = replace(TINY, every=6)
     run([simulated()], tmp_path / "whole.pt", recipe)
@@ -152,7 +152,7 @@ def test_a_run_goes_on_from_between_two_validations(tmp_path: Path, monkeypatch:
     assert all(torch.allclose(found[key], expected[key], atol=1e-6) for key in expected)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Path) -> None:
+def test_seed_determines_the_weights(tmp_path: Path) -> None:
     for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
         run([simulated()], tmp_path / f"{name}.pt", seed=seed)
     a, b, c = (weights(tmp_path / f"{name}.last.pt") for name in "abc")
@@ -161,7 +161,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_workers_do_not_change_what_is_learnt(tmp_path: Path) -> None:
+def test_workers_do_not_change_the_weights(tmp_path: Path) -> None:
     run([simulated()], tmp_path / "a.pt")
     train(TrainingRun([simulated()], tmp_path / "b.pt", CONFIG, TINY, workers=1))
     a, b = weights(tmp_path / "a.last.pt"), weights(tmp_path / "b.last.pt")
@@ -175,14 +175,14 @@ def test_divergence_names_lambda_and_learning_rate(tmp_path: Path) -> None:
     assert not (tmp_path / "k.pt").exists()
 
 
-def test_a_diverged_run_can_be_repeated_with_a_lower_rate_as_its_message_says(tmp_path: Path) -> None:
+def test_diverged_run_can_be_repeated_with_a_lower_learning_rate(tmp_path: Path) -> None:
     recipe = replace(TINY, optimizer="sgd", lr=1e9, mean_loss=False, clip=0.0, iterations=20, every=1)
     with pytest.raises(KinetError, match="diverged"):
         run([simulated()], tmp_path / "k.pt", recipe)
     run([simulated()], tmp_path / "k.pt", replace(recipe, lr=1e-7, iterations=8))
 
 
-def test_the_time_left_is_estimated_once_from_iterations_and_validations(
+def test_remaining_time_is_estimated_once_from_iterations_and_validations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kinet_trt.export.training.time.perf_counter", itertools.count(0.0, 10.0).__next__)
@@ -198,32 +198,32 @@ def test_the_time_left_is_estimated_once_from_iterations_and_validations(
     assert [p.seconds for p in short[:4]] == [None] * 4
 
 
-def test_a_run_without_gain_stops_after_its_patience(tmp_path: Path) -> None:
+def test_run_without_improvement_stops_after_its_patience(tmp_path: Path) -> None:
     recipe = replace(TINY, optimizer="sgd", lr=0.0, iterations=40, every=2, patience=4, average=0.0, weight_decay=0.0)
     blind = blank(0, "simulated")
     seen = run([blind], tmp_path / "k.pt", recipe)
     assert seen[-1].iteration == 6  # best at 2
 
 
-def test_going_on_with_another_network_is_one_error(tmp_path: Path) -> None:
+def test_resume_refuses_another_network(tmp_path: Path) -> None:
     run([simulated()], tmp_path / "k.pt")
     with pytest.raises(KinetError, match=r"k\.last\.pt is of another network"):
         run([simulated()], tmp_path / "k.pt", config=NetworkConfig("paper", 6))
 
 
-def test_going_on_with_another_optimizer_is_one_error(tmp_path: Path) -> None:
+def test_resume_refuses_another_optimizer(tmp_path: Path) -> None:
     run([simulated()], tmp_path / "k.pt", replace(TINY, iterations=3))
     with pytest.raises(KinetError, match=r"k\.last\.pt"):
         run([simulated()], tmp_path / "k.pt", replace(TINY, optimizer="sgd", lr=1e-4))
 
 
-def test_going_on_from_a_checkpoint_that_cannot_resume_is_one_error(tmp_path: Path) -> None:
+def test_resume_refuses_a_checkpoint_without_state(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "k.last.pt", build(CONFIG), ModelInfo())
     with pytest.raises(KinetError, match=r"k\.last\.pt"):
         run([simulated()], tmp_path / "k.pt")
 
 
-def test_going_on_keeps_the_normalisation_that_the_weights_were_trained_with(tmp_path: Path) -> None:
+def test_resume_keeps_the_normalisation(tmp_path: Path) -> None:
     run([simulated()], tmp_path / "k.pt", replace(TINY, iterations=3))
     before = checkpoint.load(tmp_path / "k.last.pt").info
     dark = simulated()
@@ -265,12 +265,12 @@ def test_fine_tuning_keeps_the_normalisation_and_never_gets_worse(tmp_path: Path
     assert any(not torch.equal(value, before[name]) for name, value in last.network.state_dict().items())
 
 
-def test_a_start_that_nothing_betters_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_run_without_improvement_over_its_start_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run([blank(0, "simulated")], tmp_path / "k.pt", start=Checkpoint(build(CONFIG), ModelInfo()))
     assert "no result was better on the validation fields than the initial network" in caplog.text
 
 
-def test_the_picture_of_a_validation_shows_misses_and_inventions() -> None:
+def test_contact_sheet_shows_false_negatives_and_false_positives() -> None:
     fields = [blank(4, "a"), blank(4, "a"), blank(4, "b", width=120)]
     found = [peaks_found(f) for f in fields]
     found[0] = found[0].where(np.arange(4) > 0)
@@ -293,7 +293,7 @@ def peaks_found(f: LabelledField) -> Detections:
     return Detections(f.x, f.y, f.cls, np.full(len(f.x), 0.9, np.float32))
 
 
-def test_the_papers_recipe_is_the_papers() -> None:
+def test_paper_recipe_has_the_values_of_the_paper() -> None:
     assert RECIPES["paper"] is PAPER
     assert (PAPER.lr, PAPER.momentum, PAPER.weight_decay, PAPER.optimizer) == (0.01, 0.9, 1e-6, "sgd")
     assert (PAPER.iterations, PAPER.patience, PAPER.batch) == (100_000, 20_000, 4 * PAPER.crops.per_image)
@@ -302,7 +302,7 @@ def test_the_papers_recipe_is_the_papers() -> None:
     assert not PAPER.mean_loss
 
 
-def test_the_papers_recipe_learns_where_its_text_alone_diverges(tmp_path: Path) -> None:
+def test_paper_recipe_learns_and_diverges_without_clipping(tmp_path: Path) -> None:
     recipe = replace(PAPER, crops=replace(PAPER.crops, size=64), iterations=40, every=40)
     config = NetworkConfig("paper", 8)
     losses = [p.loss for p in run([simulated()], tmp_path / "k.pt", recipe, config=config)]
@@ -340,18 +340,18 @@ def constant(value: float) -> checkpoint.Checkpoint:
     return checkpoint.Checkpoint(network, ModelInfo())
 
 
-def test_a_teacher_is_imitated_where_nobody_marked_anything(tmp_path: Path) -> None:
+def test_teacher_is_imitated_on_unlabelled_fields(tmp_path: Path) -> None:
     assert taught(tmp_path, constant(0.8)) < 0.2
 
 
-def test_without_a_teacher_a_field_without_labels_teaches_nothing(tmp_path: Path) -> None:
+def test_unlabelled_field_without_a_teacher_has_no_loss(tmp_path: Path) -> None:
     fields = [unmarked(), simulated(2, split="val")]
     recipe = replace(TINY, crops=replace(TINY.crops, empty=0.0))
     seen = run(fields, tmp_path / "k.pt", recipe, config=NetworkConfig("paper", 4, roi=False))
     assert [p.loss for p in seen] == [0] * 6
 
 
-def test_a_teacher_and_labels_each_have_their_share(tmp_path: Path) -> None:
+def test_teacher_and_labels_share_the_loss(tmp_path: Path) -> None:
     crops = replace(TINY.crops, empty=0.0)
     config = NetworkConfig("paper", 4, roi=False)
     alone, with_one = (
@@ -362,14 +362,14 @@ def test_a_teacher_and_labels_each_have_their_share(tmp_path: Path) -> None:
     assert with_one[0].loss != pytest.approx(alone[0].loss)
 
 
-def test_a_run_does_not_go_on_with_another_teacher(tmp_path: Path) -> None:
+def test_resume_refuses_another_teacher(tmp_path: Path) -> None:
     run([simulated()], tmp_path / "k.pt", replace(TINY, iterations=3), teacher=constant(0.5))
     with pytest.raises(KinetError, match="another run"):
         run([simulated()], tmp_path / "k.pt", teacher=constant(0.6))
     run([simulated()], tmp_path / "k.pt", teacher=constant(0.5))
 
 
-def test_nuclei_without_classes_are_learnt_and_validated_as_nuclei(tmp_path: Path) -> None:
+def test_nuclei_without_classes_are_trained_and_validated(tmp_path: Path) -> None:
     fields = [simulated(classified=False), simulated(2, split="val", classified=False)]
     recipe = replace(
         TINY, iterations=40, every=40, lr=0.02, average=0.0, crops=replace(TINY.crops, stain=False, empty=0.0)
@@ -382,7 +382,7 @@ def test_nuclei_without_classes_are_learnt_and_validated_as_nuclei(tmp_path: Pat
     assert detection == classification > 0
 
 
-def test_a_run_does_not_go_on_when_classes_no_longer_count(tmp_path: Path) -> None:
+def test_resume_refuses_fields_that_lost_their_classes(tmp_path: Path) -> None:
     run([simulated()], tmp_path / "k.pt", replace(TINY, iterations=3))
     with pytest.raises(KinetError, match="another run"):
         run([simulated(classified=False)], tmp_path / "k.pt")
@@ -391,7 +391,7 @@ def test_a_run_does_not_go_on_when_classes_no_longer_count(tmp_path: Path) -> No
 # --- fields -----------------------------------------------------------------------------------------------------------
 
 
-def test_split_follows_the_fields_own_word() -> None:
+def test_split_follows_the_split_of_the_fields() -> None:
     fields = [blank(source="a", split="train"), blank(source="a", split="val"), blank(source="a")]
     training, validating = split_fields(fields)
     assert validating == [fields[1]]
@@ -436,7 +436,7 @@ def test_split_of_one_field_uses_it_for_both_and_of_validation_fields_only_is_an
         split_fields([blank(split="val"), blank(split="val")])
 
 
-def test_split_leaves_test_fields_alone_and_validates_on_nuclei() -> None:
+def test_split_excludes_test_fields_and_validates_on_nuclei() -> None:
     regions, kept = blank(0, "a", labelled=(), split="val"), blank(source="a", split="test")
     fields = [blank(source="a"), blank(source="a", split="val"), regions, kept, blank(0, "a", labelled=())]
     training, validating = split_fields(fields)
@@ -449,12 +449,12 @@ def test_split_leaves_test_fields_alone_and_validates_on_nuclei() -> None:
 
 
 @pytest.mark.parametrize("width", [100, 150])
-def test_a_narrow_field_alone_in_its_source_can_still_be_validated(width: int) -> None:
+def test_narrow_field_that_is_alone_in_its_source_can_be_validated(width: int) -> None:
     _, validating = split_fields([blank(source="a"), blank(source="b", width=width)])
     validate(build(NetworkConfig("paper", 2)).eval(), ModelInfo(), validating)
 
 
-def test_sources_count_by_the_root_of_their_nuclei_and_three_times_when_complete() -> None:
+def test_sampling_weight_is_the_root_of_the_nuclei_and_triple_if_complete() -> None:
     two = ("positive", "negative")
     fields = [
         blank(7, "full"),
@@ -467,13 +467,13 @@ def test_sources_count_by_the_root_of_their_nuclei_and_three_times_when_complete
     np.testing.assert_allclose(sampling_weights(fields[:2], {}), [6, 6])
 
 
-def test_a_source_without_labels_counts_a_fifth_of_all_others() -> None:
+def test_sampling_weight_without_labels_is_a_fifth_of_the_others() -> None:
     fields = [blank(8, "full"), blank(24, "some", labelled=("positive",)), *[blank(0, "bare", labelled=())] * 2]
     np.testing.assert_allclose(sampling_weights(fields, {"bare": 3.0}), [9, 5, *[3 * 0.2 * 14 / 2] * 2])
     np.testing.assert_allclose(sampling_weights(fields[2:], {}), [0.1, 0.1])
 
 
-def test_a_factor_for_an_unknown_source_lists_the_known_ones() -> None:
+def test_factor_of_an_unknown_source_lists_the_known_ones() -> None:
     with pytest.raises(KinetError, match=r"no source named \['nobody'\]: expected one of \['a', 'b'\]"):
         sampling_weights([blank(source="b"), blank(source="a")], {"a": 1, "nobody": 2})
 
@@ -519,14 +519,14 @@ def test_validation_finds_the_threshold_between_nuclei_and_noise() -> None:
     assert found.threshold in THRESHOLDS
 
 
-def test_validation_counts_misses_and_false_finds() -> None:
+def test_validation_counts_false_negatives_and_false_positives() -> None:
     f = blank(6)
     missed = validate(Oracle(peaks(*truth_of(f)[:3])), ModelInfo(), [f])
     assert missed.by_source["a"][0] == pytest.approx(2 * 3 / (3 + 6))
     assert judge(f, (30, 5, 0, 0.7), (60, 60, 1, 0.7)).by_source["a"][0] == pytest.approx(2 * 6 / (8 + 6))
 
 
-def test_a_wrong_class_costs_classification_only() -> None:
+def test_wrong_class_costs_classification_only() -> None:
     f = blank(3)
     wrong = [(x, y, 0, s) for x, y, _, s in truth_of(f)]
     detection, classification = validate(Oracle(peaks(*wrong)), ModelInfo(), [f]).by_source["a"]
@@ -534,7 +534,7 @@ def test_a_wrong_class_costs_classification_only() -> None:
     assert classification == pytest.approx((2 * 1 / (3 + 1)) / 3)
 
 
-def test_finds_outside_the_counted_region_and_in_the_padding_do_not_count() -> None:
+def test_detections_outside_the_counted_region_and_in_the_padding_are_ignored() -> None:
     f = blank(6)
     mask = np.ones((64, 200), bool)
     mask[40:] = False
@@ -544,38 +544,38 @@ def test_finds_outside_the_counted_region_and_in_the_padding_do_not_count() -> N
     assert validate(Oracle(padded), ModelInfo(), [f]).figure == 1
 
 
-def test_finds_of_a_class_that_the_source_does_not_label_do_not_count() -> None:
+def test_detections_of_an_unlabelled_class_are_ignored() -> None:
     f = blank(6)
     two = f.cls < 2
     f = replace(f, x=f.x[two], y=f.y[two], cls=f.cls[two], labelled=("positive", "negative"))
     assert judge(f, (30, 5, 2, 0.9), (60, 60, 2, 0.9)).figure == 1
 
 
-def test_marks_of_a_class_that_the_source_does_not_label_do_not_count() -> None:
+def test_labels_of_an_unlabelled_class_are_ignored() -> None:
     f = replace(blank(6), labelled=("positive", "negative"))
     assert judge(f).figure == 1
 
 
-def test_the_figure_is_the_mean_over_sources_whatever_their_size() -> None:
+def test_figure_is_the_mean_over_sources_of_any_size() -> None:
     good, bad = blank(9, "good"), blank(3, "bad")
     found = validate(Oracle(*(peaks(*truth_of(good)), peaks())), ModelInfo(), [good, bad])
     assert found.by_source == {"bad": (0.0, 0.0), "good": (1.0, 1.0)}
     assert found.figure == 0.5
 
 
-def test_prediction_pads_to_sixteen_and_leaves_training_state_alone() -> None:
+def test_prediction_pads_to_multiples_of_sixteen() -> None:
     net = build(CONFIG).eval()
     maps = predict(net, ModelInfo(), np.full((70, 90, 3), 200, np.uint8))
     assert (maps.shape, maps.dtype) == ((3, 80, 96), np.float32)
 
 
-def test_pixels_that_may_not_be_written_are_no_cause_for_a_warning() -> None:
+def test_prediction_of_read_only_pixels_does_not_warn() -> None:
     pixels = np.full((64, 96, 3), 200, np.uint8)
     pixels.flags.writeable = False  # as Pillow gives them
     assert predict(build(CONFIG).eval(), ModelInfo(), pixels).shape == (3, 64, 96)
 
 
-def test_a_run_does_not_go_on_with_other_weights(tmp_path: Path) -> None:
+def test_resume_refuses_other_sampling_weights(tmp_path: Path) -> None:
     fields = [simulated(), blank(source="other")]
     run(fields, tmp_path / "k.pt", replace(TINY, iterations=3), factors={"other": 2.0})
     with pytest.raises(KinetError, match="another run"):

@@ -28,7 +28,7 @@ def trained(config: NetworkConfig, seed: int = 0) -> Network:
 @pytest.mark.parametrize("architecture", ["paper", "release", "half"])
 @pytest.mark.parametrize("activation", ["elu", "relu"])
 @pytest.mark.parametrize("copies", [1, 2, 3])
-def test_a_widened_network_gives_the_same_maps(architecture: Any, activation: Any, copies: int) -> None:
+def test_widened_network_gives_the_same_maps(architecture: Any, activation: Any, copies: int) -> None:
     narrow = trained(NetworkConfig(architecture, 4, activation, roi=True))
     wide = widen(narrow, 4 * copies)
     assert wide.config == NetworkConfig(architecture, 4 * copies, activation, roi=True)
@@ -49,7 +49,7 @@ def test_copies_of_a_channel_get_different_gradients() -> None:
         assert torch.nn.functional.cosine_similarity(one, other, dim=0) < 0.99
 
 
-def test_the_narrow_network_is_left_alone_and_the_seed_decides() -> None:
+def test_widen_does_not_change_the_narrow_network_and_depends_on_the_seed() -> None:
     narrow = trained(NetworkConfig("paper", 4))
     before = {name: value.clone() for name, value in narrow.state_dict().items()}
     a, b, c = (widen(narrow, 8, seed).state_dict()["up1.up.0.weight"] for seed in (1, 1, 2))
@@ -59,12 +59,12 @@ def test_the_narrow_network_is_left_alone_and_the_seed_decides() -> None:
 
 
 @pytest.mark.parametrize("width", [2, 6])
-def test_a_width_that_is_no_multiple_is_one_error(width: int) -> None:
+def test_widen_refuses_a_width_that_is_not_a_multiple(width: int) -> None:
     with pytest.raises(KinetError, match=f"width 4 can be widened to 8, 12, ...; found {width}"):
         widen(build(NetworkConfig("paper", 4)), width)
 
 
-def test_a_network_with_instance_norms_is_widened_too() -> None:
+def test_widen_supports_instance_norms() -> None:
     narrow = trained(NetworkConfig("release", 4, roi=False, norm="instance"))
     image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

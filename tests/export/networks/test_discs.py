@@ -23,7 +23,7 @@ def marks(seed: int, classes: int = 3, size: int = 8) -> Tensor:
     return torch.nn.functional.one_hot(kinds, classes + 1).permute(0, 3, 1, 2)[:, :classes].float()
 
 
-def test_a_disc_is_a_disc_in_the_map_of_its_class() -> None:
+def test_disc_is_drawn_in_the_map_of_its_class() -> None:
     drawn = discs(np.array([20.0]), np.array([15.0]), np.array([1]), 40, 50, 3)
     rows, columns = np.mgrid[:40, :50]
     expected = np.hypot(rows - 15, columns - 20) < RADIUS
@@ -32,14 +32,14 @@ def test_a_disc_is_a_disc_in_the_map_of_its_class() -> None:
     assert not drawn[[0, 2]].any()
 
 
-def test_a_pixel_belongs_to_the_nearer_of_two_nuclei() -> None:
+def test_pixel_belongs_to_the_nearer_of_two_nuclei() -> None:
     drawn = discs(np.array([20.0, 26.0]), np.array([15.0, 15.0]), np.array([0, 2]), 40, 50, 3)
     assert drawn[0, 15, 21] == 1
     assert drawn[2, 15, 25] == 1
     assert drawn.sum(axis=0).max() == 1
 
 
-def test_where_everything_is_known_it_is_the_ordinary_cross_entropy() -> None:
+def test_cross_entropy_is_the_ordinary_one_where_all_classes_are_known() -> None:
     logits, target = scores(1), marks(2)
     labels = torch.cat([target, 1 - target.sum(1, keepdim=True)], 1).argmax(1)
     expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -47,7 +47,7 @@ def test_where_everything_is_known_it_is_the_ordinary_cross_entropy() -> None:
 
 
 @given(seed=st.integers(0, 99), unknown=st.integers(0, 2))
-def test_a_class_that_nobody_looked_for_may_be_anywhere_without_a_mark(seed: int, unknown: int) -> None:
+def test_cross_entropy_allows_an_unlabelled_class_at_unmarked_pixels(seed: int, unknown: int) -> None:
     target = marks(seed)
     target[:, unknown] = 0
     known = torch.ones_like(target)
@@ -60,7 +60,7 @@ def test_a_class_that_nobody_looked_for_may_be_anywhere_without_a_mark(seed: int
     torch.testing.assert_close(found, -expected)
 
 
-def test_outside_of_what_was_counted_there_is_no_loss_and_no_gradient() -> None:
+def test_cross_entropy_is_zero_without_gradient_outside_the_counted_region() -> None:
     logits, target = scores(3), marks(4)
     known = torch.ones_like(target)
     known[..., 4:] = 0

@@ -17,7 +17,7 @@ coordinates = st.floats(20, 76, width=32)
 
 
 @given(st.lists(st.tuples(coordinates, coordinates, st.integers(0, 2)), max_size=12))
-def test_a_map_sums_to_the_number_of_its_nuclei(nuclei: list[tuple[float, float, int]]) -> None:
+def test_map_sums_to_the_number_of_its_nuclei(nuclei: list[tuple[float, float, int]]) -> None:
     x, y, cls = (np.array([nucleus[i] for nucleus in nuclei]) for i in range(3))
     found = densities(x, y, cls.astype(int), 96, 96, 3)
     assert found.dtype == np.float32
@@ -26,7 +26,7 @@ def test_a_map_sums_to_the_number_of_its_nuclei(nuclei: list[tuple[float, float,
     )
 
 
-def test_a_nucleus_peaks_at_one_and_neighbours_add_up() -> None:
+def test_nucleus_peaks_at_one_and_neighbours_add_up() -> None:
     found = densities(np.array([30.0]), np.array([40.0]), np.array([2]), 96, 96, 3)
     assert found[2, 40, 30] == 1
     assert found[2, 40, 33] == pytest.approx(np.exp(-0.5), rel=1e-5)
@@ -34,13 +34,13 @@ def test_a_nucleus_peaks_at_one_and_neighbours_add_up() -> None:
     assert two[2, 40, 30] == pytest.approx(1 + np.exp(-2), rel=1e-5)
 
 
-def test_what_reaches_into_the_picture_is_drawn() -> None:
+def test_nucleus_outside_is_drawn_in_part() -> None:
     found = densities(np.array([-3.0, 200.0]), np.array([40.0, 40.0]), np.array([0, 0]), 96, 96, 3)
     assert found[0, 40, 0] == pytest.approx(np.exp(-0.5), rel=1e-5)
     assert not found[0, :, 60:].any()
 
 
-def test_the_loss_is_the_squared_error_of_what_is_known() -> None:
+def test_loss_is_the_squared_error_over_known_pixels() -> None:
     network = FCRNA(NetworkConfig("fcrn-a", 2, "relu", roi=False))
     outputs = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1), requires_grad=True)
     target, known = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)
@@ -54,7 +54,7 @@ def test_the_loss_is_the_squared_error_of_what_is_known() -> None:
     assert not outputs.grad[1].any()
 
 
-def test_the_maps_come_in_steps_and_the_loss_does_not() -> None:
+def test_maps_have_steps_and_the_loss_does_not() -> None:
     network = FCRNA(NetworkConfig("fcrn-a", 2, "relu", roi=False)).eval()
     image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():

@@ -166,7 +166,7 @@ def test_gradients_reach_every_parameter_of_both_branches(architecture: str, act
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_region_branch_without_being_built_is_an_error_and_maps_are_not(architecture: str) -> None:
+def test_roi_of_a_network_without_region_branch_is_refused(architecture: str) -> None:
     net = network(architecture, roi=False).eval()
     assert net(torch.zeros(1, 3, 32, 32))[1] is None
     with pytest.raises(ValueError, match="roi=False"):
@@ -195,14 +195,14 @@ def test_dropout_acts_in_training_only(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_maps_are_linear_so_they_may_leave_zero_to_one(architecture: str) -> None:
+def test_maps_are_linear_and_not_limited_to_zero_to_one(architecture: str) -> None:
     with torch.inference_mode():
         maps, _ = network(architecture).eval()(3 * torch.randn(1, 3, 64, 64))
     assert maps.min() < 0
 
 
 @pytest.mark.parametrize("size", [(64, 96), (97, 131), (33, 50)])
-def test_widened_upsamplers_give_the_same_output_to_the_bit(size: tuple[int, int]) -> None:
+def test_expanded_upsampler_kernels_give_identical_output(size: tuple[int, int]) -> None:
     net = randomised(network("release", 4))
     image = torch.randn(2, 3, *size)
     with torch.inference_mode():
@@ -215,13 +215,13 @@ def test_widened_upsamplers_give_the_same_output_to_the_bit(size: tuple[int, int
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_no_stride_exceeds_its_kernel_after_widening(architecture: str) -> None:
+def test_no_stride_exceeds_its_kernel_after_expansion(architecture: str) -> None:
     layers = [m for m in expand_upsampler_kernels(network(architecture)).modules() if isinstance(m, nn.ConvTranspose2d)]
     assert layers or architecture == "half"
     assert all(layer.stride[0] <= layer.kernel_size[0] for layer in layers)
 
 
-def test_widening_leaves_the_papers_network_as_it_is() -> None:
+def test_expansion_does_not_change_the_paper_network() -> None:
     net = network("paper")
     before = {name: value.clone() for name, value in net.state_dict().items()}
     after = expand_upsampler_kernels(net).state_dict()
@@ -235,7 +235,7 @@ def test_reach_fits_in_a_halo_of_128_px(architecture: str, expected: int) -> Non
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_reach_is_true(architecture: str) -> None:
+def test_reach_is_the_farthest_influence(architecture: str) -> None:
     torch.manual_seed(3)
     net = network(architecture, 2, activation="relu", roi=False).double().eval()
     with torch.no_grad():
@@ -256,7 +256,7 @@ def test_reach_is_true(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_reach_leaves_the_network_and_its_gradients_alone(architecture: str) -> None:
+def test_reach_does_not_change_the_network(architecture: str) -> None:
     net = network(architecture)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     reach(net)
@@ -273,7 +273,7 @@ def test_reach_leaves_the_network_and_its_gradients_alone(architecture: str) -> 
         ((5, 4), (2, 4), [2, 3]),
     ],
 )
-def test_fit_pads_and_crops_about_the_centre(size: Any, like: Any, expected: Any) -> None:
+def test_pad_or_crop_is_centred(size: Any, like: Any, expected: Any) -> None:
     x = torch.arange(1.0, size[0] + 1).view(1, 1, -1, 1).expand(1, 1, *size)
     found: Tensor = pad_or_crop(x, torch.empty(1, 1, *like))
     if expected == "same":
@@ -283,7 +283,7 @@ def test_fit_pads_and_crops_about_the_centre(size: Any, like: Any, expected: Any
 
 
 @pytest.mark.parametrize("size", [(16, 24), (17, 31), (18, 9)])
-def test_fit_gives_the_size_that_is_asked_for(size: tuple[int, int]) -> None:
+def test_pad_or_crop_returns_the_requested_size(size: tuple[int, int]) -> None:
     assert pad_or_crop(torch.ones(1, 2, 17, 20), torch.empty(1, 1, *size)).shape == (1, 2, *size)
 
 
@@ -303,17 +303,17 @@ def test_fit_gives_the_size_that_is_asked_for(size: tuple[int, int]) -> None:
         {"classes": -1},
     ],
 )
-def test_an_invalid_configuration_is_a_value_error_that_names_the_option(options: dict[str, Any]) -> None:
+def test_invalid_configuration_is_a_value_error_that_names_the_option(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         NetworkConfig(**options)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_number_of_classes_is_free(architecture: str) -> None:
+def test_number_of_classes_is_free(architecture: str) -> None:
     assert network(architecture, classes=5).eval()(torch.zeros(1, 3, 32, 32))[0].shape == (1, 5, 32, 32)
 
 
-def test_the_papers_class_outputs_do_not_see_each_other() -> None:
+def test_class_outputs_of_the_paper_are_independent() -> None:
     net = network("paper", 4).eval()
     assert net.out.out.groups == 3
     image = torch.randn(1, 3, 32, 32)
@@ -327,7 +327,7 @@ def test_the_papers_class_outputs_do_not_see_each_other() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("norm", ["batch", "instance"])
-def test_what_a_card_says_of_a_network_is_read_again(architecture: Any, norm: Any) -> None:
+def test_parse_inverts_summary(architecture: Any, norm: Any) -> None:
     config = NetworkConfig(architecture, 8, "relu", roi=False, norm=norm)
     assert NetworkConfig.parse(config.summary) == config
     assert NetworkConfig.parse(config.summary, roi=True) == replace(config, roi=True)
@@ -337,6 +337,6 @@ def test_what_a_card_says_of_a_network_is_read_again(architecture: Any, norm: An
     "words",
     ["", "paper", "paper, 16, relu", "paper, width x, relu", "paper, width 16, relu, group norm", "a, width 4, elu"],
 )
-def test_other_words_describe_no_network_of_ours(words: str) -> None:
+def test_parse_refuses_other_text(words: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         NetworkConfig.parse(words)

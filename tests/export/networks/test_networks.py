@@ -65,14 +65,14 @@ def test_any_size_gives_maps_of_that_size(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", OTHERS)
-def test_none_has_more_than_thirty_million_parameters(architecture: str) -> None:
+def test_networks_have_at_most_thirty_million_parameters(architecture: str) -> None:
     with torch.device("meta"):
         net = build(NetworkConfig(architecture, 32, "relu", roi=False))
     assert 1e6 < sum(p.numel() for p in net.parameters()) < 30e6
 
 
 @pytest.mark.parametrize("architecture", OTHERS)
-def test_what_is_farther_away_than_the_reach_changes_nothing_and_what_is_nearer_does(architecture: str) -> None:
+def test_only_pixels_within_the_reach_change_the_output(architecture: str) -> None:
     net = network(architecture).double()
     far, multiple = reach(net), net.config.multiple
     side, column = 2 * (far // multiple + 2) * multiple, 5
@@ -94,13 +94,13 @@ def test_only_kinet_has_a_region_branch(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", OTHERS)
-def test_a_card_tells_the_network(architecture: str) -> None:
+def test_summary_identifies_the_network(architecture: str) -> None:
     config = NetworkConfig(architecture, 6, "relu", roi=False)
     assert NetworkConfig.parse(config.summary) == config
 
 
 @pytest.mark.parametrize("architecture", OTHERS)
-def test_a_wider_one_begins_where_it_ended(architecture: str) -> None:
+def test_widened_network_gives_the_same_maps(architecture: str) -> None:
     net = network(architecture)
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -108,7 +108,7 @@ def test_a_wider_one_begins_where_it_ended(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", OTHERS)
-def test_maps_are_right_where_the_outputs_are_the_target(architecture: str) -> None:
+def test_perfect_outputs_have_no_loss_and_peak_at_nuclei(architecture: str) -> None:
     """Perfect outputs cost nothing, and peak in the map of the class at the nucleus, near 1."""
     net = network(architecture)
     x, y, cls = np.array([12.0, 40.0]), np.array([20.0, 24.0]), np.array([2, 0])
@@ -157,7 +157,7 @@ def test_every_network_takes_a_few_steps(architecture: Architecture, width: int)
 
 
 @pytest.mark.parametrize("architecture", SOME)
-def test_the_loss_goes_down_on_one_field(architecture: str, tmp_path: Path) -> None:
+def test_loss_goes_down_on_one_field(architecture: str, tmp_path: Path) -> None:
     crops = replace(TINY.crops, stain=False, scale=1.0, empty=0.0)
     recipe = replace(TINY, iterations=25, every=25, batch=2, lr=0.02, crops=crops)
     losses = learn(architecture, tmp_path / "k.pt", recipe)
@@ -165,13 +165,13 @@ def test_the_loss_goes_down_on_one_field(architecture: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("architecture", ["fcrn-b", "sfcn-opi"])
-def test_a_diverging_run_is_one_error(architecture: str, tmp_path: Path) -> None:
+def test_diverging_run_is_reported(architecture: str, tmp_path: Path) -> None:
     recipe = replace(TINY, optimizer="sgd", lr=1e30, mean_loss=False, clip=0.0, iterations=12, every=12)
     with pytest.raises(KinetError, match=r"diverged at iteration \d+"):
         learn(architecture, tmp_path / "k.pt", recipe)
 
 
-def test_a_teacher_of_proximity_maps_teaches_no_densities(tmp_path: Path) -> None:
+def test_teacher_of_proximity_maps_is_refused_for_density_maps(tmp_path: Path) -> None:
     teacher = Checkpoint(network("paper"), ModelInfo())
     config = NetworkConfig("fcrn-a", 2, "relu", roi=False)
     with pytest.raises(KinetError, match=r"^teacher: its maps are proximity maps, but fcrn-a learns other maps"):
@@ -184,7 +184,7 @@ def changed(before: Network, after: Network) -> set[str]:
     return {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
 
 
-def test_stages_teach_one_branch_at_a_time(tmp_path: Path) -> None:
+def test_stages_train_one_branch_at_a_time(tmp_path: Path) -> None:
     config = NetworkConfig("paper", 2, "relu")
     torch.manual_seed(0)
     begun = build(config)
@@ -204,7 +204,7 @@ def test_stages_teach_one_branch_at_a_time(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "k.pt").info.data == "simulated (1 fields)"
 
 
-def test_the_time_left_of_the_first_stage_includes_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remaining_time_of_the_first_stage_includes_the_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kinet_trt.export.training.time.perf_counter", itertools.count(0.0, 10.0).__next__)
     seen: list[Progress] = []
     recipe = replace(TINY, iterations=8, every=8)
@@ -215,7 +215,7 @@ def test_the_time_left_of_the_first_stage_includes_the_second(tmp_path: Path, mo
     assert first == pytest.approx(second * (1 + 8 / 3))
 
 
-def test_an_interrupted_training_by_stages_goes_on_in_its_stage(tmp_path: Path) -> None:
+def test_interrupted_training_by_stages_resumes_in_its_stage(tmp_path: Path) -> None:
     config = NetworkConfig("paper", 2, "relu")
 
     class Stop(Exception):  # noqa: N818
@@ -271,7 +271,7 @@ def to_a_count(run: Run, folder: Path, name: str, *options: object) -> tuple[int
 
 
 @pytest.mark.parametrize("name", ["unet", "fcrn-a"])
-def test_a_network_goes_all_the_way(name: str, run: Run, fields: Path) -> None:
+def test_network_trains_exports_and_counts(name: str, run: Run, fields: Path) -> None:
     _, parity = to_a_count(run, fields, name, "--width", 2, "--iterations", 3)
     # A value between two steps may be rounded up here and down there: one step, and still the same nuclei.
     assert parity["max_error"] < (1.01 / STEPS if name == "fcrn-a" else 1e-4)
@@ -291,7 +291,7 @@ def test_each_network_trains_quickly_exports_builds_and_counts(name: str, run: R
     assert json.loads(engine.with_name("k.engine.json").read_text())["precision"] == "fp16"
 
 
-def test_options_that_contradict_the_network_are_one_error(run: Run, fields: Path, tmp_path: Path) -> None:
+def test_options_that_contradict_the_network_are_refused(run: Run, fields: Path, tmp_path: Path) -> None:
     for options, words in (
         (("--network", "skinet", "--no-roi"), "needs the region branch"),
         (("--network", "unet", "--architecture", "release"), "architecture: only for KiNet"),

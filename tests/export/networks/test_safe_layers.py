@@ -106,7 +106,7 @@ def test_every_layer_is_safe(config: NetworkConfig) -> None:
 
 
 @every_network
-def test_every_convolution_that_is_computed_for_export_is_safe(config: NetworkConfig) -> None:
+def test_every_convolution_in_the_exported_forward_pass_is_safe(config: NetworkConfig) -> None:
     with torch.device("meta"):
         network = expand_upsampler_kernels(build(config)).train()
         image = torch.zeros(2, 3, 64, 64)
@@ -138,13 +138,13 @@ def test_layers_that_are_not_safe_are_refused_with_a_reason(layer: nn.Module, re
     assert re.search(reason, unsafe(layer))
 
 
-def test_convolutions_outside_of_modules_are_seen() -> None:
+def test_convolutions_outside_modules_are_checked() -> None:
     with torch.device("meta"), Convolutions() as computed:
         nn.functional.conv2d(torch.zeros(1, 2, 8, 8), torch.zeros(4, 2, 1, 1), stride=2)
     assert [words.split(":")[0] for words in computed.unsafe] == ["kernel 1, stride 2"]
 
 
-def test_the_shortcut_is_the_map_of_a_strided_convolution() -> None:
+def test_shortcut_equals_a_strided_convolution() -> None:
     network = build(NetworkConfig("sfcn-opi", 4, "relu", roi=False)).eval()
     torch.manual_seed(1)
 

@@ -29,17 +29,17 @@ def test_maps_are_prior_times_conditional() -> None:
     torch.testing.assert_close(maps.flatten(), torch.tensor([0.4, 0.24, 0.16]))
 
 
-def test_a_nucleus_costs_detection_weighted_and_its_joint_probability() -> None:
+def test_loss_of_a_nucleus_is_weighted_detection_plus_joint_probability() -> None:
     expected = -(NUCLEUS_WEIGHT * torch.tensor(0.3).log() + torch.tensor(0.3 * 0.2).log())
     torch.testing.assert_close(loss(one_pixel(0.3, (0.5, 0.3, 0.2)), (0, 0, 1)), expected)
 
 
-def test_background_enters_the_classification_only_where_the_prior_says_nucleus() -> None:
+def test_background_enters_the_classification_only_where_the_prior_is_high() -> None:
     torch.testing.assert_close(loss(one_pixel(0.3, (0.5, 0.3, 0.2)), (0, 0, 0)), -torch.tensor(0.7).log())
     torch.testing.assert_close(loss(one_pixel(0.6, (0.5, 0.3, 0.2)), (0, 0, 0)), -2 * torch.tensor(0.4).log())
 
 
-def test_where_a_class_was_not_looked_for_nobody_knows_that_there_is_no_nucleus() -> None:
+def test_unmarked_pixel_is_not_background_where_a_class_is_unlabelled() -> None:
     # Detection has nothing to say; the classification knows that it is none of the other two.
     expected = -torch.tensor(0.4 + 0.6 * 0.2).log()
     torch.testing.assert_close(loss(one_pixel(0.6, (0.5, 0.3, 0.2)), (0, 0, 0), (1, 1, 0)), expected)
@@ -47,7 +47,7 @@ def test_where_a_class_was_not_looked_for_nobody_knows_that_there_is_no_nucleus(
     assert loss(one_pixel(0.6, (0.5, 0.3, 0.2)), (1, 0, 0), (0, 0, 0)).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_the_classification_teaches_the_detection_too() -> None:
+def test_classification_loss_reaches_the_detection_branch() -> None:
     outputs = one_pixel(0.6, (0.5, 0.3, 0.2))
     loss(outputs, (0, 0, 0), (1, 1, 0)).backward()
     assert outputs.grad[0, 0].abs() > 0

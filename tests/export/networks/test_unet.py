@@ -22,12 +22,12 @@ def test_discs_come_first() -> None:
     np.testing.assert_array_equal(found[:3], discs(np.array([20.0, 40]), np.full(2, 30.0), np.arange(2), 60, 80, 3))
 
 
-def test_one_nucleus_has_no_border_and_none_has_neither() -> None:
+def test_fewer_than_two_nuclei_have_no_border() -> None:
     assert not drawn(20)[3].any()
     assert not drawn()[3].any()
 
 
-def test_the_weight_falls_with_the_two_distances_as_in_the_paper() -> None:
+def test_border_weight_follows_the_paper() -> None:
     weight = drawn(20, 36)[3]
     for row, column in ((30, 28), (33, 29), (44, 28)):
         first, second = (np.hypot(row - 30, column - x) - RADIUS for x in (20, 36))
@@ -41,7 +41,7 @@ def test_the_weight_falls_with_the_two_distances_as_in_the_paper() -> None:
     np.testing.assert_allclose(drawn(36, 20, 75)[3][:, :40], weight[:, :40], atol=1e-6)
 
 
-def test_the_loss_is_the_weighted_cross_entropy() -> None:
+def test_loss_is_the_weighted_cross_entropy() -> None:
     network = UNet(NetworkConfig("unet", 2, "relu", roi=False))
     logits = torch.randn(1, 4, 60, 80, generator=torch.Generator().manual_seed(1))
     target = torch.from_numpy(drawn(20, 36))[None]
