@@ -326,14 +326,14 @@ class FrameGrabber:
             self._person, self._given = _AcceptedMpp(self._given, size, stated), None
         if person := self._person:
             if stated != person.stated:
-                now = "no um/px" if stated is None else f"{stated:g} um/px"
+                now = "no µm/px" if stated is None else f"{stated:g} µm/px"
                 return None, f"the camera now states {now}, which it did not when {person.mpp:g} was set: set it again"
             # A source that accounts for binning and states the same value reads another part of its sensor.
             if size != person.size and not (properties.mpp_is_per_frame and stated is not None):
                 return None, _resized(size, person)
             return person.mpp, ""
         if stated is None:
-            return None, "um/px is not known: set it"
+            return None, "µm/px is unknown: set it"
         if not properties.mpp_is_per_frame and self._own and self._own.mpp == stated and self._own.size != size:
             return None, _resized(size, self._own)
         self._own = _AcceptedMpp(stated, size, stated)
@@ -363,6 +363,6 @@ class FrameGrabber:
 
 def _resized(size: tuple[int, int], accepted: _AcceptedMpp) -> str:
     return (
-        f"frames are now {size[0]} x {size[1]} px; {accepted.mpp:g} um/px was set for "
+        f"frames are now {size[0]} x {size[1]} px; {accepted.mpp:g} µm/px was set for "
         f"{accepted.size[0]} x {accepted.size[1]}: set it again"
     )

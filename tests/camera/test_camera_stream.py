@@ -127,7 +127,7 @@ def test_mpp_is_unknown_after_a_reconnect_with_another_size() -> None:
                 break
         assert shot is not None
         assert shot.frame.mpp is None
-        assert "frames are now 80 x 60 px; 0.3 um/px was set for 160 x 120" in camera.state.mpp_note
+        assert "frames are now 80 x 60 px; 0.3 µm/px was set for 160 x 120" in camera.state.mpp_note
 
 
 def test_size_change_within_a_stream_is_detected() -> None:

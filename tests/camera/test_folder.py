@@ -76,7 +76,7 @@ def test_each_image_keeps_its_own_um_per_px(folder: Path) -> None:
         while shot := camera.take(10.0):
             found[int(shot.frame.pixels[0, 0, 0])] = shot.frame.mpp
         assert found == {k: pytest.approx(0.25) for k in (1, 2, 10, 11)} | {12: pytest.approx(0.5), 13: None}
-        assert "um/px is not known" in camera.state.mpp_note
+        assert "µm/px is unknown" in camera.state.mpp_note
 
 
 def test_damaged_image_is_skipped(folder: Path) -> None:

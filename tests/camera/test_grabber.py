@@ -234,7 +234,7 @@ def test_entered_mpp_applies_to_one_size_only() -> None:
     source = Script(shot(1, LARGE), shot(2, SMALL), shot(3, LARGE), shot(4, SMALL), None)
     found, note = mpps(source, 4, mpp=0.25)
     assert found == [0.25, None, 0.25, None]
-    assert note == "frames are now 64 x 48 px; 0.25 um/px was set for 128 x 96: set it again"
+    assert note == "frames are now 64 x 48 px; 0.25 µm/px was set for 128 x 96: set it again"
 
 
 def test_constant_mpp_of_a_source_applies_to_one_size_only() -> None:
@@ -256,11 +256,11 @@ def test_entered_mpp_ends_when_the_objective_changes() -> None:
     source = Script(shot(1, LARGE, 0.5), shot(2, LARGE, 0.25), None, per_frame=True)
     found, note = mpps(source, 2, mpp=0.48)
     assert found == [0.48, None]
-    assert "the camera now states 0.25 um/px, which it did not when 0.48 was set" in note
+    assert "the camera now states 0.25 µm/px, which it did not when 0.48 was set" in note
 
 
 def test_unknown_mpp_is_noted() -> None:
-    assert mpps(Script(shot(1), None), 1) == ([None], "um/px is not known: set it")
+    assert mpps(Script(shot(1), None), 1) == ([None], "µm/px is unknown: set it")
 
 
 def test_mpp_can_be_set_while_running() -> None:

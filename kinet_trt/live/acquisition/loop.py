@@ -318,8 +318,8 @@ class Loop:
         quality = self._monitor.assess(frame, mpp, captured)
         if mpp_source == "model":
             unused = raw.unused_size and f"the file {raw.unused_size}"
-            why = camera.mpp_note or unused or "um/px is not known: set it"
-            remarks.append(f"Counted at the model's {card.mpp:g} um/px, which is only assumed: {why}.")
+            why = camera.mpp_note or unused or "µm/px is unknown: set it"
+            remarks.append(f"Counted at the model's {card.mpp:g} µm/px, which is only assumed: {why}.")
         if detections is not None:
             domain_warning = " ".join(self._check(frame, detections)) or None
             remarks += [domain_warning] if domain_warning else []

@@ -79,7 +79,7 @@ class OpenSession:
             fields, layout = self._register()
             fields = [f for f in fields if only is None or f.id in only]
             edited = self.store.edits.nuclei_of(fields, reading or self.store.readings.first(self.id))
-        field_nuclei = [nuclei_of(f, edited) for f, edited in zip(fields, edited, strict=True)]
+        field_nuclei = [nuclei_of(f, nuclei) for f, nuclei in zip(fields, edited, strict=True)]
         return count_fields(fields, field_nuclei, layout, self.domain_warnings(fields))
 
     def domain_warnings(self, fields: Sequence[Field]) -> dict[int, str]:
@@ -139,11 +139,9 @@ class OpenSession:
 
     def _load(self, field: Field, links: list[Link]) -> None:
         """Load a field that an earlier run, or another program, has registered."""
-        if (
-            self._is_registered(field)
-            and field.id not in self._registration.views
-            and (features := self._features(field))
-        ):
+        if not self._is_registered(field) or field.id in self._registration.views:
+            return
+        if features := self._features(field):
             self._registration.know(features, [link for link in links if link.second == field.id])
 
     def _features(self, field: Field) -> FieldFeatures | None:

@@ -197,7 +197,7 @@ def test_new_frame_size_makes_mpp_assumed_again(counter, tissue):
         camera.pixels = np.ascontiguousarray(tissue[:120, :160])
         seen = until(viewer, lambda seen: seen.frame.width == 160)
         assert (seen.mpp, seen.mpp_source) == (counter.engine.card.mpp, "model")
-        assert "0.3 um/px was set for 320 x 240: set it again" in seen.remarks[0]
+        assert "0.3 µm/px was set for 320 x 240: set it again" in seen.remarks[0]
         assert counted(seen)
 
 

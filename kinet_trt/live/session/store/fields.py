@@ -84,7 +84,7 @@ class FieldTable:
         """
         check_mpp(mpp)
         if mpp_source not in HOW_KNOWN:
-            raise KinetError(f"source of um/px: expected one of {', '.join(HOW_KNOWN)}, found {shown(mpp_source)}")
+            raise KinetError(f"source of µm/px: expected one of {', '.join(HOW_KNOWN)}, found {shown(mpp_source)}")
         if detections.classes != model.card.classes:
             raise KinetError(f"classes of the nuclei: expected {model.card.classes}, found {detections.classes}")
         stored_region = to_stored(region, frame.height, frame.width)
