@@ -1,4 +1,4 @@
-"""The authors' published weights as a checkpoint of ours."""
+"""Import of the authors' published weights as a checkpoint."""
 
 from __future__ import annotations
 
@@ -32,68 +32,68 @@ from kinet_trt.peaks.reference import find_peaks
 log = logging.getLogger(__name__)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, by which the release normalises."""
+"""Mean and standard deviation of ImageNet, which the release uses for normalisation."""
 THRESHOLD = 0.5
 IGNORED = ("device_id",)
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
-_LARGEST = 1024  # px of a field's side that statistics are taken of
+_MAX_SIDE = 1024  # side of the part of a field that statistics are computed on, px
 
 
 @dataclass(frozen=True)
-class Moved:
-    """How detections moved.
+class Shift:
+    """Change of detections by other statistics of the norms.
 
     Attributes
     ----------
     before, after
-        Nuclei with each picture's own statistics, and with running ones.
-    again
-        Of those before, how many are found again within 16 px.
-    recoloured
-        Of those found again, how many have another class.
+        Number of nuclei with the statistics of each image, and with running statistics.
+    matched
+        Number of nuclei found in both, within 16 px.
+    reclassified
+        Number of matched nuclei with another class.
     distance
-        Mean distance of those found again, px.
+        Mean distance of matched nuclei, px.
     """
 
     before: int
     after: int
-    again: int
-    recoloured: int
+    matched: int
+    reclassified: int
     distance: float
 
     def __str__(self) -> str:
         return (
-            f"of {self.before} nuclei {self.again} are found again ({self.distance:.2f} px away on average, "
-            f"{self.recoloured} with another class), {self.before - self.again} are lost and "
-            f"{self.after - self.again} new"
+            f"{self.matched} of {self.before} nuclei are found again ({self.distance:.2f} px away on average, "
+            f"{self.reclassified} with another class), {self.before - self.matched} are lost and "
+            f"{self.after - self.matched} are new"
         )
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was imported, and what that changed.
+    """Result of an import.
 
     Attributes
     ----------
     config
-        The network.
+        Imported network.
     parameters
-        How many it has.
+        Number of its parameters.
     ignored
-        Names in the file that are no weights.
+        Names of ignored entries of the file.
     threshold
-        Least peak.
+        Minimum height of a peak.
     chosen
-        Whether labelled fields chose the threshold.
+        Whether the threshold was chosen on labelled fields.
     calibrated, measured
-        Fields on which running statistics were estimated, and on which it was measured what that changed; 0 where the
-        pictures' own statistics were kept.
-    apart
-        Whether these were different fields.
-    moved
-        What the new running statistics changed.
-    by_file
-        What the file's own running statistics would have changed.
+        Number of fields for the running statistics, and for measuring their effect; 0 if the statistics of each image
+        are used.
+    separate
+        Whether these are different fields.
+    shift
+        Effect of the estimated running statistics.
+    shift_of_file
+        Effect that the running statistics of the file would have had.
     """
 
     config: NetworkConfig
@@ -103,27 +103,27 @@ class Imported:
     chosen: bool = False
     calibrated: int = 0
     measured: int = 0
-    apart: bool = False
-    moved: Moved | None = None
-    by_file: Moved | None = None
+    separate: bool = False
+    shift: Shift | None = None
+    shift_of_file: Shift | None = None
 
     def sentences(self) -> list[str]:
         """Return a summary in sentences."""
         branch = "with the region branch" if self.config.roi else "without the region branch"
-        dropped = f"; {', '.join(self.ignored)} is not a weight and was dropped" if self.ignored else ""
+        dropped = f"; {', '.join(self.ignored)} is not a weight and was ignored" if self.ignored else ""
         lines = [f"{self.config.summary}, {branch}: {self.parameters / 1e6:.2f} million parameters{dropped}."]
-        if self.moved is None:
+        if self.shift is None:
             lines.append(
-                "The norms use the statistics of each picture, in FP32, as in the release: results for one picture are "
-                "the same, but they depend on the rest of the picture, on tiles and on padding; the norms cannot be "
+                "The norms use the statistics of each image, in FP32, as in the release: results for one image are the "
+                "same, but depend on the rest of the image, on tiles and on padding, and the norms cannot be "
                 "folded. --calibrate FIELDS estimates running statistics instead."
             )
         else:
-            which = "other fields" if self.apart else "the same fields, so the result is optimistic"
+            which = "other fields" if self.separate else "the same fields, so the result is optimistic"
             lines += [
                 f"The norms now use running statistics, estimated on {self.calibrated} fields. Measured on "
-                f"{self.measured} fields ({which}): {self.moved}.",
-                f"With the running statistics in the file, which the release does not use: {self.by_file}.",
+                f"{self.measured} fields ({which}): {self.shift}.",
+                f"With the running statistics in the file, which the release does not use: {self.shift_of_file}.",
             ]
         how = "chosen on the labelled fields" if self.chosen else "the release's, relative to the highest peak there"
         lines.append(f"Threshold {self.threshold:g} ({how}); ImageNet's mean and deviation, {MPP:g} um/px.")
@@ -131,17 +131,17 @@ class Imported:
 
 
 def import_weights(source: Path, out: Path, fields: Path | None) -> Imported:
-    """Turn a state dict of the authors' release, with or without the region branch, into a checkpoint.
+    """Convert a state dict of the authors' release, with or without the region branch, to a checkpoint.
 
     Parameters
     ----------
     source
-        A ``.pth`` of the release; nothing but tensors is unpickled.
+        A ``.pth`` of the release; only tensors are unpickled.
     out
         The checkpoint to write.
     fields
-        Images or labelled fields on which running statistics are estimated; None: the norms keep each image's own,
-        which is what the release computes.
+        Images or labelled fields for estimating running statistics; None: the statistics of each image, as in the
+        release.
 
     Raises
     ------
@@ -162,15 +162,15 @@ def import_weights(source: Path, out: Path, fields: Path | None) -> Imported:
         checkpoint.save(out, own, info)
         return Imported(own.config, parameters, ignored, info.threshold)
 
-    pictures = [field.at_scale(None, MPP) for field in _fields(fields)]
-    apart = len(pictures) >= 4
-    estimating, measuring = (pictures[::2], pictures[1::2]) if apart else (pictures, pictures)
-    before = _found(own, info, measuring)
-    by_file = _moved(before, _found(network, info, measuring))
+    images = [field.at_scale(None, MPP) for field in _fields(fields)]
+    separate = len(images) >= 4
+    estimating, measuring = (images[::2], images[1::2]) if separate else (images, images)
+    before = _detect(own, info, measuring)
+    shift_of_file = _shift(before, _detect(network, info, measuring))
     estimate_statistics(network, (_normalised(field, info) for field in estimating))
-    moved = _moved(before, _found(network, info, measuring))
+    shift = _shift(before, _detect(network, info, measuring))
     info = replace(info, data=f"{info.data}; norms calibrated on {len(estimating)} fields of {fields.name}")
-    labelled = [field for field in pictures if field.labelled and len(field.x)]
+    labelled = [field for field in images if field.labelled and len(field.x)]
     if labelled:
         info = replace(info, threshold=validate(network, info, labelled).threshold)
     checkpoint.save(out, network, info)
@@ -182,30 +182,30 @@ def import_weights(source: Path, out: Path, fields: Path | None) -> Imported:
         bool(labelled),
         len(estimating),
         len(measuring),
-        apart,
-        moved,
-        by_file,
+        separate,
+        shift,
+        shift_of_file,
     )
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Read the tensors of a ``.pth``: bare, in a dictionary about them, or with the ``module.`` of several GPUs.
+    """Read the tensors of a ``.pth``, also from a dictionary around them or with the prefix of ``DataParallel``.
 
     Returns
     -------
     weights, ignored
-        Tensors by name, and the names of those that are no weights.
+        Tensors by name, and the names of ignored entries.
 
     Raises
     ------
     KinetError
-        If the file cannot be read or holds something else.
+        If the file cannot be read, or is not a state dict.
     """
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise KinetError(f"{path}: no such file") from None
-    # torch's readers raise many kinds of errors on damaged files; all of them mean the same to the user.
+    # torch raises many kinds of exceptions for damaged files.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise KinetError(
@@ -225,7 +225,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 
 def _config(weights: Mapping[str, Tensor]) -> NetworkConfig:
-    """Return the network that these tensors look like; whether they fit is seen when they are loaded."""
+    """Return the network that the tensors appear to belong to; loading them verifies it."""
     stem = weights.get("in_tr_100.conv.weight")
     width = len(stem) if stem is not None and stem.ndim == 4 else 32
     even = width if width >= 2 and not width % 2 else 32
@@ -234,7 +234,7 @@ def _config(weights: Mapping[str, Tensor]) -> NetworkConfig:
 
 def _load(network: Network, weights: Mapping[str, Tensor], path: Path) -> None:
     expected = network.state_dict()
-    # PyTorch before 0.4.1 kept no count of batches; nothing depends on it.
+    # PyTorch before 0.4.1 did not count batches; the counts are not used.
     counts = {name for name in expected if name.endswith("num_batches_tracked")}
     missing = sorted(set(expected) - set(weights) - counts)
     unknown = sorted(set(weights) - set(expected))
@@ -260,7 +260,7 @@ def _load(network: Network, weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _fields(folder: Path) -> list[LabelledField]:
-    """Read labelled fields, or images alone."""
+    """Read labelled fields, or images without labels."""
     try:
         return read_fields(folder)
     except KinetError as error:
@@ -270,25 +270,26 @@ def _fields(folder: Path) -> list[LabelledField]:
 
 def _normalised(field: LabelledField, info: ModelInfo) -> Tensor:
     """Return the upper left part of a field as the input of a network."""
-    pixels = fit(Frame(field.pixels()[:_LARGEST, :_LARGEST]), info.mpp, MULTIPLE).pixels
+    pixels = fit(Frame(field.pixels()[:_MAX_SIDE, :_MAX_SIDE]), info.mpp, MULTIPLE).pixels
     return normalise(torch.tensor(pixels[None]), info)
 
 
-def _found(network: Network, info: ModelInfo, fields: Sequence[LabelledField]) -> list[Detections]:
+def _detect(network: Network, info: ModelInfo, fields: Sequence[LabelledField]) -> list[Detections]:
     found = []
     for field in fields:
-        view = field.pixels()[:_LARGEST, :_LARGEST]
+        view = field.pixels()[:_MAX_SIDE, :_MAX_SIDE]
         peaks = find_peaks(predict(network, info, view), info.threshold, info.nms_radius)
         found.append(peaks.where((peaks.x < view.shape[1]) & (peaks.y < view.shape[0])))
     return found
 
 
-def _moved(before: Sequence[Detections], after: Sequence[Detections]) -> Moved:
-    again, recoloured, distances = 0, 0, [np.empty(0)]
+def _shift(before: Sequence[Detections], after: Sequence[Detections]) -> Shift:
+    matched, reclassified, distances = 0, 0, [np.empty(0)]
     for one, other in zip(before, after, strict=True):
-        second, first, distance = match(other.x, other.y, one.x, one.y)
-        again += len(first)
-        recoloured += int((other.cls[second] != one.cls[first]).sum())
-        distances.append(distance)
-    far = np.concatenate(distances)
-    return Moved(sum(map(len, before)), sum(map(len, after)), again, recoloured, float(far.mean()) if len(far) else 0.0)
+        second, first, apart = match(other.x, other.y, one.x, one.y)
+        matched += len(first)
+        reclassified += int((other.cls[second] != one.cls[first]).sum())
+        distances.append(apart)
+    every = np.concatenate(distances)
+    mean = float(every.mean()) if len(every) else 0.0
+    return Shift(sum(map(len, before)), sum(map(len, after)), matched, reclassified, mean)

@@ -161,23 +161,23 @@ def test_import_reads_the_old_file_format(tmp_path: Path, small: tuple[Path, dic
     assert import_weights(tmp_path / "old.pth", tmp_path / "k.pt", None).ignored == ("device_id",)
 
 
-@pytest.mark.parametrize(("n", "points", "apart"), [(4, True, True), (2, False, False)])
+@pytest.mark.parametrize(("n", "points", "separate"), [(4, True, True), (2, False, False)])
 def test_import_estimates_running_statistics_and_reports_their_effect(
-    tmp_path: Path, small: tuple[Path, dict[str, Tensor]], n: int, points: bool, apart: bool
+    tmp_path: Path, small: tuple[Path, dict[str, Tensor]], n: int, points: bool, separate: bool
 ) -> None:
     write_fields(tmp_path / "mine", n, points)
     imported = import_weights(small[0], tmp_path / "k.pt", tmp_path / "mine")
     assert imported.config.norm == "batch"
-    assert (imported.apart, imported.calibrated, imported.measured) == (apart, 2, 2)
+    assert (imported.separate, imported.calibrated, imported.measured) == (separate, 2, 2)
     assert imported.chosen == points
-    moved, by_file = imported.moved, imported.by_file
-    assert moved is not None
-    assert by_file is not None
-    assert moved.before == by_file.before > 20
-    assert moved.again > by_file.again or moved.distance < by_file.distance
+    shift, of_file = imported.shift, imported.shift_of_file
+    assert shift is not None
+    assert of_file is not None
+    assert shift.before == of_file.before > 20
+    assert shift.matched > of_file.matched or shift.distance < of_file.distance
     text = " ".join(imported.sentences())
     assert "estimated on 2 fields" in text
-    assert re.search(r"of \d+ nuclei \d+ are found again \([\d.]+ px away on average, \d+ with another class\)", text)
+    assert re.search(r"\d+ of \d+ nuclei are found again \([\d.]+ px away on average, \d+ with another class\)", text)
     loaded = checkpoint.load(tmp_path / "k.pt")
     assert "norms calibrated on 2 fields of mine" in loaded.info.data
     assert loaded.info.threshold == imported.threshold
@@ -190,7 +190,7 @@ def test_import_weights_command_exports_and_counts(
     code, out, _ = run("import-weights", small[0], "-o", tmp_path / "k.pt")
     assert code == 0
     assert "release, width 4, elu, instance norm, without the region branch" in out
-    assert "device_id is not a weight and was dropped" in out
+    assert "device_id is not a weight and was ignored" in out
     assert "--calibrate" in out
     write_fields(tmp_path / "mine", 1, points=False)
     model = tmp_path / "k.onnx"

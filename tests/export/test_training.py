@@ -1,4 +1,4 @@
-"""Training: it learns, it resumes to the same weights, it says why it stopped, and it judges fairly."""
+"""Training: loss, resuming, messages, sampling of fields, and validation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def simulated(seed: int = 1, width: int = 200, height: int = 160, **options: Any
 
 
 def blank(n: int = 3, source: str = "a", width: int = 200, **options: Any) -> LabelledField:
-    """A white field with n nuclei in a row."""
+    """Return a white field with n nuclei in a row."""
     x = np.linspace(10, width - 10, n).astype(np.float32)
     cls = (np.arange(n) % 3).astype(np.uint8)
     pixels = np.full((64, width, 3), 250, np.uint8)
@@ -223,17 +223,21 @@ def test_resume_refuses_a_checkpoint_without_state(tmp_path: Path) -> None:
         run([simulated()], tmp_path / "k.pt")
 
 
-def test_resume_keeps_the_normalisation(tmp_path: Path) -> None:
+def test_resume_refuses_other_fields(tmp_path: Path) -> None:
     run([simulated()], tmp_path / "k.pt", replace(TINY, iterations=3))
+    with pytest.raises(KinetError, match=r"k\.last\.pt is of another run"):
+        run([simulated(), simulated(2)], tmp_path / "k.pt")
+
+
+def test_resume_keeps_the_normalisation(tmp_path: Path) -> None:
+    field = simulated()
+    run([field], tmp_path / "k.pt", replace(TINY, iterations=3))
     before = checkpoint.load(tmp_path / "k.last.pt").info
-    dark = simulated()
-    dark = replace(dark, _frames=[Frame(dark.pixels() // 2)])
-    try:
-        run([simulated(), dark], tmp_path / "k.pt", TINY)
-    except KinetError:
-        return  # to refuse is as good
-    after = checkpoint.load(tmp_path / "k.last.pt").info
-    assert (after.mean, after.std) == (before.mean, before.std)
+    dark = replace(field, _frames=[Frame(field.pixels() // 2)])
+    run([dark], tmp_path / "k.pt", TINY)
+    after = checkpoint.load(tmp_path / "k.last.pt")
+    assert after.resume["iteration"] == 6
+    assert (after.info.mean, after.info.std) == (before.mean, before.std)
 
 
 def test_training_starts_from_a_given_network(tmp_path: Path) -> None:
@@ -250,7 +254,7 @@ def test_fine_tuning_keeps_the_normalisation_and_never_gets_worse(tmp_path: Path
     )
     start = Checkpoint(build(CONFIG), info)
     before = {name: value.clone() for name, value in start.network.state_dict().items()}
-    # Weights that are only ever worse than the first ones: the start is what is written.
+    # Weights that are never better than the first ones: the start is written.
     seen = run([blank(0, "simulated")], tmp_path / "k.pt", replace(TINY, lr=1e-9, average=0.0), start=start)
     assert [p.iteration for p in seen] == [0, 1, 2, 3, 4, 5, 6]
     assert [p.validation is not None for p in seen] == [True, False, False, True, False, False, True]
@@ -260,7 +264,7 @@ def test_fine_tuning_keeps_the_normalisation_and_never_gets_worse(tmp_path: Path
     assert "x" not in found.info.metrics
     assert all(torch.equal(value, before[name]) for name, value in found.network.state_dict().items())
     assert (tmp_path / "k.pictures" / "000000.jpg").is_file()
-    # The newest weights are those that were trained.
+    # The last weights are the trained ones.
     last = checkpoint.load(tmp_path / "k.last.pt")
     assert any(not torch.equal(value, before[name]) for name, value in last.network.state_dict().items())
 
@@ -275,7 +279,7 @@ def test_contact_sheet_shows_false_negatives_and_false_positives() -> None:
     found = [peaks_found(f) for f in fields]
     found[0] = found[0].where(np.arange(4) > 0)
     sheet = cv2.imdecode(np.frombuffer(contact_sheet(found, fields, 0.5), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    assert sheet.shape == (64, 200 + 120 + 200 + 16, 3)  # one of each source first
+    assert sheet.shape == (64, 200 + 120 + 200 + 16, 3)  # first one field of each source
     x, y = round(float(fields[0].x[0])), 32
 
     def yellow(part: NDArray[np.uint8]) -> int:
@@ -284,8 +288,8 @@ def test_contact_sheet_shows_false_negatives_and_false_positives() -> None:
 
     assert yellow(sheet[y - 9 : y + 10, x - 9 : x + 10]) > 5
     assert yellow(sheet[:, 40:]) == 0
-    everything_invented = [replace(found[0], score=np.full(3, 0.4, np.float32)), *found[1:]]
-    sheet = cv2.imdecode(np.frombuffer(contact_sheet(everything_invented, fields, 0.5), np.uint8), cv2.IMREAD_COLOR)
+    false_positives_only = [replace(found[0], score=np.full(3, 0.4, np.float32)), *found[1:]]
+    sheet = cv2.imdecode(np.frombuffer(contact_sheet(false_positives_only, fields, 0.5), np.uint8), cv2.IMREAD_COLOR)
     assert yellow(sheet[:, :200, ::-1]) > 20
 
 
@@ -320,7 +324,7 @@ def unmarked() -> LabelledField:
 
 
 def taught(tmp_path: Path, teacher: checkpoint.Checkpoint | None, **options: Any) -> float:
-    """Train on a field without labels and return how far the network is from the teacher there."""
+    """Train on an unlabelled field and return the mean difference from the teacher there."""
     bare = unmarked()
     recipe = replace(TINY, iterations=60, every=60, lr=0.1, average=0.0, crops=replace(TINY.crops, empty=0.0))
     run([bare, simulated(2, split="val")], tmp_path / "k.pt", recipe, teacher=teacher, **options)
@@ -331,7 +335,7 @@ def taught(tmp_path: Path, teacher: checkpoint.Checkpoint | None, **options: Any
 
 
 def constant(value: float) -> checkpoint.Checkpoint:
-    """A network that says the same of every pixel."""
+    """Return a network with the same output at every pixel."""
     torch.manual_seed(0)
     network = build(CONFIG).eval()
     with torch.no_grad():
@@ -358,7 +362,7 @@ def test_teacher_and_labels_share_the_loss(tmp_path: Path) -> None:
         run([simulated()], tmp_path / f"{name}.pt", replace(TINY, iterations=1, crops=crops), config=config, teacher=t)
         for name, t in (("a", None), ("b", constant(0.5)))
     )
-    assert with_one[0].loss > 0.5 * alone[0].loss  # its own half, and what the teacher adds
+    assert with_one[0].loss > 0.5 * alone[0].loss  # half of its own loss, plus the teacher's
     assert with_one[0].loss != pytest.approx(alone[0].loss)
 
 
@@ -482,7 +486,7 @@ def test_factor_of_an_unknown_source_lists_the_known_ones() -> None:
 
 
 class Oracle(nn.Module):
-    """Gives the maps that are drawn into it, one picture after the other."""
+    """Network that returns given maps, one image after the other."""
 
     def __init__(self, *pictures: NDArray[np.float32]) -> None:
         super().__init__()
