@@ -1,8 +1,7 @@
 """Time kinet-edge and the release's network on this CPU: benchmarks/results/cpu.json, the README's table of speeds.
 
-The release's network has random weights (no checkpoint is at hand), and a threshold that leaves few peaks: only time
-matters. kinet-edge in INT8 is calibrated on simulated fields, so that nothing else is
-needed. Run `python benchmarks/cpu.py` with nothing else on the machine.
+The release's network has random weights, and a threshold that leaves few peaks, since only the time is measured.
+kinet-edge in INT8 is calibrated on simulated fields. Run `python benchmarks/cpu.py` on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def int8_onnx(folder: Path) -> Path:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         models = (None, int8_onnx(Path(folder)), release_onnx(Path(folder)))
-        fast = NucleusCounter().engine.precision  # bf16 where this CPU has AMX
+        fast = NucleusCounter().engine.precision  # BF16 if this CPU has AMX
         settings = [Setting(model, precision) for model in models for precision in dict.fromkeys((fast, "fp32"))]
         with steps("Timing") as report:
             document = measure(settings, frame_of(SIDE, SIDE), ROUNDS, eager_pytorch, report)

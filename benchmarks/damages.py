@@ -1,4 +1,4 @@
-"""What can be wrong with a picture: stains recoloured, blur, noise. RGB uint8 [height, width, 3] in and out."""
+"""Degradations of images: other stains, blur, noise. RGB uint8 [height, width, 3] in and out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _HE_MEAN, _HE_DEVIATION = np.array([8.741, -0.124, 0.0445]), np.array([0.6135, 0
 
 
 def _separated(pixels: Pixels) -> tuple[_Reals, _Reals, _Reals]:
-    """Return the amounts of haematoxylin, DAB and the rest [height, width, 3], the vectors, and white."""
+    """Return the amounts of haematoxylin, DAB and residual [height, width, 3], the stain vectors, and white."""
     white = np.maximum(np.percentile(pixels.reshape(-1, 3), 98, axis=0), 60)
     density = -np.log10(np.clip((pixels.astype(np.float64) + 1) / (white + 1), 1e-3, 1.2))
     vectors = np.stack([HAEMATOXYLIN, DAB, _unit(*np.cross(HAEMATOXYLIN, DAB))])
@@ -45,13 +45,13 @@ def _shown(density: _Reals, white: _Reals) -> Pixels:
 
 
 def other_stains(pixels: Pixels, first: _Reals, second: _Reals) -> Pixels:
-    """Show haematoxylin as the first stain and DAB as the second."""
+    """Replace haematoxylin by the first stain and DAB by the second."""
     amounts, vectors, white = _separated(pixels)
     return _shown(amounts @ np.stack([first, second, 0.5 * vectors[2]]), white)
 
 
 def eosin(pixels: Pixels, strength: float, first: _Reals = HAEMATOXYLIN, second: _Reals = EOSIN) -> Pixels:
-    """Show every nucleus in haematoxylin, and eosin in all that lies near stain and is no nucleus."""
+    """Stain nuclei with haematoxylin, and the surrounding tissue with eosin."""
     amounts, _, white = _separated(pixels)
     nuclei = np.clip(amounts[..., 0], 0, None) + 0.7 * np.clip(amounts[..., 1], 0, None)
     tissue = cv2.GaussianBlur(nuclei, (0, 0), 6)
@@ -62,7 +62,7 @@ def eosin(pixels: Pixels, strength: float, first: _Reals = HAEMATOXYLIN, second:
 
 
 def like_he_slides(pixels: Pixels) -> Pixels:
-    """Give the picture the mean and deviation of H&E slides in l-alpha-beta (Reinhard et al. 2001)."""
+    """Transfer the mean and standard deviation of H&E slides in l-alpha-beta (Reinhard et al. 2001)."""
     lab = np.log(np.maximum(pixels.reshape(-1, 3).astype(np.float64), 1) @ _LMS.T) @ _LAB.T
     lab = (lab - lab.mean(0)) / np.maximum(lab.std(0), 1e-6) * _HE_DEVIATION + _HE_MEAN
     rgb = np.exp(lab @ np.linalg.inv(_LAB).T) @ np.linalg.inv(_LMS).T
@@ -77,14 +77,14 @@ def pink_veil(pixels: Pixels) -> Pixels:
 
 
 def turned(pixels: Pixels, degrees: int) -> Pixels:
-    """Turn the hue (HSV)."""
+    """Rotate the hue (HSV)."""
     hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0].astype(int) + degrees // 2) % 180
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.uint8)
 
 
 def fluorescence(pixels: Pixels, green: bool) -> Pixels:
-    """Show haematoxylin as blue light on black, and with ``green`` DAB as green light; else all stain as blue."""
+    """Render haematoxylin as blue light on black and, with ``green``, DAB as green light; else all stain as blue."""
     amounts = np.clip(_separated(pixels)[0], 0, None)
     first, second = amounts[..., 0], amounts[..., 1]
     blue = first if green else first + second
@@ -97,7 +97,7 @@ def fluorescence(pixels: Pixels, green: bool) -> Pixels:
 
 
 def glass(pixels: Pixels) -> Pixels:
-    """Show an empty place: vignetting and noise."""
+    """Render an empty field: vignetting and noise."""
     height, width = pixels.shape[:2]
     y, x = (np.mgrid[:height, :width] - np.array([[[height]], [[width]]]) / 2) / max(height, width)
     light = np.array([238, 238, 240]) * (1 - 0.15 * (x**2 + y**2))[..., None]
@@ -105,13 +105,13 @@ def glass(pixels: Pixels) -> Pixels:
 
 
 def out_of_focus(pixels: Pixels, radius: int) -> Pixels:
-    """Average over discs of that radius, px."""
+    """Blur by a disc of the given radius, px."""
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(np.float32)
     return cv2.filter2D(pixels, -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT).astype(np.uint8)
 
 
 def smeared(pixels: Pixels, length: int) -> Pixels:
-    """Average along rows, px: the stage moved."""
+    """Blur along rows, px, as by a moving stage."""
     return cv2.filter2D(pixels, -1, np.full((1, length), 1 / length, np.float32)).astype(np.uint8)
 
 
@@ -126,12 +126,12 @@ def gain(pixels: Pixels, red: float, green: float, blue: float) -> Pixels:
 
 
 def compressed(pixels: Pixels, quality: int) -> Pixels:
-    """Write and read as JPEG."""
+    """Compress as JPEG."""
     return cv2.imdecode(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1).astype(np.uint8)
 
 
 def another_camera(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Sharpen or blur a little, add noise, and compress: so that no one camera's fine structure tells the scale."""
+    """Sharpen or blur slightly, add noise and compress, so that a camera's fine structure does not reveal the scale."""
     way = rng.uniform(-0.6, 1.2)
     if way > 0.3:
         pixels = blurred(pixels, way)
@@ -143,11 +143,11 @@ def another_camera(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def another_laboratory(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Change stain, light, lens and frame as laboratories and microscopes differ: none of it makes tissue strange."""
+    """Vary stain, light, lens and border within the range of laboratories and microscopes."""
     white = np.maximum(np.percentile(pixels[::4, ::4].reshape(-1, 3), 98, axis=0), 60)
     density = -np.log10((pixels + 1.0) / (white + 1))
     mean = density.mean(axis=2, keepdims=True)
-    # About the grey axis: hue by some degrees, saturation by a third.
+    # Around the grey axis: hue by some degrees, saturation by a third.
     angle, colour = np.radians(rng.uniform(-9, 9)), rng.uniform(0.7, 1.5)
     cosine, sine = np.cos(angle), np.sin(angle) / np.sqrt(3)
     chroma = density - mean
@@ -162,7 +162,7 @@ def another_laboratory(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def framed(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Draw, in a third of the pictures each, a border of one colour, or a scale bar with its length."""
+    """Draw, in a third of the images each, a border of one colour or a scale bar with its length."""
     pixels, kind = pixels.copy(), int(rng.integers(3))
     height, width = pixels.shape[:2]
     if kind == 1:

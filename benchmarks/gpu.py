@@ -1,16 +1,16 @@
-"""Measure what kinet-trt does on this machine's GPU: gpu-DEVICE.json, to be committed under benchmarks/results/.
+"""Measure kinet-trt on the GPU of this machine: gpu-DEVICE.json, to be committed under benchmarks/results/.
 
-`benchmarks/gpu_check.sh` runs it. Sections, by worth:
+`benchmarks/gpu_check.sh` runs it. Sections, in the order of importance:
 
-- tensorrt: does TensorRT run here, in FP16 and INT8? Settled first; where it does not, the record says why;
-- peaks: the peaks' kernels on full frames, held to the reference;
-- counting: 1920 x 1080 px, the release's network at full width, host frame to host detections: TensorRT, our kernels
-  about PyTorch's network in a CUDA graph, PyTorch eager and compiled; kinet-edge in TensorRT;
+- tensorrt: whether TensorRT runs here, in FP16 and INT8, or why it does not;
+- peaks: the kernels of the peaks on full frames, compared with the reference;
+- counting: 1920 x 1080 px, the release's network at full width, from host frame to host detections: TensorRT, our
+  kernels around PyTorch's network in a CUDA graph, PyTorch eager and compiled; kinet-edge in TensorRT;
 - tests: tests/gpu;
-- frames: prepare, and the transfer of frames.
+- frames: preparation and transfer of frames.
 
-Each runs in a process of its own: a crash or a time limit is noted, and what was measured until then is kept. A file of
-an earlier run on the same machine is added to.
+Each section runs in its own process: a crash or timeout is recorded, and results up to then are kept. Results are added
+to the file of an earlier run on the same machine.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from kinet_trt.diagnostics.machine import installed, read_machine
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 KEPT = Path(tempfile.gettempdir()) / "kinet-trt-gpu"
-"""Where a copy of the figures waits for the next run on this machine, whose output folder may be another."""
+"""Folder with a copy of the figures for the next run on this machine, whose output folder may differ."""
 SCHEMA = 1
 SECTIONS = {"tensorrt": 150, "peaks": 90, "counting": 300, "tests": 240, "frames": 90}
-"""Most seconds of each, in the order in which they run."""
+"""Time limit of each section, s, in the order of execution."""
 NEEDED = {
     "kinet_trt.export": "the package: python -m pip install --no-deps --no-build-isolation -e .",
     "cupy": "CuPy",
@@ -57,11 +57,11 @@ PACKAGES = (
     "cupy-cuda12x", "nvidia-cuda-nvrtc", "nvidia-cudnn-cu13", "tensorrt", "tensorrt-rtx",
 )  # fmt: skip
 LOG = 2000
-"""Last characters that are kept of what a failed section said."""
+"""Number of last characters of the output of a failed section to keep."""
 
 
 def missing() -> dict[str, str]:
-    """Return what is not here, by name, and what it is for."""
+    """Return missing packages and files by name, with their purpose."""
     return {name: what for name, what in NEEDED.items() if not any(map(_is_here, name.split(" or ")))}
 
 
@@ -73,7 +73,7 @@ def _is_here(module: str) -> bool:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures are of; raise an EngineError where there is no GPU that can be used."""
+    """Return the device and versions; raise EngineError if there is no usable GPU."""
     driver, here, packages = ask_driver(), read_machine(), installed()
     gpu = driver.gpus[0]
     return {
@@ -91,12 +91,12 @@ def machine() -> dict[str, Any]:
 
 
 def place(folder: Path, device: str) -> Path:
-    """Return the file of a device's figures."""
+    """Return the path of the figures of a device."""
     return folder / f"gpu-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-') or 'none'}.json"
 
 
 def earlier(out: Path, device: str, here: dict[str, Any]) -> dict[str, Any]:
-    """Return the sections that an earlier run left of this very machine and these versions."""
+    """Return the sections of an earlier run on the same machine with the same versions."""
     for path in (place(folder, device) for folder in (out, KEPT, RESULTS)):
         try:
             document = json.loads(path.read_text())
@@ -108,7 +108,7 @@ def earlier(out: Path, device: str, here: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(command: list[str], limit_s: float, extra: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run a command and return how it ended: ``outcome`` and ``seconds``, and its last words unless all was well."""
+    """Run a command and return its ``outcome`` and ``seconds``, and its last output if it failed."""
     started = time.monotonic()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -121,7 +121,7 @@ def run(command: list[str], limit_s: float, extra: dict[str, str] | None = None)
             if code < 0:
                 outcome = f"ended by {signal.Signals(-code).name}"
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its own children too: compilers
+            os.killpg(process.pid, signal.SIGKILL)  # including its child processes, such as compilers
             process.wait()
             outcome = f"stopped after {limit_s:.0f} s"
         log.seek(0)
@@ -131,7 +131,7 @@ def run(command: list[str], limit_s: float, extra: dict[str, str] | None = None)
 
 
 def section(name: str, limit_s: float, models: Path, with_tensorrt: bool) -> dict[str, Any]:
-    """Run one section in a process of its own, and return its figures and how it ended."""
+    """Run one section in its own process, and return its figures and outcome."""
     if name == "tests":
         return gpu_tests(limit_s)
     with tempfile.TemporaryDirectory() as scratch:
@@ -144,7 +144,7 @@ def section(name: str, limit_s: float, models: Path, with_tensorrt: bool) -> dic
 
 
 def gpu_tests(limit_s: float, folder: Path = ROOT / "tests" / "gpu") -> dict[str, Any]:
-    """Run the GPU tests, each module in a process of its own, and return what became of each test."""
+    """Run the GPU tests, each module in its own process, and return the outcome of each test."""
     if lacking := [name for name in ("pytest", "hypothesis") if not _is_here(name)]:
         return {"outcome": f"not run: {' and '.join(lacking)} not installed"}
     deadline = time.monotonic() + limit_s
@@ -152,7 +152,7 @@ def gpu_tests(limit_s: float, folder: Path = ROOT / "tests" / "gpu") -> dict[str
     for module in sorted(folder.glob("test_*.py")):
         with tempfile.TemporaryDirectory() as scratch:
             report = Path(scratch) / "junit.xml"
-            # The repository's own warnings are errors elsewhere; here other versions of everything are at hand.
+            # Warnings are not errors here, since other versions of the packages are installed.
             command = [
                 sys.executable,
                 "-X",
@@ -174,7 +174,7 @@ def gpu_tests(limit_s: float, folder: Path = ROOT / "tests" / "gpu") -> dict[str
 
 
 def outcomes(junit: str) -> dict[str, Any]:
-    """Return how many tests passed, failed and were skipped, why, and what they recorded."""
+    """Return the numbers of tests that passed, failed and were skipped, with reasons, and their records."""
     counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
     why: dict[str, str] = {}
     recorded: dict[str, Any] = {}
@@ -191,13 +191,15 @@ def outcomes(junit: str) -> dict[str, Any]:
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    """Return what was asked for."""
+    """Return the command-line options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or RESULTS), help="folder of the JSON")
-    parser.add_argument("--models", type=Path, default=ROOT / ".gpu" / "models", help="what --pack made")
-    parser.add_argument("--sections", default=",".join(SECTIONS), help="of " + ", ".join(SECTIONS))
-    parser.add_argument("--limit", type=float, default=480, help="seconds for all of it")
-    parser.add_argument("--no-tensorrt", action="store_true", help="leave TensorRT out of all sections")
+    parser.add_argument(
+        "--out", type=Path, default=Path(os.environ.get("OUT") or RESULTS), help="folder of the JSON file"
+    )
+    parser.add_argument("--models", type=Path, default=ROOT / ".gpu" / "models", help="models made by gpu_pack.py")
+    parser.add_argument("--sections", default=",".join(SECTIONS), help="any of " + ", ".join(SECTIONS))
+    parser.add_argument("--limit", type=float, default=480, help="time limit, s")
+    parser.add_argument("--no-tensorrt", action="store_true", help="omit TensorRT in all sections")
     asked = parser.parse_args(given)
     asked.sections = asked.sections.split(",")
     if unknown := set(asked.sections) - set(SECTIONS):
@@ -206,7 +208,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(given: list[str] | None = None) -> int:
-    """Run what was asked for; return 0 where all of it came to its end."""
+    """Run the sections; return 0 if all completed."""
     asked, deadline = arguments(given), time.monotonic()
     deadline += asked.limit
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -226,12 +228,12 @@ def main(given: list[str] | None = None) -> int:
     document = {"schema": SCHEMA, "machine": here, "missing": lacking, "sections": done}
     chosen = [name for name in SECTIONS if name in asked.sections and not (asked.no_tensorrt and name == "tensorrt")]
     if not asked.no_tensorrt and "counting" in chosen and "tensorrt" not in {*chosen, *done}:
-        chosen = ["tensorrt", *chosen]  # a crash of it must not take the section with it
+        chosen = ["tensorrt", *chosen]  # keep the section if this crashes
     good = True
     for name in chosen:
         left = deadline - time.monotonic()
         if left < 10:
-            print(f"{name}: no time is left; --sections {name} runs it alone")
+            print(f"{name}: no time left; --sections {name} runs it alone")
             good = False
             continue
         usable = not asked.no_tensorrt and bool(done.get("tensorrt", {}).get("runs"))
@@ -240,7 +242,7 @@ def main(given: list[str] | None = None) -> int:
         for file in (path, place(KEPT, here["device"])):
             write_atomic(file, json.dumps(document, indent=1) + "\n")
         print(f"{name}: {done[name]['outcome']}", flush=True)
-        # That TensorRT does not run here is a finding, not a failure.
+        # A result that TensorRT does not run here is not a failure.
         good &= name == "tensorrt" or done[name]["outcome"] == "done"
     print(path)
     return 0 if good else 1

@@ -1,4 +1,4 @@
-"""Timing in turn, and figures that fill a JSON file as they come: a crash or a time limit loses none of them."""
+"""Interleaved timing, and figures that are written to a JSON file at once, so that a crash loses none."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from kinet_trt.core.files import write_atomic
 
 Run = Callable[[], float | None]
-"""Runs once; returns how long that took, ms, or None: it is to be timed by the host's clock."""
+"""Function to time; returns its duration, ms, or None to be timed by the host's clock."""
 
 
 class Record:
-    """Figures by name; the file holds all of them after each :meth:`put`."""
+    """Figures by name; :meth:`put` writes all of them to the file."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.figures = path, dict[str, Any]()
@@ -29,7 +29,7 @@ class Record:
 
 
 def summary(milliseconds: Sequence[float]) -> dict[str, float]:
-    """Return p50 and p99, ms, and how many they are of."""
+    """Return p50 and p99, ms, and the number of values."""
     return {
         "p50_ms": round(float(np.percentile(milliseconds, 50)), 4),
         "p99_ms": round(float(np.percentile(milliseconds, 99)), 4),
@@ -44,18 +44,18 @@ def in_turn(
     limit_s: float = float("inf"),
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict[str, Any]]:
-    """Run everything in turn, so that a slow spell meets all alike, and return figures by name.
+    """Run all functions in turn, so that slow phases affect all alike, and return figures by name.
 
     Parameters
     ----------
     runs
-        What is timed; one that fails is left out from then on, and its figures say why.
+        Functions to time; one that fails is skipped afterwards, and its figures state the error.
     rounds, warm_up
-        How often each runs, and how often before that without being timed.
+        Number of timed runs of each, and of untimed runs before.
     limit_s
-        No round begins later than this, s; at least one is run.
+        Time after which no new round starts, s; at least one is run.
     clock
-        Of the host, s.
+        Clock of the host, s.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     failed: dict[str, str] = {}

@@ -1,14 +1,14 @@
-"""Prepare on any machine what benchmarks/gpu_check.sh takes to a GPU machine without network.
+"""Prepare the files that benchmarks/gpu_check.sh takes to a GPU machine without network access.
 
-`python benchmarks/gpu_pack.py [FOLDER] [--packer pack_tensorrt.py]`, FOLDER is .gpu unless said. It then holds
+`python benchmarks/gpu_pack.py [FOLDER] [--packer pack_tensorrt.py]`, FOLDER defaults to .gpu. It gets
 
-- models/release-32-fp16.onnx, models/release-32-int8.onnx: the release's network at width 32, random weights (no
-  checkpoint is at hand), so that only its time counts;
-- models/kinet-edge-int8.onnx: the shipped model as `kinet-trt build --precision int8` makes it of simulated fields;
-- tensorrt/part-00, part-01, ...: TensorRT for RTX in parts that each fit a size-limited upload, where its packer is
-  at hand (beside the repository, in ../shared/tensorrt, or --packer). A copy of the packer lies in each part.
+- models/release-32-fp16.onnx, models/release-32-int8.onnx: the release's network at width 32, random weights,
+  only for timing;
+- models/kinet-edge-int8.onnx: the shipped model from `kinet-trt build --precision int8` on simulated fields;
+- tensorrt/part-00, part-01, ...: TensorRT for RTX in parts for a size-limited upload, if its packer is available
+  (beside the repository, in ../shared/tensorrt, or --packer). Each part has a copy of the packer.
 
-What is there already is left as it is. The parts hold NVIDIA's binaries: FOLDER must never be committed.
+Existing files are kept. The parts contain NVIDIA's binaries: never commit FOLDER.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKER = ROOT.parent / "shared" / "tensorrt" / "pack_tensorrt.py"
 FIELDS, SIDE = 32, 320
 RELEASE_THRESHOLD = 50.0
-"""Above nearly everything that random weights give."""
+"""Threshold above nearly all values with random weights."""
 
 
 def release(folder: Path, width: int = 32) -> None:
-    """Write the release's network in FP16 and in INT8: all but its first and last layer, two small crops for ranges."""
+    """Write the release's network in FP16 and INT8 (without the first and last layer; ranges from two small crops)."""
     import torch
     from kinet_trt.calibration import ranges, sensitivity
     from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
@@ -84,15 +84,15 @@ def edge(folder: Path) -> None:
                 rows = csv.writer(file)
                 rows.writerow(("x", "y", "class"))
                 rows.writerows((x, y, CLASSES[c]) for x, y, c in zip(truth.x, truth.y, truth.cls, strict=True))
-        # Only what it looks like on a GPU matters here: simulated fields say little of what INT8 costs on real ones.
+        # For timing only: simulated fields do not show the accuracy of INT8 on real ones.
         built = build(None, path, "int8", calibration=Path(scratch), max_loss=5)
     print(f"{path.name}: {built.card.quantisation}")
 
 
 def tensorrt(folder: Path, packer: Path) -> None:
-    """Pack TensorRT for RTX for Python 3.12, and lay the packer into each part."""
+    """Pack TensorRT for RTX for Python 3.12, with the packer in each part."""
     if not packer.is_file():
-        print(f"no packer at {packer}: without TensorRT for RTX the rest can be measured all the same")
+        print(f"no packer at {packer}: everything except TensorRT for RTX can still be measured")
         return
     if not folder.is_dir():
         command = [sys.executable, packer, "pack", folder, "--flavour", "rtx", "--python", "3.12"]
@@ -103,7 +103,7 @@ def tensorrt(folder: Path, packer: Path) -> None:
 
 
 def main() -> None:
-    """Prepare everything, and say how large it is."""
+    """Prepare all files and print their sizes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?", default=ROOT / ".gpu")
     parser.add_argument("--packer", type=Path, default=PACKER)

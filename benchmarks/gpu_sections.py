@@ -1,4 +1,4 @@
-"""The sections of benchmarks/gpu.py that touch the GPU; each runs in a process of its own, which a crash may end.
+"""GPU sections of benchmarks/gpu.py, each of which runs in its own process.
 
 `python benchmarks/gpu_sections.py SECTION FILE.json MODELS [--tensorrt]`
 """
@@ -30,15 +30,15 @@ WIDTH, HEIGHT = 1920, 1080
 MPP, RADIUS, MULTIPLE = 0.5, 5, 16
 PEAKS_BAR_US = 100
 RELEASE_FLOP = 2 * 486.3e3 * WIDTH * 1088
-"""Of the release's nucleus branch at width 32, a frame."""
+"""Operations of the release's nucleus branch at width 32, per frame."""
 ROUNDS = 60
 SMALL = 256
-"""Side, px, of the frame that settles whether TensorRT runs."""
+"""Side of the frame for the test of TensorRT, px."""
 PLANS = (("release-32", "fp16"), ("release-32", "int8"), ("kinet-edge", "fp16"), ("kinet-edge", "int8"))
 
 
 def tensorrt(record: Record, models: Path, _: bool) -> None:
-    """Settle whether TensorRT builds and runs here; ``step`` says how far it came, should the process end."""
+    """Test whether TensorRT builds and runs here; ``step`` records the progress in case of a crash."""
     from kinet_trt.engines.tensorrt import builder as trt
 
     record.put(runs=False, step="import")
@@ -56,7 +56,7 @@ def tensorrt(record: Record, models: Path, _: bool) -> None:
 
 
 def _small(record: Record, library: Any, models: Path, precision: str, found: dict[str, Any]) -> None:
-    """Build, ask, load, run and compare one small engine of kinet-edge."""
+    """Build, inspect, load, run and compare a small engine of kinet-edge."""
     from kinet_trt.deploy.build import build
     from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
     from kinet_trt.engines.tensorrt.builder import check_here
@@ -93,7 +93,7 @@ def _small(record: Record, library: Any, models: Path, precision: str, found: di
 
 
 def peaks(record: Record, _: Path, __: bool) -> None:
-    """Time the peaks' kernels on full frames, and hold them to the reference."""
+    """Time the kernels of the peaks on full frames, and compare them with the reference."""
     import cupy
 
     from kinet_trt.peaks.cuda import CudaPeaks
@@ -129,7 +129,7 @@ def peaks(record: Record, _: Path, __: bool) -> None:
 
 
 def frames(record: Record, _: Path, __: bool) -> None:
-    """Time what a frame takes before the network: the copy to pinned memory, the transfer, and prepare."""
+    """Time the steps before the network: copy to pinned memory, transfer and preparation."""
     import cupy
 
     from kinet_trt.cuda.interop import read_frame
@@ -174,11 +174,11 @@ def frames(record: Record, _: Path, __: bool) -> None:
 
 
 def counting(record: Record, models: Path, with_tensorrt: bool) -> None:
-    """Time host frame to host detections: TensorRT, our kernels about PyTorch's network, and PyTorch alone."""
+    """Time host frame to host detections: TensorRT, our kernels around PyTorch's network, and PyTorch alone."""
     import torch
     from gpu_torch import CapturedPath, Network, compiled, count, tflops
 
-    torch.backends.cudnn.benchmark = True  # for PyTorch's best
+    torch.backends.cudnn.benchmark = True  # for the best speed of PyTorch
     reached = tflops()
     record.put(
         pytorch_fp32_convolutions_in_tf32=torch.backends.cudnn.allow_tf32,
@@ -221,7 +221,7 @@ def counting(record: Record, models: Path, with_tensorrt: bool) -> None:
     record.put(network_and_peaks_on_device=in_turn(alone, ROUNDS, limit_s=30))
     record.put(frames_per_second={name: throughput(rows[name], ends[name]) for name in rows})
 
-    # Last: it may compile for minutes.
+    # Last, since it may compile for minutes.
     took: dict[str, Any] = {}
     try:
         with _seconds(took, "compile_s"):
@@ -239,7 +239,7 @@ def counting(record: Record, models: Path, with_tensorrt: bool) -> None:
 
 
 def opened(record: Record, models: Path, frame: NDArray[np.uint8]) -> Iterator[tuple[str, Any, float]]:
-    """Build and open an engine of each model and precision, hold its nuclei to its maps, give it with a threshold."""
+    """Build and open an engine of each model and precision, verify its nuclei, and yield it with a threshold."""
     from kinet_trt.deploy.build import build
     from kinet_trt.engines.base import open_engine
 
@@ -272,7 +272,7 @@ def opened(record: Record, models: Path, frame: NDArray[np.uint8]) -> Iterator[t
 
 
 def engine_ms(engine: Any, threshold: float) -> float:
-    """Return how long network, peaks and the copy of what they find take on the device, ms."""
+    """Return the time of network, peaks and copy of the results on the device, ms."""
     import cupy
 
     before, after, lane = cupy.cuda.Event(), cupy.cuda.Event(), _lane(engine)
@@ -284,7 +284,7 @@ def engine_ms(engine: Any, threshold: float) -> float:
 
 
 def captured_ms(path: Any, threshold: float) -> float:
-    """Return the same of PyTorch's network between our kernels."""
+    """Return the same for PyTorch's network between our kernels."""
     import torch
 
     before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -296,7 +296,7 @@ def captured_ms(path: Any, threshold: float) -> float:
 
 
 def throughput(submit: Callable[[], Any], collect: Callable[[Any], Any], count: int = 100) -> dict[str, float]:
-    """Return frames a second, one at a time and with the next on its way while one is collected."""
+    """Return frames per second, one at a time and with the next in progress while one is collected."""
     for _ in range(3):
         collect(submit())
     start = time.perf_counter()
@@ -314,7 +314,7 @@ def throughput(submit: Callable[[], Any], collect: Callable[[Any], Any], count: 
 
 
 def on_device(launch: Callable[[Any], None], inputs: list[Any], stream: Any) -> dict[str, Any]:
-    """Time launches between events, one by one and in captured graphs; inputs take turns, that caches do not help."""
+    """Time launches between events, singly and in captured graphs; inputs alternate to defeat caches."""
     import cupy
 
     for one in inputs:
@@ -343,7 +343,7 @@ def on_device(launch: Callable[[Any], None], inputs: list[Any], stream: Any) -> 
 
 
 def cones(dtype: Any, seed: int, nuclei: int = 5000) -> NDArray[Any]:
-    """Return maps as a network makes them: cones of 12 px about each nucleus, noise below."""
+    """Return maps like those of a network: cones of 12 px around nuclei, and noise."""
     generator = np.random.default_rng(seed)
     maps = generator.normal(0, 0.02, (3, HEIGHT, WIDTH)).astype(np.float32)
     y, x = np.mgrid[-12:13, -12:13]
@@ -356,23 +356,23 @@ def cones(dtype: Any, seed: int, nuclei: int = 5000) -> NDArray[Any]:
 
 
 def likely_threshold(maps: NDArray[np.floating]) -> float:
-    """Return a threshold that leaves of random maps about as many nuclei as a field has: thousands at most."""
+    """Return a threshold with which random maps have about as many nuclei as a field: thousands at most."""
     return float(np.quantile(maps.max(axis=0).astype(np.float32), 0.99))
 
 
 def inside(maps: NDArray[Any], threshold: float) -> Detections:
-    """Return the reference's nuclei of padded maps, those in the padding left out."""
+    """Return the reference's nuclei of padded maps, without those in the padding."""
     found = find_peaks(maps, threshold, RADIUS)
     return found.where((found.x < WIDTH) & (found.y < HEIGHT))
 
 
 def same(first: Detections, second: Detections) -> bool:
-    """Whether two lists of nuclei are equal to the last one."""
+    """Return whether two lists of nuclei are equal."""
     return all(np.array_equal(getattr(first, n), getattr(second, n)) for n in ("x", "y", "cls", "score"))
 
 
 def ignored(_: object) -> None:
-    """Return nothing, so that the host's clock counts."""
+    """Run a function and return None, so that the host's clock is used."""
 
 
 def _lane(engine: Any) -> Any:
@@ -380,7 +380,7 @@ def _lane(engine: Any) -> Any:
 
 
 def _source(models: Path, model: str, precision: str) -> Path | None:
-    """Return what an engine is built of; None: the shipped model."""
+    """Return the model of an engine; None: the shipped model."""
     if (model, precision) == ("kinet-edge", "fp16"):
         return None
     path = models / f"{model}-{precision}.onnx"
@@ -390,7 +390,7 @@ def _source(models: Path, model: str, precision: str) -> Path | None:
 
 
 class _seconds:  # noqa: N801
-    """Note how long a block took, also when it failed."""
+    """Record the duration of a block, even if it fails."""
 
     def __init__(self, figures: dict[str, Any], name: str) -> None:
         self.figures, self.name = figures, name
@@ -417,7 +417,7 @@ if __name__ == "__main__":
     parser.add_argument("--tensorrt", action="store_true")
     given = parser.parse_args()
     try:
-        ask_driver()  # before anything else of CUDA is touched
+        ask_driver()  # before any other use of CUDA
         SECTIONS[given.section](Record(given.json), given.models, given.tensorrt)
     except KinetError as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None

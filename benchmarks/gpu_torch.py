@@ -1,4 +1,4 @@
-"""The release's network in PyTorch on a GPU: as its users run it, and between our kernels, without TensorRT."""
+"""The release's network in PyTorch on a GPU, alone and between our kernels, without TensorRT."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MULTIPLE, RADIUS = 16, 5
 
 
 class Network(nn.Module):
-    """Pixels to maps: uint8 [1, H, W, 3] to the type's [1, 3, H, W], contiguous. Random weights: only time matters."""
+    """Pixels to maps: uint8 [1, H, W, 3] to [1, 3, H, W] of the type, contiguous. Weights are random."""
 
     scale: Tensor
     shift: Tensor
@@ -48,7 +48,7 @@ class Network(nn.Module):
 
 
 def count(network: nn.Module, frame: NDArray[np.uint8], threshold: float, device: str = "cuda") -> int:
-    """Count a frame as PyTorch's users do: copy, network, max pool, back. Returns how many peaks there are.
+    """Count a frame in plain PyTorch: copy, network, max pool, copy back. Returns the number of peaks.
 
     Parameters
     ----------
@@ -57,9 +57,9 @@ def count(network: nn.Module, frame: NDArray[np.uint8], threshold: float, device
     frame
         uint8 [H, W, 3], H and W multiples of 16.
     threshold
-        Least height of a peak.
+        Minimum height of a peak.
     device
-        Where the network is.
+        Device of the network.
     """
     with torch.inference_mode():
         maps = network(torch.from_numpy(frame[None]).to(device))
@@ -71,7 +71,7 @@ def count(network: nn.Module, frame: NDArray[np.uint8], threshold: float, device
 
 
 class _Lane:
-    """One frame on its way."""
+    """Frame in progress."""
 
     def __init__(self, path: CapturedPath, height: int, width: int) -> None:
         plan, stream = path.plan, path.stream
@@ -98,14 +98,14 @@ class _Lane:
 
 
 class CapturedPath:
-    """Prepare, PyTorch's network in FP16 and peaks on one stream, network and peaks captured as a graph; two lanes.
+    """Preparation, PyTorch's FP16 network and peaks on one stream, the last two as a CUDA graph; two lanes.
 
     Parameters
     ----------
     network
         :class:`Network` in FP16 on the GPU, compiled or not.
     height, width
-        Of the frames, px.
+        Size of the frames, px.
     """
 
     def __init__(self, network: nn.Module, height: int, width: int) -> None:
@@ -120,7 +120,7 @@ class CapturedPath:
         self._next = 0
 
     def submit(self, frame: NDArray[np.uint8], threshold: float) -> _Lane:
-        """Send a frame on its way; the one before the last must have been collected."""
+        """Submit a frame; the one before the last must have been collected."""
         lane, self._next = self.lanes[self._next], 1 - self._next
         np.copyto(lane.here, frame)
         with torch.cuda.stream(self.uploads):
@@ -146,13 +146,13 @@ class CapturedPath:
 
 
 def compiled(network: Network) -> nn.Module:
-    """Return a copy that torch.compile is to compile at its first run."""
+    """Return a copy that torch.compile compiles at its first run."""
     made: nn.Module = torch.compile(copy.deepcopy(network), dynamic=False)  # type: ignore[assignment]
     return made
 
 
 def tflops(size: int = 8192, rounds: int = 10) -> float:
-    """Return what this GPU computes in FP16, TFLOP/s, in matrix products of random numbers."""
+    """Return the FP16 throughput of this GPU in matrix products, TFLOP/s."""
     a, b = (torch.randn(size, size, device="cuda", dtype=torch.float16) for _ in range(2))
     times = []
     for _ in range(rounds + 3):

@@ -1,4 +1,4 @@
-"""Pictures that show no tissue, drawn from a seed: screens, text, labels, charts, drawings, light. RGB uint8."""
+"""Random drawings without tissue: screens, text, labels, charts, cartoons, light. RGB uint8."""
 
 from __future__ import annotations
 
@@ -150,13 +150,13 @@ def plot(rng: np.random.Generator, width: int, height: int) -> Pixels:
 
 
 def gradient(rng: np.random.Generator, width: int, height: int) -> Pixels:
-    """Draw a smooth change between colours, with a camera's noise."""
+    """Draw a gradient between colours with camera noise."""
     corners = rng.integers(0, 256, (2, 2, 3)).astype(np.float32)
     return _noisy(rng, cv2.resize(corners, (width, height), interpolation=cv2.INTER_CUBIC), float(rng.uniform(0, 3)))
 
 
 def noise(rng: np.random.Generator, width: int, height: int) -> Pixels:
-    """Draw noise, independent or smooth, of all levels."""
+    """Draw noise of any level, independent or smooth."""
     fine = rng.integers(0, 256, (height, width, 3)).astype(np.float32)
     width_of = float(rng.choice([0, 1, 3, 8]))
     if width_of:

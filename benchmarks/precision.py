@@ -1,7 +1,8 @@
-"""What a precision and an engine cost in nuclei: benchmarks/results/precision.json.
+"""Accuracy of engines and numeric precisions: benchmarks/results/precision.json.
 
 `python benchmarks/precision.py FIELDS [CHECKPOINT]`: F1 of kinet-edge in each engine and precision, all fields pooled
-and by source; and with a checkpoint the detections of its FP32 export in each engine held to PyTorch on 20 fields.
+and by source; with a checkpoint also the detections of its FP32 export in each engine, compared with PyTorch on 20
+fields.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ FIELDS = 20
 
 
 def f1(fields: Sequence[LabelledField]) -> list[dict[str, Any]]:
-    """Return F1 of the shipped model for each setting that this machine has."""
+    """Return F1 of the shipped model for each setting available on this machine."""
     rows = []
     for runtime, precision in SETTINGS:
         try:
@@ -57,7 +58,7 @@ def f1(fields: Sequence[LabelledField]) -> list[dict[str, Any]]:
 
 
 def parity(fields: Sequence[LabelledField], path: Path) -> list[dict[str, Any]]:
-    """Hold the FP32 export of a checkpoint to eager PyTorch, engine by engine."""
+    """Compare the FP32 export of a checkpoint with eager PyTorch in each engine."""
     trained = checkpoint.load(path)
     network = Deployed(trained.network, trained.info, roi=False).eval()
     model, card = export(trained, path.stem, "fp32", False, False)

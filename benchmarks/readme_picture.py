@@ -1,4 +1,4 @@
-"""Make docs/count.png: the real field of the demo beside what the built-in model finds in it."""
+"""Make docs/count.png: the real field of the demo beside the nuclei found by the built-in model."""
 
 from __future__ import annotations
 

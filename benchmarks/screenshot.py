@@ -1,4 +1,4 @@
-"""Make docs/live.png: the live page over the simulated microscope, with a few captured fields (needs Chromium)."""
+"""Make docs/live.png: the live page with the simulated microscope and some captured fields (needs Chromium)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ WAIT = 60_000  # ms
 
 
 def shoot(page: Page, address: str) -> bytes:
-    """Capture some fields by the space bar, correct a nucleus, and return the picture."""
+    """Capture some fields with the space bar, correct a nucleus, and return the screenshot."""
     page.goto(address)
     while (fields := page.locator("#thumbnails button").count()) < FIELDS:
         expect(page.locator("#offer")).to_have_text("Ready to capture.", timeout=WAIT)
         page.keyboard.press("Space")
         page.locator(".toast").first.wait_for()
-        # The next rest of the stage, so that the fields lie side by side.
+        # The next stop of the stage, so that the fields are side by side.
         if (
             page.locator("#thumbnails button").count() > fields
             or "captured" in page.locator(".toast").first.inner_text()
@@ -44,7 +44,7 @@ def shoot(page: Page, address: str) -> bytes:
 
 
 def main() -> None:
-    """Make it."""
+    """Make the screenshot."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
         sys.exit("no Chromium was found: apt install chromium")
@@ -68,7 +68,7 @@ def main() -> None:
             program.send_signal(signal.SIGTERM)
             program.wait()
     data = io.BytesIO()
-    # A palette keeps it below 400 KB; the octree keeps the colours of small things.
+    # A palette keeps it below 400 kB; the octree preserves the colours of small objects.
     picture.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(data, "PNG", optimize=True)
     path = Path(__file__).resolve().parent.parent / "docs" / "live.png"
     write_atomic(path, data.getvalue())

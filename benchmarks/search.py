@@ -1,12 +1,12 @@
-"""Which KiNet to ship: width, activation and head, by accuracy against time.
+"""Search for the KiNet to ship: width, activation and head, by accuracy against time.
 
-    python benchmarks/search.py FIELDS    # trains every candidate alike; killed, it goes on where it was
-    python benchmarks/search.py --time    # with nothing else on the machine
+    python benchmarks/search.py FIELDS    # trains every candidate; an interrupted run resumes
+    python benchmarks/search.py --time    # on an otherwise idle machine
     python benchmarks/search.py --draw    # docs/search.svg, and the table for docs/kinet-edge.md
 
 The two architectures differ above all in their heads: ``paper`` gives each class two 3x3 convolutions of its own on
-three maps of one width, ``release`` one 5x5 on six times the width. Training is far shorter than that of a model that
-ships: the figures are for comparing candidates, and favour small ones. Results: benchmarks/results/search.json.
+three maps of one width, ``release`` one 5x5 on six times the width. Training is far shorter than that of shipped
+models: the figures compare candidates, and favour small ones. Results: benchmarks/results/search.json.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ SHIPPED = {"paper, width 16, relu": "kinet-edge", "paper, width 32, relu": "kine
 
 
 def main() -> None:
-    """Do what the options say."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("fields", type=Path, nargs="?")
@@ -78,7 +78,7 @@ def _keep(document: dict[str, Any]) -> None:
 
 
 def _train(document: dict[str, Any], folder: Path) -> None:
-    """Train what was not, and take down the figures of its best validation."""
+    """Train the remaining candidates, and record the figures of their best validation."""
     recipe = replace(
         BEST, iterations=ITERATIONS, patience=ITERATIONS, every=ITERATIONS // 4, average=1 - 10 / ITERATIONS
     )
@@ -99,7 +99,7 @@ def _train(document: dict[str, Any], folder: Path) -> None:
 
 
 def _time(document: dict[str, Any]) -> None:
-    """Take down how long each network takes, in FP32 and in what the engine chooses; with random weights."""
+    """Record the time of each network in FP32 and in the engine's default precision, with random weights."""
     precisions = ("fp32", "auto")
     with tempfile.TemporaryDirectory() as folder:
         settings = []
@@ -120,7 +120,7 @@ def _time(document: dict[str, Any]) -> None:
 
 
 def _timed(document: dict[str, Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Return the precisions that were timed, and the candidates."""
+    """Return the timed precisions and the candidates."""
     known = {name: c for name, c in document["candidates"].items() if "network_ms" in c}
     if not known:
         sys.exit(f"{RESULTS} has no times: run with --time first")
@@ -128,9 +128,9 @@ def _timed(document: dict[str, Any]) -> tuple[list[str], dict[str, dict[str, Any
 
 
 def picture(document: dict[str, Any]) -> bytes:
-    """Draw mean F1 over time, one panel a precision.
+    """Draw mean F1 over time, one panel per precision.
 
-    Circles: paper; squares: release; beside them the width. The line is the front, a ring what ships.
+    Circles: paper; squares: release; with their width. The line is the Pareto front, the ring marks the shipped model.
     """
     precisions, known = _timed(document)
     figure = Figure(figsize=(4.2 * len(precisions), 3.6), layout="tight")
@@ -163,7 +163,7 @@ def picture(document: dict[str, Any]) -> bytes:
         axes.margins(0.2)
         axes.grid(alpha=0.3, which="both")
     buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "kinet-trt"}):  # the same figures, the same file
+    with rc_context({"svg.hashsalt": "kinet-trt"}):  # reproducible files
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 

@@ -1,9 +1,9 @@
-"""Detection and classification F1 of both models that ship, on the validation fields of their training.
+"""Detection and classification F1 of both shipped models on the validation fields of their training.
 
 Run: python benchmarks/shipped.py FIELDS    (writes benchmarks/results/shipped.json; needs the extras eval and train)
 
-The fields chose threshold and checkpoint, so the figures flatter; they are for comparing the two. ``inner_f1`` is of
-detection without what lies within 12 px of a field's border: half nuclei there are marked by some and not by others.
+Threshold and checkpoint were chosen on these fields, so the figures are optimistic; they compare the two models.
+``inner_f1`` is detection F1 without the 12 px at a field's border, where labelling of cut nuclei is inconsistent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BORDER = 12
 
 
 def main(folder: Path) -> None:
-    """Write the figures of each source, and the mean of them all."""
+    """Write the figures of each source, and their mean."""
     _, fields = split_fields(read_fields(folder))
     models = {}
     for name, path in MODELS.items():

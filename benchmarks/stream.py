@@ -1,4 +1,4 @@
-"""How much counting ahead gains: `NucleusCounter.stream` against one count after the other, in turn on the same frames.
+"""Speed of `NucleusCounter.stream` against a loop of single counts, interleaved on the same frames.
 
 Run: python benchmarks/stream.py [MODEL]
 """
@@ -17,7 +17,7 @@ SIZE, MPP = (1280, 960), 0.17
 
 
 def main(model: str | None = None) -> None:
-    """Print the ratio of every precision that this machine has reason to use."""
+    """Print the ratio for each suitable precision of this machine."""
     frames = [Frame(simulate.field(seed, *SIZE)[0], MPP) for seed in range(4)] * (FRAMES // 4)
     for precision in ("auto", "fp32"):
         with NucleusCounter(model, precision=precision) as counter:
@@ -31,7 +31,9 @@ def main(model: str | None = None) -> None:
                         pass
                     seconds[name].append(time.perf_counter() - began)
         loop, stream = (statistics.median(taken) / FRAMES * 1e3 for taken in seconds.values())
-        print(f"{counter.engine.precision}: loop {loop:.1f} ms, stream {stream:.1f} ms a frame: {loop / stream:.2f} x")
+        print(
+            f"{counter.engine.precision}: loop {loop:.1f} ms, stream {stream:.1f} ms per frame: {loop / stream:.2f} x"
+        )
 
 
 if __name__ == "__main__":

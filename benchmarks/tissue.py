@@ -4,14 +4,14 @@
 ``more/``. PICTURES is a folder of ordinary colour pictures, whose subfolders are sources: photographs, screenshots,
 drawings. The figures are of the Debian packages opencv-doc, gnome-backgrounds, mate-backgrounds, ukui-wallpapers,
 lomiri-wallpapers-16.04, lomiri-wallpapers-20.04 and plasma-workspace-wallpapers, unpacked with ``dpkg -x``, and of the
-wheels of scikit-image, scikit-learn, SciPy 1.9, gradio, ultralytics, imgaug and matplotlib. MEASURED keeps what was
-measured.
+wheels of scikit-image, scikit-learn, SciPy 1.9, gradio, ultralytics, imgaug and matplotlib. MEASURED is a cache of
+the measurements.
 
-Fits the score of `kinet_trt.quality.domain_check.Features.tissue`: logistic regression with a ridge and no negative
-weight, on tissue as it is and changed as laboratories and microscopes differ, against the pictures and what
-`no_tissue.py` draws. Each source of tissue is judged by a score that was fitted without it, and each half of the
-pictures by one fitted on the other half. The table is fitted on all. Pictures are judged at the middle, without
-nuclei: the score uses none.
+Fits the score of `kinet_trt.quality.domain_check.Features.tissue`: logistic ridge regression with non-negative weights,
+on tissue, unchanged and varied within the range of laboratories and microscopes, against the pictures and the drawings
+of `no_tissue.py`. Each source of tissue is evaluated with a score fitted without it, and each half of the pictures with
+one fitted on the other half. The table is fitted on all. Pictures are measured at the centre, without nuclei, which the
+score does not use.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ from kinet_trt.quality.domain_check import ALLOWANCE, MAX_Z, DeviationScore, mea
 TABLE = ROOT / "kinet_trt" / "quality" / "tissue_table.py"
 MPP = 0.34
 FALSE = 0.02
-"""Share of the fields as they are that the score warns of."""
+"""Fraction of unchanged fields for which the score warns."""
 RIDGE = 0.004
 NUMBERS = (*NAMES, "coarsest quarter", "64 px", "45 px", "32 px", "5 px")
-"""What `Features.tissue` holds."""
+"""Names of the values of `Features.tissue`."""
 BELOW = {"hue of brown", "number of colours", "pale", "yellow in dark spots", "64 px", "45 px", "32 px"}
-"""Numbers that may be too small."""
+"""Values that count when too small."""
 ABOVE = {*NUMBERS} - {"number of colours", "pale", "45 px", "32 px"}
-"""Numbers that may be too large. The other sides are left out: they would reject tissue of a new laboratory."""
+"""Values that count when too large. Other sides are omitted: they would reject tissue of a new laboratory."""
 SIMULATED = "simulated"
 EVENNESS = {True: 0.4, False: 0.6}
-"""Power of its size that each of a source's pictures is divided by, for tissue and for the rest."""
-MOST, SMALLEST = 120, 20_000  # pictures of a source, bytes of a picture: icons are left out
-LARGEST = 2600  # px of a picture's longer side; larger ones are shrunk first
+"""Exponent of the size of a source in the weights of its images, for tissue and for the rest."""
+MOST, SMALLEST = 120, 20_000  # maximum pictures per source; minimum size in bytes, which excludes icons
+LARGEST = 2600  # maximum longer side, px; larger pictures are shrunk
 
 
 @dataclass(frozen=True)
 class Row:
-    """A picture that was measured; `view` is how it was shown, `allowance` the score that it may have."""
+    """Measurement of a picture; `view` is its variant, `allowance` the maximum score without a warning."""
 
     tissue: bool
     source: str
@@ -73,7 +73,7 @@ class Row:
 
     @property
     def half(self) -> int:
-        """Which half a picture belongs to, by its name: all its views together."""
+        """Half of the data, by the name of the picture, so that all its views are together."""
         return zlib.crc32(self.name.encode()) % 2
 
 
@@ -89,7 +89,7 @@ def tissue(folder: Path) -> Iterator[tuple[str, str, Pixels]]:
 
 
 def pictures(folder: Path) -> Iterator[tuple[str, str, Pixels]]:
-    """Yield source, name and pixels of every colour picture, at most `MOST` a source, and of what is drawn."""
+    """Yield source, name and pixels of every colour picture, at most `MOST` per source, and of every drawing."""
     for source in sorted(folder.iterdir()):
         paths = [p for p in sorted(source.rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg", ".png") and p.is_file()]
         paths = [p for p in paths if p.stat().st_size > SMALLEST]
@@ -107,7 +107,7 @@ def pictures(folder: Path) -> Iterator[tuple[str, str, Pixels]]:
 
 
 def views(pixels: Pixels, rng: np.random.Generator) -> Iterator[tuple[str, Pixels, float]]:
-    """Yield a picture as it is, at another um/px, whole and in part: what, pixels, um/px."""
+    """Yield a picture unchanged, at another um/px, whole and in part: name of the view, pixels, um/px."""
     height, width = pixels.shape[:2]
     yield "as it is", pixels, MPP
     yield ("0.25 um/px", pixels, 0.25) if rng.random() < 0.5 else ("0.5 um/px", pixels, 0.5)
@@ -119,18 +119,18 @@ def views(pixels: Pixels, rng: np.random.Generator) -> Iterator[tuple[str, Pixel
 
 
 def measured(pixels: Pixels, mpp: float) -> tuple[tuple[float, ...], float] | None:
-    """Return the numbers and the allowance of a picture; None where it cannot be judged."""
+    """Return the values and the allowance of a picture; None if it cannot be measured."""
     signs = measure_field(Frame(np.ascontiguousarray(pixels), mpp), Detections.empty(), MPP)
     return signs and (signs.tissue, ALLOWANCE * signs.both_stains)
 
 
 def warned_of(row: Row, score: DeviationScore) -> bool:
-    """Return whether a picture is called no tissue."""
+    """Return whether a picture gets a warning."""
     return score.value(row.numbers) > row.allowance
 
 
 def measure_tissue(folder: Path) -> Iterator[Row]:
-    """Measure every field, as it is and as another laboratory might show it."""
+    """Measure every field, unchanged and varied as between laboratories."""
     rng = np.random.default_rng(0)
     for source, name, pixels in track(list(tissue(folder)), "Measuring tissue"):
         changed = another_laboratory(pixels[:700, :700], rng)
@@ -143,7 +143,7 @@ def measure_tissue(folder: Path) -> Iterator[Row]:
 
 
 def measure_colon() -> Iterator[Row]:
-    """Measure scikit-image's field of colon, which states no um/px: whole and in parts, at three."""
+    """Measure scikit-image's field of colon, whole and in parts, at three um/px, since it states none."""
     whole, rng = immunohistochemistry(), np.random.default_rng(3)
     for mpp in (0.4, 0.5, 0.6):
         for part in (whole, whole[:300, :300], whole[212:, 212:], whole[:300, 212:], whole[212:, :300]):
@@ -153,7 +153,7 @@ def measure_colon() -> Iterator[Row]:
 
 
 def measure_pictures(folder: Path) -> Iterator[Row]:
-    """Measure every picture that shows no tissue, in several views."""
+    """Measure every picture without tissue, in several views."""
     rng = np.random.default_rng(0)
     for source, name, pixels in pictures(folder):
         for view, shown, mpp in views(pixels, rng):
@@ -162,7 +162,7 @@ def measure_pictures(folder: Path) -> Iterator[Row]:
 
 
 def fit(rows: Sequence[Row]) -> DeviationScore:
-    """Return the score with the bias at which `FALSE` of the tissue as it is scores too high."""
+    """Return the score with the bias at which a fraction `FALSE` of unchanged tissue scores too high."""
     ours, others = ([r for r in rows if r.tissue == kind and r.source != SIMULATED] for kind in (True, False))
     values, rest = (np.array([r.numbers for r in part]) for part in (ours, others))
     own, foreign = _weights(ours), _weights(others)
@@ -194,7 +194,7 @@ def _sides(values: NDArray[np.float64], usual: NDArray[np.float64], spread: NDAr
 
 
 def _weights(rows: Sequence[Row]) -> NDArray[np.float64]:
-    """Return weights by a power of the size of the row's source; together 1."""
+    """Return weights with sum 1, by a power of the size of the source."""
     sizes: dict[str, int] = {}
     for row in rows:
         sizes[row.source] = sizes.get(row.source, 0) + 1
@@ -203,7 +203,7 @@ def _weights(rows: Sequence[Row]) -> NDArray[np.float64]:
 
 
 def judged(rows: Sequence[Row], table: DeviationScore) -> dict[str, Any]:
-    """Return, by source and view, how many of how many score too high: by the table, and by a score that knew less."""
+    """Return the numbers of pictures and warnings by source and view, with the table and with a held-out score."""
     unseen: dict[tuple[bool, str], DeviationScore] = {}
     for source in track(sorted({r.source for r in rows if r.tissue}), "Fitting without each source"):
         unseen[True, source] = fit([r for r in rows if not (r.tissue and r.source == source)])
@@ -220,7 +220,7 @@ def judged(rows: Sequence[Row], table: DeviationScore) -> dict[str, Any]:
 
 
 def write_table(table: DeviationScore) -> None:
-    """Write the constants that the runtime reads."""
+    """Write the constants for the runtime."""
     columns = zip(NUMBERS, table.usual, table.spread, table.below, table.above, strict=True)
     rows = "".join(f"    ({', '.join(map(repr, row))}),  # {name}\n" for name, *row in columns)
     write_atomic(
@@ -233,7 +233,7 @@ def write_table(table: DeviationScore) -> None:
 
 
 def main() -> None:
-    """Measure, fit, judge, write."""
+    """Measure, fit, evaluate and write."""
     kept = Path(sys.argv[3]) if len(sys.argv) > 3 else None
     if kept and kept.is_file():
         rows = [Row(**{**row, "numbers": tuple(row["numbers"])}) for row in json.loads(kept.read_text())]

@@ -1,9 +1,9 @@
 """Evaluate the domain warning: writes benchmarks/results/unlike.json and kinet_trt/quality/domain_table.py.
 
 `python benchmarks/unlike.py FIELDS [MEASURED]`, FIELDS with `index.csv` and, beside it, `unlabelled/`. Fits the two
-scores of size on all fields whose um/px is nominal and writes them to the table; judges every field as it is and
-damaged, once by those scores and once by scores that were fitted without the field's source. MEASURED is a file that
-keeps what was measured: where it exists, only fitting and judging are done.
+scores of size on all fields with nominal um/px and writes them to the table. Evaluates every field, unchanged and
+degraded, with these scores and with scores fitted without the field's source. MEASURED is a cache of the measurements;
+if it exists, only fitting and evaluation are done.
 
 Sources of one laboratory count as one: the labelled and the unlabelled pancreatic fields, and glioma.
 """
@@ -47,29 +47,29 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT, TABLE = ROOT / "benchmarks" / "results" / "unlike.json", ROOT / "kinet_trt" / "quality" / "domain_table.py"
 MAGENTA, FOREIGN, DARK = 0.55, 0.25, 0.5
 FALSE = 0.015
-"""Share of the fields as they are that each of the two scores warns of."""
+"""Fraction of unchanged fields for which each of the two scores warns."""
 MARGIN = {True: 2.0, False: 1.0}
-"""What the score of large and of small nuclei must exceed that limit by: in tissue of new laboratories (endometrium,
-bone marrow) it is higher."""
+"""Margin above that limit, for the score of large and of small nuclei, since scores are higher in tissue of new
+laboratories (endometrium, bone marrow)."""
 RIDGE = 0.005
 SOFT = "blur 1 px"
-"""A damage that the scores learn to keep quiet of."""
+"""Degradation that the scores learn to ignore."""
 EVENNESS = {True: 0.5, False: 0.75}
-"""Power of its size that each of a laboratory's pictures is divided by, for the score of large and of small nuclei:
-0 counts pictures alike, 1 laboratories."""
+"""Exponent of the size of a laboratory in the weights of its images, for the score of large and of small nuclei:
+0 weights images equally, 1 laboratories."""
 WITHIN = (0.81, 0.9, 1.1, 1.23)
-"""Factors by which um/px may be wrong without a word."""
+"""Factors of a wrong um/px that must not warn."""
 DOUBLE = (1.8, 2.2)
-EVERY = 6  # of the many fields of one source, which are damaged
-CROP = 640  # px of a field that is damaged
+EVERY = 6  # step between the fields of a large source that are degraded
+CROP = 640  # side of the part of a field that is degraded, px
 LABORATORY = {"pnet-figure": "pancreas", "pnet": "pancreas", "glu": "glioma"}
 ELSEWHERE = ("olympus_dp28", "eyepiece_photo", "simulated", "scikit-image")
-"""Sources that are judged but not fitted: their um/px is not nominal, or they are no Ki67 fields of people."""
+"""Sources for evaluation only: their um/px is not nominal, or they are not human Ki67 fields."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One picture that was measured: `change` is "" for a field as it is; `factor` is what um/px is wrong by."""
+    """Measurement of an image: `change` is "" for an unchanged field; `factor` is the error of um/px."""
 
     source: str
     field: str
@@ -80,7 +80,7 @@ class Row:
 
     @property
     def laboratory(self) -> str:
-        """What is left out together."""
+        """Group that is left out together."""
         return LABORATORY.get(self.source, self.source)
 
 
@@ -103,7 +103,7 @@ def fields(folder: Path) -> Iterator[tuple[str, str, Pixels]]:
 
 
 def measure(folder: Path) -> list[Row]:
-    """Measure every field, as it is and damaged."""
+    """Measure every field, unchanged and degraded."""
     counter = NucleusCounter()
     mpp, rng = counter.engine.card.mpp, np.random.default_rng(0)
     rows, seen = list[Row](), dict[str, int]()
@@ -116,7 +116,7 @@ def measure(folder: Path) -> list[Row]:
         rows.append(Row(source, name, change, factor, measure_field(frame, found, mpp), len(found)))
 
     for source, name, pixels in track(list(fields(folder)), "Measuring"):
-        # A whole microscope camera's frame is more than the window that is looked at.
+        # A camera frame is larger than the measured window.
         add(source, name, "", _middle(pixels, 2 * CROP))
         seen[source] = seen.get(source, 0) + 1
         if source == "immunoratio" and seen[source] % EVERY:
@@ -129,7 +129,7 @@ def measure(folder: Path) -> list[Row]:
             add(source, name, "fit", another_camera(shown, rng), factor)
         for change, damage in [*BLURS.items(), *HARMLESS.items()]:
             add(source, name, change, damage(smaller))
-        # Hues do not depend on nuclei: those of the picture as it is save most of the time.
+        # Hues do not depend on nuclei, so the nuclei of the unchanged image are used to save time.
         found = counter(Frame(smaller, mpp))
         for change, damage in STAINS.items():
             add(source, name, change, damage(smaller), found=found)
@@ -142,16 +142,16 @@ def _middle(pixels: Pixels, side: int) -> Pixels:
 
 
 def signs_of(row: Row, large: bool) -> tuple[float, ...]:
-    """Return what a score is made of; what adds nothing, where a picture is too small, is NaN."""
+    """Return the inputs of a score; NaN where an image is too small for them."""
     if row.signs is None:
         return (math.nan,) * (SIZE_FEATURES + OCTAVES * large)
     return row.signs.size + row.signs.spectrum * large
 
 
 def fit(rows: Sequence[Row], large: bool) -> LinearScore:
-    """Return the score that tells um/px that is too large, or too small, by two from um/px that is right.
+    """Return the score that separates um/px that is too large or too small by a factor of two from correct um/px.
 
-    Weighted ridge logistic regression, with the bias at which `FALSE` of the fields as they are score above 0.
+    Weighted ridge logistic regression, with the bias at which a fraction `FALSE` of unchanged fields scores above 0.
     """
     side = [r for r in rows if r.signs and (r.factor < 1.3 if not large else r.factor > 0.77) and _fits(r)]
     values = np.array([signs_of(r, large) for r in side])
@@ -181,7 +181,7 @@ def _fits(row: Row) -> bool:
 
 
 def _weights(rows: Sequence[Row], wrong: NDArray[np.bool_], large: bool) -> NDArray[np.float64]:
-    """Return weights: a laboratory by a power of its size, right and wrong um/px alike; together 1."""
+    """Return weights with sum 1, by a power of the size of the laboratory, equal for correct and wrong um/px."""
     power = EVENNESS[large]
     sizes: dict[tuple[str, bool], int] = {}
     for row, w in zip(rows, wrong, strict=True):
@@ -194,12 +194,12 @@ def _weights(rows: Sequence[Row], wrong: NDArray[np.bool_], large: bool) -> NDAr
 
 
 def judge(row: Row, large: LinearScore, small: LinearScore) -> tuple[Cause, ...]:
-    """Return what is said of a picture."""
+    """Return the causes of a warning."""
     return find_causes(row.signs, large, small) if row.signs else ()
 
 
 def judged(rows: Sequence[Row], left_out: bool) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return by change and source how many were warned of, and of what; each judged without its laboratory or with."""
+    """Return the number of warnings and their causes by change and source, with or without the own laboratory."""
     lines = {}
     for laboratory in {r.laboratory for r in rows}:
         others = [r for r in rows if not left_out or r.laboratory != laboratory]
@@ -209,16 +209,16 @@ def judged(rows: Sequence[Row], left_out: bool) -> dict[str, dict[str, dict[str,
         if row.change == "fit":
             continue
         cell = table.setdefault(row.change or "as it is", {}).setdefault(row.source, {"fields": 0, "warned": 0})
-        said = judge(row, *lines[row.laboratory])
+        causes = judge(row, *lines[row.laboratory])
         cell["fields"] += 1
-        cell["warned"] += bool(said)
-        for cause in said:
+        cell["warned"] += bool(causes)
+        for cause in causes:
             cell[cause] = cell.get(cause, 0) + 1
     return table
 
 
 def speed() -> dict[str, float]:
-    """Return ms that looking takes on a field of 1 megapixel."""
+    """Return the time of the check on a field of 1 megapixel, ms."""
     pixels = simulate.field(901, 1024, 1024)[0]
     counter, times = NucleusCounter(), []
     frame = Frame(pixels, counter.engine.card.mpp)
@@ -231,7 +231,7 @@ def speed() -> dict[str, float]:
 
 
 def write_table(large: LinearScore, small: LinearScore) -> None:
-    """Write the constants that the runtime reads."""
+    """Write the constants for the runtime."""
 
     def text(line: LinearScore) -> str:
         parts = astuple(line)
@@ -253,7 +253,7 @@ def write_table(large: LinearScore, small: LinearScore) -> None:
 
 
 def main() -> None:
-    """Measure, fit, judge, write."""
+    """Measure, fit, evaluate and write."""
     folder = Path(sys.argv[1])
     kept = Path(sys.argv[2]) if len(sys.argv) > 2 else None
     if kept and kept.is_file():

@@ -1,7 +1,4 @@
-"""What a network costs: parameters, multiplications, and time on the engines that are here.
-
-Random weights: only time matters.
-"""
+"""Cost of a network: parameters, multiplications, and time on the available engines, with random weights."""
 
 from __future__ import annotations
 
@@ -19,22 +16,22 @@ from studies import SHOWN, Run
 from torch import nn
 
 SIDE = 608
-"""px: the size of the other benchmarks."""
+"""Side of the timed frame, px, as in the other benchmarks."""
 
 
 def parameters(network: Network) -> int:
-    """Return how many parameters counting nuclei takes."""
+    """Return the number of parameters."""
     return sum(p.numel() for p in network.parameters())
 
 
 def multiplications(network: Network, side: int = 64) -> float:
-    """Return multiply-accumulates of convolutions per pixel of the picture."""
+    """Return multiply-accumulates of convolutions per pixel of the image."""
     total = 0.0
 
     def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         nonlocal total
         assert isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))
-        # Each weight is used once for each pixel: of the output, or of the input where that is spread.
+        # Each weight is used once per pixel of the output, or of the input for transposed convolutions.
         pixels = (output if isinstance(layer, nn.Conv2d) else inputs[0])[0, 0].numel()
         total += layer.weight.numel() * pixels
 
@@ -48,7 +45,7 @@ def multiplications(network: Network, side: int = 64) -> float:
 
 
 def on_cpu(networks: tuple[str, ...], width: int, rounds: int, side: int = SIDE) -> dict[str, Any]:
-    """Time every network in turn on the CPU engines: milliseconds a frame, medians."""
+    """Return the median time per frame of every network on the CPU engines, ms, interleaved."""
     from kinet_trt.export.to_onnx import export
 
     from kinet_trt.evaluation.benchmark import Setting, frame_of, measure
@@ -76,7 +73,7 @@ def on_cpu(networks: tuple[str, ...], width: int, rounds: int, side: int = SIDE)
 
 
 def on_gpu(networks: tuple[str, ...], width: int, rounds: int, side: int = SIDE) -> dict[str, Any]:
-    """Time every network in turn in PyTorch on the GPU, FP16, channels last: milliseconds a frame, medians."""
+    """Return the median time per frame of every network in PyTorch on the GPU, FP16, channels last, ms, interleaved."""
     image = torch.zeros(1, 3, side, side, device="cuda", dtype=torch.float16)
     image = image.contiguous(memory_format=torch.channels_last)
     ready = {
@@ -111,6 +108,6 @@ def sizes(networks: tuple[str, ...], width: int) -> dict[str, dict[str, float]]:
 
 
 def _untrained(name: str, width: int) -> Network:
-    """Return what counts nuclei: the region branch only teaches."""
+    """Return the network without the region branch, which is for training only."""
     torch.manual_seed(0)
     return build(Run("okinet" if name == "kinet" else name, 0).config(width)).eval()

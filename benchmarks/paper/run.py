@@ -25,7 +25,7 @@ from kinet_trt.export.training import Progress, TrainingRun, is_finished, train,
 from results import Results
 from scores import score
 from studies import BUDGETS, STUDIES, Budget, Run, all_runs
-from study_fields import divided, with_labels
+from study_fields import split_for_study, with_labels
 
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import write_atomic
@@ -80,8 +80,8 @@ def done(run: Run, budget: Budget, data: Path, results: Path, work: Path, worker
     if file.exists():
         return json.loads(file.read_text())  # type: ignore[no-any-return]
     print(f"{run.name} ...", flush=True)
-    learnt, judging = divided(read_fields(data))
-    fields = with_labels(learnt, run.fraction, run.seed)
+    fields, test_fields = split_for_study(read_fields(data))
+    fields = with_labels(fields, run.fraction, run.seed)
     config, recipe, out = run.config(budget.width), budget.recipe(run.lam, run.gamma), work / f"{run.name}.pt"
     if not config.roi:
         fields = [f for f in fields if f.labelled]
@@ -98,7 +98,7 @@ def done(run: Run, budget: Budget, data: Path, results: Path, work: Path, worker
             "labelled": sum(bool(f.labelled) and f.split != "val" for f in fields),
             "regions_alone": sum(not f.labelled for f in fields),
             "validating": sum(f.split == "val" for f in fields),
-            "judging": len(judging),
+            "judging": len(test_fields),
         },
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "torch": torch.__version__,
@@ -125,7 +125,7 @@ def done(run: Run, budget: Budget, data: Path, results: Path, work: Path, worker
             "last_loss": losses[-1] if losses else None,
             "threshold": made.info.threshold,
             "validation": made.info.metrics,
-            **score(made.network.to(device), made.info, judging),
+            **score(made.network.to(device), made.info, test_fields),
         }
     write_atomic(file, json.dumps(document, indent=1) + "\n")
     return document

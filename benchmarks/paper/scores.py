@@ -1,4 +1,4 @@
-"""How good a network is on fields that it has not seen, by the paper's metrics."""
+"""Accuracy of a network on test fields, by the paper's metrics."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from kinet_trt.peaks.reference import find_peaks
 def score(network: Network, info: ModelInfo, fields: Sequence[LabelledField]) -> dict[str, Any]:
     """Return Table I's figures at the network's threshold, and the curves of Figures 8 and 9, for JSON.
 
-    All fields pooled; of each only the classes that its source labels, where it labels them. The curves' thresholds are
-    relative to each field's largest peak, as the paper's.
+    Fields are pooled; unlabelled classes and areas are ignored. As in the paper, the thresholds of the curves are
+    relative to the largest peak of each field.
     """
     none = Comparison.nothing(len(CLASSES))
     at_threshold, curve = none, [none] * len(XI)

@@ -1,4 +1,4 @@
-"""The fields of the studies: which are learnt from, which choose the threshold, which judge, and which lose labels."""
+"""Fields of the studies, for training, validation and testing, with and without labels."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from kinet_trt.export.crops import weak_region
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.datasets.labelled_field import LabelledField
 
-JUDGED, CHOOSING = 0.3, 0.2
-"""Shares of a field that is its source's only one: the right part judges, the one beside it chooses the threshold."""
+TEST_SHARE, VALIDATION_SHARE = 0.3, 0.2
+"""Fractions of the only field of a source for testing (its right part) and for validation (the part beside it)."""
 BARE = "regions alone"
-"""Source of the fields that lost their nuclei."""
+"""Source of the fields without their nuclei."""
 
 
-def divided(fields: Sequence[LabelledField]) -> tuple[list[LabelledField], list[LabelledField]]:
-    """Return fields to train and validate on, by their ``split``, and fields that judge.
+def split_for_study(fields: Sequence[LabelledField]) -> tuple[list[LabelledField], list[LabelledField]]:
+    """Return fields for training and validation, by their ``split``, and fields for testing.
 
-    The data's ``val`` fields judge, since no others are at hand. Of each source's others the last fifth, in the order
-    of their names, validates: some are tiles of a slide, and neighbours stay together. A source of one field is cut in
-    three.
+    The ``val`` fields of the data are used for testing, since there are no others. The last fifth of the other fields
+    of each source, by name, is for validation: some are tiles of a slide, and neighbours stay together. The single
+    field of a source is cut in three.
     """
-    learnt, judging = [], []
+    others, test_fields = [], []
     for source in sorted({f.source for f in fields}):
         own = sorted((f for f in fields if f.source == source), key=lambda f: f.name)
-        judging += [f for f in own if f.split == "val"]
+        test_fields += [f for f in own if f.split == "val"]
         rest = [f for f in own if f.split != "val"]
         if len(rest) == 1:
             width = rest[0].pixels().shape[1]
-            middle, right = round(width * (1 - JUDGED - CHOOSING)), round(width * (1 - JUDGED))
-            learnt.append(replace(rest[0].part(0, middle), split="train"))
-            learnt.append(replace(rest[0].part(middle, right), split="val"))
-            judging.append(rest[0].part(right, width))
+            middle, right = round(width * (1 - TEST_SHARE - VALIDATION_SHARE)), round(width * (1 - TEST_SHARE))
+            others.append(replace(rest[0].part(0, middle), split="train"))
+            others.append(replace(rest[0].part(middle, right), split="val"))
+            test_fields.append(rest[0].part(right, width))
         else:
             first = len(rest) - max(1, len(rest) // 5)
-            learnt += [replace(f, split="train" if i < first else "val") for i, f in enumerate(rest)]
-    return learnt, [replace(f, split="test") for f in judging]
+            others += [replace(f, split="train" if i < first else "val") for i, f in enumerate(rest)]
+    return others, [replace(f, split="test") for f in test_fields]
 
 
 def with_labels(fields: Sequence[LabelledField], fraction: float, seed: int) -> list[LabelledField]:
-    """Return fields of which a share of those for training keeps its nuclei, and the rest its regions alone.
+    """Return fields of which a fraction of those for training keeps its nuclei, and the rest only its regions.
 
-    The order in which fields keep them is drawn by the seed, but begins with one that labels every class; a smaller
-    share is part of a larger one.
+    The order of the fields is random, but starts with one that labels every class; a smaller fraction is a subset of a
+    larger one.
     """
     training = [i for i, f in enumerate(fields) if f.split != "val"]
     drawn = np.random.default_rng(seed).permutation(training)
@@ -56,7 +56,7 @@ def with_labels(fields: Sequence[LabelledField], fraction: float, seed: int) -> 
 
 
 def without_nuclei(field: LabelledField) -> LabelledField:
-    """Return a field with its regions alone: those that its nuclei stand in, as training takes them.
+    """Return a field with only its regions, those around its nuclei as in training.
 
     All of them are one source, which training draws a fifth as often as all others together: left among the fields of
     their own sources, they would take the place of nearly all that teach nuclei where few fields keep them.

@@ -26,7 +26,7 @@ from kinet_trt.export.sampling import UNLABELLED_WEIGHT, sampling_weights
 from results import Results
 from run import done
 from studies import BUDGETS, NETWORKS, Budget, Run, all_runs, runs_of
-from study_fields import divided, with_labels, without_nuclei
+from study_fields import split_for_study, with_labels, without_nuclei
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.datasets.labelled import read_fields
@@ -96,39 +96,39 @@ def test_studies_are_those_of_the_paper() -> None:
 
 
 def test_training_and_test_fields_are_disjoint(data: Path) -> None:
-    learnt, judging = divided(read_fields(data))
-    by_split = {split: [f for f in learnt if f.split == split] for split in ("train", "val")}
-    assert sorted(f.source for f in judging) == ["alone", "many"]
+    others, test_fields = split_for_study(read_fields(data))
+    by_split = {split: [f for f in others if f.split == split] for split in ("train", "val")}
+    assert sorted(f.source for f in test_fields) == ["alone", "many"]
     assert sorted(f.source for f in by_split["val"]) == ["alone", "many", "two"]
     assert sorted(f.source for f in by_split["train"]) == ["alone"] + 4 * ["many"] + ["two"]
-    parts = [f for f in (*learnt, *judging) if f.source == "alone"]
+    parts = [f for f in (*others, *test_fields) if f.source == "alone"]
     assert [f.pixels().shape[1] for f in parts] == [160, 64, 96]
     whole = next(f for f in read_fields(data) if f.source == "alone")
     np.testing.assert_array_equal(np.concatenate([f.pixels() for f in parts], axis=1), whole.pixels())
     assert sum(len(f.x) for f in parts) == len(whole.x)
-    names = [f.name for f in (*learnt, *judging) if f.source != "alone"]
+    names = [f.name for f in (*others, *test_fields) if f.source != "alone"]
     assert len(set(names)) == len(names)
 
 
 def test_smaller_share_of_labels_is_part_of_a_larger_one(data: Path) -> None:
-    learnt, _ = divided(read_fields(data))
+    others, _ = split_for_study(read_fields(data))
 
     def labelled(fraction: float, seed: int) -> set[int]:
-        chosen = with_labels(learnt, fraction, seed)
-        assert [f.split for f in chosen] == [f.split for f in learnt]
+        chosen = with_labels(others, fraction, seed)
+        assert [f.split for f in chosen] == [f.split for f in others]
         assert all(f.labelled for f in chosen if f.split == "val")
         return {i for i, f in enumerate(chosen) if f.labelled and f.split != "val"}
 
     shares = [labelled(fraction, 1) for fraction in (0.05, 0.5, 1.0)]
     assert [len(share) for share in shares] == [1, 3, 6]
     assert shares[0] < shares[1] < shares[2]
-    assert set(learnt[min(shares[0])].labelled) == set(CLASSES)
+    assert set(others[min(shares[0])].labelled) == set(CLASSES)
     assert len({frozenset(labelled(0.5, seed)) for seed in range(8)}) > 1
 
 
 def test_labelled_fields_are_sampled_most(data: Path) -> None:
-    learnt, _ = divided(read_fields(data))
-    training = [f for f in with_labels(learnt, 0.2, 0) if f.split != "val"]
+    others, _ = split_for_study(read_fields(data))
+    training = [f for f in with_labels(others, 0.2, 0) if f.split != "val"]
     drawn = np.array(sampling_weights(training, {}))
     bare = np.array([not f.labelled for f in training])
     assert bare.any()

@@ -286,7 +286,7 @@ def test_a_run_writes_each_section_and_starts_with_tensorrt(tmp_path, monkeypatc
     document = json.loads((tmp_path / "gpu-a-gpu.json").read_text())
     assert sorted(document["sections"]) == ["counting", "peaks", "tensorrt"]
     assert gpu.main(["--out", str(tmp_path), "--sections", "counting", "--limit", "5"]) == 1
-    assert "no time is left; --sections counting runs it alone" in capsys.readouterr().out
+    assert "no time left; --sections counting runs it alone" in capsys.readouterr().out
 
 
 @pytest.mark.slow
