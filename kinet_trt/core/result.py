@@ -24,7 +24,7 @@ class CountResult(ABC):
     width, height
         Size of the image, or of level 0 of the slide, px.
     mpp
-        um/px that was used.
+        µm/px that was used.
     mpp_source
         Source of ``mpp``: ``"option"``, ``"file"`` or ``"model"``.
     counts

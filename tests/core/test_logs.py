@@ -75,7 +75,7 @@ def test_to_terminal_hides_messages_of_other_libraries_unless_verbose(tmp_path):
     pytest.importorskip("distributed")
     assert noise(tmp_path).splitlines() == ["ours"]
     verbose = noise(tmp_path, "verbose")
-    for said in (
+    for message in (
         "Lost all workers",
         "Restarting worker",
         "unknown tag",
@@ -83,4 +83,4 @@ def test_to_terminal_hides_messages_of_other_libraries_unless_verbose(tmp_path):
         "TIFFReadDirectory",
         "ours",
     ):
-        assert said in verbose
+        assert message in verbose

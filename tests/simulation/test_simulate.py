@@ -32,7 +32,7 @@ def nearest(truth: Truth) -> NDArray[np.float64]:
     return distance.min(axis=1)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     left=st.integers(0, WHOLE[2] - 1),
     top=st.integers(0, WHOLE[3] - 1),
@@ -66,8 +66,8 @@ def test_region_equals_the_part_of_a_larger_region_at_another_mpp(mpp: float) ->
 
 def test_region_is_deterministic_and_seeded(whole: tuple[SimulatedSlide, NDArray[np.uint8], Truth]) -> None:
     slide, image, _ = whole
-    again, _ = SimulatedSlide(seed=7).region(*WHOLE)
-    np.testing.assert_array_equal(again, image)
+    again, _ = SimulatedSlide(seed=7).region(*WHOLE[:2], 230, 210)
+    np.testing.assert_array_equal(again, image[:210, :230])
     other, _ = dataclasses.replace(slide, seed=8).region(0, 0, 64, 64)
     assert (other != image[270:334, 310:374]).mean() > 0.5
     (one, first), (two, second) = field(5, 120, 90), field(5, 120, 90)
