@@ -218,10 +218,7 @@ class NucleusCounter:
         _check_not(cancel)
         if is_on_device(frame):
             return self._on_device(frame, mpp, order, cuda_stream)
-        if not isinstance(frame, Frame):
-            frame = Frame(_on_host(frame, order))
-        if mpp is not None:
-            frame = Frame(frame.pixels, mpp, frame.time, frame.stage)
+        frame = _as_frame(frame, mpp, order)
         card = self.engine.card
         if frame.width == 0 or frame.height == 0:
             raise ImageError("an empty frame: expected at least one pixel")
@@ -296,15 +293,15 @@ class NucleusCounter:
             )
             return submitted.result()
 
-    def tumor_map(self, frame: Frame) -> NDArray[np.float32]:
+    def tumor_map(self, frame: object, mpp: float | None = None, *, order: str | None = None) -> NDArray[np.float32]:
         """Return the probability that each pixel is tumour, from a model with the tumour-region branch.
 
         Frames that need tiles may show seams: the branch's receptive field is larger than the overlap of tiles.
 
         Parameters
         ----------
-        frame
-            The frame; its um/px defaults to that of the model.
+        frame, mpp, order
+            As for :meth:`__call__`; the frame must be on the host.
 
         Returns
         -------
@@ -314,8 +311,11 @@ class NucleusCounter:
         Raises
         ------
         KinetError
-            If the model has no such branch, its engine does not support it, or the frame is too small.
+            If the model has no such branch, its engine does not support it, or the frame is too small or on a device.
         """
+        if is_on_device(frame):
+            raise EngineError("tumor_map: expected a frame on the host, found one on a device: copy it to the host")
+        frame = _as_frame(frame, mpp, order)
         card = self.engine.card
         fitted = fit(frame, card.mpp, card.multiple)
         height, width = fitted.pixels.shape[:2]
@@ -370,6 +370,13 @@ Counter = NucleusCounter
 def _check_not(cancel: threading.Event | None) -> None:
     if cancel is not None and cancel.is_set():
         raise CountCancelledError("the count was cancelled")
+
+
+def _as_frame(frame: object, mpp: float | None, order: str | None) -> Frame:
+    """Return a frame on the host, with another µm/px if one is given."""
+    if not isinstance(frame, Frame):
+        frame = Frame(_on_host(frame, order))
+    return frame if mpp is None else Frame(frame.pixels, mpp, frame.time, frame.stage)
 
 
 def _on_host(frame: object, order: str | None) -> NDArray[np.uint8]:

@@ -234,6 +234,8 @@ def test_the_tumour_map_is_the_networks_in_px_of_the_frame(with_branch, runtime)
     # At the model's own scale and a size that needs no padding it is what the network gives.
     exact = Frame(simulate.field(5, 96, 64)[0], counter.engine.card.mpp)
     np.testing.assert_array_equal(counter.tumor_map(exact), counter.engine.tumor_map(exact.pixels[None])[0])
+    np.testing.assert_array_equal(counter.tumor_map(frame.pixels, 0.17), found)
+    np.testing.assert_array_equal(counter.tumor_map(frame.pixels[..., ::-1], 0.17, order="BGR"), found)
     counter(frame)  # and nuclei are found beside it
 
 
