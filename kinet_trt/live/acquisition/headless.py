@@ -58,7 +58,7 @@ from kinet_trt.quality.domain_check import DomainCheck
 SCHEMA = 1
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as in shells."""
-_LOOK = 0.25  # s: interval of checking the camera's state without a frame
+_POLL = 0.25  # s: interval of checking the camera's state without a frame
 
 
 def run(
@@ -109,15 +109,15 @@ def run(
     try:
         with grabber, loop:
             while not viewer.closed:
-                seen = viewer.take(_LOOK)
+                result = viewer.take(_POLL)
                 status = loop.status
-                notifier.update(status, seen)
-                if seen is None or seen.detections is None:
+                notifier.update(status, result)
+                if result is None or result.detections is None:
                     continue
-                _write(out, record(seen, status, counter, detections))
-                viewer.shown(seen)
+                _write(out, record(result, status, counter, detections))
+                viewer.shown(result)
                 counted += 1
-                if seen.number == frames:
+                if result.number == frames:
                     return 0
             notifier.end(loop.status.camera, counted)
     except KeyboardInterrupt:
@@ -127,44 +127,44 @@ def run(
     return 0
 
 
-def record(seen: FrameResult, status: Status, counter: NucleusCounter, detections: bool = False) -> dict[str, Any]:
+def record(result: FrameResult, status: Status, counter: NucleusCounter, detections: bool = False) -> dict[str, Any]:
     """Return the line of a counted frame as an object; see the module for its keys."""
-    ki67, quality, threshold = seen.ki67, seen.quality, seen.threshold
-    if seen.detections is None or ki67 is None:
-        raise ValueError(f"expected a counted frame, found an uncounted one: {seen.uncounted}")
+    ki67, quality, threshold = result.ki67, result.quality, result.threshold
+    if result.detections is None or ki67 is None:
+        raise ValueError(f"expected a counted frame, found an uncounted one: {result.uncounted}")
     return {
         "schema": SCHEMA,
-        "number": seen.number,
-        "sequence": seen.sequence,
-        "time": round(seen.captured, 4),
-        "width": seen.frame.width,
-        "height": seen.frame.height,
-        "mpp": seen.mpp,
-        "mpp_source": seen.mpp_source,
-        "stage": None if seen.frame.stage is None else [round(axis, 3) for axis in seen.frame.stage],
+        "number": result.number,
+        "sequence": result.sequence,
+        "time": round(result.captured, 4),
+        "width": result.frame.width,
+        "height": result.frame.height,
+        "mpp": result.mpp,
+        "mpp_source": result.mpp_source,
+        "stage": None if result.frame.stage is None else [round(axis, 3) for axis in result.frame.stage],
         "model": counter.engine.card.name,
-        "precision": seen.precision,
+        "precision": result.precision,
         "threshold": str(threshold) if threshold.relative else threshold.value,
-        "counts": seen.detections.counts(),
+        "counts": result.detections.counts(),
         "ki67_index": ki67.index,
         "interval": list(ki67.interval) if ki67.interval else None,
         "sharpness": _rounded(quality.sharpness, 4),
         "shift_um": _rounded(quality.shift, 2),
         "speed_um_s": _rounded(quality.speed, 1),
-        "offered": seen.can_capture,
-        "hindrances": list(seen.capture_blockers),
-        "rested": seen.rested,
-        "remarks": list(seen.remarks),
-        "unlike": seen.domain_warning,
-        "latency_ms": round(seen.latency_ms, 1),
-        "counting_ms": round(seen.counting_ms, 1),
+        "offered": result.can_capture,
+        "hindrances": list(result.capture_blockers),
+        "rested": result.rested,
+        "remarks": list(result.remarks),
+        "unlike": result.domain_warning,
+        "latency_ms": round(result.latency_ms, 1),
+        "counting_ms": round(result.counting_ms, 1),
         "p50_ms": _rounded(status.shown_p50, 1),
         "p99_ms": _rounded(status.shown_p99, 1),
         "fps": round(status.fps, 2),
         "camera_fps": round(status.camera.fps, 2),
         "dropped": status.camera.dropped,
         "missed": status.camera.missed,
-        **({"detections": seen.detections.records()} if detections else {}),
+        **({"detections": result.detections.records()} if detections else {}),
     }
 
 
@@ -176,7 +176,7 @@ class _Notifier:
         self._trouble, self._uncounted, self._last_uncounted, self._times_uncounted = "", "", "", 0
         self._remarks: tuple[str, ...] = ()
 
-    def update(self, status: Status, seen: FrameResult | None) -> None:
+    def update(self, status: Status, result: FrameResult | None) -> None:
         """Compare the state, and a result if there is one, with the previous ones."""
         camera = status.camera
         if status.phase == "failed":
@@ -193,20 +193,20 @@ class _Notifier:
         elif camera.phase == "connected" and self._trouble:
             self._trouble = ""
             self._notify(camera.sentence())
-        if seen is None:
+        if result is None:
             return
-        if seen.remarks != self._remarks:
-            for remark in seen.remarks:
+        if result.remarks != self._remarks:
+            for remark in result.remarks:
                 if remark not in self._remarks:
                     self._notify(remark)
-            self._remarks = seen.remarks
-        if seen.uncounted:
-            self._last_uncounted = seen.uncounted
+            self._remarks = result.remarks
+        if result.uncounted:
+            self._last_uncounted = result.uncounted
             self._times_uncounted += 1
-        if seen.uncounted != self._uncounted:
-            self._uncounted = seen.uncounted
-            if seen.uncounted:
-                self._notify(f"not counted: {seen.uncounted}")
+        if result.uncounted != self._uncounted:
+            self._uncounted = result.uncounted
+            if result.uncounted:
+                self._notify(f"not counted: {result.uncounted}")
 
     def end(self, camera: CameraState, counted: int) -> None:
         """Report uncounted frames at the end of a source; raise if it ended early, or no frame was counted."""

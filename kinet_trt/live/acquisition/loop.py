@@ -39,9 +39,9 @@ class Viewer(Mailbox[FrameResult]):
         super().__init__(every=every)
         self._latencies = latencies
 
-    def shown(self, seen: FrameResult) -> float:
+    def shown(self, result: FrameResult) -> float:
         """Record that a frame is visible now; return its latency, ms."""
-        latency = _ms_since(seen.captured)
+        latency = _ms_since(result.captured)
         self._latencies.add(latency, time.monotonic())
         return latency
 
@@ -163,10 +163,10 @@ class Loop:
             entered, card, current = self._entered, self._counter.engine.card, self.grabber.state.mpp
         return _how_known(current, entered, self._source_mpp) or (card.mpp, "model")
 
-    def is_outdated(self, seen: FrameResult) -> bool:
+    def is_outdated(self, result: FrameResult) -> bool:
         """Return whether a person has changed um/px since a frame was captured."""
         with self._lock:
-            return seen.sequence <= self._set_after and seen.mpp != self.scale[0]
+            return result.sequence <= self._set_after and result.mpp != self.scale[0]
 
     def pause(self) -> None:
         """Stop counting; frames still pass."""
@@ -273,18 +273,18 @@ class Loop:
                 if grabbed is None:
                     continue
             try:
-                seen = self._process(grabbed.frame, grabbed.sequence)
+                result = self._process(grabbed.frame, grabbed.sequence)
             # The next frame may be fine, and the page must report the error.
             except Exception as error:
                 self._failed(error)
                 continue
             with self._lock:
-                self._last_result, self._counting_time = seen.at, seen.counting_ms / 1000
-                if self.is_outdated(seen):
+                self._last_result, self._counting_time = result.at, result.counting_ms / 1000
+                if self.is_outdated(result):
                     continue
                 viewers = self._viewers = tuple(viewer for viewer in self._viewers if not viewer.closed)
             for viewer in viewers:
-                viewer.put(seen)
+                viewer.put(result)
 
     def _process(self, raw: Frame, sequence: int) -> FrameResult:
         captured = time.time() if raw.time is None else raw.time
@@ -328,7 +328,7 @@ class Loop:
                 self._counted += 1
             self._counts.add(1.0, now)
             self._counted_latencies.add(_ms_since(captured), now)
-        seen = FrameResult(
+        result = FrameResult(
             number=self._counted,
             sequence=sequence,
             captured=captured,
@@ -348,10 +348,10 @@ class Loop:
             domain_warning=domain_warning,
             at=clock.now(),
         )
-        if not seen.rested:
-            return seen
+        if not result.rested:
+            return result
         self._rests += 1
-        return replace(seen, rests=self._rests)
+        return replace(result, rests=self._rests)
 
     def _failed(self, error: Exception) -> str:
         """Stop counting, and return why."""

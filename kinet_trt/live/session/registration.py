@@ -48,7 +48,7 @@ class FieldFeatures:
 
     Attributes
     ----------
-    field
+    id
         Id of the field.
     width, height
         Size, um.
@@ -62,7 +62,7 @@ class FieldFeatures:
         Stage position x, y, um; None if unknown.
     """
 
-    field: int
+    id: int
     width: float
     height: float
     picture: NDArray[np.int8]
@@ -75,7 +75,7 @@ class FieldFeatures:
     @classmethod
     def extract(
         cls,
-        field: int,
+        identity: int,
         pixels: NDArray[np.uint8],
         detections: Detections,
         mpp: float,
@@ -85,7 +85,7 @@ class FieldFeatures:
 
         Parameters
         ----------
-        field
+        identity
             Id of the field.
         pixels
             RGB, uint8 [height, width, 3].
@@ -111,7 +111,7 @@ class FieldFeatures:
         picture = np.clip(np.round(density), -127, 127).astype(np.int8)
         x = (detections.x.astype(np.float64) + 0.5) * mpp
         y = (detections.y.astype(np.float64) + 0.5) * mpp
-        return cls(field, width, height, picture, step, x, y, stage)
+        return cls(identity, width, height, picture, step, x, y, stage)
 
     def at(self, step: float) -> NDArray[np.float32]:
         """Return the picture at its own step or a coarser one, float32."""
@@ -197,7 +197,7 @@ def join(first: FieldFeatures, second: FieldFeatures) -> Link | None:
     best = fits[0]
     if any(f.pairs >= _MIN_PAIRS and f.share >= _AMBIGUOUS * best.share for f in fits[1:]):
         return None  # a repeating pattern
-    return Link(first.field, second.field, best.dx, best.dy, best.pairs, round(best.likeness, 4))
+    return Link(first.id, second.id, best.dx, best.dy, best.pairs, round(best.likeness, 4))
 
 
 def _candidates(
@@ -205,7 +205,7 @@ def _candidates(
 ) -> tuple[list[tuple[float, float]], float]:
     """Return candidate offsets, um, the best first; and the height of the best peak over the noise."""
     step = max(first.step, second.step) * coarser
-    sides = [view.picture.shape if view.step == step else view.at(step).shape for view in (first, second)]
+    sides = [one.picture.shape if one.step == step else one.at(step).shape for one in (first, second)]
     rows, columns = (cv2.getOptimalDFTSize(a + b) for a, b in zip(*sides, strict=True))
     columns += columns % 2
     product = first.spectrum(step, rows, columns) * np.conj(second.spectrum(step, rows, columns))
@@ -271,9 +271,9 @@ def _overlap(
     return (left, top, right, bottom) if (right - left) * (bottom - top) >= _MIN_OVERLAP * smaller else None
 
 
-def _within(view: FieldFeatures, inside: tuple[float, float, float, float], dx: float, dy: float) -> NDArray[np.intp]:
+def _within(field: FieldFeatures, inside: tuple[float, float, float, float], dx: float, dy: float) -> NDArray[np.intp]:
     """Return the nuclei of a field in an overlap, without those at its edge."""
-    x, y, (left, top, right, bottom), rim = view.x + dx, view.y + dy, inside, 1.0
+    x, y, (left, top, right, bottom), rim = field.x + dx, field.y + dy, inside, 1.0
     return np.flatnonzero((x > left + rim) & (x < right - rim) & (y > top + rim) & (y < bottom - rim))
 
 
@@ -330,8 +330,8 @@ class Registration:
 
     Attributes
     ----------
-    views
-        Features by field, in the order of capture.
+    fields
+        Features by id, in the order of capture.
     links
         Links found so far.
     """
@@ -340,15 +340,15 @@ class Registration:
     """Number of fields of each kind to compare with."""
 
     def __init__(self) -> None:
-        self.views: dict[int, FieldFeatures] = {}
+        self.fields: dict[int, FieldFeatures] = {}
         self.links: list[Link] = []
 
-    def add(self, view: FieldFeatures) -> list[Link]:
+    def add(self, field: FieldFeatures) -> list[Link]:
         """Link a field with earlier ones.
 
         Parameters
         ----------
-        view
+        field
             Features of the new field.
 
         Returns
@@ -363,68 +363,68 @@ class Registration:
             for other in candidates:
                 if other not in tried:
                     tried.add(other)
-                    if link := join(self.views[other], view):
+                    if link := join(self.fields[other], field):
                         found[other] = link
 
-        if len(view.x) >= _MIN_PAIRS:
-            earlier = list(self.views)
-            attempt([*earlier[: -1 - self.RECENT : -1], *self._near_stage(view)])
+        if len(field.x) >= _MIN_PAIRS:
+            earlier = list(self.fields)
+            attempt([*earlier[: -1 - self.RECENT : -1], *self._near_stage(field)])
             # Twice: the first links give a position, and fields around it are the next candidates.
             for _ in range(2):
-                attempt(self._around(view, list(found.values())))
+                attempt(self._around(field, list(found.values())))
                 if (
                     not found
                     or len({one.place for one in lay_out(earlier, self.links, balanced=False).placed.values()}) > 1
                 ):
-                    attempt(self._elsewhere(view, list(found.values()), tried))
-        self.views[view.field] = view
+                    attempt(self._elsewhere(field, list(found.values()), tried))
+        self.fields[field.id] = field
         links = [found[other] for other in sorted(found)]
         self.links += links
         return links
 
-    def know(self, view: FieldFeatures, links: Sequence[Link]) -> None:
+    def add_known(self, field: FieldFeatures, links: Sequence[Link]) -> None:
         """Add a field with known links, from an earlier run."""
-        self.views[view.field] = view
+        self.fields[field.id] = field
         self.links += links
 
     def forget(self, field: int) -> None:
         """Remove a field."""
-        self.views.pop(field, None)
+        self.fields.pop(field, None)
         self.links = [link for link in self.links if field not in (link.first, link.second)]
 
-    def _near_stage(self, view: FieldFeatures) -> list[int]:
+    def _near_stage(self, field: FieldFeatures) -> list[int]:
         """Return the fields nearest by stage position: candidates, as a stage may be rotated or use other units."""
-        if view.stage is None:
+        if field.stage is None:
             return []
         distance = {
-            name: math.hypot(view.stage[0] - other.stage[0], view.stage[1] - other.stage[1])
-            for name, other in self.views.items()
+            name: math.hypot(field.stage[0] - other.stage[0], field.stage[1] - other.stage[1])
+            for name, other in self.fields.items()
             if other.stage is not None
         }
         return sorted(distance, key=distance.__getitem__)[: self.NEAR]
 
-    def _around(self, view: FieldFeatures, found: Sequence[Link]) -> list[int]:
+    def _around(self, field: FieldFeatures, found: Sequence[Link]) -> list[int]:
         """Return the fields that overlap a field most at the position that its links give."""
         if not found:
             return []
-        placed = lay_out([*self.views, view.field], [*self.links, *found], balanced=False).placed
-        here, share = placed[view.field], dict[int, float]()
-        for name, other in self.views.items():
+        placed = lay_out([*self.fields, field.id], [*self.links, *found], balanced=False).placed
+        here, share = placed[field.id], dict[int, float]()
+        for name, other in self.fields.items():
             there = placed[name]
             if there.place != here.place:
                 continue
-            overlap = _overlap(other, view, here.x - there.x, here.y - there.y)
+            overlap = _overlap(other, field, here.x - there.x, here.y - there.y)
             if overlap:
                 share[name] = (overlap[2] - overlap[0]) * (overlap[3] - overlap[1])
         return sorted(share, key=lambda name: -share[name])[: self.AROUND]
 
-    def _elsewhere(self, view: FieldFeatures, found: Sequence[Link], tried: set[int]) -> list[int]:
+    def _elsewhere(self, field: FieldFeatures, found: Sequence[Link], tried: set[int]) -> list[int]:
         """Return the fields of other places that correlate best with a field."""
-        placed = lay_out([*self.views, view.field], [*self.links, *found], balanced=False).placed
-        here = placed[view.field].place
+        placed = lay_out([*self.fields, field.id], [*self.links, *found], balanced=False).placed
+        here = placed[field.id].place
         peak = {
-            name: _candidates(other, view, coarser=2)[1]
-            for name, other in self.views.items()
+            name: _candidates(other, field, coarser=2)[1]
+            for name, other in self.fields.items()
             if placed[name].place != here and name not in tried
         }
         return sorted(peak, key=lambda name: -peak[name])[: self.ELSEWHERE]

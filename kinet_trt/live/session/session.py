@@ -115,7 +115,7 @@ class OpenSession:
             links = self.store.links.in_session(self.id)
             waiting = [f for f in fields if not self._is_registered(f)]
             if waiting:
-                for gone in set(self._registration.views) - {f.id for f in fields}:
+                for gone in set(self._registration.fields) - {f.id for f in fields}:
                     self._registration.forget(gone)
                 for f in fields:
                     self._load(f, links)
@@ -139,10 +139,10 @@ class OpenSession:
 
     def _load(self, field: Field, links: list[Link]) -> None:
         """Load a field that an earlier run, or another program, has registered."""
-        if not self._is_registered(field) or field.id in self._registration.views:
+        if not self._is_registered(field) or field.id in self._registration.fields:
             return
         if features := self._features(field):
-            self._registration.know(features, [link for link in links if link.second == field.id])
+            self._registration.add_known(features, [link for link in links if link.second == field.id])
 
     def _features(self, field: Field) -> FieldFeatures | None:
         """Return the features of a field; None, with one warning, if its picture is damaged or missing."""

@@ -203,7 +203,7 @@ def test_path_becomes_one_group(near, told):
     registration = Registration()
     # A stage that is turned by 90 degrees and in other units than it says: it may only propose.
     places, _ = wander(near, grid(4, 3), registration, told=told)
-    layout = lay_out(list(registration.views), registration.links)
+    layout = lay_out(list(registration.fields), registration.links)
     assert layout.places == 1
     assert layout.contradictions == ()
     (x0, y0), worst = places[0], 0.0
@@ -217,12 +217,12 @@ def test_path_that_returns_is_closed(near, far):
     registration = Registration()
     wander(near, [(0, 0), (120, 20), (240, 10)], registration)
     wander(far, [(0, 0), (100, 40)], registration, start=10)
-    assert lay_out(list(registration.views), registration.links).places == 2
+    assert lay_out(list(registration.fields), registration.links).places == 2
     # Back by another way: at first beside nothing that is known, then onto the first fields.
     wander(near, [(440, 250)], registration, start=20)
-    assert lay_out(list(registration.views), registration.links).places == 3
+    assert lay_out(list(registration.fields), registration.links).places == 3
     wander(near, [(330, 150), (5, 3)], registration, start=21)
-    layout = lay_out(list(registration.views), registration.links)
+    layout = lay_out(list(registration.fields), registration.links)
     assert layout.places == 2
     assert [layout.placed[k].place for k in (0, 1, 2, 20, 21, 22)] == [0] * 6
     assert [layout.placed[k].place for k in (10, 11)] == [1, 1]
@@ -231,9 +231,9 @@ def test_path_that_returns_is_closed(near, far):
 def test_forgotten_field_is_not_joined(near):
     registration = Registration()
     wander(near, [(0, 0), (200, 0), (400, 0)], registration)
-    assert lay_out(list(registration.views), registration.links).places == 1
+    assert lay_out(list(registration.fields), registration.links).places == 1
     registration.forget(1)
-    assert lay_out(list(registration.views), registration.links).places == 2
+    assert lay_out(list(registration.fields), registration.links).places == 2
 
 
 def test_links_are_balanced_and_contradicting_ones_ignored():
@@ -263,7 +263,7 @@ def test_two_hundred_fields_are_registered_in_time():
     for k, stage in enumerate(stages):
         _, took = wander(stage, grid(10, 10), registration, start=100 * k)
         spent += took
-    layout = lay_out(list(registration.views), registration.links)
+    layout = lay_out(list(registration.fields), registration.links)
     assert layout.places == 2
     assert sorted(spent)[100] < 0.15
 
@@ -272,5 +272,5 @@ def test_two_hundred_fields_are_registered_in_time():
 def test_two_thousand_unrelated_pairs_stay_apart():
     stages = [Stage(5_000 * k, 7_000 * k, WIDTH + 20, HEIGHT + 20, seed=k % 5) for k in range(64)]
     views = [stage.view(k, 10, 10) for k, stage in enumerate(stages)]
-    joined = [(a.field, b.field) for k, a in enumerate(views) for b in views[:k] if join(a, b)]
+    joined = [(a.id, b.id) for k, a in enumerate(views) for b in views[:k] if join(a, b)]
     assert joined == []

@@ -96,7 +96,7 @@ def test_reopened_session_counts_the_same_and_continues(path, counter):
     with Store.open(store.path) as reopened:
         again = OpenSession(reopened, live.id)
         after = again.count()
-        assert not again._registration.views, "what was joined is not joined again"
+        assert not again._registration.fields, "what was joined is not joined again"
         assert after.layout == before.layout
         assert len(after.merged) == len(before.merged)
         # The first field once more: it joins what an earlier run has captured, and adds nothing.
