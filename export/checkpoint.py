@@ -78,6 +78,23 @@ def save(path: Path, network: Network, info: ModelInfo, resume: dict[str, Any] |
     write_atomic(path, buffer.getvalue())
 
 
+def read_torch_file(path: Path, kind: str) -> Any:
+    """Read a file of ``torch.save``; unpickles only tensors and plain values. ``kind`` names the file in errors.
+
+    Raises
+    ------
+    KinetError
+        If the file is missing or damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise KinetError(f"{path}: no such {kind}") from None
+    except Exception as error:  # torch raises many kinds of exceptions for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise KinetError(f"{path}: not a readable {kind} ({reason})") from error
+
+
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint; unpickles only tensors and plain values.
 
@@ -86,14 +103,7 @@ def load(path: Path) -> Checkpoint:
     KinetError
         If the file is missing, damaged, of a newer version, or not a kinet-trt checkpoint.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise KinetError(f"{path}: no such checkpoint") from None
-    # torch raises many kinds of exceptions for damaged files.
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise KinetError(f"{path}: not a readable checkpoint ({reason})") from error
+    content = read_torch_file(path, "checkpoint")
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise KinetError(f"{path}: not a kinet-trt checkpoint: expected one that `kinet-trt train` wrote")
     if content["schema"] > SCHEMA:

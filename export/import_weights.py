@@ -6,12 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from kinet_trt.export import checkpoint
-from kinet_trt.export.checkpoint import MPP, ModelInfo
+from kinet_trt.export.checkpoint import MPP, ModelInfo, read_torch_file
 from kinet_trt.export.networks.base import MULTIPLE, Network, NetworkConfig
 from kinet_trt.export.networks.norms import estimate_statistics, with_instance_norms
 from kinet_trt.export.networks.registry import build
@@ -75,25 +74,17 @@ class Imported:
 
     Attributes
     ----------
-    config
-        Imported network.
-    parameters
-        Number of its parameters.
+    config, parameters
+        Imported network, and number of its parameters.
     ignored
         Names of ignored entries of the file.
-    threshold
-        Minimum height of a peak.
-    chosen
-        Whether the threshold was chosen on labelled fields.
-    calibrated, measured
-        Number of fields for the running statistics, and for measuring their effect; 0 if the statistics of each image
-        are used.
-    separate
-        Whether these are different fields.
-    shift
-        Effect of the estimated running statistics.
-    shift_of_file
-        Effect that the running statistics of the file would have had.
+    threshold, chosen
+        Minimum height of a peak, and whether it was chosen on labelled fields.
+    calibrated, measured, separate
+        Number of fields for the running statistics and for measuring their effect, and whether these are different
+        fields; 0 if the statistics of each image are used.
+    shift, shift_of_file
+        Effect of the estimated running statistics, and of those in the file.
     """
 
     config: NetworkConfig
@@ -201,17 +192,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     KinetError
         If the file cannot be read, or is not a state dict.
     """
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise KinetError(f"{path}: no such file") from None
-    # torch raises many kinds of exceptions for damaged files.
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise KinetError(
-            f"{path}: not a readable state dict ({reason}): expected a file written by "
-            "torch.save(net.state_dict(), ...)"
-        ) from error
+    content = read_torch_file(path, "state dict")
     for name in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]

@@ -41,38 +41,10 @@ STATISTICS_FIELDS, STATISTICS_SIDE = 16, 512
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Options of ``kinet-trt train``. None stands for the default of the recipe, or of the network to start with.
+    """Options of ``kinet-trt train``, as described by its help.
 
-    Attributes
-    ----------
-    recipe
-        Name in :data:`~kinet_trt.export.recipes.RECIPES`; None: ``"tune"`` with ``start``, else ``"paper"``.
-    network, architecture, width, activation, roi, dropout
-        Network to train (:class:`~kinet_trt.export.networks.base.NetworkConfig`).
-    iterations
-        Number of iterations.
-    weight
-        Factor on the sampling weight of a source, as text, by the name of the source.
-    partial
-        Pairs of a source and a class of which it labels only some nuclei.
-    detection_only
-        Sources in which every nucleus is labelled, but not its class.
-    classes
-        Labelled classes, for fields that do not list them.
-    mpp
-        um/px of the fields; None: as stated in the files.
-    start
-        Network to start with, a checkpoint or an exported model; ``kinet-edge`` is the model of the package.
-    teacher
-        Checkpoint of the teacher.
-    unlabelled
-        Folder of images without labels, for training with the teacher.
-    regions
-        Folder of regions of the fields.
-    seed
-        Random seed of weights and crops.
-    quick
-        Short run of a narrow network, as a test.
+    None stands for the default of the recipe, or of the network to start with. ``weight`` has the factors on the
+    sampling weights of sources as text, ``partial`` pairs of a source and a class of which it labels only some nuclei.
     """
 
     recipe: str | None = None

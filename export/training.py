@@ -44,18 +44,10 @@ SAVE_EVERY = 50
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a training run after an iteration.
+    """Progress of a training run after an iteration, with the accuracy where it was validated.
 
-    Attributes
-    ----------
-    iteration, iterations
-        1-based index and number of iterations. Iteration 0 is the initial network, if one was given.
-    loss
-        Loss of the iteration; 0 for iteration 0.
-    validation
-        Accuracy, after iterations with validation.
-    seconds
-        Estimate of the remaining time on this machine, reported once, after the first iterations of a run.
+    Iteration 0 is the initial network, if one was given; its loss is 0. ``seconds`` is an estimate of the remaining
+    time on this machine, reported once, after the first iterations of a run.
     """
 
     iteration: int
@@ -139,9 +131,9 @@ def train(run: TrainingRun) -> ModelInfo:
         )
     trainer = _Trainer(run)
     trainer.resume_or_start()
-    clock = _Clock(trainer)
     losses: list[float] = []  # since the last validation
-    for iteration, examples in enumerate(trainer.batches(), start=trainer.iteration + 1):
+    first, start = trainer.iteration + 1, 0.0
+    for iteration, examples in enumerate(trainer.batches(), start=first):
         validates = iteration % run.recipe.every == 0 or iteration == run.recipe.iterations
         saves = validates or iteration % SAVE_EVERY == 0
         loss = trainer.step(iteration, examples, check_weights=saves)
@@ -152,7 +144,12 @@ def train(run: TrainingRun) -> ModelInfo:
         if validation:
             validation.record(run.out, iteration, float(np.mean(losses)), trainer.validation_fields)
             losses.clear()
-        run.report(Progress(iteration, run.recipe.iterations, loss, validation, clock.remaining(iteration)))
+        seconds = None
+        if iteration == first:
+            start = time.perf_counter()
+        elif iteration == first + TIMED_ITERATIONS and iteration < run.recipe.iterations:
+            seconds = _remaining_seconds(trainer, (time.perf_counter() - start) / TIMED_ITERATIONS)
+        run.report(Progress(iteration, run.recipe.iterations, loss, validation, seconds))
         if iteration - trainer.best_iteration >= run.recipe.patience:
             log.info("no improvement for %d iterations: stopping", run.recipe.patience)
             break
@@ -332,31 +329,15 @@ class _Trainer:
         checkpoint.save(self.run.last, self.average, self.info, state)
 
 
-class _Clock:
-    """Estimate of the remaining time, from the first iterations and the prediction of one validation field."""
-
-    def __init__(self, trainer: _Trainer) -> None:
-        self.trainer = trainer
-        self.first = trainer.iteration + 1
-        self.start = 0.0
-
-    def remaining(self, iteration: int) -> float | None:
-        """Return the remaining seconds once, after :data:`TIMED_ITERATIONS`; otherwise None."""
-        recipe = self.trainer.run.recipe
-        if iteration == self.first:
-            self.start = time.perf_counter()
-        if iteration != self.first + TIMED_ITERATIONS or iteration >= recipe.iterations:
-            return None
-        step = (time.perf_counter() - self.start) / TIMED_ITERATIONS
-        validations = -(-recipe.iterations // recipe.every) - iteration // recipe.every
-        return (recipe.iterations - iteration) * step + validations * self._validation()
-
-    def _validation(self) -> float:
-        fields = self.trainer.validation_fields
-        start = time.perf_counter()
-        predict(self.trainer.average, self.trainer.info, fields[0].pixels())
-        per_pixel = (time.perf_counter() - start) / fields[0].pixels()[..., 0].size
-        return per_pixel * sum(f.pixels()[..., 0].size for f in fields)
+def _remaining_seconds(trainer: _Trainer, step: float) -> float:
+    """Estimate the remaining time from that of an iteration and from the prediction of one validation field."""
+    recipe, fields = trainer.run.recipe, trainer.validation_fields
+    start = time.perf_counter()
+    predict(trainer.average, trainer.info, fields[0].pixels())
+    per_pixel = (time.perf_counter() - start) / fields[0].pixels()[..., 0].size
+    validation = per_pixel * sum(f.pixels()[..., 0].size for f in fields)
+    validations = -(-recipe.iterations // recipe.every) - trainer.iteration // recipe.every
+    return (recipe.iterations - trainer.iteration) * step + validations * validation
 
 
 def _teacher_maps(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from kinet_trt.export.networks.base import Points
+from kinet_trt.export.networks.base import Network, Points, Target
 from kinet_trt.export.proximity import proximity_maps
 from numpy.typing import NDArray
 from torch import Tensor
@@ -49,3 +49,21 @@ def cross_entropy(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     nothing = ~marked.any(dim=1, keepdim=True)
     possible = torch.cat([marked | (nothing & (known == 0)), nothing], dim=1)
     return logits.logsumexp(dim=1) - logits.masked_fill(~possible, -torch.inf).logsumexp(dim=1)
+
+
+class PixelClassifier(Network):
+    """Base of networks with scores of the classes and, last, of the background."""
+
+    @property
+    def target(self) -> Target:
+        """Discs."""
+        return discs
+
+    def maps(self, outputs: Tensor) -> Tensor:
+        """Return the probabilities of the classes."""
+        return outputs.softmax(dim=1)[:, :-1]
+
+    def loss(self, outputs: Tensor, target: Tensor, known: Tensor, lam: float, floor: float) -> Tensor:
+        """Return the cross-entropy summed over pixels."""
+        del lam, floor
+        return cross_entropy(outputs, target, known).sum((1, 2))

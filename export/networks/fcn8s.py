@@ -13,15 +13,15 @@ aligned to 32 px.
 
 from __future__ import annotations
 
-from kinet_trt.export.networks.base import Network, NetworkConfig, Target, activation, convolution
-from kinet_trt.export.networks.discs import cross_entropy, discs
+from kinet_trt.export.networks.base import NetworkConfig, activation, convolution
+from kinet_trt.export.networks.discs import PixelClassifier
 from torch import Tensor, nn
 
 _BLOCKS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
 """Relative width and number of convolutions of the blocks of VGG-16."""
 
 
-class FCN8s(Network):
+class FCN8s(PixelClassifier):
     """FCN-8s; see the module."""
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -49,11 +49,6 @@ class FCN8s(Network):
         self.from16 = nn.ConvTranspose2d(scores, scores, 4, stride=2, padding=1)
         self.from8 = nn.ConvTranspose2d(scores, scores, 16, stride=8, padding=4)
 
-    @property
-    def target(self) -> Target:
-        """Discs."""
-        return discs
-
     def aligned_outputs(self, image: Tensor) -> Tensor:
         """Return scores of the classes and, last, of the background."""
         eighth = self.to8(self.to4(image))
@@ -62,12 +57,3 @@ class FCN8s(Network):
         scores = self.from32(scores) + self.score16(sixteenth)
         scores = self.from16(scores) + self.score8(eighth)
         return self.from8(scores)  # type: ignore[no-any-return]
-
-    def maps(self, outputs: Tensor) -> Tensor:
-        """Return the probabilities of the classes."""
-        return outputs.softmax(dim=1)[:, :-1]
-
-    def loss(self, outputs: Tensor, target: Tensor, known: Tensor, lam: float, floor: float) -> Tensor:
-        """Return the cross-entropy summed over pixels."""
-        del lam, floor
-        return cross_entropy(outputs, target, known).sum((1, 2))

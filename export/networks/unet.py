@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from kinet_trt.export.networks.base import Network, NetworkConfig, Points, Target, activation, convolution
-from kinet_trt.export.networks.discs import RADIUS, cross_entropy, discs
+from kinet_trt.export.networks.base import NetworkConfig, Points, Target, activation, convolution
+from kinet_trt.export.networks.discs import RADIUS, PixelClassifier, cross_entropy, discs
 from kinet_trt.export.proximity import windows
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ def borders(
     return np.concatenate([marked, weight[None].astype(np.float32)])
 
 
-class UNet(Network):
+class UNet(PixelClassifier):
     """U-Net; see the module."""
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -85,10 +85,6 @@ class UNet(Network):
         x = self.join2(torch.cat([skip2, self.up2(x)], dim=1))
         x = self.join1(torch.cat([skip1, self.up1(x)], dim=1))
         return self.score(x)  # type: ignore[no-any-return]
-
-    def maps(self, outputs: Tensor) -> Tensor:
-        """Return the probabilities of the classes."""
-        return outputs.softmax(dim=1)[:, :-1]
 
     def loss(self, outputs: Tensor, target: Tensor, known: Tensor, lam: float, floor: float) -> Tensor:
         """Return the weighted cross-entropy summed over pixels."""

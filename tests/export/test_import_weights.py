@@ -276,7 +276,7 @@ def test_import_reports_weights_of_another_network(
 
 
 def test_import_reports_missing_files_and_folders(tmp_path: Path, small: tuple[Path, dict[str, Tensor]]) -> None:
-    with pytest.raises(KinetError, match=r"missing\.pth: no such file"):
+    with pytest.raises(KinetError, match=r"missing\.pth: no such state dict"):
         import_weights(tmp_path / "missing.pth", tmp_path / "k.pt", None)
     with pytest.raises(KinetError, match="nowhere"):
         import_weights(small[0], tmp_path / "k.pt", tmp_path / "nowhere")
