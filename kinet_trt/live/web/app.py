@@ -187,6 +187,7 @@ def _http(server: Server, listener: socket.socket) -> Iterator[Callable[[], bool
             ws_per_message_deflate=False,  # JPEGs do not compress, and counting needs the CPU
             h11_max_incomplete_event_size=1 << 16,
             limit_concurrency=200,
+            timeout_keep_alive=75,  # after the default of 5 s, requests often meet a connection that is just closing
             timeout_graceful_shutdown=3,
         )
     )
