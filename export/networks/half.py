@@ -21,7 +21,7 @@ level      channels              layers
 - A residual block is the paper's, ``R(x) = f(f(x)) + x`` with ``f`` = convolution k3, batch norm, activation.
 - ``up(x) = U(g(x))``: ``g`` = convolution k1, batch norm, activation, to the channels of the level above; ``U`` repeats
   each value 2 x 2 times. Adding it to the skip halves the channels that the next convolution reads, and needs no copy.
-- The stem is the same map as a space-to-depth of 2 followed by a convolution k3 (each of its 6 x 6 taps is one of 4 x
+- The stem equals a space-to-depth of 2 followed by a convolution k3 (each of its 6 x 6 taps is one of 4 x
   3 x 3), in one layer.
 - The sub-pixel shuffle (Shi et al. 2016) writes ``map(c, 2i + a, 2j + b) = z(4c + 2a + b, i, j)``: maps keep the
   resolution of the image, so the definition of a nucleus does not change.

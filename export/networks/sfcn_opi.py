@@ -8,9 +8,9 @@ up-samplers; the result is the probability of a nucleus (the objectness prior) t
 detection loss weighted for the rarity of nuclei; a classification loss at nuclei and where the prior is high, whose
 gradient also reaches the detection branch.
 
-Chosen here: channels 32, 64, 128 (shared) and 256 (classification alone, which sees farther), two residual units a
-level; dropout in the last; a weight of 4 on nuclei; a prior of 0.5 or more says that one is there; nuclei as discs;
-both branches at once from the beginning, where the paper trains in stages.
+Changes: channels 32, 64, 128 (shared) and 256 (classification only, for a larger receptive field), two residual units
+per level; dropout in the last; a weight of 4 on nuclei; a prior of at least 0.5 counts as high; nuclei drawn as discs;
+both branches are trained together, where the paper trains in stages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The paper's studies: which runs there are, what they learn from, and the page that they end in."""
+"""The paper's studies: runs, fields, tables and page."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SMALL, QUICK = BUDGETS["small"], BUDGETS["quick"]
 
 
 def write_fields(folder: Path) -> Path:
-    """Simulated fields with an index: one source of one field, one of six, one of two that labels two classes."""
+    """Write simulated fields of three sources with an index: one field, six, and two with two labelled classes."""
     rows = ["image,points,counted_mask,source,split,classes"]
     for seed, (source, split, classes) in enumerate(
         [("alone", "train", CLASSES)]
@@ -84,7 +84,7 @@ def test_studies_are_those_of_the_paper() -> None:
     assert {run.network for run in runs_of("stages", SMALL, 0)} == {"kinet", "skinet", "frcn"}
     assert {run.gamma for run in runs_of("gamma", SMALL, 0)} >= {0.1, 100}
     assert {run.lam for run in runs_of("lambda", SMALL, 0)} >= {0, 0.05, 0.5, 5, 10}
-    # KiNet with the paper's weights is part of every study, and trained once.
+    # KiNet with the paper's parameters is part of every study, and trained once.
     assert all(
         Run("kinet", 0) in runs_of(study, SMALL, 0) for study in ("table", "labels", "stages", "gamma", "lambda")
     )
@@ -257,7 +257,7 @@ def test_run_is_trained_once_and_divergence_is_recorded(data: Path, tmp_path: Pa
     assert len(first["curves"]["detection"]) == 21
     assert first["fields"] == {"labelled": 6, "regions_alone": 0, "validating": 3, "judging": 2}
     file = tmp_path / "work" / "frcn-f1-g25-l5-s0.json"
-    # Killed between training and its file: nothing is trained again.
+    # Interrupted between training and writing the result: not trained again.
     file.unlink()
     weights = (tmp_path / "work" / "frcn-f1-g25-l5-s0.pt").read_bytes()
     again = done(Run("frcn", 0), budget, *places)

@@ -1,4 +1,4 @@
-"""Checkpoints: what is written comes back, and anything else is one clear error."""
+"""Checkpoints: round trip, and errors for other files."""
 
 from __future__ import annotations
 

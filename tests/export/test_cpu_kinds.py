@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
     ],
 )
 def test_training_in_fp32_on_a_cpu_without_bf16(instructions: str) -> None:
-    """In a process, since oneDNN reads the variable once, and a wrong kernel may end the process."""
+    """Uses a process, since oneDNN reads the variable once, and a faulty kernel may crash the process."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "training", *FILES],
         cwd=ROOT,

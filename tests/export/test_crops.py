@@ -1,4 +1,4 @@
-"""Crops: the same item whenever it is asked for, and the target where the nucleus is."""
+"""Training crops: reproducible items, and targets at the nuclei."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from kinet_trt.simulation.simulate import field as simulated_field
 
 torch.set_num_threads(1)
 SIDE = 300
-# Apart from each other and from the border, asymmetric under every turn and mirror.
+# Apart from each other and from the border, and asymmetric under every rotation and reflection.
 SPOTS = np.array([[60.0, 50.0], [210.25, 80.5], [120.5, 190.75], [240.0, 230.0], [50.0, 260.0]], np.float32)
 KINDS = np.array([0, 1, 2, 1, 0], np.uint8)
 
 
 def dotted(height: int = SIDE, width: int = SIDE, **options: Any) -> LabelledField:
-    """A white field with a dark, soft spot at each nucleus."""
+    """Return a white field with a dark, soft spot at each nucleus."""
     v, u = np.mgrid[:height, :width]
     dark = sum(np.exp(-((u - x) ** 2 + (v - y) ** 2) / (2 * 4.0**2)) for x, y in SPOTS)
     pixels = np.repeat(np.rint(240 - 200 * np.minimum(dark, 1))[..., None], 3, axis=2).astype(np.uint8)
@@ -98,7 +98,7 @@ def test_target_peaks_where_the_nucleus_is(scale: float) -> None:
             box = dark[v - 14 : v + 15, u - 14 : u + 15].clip(0)
             offset = np.arange(-14, 15)
             dy, dx = (box.sum(axis=1) @ offset) / box.sum(), (box.sum(axis=0) @ offset) / box.sum()
-            assert np.hypot(dx, dy) < 0.75  # the peak is on the grid, the spot's centre is not
+            assert np.hypot(dx, dy) < 0.75  # the peak is on the pixel grid, the centre of the spot is not
             # the target itself, by its own centre of mass, without the grid
             mine = value[v - 14 : v + 15, u - 14 : u + 15]
             ty, tx = (mine.sum(axis=1) @ offset) / mine.sum(), (mine.sum(axis=0) @ offset) / mine.sum()
@@ -333,7 +333,7 @@ def test_areas_without_nuclei_are_known_for_all_classes() -> None:
 def test_crops_carry_the_maps_of_a_teacher_where_the_field_is() -> None:
     maps = np.zeros((SIDE, SIDE, 3), np.uint8)
     maps[:, : SIDE // 2, 1] = 255
-    plan = CropPlan(size=2 * SIDE)  # larger than the field: outside of it the teacher says nothing
+    plan = CropPlan(size=2 * SIDE)  # larger than the field, outside which the teacher is unknown
     crop = Crops([dotted()], [1], plan, 0, 1, taught=[maps]).draw(0)
     assert crop.taught.shape == (3, 2 * SIDE, 2 * SIDE)
     assert crop.imitated.sum() == pytest.approx(SIDE**2, rel=0.02)
@@ -366,7 +366,7 @@ def test_drawn_regions_override_those_around_nuclei() -> None:
     weak, drawn = (draw(dotted(outlines=o), whole, n=1)[0] for o in (Outlines(), Outlines(other=((corners,),))))
     assert drawn.region.sum() > weak.region.sum()
     assert (drawn.region >= weak.region).all()
-    # All but one of the nuclei are tumour; those in the left half now stand in other tissue.
+    # All but one of the nuclei are tumour; those in the left half are now in other tissue.
     kept = drawn.tumor > 0
     assert 0 < kept.sum() < weak.tumor.sum()
     assert (weak.tumor[kept] > 0).all()
@@ -392,5 +392,5 @@ def test_teacher_divides_nuclei_without_classes_among_the_classes() -> None:
     shared, where = divide_by_class(maps, total, np.ones_like(total))
     np.testing.assert_allclose(shared[:, 0, 0], [0.25, 0.75, 0])
     np.testing.assert_allclose(shared[:, 0, 1], [0.25, 0.25, 0])
-    np.testing.assert_array_equal(shared[:, 0, 3], 0)  # it found something where there is nothing
+    np.testing.assert_array_equal(shared[:, 0, 3], 0)  # a false positive of the teacher
     np.testing.assert_array_equal(where[0, 0], [1, 1, 0, 1])

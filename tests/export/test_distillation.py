@@ -1,4 +1,4 @@
-"""A teacher's maps: the mean over views, computed once a field."""
+"""A teacher's maps: the mean over views, computed once per field."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def field(seed: int, height: int = 40, width: int = 56) -> LabelledField:
 
 
 def colours(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """A network that gives the colours of the image, padded as a network pads."""
+    """Return the colours of the image, padded as by a network."""
     maps = pixels.astype(np.float32).transpose(2, 0, 1) / 255
     return np.pad(maps, ((0, 0), (0, -maps.shape[1] % 16), (0, -maps.shape[2] % 16)))
 

@@ -1,4 +1,4 @@
-"""The authors' weights: every name and shape of theirs, the same numbers as their norms give, one message otherwise."""
+"""Import of the authors' weights: names and shapes, equal results, and errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ops(shapes: Shapes, block: str, channels: int, count: int) -> None:
 
 
 def release(roi: bool, w: int = 32) -> Shapes:
-    """The names and shapes of the public release, from the table that describes it."""
+    """Return the names and shapes of the public release, from a table."""
     shapes: Shapes = {"device_id": (1,)}
     conv(shapes, "in_tr_100.conv", "in_tr_100.bn", 3, w, 3)
     for name, inputs, outputs, count in (
@@ -69,7 +69,7 @@ def release(roi: bool, w: int = 32) -> Shapes:
 
 
 def made(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
-    """Weights of these names and shapes, of the size of trained ones; the running statistics fit nothing."""
+    """Return random weights of trained magnitude, with unrelated running statistics."""
     torch.manual_seed(seed)
     weights = {}
     for name, shape in shapes.items():
@@ -87,7 +87,7 @@ def made(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
 
 
 def as_the_release_computes(weights: dict[str, Tensor], roi: bool, width: int, image: Tensor) -> list[Tensor]:
-    """Its batch norms always take the statistics of the batch."""
+    """Make the batch norms always use the statistics of the batch."""
     network = build(NetworkConfig("release", width, "elu", roi)).eval()
     network.load_state_dict({name: value for name, value in weights.items() if name != "device_id"})
     for module in network.modules():
@@ -132,7 +132,7 @@ def test_import_reproduces_both_networks_of_the_release(tmp_path: Path, roi: boo
 @pytest.fixture
 def small(tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
     weights = made(release(False, 4))
-    # So that some px rise above the threshold.
+    # So that some pixels exceed the threshold.
     weights["out_tr.conv2.weight"] *= 2
     torch.save(weights, tmp_path / "small.pth")
     return tmp_path / "small.pth", weights
@@ -231,7 +231,7 @@ def test_import_reports_a_truncated_file(tmp_path: Path, small: tuple[Path, dict
 
 
 class Trap:
-    """Something that a careless reader would run."""
+    """Object that runs code when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return (Path.touch, (Path("/tmp/kinet-trt-was-careless"),))

@@ -1,4 +1,4 @@
-"""Eq. 2 to 5 against sums done by hand."""
+"""Eq. 2 to 5 compared with sums computed by hand."""
 
 from __future__ import annotations
 

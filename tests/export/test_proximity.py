@@ -1,4 +1,4 @@
-"""Eq. 1: the drawn maps held to the formula, pixel by pixel."""
+"""Eq. 1: drawn maps compared with the formula, pixel by pixel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Export: the graph is what was promised, and gives what PyTorch gives."""
+"""Export: properties of the graph, and its agreement with PyTorch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Make = Callable[..., tuple[bytes, ModelCard]]
 
 
 def checkpoint_of(architecture: str, width: int = 4, **options: Any) -> Checkpoint:
-    """Random weights, and batch norms whose folding shows."""
+    """Return a checkpoint with random weights and statistics of the batch norms."""
     torch.manual_seed(1)
     net = build(NetworkConfig(architecture, width, **options)).eval()
     for module in net.modules():
@@ -54,7 +54,7 @@ def checkpoint_of(architecture: str, width: int = 4, **options: Any) -> Checkpoi
 
 
 class Workbench:
-    """One architecture, traced once; the variants are made of that graph, since tracing takes most of the time."""
+    """Exports of one architecture, which share a traced graph, since tracing takes most of the time."""
 
     def __init__(self, architecture: str) -> None:
         self.architecture = architecture
@@ -67,7 +67,7 @@ class Workbench:
         simplified, traced = to_onnx._simplified, to_onnx._traced
 
         def once(deployed: Any) -> Any:
-            if not deployed.roi:  # a test's own network
+            if not deployed.roi:  # another network of a test
                 return simplified(traced(deployed))
             if self.graph is None:
                 self.graph = simplified(traced(deployed))
@@ -135,7 +135,7 @@ def test_graph_is_opset_18_folded_and_without_gaps_in_upsampling(bench: Workbenc
     assert len(upsamplers) == {"release": 8, "paper": 9, "half": 0}[bench.architecture]
     assert kinds.count("DepthToSpace") == {"release": 4, "paper": 2, "half": 1}[bench.architecture]
     if bench.architecture == "release":
-        # What the eightfold ones add to the heads is computed at low resolution: both heads see 8 channels fewer.
+        # The eightfold ones are applied to the heads at low resolution: both heads have 8 input channels fewer.
         shapes = {tensor.name: list(tensor.dims) for tensor in graph.graph.initializer}
         heads = [shapes[f"network.{name}.conv1.weight"] for name in ("out_tr", "out_tr_ROI")]
         assert heads == [[4, 6 * 4 - 8, 5, 5]] * 2
@@ -426,5 +426,5 @@ def test_release_finds_the_nuclei_of_pytorch(width: int, activation: str, fields
         assert measured.agreement.identical
         assert measured.agreement.same > 20
     if "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        # Held to FP32 when it is opened: an error where the maps are wrong.
+        # Compared with FP32 when it is opened: an error if the maps are wrong.
         OpenVinoEngine(replace(card, threshold=50.0), model, "bf16")

@@ -1,4 +1,4 @@
-"""The commands of the workshop, from files to files."""
+"""The command train, from files to files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def save(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def write_qupath(folder: Path, seed: int, width: int = 256) -> simulate.Truth:
-    """A simulated field with its truth as QuPath saves points."""
+    """Write a simulated field with its ground truth as points of QuPath."""
     pixels, truth = simulate.field(seed, width, 224)
     save(folder / f"{seed}.png", pixels)
     found = Detections(truth.x, truth.y, truth.cls, np.ones(len(truth), np.float32))
@@ -48,7 +48,7 @@ def write_qupath(folder: Path, seed: int, width: int = 256) -> simulate.Truth:
 
 
 def write_maps(folder: Path, name: str, split: str, seed: int) -> None:
-    """A simulated field in the KiNet layout, with a region map."""
+    """Write a simulated field in the KiNet layout, with a region map."""
     pixels, truth = simulate.field(seed, 256, 224)
     save(folder / "images" / split / f"{name}.png", pixels)
     for kind, cls in enumerate(CLASSES):
@@ -84,7 +84,7 @@ def test_quick_run_is_narrow_estimates_its_time_and_leaves_nothing_to_resume(run
     assert f"Next: kinet-trt export {made} -o {tmp_path / 'k.onnx'}, then kinet-trt eval '{fields}' -m" in out
     assert checkpoint.load(made).network.config.width == QUICK_WIDTH <= 16
     assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["k.pt"]
-    # The real run may be written to the same file; it says what it leaves.
+    # A full run may write to the same file; it lists the files that it leaves.
     code, out, err = run("train", fields, "-o", made, *TINY, *labelled, "--no-roi")
     assert code == 0, err
     assert re.search(r"k\.last\.pt: \d\.\d MB, needed only to resume this run with more --iterations\n", out)
@@ -202,12 +202,12 @@ def test_training_can_start_with_the_packaged_model(run: Run, tmp_path: Path) ->
 
 
 STAIN = {"positive_fraction": 0.3, "hue_shift": 120.0, "counterstain": 0.5, "dab": 0.6}
-"""A stain that the model inside finds nuclei in, and mixes their classes up."""
+"""Return a stain in which the packaged model finds nuclei but confuses their classes."""
 
 
 @pytest.mark.slow
 def test_fine_tuning_on_corrected_points_adapts_to_another_stain(run: Run, tmp_path: Path) -> None:
-    """The loop of docs/fine-tuning.md, with the truth in the place of the person."""
+    """The procedure of docs/fine-tuning.md, with the ground truth instead of manual corrections."""
     mine, held = tmp_path / "mine", tmp_path / "held"
     for folder, seeds in ((mine, (11, 12, 13)), (held, (21, 22, 23))):
         for seed in seeds:

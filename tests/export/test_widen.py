@@ -1,4 +1,4 @@
-"""Widening: the wide network computes what the narrow one did, and its copies part when it trains on."""
+"""Widening: equal maps, and copies that diverge in further training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kinet_trt.core.errors import KinetError
 
 
 def trained(config: NetworkConfig, seed: int = 0) -> Network:
-    """A network whose norms have statistics of their own, as after training."""
+    """Return a network with random statistics of its norms, as after training."""
     torch.manual_seed(seed)
     network = build(config).eval()
     for name, value in network.state_dict().items():
@@ -40,7 +40,7 @@ def test_widened_network_gives_the_same_maps(architecture: Any, activation: Any,
 
 
 def test_copies_of_a_channel_get_different_gradients() -> None:
-    # Adam takes steps of the same size for gradients that differ by a factor only, so their directions must differ.
+    # Adam takes equal steps for gradients that differ only by a factor, so their directions must differ.
     wide = widen(trained(NetworkConfig("paper", 4, "relu", roi=False, dropout=0.0)), 8).train()
     image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     wide(image)[0].square().sum().backward()

@@ -1,4 +1,4 @@
-"""Discs, and a cross-entropy that says nothing of what nobody labelled."""
+"""Discs, and a cross-entropy for partly labelled images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def scores(seed: int, classes: int = 3, size: int = 8) -> Tensor:
 
 
 def marks(seed: int, classes: int = 3, size: int = 8) -> Tensor:
-    """Every pixel of one class, or of the background."""
+    """Return logits of pixels of one class, or of the background."""
     kinds = torch.randint(classes + 1, (2, size, size), generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.one_hot(kinds, classes + 1).permute(0, 3, 1, 2)[:, :classes].float()
 

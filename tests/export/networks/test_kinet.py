@@ -37,7 +37,7 @@ def mac_per_pixel(net: Network, roi: bool, side: int = 608) -> float:
 
 
 def randomised(net: Network) -> Network:
-    """Give every batch norm statistics and factors of its own."""
+    """Set random statistics and factors of every batch norm."""
     torch.manual_seed(2)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -186,7 +186,7 @@ def test_dropout_acts_in_training_only(architecture: str) -> None:
     image = torch.randn(1, 3, 64, 64)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eval().train = lambda *_: None  # keep the statistics out of this
+            module.eval().train = lambda *_: None  # with constant statistics
     with torch.no_grad():
         assert torch.equal(net.eval()(image)[0], net(image)[0])
         net.train()

@@ -1,4 +1,4 @@
-"""What every network must do: sizes, reach, training, and the way to a model that counts."""
+"""Requirements on every network: sizes, reach, training, export and counting."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from kinet_trt.simulation import simulate
 torch.set_num_threads(1)
 OTHERS = [name for name in get_args(Architecture) if name not in KINET_ARCHITECTURES]
 SOME = [pytest.param(name, marks=[] if name in ("unet", "sfcn-opi") else pytest.mark.slow) for name in OTHERS]
-"""All of them, but only two outside of the slow tests."""
+"""All of them, only two of which are not slow."""
 NAMES = get_args(NetworkName)
 TINY = replace(BEST, iterations=4, every=2, batch=2, crops=replace(BEST.crops, size=64, simulated=0.0))
 Run = Callable[..., tuple[int, str, str]]
@@ -146,7 +146,7 @@ def learn(architecture: str, out: Path, recipe: Recipe = TINY) -> list[float]:
 @pytest.mark.parametrize("architecture", get_args(Architecture))
 @pytest.mark.parametrize("width", [2, 8])
 def test_every_network_takes_a_few_steps(architecture: Architecture, width: int) -> None:
-    """Forward and backward as in training; a kernel that writes where it must not ends the process."""
+    """Forward and backward passes as in training; a faulty kernel crashes the process."""
     config = NetworkConfig(architecture, width, "relu", roi=architecture in KINET_ARCHITECTURES)
     net = build(config).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     crops = Crops([field()], [1.0], CropPlan(size=64), 0, 6, net.target)
@@ -179,7 +179,7 @@ def test_teacher_of_proximity_maps_is_refused_for_density_maps(tmp_path: Path) -
 
 
 def changed(before: Network, after: Network) -> set[str]:
-    """Names of the layers whose weights differ."""
+    """Return the names of the layers whose weights differ."""
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
     return {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
 
@@ -211,7 +211,7 @@ def test_remaining_time_of_the_first_stage_includes_the_second(tmp_path: Path, m
     config = NetworkConfig("paper", 2, "relu")
     train_by_stages(TrainingRun([field()], tmp_path / "k.pt", config, recipe, workers=0, report=seen.append))
     first, second = (p.seconds for p in seen if p.seconds is not None)
-    # Three of eight iterations are left of each, and before the second begins all of its own.
+    # Three of eight iterations remain in each, plus all of the second stage.
     assert first == pytest.approx(second * (1 + 8 / 3))
 
 
@@ -242,7 +242,7 @@ def test_interrupted_training_by_stages_resumes_in_its_stage(tmp_path: Path) -> 
 
 @pytest.fixture
 def fields(tmp_path: Path) -> Path:
-    """Give a folder of two labelled fields."""
+    """Write a folder of two labelled fields."""
     folder = tmp_path / "fields"
     folder.mkdir()
     for seed in (1, 2):
@@ -254,7 +254,7 @@ def fields(tmp_path: Path) -> Path:
 
 
 def to_a_count(run: Run, folder: Path, name: str, *options: object) -> tuple[int, dict[str, object]]:
-    """Train, export, evaluate and count; return the nuclei that were found, and the model's parity."""
+    """Train, export, evaluate and count; return the number of nuclei and the parity of the model."""
     made, model = folder.parent / "k.pt", folder.parent / "k.onnx"
     given = ("--network", name, "--recipe", "best", "--classes", ",".join(CLASSES), *options)
     code, out, err = run("train", folder, "-o", made, *given)
@@ -273,7 +273,7 @@ def to_a_count(run: Run, folder: Path, name: str, *options: object) -> tuple[int
 @pytest.mark.parametrize("name", ["unet", "fcrn-a"])
 def test_network_trains_exports_and_counts(name: str, run: Run, fields: Path) -> None:
     _, parity = to_a_count(run, fields, name, "--width", 2, "--iterations", 3)
-    # A value between two steps may be rounded up here and down there: one step, and still the same nuclei.
+    # A value between two steps may be rounded differently, by one step, with the same nuclei.
     assert parity["max_error"] < (1.01 / STEPS if name == "fcrn-a" else 1e-4)
     assert parity["only_pytorch"] == parity["only_onnx"] == 0 < parity["same"]
 

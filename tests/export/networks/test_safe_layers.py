@@ -1,4 +1,4 @@
-"""Every network consists of layers that are known to train on all CPUs and to run in all engines."""
+"""Networks use only layers that train on all CPUs and run in all engines."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 class Convolutions(TorchDispatchMode):
-    """Records what convolutions are computed, also those that are no modules."""
+    """Record of the convolutions that are computed, including those outside modules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ def test_every_layer_is_safe(config: NetworkConfig) -> None:
         network = build(config)
     found = {name: reason for name, layer in layers(network) if (reason := unsafe(layer))}
     if config.architecture == "release":
-        # The authors' side branches, whose weights must load; they train well, and export rewrites them.
+        # The side branches of the authors, whose weights must load; they train well, and export rewrites them.
         found = {name: reason for name, reason in found.items() if "expand_upsampler_kernels" not in reason}
     assert found == {}
 

@@ -1,4 +1,4 @@
-"""The objectness prior, and what it does to the two losses."""
+"""The objectness prior and its effect on the two losses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ network = SFCNOPI(NetworkConfig("sfcn-opi", 2, "relu", roi=False))
 
 
 def one_pixel(prior: float, kinds: tuple[float, float, float]) -> Tensor:
-    """Scores of one pixel whose probabilities are these."""
+    """Return scores of one pixel with the given probabilities."""
     values = torch.tensor([prior, 1 - prior, *kinds]).log()
     return values.view(1, 5, 1, 1).requires_grad_()
 
@@ -40,7 +40,7 @@ def test_background_enters_the_classification_only_where_the_prior_is_high() -> 
 
 
 def test_unmarked_pixel_is_not_background_where_a_class_is_unlabelled() -> None:
-    # Detection has nothing to say; the classification knows that it is none of the other two.
+    # No detection loss; the classification excludes the other two classes.
     expected = -torch.tensor(0.4 + 0.6 * 0.2).log()
     torch.testing.assert_close(loss(one_pixel(0.6, (0.5, 0.3, 0.2)), (0, 0, 0), (1, 1, 0)), expected)
     assert loss(one_pixel(0.3, (0.5, 0.3, 0.2)), (0, 0, 0), (1, 1, 0)).item() == 0

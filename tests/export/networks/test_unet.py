@@ -1,4 +1,4 @@
-"""U-Net's weight of what lies between two nuclei."""
+"""U-Net's weight of the background between two nuclei."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_border_weight_follows_the_paper() -> None:
         )
     assert weight[30, 20] == 0
     assert weight[30, 20:26].max() == 0
-    # Nearer nuclei have a heavier border between them, whichever of three are the nearest two.
+    # The weight is larger between closer nuclei, for the nearest two of three.
     assert drawn(20, 34)[3].max() > weight.max()
     np.testing.assert_allclose(drawn(36, 20, 75)[3][:, :40], weight[:, :40], atol=1e-6)
 
