@@ -1,4 +1,4 @@
-"""Fields with their drawn regions, to look at: pictures with a grid in px, and the nuclei in each kind of region."""
+"""Review of drawn regions: images of the fields with a pixel grid, and the nuclei in each kind of region."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from kinet_trt.datasets.labelled import read_fields, with_regions
 from kinet_trt.datasets.labelled_field import LabelledField
 
 WIDTH = 1000
-"""Width, px, to which small pictures are enlarged, by a whole factor."""
+"""Minimum width of the images, px; small fields are enlarged by an integer factor."""
 GRID = 50
-"""Default distance of the grid's lines, px of the field."""
+"""Default spacing of the grid, px of the field."""
 KINDS = {"tumor": (30, 190, 30), "other": (225, 30, 225), "empty": (0, 200, 230)}
 """Kinds of region with their RGB colours; ``other`` is other tissue, ``empty`` has no nuclei."""
 NON_TUMOR = CLASSES.index("non_tumor")
-_MARGIN = 36  # px for the numbers of the grid
+_MARGIN = 36  # margin for the coordinates of the grid, px
 _TINT = 0.15
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One kind of region in one field.
+class RegionSummary:
+    """Summary of one kind of region in a field.
 
     Attributes
     ----------
     area
-        Share of the field's area, 0 to 1.
+        Fraction of the field's area, 0 to 1.
     tumor, non_tumor
         Number of labelled nuclei inside, by class.
     """
@@ -63,8 +63,8 @@ def read(folder: Path, regions: Path | None = None, mpp: float | None = None) ->
     return with_regions(fields, regions) if regions else fields
 
 
-def check(field: LabelledField) -> dict[str, Drawn]:
-    """Return the area and the nuclei of each of :data:`KINDS` in a field; the nuclei only where they were labelled."""
+def check(field: LabelledField) -> dict[str, RegionSummary]:
+    """Return a summary of each of :data:`KINDS` in a field; nuclei are counted only if the field is labelled."""
     masks = _masks(field)
     height, width = field.pixels().shape[:2]
     column = np.clip(np.rint(field.x).astype(int), 0, width - 1)
@@ -73,12 +73,12 @@ def check(field: LabelledField) -> dict[str, Drawn]:
     found = {}
     for kind, mask in masks.items():
         inside = mask[row, column]
-        found[kind] = Drawn(float(mask.mean()), int((inside & ~other).sum()), int((inside & other).sum()))
+        found[kind] = RegionSummary(float(mask.mean()), int((inside & ~other).sum()), int((inside & other).sum()))
     return found
 
 
 def rows(fields: Sequence[LabelledField]) -> tuple[list[str], list[list[str]]]:
-    """Return :func:`check` of fields as a table: the headers and the cells."""
+    """Return the summaries of fields as a table: headers and cells."""
     headers = ["field", *(f"{kind} {what}" for kind in KINDS for what in ("area", "nuclei"))]
     cells = []
     for field in fields:
@@ -93,16 +93,17 @@ def rows(fields: Sequence[LabelledField]) -> tuple[list[str], list[list[str]]]:
 def draw(
     field: LabelledField, box: tuple[int, int, int, int] | None = None, grid: int = GRID, nuclei: bool = True
 ) -> NDArray[np.uint8]:
-    """Draw a field, enlarged, with a grid, its regions and its labelled nuclei.
+    """Draw an enlarged field with a grid, its regions and its labelled nuclei.
 
     Parameters
     ----------
     field
-        With or without regions and nuclei.
+        Field with or without regions and nuclei.
     box
-        Left, top, right and bottom of the part to draw, px of the field; None: all of it. It may reach over an edge.
+        Left, top, right and bottom of the part to draw, px of the field; None: all of it. It may extend beyond the
+        field.
     grid
-        Distance of the grid's lines, px of the field; their numbers are the coordinates of QuPath and GeoJSON.
+        Spacing of the grid, px of the field; its labels are coordinates as in QuPath and GeoJSON.
     nuclei
         Whether to draw labelled nuclei.
 
@@ -114,7 +115,7 @@ def draw(
     Raises
     ------
     KinetError
-        If the box lies outside of the field.
+        If the box is outside the field.
     """
     height, width = field.pixels().shape[:2]
     left, top, right, bottom = box or (0, 0, width, height)
@@ -140,7 +141,7 @@ def draw(
 
 
 def _with_grid(picture: NDArray[np.uint8], left: int, top: int, factor: int, grid: int) -> NDArray[np.uint8]:
-    """Return a picture with grid lines, and their coordinates in a margin."""
+    """Return an image with grid lines, and their coordinates in a margin."""
     height, width = picture.shape[:2]
     lines = picture.copy()
     page = np.full((height + _MARGIN, width + _MARGIN, 3), 255, np.uint8)
@@ -157,7 +158,7 @@ def _with_grid(picture: NDArray[np.uint8], left: int, top: int, factor: int, gri
 
 
 def _masks(field: LabelledField) -> dict[str, NDArray[np.bool_]]:
-    """Return the mask of each of :data:`KINDS`, bool [H, W]; an empty area inside tissue is only that."""
+    """Return the mask of each of :data:`KINDS`, bool [H, W]; empty areas are excluded from the others."""
     empty = field.empty_mask()
     tumor, known = field.regions() or (np.zeros_like(empty), np.zeros_like(empty))
     return {"tumor": tumor & ~empty, "other": known & ~tumor & ~empty, "empty": empty}
