@@ -36,9 +36,9 @@ def release_onnx(folder: Path) -> Path:
     """Write the release's network at width 32, nucleus branch only."""
     torch.manual_seed(0)
     network = build(NetworkConfig("release", 32, "elu", roi=False)).eval()
-    model, _ = export(Checkpoint(network, replace(ModelInfo(), threshold=50.0)), "release-32", "fp32", False, False)
+    model = export(Checkpoint(network, replace(ModelInfo(), threshold=50.0)), "release-32", "fp32", False, False)
     path = folder / "release-32.onnx"
-    path.write_bytes(model)
+    path.write_bytes(model.data)
     return path
 
 

@@ -32,7 +32,7 @@ from typing import Any
 
 from kinet_trt.core.errors import EngineError, KinetError
 from kinet_trt.core.files import write_atomic
-from kinet_trt.cuda.driver import ask_driver
+from kinet_trt.cuda.driver import query_driver
 from kinet_trt.diagnostics.machine import installed, read_machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +74,7 @@ def _is_here(module: str) -> bool:
 
 def machine() -> dict[str, Any]:
     """Return the device and versions; raise EngineError if there is no usable GPU."""
-    driver, here, packages = ask_driver(), read_machine(), installed()
+    driver, here, packages = query_driver(), read_machine(), installed()
     gpu = driver.gpus[0]
     return {
         "device": gpu.name,

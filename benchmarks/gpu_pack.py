@@ -25,7 +25,6 @@ from pathlib import Path
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import write_atomic
-from kinet_trt.models.card import onnx_hash, with_card
 from kinet_trt.simulation import simulate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +43,9 @@ def release(folder: Path, width: int = 32) -> None:
     from kinet_trt.export.networks.registry import build
     from kinet_trt.export.to_onnx import export
 
+    from kinet_trt.models.model import Model
     from kinet_trt.onnx_graph import qdq
+    from kinet_trt.onnx_graph.precision import store_in_full
 
     half, quantised = folder / "release-32-fp16.onnx", folder / "release-32-int8.onnx"
     if half.is_file() and quantised.is_file():
@@ -52,20 +53,18 @@ def release(folder: Path, width: int = 32) -> None:
     torch.manual_seed(0)
     network = build(NetworkConfig("release", width, "elu", roi=False)).eval()
     checkpoint = Checkpoint(network, replace(ModelInfo(), threshold=RELEASE_THRESHOLD))
-    write_atomic(half, export(checkpoint, "release-32", "fp16", False, False)[0])
+    write_atomic(half, export(checkpoint, "release-32", "fp16", False, False).data)
 
-    model, card = export(checkpoint, "release-32", "fp32", False, False)
-    graph = qdq.load(model)
+    model = export(checkpoint, "release-32", "fp32", False, False)
+    graph = store_in_full(model.graph)
     tensors = [name for group in qdq.groups(graph, ()) for name in group]
     crops = [simulate.field(seed, 128, 128)[0] for seed in (1, 2)]
     histograms = ranges.cached(None, graph, tensors, crops, lambda *_: None)
     names = [layer.name for layer in qdq.layers(graph)]
     floating = (names[0], names[-1])
     made = qdq.insert(graph, sensitivity.steps(graph, histograms, floating), floating)
-    del made.metadata_props[:]
-    data = made.SerializeToString(deterministic=True)
-    card = replace(card, precision="int8", weights_precision="int8", model_sha256=onnx_hash(data))
-    write_atomic(quantised, with_card(data, card))
+    card = replace(model.card, precision="int8", weights_precision="int8")
+    write_atomic(quantised, Model.from_graph(made, card).data)
 
 
 def edge(folder: Path) -> None:

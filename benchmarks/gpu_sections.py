@@ -9,7 +9,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame, fit
-from kinet_trt.cuda.driver import ask_driver
-from kinet_trt.inference.counter import DEFAULT_MODEL
+from kinet_trt.cuda.driver import query_driver
 from kinet_trt.models.card import read_card
+from kinet_trt.models.model import DEFAULT_MODEL
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
 
@@ -42,7 +41,7 @@ def tensorrt(record: Record, models: Path, _: bool) -> None:
     from kinet_trt.engines.tensorrt import builder as trt
 
     record.put(runs=False, step="import")
-    library = trt.load(trt.find())
+    library = trt.load_library(trt.find_runtime())
     record.put(library=library.name, version=library.version)
     for precision in ("fp16", "int8"):
         found: dict[str, Any] = {}
@@ -59,7 +58,7 @@ def _small(record: Record, library: Any, models: Path, precision: str, found: di
     """Build, inspect, load, run and compare a small engine of kinet-edge."""
     from kinet_trt.deploy.build import build
     from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
-    from kinet_trt.engines.tensorrt.builder import check_here
+    from kinet_trt.engines.tensorrt.builder import check_machine
     from kinet_trt.engines.tensorrt.engine_file import read_plan
     from kinet_trt.engines.tensorrt.runtime import TensorRtEngine
 
@@ -77,15 +76,14 @@ def _small(record: Record, library: Any, models: Path, precision: str, found: di
             found["validity"] = validity.name
             found["diagnostics"] = [name for name, bit in kinds.items() if int(bits) & int(bit)]
         record.put(step=f"{precision}: open and capture")
-        checked, driver = check_here(card, plan, path)
+        checked, driver = check_machine(card, plan, path)
         with _seconds(found, "open_s"):
             engine = TensorRtEngine(card, plan, checked, driver, path)
         found["cuda_graph"] = _lane(engine)._graph is not None
         record.put(step=f"{precision}: run")
         pixels, _truth = simulate.field(1, SMALL, SMALL)
         maps = engine.run(pixels[None])[0]
-        with resources.as_file(resources.files("kinet_trt.models") / DEFAULT_MODEL) as file:
-            expected = OnnxRuntimeEngine(*read_card(file)).run(pixels[None])[0]
+        expected = OnnxRuntimeEngine(*read_card(DEFAULT_MODEL)).run(pixels[None])[0]
         found["largest_difference_to_cpu_fp32"] = round(float(np.abs(maps - expected).max()), 5)
         of_cpu, of_gpu = (find_peaks(m, card.threshold, card.nms_radius, card.classes) for m in (expected, maps))
         found["nuclei_cpu_fp32"], found["nuclei"] = len(of_cpu), len(of_gpu)
@@ -417,7 +415,7 @@ if __name__ == "__main__":
     parser.add_argument("--tensorrt", action="store_true")
     given = parser.parse_args()
     try:
-        ask_driver()  # before any other use of CUDA
+        query_driver()  # before any other use of CUDA
         SECTIONS[given.section](Record(given.json), given.models, given.tensorrt)
     except KinetError as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None

@@ -23,10 +23,10 @@ from kinet_trt.cli.progress import track
 from kinet_trt.core.errors import EngineError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import fit
+from kinet_trt.core.runtimes import CPU_RUNTIMES
 from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.datasets.labelled_field import LabelledField
-from kinet_trt.engines.base import RUNTIMES
-from kinet_trt.evaluation.agreement import Agreement, compare
+from kinet_trt.evaluation.agreement import Agreement
 from kinet_trt.evaluation.benchmark import machine
 from kinet_trt.evaluation.evaluate import Evaluation, evaluate_field
 from kinet_trt.inference.counter import NucleusCounter
@@ -61,12 +61,12 @@ def parity(fields: Sequence[LabelledField], path: Path) -> list[dict[str, Any]]:
     """Compare the FP32 export of a checkpoint with eager PyTorch in each engine."""
     trained = checkpoint.load(path)
     network = Deployed(trained.network, trained.info, roi=False).eval()
-    model, card = export(trained, path.stem, "fp32", False, False)
-    rows = []
+    model = export(trained, path.stem, "fp32", False, False)
+    card, rows = model.card, []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "k.onnx"
-        file.write_bytes(model)
-        for runtime in RUNTIMES:
+        file.write_bytes(model.data)
+        for runtime in CPU_RUNTIMES:
             counter = NucleusCounter(file, precision="fp32", runtime=runtime)
             total = Agreement(0, 0, 0)
             for f in track(fields[:: max(1, len(fields) // FIELDS)][:FIELDS], runtime):
@@ -75,7 +75,7 @@ def parity(fields: Sequence[LabelledField], path: Path) -> list[dict[str, Any]]:
                 with torch.inference_mode():
                     expected = network(torch.tensor(pixels))[0][0].numpy()
                 pair = (expected, counter.engine.run(pixels)[0])
-                total += compare(*(find_peaks(m, card.threshold, card.nms_radius) for m in pair))
+                total += Agreement.between(*(find_peaks(m, card.threshold, card.nms_radius) for m in pair))
             rows.append({"runtime": counter.engine.runtime, "same": total.same, "only_pytorch": total.only_first})
             rows[-1]["only_engine"] = total.only_second
             print(rows[-1])

@@ -1,1 +1,1 @@
-"""What a smaller precision costs, judged by the nuclei that are found. Installed as ``kinet_trt.calibration``."""
+"""Quantise models to INT8 and measure the loss. Installed as ``kinet_trt.calibration``."""

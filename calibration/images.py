@@ -1,4 +1,4 @@
-"""Choosing calibration images: different ones, of tissue, with little and with much stain; some are held back."""
+"""Choose calibration images: distinct images of tissue, from pale to dark stain; others are held out for evaluation."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.io.images import read_image
 from kinet_trt.models.card import ModelCard
 
-SIDE = 384
-"""Longest side of a calibration crop, model px: several hundred nuclei, a second of work."""
-MOST_READ = 300
-"""Files that are looked at; of a larger folder a random part is."""
-MOST_HELD_BACK = 48
-FEWEST = 4
-"""Different images of tissue below which nothing can be said about a quantised model."""
+CROP_SIDE = 384
+"""Longest side of a calibration crop, model px: contains several hundred nuclei, takes a second."""
+MAX_READ = 300
+"""Maximum number of files to read; from a larger folder they are drawn at random."""
+MAX_HELD_OUT = 48
+MIN_IMAGES = 4
+"""Minimum number of different images of tissue."""
 TISSUE_DENSITY = 0.08
 """Mean optical density over R, G and B above which a pixel is tissue; pale counterstain has about 0.15."""
-LEAST_TISSUE = 0.15
-"""Share of tissue below which a picture is glass."""
+MIN_TISSUE = 0.15
+"""Share of tissue below which an image is glass."""
 BROWN = 0.12
-"""Optical density in blue above that in red which only DAB has; haematoxylin has it the other way round."""
-SAME = 0.97
-"""Correlation of two thumbnails above which pictures show the same place."""
+"""Difference of optical density, blue minus red, above which a pixel is DAB; for haematoxylin it is negative."""
+SAME_PLACE = 0.97
+"""Correlation of two thumbnails above which images show the same place."""
 _THUMBNAIL = 24
 
 
@@ -45,14 +45,14 @@ class Picture:
     Attributes
     ----------
     path
-        Its file.
+        Image file.
     crop
-        The part of it that shows the most tissue, at the model's scale, RGB uint8 [H, W, 3], H and W multiples of the
-        model's alignment and at most :data:`SIDE`.
+        Part with the most tissue, at the model's scale, RGB uint8 [H, W, 3], H and W multiples of the model's alignment
+        and at most :data:`CROP_SIDE`.
     brown
         Share of its tissue that is stained with DAB.
     field
-        The nuclei marked in it; None: nobody marked any.
+        The labelled field; None: the image has no labels.
     """
 
     path: Path
@@ -63,20 +63,20 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What is calibrated and measured on.
+    """The chosen images.
 
     Attributes
     ----------
     calibration
-        Pictures whose ranges count, by rising amount of stain.
-    held_back
-        Pictures on which the result is measured. None of them was calibrated on.
+        Images for calibration, by increasing amount of DAB.
+    held_out
+        Images for measuring the result; none of them is in ``calibration``.
     glass, grey, duplicates, unreadable
-        Files that were left out, and why: no tissue, no colour, the same place as another, or not an image.
+        Files that were left out: no tissue, no colour, the same place as another, or not an image.
     """
 
     calibration: tuple[Picture, ...]
-    held_back: tuple[Picture, ...]
+    held_out: tuple[Picture, ...]
     glass: tuple[Path, ...]
     grey: tuple[Path, ...]
     duplicates: tuple[Path, ...]
@@ -95,35 +95,35 @@ class Choice:
 def choose(
     folder: Path, card: ModelCard, images: int, seed: int = 0, report: Callable[[int, int], None] = lambda *_: None
 ) -> Choice:
-    """Choose calibration images from a folder, and hold others back to measure on.
+    """Choose calibration images from a folder, and hold out others to measure the result.
 
-    At most half of the different pictures of tissue are calibrated on. They are taken at even distances in the order of
-    stain, so that pale and dark ones are among them. Of the rest at most :data:`MOST_HELD_BACK` are held back, those
-    with labels first.
+    At most half of the distinct images of tissue calibrate. They are evenly spaced in the order of the amount of DAB,
+    so that pale and dark ones are included. Of the others, at most :data:`MAX_HELD_OUT` are held out, preferably those
+    with labels.
 
     Parameters
     ----------
     folder
-        Images, or labelled fields as :func:`kinet_trt.datasets.labelled.read_fields` reads them, or both.
+        Images, labelled fields (:func:`kinet_trt.datasets.labelled.read_fields`), or both.
     card
-        Whose scale and alignment count.
+        Model card with the scale and alignment.
     images
-        How many to calibrate on, at most.
+        Maximum number of calibration images.
     seed
-        Of the draw, where the folder holds more than :data:`MOST_READ` files.
+        Seed of the random selection, if the folder contains more than :data:`MAX_READ` files.
     report
-        Called with the files read and to read.
+        Called with the number of files read and of all files.
 
     Raises
     ------
     KinetError
-        If fewer than :data:`FEWEST` different images of tissue are found.
+        If fewer than :data:`MIN_IMAGES` distinct images of tissue are found.
     """
     if images < 1:
         raise KinetError(f"calibration images: expected 1 or more, found {images}")
-    files = _files(folder)
-    if len(files) > MOST_READ:
-        drawn = np.random.default_rng(seed).choice(len(files), MOST_READ, replace=False)
+    files = _find_files(folder)
+    if len(files) > MAX_READ:
+        drawn = np.random.default_rng(seed).choice(len(files), MAX_READ, replace=False)
         files = [files[i] for i in sorted(drawn)]
     kept: list[Picture] = []
     thumbnails: list[NDArray[np.float32]] = []
@@ -138,34 +138,34 @@ def choose(
             continue
         tissue, brown = stain(whole)
         thumbnail = _thumbnail(whole)
-        if tissue < LEAST_TISSUE:
+        if tissue < MIN_TISSUE:
             left["glass"].append(path)
         elif frame.is_grey:
             left["grey"].append(path)
-        elif any(float((thumbnail * other).mean()) > SAME for other in thumbnails):
+        elif any(float((thumbnail * other).mean()) > SAME_PLACE for other in thumbnails):
             left["duplicates"].append(path)
         else:
-            kept.append(Picture(path, densest(whole, SIDE, card.multiple), brown, field))
+            kept.append(Picture(path, densest(whole, CROP_SIDE, card.multiple), brown, field))
             thumbnails.append(thumbnail)
     report(len(files), len(files))
-    if len(kept) < FEWEST:
+    if len(kept) < MIN_IMAGES:
         raise KinetError(
-            f"{folder}: calibration needs at least {FEWEST} different images of tissue in colour, found {len(kept)} "
-            f"(left out: {', '.join(f'{len(paths)} {why}' for why, paths in left.items())}): add images of the stain "
-            "and the scanner that the model will see"
+            f"{folder}: calibration needs at least {MIN_IMAGES} distinct colour images of tissue, found {len(kept)} "
+            f"(left out: {', '.join(f'{len(paths)} {why}' for why, paths in left.items())}): add images of your "
+            "stain and scanner"
         )
     kept.sort(key=lambda picture: picture.brown)
-    chosen = set(_evenly(len(kept), min(images, len(kept) // 2)))
+    chosen = set(_evenly_spaced(len(kept), min(images, len(kept) // 2)))
     rest = [picture for i, picture in enumerate(kept) if i not in chosen]
-    rest.sort(key=lambda picture: picture.field is None)  # those with labels first, else by stain as before
+    rest.sort(key=lambda picture: picture.field is None)  # labelled ones first; the sort is stable
     labelled = sum(picture.field is not None for picture in rest)
-    pool = rest[:labelled] if labelled >= MOST_HELD_BACK else rest
-    held = [pool[i] for i in _evenly(len(pool), min(MOST_HELD_BACK, len(pool)))]
+    pool = rest[:labelled] if labelled >= MAX_HELD_OUT else rest
+    held = [pool[i] for i in _evenly_spaced(len(pool), min(MAX_HELD_OUT, len(pool)))]
     return Choice(tuple(kept[i] for i in sorted(chosen)), tuple(held), *(tuple(paths) for paths in left.values()))
 
 
-def _files(folder: Path) -> list[tuple[Path, LabelledField | None]]:
-    """Return the images of a folder with what is marked in them, those with labels first."""
+def _find_files(folder: Path) -> list[tuple[Path, LabelledField | None]]:
+    """Return the images of a folder with their labels, labelled ones first."""
     fields: list[LabelledField] = []
     plain: list[Path] = []
     problems: list[KinetError] = []
@@ -197,7 +197,7 @@ def at_scale(path: Path, card: ModelCard) -> NDArray[np.uint8]:
 
 
 def stain(pixels: NDArray[np.uint8]) -> tuple[float, float]:
-    """Return the share of a picture that is tissue, and the share of that tissue that is brown.
+    """Return the share of tissue in an image, and the share of that tissue that is brown.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def stain(pixels: NDArray[np.uint8]) -> tuple[float, float]:
 
 
 def densest(pixels: NDArray[np.uint8], side: int, multiple: int) -> NDArray[np.uint8]:
-    """Return the window of at most ``side`` px a side that shows the most tissue.
+    """Return the window with the most tissue, at most ``side`` px wide and high.
 
     Parameters
     ----------
@@ -239,12 +239,12 @@ def densest(pixels: NDArray[np.uint8], side: int, multiple: int) -> NDArray[np.u
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return a tiny grey picture with mean 0 and deviation 1: what is left when scale, JPEG and light differ."""
+    """Return a tiny grey image with mean 0 and standard deviation 1, which scale, JPEG and exposure hardly change."""
     small = cv2.resize(pixels, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32).mean(axis=2)
     normalised: NDArray[np.float32] = (small - small.mean()) / np.float32(max(float(small.std()), 1e-3))
     return normalised
 
 
-def _evenly(length: int, count: int) -> Sequence[int]:
-    """Return ``count`` positions at even distances among ``length``."""
+def _evenly_spaced(length: int, count: int) -> Sequence[int]:
+    """Return ``count`` evenly spaced indices below ``length``."""
     return [int((i + 0.5) * length / count) for i in range(count)]

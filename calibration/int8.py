@@ -1,4 +1,4 @@
-"""FP32 to INT8 that can be trusted: calibrated, measured on images it has not seen, refused if it lost too much."""
+"""Quantise FP32 to INT8: calibrate, measure the loss on held-out images, and refuse a model that loses too much."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinet_trt.core.errors import KinetError, MissingExtraError
-from kinet_trt.models.card import ModelCard, onnx_hash, with_card
+from kinet_trt.models.model import Model
 
 if TYPE_CHECKING:
     from kinet_trt.calibration.cost import Cost
     from kinet_trt.calibration.images import Choice
-    from kinet_trt.calibration.sensitivity import Plan
+    from kinet_trt.calibration.sensitivity import FloatLayers
 
-IMAGES = 24
-"""Calibration images by default."""
+DEFAULT_IMAGES = 24
+"""Number of calibration images."""
 MAX_LOSS = 0.5
-"""Largest loss of F1 by default, points."""
+"""Default limit of the loss of F1, points (hundredths)."""
 _MARGIN = 0.6
-"""Share of the allowed disagreement that the layers are planned for; the rest is for images never seen."""
+"""Share of the allowed disagreement that may occur on the calibration images; the rest is left for other images."""
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """How a model was quantised, and what that cost.
+    """Details of a quantisation.
 
     Attributes
     ----------
     choice
-        Which images were calibrated on, which were held back, which were left out and why.
-    plan
-        Which layers stayed in float, and how much each layer hurts.
+        Calibration images, held-out images, and images that were left out with the reason.
+    layers
+        Layers that stayed in floating point, and the sensitivity of each layer.
     cost
-        What was measured on the held-back images.
+        Loss measured on the held-out images.
     """
 
     choice: Choice
-    plan: Plan
+    layers: FloatLayers
     cost: Cost
 
     def record(self) -> dict[str, Any]:
         """Return the figures for a model card."""
         return {
             "calibration_images": len(self.choice.calibration),
-            "floating": list(self.plan.floating),
+            "floating": list(self.layers.floating),
             **self.cost.record(),
         }
 
@@ -58,109 +58,107 @@ class Quantised:
     Attributes
     ----------
     model
-        Serialised ONNX with explicit Q/DQ nodes, its card inside.
-    card
-        That card; ``card.quantisation`` holds the figures.
+        ONNX model with explicit Q/DQ nodes; ``model.card.quantisation`` contains the measurements.
     report
-        The same and more, for telling.
+        Details of the quantisation.
     """
 
-    model: bytes
-    card: ModelCard
+    model: Model
     report: Report
 
 
 def to_int8(
-    model: bytes,
-    card: ModelCard,
+    model: Model,
     folder: Path,
     *,
     max_loss: float = MAX_LOSS,
-    images: int = IMAGES,
+    images: int = DEFAULT_IMAGES,
     cache: Path | None = None,
     seed: int = 0,
     report: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Quantised:
-    """Quantise a model to INT8 with a folder of images, measure what that costs, and refuse what costs too much.
+    """Quantise a model to INT8 with a folder of images, measure the loss, and refuse a loss that is too large.
 
     Parameters
     ----------
-    model, card
-        A serialised FP32 ONNX model and its card; its weights may be stored in half precision.
+    model
+        FP32 ONNX model; its weights may be stored in half precision.
     folder
-        Images of the stain and the scanner that the model will see, best with labels
+        Images of the stain and scanner that the model will be used with, ideally with labels
         (:func:`kinet_trt.datasets.labelled.read_fields`). At most half of them calibrate; the others evaluate.
     max_loss
-        Largest loss of detection or classification F1, points (hundredths).
+        Maximum loss of detection or classification F1, points (hundredths).
     images
-        How many images to calibrate on, at most.
+        Maximum number of calibration images.
     cache
-        Folder in which ranges are kept under the hash of the model and the images; None: nowhere.
+        Folder that caches ranges under the hash of the model and the images; None: no cache.
     seed
-        Of the draw of images from a very large folder.
+        Seed of the random selection of images from a very large folder.
     report
-        Called with what is being done (``"images"``, ``"ranges"``, ``"layers"``, ``"measure"``), how much of it is
-        done and how much there is.
+        Called with the current step (``"images"``, ``"ranges"``, ``"layers"``, ``"measure"``), the finished part of it
+        and the total.
 
     Raises
     ------
     KinetError
-        If the model is not FP32, the images do not suffice, the held-back ones hold too few nuclei to measure the cost
-        on, or the result loses more than ``max_loss``.
+        If the model is not FP32, there are too few images, the held-out images contain too few nuclei to measure the
+        loss, or the result loses more than ``max_loss``.
     """
+    card = model.card
     if card.precision != "fp32":
-        raise KinetError(f"int8: expected an FP32 model, found one that computes in {card.precision}: start from that")
+        raise KinetError(
+            f"int8: expected an FP32 model, found one that computes in {card.precision}: use the FP32 model"
+        )
     if not 0 <= max_loss <= 100:
         raise KinetError(f"max-loss: expected 0 to 100 points, found {max_loss:g}")
     try:
         from kinet_trt.onnx_graph import qdq
         from kinet_trt.onnx_graph.low_resolution import at_low_resolution
         from kinet_trt.onnx_graph.pointwise import as_pointwise
+        from kinet_trt.onnx_graph.precision import store_in_full
     except ModuleNotFoundError as error:
         raise MissingExtraError("Quantising a model", "build", error.name or "onnx") from None
     from kinet_trt.calibration import cost, ranges, sensitivity
     from kinet_trt.calibration.images import choose
 
+    graph = at_low_resolution(as_pointwise(store_in_full(model.graph)))
     choice = choose(folder, card, images, seed, partial(report, "images"))
-    # Before the work, which takes minutes. F1 of nothing against nothing is 1.
-    cost.check_nuclei(with_card(model, card), choice.held_back)
-    graph = at_low_resolution(as_pointwise(qdq.load(model)))
+    # Checked before the work, which takes minutes: without nuclei the F1 would be 1.
+    cost.check_nuclei(model, choice.held_out)
     tensors = [name for group in qdq.groups(graph, ()) for name in group]
     crops = [picture.crop for picture in choice.calibration]
     histograms = ranges.cached(cache, graph, tensors, crops, partial(report, "ranges"))
-    target = _MARGIN * max_loss / 100 / cost.SHARE
-    plan = sensitivity.plan(graph, card, histograms, crops, target, partial(report, "layers"))
-    made = qdq.insert(graph, sensitivity.steps(graph, histograms, plan.floating), plan.floating)
-    del made.metadata_props[:]
-    data = made.SerializeToString(deterministic=True)
-    new = replace(
-        card,
-        precision="int8",
-        weights_precision="int8",
-        calibration_sha256=choice.sha256,
-        model_sha256=onnx_hash(data),
-        # Both were measured of the FP32 model; what is known of this one stands under quantisation.
-        parity={},
-        metrics={},
+    target = _MARGIN * max_loss / 100 / cost.F1_PER_CHANGED_NUCLEUS
+    layers = sensitivity.choose_floating(graph, card, histograms, crops, target, partial(report, "layers"))
+    quantised = Model.from_graph(
+        qdq.insert(graph, sensitivity.steps(graph, histograms, layers.floating), layers.floating),
+        # Parity and metrics were measured on the FP32 model; the INT8 model's measurements are under quantisation.
+        replace(
+            card,
+            precision="int8",
+            weights_precision="int8",
+            calibration_sha256=choice.sha256,
+            parity={},
+            metrics={},
+        ),
     )
-    measured = cost.measure(with_card(model, card), with_card(data, new), choice.held_back, partial(report, "measure"))
-    found = Report(choice, plan, measured)
+    measured = cost.measure(model, quantised, choice.held_out, partial(report, "measure"))
+    found = Report(choice, layers, measured)
     if not measured.loss <= max_loss:
         raise KinetError(_refusal(found, max_loss, folder))
-    new = replace(new, quantisation=found.record())
-    return Quantised(with_card(data, new), new, found)
+    return Quantised(quantised.with_card(replace(quantised.card, quantisation=found.record())), found)
 
 
 def _refusal(found: Report, max_loss: float, folder: Path) -> str:
-    """Return why a model is refused, and what to try."""
+    """Return the message that a model is refused, with suggestions."""
     measured = found.cost
     source = f"on {measured.labelled} labelled nuclei"
     if not measured.from_labels:
-        source = f"as estimated from the nuclei that changed (F1 {min(measured.against_fp32):.3f} against FP32's)"
+        source = f"estimated from the nuclei that changed (F1 {min(measured.against_fp32):.3f} against FP32)"
     return (
-        f"INT8 refused: it loses {measured.loss:.2f} points of F1, {source}, in {measured.pictures} held-back images; "
-        f"allowed are {max_loss:g}. It was calibrated on {len(found.choice.calibration)} images of {folder}, and "
-        f"{len(found.plan.floating)} layers stayed in float. Try more images of the stain and the scanner that the "
-        "model will see, with labels if there are any; or the precision fp16, which is nearly as fast on a GPU; or "
-        f"allow it with a max-loss of {measured.loss + 0.05:.1f}"
+        f"INT8 refused: it loses {measured.loss:.2f} points of F1, {source}, in {measured.pictures} held-out images; "
+        f"expected at most {max_loss:g}. It was calibrated on {len(found.choice.calibration)} images of {folder}, and "
+        f"{len(found.layers.floating)} layers stayed in floating point. Use more images of your stain and scanner, "
+        "with labels if available; or the precision fp16, which is nearly as fast on a GPU; or allow the loss with a "
+        f"max-loss of {measured.loss + 0.05:.1f}"
     )

@@ -1,4 +1,4 @@
-"""How large a network's tensors get on calibration images, and the step of int8 that follows from it."""
+"""Measure the magnitudes of a network's tensors on calibration images, and choose int8 quantisation steps."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from onnx import TensorProto, helper
 
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import write_atomic
-from kinet_trt.onnx_graph.qdq import LARGEST
+from kinet_trt.onnx_graph.qdq import MAX_CODE
 
 log = logging.getLogger(__name__)
 
 BINS = 2048
 CLIPS = np.linspace(0.2, 1.0, 81)
-"""Largest codes that are tried, as shares of the largest magnitude seen."""
+"""Candidates for the clipping value, as fractions of the largest magnitude."""
 _VERSION = b"kinet-trt ranges 1"
 
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """Magnitudes of one tensor.
+    """Histogram of the magnitudes of one tensor.
 
     Attributes
     ----------
     largest
-        The largest one.
+        Largest magnitude.
     counts
-        How many values lie in each of :data:`BINS` equal bins from 0 to ``largest``, float64 [BINS].
+        Number of values in each of :data:`BINS` equal bins from 0 to ``largest``, float64 [BINS].
     scale
         Pixels of the tensor per pixel of the image.
     """
@@ -51,27 +51,27 @@ def observe(
     frames: Sequence[NDArray[np.uint8]],
     report: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Histogram]:
-    """Run images through a network in FP32 and note the magnitudes of its tensors.
+    """Run images through a network in FP32 and record the magnitudes of its tensors.
 
-    Two passes: the largest magnitudes, then the histograms up to them, of every second row and column.
+    Two passes: the largest magnitudes, then the histograms up to them, from every second row and column.
 
     Parameters
     ----------
     graph
         The network.
     tensors
-        Names of what to look at.
+        Names of the tensors.
     frames
         RGB, uint8 [H, W, 3], H and W multiples of the model's alignment.
     report
-        Called with the images done and to do.
+        Called with the number of finished images and of all images, counted over both passes.
 
     Raises
     ------
     KinetError
-        If a tensor is not finite: such a network cannot be quantised.
+        If a tensor is not finite.
     """
-    from kinet_trt.engines.openvino import core  # slow to import, and a cached range needs none of it
+    from kinet_trt.engines.openvino import core  # slow to import, and not needed for cached ranges
 
     probed = onnx.ModelProto()
     probed.CopyFrom(graph)
@@ -84,7 +84,7 @@ def observe(
     for number, frame in enumerate(frames):
         found = request.infer({0: frame[None]}, share_outputs=True)
         for name in tensors:
-            largest[name] = float(np.maximum(largest[name], np.abs(found[name]).max()))  # a NaN stays one
+            largest[name] = float(np.maximum(largest[name], np.abs(found[name]).max()))  # keeps NaN
         report(number + 1, 2 * len(frames))
     if bad := [name for name, value in largest.items() if not np.isfinite(value)]:
         raise KinetError(f"int8: the network's {bad[0]} is not finite on the calibration images: export it again")
@@ -100,36 +100,36 @@ def observe(
 
 
 def step(histograms: Sequence[Histogram]) -> float:
-    """Return the step that tensors which share it lose least by.
+    """Return the common quantisation step of tensors with the least mean squared error.
 
-    Least mean squared error, each tensor's in units of its own mean square: what is cut off at the largest code weighs
-    against what rounding costs everything else. A ReLU's few large values would otherwise waste most of the codes.
+    The error of each tensor is relative to its own mean square: clipping error is weighed against rounding error. The
+    few large values of a ReLU would otherwise take up most of the codes.
 
     Parameters
     ----------
     histograms
-        Of the tensors, at least one.
+        Histograms of the tensors, at least one.
     """
     top = max(histogram.largest for histogram in histograms)
     if top == 0:
-        return 1.0 / LARGEST
-    steps = CLIPS * top / LARGEST
+        return 1.0 / MAX_CODE
+    steps = CLIPS * top / MAX_CODE
     errors = np.zeros(len(steps))
     for histogram in histograms:
         values = (np.arange(BINS) + 0.5) * histogram.largest / BINS
-        # The first bin holds a ReLU's exact zeros, which cost nothing.
+        # The first bin contains a ReLU's exact zeros, which have no error.
         values, counts = values[1:], histogram.counts[1:]
         power = float(counts @ values**2)
         if power == 0:
             continue
         for i, size in enumerate(steps):
-            codes = np.minimum(np.rint(values / size), LARGEST)
+            codes = np.minimum(np.rint(values / size), MAX_CODE)
             errors[i] += float(counts @ (codes * size - values) ** 2) / power
     return float(steps[int(errors.argmin())])
 
 
 def key(graph: onnx.ModelProto, tensors: Sequence[str], frames: Sequence[NDArray[np.uint8]]) -> str:
-    """Return a sha256 of everything that ranges follow from: the network, its weights, the tensors and the images."""
+    """Return the sha256 of everything that determines the ranges: network, weights, tensor names and images."""
     digest = hashlib.sha256(_VERSION)
     digest.update(hashlib.sha256(graph.SerializeToString(deterministic=True)).digest())
     for text in tensors:
@@ -147,9 +147,9 @@ def cached(
     frames: Sequence[NDArray[np.uint8]],
     report: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Histogram]:
-    """Return :func:`observe`'s histograms, from a folder where they are kept under the hash of what made them.
+    """Return the histograms of :func:`observe`, cached in a folder under the hash of their inputs.
 
-    A file of another model, other images or another version has another name, and one that is damaged is made again.
+    Another model, other images or another version have another file name; a damaged file is replaced.
 
     Raises
     ------
@@ -159,11 +159,11 @@ def cached(
     if folder is None:
         return observe(graph, tensors, frames, report)
     name = key(graph, tensors, frames)
-    place = folder / f"ranges-{name[:32]}.npz"
-    if place.is_file() and (found := _read(place, name, tensors)):
+    path = folder / f"ranges-{name[:32]}.npz"
+    if path.is_file() and (found := _read(path, name, tensors)):
         return found
     found = observe(graph, tensors, frames, report)
-    write_atomic(place, _packed(found, name, tensors))
+    write_atomic(path, _packed(found, name, tensors))
     return found
 
 
@@ -176,17 +176,17 @@ def _packed(found: Mapping[str, Histogram], name: str, tensors: Sequence[str]) -
     return buffer.getvalue()
 
 
-def _read(place: Path, name: str, tensors: Sequence[str]) -> dict[str, Histogram]:
-    """Return what a file holds; nothing if it is not whole or was made of something else."""
+def _read(path: Path, name: str, tensors: Sequence[str]) -> dict[str, Histogram]:
+    """Return the histograms in a file; empty if it is damaged or belongs to other inputs."""
     try:
-        with np.load(io.BytesIO(place.read_bytes()), allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             stored, largest, counts, scales = str(file["key"]), file["largest"], file["counts"], file["scales"]
-    # A damaged archive raises errors of zipfile, zlib and NumPy; all of them mean the same.
+    # A damaged archive raises various errors of zipfile, zlib and NumPy.
     except Exception as error:
-        log.warning("%s: damaged (%s): the ranges are measured again", place, error)
+        log.warning("%s: damaged (%s): measuring the ranges again", path, error)
         return {}
     shapes = [array.shape for array in (largest, counts, scales)]
     if stored != name or shapes != [(len(tensors),), (len(tensors), BINS), (len(tensors),)]:
-        log.warning("%s: made of something else: the ranges are measured again", place)
+        log.warning("%s: belongs to other inputs: measuring the ranges again", path)
         return {}
     return {tensor: Histogram(float(largest[i]), counts[i], float(scales[i])) for i, tensor in enumerate(tensors)}

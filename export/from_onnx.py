@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,12 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.engines.openvino import OpenVinoEngine
-from kinet_trt.inference.counter import DEFAULT_MODEL
-from kinet_trt.models.card import ModelCard, read_card
+from kinet_trt.engines.base import open_model
+from kinet_trt.models.model import DEFAULT_MODEL, Model
 from kinet_trt.onnx_graph.precision import LAYERS, store_in_full
 from kinet_trt.simulation import simulate
 
-DEFAULT_NAME = DEFAULT_MODEL.removesuffix(".onnx")
+DEFAULT_NAME = DEFAULT_MODEL.stem
 """Name of the model in the package."""
 DROPOUT = 0.1
 """Dropout rate, which cards do not record; that of the model in the package."""
@@ -47,18 +45,16 @@ def load(path: Path) -> Checkpoint:
     KinetError
         If it cannot be read, is INT8 or fused, or is not a network of kinet-trt.
     """
-    if path.name in (DEFAULT_NAME, DEFAULT_MODEL) and not path.exists():
-        with resources.as_file(resources.files("kinet_trt.models") / DEFAULT_MODEL) as path_in_package:
-            return load(path_in_package)
-    card, model = read_card(path)
+    if path.name in (DEFAULT_NAME, DEFAULT_MODEL.name) and not path.exists():
+        return load(DEFAULT_MODEL)
+    model = Model.read(path)
+    card = model.card
     if card.precision == "int8" or card.capacity:
         raise KinetError(f"{path}: INT8 and fused models cannot be trained further: start from the original model")
     try:
         config = replace(NetworkConfig.parse(card.network, card.roi), dropout=DROPOUT)
         network = build(config).eval()
-        graph = onnx.load_from_string(model)
-        store_in_full(graph)
-        _fill(network, graph)
+        _fill(network, store_in_full(model.graph))
     except (KeyError, ValueError) as error:
         raise KinetError(
             f"{path}: expected the weights of a network that kinet-trt exports, found {card.network!r} "
@@ -66,7 +62,7 @@ def load(path: Path) -> Checkpoint:
         ) from None
     metrics = {name: float(value) for name, value in card.metrics.items()}
     info = ModelInfo(card.classes, card.mpp, card.mean, card.std, card.threshold, card.nms_radius, card.data, metrics)
-    _check(path, card, model, Checkpoint(network, info))
+    _check(path, model, Checkpoint(network, info))
     return Checkpoint(network, info)
 
 
@@ -156,10 +152,11 @@ def _copy(parameter: Tensor, values: NDArray[np.float32]) -> None:
         parameter.copy_(torch.from_numpy(np.array(values, np.float32)))
 
 
-def _check(path: Path, card: ModelCard, model: bytes, loaded: Checkpoint) -> None:
+def _check(path: Path, model: Model, loaded: Checkpoint) -> None:
     """Compare the network with the model on a simulated field."""
+    card = model.card
     pixels, _ = simulate.field(0, 256, 256)
-    expected = OpenVinoEngine(card, model, "fp32").run(pixels[None])[0]
+    expected = open_model(model, "fp32", runtime="openvino").run(pixels[None])[0]
     mean, std = (np.asarray(values, np.float32) for values in (card.mean, card.std))
     image = ((pixels.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)
     with torch.inference_mode():

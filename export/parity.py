@@ -18,10 +18,11 @@ from kinet_trt.core.errors import ImageError, KinetError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.counting.find import find_images
-from kinet_trt.engines.openvino import OpenVinoEngine
-from kinet_trt.evaluation.agreement import Agreement, compare
+from kinet_trt.engines.base import open_model
+from kinet_trt.evaluation.agreement import Agreement
 from kinet_trt.io.images import read_image
-from kinet_trt.models.card import ModelCard, with_card
+from kinet_trt.models.card import ModelCard
+from kinet_trt.models.model import Model
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
 
@@ -60,13 +61,13 @@ def export_file(
     """
     loaded = checkpoints.load(source)
     frames = _frames(images, loaded.info.mpp, loaded.network.config.multiple)
-    model, card = export(loaded, out.stem, precision, half_weights, roi)
-    engine = OpenVinoEngine(card, model, "fp32")
+    model = export(loaded, out.stem, precision, half_weights, roi)
+    engine = open_model(model, "fp32", runtime="openvino")
     maps = [engine.run(frame[None])[0].copy() for frame in frames]
-    found = parity(loaded, card, maps, frames)
-    model, card = record_parity(model, card, found)
-    write_atomic(out, model)
-    return card, found
+    found = parity(loaded, model.card, maps, frames)
+    model = record_parity(model, found)
+    write_atomic(out, model.data)
+    return model.card, found
 
 
 def _frames(images: Path | None, mpp: float, multiple: int) -> list[NDArray[np.uint8]]:
@@ -84,8 +85,8 @@ def _read(path: Path) -> NDArray[np.uint8]:
         raise ImageError(f"{path}: {error}") from None
 
 
-def record_parity(model: bytes, card: ModelCard, parity: Parity) -> tuple[bytes, ModelCard]:
-    """Return the model with the parity in its card, and that card."""
+def record_parity(model: Model, parity: Parity) -> Model:
+    """Return the model with the parity in its card."""
     agreement = parity.agreement
     measured = {
         "images": parity.images,
@@ -95,8 +96,7 @@ def record_parity(model: bytes, card: ModelCard, parity: Parity) -> tuple[bytes,
         "only_onnx": agreement.only_second,
         "identical": agreement.identical,
     }
-    card = replace(card, parity=measured)
-    return with_card(model, card), card
+    return model.with_card(replace(model.card, parity=measured))
 
 
 def parity(
@@ -131,7 +131,7 @@ def parity(
             raise KinetError("export: the maps contain NaN or infinity: the model cannot be used in this precision")
         worst = max(worst, error)
         first, second = (_peaks(m, card) for m in (expected, maps))
-        total += compare(first, second)
+        total += Agreement.between(first, second)
     return Parity(worst, total, len(frames))
 
 

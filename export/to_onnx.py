@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.telemetry import no_telemetry
-from kinet_trt.models.card import ModelCard, onnx_hash, with_card
+from kinet_trt.models.card import ModelCard
+from kinet_trt.models.model import Model
 from kinet_trt.onnx_graph.low_resolution import at_low_resolution
 from kinet_trt.onnx_graph.pointwise import as_pointwise
 from kinet_trt.onnx_graph.precision import compute_in_half, store_in_half
@@ -62,8 +63,8 @@ class Deployed(nn.Module):
         return (maps,) if logits is None else (maps, self.network.tumor_probability(logits))
 
 
-def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool, roi: bool) -> tuple[bytes, ModelCard]:
-    """Convert a checkpoint to a serialised ONNX model and its card.
+def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool, roi: bool) -> Model:
+    """Export a checkpoint to an ONNX model with its card.
 
     N is dynamic, H and W are dynamic in multiples of 16 (FCN-8s: 32). Batch norms are folded, no stride exceeds its
     kernel, side up-samplers are pointwise convolutions (the eightfold ones of the release work at low resolution up to
@@ -100,9 +101,6 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
         compute_in_half(graph)
     elif half_weights:
         store_in_half(graph)
-    onnx.checker.check_model(graph, full_check=True)
-    del graph.metadata_props[:]
-    model = graph.SerializeToString(deterministic=True)
     card = ModelCard(
         name=name,
         classes=info.classes,
@@ -118,13 +116,12 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
         weights_precision="fp16" if half_weights or precision == "fp16" else "fp32",
         roi=roi,
         weights_sha256=_weights_hash(checkpoint.network),
-        model_sha256=onnx_hash(model),
         network=network.config.summary,
         data=info.data,
         licence=LICENCE,
         metrics=info.metrics,
     )
-    return with_card(model, card), card
+    return Model.from_graph(graph, card)
 
 
 def _traced(deployed: Deployed) -> onnx.ModelProto:

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from kinet_trt.core.errors import EngineError
 from kinet_trt.core.telemetry import switch_off
-from kinet_trt.cuda.driver import ask_driver
+from kinet_trt.cuda.driver import query_driver
 
 switch_off()
 
@@ -100,13 +99,11 @@ def shared_data() -> Path:
 def fused_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the shipped model with the peaks inside its graph."""
     pytest.importorskip("onnx")
-    from kinet_trt.inference.counter import DEFAULT_MODEL
-    from kinet_trt.models.card import read_card
+    from kinet_trt.models.model import Model
     from kinet_trt.onnx_graph.fuse_peaks import fuse
 
-    card, model = read_card(Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL)))
     path = tmp_path_factory.mktemp("fused") / "fused.onnx"
-    path.write_bytes(fuse(model, card)[0])
+    path.write_bytes(fuse(Model.read()).data)
     return path
 
 
@@ -114,7 +111,7 @@ def fused_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_gpu() -> str:
     """Return why tests marked ``gpu`` cannot run here; empty where they can."""
     try:
-        ask_driver()
+        query_driver()
     except EngineError as error:
         return str(error)
     return "" if find_spec("cupy") else 'no CuPy: pip install "kinet-trt[gpu]"'

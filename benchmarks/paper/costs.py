@@ -54,9 +54,9 @@ def on_cpu(networks: tuple[str, ...], width: int, rounds: int, side: int = SIDE)
         settings = []
         for name in networks:
             network = _untrained(name, width)
-            model, _ = export(Checkpoint(network, ModelInfo(threshold=0.7)), SHOWN[name], "fp32", False, False)
+            model = export(Checkpoint(network, ModelInfo(threshold=0.7)), SHOWN[name], "fp32", False, False)
             path = Path(folder) / f"{name}.onnx"
-            path.write_bytes(model)
+            path.write_bytes(model.data)
             settings += [(name, Setting(path, "fp32", runtime)) for runtime in ("openvino", "onnxruntime")]
             settings.append((name, Setting(path, "auto", "openvino")))
         document = measure([setting for _, setting in settings], frame_of(side, side), rounds)

@@ -17,7 +17,7 @@ from kinet_trt.core.errors import EngineError
 LIBRARIES = (
     ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1", "libcuda.so")
 )
-LEAST_CUDA = (12, 0)
+MIN_CUDA = (12, 0)
 """Oldest driver with which anything here has a chance; CuPy for CUDA 13 needs (13, 0)."""
 
 # CUresult of cuda.h.
@@ -101,7 +101,7 @@ def newest_cuda(libraries: tuple[str, ...] = LIBRARIES) -> tuple[int, int] | Non
     return (version.value // 1000, version.value % 1000 // 10) if answered else None
 
 
-def ask_driver(least: tuple[int, int] = LEAST_CUDA, libraries: tuple[str, ...] = LIBRARIES) -> Driver:
+def query_driver(least: tuple[int, int] = MIN_CUDA, libraries: tuple[str, ...] = LIBRARIES) -> Driver:
     """Ask the driver; the answer may change when a driver is updated, so it is not kept.
 
     Parameters

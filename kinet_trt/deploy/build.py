@@ -1,7 +1,7 @@
-"""``kinet-trt build``: an ONNX model becomes a TensorRT engine, or an ONNX model of another precision for the CPU.
+"""``kinet-trt build``: compile an ONNX model to a TensorRT engine, or convert its precision for the CPU runtimes.
 
-Precision is settled in the ONNX first, for every runtime alike; then come the peaks, where they are wanted inside; then
-TensorRT, which builds what the types say.
+The passes run in this order: numeric precision, for every runtime alike; the peak search, if the model is to be fused;
+then TensorRT, which follows the types in the graph.
 """
 
 from __future__ import annotations
@@ -10,26 +10,27 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kinet_trt.calibration.int8 import MAX_LOSS
 from kinet_trt.core.errors import EngineError, KinetError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame
 from kinet_trt.core.user_folders import user_cache
-from kinet_trt.cuda.driver import ask_driver
+from kinet_trt.cuda.driver import query_driver
+from kinet_trt.engines.base import open_model
 from kinet_trt.engines.tensorrt import builder as trt
-from kinet_trt.engines.tensorrt.engine_file import AMPERE, TURING, card_path, gpu_in_words, target_of_rtx, write_plan
-from kinet_trt.inference.counter import DEFAULT_MODEL, NucleusCounter
-from kinet_trt.models.card import ModelCard, Profile, read_card
+from kinet_trt.engines.tensorrt.engine_file import AMPERE, TURING, card_path, gpu_label, rtx_target, write_plan
+from kinet_trt.inference.counter import NucleusCounter, find_nuclei
+from kinet_trt.models.card import ModelCard, Profile
+from kinet_trt.models.model import DEFAULT_MODEL, Model
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
 
@@ -39,38 +40,36 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = ("fp32", "fp16", "int8")
+BUILD_PRECISIONS = ("fp32", "fp16", "int8")
 SUFFIXES = (".engine", ".onnx")
-MAX_LOSS = 0.5
-"""Points of F1 that INT8 may cost."""
 FIELD_SIDE = 320
-"""Side, px, of the simulated field on which FP16 is held to FP32."""
-LEAST_NUCLEI = 20
-"""Nuclei that FP32 must find in it; of fewer, equality says nothing."""
+"""Side, px, of the simulated field on which FP16 is compared with FP32."""
+MIN_NUCLEI = 20
+"""Nuclei that FP32 must find in it for a meaningful comparison."""
 TIMED_SIDE, TIMED_SECONDS = 512, 2.0
-"""Side, px, of the simulated field on which the result is timed, and for how long about."""
-SMALLEST_SIDE = 32
-"""Least side, px, of an engine built for any size: smaller pictures are not counted."""
+"""Side, px, of the simulated field on which the result is timed, and approximate duration, s."""
+MIN_SIDE = 32
+"""Smallest side, px, of an engine built for any size: smaller images are not counted."""
 Size = tuple[int, int]
 """Height and width, px."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """What was built.
+    """A compiled model.
 
     Attributes
     ----------
     path, card
-        The file and its card.
+        The file and its model card.
     seconds
-        How long it took.
+        Duration of the build.
     quantised
-        What INT8 cost; None where nothing was quantised.
+        Quantisation and its loss; None: nothing was quantised.
     halved
-        How the nuclei of a simulated field in FP16 differ from those in FP32; None where nothing became FP16.
+        Agreement of FP16 and FP32 on a simulated field; None: nothing was converted to FP16.
     speed
-        How fast it is on this machine; None where that was not asked for.
+        Speed on this machine; None: not requested.
     """
 
     path: Path
@@ -83,16 +82,16 @@ class Built:
 
 @dataclass(frozen=True)
 class Speed:
-    """How long counting a simulated field takes on this machine, beside the FP32 model that was the source.
+    """Time to count a simulated field on this machine, with the result and with the FP32 model it was made from.
 
     Attributes
     ----------
     before_ms, after_ms
-        Median time of a count with the source and with the result, taken in turn, ms; 0 where not measured.
+        Median time of a count with the source and with the result, measured alternately, ms; 0: not measured.
     side
         Height and width of the field, px.
     why_not
-        Why it was not measured; empty when it was.
+        Reason why it was not measured; empty if it was.
     """
 
     before_ms: float = 0.0
@@ -102,7 +101,7 @@ class Speed:
 
     @property
     def ratio(self) -> float:
-        """How many times faster the result is; below 1 it is slower."""
+        """Speed-up of the result; below 1 it is slower."""
         return self.before_ms / self.after_ms
 
 
@@ -126,102 +125,101 @@ def build(
     Parameters
     ----------
     model
-        An ONNX file with a card; None: the small one that comes with the package.
+        An ONNX file with a model card; None: the built-in model.
     out
-        What to write: ``.engine`` is a TensorRT plan, ``.onnx`` a model for the CPU engines.
+        Output file: ``.engine`` for a TensorRT engine, ``.onnx`` for the CPU runtimes.
     precision
-        ``"fp32"``, ``"fp16"`` or ``"int8"``; None: what the model was converted to already, else FP16.
+        ``"fp32"``, ``"fp16"`` or ``"int8"``; defaults to the precision of a converted or fused model, else to FP16.
     calibration
-        Folder of images (labelled or not) for INT8; needed unless the model is INT8 already.
+        Folder of images (labelled or not) for INT8; required unless the model is already INT8.
     sizes
-        Of the frames, px, rounded up to the model's alignment. One is the fast path; of several the engine takes
-        anything between and is fastest at the first; none: every tile that ``count`` cuts.
+        Frame sizes, px, rounded up to the model's alignment. An engine for one size is fastest; for several sizes, it
+        accepts everything in between and is optimised for the first; none: all tile sizes of ``count``.
     batch
-        Most frames at a time.
+        Maximum number of frames per run.
     fused
-        Whether finding the peaks is a part of the model: it then gives nuclei instead of maps.
+        Whether to include the peak search: the model then outputs nuclei instead of maps.
     runtime
-        ``"tensorrt"``, ``"tensorrt-rtx"``, or ``"auto"``: TensorRT where it is installed, else TensorRT for RTX.
+        ``"tensorrt"``, ``"tensorrt-rtx"``, or ``"auto"``: TensorRT if it is installed, else TensorRT for RTX.
     max_loss
-        Points of F1 that INT8 may cost before it is refused.
+        Maximum loss of F1 in INT8, points (hundredths).
     force
-        Replace a ``NAME.engine.json`` that is no card of an engine.
+        Replace a ``NAME.engine.json`` that is not a model card.
     timed
-        Also time the result beside the FP32 model that it was made from, for about 3 s.
+        Also time the result against the FP32 model that it was made from, for about 3 s.
     report
-        Called with what is being done and how far it is.
+        Called with the current step, the finished part of it and the total.
 
     Raises
     ------
     KinetError
-        If the model cannot be read or converted, loses too much in INT8, or TensorRT is missing or refuses it. What
-        was at ``out`` is then as it was.
+        If the model cannot be read or converted, loses too much in INT8, or TensorRT is missing or refuses it. An
+        existing file at ``out`` is then unchanged.
     """
     started = time.monotonic()
     _check(model, out, precision, calibration, sizes, batch, fused, force)
-    library = trt.load(trt.find(runtime)) if _is_engine(out) else None
+    library = trt.load_library(trt.find_runtime(runtime)) if _is_engine(out) else None
     gpu = _target(library) if library else ""
-    card, onnx_model = _read(model)
-    sizes = aligned(sizes, card.multiple)
-    # What is fused stays as it is: precision comes first.
-    precision = precision or ("fp16" if card.precision == "fp32" and not card.capacity else card.precision)
-    quantised, halved = None, None
-    if precision == "int8" and card.precision != "int8":
-        onnx_model, card, quantised = _quantise(onnx_model, card, calibration, max_loss, report)
-    elif precision != "int8":
-        before = onnx_model, card
-        onnx_model, card = _converted(onnx_model, card, precision)
-        halved = _agreement(*before, onnx_model) if card.precision != before[1].precision else None
-    if library and precision == "int8" and card.capacity:
-        log.warning(
-            "a fused INT8 model keeps FP32 where it is not INT8: begin with what it was made from, and fused=True"
-        )
-    elif library and precision == "int8":
-        from kinet_trt.onnx_graph.precision import rest_in_half
+    source = Model.read(model or DEFAULT_MODEL)
+    sizes = align_sizes(sizes, source.card.multiple)
+    # Precision comes first: it cannot be changed in a fused model.
+    if precision is None:
+        precision = "fp16" if source.card.precision == "fp32" and not source.card.capacity else source.card.precision
+    made, quantised, halved = source, None, None
+    if precision == "int8":
+        if source.card.precision != "int8":
+            quantised = _quantise(source, calibration, max_loss, report)
+            made = quantised.model
+        if library and made.card.capacity:
+            log.warning(
+                "the unquantised layers of this fused INT8 model stay in FP32: start from the model that it was made "
+                "from, with fused=True"
+            )
+        elif library:
+            from kinet_trt.onnx_graph.precision import rest_in_half
 
-        onnx_model = rest_in_half(onnx_model)
-    profile = profile_of(card, _sizes(onnx_model, card, sizes), batch) if library else None
-    if fused:
-        onnx_model, card = _fuse(onnx_model, card, None if library else sizes)
-    if library is None or profile is None:
-        write_atomic(out, onnx_model)
+            made = rest_in_half(made)
     else:
-        card = _compile(library, onnx_model, replace(card, gpu=gpu, profile=profile), out, report)
+        made = _convert(source, precision)
+        halved = _agreement(source, made) if made.card.precision != source.card.precision else None
+    profile = make_profile(made.card, _sizes(made, sizes), batch) if library else None
+    if fused:
+        from kinet_trt.onnx_graph.fuse_peaks import fuse
+
+        # The size of an engine is fixed when it is compiled.
+        made = fuse(made, size=sizes[0] if sizes and not library else None)
+    card = made.card
+    if library is None or profile is None:
+        write_atomic(out, made.data)
+    else:
+        card = _compile(library, made, replace(card, gpu=gpu, profile=profile), out, report)
     seconds = time.monotonic() - started
-    return Built(out, card, seconds, quantised, halved, speed_of(model, out) if timed else None)
+    return Built(out, card, seconds, quantised, halved, measure_speed(source, out) if timed else None)
 
 
-def speed_of(model: Path | None, out: Path) -> Speed:
-    """Time counting with a model and with what was built of it, in turn, on this machine.
+def measure_speed(source: Model, out: Path) -> Speed:
+    """Time counting with a model and with the result of building it, alternately, on this machine.
 
     Parameters
     ----------
-    model
-        The source, as in :func:`build`.
+    source
+        The model that was built.
     out
-        What was built.
+        Output file of the build.
     """
-    from kinet_trt.onnx_graph.precision import frame_size
-
-    source, data = _read(model)
-    if source.precision != "fp32" or source.capacity:
-        return Speed(why_not=f"not measured: the source is no FP32 model that gives maps ({source.precision})")
+    if source.card.precision != "fp32" or source.card.capacity:
+        return Speed(why_not=f"not measured: the source is not an unfused FP32 model ({source.card.precision})")
     try:
         after = NucleusCounter(out)
     except EngineError as error:
         return Speed(why_not="not measured: no GPU that runs it" if _is_engine(out) else f"not measured: {error}")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "source.onnx"
-        path.write_bytes(data)
-        before = NucleusCounter(path, precision="fp32")
-    size = None if _is_engine(out) else frame_size(out.read_bytes())
-    if after.card.profile:
-        size = after.card.profile[1][1:]
+    before = NucleusCounter(open_model(source, precision="fp32"))
+    size = after.card.profile[1][1:] if after.card.profile else Model.read(out).frame_size
     height, width = size or (TIMED_SIDE, TIMED_SIDE)
     field = Frame(simulate.field(1, width, height)[0], after.card.mpp)
     times: tuple[list[float], list[float]] = ([], [])
     begun = time.perf_counter()
-    # The first round, which compiles and allocates, does not count.
+    # The first round, which compiles and allocates, is not timed.
     while len(times[0]) < 4 or (time.perf_counter() - begun < TIMED_SECONDS and len(times[0]) < 50):
         for counter, taken in zip((before, after), times, strict=True):
             start = time.perf_counter()
@@ -231,56 +229,47 @@ def speed_of(model: Path | None, out: Path) -> Speed:
     return Speed(first, second, (height, width))
 
 
-def profile_of(card: ModelCard, sizes: Sequence[Size], batch: int) -> Profile:
-    """Return the shapes [N, H, W] that an engine is to take: least, best, largest.
+def make_profile(card: ModelCard, sizes: Sequence[Size], batch: int) -> Profile:
+    """Return the minimum, optimum and maximum shape [N, H, W] that an engine accepts.
 
     Parameters
     ----------
     card
-        For the largest tile, which with its halo is the largest size of the default.
+        Model card; the largest tile with its halo is the default maximum.
     sizes
         As in :func:`build`, aligned.
     batch
-        Most frames at a time; where it is more than one, the engine takes any number up to it.
+        Maximum number of frames per run; the engine accepts any number up to it.
     """
     if not sizes:
         side = card.tile + 2 * card.halo
-        sizes = [(side, side), (SMALLEST_SIDE, SMALLEST_SIDE)]
+        sizes = [(side, side), (MIN_SIDE, MIN_SIDE)]
     heights, widths = zip(*sizes, strict=True)
     return (1, min(heights), min(widths)), (batch, *sizes[0]), (batch, max(heights), max(widths))
 
 
-def aligned(sizes: Sequence[Size], multiple: int) -> list[Size]:
-    """Round sizes up to a model's alignment, and say so: frames are padded to it."""
-    built = []
+def align_sizes(sizes: Sequence[Size], multiple: int) -> list[Size]:
+    """Round sizes up to a model's alignment, with a warning: frames are padded to it."""
+    aligned = []
     for h, w in sizes:
         height, width = -(-h // multiple) * multiple, -(-w // multiple) * multiple
         if (height, width) != (h, w):
             log.warning("%dx%d px: built for %dx%d, multiples of %d", h, w, height, width, multiple)
-        built.append((height, width))
-    return built
+        aligned.append((height, width))
+    return aligned
 
 
-def _sizes(model: bytes, card: ModelCard, sizes: Sequence[Size]) -> Sequence[Size]:
-    """Return the sizes to build for: of a model that takes one size only, that one."""
-    from kinet_trt.onnx_graph.precision import frame_size
-
-    fixed = frame_size(model)
+def _sizes(model: Model, sizes: Sequence[Size]) -> Sequence[Size]:
+    """Return the sizes to build for: the model's own if it accepts only one."""
+    fixed = model.frame_size
     if fixed is None:
         return sizes
     if any(size != fixed for size in sizes):
         raise KinetError(
-            f"{card.name} takes frames of {fixed[1]}x{fixed[0]} px (width x height) only: leave sizes out, or begin "
-            "with a model that takes any"
+            f"{model.card.name} accepts only frames of {fixed[1]}x{fixed[0]} px (width x height): omit the sizes, or "
+            "start from a model that accepts any"
         )
     return [fixed]
-
-
-def _read(model: Path | None) -> tuple[ModelCard, bytes]:
-    if model is not None:
-        return read_card(model)
-    with resources.as_file(resources.files("kinet_trt.models") / DEFAULT_MODEL) as path:
-        return read_card(path)
 
 
 def _is_engine(out: Path) -> bool:
@@ -297,33 +286,33 @@ def _check(
     fused: bool,
     force: bool,
 ) -> None:
-    """Raise for what can be told before any work."""
+    """Raise a KinetError for invalid arguments, before any work."""
     if out.suffix.lower() not in SUFFIXES:
         raise KinetError(
             f"{out}: expected a name ending in .engine (TensorRT) or .onnx (CPU), found {out.suffix or 'no suffix'}"
         )
     if model is not None and os.path.abspath(model) == os.path.abspath(out):
-        raise KinetError(f"{out}: that is the model itself: give -o another name")
+        raise KinetError(f"{out}: this is the input model: choose another name for the output")
     if out.is_dir():
         raise KinetError(f"{out}: cannot be written: it is a folder, expected a file name")
-    if precision not in (None, *PRECISIONS):
-        raise KinetError(f"precision: expected {', '.join(PRECISIONS)}, found {precision!r}")
+    if precision not in (None, *BUILD_PRECISIONS):
+        raise KinetError(f"precision: expected {', '.join(BUILD_PRECISIONS)}, found {precision!r}")
     if batch < 1 or any(min(size) < 1 for size in sizes):
         raise KinetError(f"sizes and batch: expected positive numbers, found {list(sizes)} and {batch}")
     if not _is_engine(out) and (batch > 1 or len(sizes) > fused):
         raise KinetError(
-            "sizes and batch are for an .engine: an .onnx takes frames of any size and number (a fused one may have "
+            "sizes and batch are for an .engine: an .onnx accepts frames of any size and number (a fused one may have "
             "one fixed size)"
         )
     beside = card_path(out)
     if _is_engine(out) and beside.exists() and not force and not _is_card(beside):
-        raise KinetError(f"{beside}: the engine's card belongs there, and it is something else: force replaces it")
+        raise KinetError(f"{beside}: expected the model card of an engine, found another file: rename it, or use force")
     if calibration is not None and precision != "int8":
-        raise KinetError("calibration: expected none, except with the precision int8")
+        raise KinetError("calibration: only the precision int8 uses calibration images")
 
 
 def _is_card(path: Path) -> bool:
-    """Whether a file looks like the card of an engine, damaged or not."""
+    """Return whether a file looks like the card of an engine, damaged or not."""
     try:
         with path.open("rb") as file:
             return b'"model_sha256"' in file.read(1 << 20)
@@ -331,77 +320,67 @@ def _is_card(path: Path) -> bool:
         return False
 
 
-def _converted(model: bytes, card: ModelCard, precision: str) -> tuple[bytes, ModelCard]:
+def _convert(model: Model, precision: str) -> Model:
     from kinet_trt.onnx_graph.precision import convert  # needs onnx
 
-    return convert(model, card, precision)
+    return convert(model, precision)
 
 
-def _agreement(full: bytes, card: ModelCard, half: bytes) -> Agreement | None:
-    """Count a simulated field in FP32 and in FP16: weights may fit into half precision where their sums do not."""
+def _agreement(full: Model, half: Model) -> Agreement | None:
+    """Compare FP16 with FP32 on a simulated field: weights may fit into half precision where their sums do not."""
     if find_spec("onnxruntime") is None:
-        log.warning('FP16 is not compared with FP32: that needs ONNX Runtime: pip install "kinet-trt[build]"')
+        log.warning('FP16 was not compared with FP32, which needs ONNX Runtime: pip install "kinet-trt[build]"')
         return None
-    from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
-    from kinet_trt.evaluation.agreement import compare
+    from kinet_trt.evaluation.agreement import Agreement
 
+    card = full.card
     side = -(-FIELD_SIDE // card.multiple) * card.multiple
     pixels, _ = simulate.field(1, side, side)
-    expected, maps = (OnnxRuntimeEngine(card, model).run(pixels[None])[0] for model in (full, half))
+    expected = find_nuclei(open_model(full, runtime="onnxruntime"), pixels, card.threshold)
+    maps = open_model(half, runtime="onnxruntime").run(pixels[None])[0]
     if not np.isfinite(maps).all():
-        raise KinetError(f"{card.name} overflows half precision: its maps are not finite. Choose the precision fp32")
-    first, second = (find_peaks(m, card.threshold, card.nms_radius, card.classes) for m in (expected, maps))
-    if len(first) < LEAST_NUCLEI:
+        raise KinetError(f"{card.name} overflows half precision: its maps are not finite. Use the precision fp32")
+    if len(expected) < MIN_NUCLEI:
         log.warning(
             "FP16 could not be compared with FP32: %s finds %d nuclei in the simulated field, expected at least %d: "
-            "count fields of yours with both",
-            card.name, len(first), LEAST_NUCLEI,
+            "count some of your fields with both",
+            card.name, len(expected), MIN_NUCLEI,
         )  # fmt: skip
         return None
-    return compare(first, second)
+    return Agreement.between(expected, find_peaks(maps, card.threshold, card.nms_radius, card.classes))
 
 
-def _quantise(
-    model: bytes, card: ModelCard, calibration: Path | None, max_loss: float, report: trt.Report
-) -> tuple[bytes, ModelCard, Quantised]:
+def _quantise(model: Model, calibration: Path | None, max_loss: float, report: trt.Report) -> Quantised:
     from kinet_trt.onnx_graph.precision import check_convertible
 
-    check_convertible(card, "int8")
+    check_convertible(model.card, "int8")
     if calibration is None:
         raise KinetError(
-            "precision int8: expected calibration, a folder with fields like those to be counted, some dozens of them, "
-            "better with labels (images and same-named .csv files)"
+            "precision int8: expected calibration, a folder with some dozens of fields like those to be counted, "
+            "ideally with labels (images and .csv files of the same name)"
         )
-    model, card = _converted(model, card, "fp32")
     from kinet_trt.calibration.int8 import to_int8
 
-    done = to_int8(model, card, calibration, max_loss=max_loss, cache=user_cache(), report=report)
-    return done.model, done.card, done
-
-
-def _fuse(model: bytes, card: ModelCard, sizes: Sequence[Size] | None) -> tuple[bytes, ModelCard]:
-    from kinet_trt.onnx_graph.fuse_peaks import fuse
-
-    # Of an engine the size is fixed when it is compiled.
-    return fuse(model, card, size=sizes[0] if sizes else None)
+    full = _convert(model, "fp32")
+    return to_int8(full, calibration, max_loss=max_loss, cache=user_cache(), report=report)
 
 
 def _target(library: trt.Library) -> str:
-    """Return the GPU to build for, in words."""
+    """Return the GPU to build for, as the model card states it."""
     try:
-        gpu = ask_driver().gpus[0]
+        gpu = query_driver().gpus[0]
     except EngineError as error:
         if library.is_rtx:
             return AMPERE
         raise EngineError(
-            f"{library.name} builds on the GPU that the engine is to run on: {error}. TensorRT for RTX builds without "
-            "one: choose the runtime tensorrt-rtx"
+            f"{library.name} builds only on the GPU that will run the engine: {error}. To build without a GPU, use the "
+            "runtime tensorrt-rtx"
         ) from None
-    return target_of_rtx(gpu.capability) if library.is_rtx else gpu_in_words(gpu.name, gpu.capability)
+    return rtx_target(gpu.capability) if library.is_rtx else gpu_label(gpu.name, gpu.capability)
 
 
-def _compile(library: trt.Library, model: bytes, card: ModelCard, out: Path, report: trt.Report) -> ModelCard:
-    """Build the engine that a card describes, write the pair, and return its whole card."""
+def _compile(library: trt.Library, model: Model, card: ModelCard, out: Path, report: trt.Report) -> ModelCard:
+    """Build the engine that a card describes, write both, and return the completed card."""
     from kinet_trt.onnx_graph.precision import for_tensorrt
 
     assert card.profile
@@ -410,9 +389,9 @@ def _compile(library: trt.Library, model: bytes, card: ModelCard, out: Path, rep
     timing = _timing_file(library, card.gpu)
     plan, kept = trt.build_plan(
         library,
-        for_tensorrt(model, largest if fixed else None),
+        for_tensorrt(model, largest if fixed else None).data,
         None if fixed else card.profile,
-        # TF32 is no FP32: who asks for FP32 wants its numbers.
+        # TF32 would not give the numbers of FP32.
         tf32=card.precision != "fp32",
         turing=card.gpu == TURING,
         timing=_read_timing(timing),
@@ -426,12 +405,12 @@ def _compile(library: trt.Library, model: bytes, card: ModelCard, out: Path, rep
 
 
 # --- the timing cache -------------------------------------------------------------------------------------------------
-# TensorRT times every way to compute a layer on the GPU, for minutes; what it found is kept for the next build. The
-# file begins with the sha256 of the rest, which is checked before TensorRT parses it.
+# TensorRT times the implementations of each layer on the GPU, for minutes; the next build reuses the timings. The file
+# begins with the sha256 of the rest, which is checked before TensorRT parses it.
 
 
 def _timing_file(library: trt.Library, gpu: str) -> Path | None:
-    """Return where the timings of this TensorRT on this GPU are kept; None: nowhere."""
+    """Return the file for the timings of this TensorRT on this GPU; None: not cached."""
     folder = user_cache()
     if library.is_rtx or folder is None:
         return None

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from kinet_trt.core.runtimes import CPU_RUNTIMES
 from kinet_trt.diagnostics.machine import Machine, installed, read_machine
 from kinet_trt.diagnostics.probes import Driver, Tried, ask_driver, try_counting, try_library
 
 SCHEMA = 1
-RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 LEAST_MEMORY = 1_500_000_000
 """Bytes that should be free: kinet-edge on a large image takes about 1 GB."""
 LEAST_DISK = 1_000_000_000
@@ -25,7 +25,7 @@ LEAST_CAPABILITY = (7, 5)
 """Of a GPU (Turing): older ones are served neither by CUDA 13 nor by TensorRT since 10.5."""
 RTX_CAPABILITIES = ((7, 5), (8, 6), (8, 9))
 """Of the GPUs that NVIDIA lists for TensorRT for RTX, with 12.0 and newer; others take the classic one."""
-LARGEST_ERROR = 0.2
+MAX_ERROR = 0.2
 """Share by which a count of the simulated field may be off; kinet-edge is off by about 0.05."""
 
 _OPENCVS = (
@@ -126,7 +126,7 @@ def look(report: Callable[[int, int], None] = lambda *_: None) -> Seen:
         Called after each step with the number of finished steps and of all steps.
     """
     packages = installed()
-    runtimes = [name for name in RUNTIMES if any(p in packages for p in _packages_of(name))] or ["openvino"]
+    runtimes = [name for name in CPU_RUNTIMES if any(p in packages for p in _packages_of(name))] or ["openvino"]
     total = 3 + len(runtimes)
     machine = read_machine()
     report(1, total)
@@ -206,13 +206,13 @@ def _of_packages(seen: Seen) -> Iterator[Finding]:
                 says = f"{opencvs[0]} is installed instead of {headless}: it needs desktop libraries (libGL)"
                 commands = (f"pip uninstall -y {' '.join(opencvs)}", f"pip install {_quoted(wanted)}")
                 yield Finding("warning", "kinet-trt", says, commands)
-            elif wanted.name not in RUNTIMES:
+            elif wanted.name not in CPU_RUNTIMES:
                 missing.append(wanted)
             elif not seen.counts:
                 says = f"{wanted.name} is not installed"
-                yield Finding("problem", RUNTIMES[wanted.name], says, (f"pip install {_quoted(wanted)}",))
+                yield Finding("problem", CPU_RUNTIMES[wanted.name], says, (f"pip install {_quoted(wanted)}",))
         elif version is not None and wanted.bound and _order(version) < _order(wanted.bound):
-            about = RUNTIMES.get(wanted.name, "extras" if wanted.extra else "kinet-trt")
+            about = CPU_RUNTIMES.get(wanted.name, "extras" if wanted.extra else "kinet-trt")
             level: Level = "warning" if wanted.extra else "problem"
             says = f"{wanted.name} {version} is installed, kinet-trt needs {wanted.bound} or newer"
             yield Finding(level, about, says, (f"pip install {_quoted(wanted)}",))
@@ -232,7 +232,7 @@ def _of_packages(seen: Seen) -> Iterator[Finding]:
 
 def _of_counting(seen: Seen) -> Iterator[Finding]:
     for one in seen.tried:
-        name = RUNTIMES[one.runtime]
+        name = CPU_RUNTIMES[one.runtime]
         here = _is_here(seen, one.runtime)
         if one.problem and not here and seen.requirements:
             continue  # _of_packages has reported that it is not installed
@@ -240,7 +240,7 @@ def _of_counting(seen: Seen) -> Iterator[Finding]:
             # If another engine has priority and works, this is only a warning.
             level: Level = "problem" if one is seen.tried[0] or not seen.counts else "warning"
             yield Finding(level, name, one.problem, _mend_engine(seen, one))
-        elif one.nuclei is not None and one.true and abs(one.nuclei - one.true) > LARGEST_ERROR * one.true:
+        elif one.nuclei is not None and one.true and abs(one.nuclei - one.true) > MAX_ERROR * one.true:
             says = f"it finds {one.nuclei} nuclei in a simulated field of {one.true}: do not trust its counts"
             yield Finding("problem", name, says, _reinstall(seen, one.runtime))
         for warning in one.warnings:
@@ -408,7 +408,7 @@ def verdict(seen: Seen) -> str:
         if one.nuclei is not None and not one.problem:
             # The engine that was tried first is the default of `--runtime auto`.
             option = "" if one is seen.tried[0] else f" with --runtime {one.runtime}"
-            engine = f"kinet-edge on {RUNTIMES[one.runtime]} in {one.precision.upper()}"
+            engine = f"kinet-edge on {CPU_RUNTIMES[one.runtime]} in {one.precision.upper()}"
             return f"kinet-trt works on this machine{option}: {engine}."
     return "kinet-trt cannot count on this machine yet."
 
@@ -441,7 +441,7 @@ def _machine_rows(seen: Seen) -> dict[str, str]:
     if machine.memory is not None:
         memory = _gigabytes(machine.memory)
         memory += "" if machine.free_memory is None else f", {_gigabytes(machine.free_memory)} free"
-    own = [wanted.name for wanted in seen.requirements if not wanted.extra and wanted.name not in RUNTIMES]
+    own = [wanted.name for wanted in seen.requirements if not wanted.extra and wanted.name not in CPU_RUNTIMES]
     versions = [f"{name} {seen.packages[name]}" for name in own if name in seen.packages]
     jetpack = f", JetPack {machine.jetpack}" if machine.jetpack else ""
     return {
@@ -455,7 +455,7 @@ def _machine_rows(seen: Seen) -> dict[str, str]:
 
 
 def _engine_rows(seen: Seen) -> dict[str, str]:
-    found = dict.fromkeys(RUNTIMES.values(), "")
+    found = dict.fromkeys(CPU_RUNTIMES.values(), "")
     for one in seen.tried:
         if not one.version and not _is_here(seen, one.runtime):
             continue
@@ -468,7 +468,7 @@ def _engine_rows(seen: Seen) -> dict[str, str]:
                 f"; counts in {one.precision.upper()}{checked}: {one.nuclei} nuclei in a simulated field of {one.true}"
                 f", {one.seconds or 0:.1f} s"
             )
-        found[RUNTIMES[one.runtime]] = says
+        found[CPU_RUNTIMES[one.runtime]] = says
     return found
 
 

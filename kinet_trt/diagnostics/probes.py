@@ -224,10 +224,10 @@ def _nvidia_smi(timeout: float) -> tuple[str, ...]:
 # --- what the processes run -------------------------------------------------------------------------------------------
 
 _DRIVER = """
-from kinet_trt.cuda.driver import DriverError, ask_driver, newest_cuda
+from kinet_trt.cuda.driver import DriverError, newest_cuda, query_driver
 try:
     say(cuda=newest_cuda(), library=True)
-    found = ask_driver((0, 0))
+    found = query_driver((0, 0))
     say(devices=[dict(name=gpu.name, capability=gpu.capability, memory=gpu.memory) for gpu in found.gpus])
 except DriverError as error:
     say(error=error.why)

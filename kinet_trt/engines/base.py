@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import EngineError, MissingExtraError
-from kinet_trt.models.card import ModelCard, read_card
-
-RUNTIMES = ("openvino", "onnxruntime")
-"""What runs a ``.onnx`` file."""
+from kinet_trt.core.runtimes import CPU_RUNTIMES
+from kinet_trt.models.card import ModelCard
+from kinet_trt.models.model import Model
 
 
 class Engine(Protocol):
@@ -168,7 +167,7 @@ def check_outputs(names: Iterable[str], card: ModelCard) -> None:
         raise EngineError(f"{card.name}: expected a tumour map, as its card says, found none: export it again")
 
 
-def check_tumor_map(card: ModelCard) -> None:
+def check_has_tumor_map(card: ModelCard) -> None:
     """Raise an EngineError unless a model outputs a tumour map."""
     if not card.roi or card.capacity:
         why = "is fused and outputs only nuclei" if card.capacity else "has no tumour-region branch"
@@ -177,7 +176,7 @@ def check_tumor_map(card: ModelCard) -> None:
         )
 
 
-def tumor_map_of(given: NDArray[np.floating], frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.float32]:
+def check_tumor_maps(given: NDArray[np.floating], frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.float32]:
     """Return the tumour map, float32 [N, H, W]; raise an EngineError if the output has another shape."""
     expected = (frames.shape[0], 1, *frames.shape[1:3])
     if given.shape != expected:
@@ -265,24 +264,34 @@ def open_engine(
         raise EngineError(
             f"{path}: expected a model file ending in .onnx or .engine, found {path.suffix or 'no suffix'}"
         )
-    if runtime not in ("auto", *RUNTIMES):
-        raise EngineError(f"runtime: expected auto, {' or '.join(RUNTIMES)}, found {runtime!r}")
-    card, model = read_card(path)
-    # Imported here: either takes its time, and only one is needed.
+    return open_model(Model.read(path), precision, threads, cache, runtime)
+
+
+def open_model(
+    model: Model,
+    precision: str = "auto",
+    threads: int | None = None,
+    cache: Path | None = None,
+    runtime: str = "auto",
+) -> Engine:
+    """Open an ONNX model on the CPU; parameters and errors as for :func:`open_engine`."""
+    if runtime not in ("auto", *CPU_RUNTIMES):
+        raise EngineError(f"runtime: expected auto, {' or '.join(CPU_RUNTIMES)}, found {runtime!r}")
+    # Imported on use: either import takes time, and only one is needed.
     if runtime == "openvino" or (runtime == "auto" and find_spec("openvino")):
         from kinet_trt.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(card, model, precision, threads, cache)
+        return OpenVinoEngine(model.card, model.data, precision, threads, cache)
     if not find_spec("onnxruntime"):
         raise MissingExtraError("This engine", "onnxruntime", "onnxruntime")
     from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(card, model, precision, threads)
+    return OnnxRuntimeEngine(model.card, model.data, precision, threads)
 
 
 def _open_plan(path: Path, precision: str, runtime: str) -> Engine:
     # Files and driver are checked before anything of a GPU's is loaded.
-    from kinet_trt.engines.tensorrt.builder import check_here
+    from kinet_trt.engines.tensorrt.builder import check_machine
     from kinet_trt.engines.tensorrt.engine_file import read_plan
 
     card, plan = read_plan(path)
@@ -292,7 +301,7 @@ def _open_plan(path: Path, precision: str, runtime: str) -> Engine:
         raise EngineError(
             f"{path}: built in {card.precision}, {precision} was requested: build it again in that precision"
         )
-    library, driver = check_here(card, plan, path)
+    library, driver = check_machine(card, plan, path)
     from kinet_trt.engines.tensorrt.runtime import TensorRtEngine
 
     return TensorRtEngine(card, plan, library, driver, path)

@@ -12,11 +12,11 @@ from kinet_trt.core.errors import EngineError
 from kinet_trt.core.telemetry import no_telemetry
 from kinet_trt.engines.base import (
     check_frames,
+    check_has_tumor_map,
     check_maps,
     check_outputs,
-    check_tumor_map,
+    check_tumor_maps,
     read_detections,
-    tumor_map_of,
 )
 from kinet_trt.models.card import ModelCard
 
@@ -81,10 +81,10 @@ class OnnxRuntimeEngine:
 
     def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return where there is tumour; see :meth:`kinet_trt.engines.Engine.tumor_map`."""
-        check_tumor_map(self.card)
+        check_has_tumor_map(self.card)
         check_frames(frames, self.card, size=self._size)
         (given,) = self._infer(["roi"], frames, {})
-        return tumor_map_of(given, frames, self.card)
+        return check_tumor_maps(given, frames, self.card)
 
     def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
         """Return the nuclei of a batch; see :meth:`kinet_trt.engines.Engine.detect`."""

@@ -19,11 +19,11 @@ from kinet_trt.core.errors import EngineError
 from kinet_trt.core.telemetry import no_telemetry
 from kinet_trt.engines.base import (
     check_frames,
+    check_has_tumor_map,
     check_maps,
     check_outputs,
-    check_tumor_map,
+    check_tumor_maps,
     read_detections,
-    tumor_map_of,
 )
 from kinet_trt.models.card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
@@ -41,10 +41,10 @@ SHAPES_KEPT = 200
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 PROBE_SIDE = 256
 """Side, px, of the simulated field on which a smaller precision is held to FP32."""
-LARGEST_ERROR = 0.05
+MAX_ERROR = 0.05
 """Mean error of the maps, in units of their deviation, above which a smaller precision counts as wrong. Honest BF16
 has about 0.01; the wrong transposed convolution of OpenVINO 2026.4 on AMX eight times as much."""
-LARGEST_DRIFT = 0.05
+MAX_DRIFT = 0.05
 """Change of the probe's number of nuclei above which a smaller precision counts as wrong; two are always allowed."""
 
 
@@ -168,10 +168,10 @@ class OpenVinoEngine:
 
     def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return where there is tumour; see :meth:`kinet_trt.engines.Engine.tumor_map`."""
-        check_tumor_map(self.card)
+        check_has_tumor_map(self.card)
         check_frames(frames, self.card, size=self._size)
         padded = self._padded(frames)
-        tumor = tumor_map_of(self._infer(padded)["roi"], padded, self.card)
+        tumor = check_tumor_maps(self._infer(padded)["roi"], padded, self.card)
         return tumor if padded is frames else tumor[..., : frames.shape[1], : frames.shape[2]]
 
     def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
@@ -257,12 +257,12 @@ class OpenVinoEngine:
             for one in (self._compile("fp32", network), compiled)
         )
         error = float(np.abs(found - expected).mean() / max(float(expected.std()), 1e-6))
-        if not error <= LARGEST_ERROR:
+        if not error <= MAX_ERROR:
             return f"maps off by {error:.2f} of their deviation"
         n, m = (len(find_peaks(maps, card.threshold, card.nms_radius, card.classes)) for maps in (expected, found))
         if card.capacity:
             m = int(self._infer(pixels, np.array([card.threshold], np.float32))["count"][0])
-        if abs(n - m) > max(2, LARGEST_DRIFT * n):
+        if abs(n - m) > max(2, MAX_DRIFT * n):
             return f"{m} nuclei instead of {n} in a simulated field"
         return ""
 

@@ -8,7 +8,6 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import cv2
@@ -21,13 +20,13 @@ from kinet_trt.core.frame import Fitted, Frame, fit, fitted_size
 from kinet_trt.cuda.interop import ORDERS, is_on_device, read_frame
 from kinet_trt.engines.base import DeviceEngine, Engine, open_engine
 from kinet_trt.inference.pipeline import Workers
-from kinet_trt.inference.tiling import tiles
+from kinet_trt.inference.tiling import Tile, over_tiles
 from kinet_trt.models.card import ModelCard
+from kinet_trt.models.model import DEFAULT_MODEL
 from kinet_trt.peaks.reference import find_peaks
 
 log = logging.getLogger(__name__)
 
-DEFAULT_MODEL = "kinet-edge.onnx"
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -86,11 +85,13 @@ class NucleusCounter:
     Parameters
     ----------
     model
-        A model file; None: the built-in model.
+        A model file or an open engine; defaults to the built-in model.
     threshold
         Defaults to that of the model card.
     precision, threads, cache, runtime
-        See :func:`kinet_trt.engines.open_engine`.
+        See :func:`kinet_trt.engines.open_engine`; ignored for an open engine.
+    tile
+        Largest side of the core of a tile, px at the model's scale; defaults to that of the model card.
 
     Attributes
     ----------
@@ -98,11 +99,14 @@ class NucleusCounter:
         The open model; ``engine.card`` describes it.
     threshold
         The threshold in use.
+    tile
+        Largest side of the core of a tile, px at the model's scale.
 
     Raises
     ------
     KinetError
-        If the model cannot be opened, or is fused and the threshold relative.
+        If the model cannot be opened, is fused and the threshold relative, or the tile is not a positive multiple of
+        the model's alignment.
 
     Examples
     --------
@@ -117,21 +121,25 @@ class NucleusCounter:
 
     def __init__(
         self,
-        model: Path | str | None = None,
+        model: Path | str | Engine | None = None,
         *,
         threshold: Threshold | float | None = None,
         precision: str = "auto",
         threads: int | None = None,
         cache: Path | None = None,
         runtime: str = "auto",
+        tile: int | None = None,
     ) -> None:
-        if model is None:
-            with resources.as_file(resources.files("kinet_trt.models") / DEFAULT_MODEL) as path:
-                self.engine: Engine = open_engine(path, precision, threads, cache, runtime)
+        if model is None or isinstance(model, (str, Path)):
+            self.engine: Engine = open_engine(Path(model or DEFAULT_MODEL), precision, threads, cache, runtime)
         else:
-            self.engine = open_engine(Path(model), precision, threads, cache, runtime)
+            self.engine = model
+        card = self.engine.card
+        self.tile = card.tile if tile is None else tile
+        if self.tile < 1 or self.tile % card.multiple:
+            raise EngineError(f"tile: expected a positive multiple of {card.multiple} px, found {tile}")
         if threshold is None:
-            threshold = self.engine.card.threshold
+            threshold = card.threshold
         self.threshold = threshold if isinstance(threshold, Threshold) else Threshold(float(threshold))
         self._check()
         self._workers = Workers()
@@ -318,45 +326,33 @@ class NucleusCounter:
         frame = _as_frame(frame, mpp, order)
         card = self.engine.card
         fitted = fit(frame, card.mpp, card.multiple)
-        height, width = fitted.pixels.shape[:2]
-        whole = np.empty((height, width), np.float32)
-        side = max(height, width) if _built_for(card, height, width) else card.tile
-        for tile in tiles(height, width, side, card.halo, card.multiple):
-            window = fitted.pixels[tile.window_top : tile.window_bottom, tile.window_left : tile.window_right]
-            seen = self.engine.tumor_map(window[None])[0]
-            top, left = tile.top - tile.window_top, tile.left - tile.window_left
-            rows, columns = tile.bottom - tile.top, tile.right - tile.left
-            whole[tile.top : tile.bottom, tile.left : tile.right] = seen[top : top + rows, left : left + columns]
+        whole = np.empty(fitted.pixels.shape[:2], np.float32)
+        for tile, window in self._over_tiles(fitted.pixels):
+            whole[tile.core] = tile.cropped(self.engine.tumor_map(window[None])[0])
         inside = whole[: fitted.height, : fitted.width]
         return np.asarray(cv2.resize(inside, (frame.width, frame.height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+    def _over_tiles(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+        card = self.engine.card
+        side = max(pixels.shape) if _built_for(card, pixels.shape[0], pixels.shape[1]) else self.tile
+        return over_tiles(pixels, side, card.halo, card.multiple)
 
     def _find(self, fitted: Fitted, cancel: threading.Event | None) -> Detections:
         """Return the nuclei in model px."""
         card, parts = self.engine.card, []
         largest = -np.inf
-        height, width = fitted.pixels.shape[:2]
-        side = max(height, width) if _built_for(card, height, width) else card.tile
-        for tile in tiles(height, width, side, card.halo, card.multiple):
+        for tile, window in self._over_tiles(fitted.pixels):
             _check_not(cancel)
-            window = fitted.pixels[tile.window_top : tile.window_bottom, tile.window_left : tile.window_right]
-            if self.engine.detects and not self.threshold.relative:
-                parts.append(tile.own(self.engine.detect(window[None], self.threshold.value)[0]))
+            if not self.threshold.relative:
+                parts.append(tile.own(find_nuclei(self.engine, window, self.threshold.value)))
                 continue
+            # A relative threshold needs the largest value of the whole frame. The largest value so far is at most that,
+            # so the threshold so far is low enough; peaks that are too low are removed at the end.
             maps = self.engine.run(window[None])[0]
-            # A relative threshold needs the largest value of the whole frame. Up to here it can only be smaller, and
-            # so is the threshold: nothing is lost, and what is too low goes at the end.
-            if self.threshold.relative:
-                inside = maps[:, : fitted.height - tile.window_top, : fitted.width - tile.window_left]
-                largest = max(largest, float(np.fmax.reduce(inside, axis=None, initial=-np.inf)))
-            found = find_peaks(maps, self.threshold.of(largest), card.nms_radius, card.classes)
-            parts.append(tile.own(found))
-        found = Detections(
-            np.concatenate([part.x for part in parts]),
-            np.concatenate([part.y for part in parts]),
-            np.concatenate([part.cls for part in parts]),
-            np.concatenate([part.score for part in parts]),
-            card.classes,
-        )
+            inside = maps[:, : fitted.height - tile.window_top, : fitted.width - tile.window_left]
+            largest = max(largest, float(np.fmax.reduce(inside, axis=None, initial=-np.inf)))
+            parts.append(tile.own(find_peaks(maps, self.threshold.of(largest), card.nms_radius, card.classes)))
+        found = Detections.concatenate(parts)
         kept = (found.x < fitted.width) & (found.y < fitted.height)
         kept &= found.score >= np.float32(self.threshold.of(largest))
         found = found.where(kept)
@@ -365,6 +361,23 @@ class NucleusCounter:
 
 Counter = NucleusCounter
 """Former name of :class:`NucleusCounter`; it stays available."""
+
+
+def find_nuclei(engine: Engine, pixels: NDArray[np.uint8], threshold: float) -> Detections:
+    """Return the nuclei of one image at the model's scale, px of that image, in raster order.
+
+    Parameters
+    ----------
+    engine
+        An open model, fused or not.
+    pixels
+        RGB, uint8 [H, W, 3], H and W multiples of the model's alignment.
+    threshold
+        Minimum height of a peak.
+    """
+    if engine.detects:
+        return engine.detect(pixels[None], threshold)[0]
+    return find_peaks(engine.run(pixels[None])[0], threshold, engine.card.nms_radius, engine.card.classes)
 
 
 def _check_not(cancel: threading.Event | None) -> None:

@@ -1,21 +1,24 @@
-"""Images larger than one tile."""
+"""Cut images that are larger than one tile."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kinet_trt.core.detections import Detections
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A core and the window about it that is looked at.
+    """A core, and the window around it that the network sees.
 
-    A nucleus belongs to the one tile whose core holds its peak. Cores cover the image without overlap, so no nucleus
-    is lost or counted twice at a seam. The window reaches a halo beyond the core; the halo is at least the network's
-    reach plus the NMS radius and every window begins on a multiple of the network's alignment, so what a core shows
-    is the same as in the whole image.
+    A nucleus belongs to the one tile whose core contains its peak. Cores cover the image without overlap, so no nucleus
+    is lost or counted twice at a seam. The window extends a halo beyond the core. The halo is at least the network's
+    reach plus the NMS radius, and every window begins on a multiple of the network's alignment, so the maps of a core
+    are those of the whole image.
 
     Attributes
     ----------
@@ -34,6 +37,21 @@ class Tile:
     window_left: int
     window_right: int
 
+    @property
+    def core(self) -> tuple[slice, slice]:
+        """Rows and columns of the core in the image."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the window in the image."""
+        return slice(self.window_top, self.window_bottom), slice(self.window_left, self.window_right)
+
+    def cropped(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the core's part of an array of the window's size [height, width]."""
+        top, left = self.top - self.window_top, self.left - self.window_left
+        return values[top : top + self.bottom - self.top, left : left + self.right - self.left]
+
     def own(self, found: Detections) -> Detections:
         """Return the detections of the window that belong to the core, in coordinates of the image."""
         x, y = found.x + self.window_left, found.y + self.window_top
@@ -43,14 +61,14 @@ class Tile:
 
 
 def tiles(height: int, width: int, tile: int, halo: int, multiple: int) -> Iterator[Tile]:
-    """Cut an image into tiles; one that fits into a tile with its halo stays whole.
+    """Cut an image into tiles; an image that fits into one tile with its halo stays whole.
 
     Parameters
     ----------
     height, width
-        Of the padded image, px; multiples of ``multiple``.
+        Size of the padded image, px; multiples of ``multiple``.
     tile, halo
-        Largest side of a core and the px about it; multiples of ``multiple``.
+        Largest side of a core, and width of the margin around it, px; multiples of ``multiple``.
     multiple
         Alignment of windows, px.
     """
@@ -68,20 +86,36 @@ def tiles(height: int, width: int, tile: int, halo: int, multiple: int) -> Itera
             )
 
 
+def over_tiles(
+    pixels: NDArray[np.uint8], tile: int, halo: int, multiple: int
+) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+    """Yield the tiles of an image, each with the pixels of its window.
+
+    Parameters
+    ----------
+    pixels
+        The padded image, uint8 [height, width, 3].
+    tile, halo, multiple
+        See :func:`tiles`.
+    """
+    for one in tiles(pixels.shape[0], pixels.shape[1], tile, halo, multiple):
+        yield one, pixels[one.window]
+
+
 def spans(length: int, tile: int, halo: int, multiple: int) -> list[tuple[int, int]]:
-    """Cut a length into aligned spans of about one size; one that fits into a tile with its halo stays whole.
+    """Cut a length into aligned spans of similar size; a length that fits into one tile with its halo stays whole.
 
     Parameters
     ----------
     length
-        px, a multiple of ``multiple``.
+        Length in px, a multiple of ``multiple``.
     tile, halo, multiple
         See :func:`tiles`.
 
     Returns
     -------
     list
-        Start and end of each, px, ends exclusive. The first is the longest.
+        Start and end (exclusive) of each span, px. The first is the longest.
     """
     if length <= tile + 2 * halo:
         return [(0, length)]

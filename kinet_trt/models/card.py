@@ -1,7 +1,7 @@
-"""ModelCard: what a compiled model says of itself, and the check that its bytes are the ones the card was written for.
+"""ModelCard: metadata of a compiled model, and the check that a model's bytes are those its card was written for.
 
-In an ONNX file the card is JSON in the metadata, beside its own sha256. It is read here without the ``onnx`` package,
-by walking the outermost level of the protobuf, and the model's hash is checked before any native parser sees the bytes.
+In an ONNX file the card is JSON in the metadata, next to its own sha256. It is read without the ``onnx`` package, by
+walking the outermost level of the protobuf, and the model's hash is checked before any native parser reads the bytes.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import CardError, shown
 from kinet_trt.core.notice import NOTICE
+from kinet_trt.core.runtimes import PRECISIONS
 from kinet_trt.core.units import MAX_MPP, MIN_MPP, is_mpp
 
 VERSION = 1
 CARD_KEY = "kinet_trt.card"
 CARD_HASH_KEY = "kinet_trt.card.sha256"
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 _TEXTS = (
     *("name", "weights_precision", "runtime", "runtime_version", "gpu", "network", "data", "licence", "notice"),
     *("weights_sha256", "calibration_sha256", "model_sha256"),
 )
 _METADATA_FIELD = 14  # ModelProto.metadata_props
-_LARGEST_SIDE = 1 << 16
+_MAX_SIDE = 1 << 16
 
 Profile = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
-"""Least, best and largest shape [N, H, W] of the frames that an engine takes, px."""
+"""Minimum, optimum and maximum shape [N, H, W] of the frames that an engine accepts, px."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +66,23 @@ class ModelCard:
     roi
         Whether it also outputs the tumour-region map.
     capacity
-        Number of nuclei that a fused model has room for; 0: not fused, it outputs maps.
+        Maximum number of nuclei per frame of a fused model; 0: not fused, it outputs maps.
     runtime, runtime_version, gpu
-        Of a compiled engine; empty for an ONNX file, which any runtime can compile.
+        Runtime, its version, and GPU of a compiled engine; empty for an ONNX file, which any runtime can compile.
     profile
-        Of a compiled engine: minimum, optimum and maximum frames [N, H, W]; None: any.
+        Minimum, optimum and maximum shape [N, H, W] of a compiled engine; None: any.
     weights_sha256, calibration_sha256, model_sha256
-        Of the weights, of the calibration images and of the model (ONNX: without its metadata; engine: whole).
+        Hashes of the weights, the calibration images and the model (ONNX: without its metadata; engine: all bytes).
     network
         Architecture, width and activation.
     data, licence
         Training data, and terms of use.
     parity
-        Differences from PyTorch, measured at export.
+        Differences from PyTorch, measured during export.
     metrics
         Validation metrics at the threshold.
     quantisation
-        Of an INT8 model: calibration, layers kept in floating point, loss on held-out images.
+        For an INT8 model: calibration, layers kept in floating point, loss on held-out images.
     notice
         Intended use.
     version
@@ -188,11 +188,11 @@ def _number(value: object) -> bool:
 
 
 def _finite(text: str) -> float:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST_SIDE
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_SIDE
 
 
 def _is_profile(value: object, multiple: int) -> bool:
@@ -235,7 +235,7 @@ def with_card(model: bytes, card: ModelCard) -> bytes:
         if number != _METADATA_FIELD or _entry(model[value:end])[0] not in entries:
             kept.append(model[start:end])
     return b"".join(kept) + b"".join(
-        _field(14, _field(1, k.encode()) + _field(2, v.encode())) for k, v in entries.items()
+        _field(_METADATA_FIELD, _field(1, k.encode()) + _field(2, v.encode())) for k, v in entries.items()
     )
 
 
@@ -255,7 +255,7 @@ def read_onnx_card(model: bytes) -> ModelCard:
 
 
 def changed_since(card: ModelCard, model: bytes) -> str:
-    """Return a sentence on a model that is not the one its card was written for; empty if it is."""
+    """Return how a model differs from the one its card was written for; empty if it is the same."""
     actual = onnx_hash(model)
     if actual == card.model_sha256:
         return ""
@@ -267,7 +267,7 @@ def changed_since(card: ModelCard, model: bytes) -> str:
 
 
 def stated_card(model: bytes) -> ModelCard:
-    """Read the card of a serialised ONNX model, which may have been changed since: see :func:`changed_since`.
+    """Read the card of a serialised ONNX model without checking the model's hash (:func:`changed_since`).
 
     Raises
     ------
@@ -337,7 +337,7 @@ def walk(message: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
 
 
 def varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
-    """Return the unsigned number at a place of a protobuf message, and the place behind it.
+    """Return the unsigned integer at a position of a protobuf message, and the position after it.
 
     Raises
     ------

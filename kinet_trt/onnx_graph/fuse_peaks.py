@@ -1,48 +1,47 @@
-"""The peak rule as ONNX nodes: a model that gives maps becomes one that gives nuclei, for a host in any language.
+"""The peak rule as ONNX nodes: fuse a model that outputs maps into one that outputs nuclei, for hosts in any language.
 
-Equal to :func:`kinet_trt.peaks.reference.find_peaks` to the last detection. There is no NonZero, no CumSum and no
-scattering in it: TensorRT for RTX has no NonZero, several releases of TensorRT compute CumSum wrongly, and what two
-writes to one place leave behind is nowhere defined.
+Returns exactly the detections of :func:`kinet_trt.peaks.reference.find_peaks`. The graph uses neither NonZero, CumSum
+nor scatter operations: TensorRT for RTX lacks NonZero, several releases of TensorRT compute CumSum wrongly, and the
+result of two writes to one place is undefined.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from kinet_trt.core.errors import EngineError, MissingExtraError
-from kinet_trt.models.card import ModelCard, onnx_hash, with_card
+from kinet_trt.core.errors import EngineError, KinetError
+from kinet_trt.models.model import Model
 
 if TYPE_CHECKING:
     import onnx
 
 CAPACITY = 8192
-"""Nuclei that a fused model has room for: a dense 1920 x 1080 field holds over 5,000."""
-LARGEST_CAPACITY = 1 << 16
+"""Default capacity of a fused model, nuclei: a dense 1920 x 1080 px field contains over 5,000."""
+MAX_CAPACITY = 1 << 16
 OPSET = 18
 
-# How it follows from the rule. v(p) is -inf where no channel holds a number. Let r be the radius and, of the window
-# about p, `left` and `right` the r pixels on either side in p's row, `above` and `below` the r rows on either side.
-# In raster order left and above come before p, right and below after it. The rule says of each q in the window:
-# v(p) > v(q), or v(p) == v(q) and p comes first. For q before p that leaves v(p) > v(q), for q after p v(p) >= v(q), so
+# Derivation from the rule. v(p) is -inf if no channel is a number. Let r be the radius. In the window around p, `left`
+# and `right` are the r pixels on either side in p's row, `above` and `below` the r rows on either side. In raster
+# order, left and above come before p, right and below after it. The rule requires for each q in the window:
+# v(p) > v(q), or v(p) == v(q) and p comes first. For q before p this means v(p) > v(q), for q after p v(p) >= v(q), so
 #
 #     p is a nucleus  <=>  v(p) > max(left, above)  and  v(p) >= max(right, below, threshold).
 #
-# No pixel need be asked whether it is a nucleus itself, and ties need no second pass. Outside the picture lies -inf,
-# which beats nothing. A pixel without a number fails the first comparison, which nothing below or at -inf passes, and
-# beats none.
+# No pixel needs to know whether another is a nucleus, and ties need no second pass. Outside the image v is -inf and
+# suppresses nothing. A NaN pixel fails the first comparison, as anything at -inf does, and suppresses nothing.
 #
-# Compaction. Of two nuclei within r of each other the later would have to be both higher than the earlier and at most
-# as high. So a block of (r + 1) x (r + 1) px holds at most one, and a maximum over each block keeps them all: a
-# thirty-sixth of the pixels at r = 5. A row of blocks is a band: bands follow one another in raster order, and sorting
-# the blocks of one band by the place of their nucleus puts the whole into raster order. TopK sorts as many as a band
-# has blocks, W / (r + 1), which TensorRT allows up to 3,840. What is pooled is the place within the block: a float,
-# since not every host pools integers, but at most (r + 1)^2, which even half precision holds to r = 44. All else is
-# int32, so that a host that computes in less than FP32 errs in heights, like the network, and never in places.
+# Compaction. Of two nuclei within r of each other, the later would have to be both higher than the earlier and at most
+# as high. So a block of (r + 1) x (r + 1) px contains at most one, and a maximum over each block keeps them all: one
+# value per 36 pixels at r = 5. A row of blocks is a band. Bands are in raster order, and sorting the blocks of each
+# band by the position of their nucleus puts all nuclei into raster order. TopK sorts as many elements as a band has
+# blocks, W / (r + 1); TensorRT allows up to 3,840. The pooled value is the position within the block: a float, since
+# not every runtime pools integers, but at most (r + 1)^2, which half precision represents exactly up to r = 44.
+# Everything else is int32, so that a runtime that computes in less than FP32 has errors in scores, like the network,
+# but not in positions.
 #
-# Slot k then belongs to the band with as many bands before it as end at or before k, found by comparing, and its rank
-# in the band is k less the nuclei of the bands before.
+# Slot k belongs to the band with as many bands before it as end at or before k (found by comparison). Its rank in the
+# band is k minus the nuclei of the bands before.
 _PEAKS = """<ir_version: 8, opset_import: ["": {opset}]>
 peaks (float[N,{classes},H,W] maps, float[1] threshold) => (int32[N] count, float[N,{capacity},4] detections)
 <
@@ -191,54 +190,43 @@ peaks (float[N,{classes},H,W] maps, float[1] threshold) => (int32[N] count, floa
 }}"""
 
 
-def fuse(
-    model: bytes, card: ModelCard, *, capacity: int = CAPACITY, size: tuple[int, int] | None = None
-) -> tuple[bytes, ModelCard]:
-    """Put the peak rule into a model's graph.
+def fuse(model: Model, *, capacity: int = CAPACITY, size: tuple[int, int] | None = None) -> Model:
+    """Add the peak rule to a model's graph.
 
-    The fused model takes ``frame`` uint8 [N, H, W, 3] and ``threshold`` float32 [1], and gives ``count`` int32 [N], the
-    true number of nuclei even beyond the capacity K, and ``detections`` float32 [N, K, 4]: x, y (px of the frame that
-    went in), score and class of the first K in raster order, -1 in unused rows. A tumour-region map stays an output.
+    The fused model takes ``frame`` uint8 [N, H, W, 3] and ``threshold`` float32 [1], and returns ``count`` int32 [N],
+    the true number of nuclei even if it exceeds the capacity K, and ``detections`` float32 [N, K, 4]: x, y (px of the
+    input frame), score and class of the first K in raster order, -1 in unused rows. A tumour-region map remains an
+    output.
 
     Parameters
     ----------
-    model, card
-        An ONNX model that gives maps and its card, as ``kinet-trt export`` writes them.
+    model
+        An ONNX model that outputs maps, as ``kinet-trt export`` writes it.
     capacity
-        Room for nuclei of one frame, K, 1 to 65,536.
+        Maximum number of nuclei in one frame, K, 1 to 65,536.
     size
-        Height and width, px, that all frames have; None: what the model takes, any multiple of ``card.multiple``.
-
-    Returns
-    -------
-    model, card
-        The fused ONNX model with its card in it, and that card.
+        Height and width, px, of every frame; None: the sizes that the model accepts, multiples of ``card.multiple``.
 
     Raises
     ------
     MissingExtraError
         If the package ``onnx`` is not installed.
-    EngineError
-        If the model is fused already, is no model of ours, or capacity or size make no sense.
+    KinetError
+        If the model is already fused or was not exported by kinet-trt, or capacity or size are invalid.
     """
-    if not find_spec("onnx"):
-        raise MissingExtraError("Fusing a model", "build", "onnx")
-    import onnx
-    from google.protobuf.message import DecodeError
-
+    card = model.card
     if card.capacity:
         raise EngineError("the model is already fused: expected one that outputs maps")
-    if not 1 <= capacity <= LARGEST_CAPACITY:
-        raise EngineError(f"capacity: expected 1 to {LARGEST_CAPACITY} nuclei, found {capacity}")
+    if not 1 <= capacity <= MAX_CAPACITY:
+        raise EngineError(f"capacity: expected 1 to {MAX_CAPACITY} nuclei, found {capacity}")
     if size and any(side < 1 or side % card.multiple for side in size):
         raise EngineError(f"size: expected multiples of {card.multiple} px, found {size[0]} x {size[1]} (H x W)")
-    try:
-        whole = onnx.load_model_from_string(model)
-    except DecodeError as error:
-        raise EngineError(f"the model cannot be read ({error}): export it again") from None
+    whole = model.graph_copy()
+    import onnx
+
     graph, classes = whole.graph, len(card.classes)
     _check_interface(graph, classes)
-    # TensorRT takes uint8 into a Cast and into nothing else. The model's own Cast, further on, then has nothing to do.
+    # TensorRT accepts uint8 only as input of a Cast. The model's own Cast, further on, becomes a no-op.
     for node in graph.node:
         node.input[:] = ["pixels" if name == "frame" else name for name in node.input]
     graph.node.insert(0, onnx.helper.make_node("Cast", ["frame"], ["pixels"], "pixels", to=onnx.TensorProto.FLOAT))
@@ -266,20 +254,17 @@ def fuse(
     graph.node.extend(peaks.node)
     graph.initializer.extend(peaks.initializer)
     graph.input.append(peaks.input[1])
-    # The shapes noted for what lies between hold for any size; whoever reads the model infers its own.
+    # The recorded intermediate shapes hold for any size; runtimes infer their own.
     del graph.output[:], graph.value_info[:]
     graph.output.extend([*peaks.output, *others])
     try:
-        onnx.checker.check_model(whole, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return Model.from_graph(whole, replace(card, capacity=capacity))
+    except KinetError as error:
         raise EngineError(f"the model cannot be fused ({error}): export it again, with opset {OPSET}") from None
-    fused = whole.SerializeToString(deterministic=True)
-    card = replace(card, capacity=capacity, model_sha256=onnx_hash(fused))
-    return with_card(fused, card), card
 
 
 def _check_interface(graph: onnx.GraphProto, classes: int) -> None:
-    """Raise unless the model takes ``frame`` and gives ``maps`` of this many classes."""
+    """Raise an EngineError unless the model's input is ``frame`` and its output ``maps`` of this many classes."""
     from onnx import TensorProto
 
     inputs, outputs = (

@@ -1,7 +1,7 @@
-"""What an ONNX model is stored in and computes in: FP32, FP16, or INT8 with the rest in either.
+"""Convert the numeric precision of an ONNX model: FP32, FP16, or INT8 with its unquantised layers in FP16.
 
-Precision is decided here, in the graph, once for every runtime: TensorRT 11 has no precision flags any more, and builds
-what the types say. Needs the package ``onnx``, and nothing of torch.
+The graph determines the precision, for every runtime alike: TensorRT 11 has no precision flags and follows the types in
+the model. Requires the package ``onnx``, but not PyTorch.
 """
 
 from __future__ import annotations
@@ -13,47 +13,48 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.models.card import ModelCard, onnx_hash, with_card
+from kinet_trt.models.card import ModelCard
+from kinet_trt.models.model import Model
 
 LAYERS = ("Conv", "ConvTranspose")
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
-LEAST_SCALE = 2.0**-18
-"""Below this half precision is wrong about a scale by more than INT8 is about a value (2^-25 / 2^-18 = 0.8%)."""
+MIN_SCALE = 2.0**-18
+"""Smallest scale that half precision stores with less error than INT8 has for a value (2^-25 / 2^-18 = 0.8%)."""
 HALF_SCALES_OPSET = 19
-"""The first ONNX opset whose Q/DQ nodes take half-precision scales."""
+"""First ONNX opset whose Q/DQ nodes accept half-precision scales."""
 
 
-def convert(model: bytes, card: ModelCard, precision: str) -> tuple[bytes, ModelCard]:
-    """Return a model that is stored in, and computes in, FP32 or FP16, with its card.
+def convert(model: Model, precision: str) -> Model:
+    """Return a model that is stored in, and computes in, FP32 or FP16.
 
     Parameters
     ----------
-    model, card
-        A serialised ONNX model and its card (:func:`kinet_trt.models.card.read_card`).
+    model
+        An unfused ONNX model.
     precision
-        ``"fp32"`` or ``"fp16"``. Weights stored in half precision for their size alone become what is asked for.
+        ``"fp32"`` or ``"fp16"``. Weights that were stored in half precision to save space are converted too.
 
     Raises
     ------
     KinetError
-        If the model was converted already to something else, or a weight does not fit into half precision.
+        If the model was already converted to another precision, or a weight overflows half precision.
     """
     if precision not in ("fp32", "fp16"):
         raise KinetError(f"precision: expected fp32 or fp16, found {precision!r}")
+    card = model.card
     check_convertible(card, precision)
     if card.precision == card.weights_precision == precision:
-        return model, card
-    graph = onnx.load_from_string(model)
-    store_in_full(graph)
+        return model
+    graph = store_in_full(model.graph)
     if precision == "fp16":
         compute_in_half(graph)
-    # What export measured against PyTorch holds for the very numbers that it wrote.
+    # The differences from PyTorch were measured on the exported numbers and hold for FP32 only.
     parity = card.parity if precision == "fp32" else {}
-    return finished(graph, replace(card, precision=precision, weights_precision=precision, parity=parity))
+    return Model.from_graph(graph, replace(card, precision=precision, weights_precision=precision, parity=parity))
 
 
 def check_convertible(card: ModelCard, precision: str) -> None:
-    """Raise a KinetError if a model cannot get this precision any more."""
+    """Raise a KinetError if a model cannot be converted to this precision."""
     if card.precision == precision:
         return
     if card.precision != "fp32":
@@ -67,44 +68,26 @@ def check_convertible(card: ModelCard, precision: str) -> None:
         )
 
 
-def rest_in_half(model: bytes) -> bytes:
-    """Return an INT8 model whose unquantised layers, and whose Q/DQ scales, are in half precision instead of FP32.
+def rest_in_half(model: Model) -> Model:
+    """Return an INT8 model whose unquantised layers and Q/DQ scales are in half precision instead of FP32.
 
-    For GPUs: what is left in FP32 there costs more than INT8 gains. CPUs without FP16 arithmetic have nothing of it.
+    For GPUs, where FP32 layers cost more time than INT8 saves. CPUs without FP16 arithmetic gain nothing.
 
     Raises
     ------
     KinetError
-        If a weight does not fit into half precision.
+        If a weight overflows half precision.
     """
-    graph = onnx.load_from_string(model)
-    store_in_full(graph)
+    graph = store_in_full(model.graph)
     compute_in_half(graph)
     for entry in graph.opset_import:
         if entry.domain == "":
             entry.version = max(entry.version, HALF_SCALES_OPSET)
-    _check(graph)
-    data: bytes = graph.SerializeToString(deterministic=True)
-    return data
-
-
-def finished(graph: onnx.ModelProto, card: ModelCard) -> tuple[bytes, ModelCard]:
-    """Check a changed graph and return it serialised, with its card for the new bytes.
-
-    Raises
-    ------
-    KinetError
-        If the change made no valid model of it.
-    """
-    _check(graph)
-    del graph.metadata_props[:]
-    model = graph.SerializeToString(deterministic=True)
-    card = replace(card, model_sha256=onnx_hash(model))
-    return with_card(model, card), card
+    return Model.from_graph(graph, model.card)
 
 
 def store_in_half(graph: onnx.ModelProto) -> None:
-    """Store the convolutions' weights in half precision, each behind a Cast that runtimes fold when they compile."""
+    """Store the convolutions' weights in half precision, in place, each behind a Cast that runtimes fold."""
     layers = _layer_weights(graph)
     casts = []
     for tensor in graph.graph.initializer:
@@ -117,12 +100,14 @@ def store_in_half(graph: onnx.ModelProto) -> None:
         graph.graph.node.insert(position, cast)
 
 
-def store_in_full(graph: onnx.ModelProto) -> None:
-    """Undo :func:`store_in_half`: weights behind a Cast become FP32 weights, the same to the last bit as computed with.
+def store_in_full(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a graph in which weights behind a Cast are FP32 weights with the same values.
 
-    TensorRT builds convolutions with weights that it knows, which a Cast may hide from it.
+    Undoes :func:`store_in_half`: TensorRT needs constant weights, and a Cast may hide them.
     """
-    body = graph.graph
+    full = onnx.ModelProto()
+    full.CopyFrom(graph)
+    body = full.graph
     stored = {tensor.name: tensor for tensor in body.initializer if tensor.data_type == TensorProto.FLOAT16}
     casts = [
         node
@@ -136,20 +121,22 @@ def store_in_full(graph: onnx.ModelProto) -> None:
     used = {name for node in body.node for name in node.input}
     for name in {cast.input[0] for cast in casts} - used:
         body.initializer.remove(stored[name])
+    del body.value_info[:]
+    return full
 
 
 def compute_in_half(graph: onnx.ModelProto) -> None:
-    """Let the network compute in half precision: cast after the normalisation and before the outputs.
+    """Convert a network to half precision, in place, with casts after the normalisation and before the outputs.
 
-    Of a quantised network, what is not quantised, and the scales.
+    In a quantised network, this converts the unquantised layers and the scales.
     """
     body = graph.graph
     image = _image(body)
     first = next(i for i, node in enumerate(body.node) if image in node.input)
     halves = [node for node in list(body.node)[first:] if node.op_type != "InstanceNormalization"]
-    # A Resize takes its factors in FP32 whatever it resizes.
+    # The factors of a Resize are always FP32.
     constants = {name for node in halves for name in (node.input[:1] if node.op_type == "Resize" else node.input)}
-    scales = {node.input[1] for node in body.node if node.op_type in QUANTISERS}  # those of weights come before
+    scales = {node.input[1] for node in body.node if node.op_type in QUANTISERS}
     _raise_scales(body)
     for tensor in body.initializer:
         if tensor.name in constants | scales and tensor.data_type == TensorProto.FLOAT:
@@ -169,7 +156,7 @@ def compute_in_half(graph: onnx.ModelProto) -> None:
 
 
 def cast_first(graph: onnx.ModelProto) -> None:
-    """Put the Cast of the pixels before their Transpose: TensorRT takes uint8 into a Cast and into nothing else."""
+    """Move the Cast of the pixels before their Transpose, in place: TensorRT accepts uint8 only as input of a Cast."""
     body = graph.graph
     inputs = {value.name: value.type.tensor_type.elem_type for value in body.input}
     for transpose in body.node:
@@ -186,31 +173,23 @@ def cast_first(graph: onnx.ModelProto) -> None:
             return
 
 
-def for_tensorrt(model: bytes, shape: tuple[int, int, int] | None) -> bytes:
-    """Return a model as TensorRT reads it: pixels cast before anything else, and the size of the frames fixed.
+def for_tensorrt(model: Model, shape: tuple[int, int, int] | None) -> Model:
+    """Return a model in the form that TensorRT reads: pixels are cast first, and the frame size may be fixed.
 
     Parameters
     ----------
     model
-        A serialised ONNX model whose first input is ``frame``.
+        An ONNX model whose first input is ``frame``.
     shape
-        N, H, W of the frames, px; None: they stay free.
+        N, H, W of the frames, px; None: variable.
     """
-    graph = onnx.load_from_string(model)
+    graph = model.graph_copy()
     cast_first(graph)
     if shape:
         for dimension, size in zip(graph.graph.input[0].type.tensor_type.shape.dim, shape, strict=False):
             dimension.dim_value = size
         del graph.graph.value_info[:]
-    data: bytes = graph.SerializeToString(deterministic=True)
-    return data
-
-
-def frame_size(model: bytes) -> tuple[int, int] | None:
-    """Return the only height and width, px, of the frames that a model takes; None: it takes several."""
-    shape = onnx.load_from_string(model).graph.input[0].type.tensor_type.shape.dim
-    height, width = (shape[i].dim_value if len(shape) == 4 else 0 for i in (1, 2))
-    return (height, width) if height and width else None
+    return Model.from_graph(graph, model.card)
 
 
 def halved(tensor: onnx.TensorProto) -> onnx.TensorProto:
@@ -219,7 +198,7 @@ def halved(tensor: onnx.TensorProto) -> onnx.TensorProto:
     Raises
     ------
     KinetError
-        If a value is too large for it, or no number.
+        If a value overflows half precision or is NaN.
     """
     values = numpy_helper.to_array(tensor)
     largest = float(np.abs(values).max(initial=0))
@@ -229,7 +208,7 @@ def halved(tensor: onnx.TensorProto) -> onnx.TensorProto:
 
 
 def _norms_in_full(body: onnx.GraphProto) -> None:
-    """Let norms over an image stay in FP32: half precision cannot sum so many pixels."""
+    """Keep norms over an image in FP32: half precision cannot sum so many pixels."""
     for node in [node for node in body.node if node.op_type == "InstanceNormalization"]:
         source, result, position = node.input[0], node.output[0], list(body.node).index(node)
         node.input[0], node.output[0] = f"{result}.full", f"{result}.normed"
@@ -240,14 +219,14 @@ def _norms_in_full(body: onnx.GraphProto) -> None:
 
 
 def _raise_scales(body: onnx.GraphProto) -> None:
-    """Raise scales that half precision would round away, and requantise the weights of such (nearly dead) channels."""
+    """Raise scales that half precision would round to 0, and requantise the weights of these nearly dead channels."""
     stored = {tensor.name: tensor for tensor in body.initializer}
     for node in body.node:
         scale = stored.get(node.input[1]) if node.op_type in QUANTISERS else None
         if scale is None or scale.data_type != TensorProto.FLOAT:
             continue
         values = numpy_helper.to_array(scale)
-        raised = np.asarray(np.maximum(values, np.float32(LEAST_SCALE)))
+        raised = np.asarray(np.maximum(values, np.float32(MIN_SCALE)))
         if np.array_equal(values, raised):
             continue
         if (weights := stored.get(node.input[0])) is not None:
@@ -261,12 +240,12 @@ def _raise_scales(body: onnx.GraphProto) -> None:
 
 
 def _layer_weights(graph: onnx.ModelProto) -> set[str]:
-    """Names of the initialisers that convolutions use."""
+    """Return the names of the initialisers that convolutions use."""
     return {name for node in graph.graph.node if node.op_type in LAYERS for name in node.input[1:]}
 
 
 def _image(body: onnx.GraphProto) -> str:
-    """Name of the normalised image: what the first convolution sees, before any quantisation of it."""
+    """Return the name of the normalised image: the input of the first convolution before any quantisation."""
     made_by = {name: node for node in body.node for name in node.output}
     image = next((str(node.input[0]) for node in body.node if node.op_type in LAYERS), None)
     if image is None:
@@ -278,12 +257,3 @@ def _image(body: onnx.GraphProto) -> str:
 
 def _attribute(node: onnx.NodeProto, name: str) -> int:
     return next((a.i for a in node.attribute if a.name == name), 0)
-
-
-def _check(graph: onnx.ModelProto) -> None:
-    try:
-        onnx.checker.check_model(graph, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise KinetError(
-            f"the model cannot be converted ({str(error).splitlines()[0]}): expected one that `kinet-trt export` wrote"
-        ) from None

@@ -26,7 +26,7 @@ from onnx import helper, numpy_helper
 from kinet_trt.core.errors import KinetError
 from kinet_trt.onnx_graph.pointwise import numbers
 
-LARGEST = 127
+MAX_CODE = 127
 """Codes go from -127 to 127: symmetric, so that zero is exact and -128 is never needed."""
 _LAYERS = ("Conv", "ConvTranspose")
 _MOVES = ("Concat", "Pad", "DepthToSpace", "Slice")
@@ -57,20 +57,6 @@ class Layer:
     cost: float
 
 
-def load(model: bytes) -> onnx.ModelProto:
-    """Return a serialised network with its weights in FP32: half-precision ones are taken from behind their Casts."""
-    graph = onnx.load_from_string(model)
-    body = graph.graph
-    stored = {tensor.name: tensor for tensor in body.initializer}
-    for node in [node for node in body.node if node.op_type == "Cast" and node.input[0] in stored]:
-        values = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
-        body.initializer.remove(stored.pop(node.input[0]))
-        body.initializer.append(numpy_helper.from_array(values, node.output[0]))
-        body.node.remove(node)
-    del body.value_info[:]
-    return graph
-
-
 def layers(graph: onnx.ModelProto) -> list[Layer]:
     """Return a network's convolutions, first to last."""
     makers = {name: node for node in graph.graph.node for name in node.output}
@@ -98,7 +84,7 @@ def groups(graph: onnx.ModelProto, floating: Collection[str]) -> list[tuple[str,
     Parameters
     ----------
     graph
-        From :func:`load`.
+        Graph with FP32 weights (:func:`kinet_trt.onnx_graph.precision.store_in_full`).
     floating
         Names of the layers that stay in float.
     """
@@ -131,7 +117,7 @@ def insert(graph: onnx.ModelProto, scales: Mapping[str, float], floating: Collec
     Parameters
     ----------
     graph
-        From :func:`load`; it stays as it is.
+        Graph with FP32 weights (:func:`kinet_trt.onnx_graph.precision.store_in_full`); not changed.
     scales
         Size of a step of each tensor that :func:`groups` names.
     floating
@@ -198,10 +184,10 @@ def quantise(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], 
         raise KinetError("int8: the model's weights contain NaN or infinity: export it again")
     others = tuple(i for i in range(values.ndim) if i != axis)
     largest = np.abs(values).max(axis=others)
-    steps = np.maximum(largest / LARGEST, np.finfo(np.float32).tiny)
+    steps = np.maximum(largest / MAX_CODE, np.finfo(np.float32).tiny)
     scale = np.where(largest > 0, steps, 1).astype(np.float32)
     shape = [-1 if i == axis else 1 for i in range(values.ndim)]
-    codes = np.clip(np.rint(values / scale.reshape(shape)), -LARGEST, LARGEST).astype(np.int8)
+    codes = np.clip(np.rint(values / scale.reshape(shape)), -MAX_CODE, MAX_CODE).astype(np.int8)
     return codes, scale
 
 
@@ -214,6 +200,3 @@ def _activation(body: onnx.GraphProto, name: str, scale: float) -> list[onnx.Nod
         helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}.int8"], f"{name}.quantise"),
         helper.make_node("DequantizeLinear", [f"{name}.int8", *parameters], [f"{name}.dequantised"], f"{name}.back"),
     ]
-
-
-# --- up-samplers whose kernel is their stride -------------------------------------------------------------------------

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.geometry import rescale
-from kinet_trt.inference.counter import NucleusCounter
-from kinet_trt.peaks.reference import find_peaks
+from kinet_trt.inference.counter import NucleusCounter, find_nuclei
 from kinet_trt.slides.plan import Plan
 from kinet_trt.slides.slide import Slide
 
@@ -118,12 +117,7 @@ def find(counter: NucleusCounter, plan: Plan, number: int, pixels: NDArray[np.ui
     pixels
         Its :func:`window`.
     """
-    engine, least = counter.engine, counter.threshold.value
-    if engine.detects:
-        seen = engine.detect(pixels[None], least)[0]
-    else:
-        seen = find_peaks(engine.run(pixels[None])[0], least, engine.card.nms_radius, engine.card.classes)
-    own = plan.tile_of(number).own(seen)
+    own = plan.tile_of(number).own(find_nuclei(counter.engine, pixels, counter.threshold.value))
     own = own.where((own.x < plan.scaling.width) & (own.y < plan.scaling.height))
     own = own.where(np.lexsort((own.x, own.y)))
     across, down = plan.model_per_slide

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from importlib import resources
 from pathlib import Path
 
 import cv2
@@ -14,11 +13,11 @@ from kinet_trt.calibration.images import choose, densest, stain
 from samples import write_field, write_fields
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.inference.counter import DEFAULT_MODEL
 from kinet_trt.models.card import read_card
+from kinet_trt.models.model import DEFAULT_MODEL
 from kinet_trt.simulation import simulate
 
-CARD = read_card(Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL)))[0]
+CARD = read_card(DEFAULT_MODEL)[0]
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +29,18 @@ def names(pictures) -> set[str]:
     return {picture.path.name for picture in pictures}
 
 
-def test_half_is_calibrated_on_and_the_rest_held_back(fields: Path) -> None:
+def test_half_is_calibrated_on_and_the_rest_held_out(fields: Path) -> None:
     choice = choose(fields, CARD, 24)
-    assert (len(choice.calibration), len(choice.held_back)) == (4, 4)
-    assert not names(choice.calibration) & names(choice.held_back)
-    assert all(p.field is not None and len(p.field.x) for p in choice.held_back)
+    assert (len(choice.calibration), len(choice.held_out)) == (4, 4)
+    assert not names(choice.calibration) & names(choice.held_out)
+    assert all(p.field is not None and len(p.field.x) for p in choice.held_out)
     assert all(p.crop.shape == (192, 192, 3) for p in choice.calibration)
-    assert (len(choose(fields, CARD, 2).calibration), len(choose(fields, CARD, 2).held_back)) == (2, 6)
+    assert (len(choose(fields, CARD, 2).calibration), len(choose(fields, CARD, 2).held_out)) == (2, 6)
 
 
 def test_the_choice_is_spread_over_stain(fields: Path) -> None:
     choice = choose(fields, CARD, 3)
-    everything = sorted(p.brown for p in (*choice.calibration, *choice.held_back))
+    everything = sorted(p.brown for p in (*choice.calibration, *choice.held_out))
     chosen = [p.brown for p in choice.calibration]
     assert chosen == sorted(chosen)
     assert chosen[0] <= everything[2]
@@ -64,15 +63,15 @@ def test_copies_glass_and_damaged_files_are_left_out(fields: Path, tmp_path: Pat
     assert {p.name for p in choice.unreadable} == {"broken.png"}
     left = {p.name for p in choice.duplicates}
     assert len(left) == 3
-    assert names((*choice.calibration, *choice.held_back)) | left >= {"same.png", "light.jpg", "scaled.png"}
-    assert len(choice.calibration) + len(choice.held_back) == 8
+    assert names((*choice.calibration, *choice.held_out)) | left >= {"same.png", "light.jpg", "scaled.png"}
+    assert len(choice.calibration) + len(choice.held_out) == 8
 
 
 def test_too_few_different_images_are_refused(fields: Path, tmp_path: Path) -> None:
     for i in range(6):
         shutil.copy(fields / "field1.png", tmp_path / f"copy{i}.png")
     with pytest.raises(
-        KinetError, match=r"at least 4 different images.*found 1 \(left out: 0 glass, 0 grey, 5 duplicates"
+        KinetError, match=r"at least 4 distinct colour images.*found 1 \(left out: 0 glass, 0 grey, 5 duplicates"
     ):
         choose(tmp_path, CARD, 24)
     empty = tmp_path / "empty"
@@ -83,18 +82,18 @@ def test_too_few_different_images_are_refused(fields: Path, tmp_path: Path) -> N
         choose(fields, CARD, 0)
 
 
-def test_labelled_images_are_the_first_to_be_held_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labelled_images_are_the_first_to_be_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(10):
         write_field(tmp_path, f"f{i}", 300 + i, labels=i % 2 == 0, positive_fraction=0.1 * i)
-    monkeypatch.setattr(images, "MOST_HELD_BACK", 2)
-    held = choose(tmp_path, CARD, 4).held_back
+    monkeypatch.setattr(images, "MAX_HELD_OUT", 2)
+    held = choose(tmp_path, CARD, 4).held_out
     assert len(held) == 2
     assert all(picture.field is not None for picture in held)
 
 
 def test_of_a_very_large_folder_a_part_is_drawn_by_the_seed(fields: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MOST_READ", 4)
-    drawn = [names((*c.calibration, *c.held_back)) for c in (choose(fields, CARD, 9, seed) for seed in (0, 0, 1, 2, 3))]
+    monkeypatch.setattr(images, "MAX_READ", 4)
+    drawn = [names((*c.calibration, *c.held_out)) for c in (choose(fields, CARD, 9, seed) for seed in (0, 0, 1, 2, 3))]
     assert drawn[0] == drawn[1]
     assert len({frozenset(d) for d in drawn}) > 1
 
@@ -123,6 +122,6 @@ def test_stain_tells_dab_from_haematoxylin() -> None:
 
 def test_real_fields_are_tissue_and_all_different(shared_data: Path) -> None:
     choice = choose(shared_data / "unlabelled", CARD, 24)
-    assert len(choice.calibration) == len(choice.held_back) == 11
+    assert len(choice.calibration) == len(choice.held_out) == 11
     assert not choice.duplicates
     assert not choice.unreadable

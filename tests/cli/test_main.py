@@ -16,16 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kinet_trt.cli import main as cli
 from kinet_trt.core.detections import NAMES
 from kinet_trt.datasets.labelled import read_fields
-from kinet_trt.inference.counter import DEFAULT_MODEL
 from kinet_trt.io.images import read_image
 from kinet_trt.models.card import CARD_HASH_KEY, CARD_KEY, read_card, with_card
+from kinet_trt.models.model import DEFAULT_MODEL
 from kinet_trt.simulation import simulate
 
 POSITIVE = NAMES["positive"].capitalize()
-MODEL = Path(cli.__file__).parents[1] / "models" / DEFAULT_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +87,7 @@ def test_count_writes_everything_it_is_asked_for(run, tmp_path, field):
 def test_a_fused_model_writes_the_same_json(run, tmp_path, field, fused_model):
     image = save(tmp_path / "a.png", field[0])
     fields = []
-    for model in (MODEL, fused_model):
+    for model in (DEFAULT_MODEL, fused_model):
         code, out, err = run("count", image, "-m", model, "--precision", "fp32", "--json", "-")
         assert (code, err) == (0, "")
         fields.append(json.loads(out)["fields"])
@@ -438,7 +436,7 @@ def test_mistakes_get_one_message_and_leave_nothing(run, tmp_path, monkeypatch, 
 
 def test_models_that_are_not_whole_are_refused(run, tmp_path, field):
     image = save(tmp_path / "a.png", field[0])
-    card, model = read_card(MODEL)
+    card, model = read_card(DEFAULT_MODEL)
     rng = np.random.default_rng(0)
     cases = {
         "cut": model[: len(model) // 2],
@@ -465,7 +463,7 @@ def test_models_that_are_not_whole_are_refused(run, tmp_path, field):
 def test_a_newer_card_is_told_apart_from_a_damaged_one(run, tmp_path, field):
     import hashlib
 
-    card, model = read_card(MODEL)
+    card, model = read_card(DEFAULT_MODEL)
     model, text = with_card(model, card), card.to_json()
     newer = text.replace('"version": 1', '"version": 2')
     model = model.replace(text.encode(), newer.encode())

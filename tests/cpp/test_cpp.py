@@ -28,6 +28,7 @@ from kinet_trt.engines import openvino
 from kinet_trt.engines.base import open_engine
 from kinet_trt.engines.tensorrt.engine_file import write_plan
 from kinet_trt.models.card import CARD_KEY, read_card, with_card
+from kinet_trt.models.model import Model as OnnxModel
 from kinet_trt.onnx_graph.fuse_peaks import fuse
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
@@ -225,7 +226,7 @@ def test_count_pads_frames_of_any_size(opened, counters, size):
 def test_tiles_of_a_large_frame_count_each_nucleus_once(library, opened, tmp_path):
     card, edge = read_card(EDGE)
     small_tiles = tmp_path / "tiles.onnx"
-    small_tiles.write_bytes(fuse(edge, replace(card, tile=256))[0])
+    small_tiles.write_bytes(fuse(OnnxModel(replace(card, tile=256), edge)).data)
     pixels = simulate.field(12, 717, 690)[0]
     assert min(pixels.shape[:2]) > 256 + 2 * card.halo
     tiled = Model(library, small_tiles)
@@ -296,9 +297,9 @@ def test_count_exceeds_written_when_the_buffer_or_the_model_is_full(built, libra
     assert len(expected) > 100
     assert opened.count(pixels, room=60) == (len(expected), expected[:60])
     assert opened.count(pixels, room=0) == (len(expected), [])
-    card, edge = read_card(EDGE)
+    card = OnnxModel.read().card
     small = tmp_path / "small.onnx"
-    small.write_bytes(fuse(edge, card, capacity=100)[0])
+    small.write_bytes(fuse(OnnxModel.read(), capacity=100).data)
     one = Model(library, small)
     n, found = one.count(pixels)
     padded = fit(Frame(pixels, card.mpp), card.mpp, card.multiple).pixels
@@ -328,23 +329,24 @@ def test_int8_model_finds_the_nuclei_of_python(library, tmp_path, monkeypatch):
 
     from kinet_trt.onnx_graph import qdq
     from kinet_trt.onnx_graph.pointwise import as_pointwise
+    from kinet_trt.onnx_graph.precision import store_in_full
 
     # Joined quantisation, which C++ always uses and Python only without AMX.
     monkeypatch.setattr(openvino, "_has_amx", lambda: False)
-    card, edge = read_card(EDGE)
-    graph = as_pointwise(qdq.load(edge))
+    edge = OnnxModel.read()
+    graph = as_pointwise(store_in_full(edge.graph))
     groups = qdq.groups(graph, ())
     seen = ranges.observe(graph, [name for group in groups for name in group], [simulate.field(3, 96, 64)[0]])
     steps = {name: ranges.step([seen[n] for n in group]) for group in groups for name in group}
     body = qdq.insert(graph, steps, ("network.out.out",)).SerializeToString()
     path = tmp_path / "int8.onnx"
-    path.write_bytes(fuse(body, replace(card, precision="int8"))[0])
+    path.write_bytes(fuse(OnnxModel(replace(edge.card, precision="int8"), body)).data)
     model, counter = Model(library, path), NucleusCounter(path, precision="int8")
     for side in (40, 64, 320):  # small ones are padded, as in Python
         pixels = simulate.field(9, side, side)[0]
         n, found = model.count(pixels)
         assert n == len(found) > 0
-        assert named(found, card.classes) == from_python(counter(pixels))
+        assert named(found, edge.card.classes) == from_python(counter(pixels))
     model.close()
     assert n > 100
     assert abs(n - len(NucleusCounter(precision="fp32")(pixels))) < 0.1 * n

@@ -10,7 +10,7 @@ import pytest
 from conftest import find_program
 from kinet_trt.core.errors import EngineError
 from kinet_trt.cuda import driver
-from kinet_trt.cuda.driver import Gpu, ask_driver
+from kinet_trt.cuda.driver import Gpu, query_driver
 
 SOURCE = """
 #include <stddef.h>
@@ -69,7 +69,7 @@ def library(tmp_path):
 
 
 def test_two_gpus(library):
-    found = ask_driver(libraries=library())
+    found = query_driver(libraries=library())
     assert found.cuda == (13, 1)
     h100 = Gpu(0, "NVIDIA H100 80GB HBM3", (9, 0), 80 << 30)
     assert found.gpus == (h100, Gpu(1, "Orin", (8, 7), 8 << 30))
@@ -78,15 +78,15 @@ def test_two_gpus(library):
 
 def test_no_library(tmp_path):
     with pytest.raises(EngineError, match=r"no NVIDIA driver: .*nothing\.so cannot be loaded.*--gpus all"):
-        ask_driver(libraries=(str(tmp_path / "nothing.so"),))
+        query_driver(libraries=(str(tmp_path / "nothing.so"),))
 
 
 def test_a_library_that_is_something_else(tmp_path, library):
     damaged = tmp_path / "damaged.so"
     damaged.write_bytes(b"\x7fELF no more")
     with pytest.raises(EngineError, match="cannot be loaded"):
-        ask_driver(libraries=(str(damaged), "libc.so.6"))
-    assert ask_driver(libraries=(str(damaged), *library())).cuda == (13, 1)
+        query_driver(libraries=(str(damaged), "libc.so.6"))
+    assert query_driver(libraries=(str(damaged), *library())).cuda == (13, 1)
 
 
 @pytest.mark.parametrize(
@@ -103,36 +103,36 @@ def test_a_library_that_is_something_else(tmp_path, library):
 )
 def test_a_driver_that_does_not_start(library, code, says):
     with pytest.raises(EngineError, match=rf"cannot be used: .*{says}.*CUDA error {code}.*on the CPU"):
-        ask_driver(libraries=library(INIT=code))
+        query_driver(libraries=library(INIT=code))
 
 
 def test_no_gpu(library, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for answers in ({"INIT": 100}, {"DEVICES": 0}):
         with pytest.raises(EngineError, match=r"it finds no GPU \(CUDA error 100\)"):
-            ask_driver(libraries=library(**answers))
+            query_driver(libraries=library(**answers))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(EngineError, match="it finds no GPU; CUDA_VISIBLE_DEVICES is ''"):
-        ask_driver(libraries=library(INIT=100))
+        query_driver(libraries=library(INIT=100))
 
 
 def test_too_old(library):
     for answers in ({"VERSION": 11080}, {"VERSION": 11080, "INIT": 35}):
         with pytest.raises(EngineError, match=r"expected one for CUDA 12\.0 or newer, found CUDA 11\.8: update"):
-            ask_driver(libraries=library(**answers))
+            query_driver(libraries=library(**answers))
     with pytest.raises(EngineError, match=r"expected one for CUDA 13\.0 or newer, found CUDA 12\.9"):
-        ask_driver((13, 0), library(VERSION=12090))
-    assert ask_driver((13, 0), library(VERSION=13000)).cuda == (13, 0)
+        query_driver((13, 0), library(VERSION=12090))
+    assert query_driver((13, 0), library(VERSION=13000)).cuda == (13, 0)
 
 
 def test_a_gpu_that_fails_later(library):
     with pytest.raises(EngineError, match="another process uses"):
-        ask_driver(libraries=library(LATER=46))
+        query_driver(libraries=library(LATER=46))
 
 
 def test_an_old_driver_without_error_texts(library):
     with pytest.raises(EngineError, match="unknown reason"):
-        ask_driver(libraries=library(INIT=719, OLD=1))
+        query_driver(libraries=library(INIT=719, OLD=1))
 
 
 def test_a_node_that_this_user_may_not_open(library, tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_a_node_that_this_user_may_not_open(library, tmp_path, monkeypatch):
     monkeypatch.setattr(driver.os, "access", lambda path, _: str(path) != str(node))  # root may open everything
     monkeypatch.setattr(driver, "_NODES", (str(node), str(tmp_path / "absent")))
     with pytest.raises(EngineError, match=rf"no access to {node}: join the group"):
-        ask_driver(libraries=library(INIT=100))
+        query_driver(libraries=library(INIT=100))
 
 
 def test_asking_imports_no_gpu_library():

@@ -21,43 +21,37 @@ from kinet_trt.cli.commands.build import _speed
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import EngineError, KinetError
 from kinet_trt.deploy import build as builder
-from kinet_trt.deploy.build import build, profile_of
+from kinet_trt.deploy.build import build, make_profile
 from kinet_trt.engines.tensorrt import builder as trt
 from kinet_trt.engines.tensorrt.engine_file import AMPERE, card_path, read_plan
-from kinet_trt.inference.counter import DEFAULT_MODEL, NucleusCounter
-from kinet_trt.models.card import onnx_hash, read_card, read_onnx_card, with_card
+from kinet_trt.inference.counter import NucleusCounter
+from kinet_trt.models.card import read_card, read_onnx_card
+from kinet_trt.models.model import DEFAULT_MODEL, Model
 from kinet_trt.onnx_graph import precision, qdq
 from kinet_trt.onnx_graph.pointwise import as_pointwise
+from kinet_trt.onnx_graph.precision import store_in_full
 from kinet_trt.simulation import simulate
 
-EDGE = Path(builder.__file__).parents[1] / "models" / DEFAULT_MODEL
 ANY = ((1, 32, 32), (1, 1312, 1312), (1, 1312, 1312))
 rtx = pytest.mark.skipif(not builder.trt.find_spec("tensorrt_rtx"), reason="no TensorRT for RTX")
 pytestmark = rtx
 
 
-def carded(graph, card):
-    """Serialise a graph with a card that fits it."""
-    model = graph.SerializeToString(deterministic=True)
-    card = replace(card, model_sha256=onnx_hash(model))
-    return with_card(model, card)
-
-
 def in_int8(source):
     """Quantise a model as calibration does, but for the ranges, which no build looks at."""
-    card, model = read_card(source)
-    graph = as_pointwise(qdq.load(model))
+    model = Model.read(source)
+    graph = as_pointwise(store_in_full(model.graph))
     floating = [qdq.layers(graph)[-1].name]
     scales = dict.fromkeys((name for group in qdq.groups(graph, floating) for name in group), 0.05)
-    made = qdq.insert(graph, scales, floating)
-    return carded(made, replace(card, precision="int8", weights_precision="int8", calibration_sha256="ab" * 32))
+    card = replace(model.card, precision="int8", weights_precision="int8", calibration_sha256="ab" * 32)
+    return Model.from_graph(qdq.insert(graph, scales, floating), card).data
 
 
 @pytest.fixture(scope="module")
 def int8_edge(tmp_path_factory):
     """Give the path of the shipped model (the paper's architecture) in INT8."""
     path = tmp_path_factory.mktemp("models") / "edge-int8.onnx"
-    path.write_bytes(in_int8(EDGE))
+    path.write_bytes(in_int8(DEFAULT_MODEL))
     return path
 
 
@@ -73,12 +67,11 @@ def random_network(folder, architecture, width):
     torch.set_num_threads(1)
     info = ModelInfo(mean=(0.7, 0.6, 0.65), std=(0.2, 0.25, 0.15), threshold=0.3, nms_radius=5, data="simulated")
     net = network(NetworkConfig(architecture, width, roi=True)).eval()
-    model, card = exporter.export(Checkpoint(net, info), "random", "fp32", False, roi=True)
+    model = exporter.export(Checkpoint(net, info), "random", "fp32", False, roi=True)
     both, alone = folder / f"{architecture}-{width}-roi.onnx", folder / f"{architecture}-{width}.onnx"
-    both.write_bytes(model)
-    graph = onnx.load_from_string(model)
-    pruned = onnx.utils.Extractor(graph).extract_model(["frame"], ["maps"])
-    alone.write_bytes(carded(pruned, replace(card, roi=False)))
+    both.write_bytes(model.data)
+    pruned = onnx.utils.Extractor(model.graph_copy()).extract_model(["frame"], ["maps"])
+    alone.write_bytes(Model.from_graph(pruned, replace(model.card, roi=False)).data)
     return both, alone
 
 
@@ -101,7 +94,7 @@ def test_engines_of_the_shipped_model(tmp_path, int8_edge, kind, sizes, fused):
     card, _ = plan_of(build(source, tmp_path / "a.engine", sizes=sizes, fused=fused))
     assert (card.name, card.precision, card.roi, bool(card.capacity)) == ("kinet-edge", kind, False, fused)
     assert (card.runtime, card.gpu) == ("TensorRT for RTX", AMPERE)
-    assert card.runtime_version == trt.load("tensorrt-rtx").version
+    assert card.runtime_version == trt.load_library("tensorrt-rtx").version
     profile = {0: ANY, 1: ((1, 608, 608),) * 3, 2: ((1, 480, 640), (1, 608, 960), (1, 608, 960))}[len(sizes)]
     assert card.profile == profile
     if kind == "int8":
@@ -171,7 +164,9 @@ def test_from_fields_to_a_fused_int8_engine(tmp_path, monkeypatch):
 
 def test_an_engine_in_half_is_about_half_the_size(tmp_path):
     sizes = [(256, 256)]
-    full, half = (build(EDGE, tmp_path / f"{k}.engine", k, sizes=sizes).path.stat().st_size for k in ("fp32", "fp16"))
+    full, half = (
+        build(DEFAULT_MODEL, tmp_path / f"{k}.engine", k, sizes=sizes).path.stat().st_size for k in ("fp32", "fp16")
+    )
     assert half < 0.65 * full
 
 
@@ -181,7 +176,7 @@ def test_the_model_left_out_is_the_one_inside_and_fp16_is_the_default(tmp_path):
 
 
 def test_a_fused_onnx_of_one_size_becomes_an_engine_of_that_size(tmp_path):
-    one = build(EDGE, tmp_path / "one.onnx", "fp32", sizes=[(320, 256)], fused=True)
+    one = build(DEFAULT_MODEL, tmp_path / "one.onnx", "fp32", sizes=[(320, 256)], fused=True)
     card, _ = plan_of(build(one.path, tmp_path / "a.engine"))
     assert card.profile == ((1, 320, 256),) * 3
     assert (card.precision, card.capacity) == ("fp32", one.card.capacity)
@@ -191,15 +186,15 @@ def test_a_fused_onnx_of_one_size_becomes_an_engine_of_that_size(tmp_path):
 
 def test_turing_has_engines_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "_target", lambda library: builder.TURING)
-    card, turing = plan_of(build(EDGE, tmp_path / "a.engine", sizes=[(256, 256)]))
+    card, turing = plan_of(build(DEFAULT_MODEL, tmp_path / "a.engine", sizes=[(256, 256)]))
     assert card.gpu == builder.TURING
     monkeypatch.undo()
-    assert turing != plan_of(build(EDGE, tmp_path / "b.engine", sizes=[(256, 256)]))[1]
+    assert turing != plan_of(build(DEFAULT_MODEL, tmp_path / "b.engine", sizes=[(256, 256)]))[1]
 
 
 def test_the_progress_of_a_build_is_told(tmp_path):
     told = []
-    build(EDGE, tmp_path / "a.engine", sizes=[(256, 256)], report=lambda *step: told.append(step))
+    build(DEFAULT_MODEL, tmp_path / "a.engine", sizes=[(256, 256)], report=lambda *step: told.append(step))
     assert told[-1][1:] == (100, 100)
     assert len(told) > 50
 
@@ -210,11 +205,11 @@ def test_the_progress_of_a_build_is_told(tmp_path):
 @pytest.mark.parametrize("kind", ["fp32", "fp16"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_an_onnx_model_counts_like_the_one_it_was_made_from(tmp_path, kind, fused):
-    built = build(EDGE, tmp_path / "a.onnx", kind, fused=fused)
+    built = build(DEFAULT_MODEL, tmp_path / "a.onnx", kind, fused=fused)
     assert read_onnx_card(built.path.read_bytes()) == built.card
     assert (built.card.precision, built.card.runtime, built.card.profile) == (kind, "", None)
     pixels, _ = simulate.field(4, 320, 256)
-    first = NucleusCounter(EDGE, precision="fp32", threads=1)(pixels)
+    first = NucleusCounter(DEFAULT_MODEL, precision="fp32", threads=1)(pixels)
     second = NucleusCounter(built.path, precision="fp32", threads=1)(pixels)
     assert len(first) > 100
     assert abs(len(first) - len(second)) <= (0 if kind == "fp32" else 3)
@@ -228,19 +223,18 @@ def test_an_onnx_of_int8_stays_in_fp32_where_it_is_not_int8(tmp_path, int8_edge)
 
 
 def test_half_precision_is_held_to_fp32_on_a_field(tmp_path, monkeypatch):
-    same = build(EDGE, tmp_path / "a.onnx", "fp16").halved
+    same = build(DEFAULT_MODEL, tmp_path / "a.onnx", "fp16").halved
     assert same.same > 50
     assert same.moved < 0.05
-    assert build(EDGE, tmp_path / "b.onnx", "fp32").halved is None
+    assert build(DEFAULT_MODEL, tmp_path / "b.onnx", "fp32").halved is None
     assert build(tmp_path / "a.onnx", tmp_path / "b.onnx").halved is None
     monkeypatch.setattr(builder, "find_spec", lambda name: None)
-    assert build(EDGE, tmp_path / "a.onnx", "fp16").halved is None
+    assert build(DEFAULT_MODEL, tmp_path / "a.onnx", "fp16").halved is None
 
 
 def test_half_precision_is_not_judged_on_a_field_without_nuclei(tmp_path, caplog):
-    card, model = read_card(EDGE)
-    source = tmp_path / "strict.onnx"
-    source.write_bytes(carded(onnx.load_from_string(model), replace(card, threshold=0.999)))
+    source, model = tmp_path / "strict.onnx", Model.read()
+    source.write_bytes(model.with_card(replace(model.card, threshold=0.999)).data)
     assert build(source, tmp_path / "a.onnx", "fp16").halved is None
     assert "FP16 could not be compared with FP32: kinet-edge finds 0 nuclei" in caplog.text
 
@@ -249,7 +243,7 @@ def test_half_precision_is_not_judged_on_a_field_without_nuclei(tmp_path, caplog
 def test_the_result_is_timed_beside_its_source(tmp_path, monkeypatch, fused, sizes):
     monkeypatch.setattr(builder, "TIMED_SECONDS", 0.0)
     monkeypatch.setattr(builder, "TIMED_SIDE", 128)
-    built = build(EDGE, tmp_path / "a.onnx", "fp32", fused=fused, sizes=sizes, timed=True)
+    built = build(DEFAULT_MODEL, tmp_path / "a.onnx", "fp32", fused=fused, sizes=sizes, timed=True)
     assert built.speed.side == (sizes[0] if sizes else (128, 128))
     assert built.speed.why_not == ""
     assert built.speed.before_ms > 0
@@ -257,7 +251,7 @@ def test_the_result_is_timed_beside_its_source(tmp_path, monkeypatch, fused, siz
     assert built.speed.ratio == built.speed.before_ms / built.speed.after_ms
     again = build(built.path, tmp_path / "b.onnx", timed=True).speed
     assert (again.why_not == "") is not fused
-    assert build(EDGE, tmp_path / "c.onnx").speed is None
+    assert build(DEFAULT_MODEL, tmp_path / "c.onnx").speed is None
 
 
 def test_speed_in_words():
@@ -274,15 +268,15 @@ def test_speed_in_words():
 
 
 def test_a_network_whose_sums_overflow_half_precision_is_refused(tmp_path):
-    card, model = read_card(EDGE)
-    graph = onnx.load_from_string(precision.convert(model, card, "fp32")[0])
+    full = precision.convert(Model.read(), "fp32")
+    graph = full.graph_copy()
     layers = [node.input[1] for node in graph.graph.node if node.op_type == "Conv"][:3]
     for tensor in graph.graph.initializer:
         if tensor.name in layers:
             values = onnx.numpy_helper.to_array(tensor) * 200
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     source, out = tmp_path / "loud.onnx", tmp_path / "a.engine"
-    source.write_bytes(carded(graph, replace(card, weights_precision="fp32")))
+    source.write_bytes(Model.from_graph(graph, full.card).data)
     with pytest.raises(KinetError, match=r"overflows half precision: .*precision fp32"):
         build(source, out, "fp16", sizes=[(64, 64)])
     assert not out.exists()
@@ -295,8 +289,8 @@ def test_a_network_whose_sums_overflow_half_precision_is_refused(tmp_path):
 def test_left_out_sizes_hold_every_window_that_counting_cuts():
     from kinet_trt.inference.tiling import tiles
 
-    card, _ = read_card(EDGE)
-    (_, *least), _, (_, *largest) = profile_of(card, (), 1)
+    card, _ = read_card(DEFAULT_MODEL)
+    (_, *least), _, (_, *largest) = make_profile(card, (), 1)
     rng = np.random.default_rng(0)
     for _ in range(200):
         height, width = (int(n) * 16 for n in rng.integers(2, 400, 2))
@@ -306,7 +300,7 @@ def test_left_out_sizes_hold_every_window_that_counting_cuts():
 
 
 def test_sizes_are_rounded_up_and_it_is_said(tmp_path, caplog):
-    built = build(EDGE, tmp_path / "a.engine", sizes=[(600, 608)])
+    built = build(DEFAULT_MODEL, tmp_path / "a.engine", sizes=[(600, 608)])
     assert built.card.profile == ((1, 608, 608),) * 3
     warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert warned == ["600x608 px: built for 608x608, multiples of 16"]
@@ -334,32 +328,32 @@ def test_sizes_are_rounded_up_and_it_is_said(tmp_path, caplog):
 )
 def test_what_makes_no_sense_is_one_error_before_the_work(tmp_path, out, options, says):
     with pytest.raises(KinetError, match=says):
-        build(EDGE, tmp_path / out, **options)
+        build(DEFAULT_MODEL, tmp_path / out, **options)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_model_itself_is_never_overwritten(tmp_path):
     source = tmp_path / "a.onnx"
-    source.write_bytes(EDGE.read_bytes())
+    source.write_bytes(DEFAULT_MODEL.read_bytes())
     with pytest.raises(KinetError, match="that is the model itself"):
         build(source, tmp_path / "x" / ".." / "a.onnx")
-    assert source.read_bytes() == EDGE.read_bytes()
+    assert source.read_bytes() == DEFAULT_MODEL.read_bytes()
 
 
 def test_a_file_that_is_no_card_is_replaced_with_force_only(tmp_path):
     out = tmp_path / "a.engine"
     card_path(out).write_text('{"notes": "mine"}')
     with pytest.raises(KinetError, match="force replaces it"):
-        build(EDGE, out, sizes=[(64, 64)])
+        build(DEFAULT_MODEL, out, sizes=[(64, 64)])
     assert card_path(out).read_text() == '{"notes": "mine"}'
-    build(EDGE, out, sizes=[(64, 64)], force=True)
-    build(EDGE, out, sizes=[(96, 96)])
-    assert plan_of(build(EDGE, out, sizes=[(96, 96)]))[0].profile == ((1, 96, 96),) * 3
+    build(DEFAULT_MODEL, out, sizes=[(64, 64)], force=True)
+    build(DEFAULT_MODEL, out, sizes=[(96, 96)])
+    assert plan_of(build(DEFAULT_MODEL, out, sizes=[(96, 96)]))[0].profile == ((1, 96, 96),) * 3
 
 
 @pytest.mark.parametrize(("found", "asked"), [("fp16", "fp32"), ("fp16", "int8"), ("int8", "fp16")])
 def test_a_converted_model_is_not_converted_again(tmp_path, int8_edge, found, asked):
-    source = int8_edge if found == "int8" else build(EDGE, tmp_path / "half.onnx", "fp16").path
+    source = int8_edge if found == "int8" else build(DEFAULT_MODEL, tmp_path / "half.onnx", "fp16").path
     calibration = tmp_path if asked == "int8" else None
     with pytest.raises(KinetError, match=f"computes in {found} already, {asked} was requested"):
         build(source, tmp_path / "a.engine", asked, calibration=calibration)
@@ -367,7 +361,7 @@ def test_a_converted_model_is_not_converted_again(tmp_path, int8_edge, found, as
 
 @pytest.mark.parametrize("asked", ["fp16", "int8"])
 def test_the_precision_of_a_fused_model_is_settled(tmp_path, asked):
-    fused = build(EDGE, tmp_path / "fused.onnx", "fp32", fused=True).path
+    fused = build(DEFAULT_MODEL, tmp_path / "fused.onnx", "fp32", fused=True).path
     with pytest.raises(KinetError, match="is fused: its precision is fixed"):
         build(fused, tmp_path / "a.engine", asked, calibration=tmp_path if asked == "int8" else None)
 
@@ -376,8 +370,8 @@ def test_tensorrt_builds_where_the_gpu_is_and_says_so(monkeypatch):
     def no_driver():
         raise EngineError("no NVIDIA driver")
 
-    monkeypatch.setattr(builder, "ask_driver", no_driver)
-    library = replace(trt.load("tensorrt-rtx"), name="TensorRT")
+    monkeypatch.setattr(builder, "query_driver", no_driver)
+    library = replace(trt.load_library("tensorrt-rtx"), name="TensorRT")
     with pytest.raises(EngineError, match=r"builds on the GPU .*no NVIDIA driver.*choose the runtime tensorrt-rtx"):
         builder._target(library)
 
@@ -407,7 +401,7 @@ build.build(None, out, sizes=[(64, 64)], report=report)
 @pytest.mark.parametrize("at", ["0", "50", "100", "rename", "between"])
 def test_a_killed_build_leaves_the_old_engine_or_is_noticed(tmp_path, at):
     out = tmp_path / "a.engine"
-    old = build(EDGE, out, "fp32", sizes=[(96, 96)])
+    old = build(DEFAULT_MODEL, out, "fp32", sizes=[(96, 96)])
     before = out.read_bytes(), card_path(out).read_bytes()
     code = subprocess.run([sys.executable, "-c", KILLED, at, str(out)], check=False).returncode
     assert code == -signal.SIGKILL
@@ -417,7 +411,7 @@ def test_a_killed_build_leaves_the_old_engine_or_is_noticed(tmp_path, at):
     else:
         assert (out.read_bytes(), card_path(out).read_bytes()) == before
         assert plan_of(old)[0].precision == "fp32"
-    assert plan_of(build(EDGE, out, sizes=[(64, 64)]))[0].precision == "fp16"
+    assert plan_of(build(DEFAULT_MODEL, out, sizes=[(64, 64)]))[0].precision == "fp16"
 
 
 # --- the timing cache -------------------------------------------------------------------------------------------------
@@ -426,7 +420,7 @@ def test_a_killed_build_leaves_the_old_engine_or_is_noticed(tmp_path, at):
 @pytest.fixture
 def classic():
     """Give what stands for TensorRT: only its name and version are looked at."""
-    return replace(trt.load("tensorrt-rtx"), name="TensorRT", version="10.3.0")
+    return replace(trt.load_library("tensorrt-rtx"), name="TensorRT", version="10.3.0")
 
 
 def test_timings_are_kept_by_version_and_gpu_and_read_back_whole(monkeypatch, tmp_path, classic):
@@ -453,7 +447,7 @@ def test_without_a_home_or_room_for_them_timings_are_done_without(monkeypatch, t
 
 
 def test_tensorrt_for_rtx_keeps_none(tmp_path):
-    assert builder._timing_file(trt.load("tensorrt-rtx"), AMPERE) is None
+    assert builder._timing_file(trt.load_library("tensorrt-rtx"), AMPERE) is None
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -495,7 +489,7 @@ def test_mistakes_in_the_command_are_one_message(tmp_path, words, code, says):
 
 
 def test_an_engine_is_not_opened_where_nothing_can_run_it(tmp_path):
-    built = build(EDGE, tmp_path / "a.engine", sizes=[(64, 64)])
+    built = build(DEFAULT_MODEL, tmp_path / "a.engine", sizes=[(64, 64)])
     for asked, says in (
         (("fp32", "auto"), "built in fp16, fp32 was requested"),
         (("auto", "openvino"), "openvino was"),

@@ -24,8 +24,8 @@ from kinet_trt.core.ki67 import Ki67
 from kinet_trt.deploy.triton import package as packager
 from kinet_trt.deploy.triton.package import package
 from kinet_trt.engines.tensorrt.engine_file import write_plan
-from kinet_trt.inference.counter import DEFAULT_MODEL
 from kinet_trt.models.card import ModelCard, read_card
+from kinet_trt.models.model import Model
 from kinet_trt.onnx_graph.fuse_peaks import fuse
 from kinet_trt.simulation import simulate
 
@@ -34,7 +34,6 @@ grpc = pytest.importorskip("grpc")
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
-EDGE = Path(packager.__file__).parents[2] / "models" / DEFAULT_MODEL
 PLAN = b"ptrt" + random.Random(0).randbytes(5000)
 TYPES = {"tensor(uint8)": "TYPE_UINT8", "tensor(float)": "TYPE_FP32", "tensor(int32)": "TYPE_INT32"}
 CARD = ModelCard(
@@ -313,9 +312,8 @@ def test_the_client_finds_what_counter_finds(served, server, tmp_path, mpp, widt
 
 
 def test_the_client_says_what_it_cannot_do(tmp_path):
-    card, model = read_card(EDGE)
     small = tmp_path / "small.onnx"
-    small.write_bytes(fuse(model, card, capacity=20)[0])
+    small.write_bytes(fuse(Model.read(), capacity=20).data)
     folder = package(small, tmp_path / "models").folder
     cv2.imwrite(str(tmp_path / "a.png"), simulate.field(3, 320, 256)[0][..., ::-1])
 

@@ -1,8 +1,5 @@
 """The portable engine: the same nuclei as OpenVINO in FP32."""
 
-from importlib import resources
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,10 +9,8 @@ from kinet_trt import NucleusCounter
 from kinet_trt.core.errors import EngineError
 from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.engines.base import open_engine
-from kinet_trt.inference.counter import DEFAULT_MODEL
+from kinet_trt.models.model import DEFAULT_MODEL
 from kinet_trt.simulation import simulate
-
-MODEL = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +43,7 @@ def test_real_fields_give_the_same_nuclei(counters, shared_data):
 
 
 def test_a_batch_is_its_frames():
-    engine = open_engine(MODEL, runtime="onnxruntime", threads=1)
+    engine = open_engine(DEFAULT_MODEL, runtime="onnxruntime", threads=1)
     frames = np.stack([simulate.field(seed, 64, 48)[0] for seed in (1, 2)])
     assert np.allclose(engine.run(frames), [engine.run(f[None])[0] for f in frames], atol=1e-5)
     with pytest.raises(EngineError, match="expected RGB"):
@@ -58,16 +53,16 @@ def test_a_batch_is_its_frames():
 def test_what_it_cannot_do_is_refused():
     for options in ({"precision": "bf16"}, {"threads": 0}):
         with pytest.raises(EngineError, match=r"fp32|threads"):
-            open_engine(MODEL, runtime="onnxruntime", **options)
+            open_engine(DEFAULT_MODEL, runtime="onnxruntime", **options)
     with pytest.raises(EngineError, match="runtime: expected"):
-        open_engine(MODEL, runtime="tpu")
+        open_engine(DEFAULT_MODEL, runtime="tpu")
 
 
 def test_it_serves_where_openvino_is_not_installed(monkeypatch):
     from kinet_trt.engines import base as engines
 
     monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "openvino" else object())
-    assert open_engine(MODEL).runtime.startswith("ONNX Runtime")
+    assert open_engine(DEFAULT_MODEL).runtime.startswith("ONNX Runtime")
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     with pytest.raises(Exception, match=r"kinet-trt\[onnxruntime\]"):
-        open_engine(MODEL)
+        open_engine(DEFAULT_MODEL)

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +11,15 @@ import pytest
 from kinet_trt.core.errors import EngineError
 from kinet_trt.engines import openvino
 from kinet_trt.engines.base import open_engine
-from kinet_trt.inference.counter import DEFAULT_MODEL
 from kinet_trt.models.card import read_card
+from kinet_trt.models.model import DEFAULT_MODEL, Model
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
-
-MODEL = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
 
 
 @pytest.fixture(scope="module")
 def engine():
-    return open_engine(MODEL, "fp32")
+    return open_engine(DEFAULT_MODEL, "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +61,8 @@ def test_an_int8_model_is_given_no_tiny_frames(tmp_path, height, width):
     from int8_by_ort import int8_by_ort
     from kinet_trt.onnx_graph import precision
 
-    card, model = read_card(MODEL)
-    int8 = int8_by_ort(precision.convert(model, card, "fp32")[0], tmp_path)
+    card, model = read_card(DEFAULT_MODEL)
+    int8 = int8_by_ort(precision.convert(Model(card, model), "fp32").data, tmp_path)
     small = openvino.OpenVinoEngine(replace(card, precision="int8"), int8, threads=1)
     seen = []
     infer = small._infer
@@ -77,7 +74,7 @@ def test_an_int8_model_is_given_no_tiny_frames(tmp_path, height, width):
     padded = np.pad(pixels, ((0, 128 - height), (0, 128 - width), (0, 0)), "edge")
     assert (maps == small.run(padded[None])[..., :height, :width]).all()
     # Quantised by other means than ours, but of the same picture.
-    full = open_engine(MODEL, "fp32").run(padded[None])[..., :height, :width]
+    full = open_engine(DEFAULT_MODEL, "fp32").run(padded[None])[..., :height, :width]
     assert np.corrcoef(maps.ravel(), full.ravel())[0, 1] > 0.9
 
 
@@ -88,7 +85,7 @@ def test_precisions_find_the_same_nuclei(engine, frame):
     for precision, capability in (("bf16", "BF16"), ("fp16", "FP16")):
         if capability not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             continue
-        other = open_engine(MODEL, precision)
+        other = open_engine(DEFAULT_MODEL, precision)
         assert other.precision == precision
         found = find_peaks(other.run(frame[None])[0], card.threshold, card.nms_radius)
         assert abs(len(found) - len(expected)) <= 2
@@ -96,13 +93,13 @@ def test_precisions_find_the_same_nuclei(engine, frame):
 
 def test_auto_is_bf16_only_with_amx(monkeypatch):
     monkeypatch.setattr(openvino, "_has_amx", lambda: False)
-    assert open_engine(MODEL).precision == "fp32"
+    assert open_engine(DEFAULT_MODEL).precision == "fp32"
 
 
 def test_a_wrong_bf16_falls_back_to_fp32_and_says_so(monkeypatch, caplog):
     monkeypatch.setattr(openvino, "_has_amx", lambda: True)
-    monkeypatch.setattr(openvino, "LARGEST_ERROR", 0.0)
-    assert open_engine(MODEL).precision == "fp32"
+    monkeypatch.setattr(openvino, "MAX_ERROR", 0.0)
+    assert open_engine(DEFAULT_MODEL).precision == "fp32"
     if "BF16" in openvino.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         assert "BF16 gives wrong results" in caplog.text
 
@@ -112,7 +109,7 @@ def test_a_fused_model_is_judged_in_bf16_by_its_maps_and_its_number_of_nuclei(mo
         pytest.skip("this CPU has no BF16")
     assert open_engine(fused_model, "bf16").precision == "bf16"
     with monkeypatch.context() as patch:
-        patch.setattr(openvino, "LARGEST_ERROR", 0.0)
+        patch.setattr(openvino, "MAX_ERROR", 0.0)
         with pytest.raises(EngineError, match="maps off"):
             open_engine(fused_model, "bf16")
     # Of the maps only the first two nuclei: what is left of the number comes out of the graph.
@@ -122,7 +119,7 @@ def test_a_fused_model_is_judged_in_bf16_by_its_maps_and_its_number_of_nuclei(mo
 
 
 def test_a_precision_that_the_cpu_lacks_is_refused(monkeypatch):
-    card, model = read_card(MODEL)
+    card, model = read_card(DEFAULT_MODEL)
     monkeypatch.setattr(openvino.ov.Core, "get_property", lambda *_: ["FP32"])
     with pytest.raises(EngineError, match="supports FP32"):
         openvino.OpenVinoEngine(card, model, "bf16")
@@ -134,7 +131,7 @@ def test_a_signal_is_heard_after_engines_were_closed_in_any_order():
 import gc, signal
 from pathlib import Path
 from kinet_trt.engines import open_engine
-first, second = (open_engine(Path({str(MODEL)!r}), "fp32") for _ in range(2))
+first, second = (open_engine(Path({str(DEFAULT_MODEL)!r}), "fp32") for _ in range(2))
 del first; gc.collect()
 del second; gc.collect()
 signal.signal(signal.SIGINT, lambda *_: print("heard"))
@@ -147,13 +144,13 @@ signal.raise_signal(signal.SIGINT)
 def test_unknown_words_are_refused():
     for arguments in (("fp64",), ("fp32", 0)):
         with pytest.raises(EngineError, match="expected"):
-            open_engine(MODEL, *arguments)
+            open_engine(DEFAULT_MODEL, *arguments)
     with pytest.raises(EngineError, match=r"\.onnx"):
         open_engine(Path("model.pt"))
 
 
 def test_compiled_models_can_be_kept(tmp_path, frame):
-    card, model = read_card(MODEL)
+    card, model = read_card(DEFAULT_MODEL)
     first = openvino.OpenVinoEngine(card, model, "fp32", cache=tmp_path).run(frame[None]).copy()
     assert any(tmp_path.iterdir())
     again = openvino.OpenVinoEngine(card, model, "fp32", cache=tmp_path).run(frame[None])

@@ -19,14 +19,15 @@ from kinet_trt.export.prediction import normalise
 from torch import Tensor, nn
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.evaluation.agreement import compare
+from kinet_trt.evaluation.agreement import Agreement
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.models.card import read_card, with_card
+from kinet_trt.models.model import DEFAULT_MODEL
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
 
 torch.set_num_threads(1)
-EDGE = Path(str(from_onnx.resources.files("kinet_trt.models") / "kinet-edge.onnx"))
+EDGE = DEFAULT_MODEL
 INFO = ModelInfo(
     mean=(0.7, 0.6, 0.65), std=(0.2, 0.25, 0.15), threshold=0.3, nms_radius=4, data="simulated", metrics={"figure": 0.5}
 )
@@ -71,7 +72,8 @@ def test_load_restores_an_exported_network(
 ) -> None:
     config = NetworkConfig(architecture, 4, activation, roi=True, norm=norm)
     network = trained(config)
-    model, card = to_onnx.export(Checkpoint(network, INFO), "tiny", precision, half, roi)
+    exported = to_onnx.export(Checkpoint(network, INFO), "tiny", precision, half, roi)
+    model, card = exported.data, exported.card
     (tmp_path / "tiny.onnx").write_bytes(model)
     loaded = from_onnx.load(tmp_path / "tiny.onnx")
     assert loaded.network.config == replace(config, roi=roi, dropout=from_onnx.DROPOUT)
@@ -100,7 +102,7 @@ def test_load_finds_the_packaged_model_by_name(edge: Checkpoint) -> None:
     ours = find_peaks(found[0].numpy(), card.threshold, card.nms_radius)
     assert len(expected) > 20
     assert abs(len(ours) - len(expected)) <= 1
-    agreement = compare(ours, expected)
+    agreement = Agreement.between(ours, expected)
     assert agreement.only_first + agreement.only_second <= 2
 
 

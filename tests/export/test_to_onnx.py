@@ -29,6 +29,7 @@ from kinet_trt.engines.openvino import OpenVinoEngine
 from kinet_trt.engines.openvino import core as openvino_core
 from kinet_trt.evaluation.agreement import Agreement
 from kinet_trt.models.card import ModelCard, onnx_hash, read_onnx_card
+from kinet_trt.models.model import Model
 from kinet_trt.onnx_graph import precision
 from kinet_trt.simulation.simulate import field
 
@@ -80,7 +81,8 @@ class Workbench:
         key = precision, half_weights
         if key not in self.made:
             own = Checkpoint(copy.deepcopy(self.checkpoint.network), INFO)
-            self.made[key] = to_onnx.export(own, "tiny", precision, half_weights, roi=True)
+            model = to_onnx.export(own, "tiny", precision, half_weights, roi=True)
+            self.made[key] = model.data, model.card
         return self.made[key]
 
     def expected(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -385,7 +387,8 @@ def test_parity_of_a_graph_is_recorded_in_its_card(bench: Workbench, fields: lis
     maps = [run(model, pixels[None])[0][0] for pixels in fields]
     measured = parity(bench.checkpoint, card, maps, fields)
     assert measured.max_error < 1e-4
-    noted, new = record_parity(model, card, measured)
+    recorded = record_parity(Model(card, model), measured)
+    noted, new = recorded.data, recorded.card
     assert read_onnx_card(noted) == new
     assert new.model_sha256 == card.model_sha256
     assert new.parity["images"] == 2
@@ -398,7 +401,8 @@ def test_parity_of_a_graph_is_recorded_in_its_card(bench: Workbench, fields: lis
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_export_without_the_region_has_one_output(architecture: str) -> None:
     own = checkpoint_of(architecture)
-    model, card = to_onnx.export(own, "tiny", "fp32", False, roi=False)
+    exported = to_onnx.export(own, "tiny", "fp32", False, roi=False)
+    model, card = exported.data, exported.card
     assert [value.name for value in onnx.load_from_string(model).graph.output] == ["maps"]
     assert not card.roi
     pixels = frames(1, 48, 64)
@@ -416,7 +420,8 @@ def test_export_without_the_region_has_one_output(architecture: str) -> None:
 @pytest.mark.parametrize("width", [4, 32])
 def test_release_finds_the_nuclei_of_pytorch(width: int, activation: str, fields: list[NDArray[np.uint8]]) -> None:
     own = checkpoint_of("release", width, activation=activation)
-    model, card = to_onnx.export(own, "tiny", "fp32", False, roi=False)
+    exported = to_onnx.export(own, "tiny", "fp32", False, roi=False)
+    model, card = exported.data, exported.card
     expected = [pytorch_maps(own, pixels) for pixels in fields]
     card = replace(card, threshold=float(np.quantile(expected[0].max(axis=0), 0.5)))
     for engine in (OpenVinoEngine, pytest.importorskip("kinet_trt.engines.onnxruntime").OnnxRuntimeEngine):

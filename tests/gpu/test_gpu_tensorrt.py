@@ -13,7 +13,7 @@ from kinet_trt.core.errors import EngineError
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.deploy.build import build
 from kinet_trt.engines.base import open_engine
-from kinet_trt.engines.tensorrt.builder import check_here
+from kinet_trt.engines.tensorrt.builder import check_machine
 from kinet_trt.engines.tensorrt.engine_file import read_plan
 from kinet_trt.engines.tensorrt.runtime import TensorRtEngine
 from kinet_trt.peaks.reference import find_peaks
@@ -29,7 +29,7 @@ def opened(folder, **options):
     build(None, path, "fp16", **options)
     card, plan = read_plan(path)
     try:
-        library, driver = check_here(card, plan, path)
+        library, driver = check_machine(card, plan, path)
     except EngineError as error:
         pytest.skip(str(error))
     return TensorRtEngine(card, plan, library, driver, path)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import replace
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +17,18 @@ from hypothesis.extra import numpy as hnp
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from kinet_trt.core.errors import EngineError, MissingExtraError
+from kinet_trt.core.errors import CardError, EngineError, MissingExtraError
 from kinet_trt.engines.base import open_engine
 from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
 from kinet_trt.engines.openvino import OpenVinoEngine
 from kinet_trt.engines.openvino import core as openvino_core
-from kinet_trt.inference.counter import DEFAULT_MODEL
 from kinet_trt.models.card import ModelCard, onnx_hash, read_card, read_onnx_card
-from kinet_trt.onnx_graph import fuse_peaks
+from kinet_trt.models.model import DEFAULT_MODEL, Model
 from kinet_trt.onnx_graph.fuse_peaks import CAPACITY, fuse
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
 from peak_rule import INF, NAN, as_tuples, brute_force, levelled_maps
 
-MODEL = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
 CARD = ModelCard(name="levels", mpp=0.34, mean=(0, 0, 0), std=(1, 1, 1), threshold=0.5, multiple=1, tile=64, halo=8)
 LEVELS = 256
 
@@ -52,7 +50,7 @@ def level_model():
 @cache
 def fused_level_model(radius, capacity=64):
     """Return a fused level model that takes the table as a third input."""
-    model = onnx.load_from_string(fuse(level_model(), replace(CARD, nms_radius=radius), capacity=capacity)[0])
+    model = fuse(Model(replace(CARD, nms_radius=radius), level_model()), capacity=capacity).graph_copy()
     table = next(tensor for tensor in model.graph.initializer if tensor.name == "table")
     model.graph.initializer.remove(table)
     model.graph.input.append(onnx.helper.make_tensor_value_info("table", onnx.TensorProto.FLOAT, [LEVELS]))
@@ -161,13 +159,14 @@ ENGINES = {"openvino": OpenVinoEngine, "onnxruntime": OnnxRuntimeEngine}
 
 @pytest.fixture(scope="module")
 def shipped():
-    return read_card(MODEL)
+    return read_card(DEFAULT_MODEL)
 
 
 @pytest.mark.parametrize("runtime", list(ENGINES))
 def test_the_shipped_model_finds_the_same_nuclei_fused(shipped, runtime):
     card, model = shipped
-    fused, fused_card = fuse(model, card)
+    made = fuse(Model(card, model))
+    fused, fused_card = made.data, made.card
     maps, nuclei = ENGINES[runtime](card, model, "fp32"), ENGINES[runtime](fused_card, fused, "fp32")
     for width, height in ((64, 64), (208, 96), (240, 208)):
         frames = np.stack([simulate.field(seed, width, height)[0] for seed in (1, 2)])
@@ -184,7 +183,7 @@ def test_in_any_precision_the_places_stay_exact(shipped):
     """Only heights may be rounded: what a fused model finds are the peaks of its own maps, whatever it computes in."""
     card, model = shipped
     core = openvino_core()
-    network = core.read_model(io.BytesIO(fuse(model, card)[0]))
+    network = core.read_model(io.BytesIO(fuse(Model(card, model)).data))
     outputs = (output for node in network.get_ordered_ops() for output in node.outputs())
     network.add_outputs([next(output for output in outputs if "maps" in output.get_names())])
     frame = simulate.field(4, 608, 304)[0][None]
@@ -210,7 +209,8 @@ def half(shipped):
 @pytest.mark.parametrize("runtime", list(ENGINES))
 def test_a_model_that_computes_in_half_precision_finds_the_same_nuclei_fused(half, runtime):
     card, model = half
-    fused, fused_card = fuse(model, card)
+    made = fuse(Model(card, model))
+    fused, fused_card = made.data, made.card
     frames = np.stack([simulate.field(seed, 208, 160)[0] for seed in (1, 2)])
     maps = ENGINES[runtime](card, model, "fp32").run(frames)
     found = ENGINES[runtime](fused_card, fused, "fp32").detect(frames, 0.0)
@@ -235,7 +235,7 @@ def with_region(model):
 def test_a_tumour_region_map_stays_an_output(shipped, size):
     card, model = shipped
     whole = with_region(model)
-    session = ort.InferenceSession(fuse(whole, card, size=size)[0], providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(fuse(Model(card, whole), size=size).data, providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == ["count", "detections", "roi"]
     assert session.get_outputs()[2].shape[2:] == (list(size) if size else ["16*rows", "16*columns"])
     frame = simulate.field(1, 96, 64)[0][None]
@@ -268,7 +268,7 @@ def built(model, shapes):
 def test_tensorrt_builds_the_shipped_model_fused(shipped):
     card, model = shipped
     outputs = [("count", "INT32", (-1,)), ("detections", "FLOAT", (-1, CAPACITY, 4))]
-    fixed, ranged = fuse(model, card, size=(1088, 1920))[0], fuse(model, card)[0]
+    fixed, ranged = fuse(Model(card, model), size=(1088, 1920)).data, fuse(Model(card, model)).data
     for onnx_model, shapes in (
         (fixed, [(1, 1088, 1920)] * 3),
         (ranged, [(1, 64, 64), (1, 1088, 1920), (2, 2160, 3840)]),
@@ -281,7 +281,9 @@ def test_tensorrt_builds_the_shipped_model_fused(shipped):
 
 def test_tensorrt_builds_half_precision_and_a_region_map_fused(half):
     card, model = half
-    _, outputs = built(fuse(with_region(model), card, capacity=100)[0], [(1, 64, 64), (1, 608, 608), (4, 1024, 1024)])
+    _, outputs = built(
+        fuse(Model(card, with_region(model)), capacity=100).data, [(1, 64, 64), (1, 608, 608), (4, 1024, 1024)]
+    )
     assert outputs[:2] == [("count", "INT32", (-1,)), ("detections", "FLOAT", (-1, 100, 4))]
     assert outputs[2][0] == "roi"
 
@@ -297,8 +299,9 @@ def test_the_release_network_with_its_region_map_is_fused_and_built(precision):
 
     torch.manual_seed(3)
     checkpoint = Checkpoint(build(NetworkConfig("release", 4, "elu", roi=True)).eval(), ModelInfo())
-    model, card = export(checkpoint, "tiny", precision, False, roi=True)
-    fused, fused_card = fuse(model, card)
+    exported = export(checkpoint, "tiny", precision, False, roi=True)
+    model, card, made = exported.data, exported.card, fuse(exported)
+    fused, fused_card = made.data, made.card
     frames = np.stack([simulate.field(seed, 160, 128)[0] for seed in (1, 2)])
     for engine in ENGINES.values():
         maps = np.array(engine(card, model, "fp32").run(frames))
@@ -316,10 +319,11 @@ def test_the_release_network_with_its_region_map_is_fused_and_built(precision):
 
 def test_the_card_says_that_it_is_fused_and_fits_the_bytes(shipped):
     card, model = shipped
-    fused, fused_card = fuse(model, card, capacity=300)
+    made = fuse(Model(card, model), capacity=300)
+    fused, fused_card = made.data, made.card
     assert fused_card == replace(card, capacity=300, model_sha256=onnx_hash(fused))
     assert read_onnx_card(fused) == fused_card
-    assert fuse(model, card, capacity=300)[0] == fused
+    assert fuse(Model(card, model), capacity=300).data == fused
     assert onnx.load_from_string(fused).opset_import[0].version == 18
 
 
@@ -332,7 +336,7 @@ def test_the_interface_is_what_the_guide_says(shipped):
             for v in values
         ]
 
-    free = onnx.load_from_string(fuse(model, card)[0]).graph
+    free = fuse(Model(card, model)).graph.graph
     uint8, float32, int32 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
     assert interface(free.input) == [
         ("frame", uint8, ["batch", "16*rows", "16*columns", 3]), ("threshold", float32, [1])
@@ -340,18 +344,20 @@ def test_the_interface_is_what_the_guide_says(shipped):
     assert interface(free.output) == [
         ("count", int32, ["batch"]), ("detections", float32, ["batch", CAPACITY, 4])
     ]  # fmt: skip
-    fixed = onnx.load_from_string(fuse(model, card, size=(96, 128))[0]).graph
+    fixed = fuse(Model(card, model), size=(96, 128)).graph.graph
     assert interface(fixed.input)[0] == ("frame", uint8, ["batch", 96, 128, 3])
 
 
 @pytest.mark.parametrize("runtime", list(ENGINES))
 def test_a_model_of_one_size_takes_no_other(shipped, runtime):
     card, model = shipped
-    fused, fused_card = fuse(model, card, size=(96, 128))
+    made = fuse(Model(card, model), size=(96, 128))
+    fused, fused_card = made.data, made.card
     engine = ENGINES[runtime](fused_card, fused, "fp32")
     frame = simulate.field(1, 128, 96)[0][None]
     (found,) = engine.detect(frame, card.threshold)
-    (expected,) = ENGINES[runtime](*fuse(model, card)[::-1], "fp32").detect(frame, card.threshold)
+    unlimited = fuse(Model(card, model))
+    (expected,) = ENGINES[runtime](unlimited.card, unlimited.data, "fp32").detect(frame, card.threshold)
     np.testing.assert_array_equal(rows_of(found), rows_of(expected))
     with pytest.raises(EngineError, match=r"built for frames of 96 x 128 px .* found 128 x 96"):
         engine.detect(frame.transpose(0, 2, 1, 3), card.threshold)
@@ -372,34 +378,36 @@ def test_the_example_in_the_guide_runs(fused_model, monkeypatch, capsys):
 
 def test_what_cannot_be_fused_is_one_error(shipped, monkeypatch):
     card, model = shipped
-    fused, fused_card = fuse(model, card)
+    made = fuse(Model(card, model))
+    fused = made.data
     for wrong in (0, -1, 1 << 17):
         with pytest.raises(EngineError, match="capacity: expected 1 to 65536"):
-            fuse(model, card, capacity=wrong)
+            fuse(Model(card, model), capacity=wrong)
     for size in ((100, 96), (96, 0)):
         with pytest.raises(EngineError, match="size: expected multiples of 16 px"):
-            fuse(model, card, size=size)
+            fuse(Model(card, model), size=size)
     with pytest.raises(EngineError, match="already fused"):
-        fuse(fused, fused_card)
+        fuse(made)
     with pytest.raises(EngineError, match="expected frame, uint8"):
-        fuse(fused, card)
+        fuse(Model(card, fused))
     with pytest.raises(EngineError, match=r"float32 \[N, 2, H, W\]"):
-        fuse(model, replace(card, classes=("a", "b")))
-    with pytest.raises(EngineError, match="cannot be read"):
-        fuse(model[:1000], card)
+        fuse(Model(replace(card, classes=("a", "b")), model))
+    with pytest.raises(CardError, match="cannot be read"):
+        fuse(Model(card, model[:1000]))
     old = onnx.load_from_string(level_model())
     old.opset_import[0].version = 13
     with pytest.raises(EngineError, match="with opset 18"):
-        fuse(old.SerializeToString(), CARD)
-    monkeypatch.setattr(fuse_peaks, "find_spec", lambda name: None)
+        fuse(Model(CARD, old.SerializeToString()))
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtraError, match=r"kinet-trt\[build\]"):
-        fuse(model, card)
+        fuse(Model(card, model))
 
 
 @pytest.mark.parametrize("runtime", list(ENGINES))
 def test_a_card_that_says_the_wrong_kind_is_one_error(shipped, runtime):
     card, model = shipped
-    fused, fused_card = fuse(model, card)
+    made = fuse(Model(card, model))
+    fused, fused_card = made.data, made.card
     for wrong, content, says in ((fused_card, model, "a model of nuclei"), (card, fused, "a model of maps")):
         with pytest.raises(EngineError, match=f"expected {says}, as its card says"):
             ENGINES[runtime](wrong, content, "fp32")
@@ -408,10 +416,10 @@ def test_a_card_that_says_the_wrong_kind_is_one_error(shipped, runtime):
 def test_engines_say_which_kind_a_model_is(shipped, tmp_path):
     card, model = shipped
     path = tmp_path / "fused.onnx"
-    path.write_bytes(fuse(model, card, capacity=5)[0])
+    path.write_bytes(fuse(Model(card, model), capacity=5).data)
     frame = simulate.field(2, 256, 256)[0][None]
     for runtime in ENGINES:
-        plain, fused = open_engine(MODEL, "fp32", runtime=runtime), open_engine(path, "fp32", runtime=runtime)
+        plain, fused = open_engine(DEFAULT_MODEL, "fp32", runtime=runtime), open_engine(path, "fp32", runtime=runtime)
         with pytest.raises(EngineError, match="outputs maps"):
             plain.detect(frame, 0.5)
         with pytest.raises(EngineError, match="is fused"):

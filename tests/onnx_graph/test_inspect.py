@@ -5,22 +5,18 @@ import json
 import sys
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kinet_trt.cli import main as cli
 from kinet_trt.core.errors import KinetError
 from kinet_trt.engines.tensorrt.engine_file import write_plan
-from kinet_trt.inference.counter import DEFAULT_MODEL
 from kinet_trt.models.card import CARD_KEY, read_card
+from kinet_trt.models.model import DEFAULT_MODEL
 from kinet_trt.onnx_graph.inspect import inspect_file, summarise
 from kinet_trt.onnx_graph.reader import read_onnx
-
-MODEL = Path(cli.__file__).parents[1] / "models" / DEFAULT_MODEL
 
 
 def graph(nodes, constants, inputs=(("x", [1, 3, "h", "w"]),), **extra):
@@ -42,12 +38,12 @@ def by_type(model):
 
 
 def test_the_shipped_model_is_shown_whole(run, tmp_path):
-    code, out, err = run("inspect", MODEL, "--json", tmp_path / "o.json")
+    code, out, err = run("inspect", DEFAULT_MODEL, "--json", tmp_path / "o.json")
     assert (code, err) == (0, "")
     for text in ("kinet-edge", "um/px", "ConvTranspose", "uint8 [batch,", "opset ai.onnx 18", "Research Use Only"):
         assert text in out
     document = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
-    card, model = read_card(MODEL)
+    card, model = read_card(DEFAULT_MODEL)
     assert document["schema"] == 1
     assert document["card"]["threshold"] == card.threshold
     assert document["sha256"] == hashlib.sha256(model).hexdigest()
@@ -59,13 +55,13 @@ def test_the_shipped_model_is_shown_whole(run, tmp_path):
     assert (conv["stored"], conv["computed"]) == ("fp16", "fp32")
     assert conv["bytes"] == 2 * conv["parameters"]
     assert document["memory"]["activations_bytes"] > 1024 * 1024 * 16 * 4
-    code, out, _ = run("inspect", MODEL, "--json", "-")
+    code, out, _ = run("inspect", DEFAULT_MODEL, "--json", "-")
     assert json.loads(out) == document
 
 
 def test_what_is_read_is_what_the_onnx_package_reads():
     onnx = pytest.importorskip("onnx")
-    file, expected = read_onnx(MODEL.read_bytes()), onnx.load(MODEL).graph
+    file, expected = read_onnx(DEFAULT_MODEL.read_bytes()), onnx.load(DEFAULT_MODEL).graph
     assert [(n.op, list(n.inputs), list(n.outputs)) for n in file.nodes] == [
         (n.op_type, list(n.input), list(n.output)) for n in expected.node
     ]
@@ -149,7 +145,7 @@ def test_a_model_of_others_is_shown_without_a_card(run, tmp_path):
 
 
 def engine(folder, content=b"a plan"):
-    card, _ = read_card(MODEL)
+    card, _ = read_card(DEFAULT_MODEL)
     path = folder / "k.engine"
     made = replace(card, runtime="TensorRT for RTX", runtime_version="1.7", gpu="any", profile=((1, 64, 64),) * 3)
     write_plan(path, content, replace(made, model_sha256=hashlib.sha256(content).hexdigest()))
@@ -217,8 +213,8 @@ def test_a_checkpoint_without_pytorch_is_one_line(run, tmp_path, monkeypatch):
         (b"", "not an ONNX file"),
         (b"not a model at all", "not an ONNX file"),
         (b"\x00" * 100, "not an ONNX file"),
-        (MODEL.read_bytes()[: 1 << 20], "cut short"),
-        (MODEL.read_bytes().replace(b"uint8", b"uint9"), None),
+        (DEFAULT_MODEL.read_bytes()[: 1 << 20], "cut short"),
+        (DEFAULT_MODEL.read_bytes().replace(b"uint8", b"uint9"), None),
         # A graph of three million empty entries, and a tensor with more sides than memory has numbers for.
         (b"\x3a\x80\x9b\xee\x02" + b"\x2a\x00" * 3_000_000, "not an ONNX file"),
         (b"\x3a\x0f\x0a\x06\x22\x04Relu\x2a\x05\x08\xff\xff\xff\x7f", "unknown type 0"),
@@ -237,13 +233,13 @@ def test_files_that_are_no_model_get_one_message(run, tmp_path, content, says):
 
 def test_a_model_that_was_changed_after_its_card_was_written_is_shown_with_a_note(run, tmp_path):
     path = tmp_path / "x.onnx"
-    path.write_bytes(MODEL.read_bytes().replace(b"Relu", b"Selu"))
+    path.write_bytes(DEFAULT_MODEL.read_bytes().replace(b"Relu", b"Selu"))
     code, out, err = run("inspect", path)
     assert (code, err) == (0, "")
     assert "kinet-edge" in out
     assert "The model was changed or damaged after its card was written" in out
     assert "kinet-trt does not count with it" in out
-    path.write_bytes(MODEL.read_bytes().replace(CARD_KEY.encode(), b"x" * len(CARD_KEY)))
+    path.write_bytes(DEFAULT_MODEL.read_bytes().replace(CARD_KEY.encode(), b"x" * len(CARD_KEY)))
     code, out, _ = run("inspect", path)
     assert code == 0
     assert "No model card" in out

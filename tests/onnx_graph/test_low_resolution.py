@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +16,10 @@ ort = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper
 from samples import network
 
-from kinet_trt.inference.counter import DEFAULT_MODEL
-from kinet_trt.onnx_graph import qdq
+from kinet_trt.models.model import DEFAULT_MODEL
 from kinet_trt.onnx_graph.low_resolution import at_low_resolution
 from kinet_trt.onnx_graph.pointwise import as_pointwise
-
-EDGE = Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL))
+from kinet_trt.onnx_graph.precision import store_in_full
 
 
 @dataclass(frozen=True)
@@ -178,6 +174,6 @@ def test_what_cannot_be_done_at_low_resolution_stays_as_it_is(sample: Sample) ->
 
 
 def test_other_networks_stay_as_they_are() -> None:
-    for model in (network(), EDGE.read_bytes()):
-        graph = as_pointwise(qdq.load(model))
+    for model in (network(), DEFAULT_MODEL.read_bytes()):
+        graph = as_pointwise(store_in_full(onnx.load_from_string(model)))
         assert at_low_resolution(graph) == graph

@@ -1,8 +1,6 @@
 """Precision is settled in the graph: what is converted computes what it says, and finds the nuclei it should."""
 
 from dataclasses import replace
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +12,9 @@ from onnx import TensorProto, numpy_helper
 
 from int8_by_ort import int8_by_ort
 from kinet_trt.core.errors import KinetError
-from kinet_trt.evaluation.agreement import compare
-from kinet_trt.inference.counter import DEFAULT_MODEL
-from kinet_trt.models.card import onnx_hash, read_card, read_onnx_card
+from kinet_trt.evaluation.agreement import Agreement
+from kinet_trt.models.card import onnx_hash, read_onnx_card
+from kinet_trt.models.model import Model
 from kinet_trt.onnx_graph import precision
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation.simulate import field
@@ -25,8 +23,7 @@ from kinet_trt.simulation.simulate import field
 @pytest.fixture(scope="module")
 def edge():
     """Give the shipped model: FP16 weights behind Casts, computing in FP32."""
-    with resources.as_file(resources.files("kinet_trt.models") / DEFAULT_MODEL) as path:
-        return read_card(Path(path))
+    return Model.read()
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +61,21 @@ def layer_kinds(model):
 
 
 def test_the_shipped_model_in_fp32_gives_the_same_numbers(edge, pixels):
-    card, model = edge
-    made, new = precision.convert(model, card, "fp32")
+    made, model = precision.convert(edge, "fp32"), edge.data
+    made, new = made.data, made.card
     assert kinds(model) == {TensorProto.FLOAT16}
     assert kinds(made) == {TensorProto.FLOAT}
     assert "Cast" not in [n.op_type for n in onnx.load_from_string(made).graph.node if n.input[0] != "permute"]
     assert np.array_equal(run(made, pixels), run(model, pixels))
     assert read_onnx_card(made) == new
-    changed = replace(card, weights_precision="fp32", model_sha256=onnx_hash(made))
+    changed = replace(edge.card, weights_precision="fp32", model_sha256=onnx_hash(made))
     assert new == changed
 
 
 def test_the_shipped_model_in_fp16_computes_in_half_and_finds_the_same_nuclei(edge, pixels):
-    card, model = edge
-    made, new = precision.convert(model, card, "fp16")
+    card, model = edge.card, edge.data
+    half = precision.convert(edge, "fp16")
+    made, new = half.data, half.card
     assert (new.precision, new.weights_precision, new.parity) == ("fp16", "fp16", {})
     assert read_onnx_card(made) == new
     assert kinds(made) == {TensorProto.FLOAT16}
@@ -92,25 +90,23 @@ def test_the_shipped_model_in_fp16_computes_in_half_and_finds_the_same_nuclei(ed
 
 
 def test_what_is_there_already_stays_as_it_is(edge):
-    card, model = edge
-    half = precision.convert(model, card, "fp16")
-    assert precision.convert(*half, "fp16") == half
-    full = precision.convert(model, card, "fp32")
-    assert precision.convert(*full, "fp32") == full
+    half = precision.convert(edge, "fp16")
+    assert precision.convert(half, "fp16") == half
+    full = precision.convert(edge, "fp32")
+    assert precision.convert(full, "fp32") == full
     # A detour over FP32 changes nothing: the weights were half already.
-    assert precision.convert(*full, "fp16") == half
+    assert precision.convert(full, "fp16") == half
 
 
 @pytest.mark.parametrize(("found", "asked"), [("fp16", "fp32"), ("int8", "fp32"), ("int8", "fp16")])
 def test_what_was_rounded_away_does_not_come_back(edge, found, asked):
-    card, model = edge
     with pytest.raises(KinetError, match=f"computes in {found} already, {asked} was requested"):
-        precision.convert(model, replace(card, precision=found), asked)
+        precision.convert(replace(edge, card=replace(edge.card, precision=found)), asked)
 
 
 def test_an_unknown_precision_is_one_error(edge):
     with pytest.raises(KinetError, match="expected fp32 or fp16, found 'int8'"):
-        precision.convert(edge[1], edge[0], "int8")
+        precision.convert(edge, "int8")
 
 
 def test_a_model_without_convolutions_is_one_error():
@@ -145,36 +141,34 @@ def test_constants_of_the_network_go_to_half_and_those_before_it_stay(pixels):
 
 
 def test_a_graph_that_comes_out_invalid_is_one_error(edge):
-    card, model = edge
-    graph = onnx.load_from_string(model)
+    graph = edge.graph_copy()
     graph.graph.node[-1].input[0] = "nowhere"
     with pytest.raises(KinetError, match="cannot be converted"):
-        precision.convert(graph.SerializeToString(), card, "fp16")
+        precision.convert(Model(edge.card, graph.SerializeToString()), "fp16")
 
 
 @pytest.mark.parametrize("shape", [None, (1, 320, 256)])
 @pytest.mark.parametrize("kind", ["fp32", "fp16"])
 def test_for_tensorrt_the_pixels_are_cast_first_and_the_numbers_stay(edge, pixels, shape, kind):
-    card, model = edge
-    model, _ = precision.convert(model, card, kind)
+    model = precision.convert(edge, kind)
     made = precision.for_tensorrt(model, shape)
     assert precision.for_tensorrt(made, shape) == made
-    graph = onnx.load_from_string(made).graph
-    onnx.checker.check_model(onnx.load_from_string(made), full_check=True)
+    graph = onnx.load_from_string(made.data).graph
+    onnx.checker.check_model(onnx.load_from_string(made.data), full_check=True)
     (first,) = (node for node in graph.node if "frame" in node.input)
     assert first.op_type == "Cast"
     sizes = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]
     assert sizes == [*(shape or (0, 0, 0)), 3]
-    assert np.array_equal(run(made, pixels), run(model, pixels))
+    assert np.array_equal(run(made.data, pixels), run(model.data, pixels))
 
 
 # --- INT8 with the rest in half ---------------------------------------------------------------------------------------
 
 
 def test_of_int8_the_rest_and_the_scales_go_to_half_and_nuclei_stay(edge, pixels, tmp_path):
-    card, model = edge
-    int8 = int8_by_ort(precision.convert(model, card, "fp32")[0], tmp_path)
-    made = precision.rest_in_half(int8)
+    card = edge.card
+    int8 = int8_by_ort(precision.convert(edge, "fp32").data, tmp_path)
+    made = precision.rest_in_half(Model(card, int8)).data
     assert layer_kinds(int8) == {TensorProto.FLOAT}
     assert layer_kinds(made) == {TensorProto.FLOAT16}
     stored = {t.name: t for t in onnx.load_from_string(made).graph.initializer}
@@ -186,14 +180,13 @@ def test_of_int8_the_rest_and_the_scales_go_to_half_and_nuclei_stay(edge, pixels
     expected, maps = run(int8, pixels), run(made, pixels)
     assert np.abs(maps - expected).mean() < 0.003
     first, second = (find_peaks(m[0], card.threshold, card.nms_radius, card.classes) for m in (expected, maps))
-    same = compare(first, second)
+    same = Agreement.between(first, second)
     assert same.same > 150
     assert same.only_first + same.only_second < 0.15 * same.same
 
 
 def test_nearly_dead_channels_stay_nearly_dead(edge, pixels, tmp_path):
-    card, model = edge
-    graph = onnx.load_from_string(int8_by_ort(precision.convert(model, card, "fp32")[0], tmp_path))
+    graph = onnx.load_from_string(int8_by_ort(precision.convert(edge, "fp32").data, tmp_path))
     stored = {t.name: t for t in graph.graph.initializer}
     dequantise = [n for n in graph.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in stored]
     for node in dequantise:
@@ -202,9 +195,9 @@ def test_nearly_dead_channels_stay_nearly_dead(edge, pixels, tmp_path):
         scale[1::4] = 2e-6
         stored[node.input[1]].CopyFrom(numpy_helper.from_array(scale, node.input[1]))
     int8 = graph.SerializeToString()
-    made = precision.rest_in_half(int8)
+    made = precision.rest_in_half(Model(edge.card, int8)).data
     kept = {t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(made).graph.initializer}
-    assert all((kept[node.input[1]] >= precision.LEAST_SCALE).all() for node in dequantise)
+    assert all((kept[node.input[1]] >= precision.MIN_SCALE).all() for node in dequantise)
     first = kept[dequantise[0].input[0]]
     assert not first[0].any()
     assert first[1].any()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,16 +19,17 @@ from kinet_trt.core.errors import KinetError
 from kinet_trt.engines import openvino
 from kinet_trt.engines.openvino import core as openvino_core
 from kinet_trt.engines.openvino import read_network
-from kinet_trt.inference.counter import DEFAULT_MODEL
+from kinet_trt.models.model import Model
 from kinet_trt.onnx_graph import qdq
 from kinet_trt.onnx_graph.pointwise import as_pointwise
+from kinet_trt.onnx_graph.precision import store_in_full
 from kinet_trt.simulation import simulate
 
 FRAME = simulate.field(3, 96, 64)[0]
 
 
 def edge() -> onnx.ModelProto:
-    return as_pointwise(qdq.load(Path(str(resources.files("kinet_trt.models") / DEFAULT_MODEL)).read_bytes()))
+    return as_pointwise(store_in_full(Model.read().graph))
 
 
 def run(graph: onnx.ModelProto, **config) -> np.ndarray:
@@ -48,7 +47,7 @@ def quantised(graph: onnx.ModelProto, floating: tuple[str, ...] = ()) -> onnx.Mo
 
 @pytest.fixture(scope="module")
 def small() -> onnx.ModelProto:
-    return as_pointwise(qdq.load(network()))
+    return as_pointwise(store_in_full(onnx.load_from_string(network())))
 
 
 def test_half_precision_weights_are_taken_from_behind_their_casts() -> None:
@@ -58,7 +57,7 @@ def test_half_precision_weights_are_taken_from_behind_their_casts() -> None:
 
 
 def test_large_upsamplers_as_pointwise_convolutions_give_the_same_numbers() -> None:
-    before = qdq.load(network())
+    before = store_in_full(onnx.load_from_string(network()))
     after = as_pointwise(before)
     onnx.checker.check_model(after, full_check=True)
     kinds = [Counter(node.op_type for node in g.graph.node) for g in (before, after)]

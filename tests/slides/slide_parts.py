@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -39,8 +38,7 @@ class Blobs:
 
 def counter_of(engine: object, threshold: float | None = None) -> NucleusCounter:
     """Return a counter over an engine that is open already."""
-    with patch("kinet_trt.inference.counter.open_engine", return_value=engine):
-        return NucleusCounter("blobs.onnx", threshold=threshold)
+    return NucleusCounter(engine, threshold=threshold)
 
 
 def small_tiles(counter: NucleusCounter, tile: int = 256, **changes: object) -> NucleusCounter:

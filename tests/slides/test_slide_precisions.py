@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import resources
-
 import cv2
 import pytest
 from slide_parts import joined, small_tiles
 
 from kinet_trt import NucleusCounter
 from kinet_trt.engines.openvino import core
-from kinet_trt.inference.counter import DEFAULT_MODEL
-from kinet_trt.models.card import read_card
+from kinet_trt.models.model import Model
 from kinet_trt.simulation import simulate
 from kinet_trt.slides.plan import make_plan
 from kinet_trt.slides.slide import open_slide
@@ -31,9 +28,8 @@ def counter_in(precision, folder):
 
     for seed in range(6):
         cv2.imwrite(str(folder / f"{seed}.png"), simulate.field(seed, 420, 420)[0][..., ::-1])
-    card, model = read_card(resources.files("kinet_trt.models") / DEFAULT_MODEL)
     path = folder / "int8.onnx"
-    path.write_bytes(to_int8(model, card, folder, max_loss=10).model)
+    path.write_bytes(to_int8(Model.read(), folder, max_loss=10).model.data)
     return NucleusCounter(path, threads=2)
 
 

@@ -115,7 +115,7 @@ def _speed(speed: Speed) -> str:
 
 def _int8(done: Quantised) -> Iterator[str]:
     """Yield lines on the calibration of INT8 and its cost."""
-    choice, plan, cost = done.report.choice, done.report.plan, done.report.cost
+    choice, floating, cost = done.report.choice, done.report.layers.floating, done.report.cost
     left = {
         "glass": choice.glass,
         "without colour": choice.grey,
@@ -126,8 +126,8 @@ def _int8(done: Quantised) -> Iterator[str]:
     yield f"calibrated on {len(choice.calibration)} images{f' (skipped: {out})' if out else ''}: " + ", ".join(
         printable(picture.path.name) for picture in choice.calibration
     )
-    if plan.floating:
-        yield f"{len(plan.floating)} layers stay in floating point: {', '.join(plan.floating)}"
+    if floating:
+        yield f"{len(floating)} layers stay in floating point: {', '.join(floating)}"
     detection, classification = cost.against_fp32
     yield (
         f"on {cost.pictures} other images, with the FP32 result as ground truth: detection F1 {detection:.3f}, "

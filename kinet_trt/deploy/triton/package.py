@@ -1,14 +1,14 @@
-"""``kinet-trt package --triton``: a fused model as NVIDIA Triton serves it, for many cameras on one machine with a GPU.
+"""``kinet-trt package --triton``: package a fused model for NVIDIA Triton, for many cameras on one GPU machine.
 
 https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_repository.md
 
-``max_batch_size`` is 0: shapes are those of the model, without dynamic batching. Dynamic batching needs the batch as
-the first dimension of each input, which ``threshold`` does not have: one request may hold several frames, but they
-share its threshold. Triton could not batch frames of different sizes either, and one frame of a megapixel is enough
-work for a GPU; several instances keep it busy.
+``max_batch_size`` is 0: shapes are those of the model, without dynamic batching. Dynamic batching requires the batch as
+the first dimension of every input, which ``threshold`` does not have: one request may contain several frames, but they
+share its threshold. Triton cannot batch frames of different sizes either, and one frame of a megapixel keeps a GPU
+busy; several instances fill the gaps.
 
-An ONNX file goes to the ``onnxruntime`` backend. It takes frames of any size, on a GPU or a CPU. The ``openvino``
-backend wants fixed sizes and calls itself beta, though OpenVINO itself is faster on a CPU.
+An ONNX file uses the ``onnxruntime`` backend, which accepts frames of any size, on a GPU or a CPU. The ``openvino``
+backend requires fixed sizes and is a beta version, though OpenVINO itself is faster on a CPU.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from pathlib import Path
 from kinet_trt.core.errors import EngineError, KinetError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.notice import NOTICE
-from kinet_trt.engines.tensorrt.builder import RUNTIMES
-from kinet_trt.engines.tensorrt.engine_file import build_line, read_plan
-from kinet_trt.inference.counter import DEFAULT_MODEL
-from kinet_trt.models.card import ModelCard, read_card
+from kinet_trt.core.runtimes import GPU_RUNTIMES
+from kinet_trt.engines.tensorrt.engine_file import build_command, read_plan
+from kinet_trt.models.card import ModelCard
+from kinet_trt.models.model import DEFAULT_MODEL, Model
 from kinet_trt.onnx_graph.reader import Port, read_onnx
 
 CONFIG = "config.pbtxt"
 _TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "fp32": "TYPE_FP32", "fp16": "TYPE_FP16"}
 _MADE_BY = "# Written by kinet-trt package"
-"""Begins our configuration: only what begins so is replaced by ``--force``."""
+"""First words of a configuration that kinet-trt wrote: ``--force`` replaces only such a model."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Packaged:
     card
         Model card.
     fused_here
-        Whether the model was fused for this.
+        Whether the model was fused while packaging.
     """
 
     folder: Path
@@ -89,7 +89,7 @@ def package(
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", chosen):
         raise KinetError(f"name: expected letters, digits, '_', '-' and '.', found {chosen!r}")
     folder = repository / chosen
-    _check_place(folder, force)
+    _check_folder(folder, force)
     part = repository / f".kinet-{secrets.token_hex(8)}.part"
     try:
         write_atomic(part / "1" / file, content)
@@ -97,7 +97,7 @@ def package(
         write_atomic(part / "client.py", _client(chosen))
         write_atomic(part / "README.md", _readme(chosen, card))
         write_atomic(part / CONFIG, config(chosen, card, inputs, outputs, instances))
-        _put(part, folder, force)
+        _install(part, folder, force)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Packaged(folder, chosen, card, fused_here)
@@ -113,7 +113,7 @@ def config(name: str, card: ModelCard, inputs: Sequence[Port], outputs: Sequence
     card
         Model card; the values that a client needs are written under ``parameters``.
     inputs, outputs
-        Of the model file; a variable side becomes -1.
+        Inputs and outputs of the model file; a variable side becomes -1.
     instances
         Number of frames counted at a time.
     """
@@ -160,43 +160,39 @@ def _quoted(text: str) -> str:
 
 
 def _read(model: Path | None) -> tuple[ModelCard, bytes, str, Sequence[Port], Sequence[Port], bool]:
-    """Return card, bytes, name of the file, inputs and outputs of what is to be served; and whether it was fused."""
+    """Return card, content, file name, inputs and outputs of the model to serve, and whether it was fused here."""
     if model is not None and model.suffix.lower() == ".engine":
         card, plan = read_plan(model)
         _check_plan(card, model)
         return card, plan, "model.plan", *_ports(card), False
     if model is not None and model.suffix.lower() != ".onnx":
         raise KinetError(f"{model}: expected a model ending in .onnx or .engine, found {model.suffix or 'no suffix'}")
-    if model is None:
-        with resources.as_file(resources.files("kinet_trt.models") / DEFAULT_MODEL) as path:
-            card, content = read_card(path)
-    else:
-        card, content = read_card(model)
-    fused_here = not card.capacity
+    served = Model.read(model or DEFAULT_MODEL)
+    fused_here = not served.card.capacity
     if fused_here:
         from kinet_trt.onnx_graph.fuse_peaks import fuse
 
-        content, card = fuse(content, card)
-    file = read_onnx(content)
-    return card, content, "model.onnx", file.inputs, file.outputs, fused_here
+        served = fuse(served)
+    file = read_onnx(served.data)
+    return served.card, served.data, "model.onnx", file.inputs, file.outputs, fused_here
 
 
 def _check_plan(card: ModelCard, path: Path) -> None:
     """Raise unless Triton's tensorrt backend can serve an engine."""
-    if card.runtime != RUNTIMES["tensorrt"]:
+    if card.runtime != GPU_RUNTIMES["tensorrt"]:
         raise EngineError(
             f"{path}: built by {card.runtime}, but Triton needs a plan of classic TensorRT in the version of its "
-            f"container: use the .onnx model, or build the engine there: {build_line(card, path)} --runtime tensorrt"
+            f"container: use the .onnx model, or build the engine there: {build_command(card, path)} --runtime tensorrt"
         )
     if not card.capacity:
         raise EngineError(
-            f"{path}: it outputs maps, and a Triton server does not find the nuclei in them. Build it fused: "
-            f"{build_line(card, path)} --fused"
+            f"{path}: it outputs maps, but Triton needs a model that outputs nuclei. Build it fused: "
+            f"{build_command(card, path)} --fused"
         )
 
 
 def _ports(card: ModelCard) -> tuple[Sequence[Port], Sequence[Port]]:
-    """Return inputs and outputs of a fused engine; sides that its profile leaves free are ``"?"``."""
+    """Return inputs and outputs of a fused engine; variable sides are ``"?"``."""
     assert card.profile
     least, _, largest = card.profile
     n, height, width = (most if fewest == most else "?" for fewest, most in zip(least, largest, strict=True))
@@ -239,8 +235,8 @@ Licence: {card.licence or "not stated"}
 """
 
 
-def _check_place(folder: Path, force: bool) -> None:
-    """Raise unless a model may be put there."""
+def _check_folder(folder: Path, force: bool) -> None:
+    """Raise a KinetError if a folder exists and must not be replaced."""
     if not folder.exists():
         return
     if not force:
@@ -257,8 +253,8 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
-def _put(part: Path, folder: Path, force: bool) -> None:
-    """Rename a whole folder into place; what was there before comes back if that fails."""
+def _install(part: Path, folder: Path, force: bool) -> None:
+    """Rename a complete folder into place; restore the previous one if that fails."""
     old = folder.with_name(f"{part.name}.old")
     try:
         if force and folder.exists():

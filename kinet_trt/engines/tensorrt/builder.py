@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from kinet_trt.core.errors import EngineError, KinetError, MissingExtraError
-from kinet_trt.cuda.driver import Driver, ask_driver
-from kinet_trt.engines.tensorrt.engine_file import build_line, check_gpu, check_runtime
+from kinet_trt.core.runtimes import GPU_RUNTIMES
+from kinet_trt.cuda.driver import Driver, query_driver
+from kinet_trt.engines.tensorrt.engine_file import build_command, check_gpu, check_runtime
 from kinet_trt.models.card import ModelCard, Profile
 
 log = logging.getLogger(__name__)
 
-RUNTIMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}
-"""What builds and runs an engine, by its name on the command line; in the card it stands in words."""
 _OLDEST = (10, 3)
 _REASONS = {
     "VERSION_MISMATCH": "another version built it",
@@ -70,11 +69,11 @@ class Library:
     @property
     def is_rtx(self) -> bool:
         """Whether it is TensorRT for RTX, which needs no GPU to build and keeps no timing cache."""
-        return self.name == RUNTIMES["tensorrt-rtx"]
+        return self.name == GPU_RUNTIMES["tensorrt-rtx"]
 
 
-def find(runtime: str = "auto") -> str:
-    """Return which of :data:`RUNTIMES` is to be used: TensorRT where it is installed, else TensorRT for RTX.
+def find_runtime(runtime: str = "auto") -> str:
+    """Return which of :data:`GPU_RUNTIMES` is to be used: TensorRT where it is installed, else TensorRT for RTX.
 
     Nothing is imported.
 
@@ -88,9 +87,9 @@ def find(runtime: str = "auto") -> str:
     EngineError
         If it is unknown or not installed.
     """
-    if runtime not in ("auto", *RUNTIMES):
-        raise EngineError(f"runtime: expected auto, {' or '.join(RUNTIMES)}, found {runtime!r}")
-    for name in RUNTIMES if runtime == "auto" else [runtime]:
+    if runtime not in ("auto", *GPU_RUNTIMES):
+        raise EngineError(f"runtime: expected auto, {' or '.join(GPU_RUNTIMES)}, found {runtime!r}")
+    for name in GPU_RUNTIMES if runtime == "auto" else [runtime]:
         if find_spec(name.replace("-", "_")) is not None:
             return name
     if runtime == "tensorrt":
@@ -101,8 +100,8 @@ def find(runtime: str = "auto") -> str:
 
 
 @cache
-def load(runtime: str) -> Library:
-    """Import one of :data:`RUNTIMES`.
+def load_library(runtime: str) -> Library:
+    """Import one of :data:`GPU_RUNTIMES`.
 
     Raises
     ------
@@ -115,12 +114,12 @@ def load(runtime: str) -> Library:
         numbers = tuple(int(part) for part in version.split(".")[:2])
     except Exception as error:  # what a half-installed TensorRT raises differs with how it was installed
         raise EngineError(
-            f"{RUNTIMES[runtime]} is installed but cannot be loaded ({error}): install it again"
+            f"{GPU_RUNTIMES[runtime]} is installed but cannot be loaded ({error}): install it again"
         ) from error
     if runtime == "tensorrt" and numbers < _OLDEST:
         raise EngineError(f"TensorRT: expected 10.3 or newer, found {version}: upgrade it")
     messages: list[str] = []
-    return Library(module, RUNTIMES[runtime], version, _logger(module, messages), messages)
+    return Library(module, GPU_RUNTIMES[runtime], version, _logger(module, messages), messages)
 
 
 def build_plan(
@@ -198,7 +197,7 @@ def build_plan(
     return bytes(plan), bytes(kept.serialize()) if kept else b""
 
 
-def how_to_run(library: Library, engine: Any) -> Any:
+def context_options(library: Library, engine: Any) -> Any:
     """Return what an engine's execution contexts are made with: memory comes from the caller.
 
     TensorRT for RTX compiles kernels for a shape in the background and runs slower ones until they are ready, which a
@@ -215,7 +214,7 @@ def how_to_run(library: Library, engine: Any) -> Any:
     return running
 
 
-def check_here(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Driver]:
+def check_machine(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Driver]:
     """Return what can run an engine on this machine, or say why nothing can.
 
     The driver is asked before TensorRT is touched, and TensorRT before it parses the plan.
@@ -234,16 +233,16 @@ def check_here(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Drive
         for another GPU. The message names both sides and the command that helps.
     """
     try:
-        driver = ask_driver()
+        driver = query_driver()
     except EngineError as error:
         raise EngineError(f"{path}: {error}") from None
-    runtime = next((name for name, words in RUNTIMES.items() if words == card.runtime), "")
+    runtime = next((name for name, words in GPU_RUNTIMES.items() if words == card.runtime), "")
     if not runtime:
         raise EngineError(
-            f"{path}: built by {card.runtime}, expected one of {', '.join(RUNTIMES.values())}: build it again: "
-            f"{build_line(card, path)}"
+            f"{path}: built by {card.runtime}, expected one of {', '.join(GPU_RUNTIMES.values())}: build it again: "
+            f"{build_command(card, path)}"
         )
-    library = load(_one_that_is_here(runtime))
+    library = load_library(_installed_runtime(runtime))
     check_runtime(card, path, library.name, library.version)
     gpu = driver.gpus[0]
     check_gpu(card, path, gpu.name, gpu.capability)
@@ -253,7 +252,7 @@ def check_here(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Drive
     if reasons := refusal(library, plan):
         raise EngineError(
             f"{path}: {library.name} {library.version} does not run it on {gpu.name}: {reasons}. Build it here: "
-            f"{build_line(card, path)}"
+            f"{build_command(card, path)}"
         )
     return library, driver
 
@@ -274,12 +273,12 @@ def refusal(library: Library, plan: bytes) -> str:
     return ", ".join(_REASONS.get(name, name.lower().replace("_", " ")) for name in names) or "unknown reason"
 
 
-def _one_that_is_here(runtime: str) -> str:
+def _installed_runtime(runtime: str) -> str:
     """Return the runtime if it is installed, else the other one if that is: its name then stands in the message."""
     try:
-        return find(runtime)
+        return find_runtime(runtime)
     except KinetError:
-        other = next(name for name in RUNTIMES if name != runtime)
+        other = next(name for name in GPU_RUNTIMES if name != runtime)
         if find_spec(other.replace("-", "_")) is None:
             raise
         return other

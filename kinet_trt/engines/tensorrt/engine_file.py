@@ -82,7 +82,7 @@ def read_plan(path: Path) -> tuple[ModelCard, bytes]:
         raise CardError(
             f"{path}: this is not the engine that {beside.name} was written for (sha256 {card.model_sha256[:12]} in "
             f"the card, {actual[:12]} in the file of {len(plan):,} bytes): a copy was cut short, or a build was. Copy "
-            f"both files again, or: {build_line(card, path)}"
+            f"both files again, or: {build_command(card, path)}"
         )
     return card, plan
 
@@ -100,7 +100,7 @@ def check_runtime(card: ModelCard, path: Path, name: str, version: str) -> None:
     if (card.runtime, card.runtime_version) != (name, version):
         raise EngineError(
             f"{path}: built by {card.runtime} {card.runtime_version}, found {name} {version}: an engine needs the same "
-            f"version as it was built with. Build it here: {build_line(card, path)}"
+            f"version as it was built with. Build it here: {build_command(card, path)}"
         )
 
 
@@ -116,7 +116,7 @@ def check_gpu(card: ModelCard, path: Path, name: str, capability: tuple[int, int
     capability
         Its compute capability.
     """
-    here = gpu_in_words(name, capability)
+    here = gpu_label(name, capability)
     if card.gpu == AMPERE:
         fits = capability >= (8, 0)
     elif card.gpu == TURING:
@@ -126,21 +126,21 @@ def check_gpu(card: ModelCard, path: Path, name: str, capability: tuple[int, int
     if not fits:
         raise EngineError(
             f"{path}: built for {card.gpu}, found {here}: an engine runs only on the kind of GPU that built it. "
-            f"Build it here: {build_line(card, path)}"
+            f"Build it here: {build_command(card, path)}"
         )
 
 
-def gpu_in_words(name: str, capability: tuple[int, int]) -> str:
+def gpu_label(name: str, capability: tuple[int, int]) -> str:
     """Return what stands in the card of an engine built on a GPU."""
     return f"{name} (compute capability {capability[0]}.{capability[1]})"
 
 
-def target_of_rtx(capability: tuple[int, int] | None) -> str:
+def rtx_target(capability: tuple[int, int] | None) -> str:
     """Return what TensorRT for RTX should build for where this GPU is, or none."""
     return TURING if capability == (7, 5) else AMPERE
 
 
-def build_line(card: ModelCard, path: Path) -> str:
+def build_command(card: ModelCard, path: Path) -> str:
     """Return the command that builds an engine like this one."""
     words = [f"kinet-trt build {card.name or 'MODEL'}.onnx -o {path.name} --precision {card.precision}"]
     if card.precision == "int8":

@@ -32,8 +32,8 @@ from kinet_trt.core.geometry import rescale
 from kinet_trt.cuda.driver import Driver
 from kinet_trt.cuda.interop import DevicePixels, parse_interface, read_frame, wait_for
 from kinet_trt.engines.base import check_frames, read_detections
-from kinet_trt.engines.tensorrt.builder import Library, how_to_run
-from kinet_trt.engines.tensorrt.engine_file import build_line
+from kinet_trt.engines.tensorrt.builder import Library, context_options
+from kinet_trt.engines.tensorrt.engine_file import build_command
 from kinet_trt.engines.tensorrt.preprocess import CudaPrepare, PreparePlan
 from kinet_trt.models.card import ModelCard
 from kinet_trt.peaks.cuda import CudaPeaks
@@ -59,7 +59,7 @@ class TensorRtEngine:
     card, plan
         From :func:`kinet_trt.engines.tensorrt.engine_file.read_plan`.
     library, driver
-        From :func:`kinet_trt.engines.tensorrt.builder.check_here`.
+        From :func:`kinet_trt.engines.tensorrt.builder.check_machine`.
     path
         Where the plan lies, for messages.
 
@@ -89,7 +89,7 @@ class TensorRtEngine:
             if self.plan is None:
                 raise self.refused("cannot load it")
             self.kinds = self._tensors()
-            self._how_to_run = how_to_run(library, self.plan)
+            self._how_to_run = context_options(library, self.plan)
             self._scratch_bytes = int(self.plan.device_memory_size_v2)
             with self.stream:
                 self._scratch = cupy.cuda.alloc(max(1, self._scratch_bytes))
@@ -269,7 +269,7 @@ class TensorRtEngine:
         if kinds.get("frame") != (False, np.dtype(np.uint8)) or not all(name in kinds for name in outputs):
             raise EngineError(
                 f"{self._path}: expected a plan with the input frame, uint8, and the outputs {', '.join(outputs)}, "
-                f"found {', '.join(names)}: {build_line(self.card, self._path)}"
+                f"found {', '.join(names)}: {build_command(self.card, self._path)}"
             )
         return kinds
 
@@ -289,7 +289,7 @@ class TensorRtEngine:
         self._library.messages.clear()
         return EngineError(
             f"{self._path}: {self._library.name} {self._library.version} {what}: {said[:600]}. Build it here: "
-            f"{build_line(self.card, self._path)}"
+            f"{build_command(self.card, self._path)}"
         )
 
 
@@ -462,7 +462,7 @@ def check_profile(card: ModelCard, shape: tuple[int, int, int], path: Path) -> N
     takes = " to ".join(dict.fromkeys(f"{n} x {h} x {w}" for n, h, w in (least, largest)))
     raise EngineError(
         f"{path}: built for frames [N, H, W] of {takes} px, found {' x '.join(map(str, shape))} px (at the model's "
-        f"{card.mpp:g} um/px, with padding). Build it for these: {build_line(like_these, path)}"
+        f"{card.mpp:g} um/px, with padding). Build it for these: {build_command(like_these, path)}"
     )
 
 

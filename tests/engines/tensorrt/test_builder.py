@@ -36,12 +36,12 @@ def model(text=SMALL):
 
 @pytest.fixture(scope="module")
 def library():
-    return trt.load("tensorrt-rtx")
+    return trt.load_library("tensorrt-rtx")
 
 
 def test_it_is_found_imported_once_and_has_one_logger(library):
-    assert trt.find("tensorrt-rtx") == "tensorrt-rtx"
-    assert trt.load("tensorrt-rtx") is library
+    assert trt.find_runtime("tensorrt-rtx") == "tensorrt-rtx"
+    assert trt.load_library("tensorrt-rtx") is library
     assert (library.name, library.version, library.is_rtx) == ("TensorRT for RTX", rtx.__version__, True)
 
 
@@ -56,9 +56,9 @@ def test_finding_imports_nothing():
 def test_tensorrt_goes_before_tensorrt_for_rtx(monkeypatch, tmp_path):
     (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.10: no such file')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert trt.find() == "tensorrt"
+    assert trt.find_runtime() == "tensorrt"
     with pytest.raises(EngineError, match=r"installed but cannot be loaded \(libnvinfer"):
-        trt.load("tensorrt")
+        trt.load_library("tensorrt")
 
 
 @pytest.mark.parametrize("version", ["8.6.1", "10.2.0.19"])
@@ -66,19 +66,19 @@ def test_a_tensorrt_that_is_too_old_is_one_error(monkeypatch, tmp_path, version)
     (tmp_path / "tensorrt.py").write_text(f"__version__ = '{version}'")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(EngineError, match=f"expected 10.3 or newer, found {version}"):
-        trt.load("tensorrt")
+        trt.load_library("tensorrt")
     del sys.modules["tensorrt"]
 
 
 def test_what_is_not_installed_or_unknown_is_one_error(monkeypatch):
     monkeypatch.setattr(trt, "find_spec", lambda name: None)
     with pytest.raises(EngineError, match="TensorRT is not installed"):
-        trt.find("tensorrt")
+        trt.find_runtime("tensorrt")
     for runtime in ("auto", "tensorrt-rtx"):
         with pytest.raises(MissingExtraError, match=r"kinet-trt\[tensorrt-rtx\]"):
-            trt.find(runtime)
+            trt.find_runtime(runtime)
     with pytest.raises(EngineError, match="expected auto, tensorrt or tensorrt-rtx, found 'cuda'"):
-        trt.find("cuda")
+        trt.find_runtime("cuda")
 
 
 def test_a_build_reports_growing_percents_and_names_its_phases(library):
@@ -200,7 +200,7 @@ def a_card(**changes):
 
 def told(card, plan=PLAN):
     with pytest.raises(KinetError) as caught:
-        trt.check_here(card, plan, Path("edge.engine"))
+        trt.check_machine(card, plan, Path("edge.engine"))
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -212,7 +212,7 @@ def test_the_driver_is_asked_before_tensorrt_is_touched():
     code = (
         "import sys; from pathlib import Path; from test_builder import a_card, trt\n"
         "before = set(sys.modules)\n"
-        "try: trt.check_here(a_card(), b'', Path('edge.engine'))\n"
+        "try: trt.check_machine(a_card(), b'', Path('edge.engine'))\n"
         "except trt.EngineError as error: assert 'no NVIDIA driver' in str(error)\n"
         "sys.exit(any('cupy' in name for name in set(sys.modules) - before))"
     )
@@ -224,27 +224,27 @@ def test_the_driver_is_asked_before_tensorrt_is_touched():
 
 
 def test_an_engine_of_something_else_is_one_error(monkeypatch):
-    monkeypatch.setattr(trt, "ask_driver", lambda: DRIVER)
+    monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
     assert "built by Turbine, expected one of TensorRT, TensorRT for RTX" in told(a_card(runtime="Turbine"))
 
 
 @pytest.mark.parametrize(("name", "version"), [("TensorRT for RTX", "1.6.0.9"), ("TensorRT", "10.3.0")])
 def test_an_engine_of_another_version_names_both_and_the_command(monkeypatch, name, version):
-    monkeypatch.setattr(trt, "ask_driver", lambda: DRIVER)
+    monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
     text = told(a_card(runtime=name, runtime_version=version))
     for part in (f"built by {name} {version}", f"found TensorRT for RTX {rtx.__version__}", "kinet-trt build kinet-"):
         assert part in text
 
 
 def test_an_engine_whose_tensorrt_is_not_installed_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(trt, "ask_driver", lambda: DRIVER)
+    monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
     monkeypatch.setattr(trt, "find_spec", lambda name: None)
     assert "pip install" in told(a_card())
     assert "TensorRT is not installed" in told(a_card(runtime="TensorRT"))
 
 
 def test_an_engine_for_another_gpu_names_both_and_the_command(monkeypatch):
-    monkeypatch.setattr(trt, "ask_driver", lambda: DRIVER)
+    monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
     text = told(a_card(gpu=TURING))
     for part in (f"built for {TURING}", "found NVIDIA GeForce RTX 4090 (compute capability 8.9)", "kinet-trt build"):
         assert part in text
@@ -252,10 +252,10 @@ def test_an_engine_for_another_gpu_names_both_and_the_command(monkeypatch):
 
 def test_without_cupy_it_says_which_one_to_install(monkeypatch):
     find = trt.find_spec
-    monkeypatch.setattr(trt, "ask_driver", lambda: DRIVER)
+    monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
     monkeypatch.setattr(trt, "find_spec", lambda name: None if name == "cupy" else find(name))
     assert 'pip install "kinet-trt[gpu]"' in told(a_card())
-    monkeypatch.setattr(trt, "ask_driver", lambda: Driver((12, 8), DRIVER.gpus))
+    monkeypatch.setattr(trt, "query_driver", lambda: Driver((12, 8), DRIVER.gpus))
     assert "pip install cupy-cuda12x" in told(a_card())
 
 
@@ -297,7 +297,7 @@ def test_contexts_take_our_memory_and_rtx_finishes_its_kernels_first(library):
             self.kept = cache
 
     engine = SimpleNamespace(create_runtime_config=lambda: made.append(Running()) or made[-1])
-    running = trt.how_to_run(library, engine)
+    running = trt.context_options(library, engine)
     names = library.module
     assert made == [running]
     assert running.strategy == names.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -305,4 +305,4 @@ def test_contexts_take_our_memory_and_rtx_finishes_its_kernels_first(library):
     eager = names.DynamicShapesKernelSpecializationStrategy.EAGER
     assert running.dynamic_shapes_kernel_specialization_strategy == eager
     classic = replace(library, name="TensorRT")
-    assert trt.how_to_run(classic, None) == names.ExecutionContextAllocationStrategy.USER_MANAGED
+    assert trt.context_options(classic, None) == names.ExecutionContextAllocationStrategy.USER_MANAGED

@@ -13,7 +13,7 @@ from kinet_trt.engines.tensorrt import engine_file as plans
 from kinet_trt.engines.tensorrt.engine_file import (
     AMPERE,
     TURING,
-    build_line,
+    build_command,
     card_path,
     check_gpu,
     check_runtime,
@@ -209,7 +209,7 @@ def test_another_gpu_names_both_and_the_command(engine, built_for, name, capabil
     ],
 )  # fmt: skip
 def test_the_command_builds_an_engine_like_this_one(tmp_path, changes, words):
-    line = build_line(a_card(**changes), tmp_path / "edge.engine")
+    line = build_command(a_card(**changes), tmp_path / "edge.engine")
     assert line == f"kinet-trt build kinet-edge.onnx -o edge.engine {words}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,13 +14,12 @@ from kinet_trt import NucleusCounter, Threshold
 from kinet_trt.core.errors import EngineError
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.engines.tensorrt.runtime import TensorRtEngine
-from kinet_trt.inference.pipeline import Workers
 from kinet_trt.models.card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
 from peak_rule import as_tuples
 
-LEAST = 0.4
+THRESHOLD = 0.4
 
 
 def network(frames):
@@ -32,7 +30,7 @@ def network(frames):
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     card = ModelCard(
-        "edge", 0.5, (0, 0, 0), (1, 1, 1), LEAST, precision="fp16", profile=((1, 16, 16), (1, 48, 64), (2, 96, 96))
+        "edge", 0.5, (0, 0, 0), (1, 1, 1), THRESHOLD, precision="fp16", profile=((1, 16, 16), (1, 48, 64), (2, 96, 96))
     )
     driver = SimpleNamespace(gpus=[SimpleNamespace(name="a GPU")])
     with installed(tmp_path_factory.mktemp("kernels")):
@@ -44,7 +42,7 @@ def frames():
     return [simulate.field(seed, 64, 48)[0] for seed in range(3)]
 
 
-def expected(frame, mpp=None, least=LEAST):
+def expected(frame, mpp=None, least=THRESHOLD):
     fitted = fit(Frame(frame, mpp), 0.5, 16)
     maps = network(fitted.pixels[None])[0].astype(np.float16)
     found = find_peaks(maps, least)
@@ -112,7 +110,9 @@ def test_batches_go_in_parts(engine, frames):
     batch = np.stack(frames)
     maps = engine.run(batch)
     assert np.array_equal(maps, network(batch).astype(np.float16))
-    assert [as_tuples(one) for one in engine.detect(batch, LEAST)] == [as_tuples(find_peaks(m, LEAST)) for m in maps]
+    assert [as_tuples(one) for one in engine.detect(batch, THRESHOLD)] == [
+        as_tuples(find_peaks(m, THRESHOLD)) for m in maps
+    ]
 
 
 def test_the_callers_stream_is_waited_for_and_waits(engine, frames, monkeypatch):
@@ -135,17 +135,9 @@ def test_the_callers_stream_is_waited_for_and_waits(engine, frames, monkeypatch)
     assert told == [("record", 5), ("wait", 5)]
 
 
-def counter_over(engine):
-    """Give a counter over an engine that no file holds."""
-    counter = object.__new__(NucleusCounter)
-    counter.engine, counter.threshold = engine, Threshold(LEAST)
-    counter._workers, counter._room = Workers(), threading.BoundedSemaphore(engine.lanes)
-    return counter
-
-
 @pytest.mark.parametrize("mpp", [None, 0.5, 0.7])
 def test_a_counter_sends_whole_frames_wherever_they_lie(engine, frames, mpp, monkeypatch):
-    counter, submitted = counter_over(engine), []
+    counter, submitted = NucleusCounter(engine, threshold=THRESHOLD), []
     submit = engine.submit
     monkeypatch.setattr(engine, "submit", lambda *a, **k: submitted.append(1) or submit(*a, **k))
     assert of(counter(frames[0], mpp)) == expected(frames[0], mpp)
@@ -156,7 +148,7 @@ def test_a_counter_sends_whole_frames_wherever_they_lie(engine, frames, mpp, mon
 
 
 def test_any_number_of_threads_shares_the_lanes(engine, frames):
-    counter = counter_over(engine)
+    counter = NucleusCounter(engine, threshold=THRESHOLD)
     alone = [expected(frame) for frame in frames]
     with ThreadPoolExecutor(6) as pool:
         assert [of(found) for found in pool.map(counter, frames * 8)] == alone * 8
@@ -164,7 +156,7 @@ def test_any_number_of_threads_shares_the_lanes(engine, frames):
 
 
 def test_a_relative_threshold_needs_maps_on_the_host(engine, frames):
-    counter = counter_over(engine).with_threshold(Threshold(0.5, relative=True))
+    counter = NucleusCounter(engine, threshold=THRESHOLD).with_threshold(Threshold(0.5, relative=True))
     assert len(counter(frames[0])) > 0
     with pytest.raises(EngineError, match="give a number"):
         counter(Array(frames[0]))
