@@ -47,7 +47,7 @@ def test_it_is_found_imported_once_and_has_one_logger(library):
 
 def test_finding_imports_nothing():
     code = (
-        "import sys; from kinet_trt.engines.tensorrt import builder; builder.find('tensorrt-rtx'); "
+        "import sys; from kinet_trt.engines.tensorrt import builder; builder.find_runtime('tensorrt-rtx'); "
         "sys.exit(any(name.startswith(('tensorrt', 'onnx', 'torch')) for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,7 +19,7 @@ from kinet_trt.simulation import simulate
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory):
-    return CpuModule(source("kinet_trt.engines", "prepare.cu"), tmp_path_factory.mktemp("prepare"))
+    return CpuModule(source("kinet_trt.engines.tensorrt", "preprocess.cu"), tmp_path_factory.mktemp("prepare"))
 
 
 def prepare(module, pixels, frame_mpp=None, mpp=0.5, multiple=16, order=None, seed=0):
@@ -150,6 +150,6 @@ def test_a_frame_of_another_size_is_refused():
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_it_compiles_for_every_gpu_without_a_warning(architecture):
-    log = compile_for(nvrtc(), source("kinet_trt.engines", "prepare.cu"), architecture)
+    log = compile_for(nvrtc(), source("kinet_trt.engines.tensorrt", "preprocess.cu"), architecture)
     assert "warning" not in log
     assert log.count("0 bytes spill stores, 0 bytes spill loads") == log.count("Compiling entry function") == 4
