@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 from kinet_trt.core.runtimes import CPU_RUNTIMES
 from kinet_trt.diagnostics.machine import Machine, installed, read_machine
-from kinet_trt.diagnostics.probes import Driver, Tried, ask_driver, try_counting, try_library
+from kinet_trt.diagnostics.probes import DriverReport, EngineProbe, probe_driver, try_counting, try_library
 
 SCHEMA = 1
-LEAST_MEMORY = 1_500_000_000
+MIN_FREE_MEMORY = 1_500_000_000
 """Bytes that should be free: kinet-edge on a large image takes about 1 GB."""
-LEAST_DISK = 1_000_000_000
-LEAST_CAPABILITY = (7, 5)
+MIN_FREE_DISK = 1_000_000_000
+MIN_CAPABILITY = (7, 5)
 """Of a GPU (Turing): older ones are served neither by CUDA 13 nor by TensorRT since 10.5."""
 RTX_CAPABILITIES = ((7, 5), (8, 6), (8, 9))
 """Of the GPUs that NVIDIA lists for TensorRT for RTX, with 12.0 and newer; others take the classic one."""
@@ -105,10 +105,10 @@ class Seen:
     """
 
     machine: Machine
-    driver: Driver
+    driver: DriverReport
     packages: Mapping[str, str]
     requirements: tuple[Requirement, ...]
-    tried: tuple[Tried, ...]
+    tried: tuple[EngineProbe, ...]
     libraries: Mapping[str, str]
 
     @property
@@ -130,7 +130,7 @@ def look(report: Callable[[int, int], None] = lambda *_: None) -> Seen:
     total = 3 + len(runtimes)
     machine = read_machine()
     report(1, total)
-    driver = ask_driver()
+    driver = probe_driver()
     report(2, total)
     tried = []
     for number, runtime in enumerate(runtimes, 3):
@@ -247,7 +247,7 @@ def _of_counting(seen: Seen) -> Iterator[Finding]:
             yield Finding("warning", name, warning)
 
 
-def _mend_engine(seen: Seen, one: Tried) -> tuple[str, ...]:
+def _mend_engine(seen: Seen, one: EngineProbe) -> tuple[str, ...]:
     if "libGL" in one.problem or "libgthread" in one.problem:
         opencvs = " ".join(name for name in _OPENCVS if name in seen.packages)
         return (f"pip uninstall -y {opencvs}", "pip install opencv-python-headless")
@@ -272,11 +272,11 @@ def _of_machine(seen: Seen) -> Iterator[Finding]:
     machine = seen.machine
     if machine.system.endswith(("x86_64", "AMD64")) and machine.features == () and machine.system.startswith("Linux"):
         yield Finding("warning", "CPU", "it lacks AVX2: counting is several times slower than on a newer CPU")
-    if machine.free_memory is not None and machine.free_memory < LEAST_MEMORY:
+    if machine.free_memory is not None and machine.free_memory < MIN_FREE_MEMORY:
         says = f"only {_gigabytes(machine.free_memory)} free: large images may not fit; close other programs"
         yield Finding("warning", "memory", says)
     for folder, free in machine.disks.items():
-        if free < LEAST_DISK:
+        if free < MIN_FREE_DISK:
             yield Finding("warning", "disk", f"only {_gigabytes(free)} free in {folder}: free some space")
     if machine.home_problem:
         says = (
@@ -306,7 +306,7 @@ def _of_driver(seen: Seen) -> Iterator[Finding]:
         else:
             yield Finding("warning", "GPU", f"{says}; {_CONTAINER}")
     for device in driver.devices:
-        if device.capability < LEAST_CAPABILITY:
+        if device.capability < MIN_CAPABILITY:
             says = f"{device.name} has compute capability {_dotted(device.capability)}: TensorRT needs 7.5 or newer"
             yield Finding("warning", "GPU", says)
 
@@ -319,7 +319,7 @@ def _of_gpu_packages(seen: Seen) -> Iterator[Finding]:
     found, flavours = cupys(seen.packages), tensorrts(seen.packages)
     newest = driver.cuda[0] if driver.cuda else None
     # CUDA 13 does not support GPUs before Turing.
-    old = any(device.capability < LEAST_CAPABILITY for device in driver.devices)
+    old = any(device.capability < MIN_CAPABILITY for device in driver.devices)
     fitting = min(newest or 13, 12 if old else 13)
     right = f"cupy-cuda{fitting}x"
     if len(found) > 1:

@@ -26,7 +26,7 @@ def say(**facts):
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbeResult:
     """Output of a probe.
 
     Attributes
@@ -51,7 +51,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Driver:
+class DriverReport:
     """NVIDIA's driver.
 
     Attributes
@@ -76,7 +76,7 @@ class Driver:
 
 
 @dataclass(frozen=True)
-class Tried:
+class EngineProbe:
     """A CPU engine that was asked to count one simulated field with the built-in model.
 
     Attributes
@@ -108,7 +108,7 @@ class Tried:
     problem: str
 
 
-def ask(program: str, arguments: Sequence[str], timeout: float) -> Answer:
+def ask(program: str, arguments: Sequence[str], timeout: float) -> ProbeResult:
     """Run a program that reports values with ``say(name=value)``, and return them even if it crashes.
 
     Parameters
@@ -126,7 +126,7 @@ def ask(program: str, arguments: Sequence[str], timeout: float) -> Answer:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     except (OSError, ValueError) as error:
-        return Answer({}, f"cannot start a Python subprocess: {error}")
+        return ProbeResult({}, f"cannot start a Python subprocess: {error}")
     problem = ""
     try:
         out, err = process.communicate(timeout=timeout)
@@ -140,26 +140,26 @@ def ask(program: str, arguments: Sequence[str], timeout: float) -> Answer:
             if pipe:
                 pipe.close()
     facts = {name: value for line in out.splitlines() for name, value in _said(line).items()}
-    return Answer(facts, problem or str(facts.get("error", "")) or _ending(process.returncode, err))
+    return ProbeResult(facts, problem or str(facts.get("error", "")) or _ending(process.returncode, err))
 
 
-def ask_driver(timeout: float = DRIVER_TIMEOUT) -> Driver:
+def probe_driver(timeout: float = DRIVER_TIMEOUT) -> DriverReport:
     """Query NVIDIA's driver, without any other GPU library."""
     answer = ask(_DRIVER, [], timeout)
     facts = answer.facts
     devices = tuple(Device(d["name"], tuple(d["capability"]), d["memory"]) for d in facts.get("devices", []))
     version = tuple(facts["cuda"]) if facts.get("cuda") else None
     problem = answer.problem or ("" if devices else "no GPU found")
-    return Driver(bool(facts.get("library")), version, devices, problem, _nvidia_smi(timeout))
+    return DriverReport(bool(facts.get("library")), version, devices, problem, _nvidia_smi(timeout))
 
 
-def try_counting(runtime: str, timeout: float = COUNT_TIMEOUT) -> Tried:
+def try_counting(runtime: str, timeout: float = COUNT_TIMEOUT) -> EngineProbe:
     """Count one simulated field with the built-in model on a CPU engine."""
     answer = ask(_COUNT, [runtime], timeout)
     facts, problem = answer.facts, answer.problem
     if problem and (stage := facts.get("stage")):
         problem = f"{stage}: {problem}"
-    return Tried(
+    return EngineProbe(
         runtime=runtime,
         version=str(facts.get("version", "")),
         offers=tuple(facts.get("offers", ())),

@@ -21,7 +21,7 @@ from kinet_trt.diagnostics.doctor import (
     verdict,
 )
 from kinet_trt.diagnostics.machine import Machine
-from kinet_trt.diagnostics.probes import Device, Driver, Tried
+from kinet_trt.diagnostics.probes import Device, DriverReport, EngineProbe
 
 SERVER = Machine(
     system="Linux x86_64",
@@ -41,10 +41,12 @@ SERVER = Machine(
     driver_version="",
     cuda_visible=None,
 )
-NO_DRIVER = Driver(False, None, (), "no NVIDIA driver is installed")
-TURING = Driver(True, (12, 8), (Device("RTX 2080", (7, 5), 8_000_000_000),), "")
-COUNTED = Tried("openvino", "2026.4.1", ("CPU", "FP32"), "fp32", 100, 94, 0.4, (), "")
-FAILED = Tried("openvino", "2026.4.1", ("CPU",), "", None, None, None, (), "it cannot be loaded: crashed with SIGILL")
+NO_DRIVER = DriverReport(False, None, (), "no NVIDIA driver is installed")
+TURING = DriverReport(True, (12, 8), (Device("RTX 2080", (7, 5), 8_000_000_000),), "")
+COUNTED = EngineProbe("openvino", "2026.4.1", ("CPU", "FP32"), "fp32", 100, 94, 0.4, (), "")
+FAILED = EngineProbe(
+    "openvino", "2026.4.1", ("CPU",), "", None, None, None, (), "it cannot be loaded: crashed with SIGILL"
+)
 PACKAGES = {"kinet-trt": "0.1.0", "numpy": "2.4.6", "opencv-python-headless": "5.0.0.93", "openvino": "2026.4.1"}
 NEEDS = (
     Requirement("numpy", "1.26", ""),
@@ -141,15 +143,15 @@ CASES = {
         ("warning", "GPU", "nvidia-smi reports H100", ""),
     ),
     "driver without GPU": (
-        seen(driver=Driver(True, (12, 8), (), "cuInit says 100")),
+        seen(driver=DriverReport(True, (12, 8), (), "cuInit says 100")),
         ("warning", "GPU", "cuInit says 100", ""),
     ),
     "driver after an update": (
-        seen(driver=Driver(True, (12, 8), (), "cuInit says 803"), nvidia_cards=1),
+        seen(driver=DriverReport(True, (12, 8), (), "cuInit says 803"), nvidia_cards=1),
         ("warning", "GPU", "restart", ""),
     ),
     "hidden GPU": (
-        seen(driver=Driver(True, (12, 8), (), "cuInit says 100"), cuda_visible="-1"),
+        seen(driver=DriverReport(True, (12, 8), (), "cuInit says 100"), cuda_visible="-1"),
         ("warning", "GPU", "CUDA_VISIBLE_DEVICES=-1", "unset CUDA_VISIBLE_DEVICES"),
     ),
     "old GPU": (
@@ -177,13 +179,13 @@ CASES = {
         ("problem", "CuPy", "overwrite each other", "pip uninstall -y cupy-cuda12x cupy-cuda13x"),
     ),
     "CuPy too new": (
-        seen({"cupy-cuda12x": "14"}, driver=Driver(True, (11, 4), (), "none")),
+        seen({"cupy-cuda12x": "14"}, driver=DriverReport(True, (11, 4), (), "none")),
         ("problem", "CuPy", "supports only up to CUDA 11", "pip install cupy-cuda11x"),
     ),
     "CuPy too new for the GPU": (
         seen(
             {"cupy-cuda13x": "14", "tensorrt": "10"},
-            driver=Driver(True, (13, 0), (Device("V100", (7, 0), 1),), ""),
+            driver=DriverReport(True, (13, 0), (Device("V100", (7, 0), 1),), ""),
         ),
         ("problem", "CuPy", "does not support this GPU", 'pip install "cupy-cuda12x[ctk]"'),
     ),
@@ -292,12 +294,12 @@ def test_no_gpu_library_is_touched_before_the_driver_answers(monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda: {**PACKAGES, **GPU, "tensorrt": "10"})
     monkeypatch.setattr(doctor, "try_counting", lambda runtime: replace(COUNTED, runtime=runtime))
     monkeypatch.setattr(doctor, "try_library", lambda module: asked.append(module) or "")
-    monkeypatch.setattr(doctor, "ask_driver", lambda: NO_DRIVER)
+    monkeypatch.setattr(doctor, "probe_driver", lambda: NO_DRIVER)
     assert doctor.look().libraries == {}
-    monkeypatch.setattr(doctor, "ask_driver", lambda: replace(TURING, devices=(), problem="cuInit says 999"))
+    monkeypatch.setattr(doctor, "probe_driver", lambda: replace(TURING, devices=(), problem="cuInit says 999"))
     assert doctor.look().libraries == {}
     assert asked == []
-    monkeypatch.setattr(doctor, "ask_driver", lambda: TURING)
+    monkeypatch.setattr(doctor, "probe_driver", lambda: TURING)
     assert set(doctor.look().libraries) == {"cupy", "tensorrt", "tensorrt_rtx"} == set(asked)
 
 

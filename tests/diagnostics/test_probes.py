@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from conftest import find_program, skip
-from kinet_trt.diagnostics.probes import Device, ask, ask_driver, try_counting, try_library
+from kinet_trt.diagnostics.probes import Device, ask, probe_driver, try_counting, try_library
 
 
 def test_what_a_process_says_is_kept_however_it_ends():
@@ -75,7 +75,7 @@ def driver(tmp_path, monkeypatch):
 
 def test_a_driver_says_its_cuda_and_its_devices(driver):
     driver()
-    found = ask_driver()
+    found = probe_driver()
     assert (found.library, found.cuda, found.problem) == (True, (12, 8), "")
     assert found.devices == (Device("GPU zero", (9, 0), 80_000_000_000), Device("GPU one", (9, 1), 80_000_000_000))
 
@@ -91,7 +91,7 @@ def test_a_driver_says_its_cuda_and_its_devices(driver):
 )
 def test_a_driver_that_gives_nothing_says_why(driver, init, says):
     driver(init)
-    found = ask_driver(timeout=2)
+    found = probe_driver(timeout=2)
     assert (found.library, found.cuda, found.devices) == (True, (12, 8), ())
     assert says in found.problem
 
@@ -99,17 +99,17 @@ def test_a_driver_that_gives_nothing_says_why(driver, init, says):
 def test_no_driver_and_nvidia_smi_as_a_second_witness(tmp_path, monkeypatch):
     if sys.platform != "linux" or shutil.which("nvidia-smi"):
         skip("needs a Linux machine without a GPU")
-    assert ask_driver().problem == "no NVIDIA driver is installed"
-    assert ask_driver().second == ()
+    assert probe_driver().problem == "no NVIDIA driver is installed"
+    assert probe_driver().second == ()
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho NVIDIA Made-up 1\necho NVIDIA Made-up 2\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert ask_driver().second == ("NVIDIA Made-up 1", "NVIDIA Made-up 2")
+    assert probe_driver().second == ("NVIDIA Made-up 1", "NVIDIA Made-up 2")
     program.write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
-    assert ask_driver().second == ()
+    assert probe_driver().second == ()
     program.write_text("no program at all")
-    assert ask_driver().second == ()
+    assert probe_driver().second == ()
 
 
 # --- engines and libraries --------------------------------------------------------------------------------------------
