@@ -239,7 +239,7 @@ def counting(record: Record, models: Path, with_tensorrt: bool) -> None:
 def opened(record: Record, models: Path, frame: NDArray[np.uint8]) -> Iterator[tuple[str, Any, float]]:
     """Build and open an engine of each model and precision, verify its nuclei, and yield it with a threshold."""
     from kinet_trt.deploy.build import build
-    from kinet_trt.engines.base import open_engine
+    from kinet_trt.engines.open import open_engine
 
     told: dict[str, Any] = {}
     for model, precision in PLANS:

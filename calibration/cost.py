@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame
-from kinet_trt.engines.base import Engine, open_model
+from kinet_trt.engines.base import Engine
+from kinet_trt.engines.open import open_model
 from kinet_trt.evaluation.agreement import Agreement
 from kinet_trt.evaluation.evaluate import comparable
 from kinet_trt.evaluation.metrics import Comparison, compare

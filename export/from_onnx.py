@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.engines.base import open_model
+from kinet_trt.engines.open import open_model
 from kinet_trt.models.model import DEFAULT_MODEL, Model
 from kinet_trt.onnx_graph.precision import LAYERS, store_in_full
 from kinet_trt.simulation import simulate

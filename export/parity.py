@@ -18,7 +18,7 @@ from kinet_trt.core.errors import ImageError, KinetError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.counting.find import find_images
-from kinet_trt.engines.base import open_model
+from kinet_trt.engines.open import open_model
 from kinet_trt.evaluation.agreement import Agreement
 from kinet_trt.io.images import read_image
 from kinet_trt.models.card import ModelCard

@@ -25,7 +25,7 @@ from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame
 from kinet_trt.core.user_folders import user_cache
 from kinet_trt.cuda.driver import query_driver
-from kinet_trt.engines.base import open_model
+from kinet_trt.engines.open import open_model
 from kinet_trt.engines.tensorrt import builder as trt
 from kinet_trt.engines.tensorrt.engine_file import AMPERE, TURING, card_path, gpu_label, rtx_target, write_plan
 from kinet_trt.inference.counter import NucleusCounter, find_nuclei

@@ -1,20 +1,16 @@
-"""One file for each accelerator behind one small protocol: a compiled model that turns frames into maps or nuclei."""
+"""Protocols of the engines, and checks of inputs and outputs that all engines share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.detections import Detections
-from kinet_trt.core.errors import EngineError, MissingExtraError
-from kinet_trt.core.runtimes import CPU_RUNTIMES
+from kinet_trt.core.errors import EngineError
 from kinet_trt.models.card import ModelCard
-from kinet_trt.models.model import Model
 
 
 class Engine(Protocol):
@@ -228,80 +224,3 @@ def check_maps(maps: NDArray[np.floating], frames: NDArray[np.uint8], card: Mode
             "export it again"
         )
     return maps.astype(np.float32, copy=False)
-
-
-def open_engine(
-    path: Path,
-    precision: str = "auto",
-    threads: int | None = None,
-    cache: Path | None = None,
-    runtime: str = "auto",
-) -> Engine:
-    """Open a model with the engine for its suffix.
-
-    Parameters
-    ----------
-    path
-        A ``.onnx`` file for the CPU, or an ``.engine`` file with its card beside it for the GPU.
-    precision
-        ``"auto"``, or the precision to compute in.
-    threads
-        CPU threads; None: as many as there are cores.
-    cache
-        Folder in which OpenVINO caches compiled models; None: no cache.
-    runtime
-        ``"openvino"``, ``"onnxruntime"``, or ``"auto"``: OpenVINO if it is installed, else ONNX Runtime. An engine is
-        run by the TensorRT that built it.
-
-    Raises
-    ------
-    KinetError
-        If the file is not a kinet-trt model, is damaged, or cannot run here.
-    """
-    if path.suffix.lower() == ".engine":
-        return _open_plan(path, precision, runtime)
-    if path.suffix.lower() != ".onnx":
-        raise EngineError(
-            f"{path}: expected a model file ending in .onnx or .engine, found {path.suffix or 'no suffix'}"
-        )
-    return open_model(Model.read(path), precision, threads, cache, runtime)
-
-
-def open_model(
-    model: Model,
-    precision: str = "auto",
-    threads: int | None = None,
-    cache: Path | None = None,
-    runtime: str = "auto",
-) -> Engine:
-    """Open an ONNX model on the CPU; parameters and errors as for :func:`open_engine`."""
-    if runtime not in ("auto", *CPU_RUNTIMES):
-        raise EngineError(f"runtime: expected auto, {' or '.join(CPU_RUNTIMES)}, found {runtime!r}")
-    # Imported on use: either import takes time, and only one is needed.
-    if runtime == "openvino" or (runtime == "auto" and find_spec("openvino")):
-        from kinet_trt.engines.openvino import OpenVinoEngine
-
-        return OpenVinoEngine(model.card, model.data, precision, threads, cache)
-    if not find_spec("onnxruntime"):
-        raise MissingExtraError("This engine", "onnxruntime", "onnxruntime")
-    from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
-
-    return OnnxRuntimeEngine(model.card, model.data, precision, threads)
-
-
-def _open_plan(path: Path, precision: str, runtime: str) -> Engine:
-    # Files and driver are checked before anything of a GPU's is loaded.
-    from kinet_trt.engines.tensorrt.builder import check_machine
-    from kinet_trt.engines.tensorrt.engine_file import read_plan
-
-    card, plan = read_plan(path)
-    if runtime != "auto":
-        raise EngineError(f"{path}: {card.runtime} is required, {runtime} was requested: use the .onnx model")
-    if precision not in ("auto", card.precision):
-        raise EngineError(
-            f"{path}: built in {card.precision}, {precision} was requested: build it again in that precision"
-        )
-    library, driver = check_machine(card, plan, path)
-    from kinet_trt.engines.tensorrt.runtime import TensorRtEngine
-
-    return TensorRtEngine(card, plan, library, driver, path)

@@ -18,7 +18,8 @@ from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import CountCancelledError, EngineError, ImageError, KinetError
 from kinet_trt.core.frame import Fitted, Frame, fit, fitted_size
 from kinet_trt.cuda.interop import ORDERS, is_on_device, read_frame
-from kinet_trt.engines.base import DeviceEngine, Engine, open_engine
+from kinet_trt.engines.base import DeviceEngine, Engine
+from kinet_trt.engines.open import open_engine
 from kinet_trt.inference.pipeline import Workers
 from kinet_trt.inference.tiling import Tile, over_tiles
 from kinet_trt.models.card import ModelCard

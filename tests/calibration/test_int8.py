@@ -20,7 +20,7 @@ from samples import write_fields
 
 from kinet_trt.core.errors import EngineError, KinetError, MissingExtraError
 from kinet_trt.datasets.labelled import read_fields
-from kinet_trt.engines.base import open_engine
+from kinet_trt.engines.open import open_engine
 from kinet_trt.evaluation.agreement import Agreement
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.models.card import ModelCard, read_onnx_card

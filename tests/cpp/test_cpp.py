@@ -25,7 +25,7 @@ from conftest import find_program, skip
 from kinet_trt import NucleusCounter, read_image
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.engines import openvino
-from kinet_trt.engines.base import open_engine
+from kinet_trt.engines.open import open_engine
 from kinet_trt.engines.tensorrt.engine_file import write_plan
 from kinet_trt.models.card import CARD_KEY, read_card, with_card
 from kinet_trt.models.model import Model as OnnxModel

@@ -6,7 +6,7 @@ import pytest
 
 from kinet_trt.core.errors import EngineError
 from kinet_trt.core.runtimes import CPU_RUNTIMES
-from kinet_trt.engines.base import open_engine
+from kinet_trt.engines.open import open_engine
 from kinet_trt.models.card import read_card, with_card
 from kinet_trt.models.model import DEFAULT_MODEL
 from kinet_trt.simulation import simulate

@@ -8,7 +8,7 @@ pytest.importorskip("onnxruntime")
 from kinet_trt import NucleusCounter
 from kinet_trt.core.errors import EngineError
 from kinet_trt.datasets.labelled import read_fields
-from kinet_trt.engines.base import open_engine
+from kinet_trt.engines.open import open_engine
 from kinet_trt.models.model import DEFAULT_MODEL
 from kinet_trt.simulation import simulate
 
@@ -59,10 +59,10 @@ def test_what_it_cannot_do_is_refused():
 
 
 def test_it_serves_where_openvino_is_not_installed(monkeypatch):
-    from kinet_trt.engines import base as engines
+    from kinet_trt.engines import open as opening
 
-    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "openvino" else object())
+    monkeypatch.setattr(opening, "find_spec", lambda name: None if name == "openvino" else object())
     assert open_engine(DEFAULT_MODEL).runtime.startswith("ONNX Runtime")
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(opening, "find_spec", lambda name: None)
     with pytest.raises(Exception, match=r"kinet-trt\[onnxruntime\]"):
         open_engine(DEFAULT_MODEL)

@@ -10,7 +10,7 @@ import pytest
 
 from kinet_trt.core.errors import EngineError
 from kinet_trt.engines import openvino
-from kinet_trt.engines.base import open_engine
+from kinet_trt.engines.open import open_engine
 from kinet_trt.models.card import read_card
 from kinet_trt.models.model import DEFAULT_MODEL, Model
 from kinet_trt.peaks.reference import find_peaks

@@ -29,7 +29,7 @@ from kinet_trt.counting.image import count_image
 from kinet_trt.counting.outputs import Outputs, output_names
 from kinet_trt.counting.run import CountRun
 from kinet_trt.datasets.labelled import read_fields
-from kinet_trt.engines.base import open_engine
+from kinet_trt.engines.open import open_engine
 from kinet_trt.engines.tensorrt.engine_file import card_path, write_plan
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.io.overlay import draw

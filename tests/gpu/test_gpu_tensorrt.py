@@ -12,7 +12,7 @@ import pytest
 from kinet_trt.core.errors import EngineError
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.deploy.build import build
-from kinet_trt.engines.base import open_engine
+from kinet_trt.engines.open import open_engine
 from kinet_trt.engines.tensorrt.builder import check_machine
 from kinet_trt.engines.tensorrt.engine_file import read_plan
 from kinet_trt.engines.tensorrt.runtime import TensorRtEngine

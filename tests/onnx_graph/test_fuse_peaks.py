@@ -18,8 +18,8 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from kinet_trt.core.errors import CardError, EngineError, MissingExtraError
-from kinet_trt.engines.base import open_engine
 from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine
+from kinet_trt.engines.open import open_engine
 from kinet_trt.engines.openvino import OpenVinoEngine
 from kinet_trt.engines.openvino import core as openvino_core
 from kinet_trt.models.card import ModelCard, onnx_hash, read_card, read_onnx_card
