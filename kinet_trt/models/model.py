@@ -65,15 +65,7 @@ class Model:
     @cached_property
     def graph(self) -> onnx.ModelProto:
         """The parsed model; do not change it, change :meth:`graph_copy`."""
-        try:
-            import onnx
-            from google.protobuf.message import DecodeError
-        except ImportError as error:
-            raise MissingExtraError("Converting a model", "build", error.name or "onnx") from None
-        try:
-            return onnx.load_model_from_string(self.data)
-        except DecodeError as error:
-            raise CardError(f"the model cannot be read ({error}): export it again") from None
+        return parse(self.data)
 
     def graph_copy(self) -> onnx.ModelProto:
         """Return a copy of :attr:`graph` for a pass to change."""
@@ -91,3 +83,26 @@ class Model:
         shape = self.graph.graph.input[0].type.tensor_type.shape.dim
         height, width = (shape[i].dim_value if len(shape) == 4 else 0 for i in (1, 2))
         return (height, width) if height and width else None
+
+
+def parse(data: bytes) -> onnx.ModelProto:
+    """Parse a serialised ONNX model.
+
+    Raises
+    ------
+    MissingExtraError
+        If the ``onnx`` package is not installed.
+    CardError
+        If the bytes are not an ONNX model.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise MissingExtraError("Reading the layers of a model", "build", error.name or "onnx") from None
+    try:
+        return onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise CardError(
+            f"not an ONNX file, or one that is damaged or cut short ({error}): copy or export it again"
+        ) from None

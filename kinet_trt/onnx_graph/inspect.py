@@ -1,42 +1,37 @@
-"""What a model file holds: card, layers, precisions, memory, without running it and without a GPU."""
+"""Describe a model file without running it and without a GPU: card, layers, precisions, memory."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kinet_trt.core.errors import CardError, KinetError
+from kinet_trt.core.errors import CardError, KinetError, MissingExtraError
 from kinet_trt.engines.tensorrt.engine_file import read_plan
 from kinet_trt.models.card import CARD_KEY, ModelCard, changed_since, stated_card
-from kinet_trt.onnx_graph.reader import BITS, DTYPES, Node, OnnxFile, Tensor, read_onnx
+from kinet_trt.models.model import parse
+from kinet_trt.onnx_graph.reader import bits, dtype_name, inputs, ports, text
+
+if TYPE_CHECKING:
+    import onnx
 
 SCHEMA = 1
 TILE = 1024
-"""Side, px, of the tile for which the memory of activations is given."""
+"""Width and height, px, of the tile for which the memory of activations is estimated."""
 
 _ELEMENTWISE = (
     "Abs Add And BatchNormalization Cast Ceil Clip DequantizeLinear Div Dropout Elu Erf Exp Floor Gelu HardSigmoid "
     "HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg Not Or PRelu Pow QuantizeLinear Reciprocal Relu Round Selu "
     "Sigmoid Sign Softplus Sqrt Sub Tanh"
 )
-_LIKEWISE = "Concat Equal Greater GreaterOrEqual InstanceNormalization Less LessOrEqual Pad Softmax Sum Transpose Where"
 _IN_PLACE = frozenset(_ELEMENTWISE.split())
-_SAME_SIZE = _IN_PLACE.union(_LIKEWISE.split())
-_LARGEST_STEP = 1 << 16
-_LARGEST_SCALE = 1 << 48
-# What is made of the shape of a tensor by these is as large as a tensor again.
-_GROWING = frozenset(["ConstantOfShape", "Expand", "Range", "Resize", "Tile", "Upsample"])
-_MAKES = {
-    **dict.fromkeys(("ArgMax", "ArgMin", "NonZero", "Shape", "Size"), "int64"),
-    **dict.fromkeys(("And", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN"), "bool"),
-    **dict.fromkeys(("Less", "LessOrEqual", "Not", "Or"), "bool"),
-}
-_POOLS = ("AveragePool", "LpPool", "MaxPool")
+_CONVERSIONS = ("Cast", "DequantizeLinear", "Identity", "QuantizeLinear")
+_UNKNOWN_MACS = ("ConvInteger", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "MatMulInteger", "QLinearConv", "RNN")
+_MAX_DIMS = 16
+_MAX_ELEMENTS = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -46,16 +41,16 @@ class Layers:
     Attributes
     ----------
     type
-        Like ``"Conv"``.
+        Operator, like ``"Conv"``; operators that are not ONNX's own are preceded by their domain.
     count
-        How many.
+        Number of layers.
     parameters, bytes
-        Of their weights, as stored. Integers of 64 bits are shapes, not weights.
+        Number of weights, and their size as stored. 64-bit integers are shapes and do not count.
     stored, computed
-        What the weights are stored in and what the file says to compute in, like ``"fp16"``; several with ``"+"``.
+        Types in which the weights are stored and the layers compute, like ``"fp16"``, joined with ``"+"``.
         ``"int8"`` as computed: between DequantizeLinear nodes, which runtimes fuse.
     macs_per_pixel
-        Multiplications with additions for each pixel of the input; None: not known.
+        Multiply-accumulate operations per pixel of the input; None: unknown.
     """
 
     type: str
@@ -68,26 +63,50 @@ class Layers:
 
 
 @dataclass(frozen=True)
-class _Flow:
-    """What is known of a tensor between layers: pixels for one of the input, channels, type, the weights it comes from.
+class _Tensor:
+    """Element type and shape of a tensor; the shape is None if unknown."""
 
-    ``scale`` and ``channels`` are None where they are not known; ``shape``: it is a few numbers made of a shape.
+    dtype: str
+    shape: tuple[int, ...] | None
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape or ())
+
+    @property
+    def size(self) -> int | None:
+        """Bytes; None: unknown."""
+        return None if self.shape is None else -(-self.elements * bits(self.dtype) // 8)
+
+
+@dataclass
+class _Graph:
+    """A graph and the facts about its tensors, by name.
+
+    Attributes
+    ----------
+    nodes, inputs, outputs
+        Nodes in execution order, and names of the graph's inputs and outputs.
+    tensors
+        All tensors of known type, for a tile of the input.
+    pixels
+        Pixels of that tile; 0: unknown.
+    constants
+        Names of tensors that do not depend on the input.
+    weights
+        Initializer that a constant was converted from, or its own name.
+    dequantised
+        Names of outputs of DequantizeLinear.
     """
 
-    scale: Fraction | None
-    channels: int | None
-    dtype: str
-    weights: str = ""
-    dequantised: bool = False
-    shape: bool = False
-
-    def size(self) -> int | None:
-        """Bytes for a tile; None: not known."""
-        if self.shape:
-            return 0
-        if self.scale is None or self.channels is None:
-            return None
-        return math.ceil(self.scale * self.channels * TILE * TILE * BITS.get(self.dtype, 0) / 8)
+    nodes: list[onnx.NodeProto]
+    inputs: list[str]
+    outputs: list[str]
+    tensors: dict[str, _Tensor]
+    pixels: int
+    constants: set[str] = field(default_factory=set)
+    weights: dict[str, str] = field(default_factory=dict)
+    dequantised: set[str] = field(default_factory=set)
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
@@ -96,13 +115,14 @@ def inspect_file(path: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        For JSON, schema 1: ``file``, ``kind``, ``size_bytes``, ``sha256``, ``card`` (None: there is none), ``notes``
-        and, of an ONNX file, ``producer``, ``opset``, ``inputs``, ``outputs``, ``layers``, ``total``, ``memory``.
+        For JSON, schema 1: ``file``, ``kind``, ``size_bytes``, ``sha256``, ``card`` (None: there is none), ``notes``.
+        For an ONNX file, if the ``onnx`` package is installed, also ``producer``, ``opset``, ``inputs``, ``outputs``,
+        ``layers``, ``total``, ``memory``.
 
     Raises
     ------
     KinetError
-        If the file cannot be read, is damaged, or is an engine that its card was not written for.
+        If the file cannot be read, is damaged, or is an engine that does not match its card.
     """
     kind = path.suffix.lower()
     if kind not in (".onnx", ".engine"):
@@ -123,81 +143,74 @@ def inspect_file(path: Path) -> dict[str, Any]:
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     try:
-        return document | (_of_engine(card) if card else _of_onnx(content))
+        return document | (_describe_engine(card) if card else _describe_onnx(content))
     except CardError as error:
         raise CardError(f"{path}: {error}") from None
 
 
-def _of_onnx(model: bytes) -> dict[str, Any]:
-    file = read_onnx(model)
-    card = stated_card(model) if CARD_KEY in file.metadata else None
-    rows, memory = summarise(file)
+def _describe_onnx(content: bytes) -> dict[str, Any]:
+    try:
+        model = parse(content)
+    except MissingExtraError as error:
+        return {"card": asdict(stated_card(content)), "notes": [f"Layers and memory are not shown. {error}"]}
+    if not model.graph.node:
+        raise CardError("not an ONNX file: its graph has no layers")
     notes = []
+    card = stated_card(content) if any(entry.key == CARD_KEY for entry in model.metadata_props) else None
     if card is None:
         notes.append("No model card: kinet-trt export did not write this file, and kinet-trt cannot count with it.")
-    if card and (changed := changed_since(card, model)):
+    elif changed := changed_since(card, content):
         notes.append(f"{changed[0].upper()}{changed[1:]}. kinet-trt does not count with it.")
-    if any(tensor.external for tensor in file.constants.values()):
+    if any(tensor.data_location == tensor.EXTERNAL for tensor in model.graph.initializer):
         notes.append("Weights are in other files (external data); kinet-trt reads models of one file.")
+    rows, memory = summarise(model)
     unknown = [row.type for row in rows if row.macs_per_pixel is None]
     if unknown:
         notes.append(f"MACs of {', '.join(unknown)} are unknown: the file does not state their sizes.")
-    known = [row.macs_per_pixel for row in rows if row.macs_per_pixel is not None]
     return {
         "card": asdict(card) if card else None,
-        "producer": file.producer,
-        "opset": dict(file.opset),
-        "inputs": [asdict(port) for port in file.inputs],
-        "outputs": [asdict(port) for port in file.outputs],
+        "producer": f"{text(model.producer_name)} {text(model.producer_version)}".strip(),
+        "opset": {text(entry.domain) or "ai.onnx": entry.version for entry in model.opset_import},
+        "inputs": [asdict(port) for port in inputs(model.graph)],
+        "outputs": [asdict(port) for port in ports(model.graph.output)],
         "layers": [asdict(row) for row in rows],
         "total": {
-            "count": len(file.nodes),
+            "count": len(model.graph.node),
             "parameters": sum(row.parameters for row in rows),
             "bytes": sum(row.bytes for row in rows),
-            "macs_per_pixel": round(sum(known), 3),
+            "macs_per_pixel": round(sum(row.macs_per_pixel or 0 for row in rows), 3),
         },
         "memory": memory,
         "notes": notes,
     }
 
 
-def _of_engine(card: ModelCard) -> dict[str, Any]:
-    note = "The layers of an engine are seen only by its runtime on its GPU: inspect the .onnx that it was built from."
+def _describe_engine(card: ModelCard) -> dict[str, Any]:
+    note = "Only TensorRT on the engine's GPU can list its layers: inspect the .onnx that it was built from."
     return {"card": asdict(card), "notes": [note]}
 
 
-def summarise(file: OnnxFile) -> tuple[list[Layers], dict[str, Any]]:
-    """Return the layers by type, the heaviest first, and the memory.
+def summarise(model: onnx.ModelProto) -> tuple[list[Layers], dict[str, Any]]:
+    """Return the layers by type, the most expensive first, and the memory.
 
     Returns
     -------
     list of Layers
-        One for each type.
+        One entry per type.
     dict
-        ``weights_bytes`` as stored; ``activations_bytes``, the most that is alive at a time when the layers run in
-        the file's order and work in place where they can, estimated for ``tile`` x ``tile`` px (measured on two KiNets
-        in FP32, OpenVINO took 1.3 times and ONNX Runtime twice as much); ``activations``: ``"estimated"``;
-        ``unknown_tensors``: those whose size is not known and that were left out.
+        ``weights_bytes`` as stored; ``activations_bytes``, the peak when the layers run in the file's order and in
+        place where possible, estimated for ``tile`` x ``tile`` px (measured on two KiNets in FP32, OpenVINO took 1.3
+        times and ONNX Runtime twice as much); ``activations``: ``"estimated"``; ``unknown_tensors``: number of tensors
+        of unknown size, which were left out.
     """
-    flows: dict[str, _Flow] = {name: _Flow(None, None, t.dtype, weights=name) for name, t in file.constants.items()}
-    constants = dict(file.constants)
-    for port in file.inputs:
-        flows[port.name] = _Flow(Fraction(1), _channels(port.shape), port.dtype)
-    claimed: set[str] = set()
+    graph = _graph(model)
+    counted: set[str] = set()
     rows: dict[str, Layers] = {}
-    for node in file.nodes:
-        if node.op == "Constant" and node.value is not None:
-            for name in node.outputs:
-                constants[name] = node.value
-                flows[name] = _Flow(None, None, node.value.dtype, weights=name)
-        ins = [flows.get(name, _Flow(None, None, "?")) for name in node.inputs if name]
-        out = _flow(node, ins, constants)
-        for name in node.outputs:
-            flows.setdefault(name, out)
-        row = _row(node, ins, out, constants, claimed)
+    for node in graph.nodes:
+        row = _layer(node, graph, counted)
         rows[row.type] = _merged(rows[row.type], row) if row.type in rows else row
     ordered = sorted(rows.values(), key=lambda r: (-(r.macs_per_pixel or 0), -r.parameters, -r.count, r.type))
-    activations, unknown = _activations(file, flows)
+    activations, unknown = _activations(graph)
     memory = {
         "weights_bytes": sum(row.bytes for row in ordered),
         "activations_bytes": activations,
@@ -208,120 +221,126 @@ def summarise(file: OnnxFile) -> tuple[list[Layers], dict[str, Any]]:
     return ordered, memory
 
 
-def _channels(shape: tuple[int | str, ...]) -> int | None:
-    """Return the channels of an input [N, H, W, C] or [N, C, H, W]."""
-    if len(shape) != 4:
-        return None
-    last, second = shape[3], shape[1]
-    if isinstance(last, int) and 0 < last <= 4:
-        return last
-    return second if isinstance(second, int) else None
+def _graph(model: onnx.ModelProto) -> _Graph:
+    """Infer the shapes of a model for one tile, and find its weights."""
+    inferred = _infer_shapes(model)
+    tensors = {v.name: _tensor(v) for v in (*inferred.value_info, *inferred.input, *inferred.output)}
+    names = [port.name for port in inputs(model.graph)]
+    first = tensors[names[0]].shape if names else None
+    graph = _Graph(list(model.graph.node), names, [v.name for v in model.graph.output], tensors, _pixels(first))
+    for constant in model.graph.initializer:
+        tensors[constant.name] = _stored(constant)
+        graph.weights[constant.name] = constant.name
+    graph.constants.update(graph.weights)
+    for node in graph.nodes:
+        ins, outs = [name for name in node.input if name], list(node.output)
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.HasField("t"):
+                tensors.update(dict.fromkeys(outs, _stored(attribute.t)))
+                graph.weights.update(zip(outs, outs, strict=True))
+                graph.constants.update(outs)
+        if ins and graph.constants.issuperset(ins):
+            graph.constants.update(outs)
+            # Weights that are converted on their way to a layer, like FP16 to FP32, are still those weights.
+            if node.op_type in _CONVERSIONS and ins[0] in graph.weights:
+                graph.weights.update(dict.fromkeys(outs, graph.weights[ins[0]]))
+        if node.op_type == "DequantizeLinear":
+            graph.dequantised.update(outs)
+    return graph
 
 
-def _flow(node: Node, ins: list[_Flow], constants: Mapping[str, Tensor]) -> _Flow:
-    """Return what is known of a node's outputs."""
-    if not ins:
-        return _Flow(None, None, "?")
-    first, moving = ins[0], [one for one in ins if not one.weights]
-    dtype = _MAKES.get(node.op, first.dtype)
-    if node.op == "Where":
-        dtype = ins[1].dtype if len(ins) > 1 else "?"
-    elif node.op == "Cast":
-        code = (node.numbers.get("to") or (0,))[-1]
-        dtype = DTYPES.get(code, ("?", 0))[0]
-    elif node.op == "QuantizeLinear":
-        dtype = ins[2].dtype if len(ins) > 2 else "uint8"
-    elif node.op == "DequantizeLinear":
-        dtype = ins[1].dtype if len(ins) > 1 else "fp32"
-    if not moving:
-        # Weights on their way to a layer, like FP16 ones that are cast to FP32, are still those weights.
-        prepared = node.op in ("Cast", "DequantizeLinear", "QuantizeLinear", "Identity")
-        return _Flow(None, None, dtype, first.weights if prepared else "", node.op == "DequantizeLinear")
-    if node.op in ("Shape", "Size") or (all(one.shape for one in moving) and node.op not in _GROWING):
-        return _Flow(None, None, dtype, shape=True)
-    scale, channels = first.scale, first.channels
-    steps, block, groups = (_product(node, name) for name in ("strides", "blocksize", "group"))
-    weights = constants.get(ins[1].weights) if len(ins) > 1 else None
-    dims = weights.dims if weights and len(weights.dims) > 1 else None
-    if node.op in _POOLS:
-        scale = _times(scale, _inverse(steps))
-    elif node.op == "Conv":
-        scale, channels = _times(scale, _inverse(steps)), dims[0] if dims else None
-    elif node.op == "ConvTranspose":
-        scale, channels = _times(scale, steps), int(dims[1] * groups) if dims and groups else None
-    elif node.op in ("DepthToSpace", "SpaceToDepth"):
-        by = _times(block, block)
-        by = by if node.op == "DepthToSpace" else _inverse(by)
-        scale, channels = _times(scale, by), int(channels / by) if channels is not None and by else None
-    elif node.op in ("Resize", "Upsample"):
-        scale = _times(scale, _resized(node, constants))
-    elif node.op == "Concat":
-        parts = [one.channels for one in moving]
-        joined = node.numbers.get("axis") in ((1,), (-3,)) and len(moving) == len(ins)
-        channels = sum(p for p in parts if p is not None) if joined and None not in parts else None
-    elif node.op in _SAME_SIZE:
-        scale = max((one.scale for one in moving if one.scale is not None), default=None)
-        channels = max((one.channels for one in moving if one.channels is not None), default=None)
-    else:
-        scale = channels = None
-    return _Flow(scale, channels, dtype, dequantised=node.op == "DequantizeLinear")
+def _infer_shapes(model: onnx.ModelProto) -> onnx.GraphProto:
+    """Return the graph with the shapes for one tile; without shapes if they cannot be inferred."""
+    import onnx
+
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    # Shapes in the file are for variable sides.
+    del sized.graph.value_info[:]
+    for value in sized.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    for value in sized.graph.input:
+        for axis, side in enumerate(value.type.tensor_type.shape.dim):
+            if not side.HasField("dim_value"):
+                side.dim_value = TILE if axis else 1
+    try:
+        return onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError):
+        return sized.graph
 
 
-def _product(node: Node, attribute: str) -> Fraction | None:
-    """Return the product of an attribute, 1 if it is left out; None: it makes no sense."""
-    numbers = node.numbers.get(attribute) or (1,)
-    whole = len(numbers) <= 4 and all(0 < number <= _LARGEST_STEP for number in numbers)
-    return Fraction(math.prod(numbers)) if whole else None
+def _tensor(value: onnx.ValueInfoProto) -> _Tensor:
+    kind = value.type.tensor_type
+    sides = [side.dim_value if side.HasField("dim_value") else -1 for side in kind.shape.dim]
+    return _Tensor(dtype_name(kind.elem_type), _shape(sides) if kind.HasField("shape") else None)
 
 
-def _inverse(factor: Fraction | None) -> Fraction | None:
-    return 1 / factor if factor else None
+def _stored(constant: onnx.TensorProto) -> _Tensor:
+    dtype, shape = dtype_name(constant.data_type), _shape(constant.dims)
+    if dtype == "?":
+        raise _damaged(f"a tensor of the unknown type {constant.data_type}")
+    if shape is None:
+        raise _damaged(f"a tensor of {' x '.join(map(str, constant.dims[:_MAX_DIMS]))} elements")
+    tensor = _Tensor(dtype, shape)
+    if constant.HasField("raw_data") and len(constant.raw_data) != tensor.size:
+        raise _damaged(f"a tensor of {tensor.size} bytes with {len(constant.raw_data)}")
+    return tensor
 
 
-def _resized(node: Node, constants: Mapping[str, Tensor]) -> Fraction | None:
-    factors = [constants[name].floats() for name in node.inputs[1:] if name in constants]
-    factor = next((math.prod(f) for f in factors if len(f) == 4), 0.0)
-    return Fraction(factor).limit_denominator(1 << 20) if 1e-6 < factor < 1e6 else None
+def _shape(sides: Iterable[int]) -> tuple[int, ...] | None:
+    """Return a shape; None if a side is unknown or the shape is unreasonable."""
+    shape = tuple(sides)
+    possible = len(shape) <= _MAX_DIMS and min(shape, default=0) >= 0 and math.prod(shape) <= _MAX_ELEMENTS
+    return shape if possible else None
 
 
-def _times(scale: Fraction | None, factor: Fraction | None) -> Fraction | None:
-    if scale is None or factor is None:
-        return None
-    product = scale * factor
-    # A chain of nonsense must not grow numbers that take forever to multiply.
-    return product if 1 / _LARGEST_SCALE < product < _LARGEST_SCALE and product.denominator < _LARGEST_SCALE else None
+def _pixels(shape: tuple[int, ...] | None) -> int:
+    """Return the pixels of a batch [N, H, W, C] or [N, C, H, W]; 0: unknown."""
+    if shape is None or len(shape) != 4:
+        return 0
+    return math.prod(shape[:3] if shape[3] <= 4 else (shape[0], *shape[2:]))
 
 
-def _row(node: Node, ins: list[_Flow], out: _Flow, constants: Mapping[str, Tensor], claimed: set[str]) -> Layers:
-    """Return one layer; its weights are claimed, so that no other layer that shares them counts them too."""
-    weights = [] if out.weights else list(dict.fromkeys(one.weights for one in ins if one.weights))
-    tensors = [constants[name] for name in weights if name in constants and constants[name].dtype != "int64"]
-    new = [constants[n] for n in weights if n not in claimed and n in constants and constants[n].dtype != "int64"]
-    claimed.update(weights)
-    quantised = len(ins) > 1 and all(one.dequantised for one in ins[:2])
-    computed = "int8" if quantised else ins[0].dtype if ins and node.op != "Shape" else ""
-    # Weights on their way to a layer are made ready once, when the model is opened.
-    ready = bool(ins) and all(one.weights for one in ins)
+def _damaged(what: str) -> CardError:
+    return CardError(f"not an ONNX file, or a damaged one ({what}): copy or export it again")
+
+
+def _layer(node: onnx.NodeProto, graph: _Graph, counted: set[str]) -> Layers:
+    """Return one layer; weights in ``counted`` are not counted again, and its own are added."""
+    ins = [name for name in node.input if name]
+    ready = bool(ins) and graph.constants.issuperset(ins)
+    passed_on = any(name in graph.weights for name in node.output)
+    names = [] if passed_on else list(dict.fromkeys(graph.weights[name] for name in ins if name in graph.weights))
+    tensors = {name: graph.tensors[name] for name in names if graph.tensors[name].dtype != "int64"}
+    new = [tensor for name, tensor in tensors.items() if name not in counted]
+    counted.update(tensors)
+    int8 = len(ins) > 1 and graph.dequantised.issuperset(ins[:2])
+    computes = "int8" if int8 else graph.tensors[ins[0]].dtype if ins and ins[0] in graph.tensors else ""
+    domain, op = text(node.domain), text(node.op_type)
+    op = op if domain in ("", "ai.onnx") else f"{domain}.{op}"
     return Layers(
-        type=f"{node.op} of weights" if ready else node.op,
+        # Constants are computed once, when a runtime opens the model.
+        type=f"{op} of weights" if ready else op,
         count=1,
         parameters=sum(tensor.elements for tensor in new),
-        bytes=sum(tensor.size for tensor in new),
-        stored="+".join(sorted({tensor.dtype for tensor in tensors})),
-        computed="" if ready else computed.replace("?", ""),
-        macs_per_pixel=_macs(node, ins, out, constants),
+        bytes=sum(tensor.size or 0 for tensor in new),
+        stored="+".join(sorted({tensor.dtype for tensor in tensors.values()})),
+        computed="" if ready or op == "Shape" else computes.replace("?", ""),
+        macs_per_pixel=_macs(node, graph),
     )
 
 
-def _macs(node: Node, ins: list[_Flow], out: _Flow, constants: Mapping[str, Tensor]) -> float | None:
-    if node.op in ("Gemm", "MatMul", "MatMulInteger", "QLinearConv", "ConvInteger", "LSTM", "GRU", "RNN", "Einsum"):
+def _macs(node: onnx.NodeProto, graph: _Graph) -> float | None:
+    if node.op_type in _UNKNOWN_MACS:
         return None
-    if node.op not in ("Conv", "ConvTranspose"):
+    if node.op_type not in ("Conv", "ConvTranspose"):
         return 0.0
-    # Each weight is used once for each pixel: of what comes out, or of what a transposed convolution spreads.
-    scale = out.scale if node.op == "Conv" else ins[0].scale if ins else None
-    weights = constants.get(ins[1].weights) if len(ins) > 1 else None
-    return float(weights.elements * scale) if weights and scale is not None else None
+    # Each weight is used once per pixel of the output, or of the input of a transposed convolution.
+    pixels = graph.tensors.get(node.output[0] if node.op_type == "Conv" else node.input[0])
+    weights = graph.tensors.get(graph.weights.get(node.input[1], "")) if len(node.input) > 1 else None
+    if weights is None or pixels is None or not pixels.shape or not graph.pixels:
+        return None
+    return weights.elements * math.prod((pixels.shape[0], *pixels.shape[2:])) / graph.pixels
 
 
 def _merged(a: Layers, b: Layers) -> Layers:
@@ -341,26 +360,27 @@ def _merged(a: Layers, b: Layers) -> Layers:
     )
 
 
-def _activations(file: OnnxFile, flows: Mapping[str, _Flow]) -> tuple[int, int]:
-    """Return the most bytes alive at a time for a tile, and how many tensors of unknown size were left out."""
-    last = {name: i for i, node in enumerate(file.nodes) for name in node.inputs}
-    last.update({port.name: len(file.nodes) for port in file.outputs})
-    alive: dict[str, int] = {port.name: flows[port.name].size() or 0 for port in file.inputs}
-    now = most = sum(alive.values())
+def _activations(graph: _Graph) -> tuple[int, int]:
+    """Return the peak memory for a tile, bytes, and the number of tensors of unknown size, which are left out."""
+    last = {name: i for i, node in enumerate(graph.nodes) for name in node.input}
+    last.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
+    alive = {name: _size(name, graph) or 0 for name in graph.inputs}
+    now = peak = sum(alive.values())
     unknown = 0
-    for i, node in enumerate(file.nodes):
-        made = [] if _is_constant(node, flows) else [name for name in dict.fromkeys(node.outputs) if name not in alive]
-        sizes = {name: flows[name].size() for name in made}
-        unknown += sum(size is None for size in sizes.values())
-        ending = [name for name in dict.fromkeys(node.inputs) if last.get(name) == i and name in alive]
-        if node.op in _IN_PLACE and ending:
+    for i, node in enumerate(graph.nodes):
+        made = {name: _size(name, graph) for name in node.output if name not in graph.constants and name not in alive}
+        unknown += sum(size is None for size in made.values())
+        ending = [name for name in dict.fromkeys(node.input) if last.get(name) == i and name in alive]
+        if node.op_type in _IN_PLACE and ending:
             now -= alive.pop(ending.pop(0))
-        alive.update({name: size or 0 for name, size in sizes.items()})
-        now += sum(size or 0 for size in sizes.values())
-        most = max(most, now)
+        alive.update({name: size or 0 for name, size in made.items()})
+        now += sum(size or 0 for size in made.values())
+        peak = max(peak, now)
         now -= sum(alive.pop(name) for name in ending)
-    return most, unknown
+    return peak, unknown
 
 
-def _is_constant(node: Node, flows: Mapping[str, _Flow]) -> bool:
-    return all(flows[name].weights for name in node.inputs if name in flows)
+def _size(name: str, graph: _Graph) -> int | None:
+    """Return the bytes that a tensor takes for ``TILE`` x ``TILE`` px; None: unknown."""
+    size = graph.tensors[name].size if name in graph.tensors else None
+    return None if size is None or not graph.pixels else math.ceil(size * TILE * TILE / graph.pixels)

@@ -1,4 +1,4 @@
-"""What a model file holds: read without a native parser, whole or damaged, ours or others'."""
+"""Inspection of model files: intact and damaged ones, from kinet-trt and from other tools."""
 
 import hashlib
 import json
@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from kinet_trt.core.errors import KinetError
 from kinet_trt.engines.tensorrt.engine_file import write_plan
 from kinet_trt.models.card import CARD_KEY, read_card
-from kinet_trt.models.model import DEFAULT_MODEL
+from kinet_trt.models.model import DEFAULT_MODEL, parse
 from kinet_trt.onnx_graph.inspect import inspect_file, summarise
-from kinet_trt.onnx_graph.reader import read_onnx
 
 
 def graph(nodes, constants, inputs=(("x", [1, 3, "h", "w"]),), **extra):
@@ -34,10 +33,10 @@ def node(op, inputs, output, **attributes):
 
 
 def by_type(model):
-    return {row.type: row for row in summarise(read_onnx(model))[0]}
+    return {row.type: row for row in summarise(parse(model))[0]}
 
 
-def test_the_shipped_model_is_shown_whole(run, tmp_path):
+def test_inspect_shows_all_of_the_built_in_model(run, tmp_path):
     code, out, err = run("inspect", DEFAULT_MODEL, "--json", tmp_path / "o.json")
     assert (code, err) == (0, "")
     for text in ("kinet-edge", "um/px", "ConvTranspose", "uint8 [batch,", "opset ai.onnx 18", "Research Use Only"):
@@ -59,20 +58,27 @@ def test_the_shipped_model_is_shown_whole(run, tmp_path):
     assert json.loads(out) == document
 
 
-def test_what_is_read_is_what_the_onnx_package_reads():
-    onnx = pytest.importorskip("onnx")
-    file, expected = read_onnx(DEFAULT_MODEL.read_bytes()), onnx.load(DEFAULT_MODEL).graph
-    assert [(n.op, list(n.inputs), list(n.outputs)) for n in file.nodes] == [
-        (n.op_type, list(n.input), list(n.output)) for n in expected.node
-    ]
-    assert {name: t.dims for name, t in file.constants.items()} == {t.name: tuple(t.dims) for t in expected.initializer}
-    for ours, theirs in zip(file.nodes, expected.node, strict=True):
-        for attribute in theirs.attribute:
-            if attribute.type == onnx.AttributeProto.INTS:
-                assert ours.numbers[attribute.name] == tuple(attribute.ints)
+def test_inspect_shows_the_card_without_onnx(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    code, out, err = run("inspect", DEFAULT_MODEL)
+    assert (code, err) == (0, "")
+    assert "kinet-edge" in out
+    assert "Layers and memory are not shown" in out
+    assert 'pip install "kinet-trt[build]"' in out
+    document = json.loads(run("inspect", DEFAULT_MODEL, "--json", "-")[1])
+    assert document["card"]["threshold"] == read_card(DEFAULT_MODEL)[0].threshold
+    assert "layers" not in document
 
 
-def test_macs_follow_strides_and_up_samplers():
+def test_layers_of_a_model_of_fixed_size_are_those_of_a_variable_one():
+    nodes = [node("Conv", "x a", "y", strides=[2, 2], kernel_shape=[2, 2])]
+    weights = {"a": np.zeros((8, 3, 2, 2), np.float32)}
+    variable = summarise(parse(graph(nodes, weights)))
+    assert summarise(parse(graph(nodes, weights, inputs=(("x", [2, 3, 64, 32]),)))) == variable
+    assert variable[0][0].macs_per_pixel == 8 * 12 / 4
+
+
+def test_macs_follow_strides_and_upsampling():
     zeros = np.zeros
     model = graph(
         [
@@ -91,7 +97,7 @@ def test_macs_follow_strides_and_up_samplers():
             "d": zeros((3, 4, 1, 1), np.float32),
         },
     )
-    rows, memory = summarise(read_onnx(model))
+    rows, memory = summarise(parse(model))
     found = {row.type: row for row in rows}
     assert found["Conv"].macs_per_pixel == 8 * 27 / 4 + 32 / 16 + 12
     assert found["ConvTranspose"].macs_per_pixel == 128 / 16
@@ -101,7 +107,7 @@ def test_macs_follow_strides_and_up_samplers():
     assert memory["activations_bytes"] == 1024 * 1024 * 4 * (16 / 4 + 4)
 
 
-def test_quantised_weights_are_counted_once_and_computed_in_int8():
+def test_quantized_weights_count_once_and_compute_in_int8():
     weights = np.zeros((8, 3, 3, 3), np.int8)
     one, zero = np.float32(1), np.int8(0)
     model = graph(
@@ -121,17 +127,17 @@ def test_quantised_weights_are_counted_once_and_computed_in_int8():
     assert conv.macs_per_pixel == 2 * 8 * 27
 
 
-def test_what_the_file_does_not_tell_is_said_to_be_unknown():
+def test_macs_and_memory_are_unknown_after_an_unknown_operator():
     model = graph(
-        [node("Shape", "x", "s"), node("Reshape", "x s", "r"), node("Conv", "r w", "y", kernel_shape=[1, 1])],
+        [node("Shape", "x", "s"), node("Unheard", "x s", "r"), node("Conv", "r w", "y", kernel_shape=[1, 1])],
         {"w": np.zeros((4, 3, 1, 1), np.float32)},
     )
-    rows, memory = summarise(read_onnx(model))
+    rows, memory = summarise(parse(model))
     assert {row.type: row.macs_per_pixel for row in rows}["Conv"] is None
     assert memory["unknown_tensors"] == 2  # of the three, the shape is but a few numbers
 
 
-def test_a_model_of_others_is_shown_without_a_card(run, tmp_path):
+def test_inspect_shows_models_of_other_tools_without_a_card(run, tmp_path):
     model = graph([node("Conv", "x w", "y")], {"w": np.zeros((2, 3, 1, 1), np.float16)}, producer_name="somebody [µ]")
     path = tmp_path / "theirs [b].onnx"
     path.write_bytes(model)
@@ -152,7 +158,7 @@ def engine(folder, content=b"a plan"):
     return path
 
 
-def test_an_engine_shows_its_card_without_a_gpu(run, tmp_path):
+def test_inspect_shows_the_card_of_an_engine_without_a_gpu(run, tmp_path):
     code, out, err = run("inspect", engine(tmp_path))
     assert (code, err) == (0, "")
     assert "TensorRT for RTX" in out
@@ -171,7 +177,7 @@ def test_an_engine_shows_its_card_without_a_gpu(run, tmp_path):
         (lambda e, j: j.write_text(j.read_text().replace('"version": 1', '"version": 9')), "upgrade"),
     ],
 )
-def test_an_engine_and_a_json_that_do_not_belong_together_are_told(run, tmp_path, spoil, says):
+def test_inspect_refuses_an_engine_that_does_not_match_its_json(run, tmp_path, spoil, says):
     path = engine(tmp_path)
     spoil(path, tmp_path / "k.engine.json")
     code, out, err = run("inspect", path)
@@ -180,7 +186,7 @@ def test_an_engine_and_a_json_that_do_not_belong_together_are_told(run, tmp_path
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_checkpoint_is_shown(run, tmp_path):
+def test_inspect_shows_a_checkpoint(run, tmp_path):
     pytest.importorskip("torch")
     from kinet_trt.export.checkpoint import ModelInfo, save
     from kinet_trt.export.networks.base import NetworkConfig
@@ -200,7 +206,7 @@ def test_a_checkpoint_is_shown(run, tmp_path):
     assert "not a readable checkpoint" in err
 
 
-def test_a_checkpoint_without_pytorch_is_one_line(run, tmp_path, monkeypatch):
+def test_inspect_of_a_checkpoint_without_pytorch_names_the_extra(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     code, out, err = run("inspect", tmp_path / "a.pt")
     assert (code, out) == (1, "")
@@ -220,7 +226,7 @@ def test_a_checkpoint_without_pytorch_is_one_line(run, tmp_path, monkeypatch):
         (b"\x3a\x0f\x0a\x06\x22\x04Relu\x2a\x05\x08\xff\xff\xff\x7f", "unknown type 0"),
     ],
 )
-def test_files_that_are_no_model_get_one_message(run, tmp_path, content, says):
+def test_inspect_reports_an_invalid_file_in_one_line(run, tmp_path, content, says):
     path = tmp_path / "x.onnx"
     path.write_bytes(content)
     code, out, err = run("inspect", path)
@@ -231,7 +237,7 @@ def test_files_that_are_no_model_get_one_message(run, tmp_path, content, says):
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_model_that_was_changed_after_its_card_was_written_is_shown_with_a_note(run, tmp_path):
+def test_inspect_notes_that_a_model_was_changed_after_its_card_was_written(run, tmp_path):
     path = tmp_path / "x.onnx"
     path.write_bytes(DEFAULT_MODEL.read_bytes().replace(b"Relu", b"Selu"))
     code, out, err = run("inspect", path)
@@ -264,13 +270,13 @@ def small():
     )
 
 
-def test_a_resize_by_known_factors_is_followed():
-    _, memory = summarise(read_onnx(small()))
+def test_memory_follows_a_resize_by_constant_factors():
+    _, memory = summarise(parse(small()))
     assert memory["unknown_tensors"] == 0
     assert memory["activations_bytes"] == 1024 * 1024 * 4 * (4 + 4 * 4)
 
 
-def test_text_of_a_file_does_not_steer_the_terminal(run, tmp_path):
+def test_inspect_replaces_control_characters_in_text_of_the_file(run, tmp_path):
     (tmp_path / "x.onnx").write_bytes(graph([node("Oh\x1b[2Jno", "x", "y")], {}, producer_name="a\nb\x07"))
     code, out, _ = run("inspect", tmp_path / "x.onnx")
     assert code == 0
@@ -280,7 +286,7 @@ def test_text_of_a_file_does_not_steer_the_terminal(run, tmp_path):
 
 @settings(max_examples=300)
 @given(st.data())
-def test_no_damage_does_more_than_one_message(tmp_path_factory, data):
+def test_inspect_reports_any_damage_in_one_line(tmp_path_factory, data):
     model = bytearray(small())
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(model) - 1))

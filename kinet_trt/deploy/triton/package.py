@@ -29,7 +29,7 @@ from kinet_trt.core.runtimes import GPU_RUNTIMES
 from kinet_trt.engines.tensorrt.engine_file import build_command, read_plan
 from kinet_trt.models.card import ModelCard
 from kinet_trt.models.model import DEFAULT_MODEL, Model
-from kinet_trt.onnx_graph.reader import Port, read_onnx
+from kinet_trt.onnx_graph.reader import Port, inputs, ports
 
 CONFIG = "config.pbtxt"
 _TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "fp32": "TYPE_FP32", "fp16": "TYPE_FP16"}
@@ -84,7 +84,7 @@ def package(
     """
     if instances < 1:
         raise KinetError(f"instances: expected 1 or more, found {instances}")
-    card, content, file, inputs, outputs, fused_here = _read(model)
+    card, content, file, takes, gives, fused_here = _read(model)
     chosen = re.sub(r"[^A-Za-z0-9_.-]+", "-", card.name).strip("-.") or "kinet" if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", chosen):
         raise KinetError(f"name: expected letters, digits, '_', '-' and '.', found {chosen!r}")
@@ -96,7 +96,7 @@ def package(
         write_atomic(part / "labels.txt", "".join(f"{label}\n" for label in card.classes))
         write_atomic(part / "client.py", _client(chosen))
         write_atomic(part / "README.md", _readme(chosen, card))
-        write_atomic(part / CONFIG, config(chosen, card, inputs, outputs, instances))
+        write_atomic(part / CONFIG, config(chosen, card, takes, gives, instances))
         _install(part, folder, force)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -173,8 +173,8 @@ def _read(model: Path | None) -> tuple[ModelCard, bytes, str, Sequence[Port], Se
         from kinet_trt.onnx_graph.fuse_peaks import fuse
 
         served = fuse(served)
-    file = read_onnx(served.data)
-    return served.card, served.data, "model.onnx", file.inputs, file.outputs, fused_here
+    graph = served.graph.graph
+    return served.card, served.data, "model.onnx", inputs(graph), ports(graph.output), fused_here
 
 
 def _check_plan(card: ModelCard, path: Path) -> None:
