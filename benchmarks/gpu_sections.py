@@ -79,7 +79,7 @@ def _small(record: Record, library: Any, models: Path, precision: str, found: di
         checked, driver = check_machine(card, plan, path)
         with _seconds(found, "open_s"):
             engine = TensorRtEngine(card, plan, checked, driver, path)
-        found["cuda_graph"] = _lane(engine)._graph is not None
+        found["cuda_graph"] = _slot(engine)._graph is not None
         record.put(step=f"{precision}: run")
         pixels, _truth = simulate.field(1, SMALL, SMALL)
         maps = engine.run(pixels[None])[0]
@@ -132,11 +132,11 @@ def frames(record: Record, _: Path, __: bool) -> None:
 
     from kinet_trt.cuda.interop import read_frame
     from kinet_trt.engines.tensorrt.preprocess import CudaPrepare
-    from kinet_trt.engines.tensorrt.runtime import _pinned
+    from kinet_trt.engines.tensorrt.slot import pinned_array
 
     stream = cupy.cuda.Stream(non_blocking=True)
     frame = simulate.field(7, WIDTH, HEIGHT)[0]
-    pinned = _pinned(frame.shape, np.uint8)
+    pinned = pinned_array(frame.shape, np.uint8)
     staged = cupy.empty(frame.shape, np.uint8)
     kind = cupy.cuda.runtime.memcpyHostToDevice
 
@@ -259,7 +259,7 @@ def opened(record: Record, models: Path, frame: NDArray[np.uint8]) -> Iterator[t
             maps = engine.run(fitted.pixels[None])[0]
             least = card.threshold if model == "kinet-edge" else likely_threshold(maps)
             found = engine.submit(frame, threshold=least).result()
-            figures["cuda_graph"], figures["nuclei"] = _lane(engine)._graph is not None, len(found)
+            figures["cuda_graph"], figures["nuclei"] = _slot(engine)._graph is not None, len(found)
             figures["are_reference"] = same(found, inside(maps, least))
         except KinetError as error:
             figures["why"] = str(error)
@@ -273,9 +273,9 @@ def engine_ms(engine: Any, threshold: float) -> float:
     """Return the time of network, peaks and copy of the results on the device, ms."""
     import cupy
 
-    before, after, lane = cupy.cuda.Event(), cupy.cuda.Event(), _lane(engine)
+    before, after, slot = cupy.cuda.Event(), cupy.cuda.Event(), _slot(engine)
     before.record(engine.stream)
-    lane.start(threshold, HEIGHT, WIDTH)
+    slot.start(threshold, HEIGHT, WIDTH)
     after.record(engine.stream)
     after.synchronize()
     return float(cupy.cuda.get_elapsed_time(before, after))
@@ -373,8 +373,8 @@ def ignored(_: object) -> None:
     """Run a function and return None, so that the host's clock is used."""
 
 
-def _lane(engine: Any) -> Any:
-    return next(iter(engine._lanes.values()))[0]
+def _slot(engine: Any) -> Any:
+    return next(iter(engine._slots.values()))[0]
 
 
 def _source(models: Path, model: str, precision: str) -> Path | None:

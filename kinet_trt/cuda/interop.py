@@ -132,6 +132,17 @@ def wait_for(stream: Any, pixels: DevicePixels) -> None:
     stream.wait_event(event)
 
 
+def delay_writes(pixels: DevicePixels, stream: Any) -> None:
+    """Make the stream that writes the pixels wait, on the device, until a CuPy stream has read them."""
+    if pixels.stream is None:
+        return
+    from cupy.cuda import Event, runtime
+
+    event = Event(disable_timing=True)
+    event.record(stream)
+    runtime.streamWaitEvent(pixels.stream, event.ptr, 0)
+
+
 def parse_interface(interface: Mapping[str, Any], order: str | None, owner: object) -> DevicePixels:
     """Read a CUDA array interface, versions 0 to 3.
 

@@ -94,11 +94,11 @@ class DeviceEngine(Protocol):
 
     Attributes
     ----------
-    lanes
+    max_in_flight
         Number of frames that may be in flight.
     """
 
-    lanes: int
+    max_in_flight: int
 
     def submit(
         self,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import CountCancelledError, EngineError, ImageError, KinetError
-from kinet_trt.core.frame import Fitted, Frame, fit, fitted_size
+from kinet_trt.core.frame import NO_COLOUR, Fitted, Frame, fit, fitted_size
 from kinet_trt.cuda.interop import ORDERS, is_on_device, read_frame
 from kinet_trt.engines.base import DeviceEngine, Engine
 from kinet_trt.engines.open import open_engine
@@ -145,7 +145,9 @@ class NucleusCounter:
         self._check()
         self._workers = Workers()
         self._room = (
-            threading.BoundedSemaphore(self.engine.lanes) if isinstance(self.engine, DeviceEngine) else nullcontext()
+            threading.BoundedSemaphore(self.engine.max_in_flight)
+            if isinstance(self.engine, DeviceEngine)
+            else nullcontext()
         )
 
     @property
@@ -236,7 +238,7 @@ class NucleusCounter:
                 return self.engine.submit(frame, threshold=self.threshold.value).result()
         fitted = fit(frame, card.mpp, card.multiple)
         if frame.is_grey:
-            log.warning("the picture has no colour: the stains cannot be told apart, and no nuclei are counted")
+            log.warning(NO_COLOUR)
             return Detections.empty(card.classes)
         found = self._find(fitted, cancel)
         x, y = fitted.to_frame(found.x, found.y)

@@ -1,7 +1,7 @@
-"""What is common to TensorRT 10.3 to 11.4 and TensorRT for RTX: finding it, its one logger, and building a plan.
+"""Find TensorRT 10.3 to 11.4 or TensorRT for RTX, build a plan, and check that this machine can run it.
 
-Both have one Python interface but for what is asked here with ``hasattr``. TensorRT builds for the GPU at hand;
-TensorRT for RTX builds anywhere, and finishes on the GPU it meets.
+Both libraries have the same Python API except where ``hasattr`` is used here. TensorRT builds for the installed GPU;
+TensorRT for RTX builds on any machine and completes the plan on the GPU that runs it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kinet_trt.models.card import ModelCard, Profile
 
 log = logging.getLogger(__name__)
 
-_OLDEST = (10, 3)
+_MIN_VERSION = (10, 3)
 _REASONS = {
     "VERSION_MISMATCH": "another version built it",
     "UNSUPPORTED_CC": "it was not built for this compute capability",
@@ -37,7 +37,7 @@ _REASONS = {
     "CUDA_ERROR": "CUDA does not work on this machine",
 }
 Report = Callable[[str, int, int], None]
-"""Is told what is being done, and how many steps of how many of it are done."""
+"""Called with the current step, the units done and the total."""
 
 
 def silent(*_: object) -> None:
@@ -53,11 +53,11 @@ class Library:
     module
         ``tensorrt`` or ``tensorrt_rtx``.
     name, version
-        In words, as in a model card: ``"TensorRT for RTX"``, ``"1.7.1.116"``.
+        Name and version as in a model card: ``"TensorRT for RTX"``, ``"1.7.1.116"``.
     logger
-        The one of this process: TensorRT ignores a second one.
+        Shared by the whole process: TensorRT ignores a second logger.
     messages
-        Errors that the logger was given since somebody emptied the list.
+        Errors logged since the list was last cleared.
     """
 
     module: Any
@@ -68,24 +68,22 @@ class Library:
 
     @property
     def is_rtx(self) -> bool:
-        """Whether it is TensorRT for RTX, which needs no GPU to build and keeps no timing cache."""
+        """Whether it is TensorRT for RTX, which needs no GPU to build and has no timing cache."""
         return self.name == GPU_RUNTIMES["tensorrt-rtx"]
 
 
 def find_runtime(runtime: str = "auto") -> str:
-    """Return which of :data:`GPU_RUNTIMES` is to be used: TensorRT where it is installed, else TensorRT for RTX.
-
-    Nothing is imported.
+    """Return the name of an installed GPU runtime, TensorRT before TensorRT for RTX, without importing it.
 
     Parameters
     ----------
     runtime
-        ``"auto"``, or the one that it must be.
+        ``"auto"``, or a name in :data:`GPU_RUNTIMES`.
 
     Raises
     ------
     EngineError
-        If it is unknown or not installed.
+        If the runtime is unknown or not installed.
     """
     if runtime not in ("auto", *GPU_RUNTIMES):
         raise EngineError(f"runtime: expected auto, {' or '.join(GPU_RUNTIMES)}, found {runtime!r}")
@@ -101,7 +99,7 @@ def find_runtime(runtime: str = "auto") -> str:
 
 @cache
 def load_library(runtime: str) -> Library:
-    """Import one of :data:`GPU_RUNTIMES`.
+    """Import a runtime by its name in :data:`GPU_RUNTIMES`.
 
     Raises
     ------
@@ -112,14 +110,14 @@ def load_library(runtime: str) -> Library:
         module = importlib.import_module(runtime.replace("-", "_"))
         version = str(module.__version__)
         numbers = tuple(int(part) for part in version.split(".")[:2])
-    except Exception as error:  # what a half-installed TensorRT raises differs with how it was installed
+    except Exception as error:  # a broken installation raises various exceptions
         raise EngineError(
-            f"{GPU_RUNTIMES[runtime]} is installed but cannot be loaded ({error}): install it again"
+            f"{GPU_RUNTIMES[runtime]} is installed but cannot be loaded ({error}): reinstall it"
         ) from error
-    if runtime == "tensorrt" and numbers < _OLDEST:
+    if runtime == "tensorrt" and numbers < _MIN_VERSION:
         raise EngineError(f"TensorRT: expected 10.3 or newer, found {version}: upgrade it")
     messages: list[str] = []
-    return Library(module, GPU_RUNTIMES[runtime], version, _logger(module, messages), messages)
+    return Library(module, GPU_RUNTIMES[runtime], version, _create_logger(module, messages), messages)
 
 
 def build_plan(
@@ -132,31 +130,31 @@ def build_plan(
     timing: bytes = b"",
     report: Report = silent,
 ) -> tuple[bytes, bytes]:
-    """Build an ONNX model as its types say, and return the plan and the timing cache.
+    """Build a strongly typed ONNX model; return the plan and the timing cache.
 
     Parameters
     ----------
     library
-        What builds it.
+        The runtime that builds.
     model
         A serialised ONNX model that TensorRT can read.
     profile
-        Least, best and largest shape [N, H, W] of the input ``frame``; None: its shape is fixed in the model.
+        Smallest, optimal and largest shape [N, H, W] of the input ``frame``; None if the model fixes the shape.
     tf32
-        Whether FP32 arithmetic may round its factors to 10 bits.
+        Whether FP32 multiplications may use TF32.
     turing
-        Whether TensorRT for RTX is to build for compute capability 7.5 instead of for 8.0 and newer.
+        Whether TensorRT for RTX builds for compute capability 7.5 instead of 8.0 and newer.
     timing
-        The timing cache of an earlier build; empty: there is none.
+        Timing cache of an earlier build, or empty.
     report
-        Is told how far it is, in percent.
+        Progress callback, in percent.
 
     Raises
     ------
     EngineError
-        If TensorRT cannot build it; the message holds its reasons.
+        If TensorRT cannot build it, with TensorRT's reasons.
     KeyboardInterrupt
-        When the user interrupts it.
+        If the user interrupts the build.
     """
     trt = library.module
     library.messages.clear()
@@ -165,7 +163,7 @@ def build_plan(
     parser = trt.OnnxParser(network, library.logger)
     if not parser.parse(model):
         reasons = [str(parser.get_error(i)) for i in range(parser.num_errors)]
-        raise EngineError(_sentence(library, "cannot read the model", reasons))
+        raise EngineError(format_error(library, "cannot read the model", reasons))
     config = builder.create_builder_config()
     if not tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
@@ -173,70 +171,70 @@ def build_plan(
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.SM75, 0)
     if library.is_rtx:
-        # Memory is ours then, also for large tensors: what allocates while it runs cannot be captured in a graph.
+        # The caller provides all memory: an engine that allocates at run time cannot be captured in a CUDA graph.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if profile:
-        shapes = builder.create_optimization_profile()
-        shapes.set_shape("frame", *((n, h, w, 3) for n, h, w in profile))
-        if config.add_optimization_profile(shapes) < 0:
-            raise EngineError(_sentence(library, f"refuses the sizes {profile}", library.messages))
+        profiles = builder.create_optimization_profile()
+        profiles.set_shape("frame", *((n, h, w, 3) for n, h, w in profile))
+        if config.add_optimization_profile(profiles) < 0:
+            raise EngineError(format_error(library, f"does not accept the sizes {profile}", library.messages))
     if not library.is_rtx:
         config.set_timing_cache(config.create_timing_cache(timing), ignore_mismatch=False)
     stop, failures = threading.Event(), list[Exception]()
-    config.progress_monitor = _monitor(trt, report, stop, failures)
+    config.progress_monitor = _create_monitor(trt, report, stop, failures)
     with _interruptible(stop):
         plan = builder.build_serialized_network(network, config)
     if failures:
         raise failures[0]
     if plan is None:
-        raise EngineError(_sentence(library, "cannot build the model", library.messages))
+        raise EngineError(format_error(library, "cannot build the model", library.messages))
     report("Building engine", 100, 100)
     if library.is_rtx:
         return bytes(plan), b""
-    kept = config.get_timing_cache()
-    return bytes(plan), bytes(kept.serialize()) if kept else b""
+    cache = config.get_timing_cache()
+    return bytes(plan), bytes(cache.serialize()) if cache else b""
 
 
 def context_options(library: Library, engine: Any) -> Any:
-    """Return what an engine's execution contexts are made with: memory comes from the caller.
+    """Return options for execution contexts that use the caller's memory.
 
-    TensorRT for RTX compiles kernels for a shape in the background and runs slower ones until they are ready, which a
-    captured graph would then keep: here it compiles them at a shape's first run, once for all contexts.
+    TensorRT for RTX compiles kernels for a shape in the background and runs slower ones until then; a captured graph
+    would keep the slow ones. With these options it compiles them on a shape's first run, once for all contexts.
     """
     trt = library.module
     strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if not library.is_rtx:
         return strategy
-    running = engine.create_runtime_config()
-    running.set_execution_context_allocation_strategy(strategy)
-    running.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    running.set_runtime_cache(running.create_runtime_cache())
-    return running
+    options = engine.create_runtime_config()
+    options.set_execution_context_allocation_strategy(strategy)
+    options.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    options.set_runtime_cache(options.create_runtime_cache())
+    return options
 
 
 def check_machine(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Driver]:
-    """Return what can run an engine on this machine, or say why nothing can.
+    """Return the runtime and driver that can run an engine on this machine.
 
-    The driver is asked before TensorRT is touched, and TensorRT before it parses the plan.
+    Check the driver before TensorRT is imported, and the versions before TensorRT parses the plan.
 
     Parameters
     ----------
     card, plan
-        The engine, from :func:`kinet_trt.engines.tensorrt.engine_file.read_plan`.
+        Result of :func:`kinet_trt.engines.tensorrt.engine_file.read_plan`.
     path
-        Where it lies.
+        Path of the engine file, for messages.
 
     Raises
     ------
     EngineError
         If there is no driver or no GPU, TensorRT or CuPy is missing, or the engine was built by another TensorRT or
-        for another GPU. The message names both sides and the command that helps.
+        for another GPU. The message names both sides and the command that builds it here.
     """
     try:
         driver = query_driver()
     except EngineError as error:
         raise EngineError(f"{path}: {error}") from None
-    runtime = next((name for name, words in GPU_RUNTIMES.items() if words == card.runtime), "")
+    runtime = next((name for name, title in GPU_RUNTIMES.items() if title == card.runtime), "")
     if not runtime:
         raise EngineError(
             f"{path}: built by {card.runtime}, expected one of {', '.join(GPU_RUNTIMES.values())}: build it again: "
@@ -248,19 +246,19 @@ def check_machine(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Dr
     check_gpu(card, path, gpu.name, gpu.capability)
     if find_spec("cupy") is None:
         package = '"kinet-trt[gpu]"' if driver.cuda >= (13, 0) else "cupy-cuda12x"
-        raise EngineError(f"{path}: an engine runs with CuPy, which is not installed: pip install {package}")
-    if reasons := refusal(library, plan):
+        raise EngineError(f"{path}: engines need CuPy, which is not installed: pip install {package}")
+    if reasons := incompatibility(library, plan):
         raise EngineError(
-            f"{path}: {library.name} {library.version} does not run it on {gpu.name}: {reasons}. Build it here: "
+            f"{path}: {library.name} {library.version} cannot run it on {gpu.name}: {reasons}. Build it here: "
             f"{build_command(card, path)}"
         )
     return library, driver
 
 
-def refusal(library: Library, plan: bytes) -> str:
-    """Return in words why this TensorRT will not run a plan here; empty where it will, or cannot tell beforehand.
+def incompatibility(library: Library, plan: bytes) -> str:
+    """Return why this TensorRT cannot run a plan here; empty if it can, or if this version has no such check.
 
-    Only for a plan whose card fits, and only where there is a driver.
+    Needs a driver and a plan whose card matches.
     """
     trt = library.module
     runtime = trt.Runtime(library.logger)
@@ -274,7 +272,7 @@ def refusal(library: Library, plan: bytes) -> str:
 
 
 def _installed_runtime(runtime: str) -> str:
-    """Return the runtime if it is installed, else the other one if that is: its name then stands in the message."""
+    """Return the runtime if it is installed, else the other one, so that the error can name it."""
     try:
         return find_runtime(runtime)
     except KinetError:
@@ -284,8 +282,8 @@ def _installed_runtime(runtime: str) -> str:
         return other
 
 
-def _logger(trt: Any, messages: list[str]) -> Any:
-    """Return a logger that passes on to Python's, and keeps errors for the message that ends a failed build."""
+def _create_logger(trt: Any, messages: list[str]) -> Any:
+    """Return a logger that forwards to Python's logging and collects errors for our own messages."""
     levels = {
         trt.ILogger.Severity.INTERNAL_ERROR: logging.INFO,
         trt.ILogger.Severity.ERROR: logging.INFO,
@@ -304,8 +302,8 @@ def _logger(trt: Any, messages: list[str]) -> Any:
     return Logger()
 
 
-def _monitor(trt: Any, report: Report, stop: threading.Event, failures: list[Exception]) -> Any:
-    """Return a progress monitor: phases nest, and what all of them say together is one percentage, that never falls."""
+def _create_monitor(trt: Any, report: Report, stop: threading.Event, failures: list[Exception]) -> Any:
+    """Return a progress monitor that combines nested phases into one percentage that never decreases."""
     phases: dict[str, tuple[str | None, int, int]] = {}  # name: parent, steps, steps done
     reached = 0.0
 
@@ -321,7 +319,7 @@ def _monitor(trt: Any, report: Report, stop: threading.Event, failures: list[Exc
         reached = max(reached, share)
         try:
             report(name, int(100 * reached), 100)
-        except Exception as error:  # an exception must not pass through TensorRT: it would end the process
+        except Exception as error:  # an exception inside TensorRT would end the process
             failures.append(error)
             stop.set()
 
@@ -347,27 +345,27 @@ def _monitor(trt: Any, report: Report, stop: threading.Event, failures: list[Exc
 
 @contextmanager
 def _interruptible(stop: threading.Event) -> Iterator[None]:
-    """Let Ctrl-C ask TensorRT to stop: a KeyboardInterrupt raised inside of its callbacks would end the process."""
+    """Make Ctrl-C stop TensorRT: a KeyboardInterrupt inside its callbacks would end the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     interrupted = threading.Event()
 
-    def note(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         interrupted.set()
         stop.set()
 
-    before = signal.signal(signal.SIGINT, note)
+    previous = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
     if interrupted.is_set():
         raise KeyboardInterrupt
 
 
-def _sentence(library: Library, what: str, reasons: list[str]) -> str:
-    """Return one message of what TensorRT said; its last words are seldom the first cause."""
+def format_error(library: Library, problem: str, reasons: list[str]) -> str:
+    """Return one line with a problem and TensorRT's first two reasons: later ones are seldom the cause."""
     lines = [" ".join(reason.split()) for reason in reasons if reason.strip()]
-    said = "; ".join(dict.fromkeys(lines[:2])) or "no reason given"
-    return f"{library.name} {library.version} {what}: {said[:600]}"
+    reason = "; ".join(dict.fromkeys(lines[:2])) or "no reason given"
+    return f"{library.name} {library.version} {problem}: {reason[:600]}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,29 @@ def check_gpu(card: ModelCard, path: Path, name: str, capability: tuple[int, int
             f"{path}: built for {card.gpu}, found {here}: an engine runs only on the kind of GPU that built it. "
             f"Build it here: {build_command(card, path)}"
         )
+
+
+def check_profile(card: ModelCard, shape: tuple[int, int, int], path: Path) -> None:
+    """Raise an EngineError unless the engine accepts frames of this shape [N, H, W].
+
+    Parameters
+    ----------
+    card, path
+        Card and path of the engine.
+    shape
+        Number of frames; height and width with padding, px.
+    """
+    if card.profile is None:
+        return
+    smallest, _, largest = card.profile
+    if all(low <= side <= high for low, side, high in zip(smallest, shape, largest, strict=True)):
+        return
+    wanted = replace(card, profile=(shape, shape, shape))
+    accepted = " to ".join(dict.fromkeys(f"{n} x {h} x {w}" for n, h, w in (smallest, largest)))
+    raise EngineError(
+        f"{path}: built for frames [N, H, W] of {accepted} px, found {' x '.join(map(str, shape))} px (at the model's "
+        f"{card.mpp:g} um/px, with padding). Build it for these: {build_command(wanted, path)}"
+    )
 
 
 def gpu_label(name: str, capability: tuple[int, int]) -> str:

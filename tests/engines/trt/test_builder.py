@@ -1,9 +1,7 @@
 """TensorRT for RTX, really: its one logger, its progress, its errors and how a build is stopped. No GPU is needed."""
 
-import csv
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,7 +14,8 @@ import pytest
 rtx = pytest.importorskip("tensorrt_rtx")
 onnx = pytest.importorskip("onnx")
 
-from conftest import skip
+from tensorrt_api import names_used, versions_with_names
+
 from kinet_trt.core.errors import EngineError, KinetError, MissingExtraError
 from kinet_trt.cuda.driver import Driver, Gpu
 from kinet_trt.engines.tensorrt import builder as trt
@@ -147,25 +146,16 @@ def test_ctrl_c_stops_a_build_and_its_handler_is_put_back(library):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_every_name_of_tensorrt_that_is_used_is_in_every_version_we_serve():
-    table = Path(__file__).resolve().parents[4] / "shared" / "tensorrt" / "api-presence.tsv"
-    if not table.is_file():
-        skip(f"no table of TensorRT's names at {table}")
-    with table.open(newline="") as file:
-        rows = {row.pop("name"): row for row in csv.DictReader(file, delimiter="\t")}
-    code = Path(trt.__file__).read_text()
-    classes = {
-        "builder": "Builder",
-        "network": "INetworkDefinition",
-        "parser": "OnnxParser",
-        "config": "IBuilderConfig",
-        "engine": "ICudaEngine",
-        "running": "IRuntimeConfig",
-    }
-    classes |= {"shapes": "IOptimizationProfile", "kept": "ITimingCache"}
-    names = set(re.findall(r"\btrt\.([A-Z]\w+(?:\.\w+)*)", code)) - {"Report"}
-    for variable, cls in classes.items():
-        names |= {f"{cls}.{name}" for name in re.findall(rf"\b{variable}\.(\w+)", code)}
+def test_names_of_tensorrt_in_a_build_are_in_every_version():
+    names = names_used(
+        trt,
+        {
+            "trt": "", "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser",
+            "config": "IBuilderConfig", "engine": "ICudaEngine", "options": "IRuntimeConfig",
+            "profiles": "IOptimizationProfile", "cache": "ITimingCache",
+        },
+    )  # fmt: skip
+    rows = versions_with_names()
     assert len(names) > 15
     # The table names enumerations, not all of their members.
     known = {name if name in rows else name.partition(".")[0] for name in names}
@@ -263,8 +253,8 @@ def test_tensorrt_for_rtx_says_itself_what_it_will_not_run(library):
     if Path("/dev/nvidiactl").exists():
         pytest.skip("there is a GPU here")
     plan, _ = trt.build_plan(library, model(), ANY, tf32=False)
-    assert trt.refusal(library, plan) == "unknown reason"
-    assert trt.refusal(library, plan[:1000])
+    assert trt.incompatibility(library, plan) == "unknown reason"
+    assert trt.incompatibility(library, plan[:1000])
 
 
 def test_turing_is_built_for_apart(library):

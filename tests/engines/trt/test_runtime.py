@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from tensorrt_api import names_used, versions_with_names
 
-from conftest import skip
 from kinet_trt.core.errors import EngineError
-from kinet_trt.engines.tensorrt import runtime as tensorrt
-from kinet_trt.engines.tensorrt.runtime import check_profile
+from kinet_trt.engines.tensorrt import loaded_plan, slot
+from kinet_trt.engines.tensorrt.engine_file import check_profile
 from kinet_trt.models.card import ModelCard
 
 PATH = Path("edge.engine")
@@ -45,22 +42,13 @@ def test_a_fixed_size_is_named_once():
         check_profile(card(*[(1, 1088, 1920)] * 3), (1, 64, 64), PATH)
 
 
-def test_every_name_of_tensorrt_that_is_used_is_in_every_version_we_serve():
-    table = Path(__file__).resolve().parents[4] / "shared" / "tensorrt" / "api-presence.tsv"
-    if not table.is_file():
-        skip(f"no table of TensorRT's names at {table}")
-    with table.open(newline="") as file:
-        rows = {row.pop("name"): row for row in csv.DictReader(file, delimiter="\t")}
-    code = Path(tensorrt.__file__).read_text()
-    used = [
-        f"ICudaEngine.{name}"
-        for name in re.findall(r"(?:self\.plan|\bplan)\.(num_\w+|get_\w+|create_\w+|device_\w+)", code)
-    ]
-    used += [f"IExecutionContext.{name}" for name in re.findall(r"context\.(set_\w+|get_\w+|execute\w+)", code)]
-    used += [f"Runtime.{name}" for name in re.findall(r"_runtime\.(\w+)", code)]
-    used += ["TensorIOMode.OUTPUT", "nptype"]
-    assert len(set(used)) >= 13
-    assert [name for name in used if set(rows[name].values()) != {"yes"}] == []
+def test_names_of_tensorrt_at_run_time_are_in_every_version():
+    engine, context = "ICudaEngine", "IExecutionContext"
+    objects = {"self._engine": engine, "engine": engine, "self._runtime": "Runtime", "context": context, "trt": ""}
+    used = names_used(loaded_plan, objects) | names_used(slot, {"self._context": context})
+    assert len(used) >= 13
+    table = versions_with_names()
+    assert [name for name in used if set(table[name].values()) != {"yes"}] == []
 
 
 class Stream:
@@ -96,16 +84,16 @@ class Stream:
 )
 def test_what_cannot_be_captured_runs_without_a_graph(at_the_end, inside, graph, caplog):
     stream = Stream(at_the_end)
-    lane = object.__new__(tensorrt._Lane)
-    lane._engine, lane._shape, lane._peaks, lane._context = SimpleNamespace(stream=stream), (1, 16, 16), None, object()
+    own = object.__new__(slot.Slot)
+    own._stream, own._shape, own._peaks, own._context = stream, (1, 16, 16), None, object()
 
     def queue():
         if stream.capturing and inside:
             raise inside
 
-    lane._queue = queue
+    own._queue = queue
     with caplog.at_level("INFO"):
-        assert lane._capture() == graph
+        assert own._capture() == graph
     assert not stream.capturing
     assert [r.getMessage() for r in caplog.records] == (
         [] if graph else [f"no CUDA graph for frames (1, 16, 16): {inside or at_the_end}"]

@@ -54,10 +54,10 @@ def of(found):
     return [*zip(found.x, found.y, found.cls, found.score, strict=True)]
 
 
-def test_it_warms_up_both_lanes_in_graphs(engine):
-    (lanes,) = engine._lanes.values()
-    assert len(lanes) == 2
-    assert all(lane._graph is not None for lane in lanes)
+def test_both_slots_are_warmed_up_and_captured(engine):
+    (slots,) = engine._slots.values()
+    assert len(slots) == 2
+    assert all(slot._graph is not None for slot in slots)
 
 
 @pytest.mark.parametrize("mpp", [None, 0.7, 0.4, 0.36])
@@ -92,11 +92,11 @@ def test_buffers_are_let_go_when_nothing_runs_in_them(engine, frames, monkeypatc
     waited = []
     shape = 1, 48, 64
     engine.submit(frames[0])  # and forgotten
-    for lane in engine._lanes[shape]:
-        monkeypatch.setattr(lane, "end", SimpleNamespace(synchronize=lambda: waited.append(shape), record=lambda _: 0))
+    for slot in engine._slots[shape]:
+        monkeypatch.setattr(slot, "done", SimpleNamespace(synchronize=lambda: waited.append(shape), record=lambda _: 0))
     for height, width in ((33, 47), (32, 64), (48, 32), (32, 32), (32, 47)):
         engine.submit(frames[0][:height, :width]).result()
-    assert shape not in engine._lanes
+    assert shape not in engine._slots
     assert set(waited) == {shape}
 
 
