@@ -14,18 +14,18 @@ from kinet_trt.models.card import ModelCard
 
 
 class Engine(Protocol):
-    """An open model: outputs maps (:meth:`run`) unless it is fused, and nuclei (:meth:`detect`) if ``detects`` is set.
+    """An open model. Outputs maps (:meth:`run`) unless it is fused, and nuclei (:meth:`detect`) if ``detects`` is set.
 
     Attributes
     ----------
     card
         The model card.
     precision
-        Precision in which it computes here: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``.
+        Numeric precision in use: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``.
     runtime
         Name, version and device of the runtime.
     detects
-        Whether it outputs nuclei: true for a fused model on any engine, and for every model on the GPU engine.
+        Whether it outputs nuclei: true for fused models, and for every model on the GPU engine.
     """
 
     card: ModelCard
@@ -50,17 +50,17 @@ class Engine(Protocol):
         """
 
     def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probability that each pixel is tumour, float32 [N, H, W]; needs the tumour-region branch.
+        """Return the tumour probability of each pixel, float32 [N, H, W]; needs the tumour-region branch.
 
         Parameters
         ----------
         frames
-            As for :meth:`run`.
+            See :meth:`run`.
 
         Raises
         ------
         EngineError
-            If the model has no such branch, this engine does not support it, or the frames do not fit.
+            If the model has no such branch, the engine does not support it, or the frames do not fit.
         """
 
     def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
@@ -69,7 +69,7 @@ class Engine(Protocol):
         Parameters
         ----------
         frames
-            As for :meth:`run`.
+            See :meth:`run`.
         threshold
             Minimum height of a peak, finite.
 
@@ -77,7 +77,7 @@ class Engine(Protocol):
         ------
         EngineError
             If the frames do not fit or the model is not fused, before anything runs; or if a frame holds more nuclei
-            than the model has room for.
+            than the model's capacity.
         """
 
 
@@ -90,12 +90,12 @@ class Pending(Protocol):
 
 @runtime_checkable
 class DeviceEngine(Protocol):
-    """An engine that accepts whole frames, on the host or the GPU, and scales them itself; see also :class:`Engine`.
+    """An :class:`Engine` that also accepts whole frames, on the host or the GPU, and scales them itself.
 
     Attributes
     ----------
     max_in_flight
-        Number of frames that may be in flight.
+        Maximum number of frames in flight.
     """
 
     max_in_flight: int
@@ -115,18 +115,18 @@ class DeviceEngine(Protocol):
 def check_frames(
     frames: NDArray[np.uint8], card: ModelCard, *, fused: bool = False, size: tuple[int, int] | None = None
 ) -> None:
-    """Raise an EngineError unless a model can run these frames.
+    """Raise an EngineError unless the model can run the frames.
 
     Parameters
     ----------
     frames
         Expected: uint8 [N, H, W, 3] with H and W multiples of the model's alignment.
     card
-        Of the model.
+        Card of the model.
     fused
-        Whether nuclei are asked for.
+        Whether the caller wants nuclei.
     size
-        Height and width, px, that the model was built for; None: any.
+        Height and width, px, that the model was built for; None for any size.
     """
     if fused and not card.capacity:
         raise EngineError(
@@ -151,35 +151,35 @@ def check_frames(
 
 
 def check_outputs(names: Iterable[str], card: ModelCard) -> None:
-    """Raise an EngineError unless a model has the outputs that its card states: maps or, if fused, nuclei."""
-    given = set(names)
-    if bool(card.capacity) != ({"count", "detections"} <= given):
-        says = "nuclei" if card.capacity else "maps"
+    """Raise an EngineError unless a model has the outputs of its card: maps or, if fused, nuclei."""
+    found = set(names)
+    if bool(card.capacity) != ({"count", "detections"} <= found):
+        expected = "nuclei" if card.capacity else "maps"
         raise EngineError(
-            f"{card.name}: expected a model of {says}, as its card says, found one of {', '.join(sorted(given))}: "
-            "build it again"
+            f"{card.name}: expected a model that outputs {expected}, as in its card, found outputs "
+            f"{', '.join(sorted(found))}: build it again"
         )
-    if card.roi and not card.capacity and "roi" not in given:
-        raise EngineError(f"{card.name}: expected a tumour map, as its card says, found none: export it again")
+    if card.roi and not card.capacity and "roi" not in found:
+        raise EngineError(f"{card.name}: expected a tumour map, as in its card, found none: export it again")
 
 
 def check_has_tumor_map(card: ModelCard) -> None:
     """Raise an EngineError unless a model outputs a tumour map."""
     if not card.roi or card.capacity:
-        why = "is fused and outputs only nuclei" if card.capacity else "has no tumour-region branch"
+        reason = "is fused and outputs only nuclei" if card.capacity else "has no tumour-region branch"
         raise EngineError(
-            f"{card.name} {why}: expected a model that was trained with the branch and made by kinet-trt export --roi"
+            f"{card.name} {reason}: expected a model trained with the branch and exported with kinet-trt export --roi"
         )
 
 
-def check_tumor_maps(given: NDArray[np.floating], frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.float32]:
+def check_tumor_maps(maps: NDArray[np.floating], frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.float32]:
     """Return the tumour map, float32 [N, H, W]; raise an EngineError if the output has another shape."""
     expected = (frames.shape[0], 1, *frames.shape[1:3])
-    if given.shape != expected:
+    if maps.shape != expected:
         raise EngineError(
-            f"{card.name} expected a tumour map {list(expected)}, found {list(given.shape)}: export it again"
+            f"{card.name}: expected a tumour map {list(expected)}, found {list(maps.shape)}: export it again"
         )
-    return given[:, 0].astype(np.float32)
+    return maps[:, 0].astype(np.float32)
 
 
 def read_detections(
@@ -190,33 +190,35 @@ def read_detections(
     Parameters
     ----------
     count
-        True numbers of nuclei, int32 [N].
+        Numbers of nuclei, int32 [N]; may exceed the capacity.
     rows
         x, y, score, class, float32 [N, capacity, 4].
-    card, threshold
-        Of the model, and the threshold used.
+    card
+        Card of the model.
+    threshold
+        Threshold of the run, for messages.
 
     Raises
     ------
     EngineError
-        If a frame holds more nuclei than the model has room for.
+        If a frame holds more nuclei than the model's capacity.
     """
-    most, room = int(count.max(initial=0)), rows.shape[1]
-    if most > room:
+    most, capacity = int(count.max(initial=0)), rows.shape[1]
+    if most > capacity:
         raise EngineError(
-            f"a frame holds {most} peaks above the threshold {threshold:g}, {card.name} has room for {room}: "
-            "raise the threshold, count smaller parts, fuse the model again with a larger capacity, or use the one it "
-            "was made from, which has no limit"
+            f"a frame holds {most} peaks above the threshold {threshold:g}, {card.name} has room for {capacity}: "
+            "raise the threshold, count smaller parts, fuse the model again with a larger capacity, or use the "
+            "original model, which has no limit"
         )
     found = []
-    for n, own in zip(count, rows, strict=True):
-        x, y, score, cls = own[:n].T.copy()
+    for n, frame_rows in zip(count, rows, strict=True):
+        x, y, score, cls = frame_rows[:n].T.copy()
         found.append(Detections(x, y, cls.astype(np.uint8), score, card.classes))
     return found
 
 
 def check_maps(maps: NDArray[np.floating], frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.float32]:
-    """Return a batch's maps as float32; raise an EngineError if their shape is not that of the model card."""
+    """Return a batch's maps as float32; raise an EngineError if their shape does not match the model card."""
     expected = (frames.shape[0], len(card.classes), *frames.shape[1:3])
     if maps.shape != expected:
         raise EngineError(

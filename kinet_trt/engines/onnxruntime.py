@@ -1,4 +1,4 @@
-"""The portable CPU engine: ONNX Runtime in FP32, for machines that OpenVINO does not serve."""
+"""The portable CPU engine: ONNX Runtime in FP32, for machines without OpenVINO."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class OnnxRuntimeEngine:
     card, model
         The card and the bytes of an ONNX file, checked against each other (:func:`kinet_trt.models.card.read_card`).
     precision
-        ``"auto"`` or ``"fp32"``: it computes in FP32 (a model that says so itself: in FP16).
+        ``"auto"`` or ``"fp32"``: it computes in FP32, or in FP16 if the model contains FP16 layers.
     threads
-        CPU threads; None: ONNX Runtime decides.
+        CPU threads; defaults to ONNX Runtime's choice.
 
     Raises
     ------
     EngineError
-        If ONNX Runtime cannot read the model, or another precision is asked for.
+        If ONNX Runtime cannot read the model, or another precision is requested.
     """
 
     def __init__(self, card: ModelCard, model: bytes, precision: str = "auto", threads: int | None = None) -> None:
         if precision not in ("auto", "fp32"):
             raise EngineError(
-                f"precision {precision}: ONNX Runtime runs in fp32 here: use OpenVINO, or omit the precision"
+                f"precision {precision}: expected fp32 with ONNX Runtime: use OpenVINO, or omit the precision"
             )
         if threads is not None and threads < 1:
             raise EngineError(f"threads: expected 1 or more, found {threads}")
@@ -58,7 +58,7 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads or 0
         try:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        # What it raises derives from Exception alone, in a module of its own that moves between versions.
+        # Its exceptions derive from Exception only, and their module differs between versions.
         except Exception as error:
             raise EngineError(f"ONNX Runtime cannot read the model: {error}") from error
         check_outputs([output.name for output in self._session.get_outputs()], card)
@@ -70,7 +70,7 @@ class OnnxRuntimeEngine:
         self.precision = "fp32"
         self.runtime = f"ONNX Runtime {ort.__version__} on CPU"
         if card.precision == "int8":
-            # It has no int8 convolution that ends in a float activation: between the roundings it computes in FP32.
+            # It has no int8 convolution with a float activation: it rounds to int8 and computes in FP32.
             self.runtime += " (an int8 model, computed in fp32 with int8 rounding)"
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -80,7 +80,7 @@ class OnnxRuntimeEngine:
         return check_maps(maps, frames, self.card)
 
     def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return where there is tumour; see :meth:`kinet_trt.engines.Engine.tumor_map`."""
+        """Return the tumour map; see :meth:`kinet_trt.engines.Engine.tumor_map`."""
         check_has_tumor_map(self.card)
         check_frames(frames, self.card, size=self._size)
         (given,) = self._infer(["roi"], frames, {})
@@ -92,8 +92,8 @@ class OnnxRuntimeEngine:
         count, rows = self._infer(["count", "detections"], frames, {"threshold": np.array([threshold], np.float32)})
         return read_detections(count, rows, self.card, threshold)
 
-    def _infer(self, outputs: list[str], frames: NDArray[np.uint8], more: dict[str, NDArray[np.float32]]) -> Any:
+    def _infer(self, outputs: list[str], frames: NDArray[np.uint8], inputs: dict[str, NDArray[np.float32]]) -> Any:
         try:
-            return self._session.run(outputs, {self._input: np.ascontiguousarray(frames), **more})
+            return self._session.run(outputs, {self._input: np.ascontiguousarray(frames), **inputs})
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed on a frame {list(frames.shape)}: {error}") from error

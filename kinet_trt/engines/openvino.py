@@ -1,4 +1,4 @@
-"""The CPU engine: OpenVINO, with its precision always set by us."""
+"""The CPU engine: OpenVINO, always with an explicit numeric precision."""
 
 from __future__ import annotations
 
@@ -35,43 +35,42 @@ with no_telemetry():
 
 log = logging.getLogger(__name__)
 
-SHAPES_KEPT = 200
-"""Prepared layers that OpenVINO keeps for frame sizes it may see again: a few sizes of one model. Its own limit is
-5,000, which is 2 GB after images of 250 different sizes; with 200 it stays at 0.4 GB and is no slower."""
+MAX_CACHED_LAYERS = 200
+"""Prepared layers that OpenVINO caches for recurring frame sizes: enough for a few sizes of one model. Its default of
+5,000 takes 2 GB after images of 250 different sizes; 200 takes 0.4 GB and is no slower."""
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 PROBE_SIDE = 256
-"""Side, px, of the simulated field on which a smaller precision is held to FP32."""
+"""Side, px, of the simulated field on which a lower precision is compared with FP32."""
 MAX_ERROR = 0.05
-"""Mean error of the maps, in units of their deviation, above which a smaller precision counts as wrong. Honest BF16
-has about 0.01; the wrong transposed convolution of OpenVINO 2026.4 on AMX eight times as much."""
-MAX_DRIFT = 0.05
-"""Change of the probe's number of nuclei above which a smaller precision counts as wrong; two are always allowed."""
+"""Maximum mean error of the maps, in units of their standard deviation. Correct BF16 has about 0.01; the faulty
+transposed convolution of OpenVINO 2026.4 on AMX has eight times as much."""
+MAX_COUNT_CHANGE = 0.05
+"""Maximum relative change of the number of nuclei in the probe field; a change of two is always allowed."""
 
 
 @cache
 def core() -> ov.Core:
-    """Return OpenVINO's one core of this process.
+    """Return this process's only OpenVINO core.
 
-    On CPUs with AMX every core gives the thread that makes it a stack for signals, and takes it away again. Of two that
-    end in the order in which they began the second puts back the first one's, which is gone: the next Ctrl-C is a
-    segmentation fault. So there is one, and it stays.
+    On CPUs with AMX each core installs a signal stack in the thread that creates it, and restores the previous one when
+    it is destroyed. If two are destroyed in the order of creation, the second restores the stack of the first, which is
+    freed: the next Ctrl-C is a segmentation fault. Hence one core, never destroyed.
     """
     return ov.Core()
 
 
-SAFE_SIDE = 128
-"""Least side, px, of what an INT8 model of free size is given: on CPUs with AMX OpenVINO crashes on 32 and 64 px, and
-does not on 96 and more (its issue 37577). The padding repeats the last row and column, as other
-padding does."""
+MIN_INT8_SIDE = 128
+"""Side, px, to which the input of an INT8 model of dynamic size is padded: on CPUs with AMX OpenVINO crashes on 32 and
+64 px, but not on 96 px and more (OpenVINO issue 37577). The padding repeats the last row and column."""
 
 
 def read_network(model: bytes) -> ov.Model:
-    """Read a serialised ONNX model so that its INT8 layers are right on this CPU.
+    """Read a serialised ONNX model so that its INT8 layers are correct on this CPU.
 
-    Without AMX, OpenVINO 2026.4 stores int8 activations as uint8 with an offset of 128. Where tensors are concatenated
-    that are quantised by QuantizeLinear and DequantizeLinear, it then rounds to whole numbers instead of to the
-    quantisation step: the maps are off by a quarter of their deviation, without an error. Written as one FakeQuantize
-    operation each, OpenVINO's own form, they are right and as fast.
+    Without AMX, OpenVINO 2026.4 stores int8 activations as uint8 with an offset of 128. When it concatenates tensors
+    quantised by QuantizeLinear and DequantizeLinear, it then rounds to integers instead of to the quantisation step:
+    the maps are off by a quarter of their standard deviation, without an error. With one FakeQuantize operation each,
+    OpenVINO's native form, they are correct and as fast.
 
     Raises
     ------
@@ -82,12 +81,12 @@ def read_network(model: bytes) -> ov.Model:
     if not _has_amx():
         for operation in network.get_ordered_ops():
             if operation.get_type_name() == "FakeQuantize":
-                _include_dequantisation(operation)
+                _merge_dequantisation(operation)
     return network
 
 
-def _include_dequantisation(quantise: Any) -> None:
-    """Replace a FakeQuantize to int8 and the dequantisation after it by one FakeQuantize; others stay as they are."""
+def _merge_dequantisation(quantise: Any) -> None:
+    """Replace a FakeQuantize to int8 and its dequantisation by one FakeQuantize; leave others unchanged."""
     last = quantise
     for kind in ("Convert", "Convert", "Subtract", "Multiply"):
         readers = [reader.get_node() for reader in last.output(0).get_target_inputs()]
@@ -96,33 +95,33 @@ def _include_dequantisation(quantise: Any) -> None:
         last = readers[0]
     values, low, high = quantise.input_values()[:3]
     levels = quantise.get_attributes()["levels"]
-    joined = opset8.fake_quantize(values, low, high, low, high, levels)
-    joined.set_friendly_name(last.get_friendly_name())
-    last.output(0).replace(joined.output(0))
+    merged = opset8.fake_quantize(values, low, high, low, high, levels)
+    merged.set_friendly_name(last.get_friendly_name())
+    last.output(0).replace(merged.output(0))
 
 
 class OpenVinoEngine:
     """An ONNX model on the CPU; see :class:`kinet_trt.engines.Engine`.
 
-    OpenVINO computes in BF16 by default where it can. Here ``"auto"`` takes BF16 only on CPUs with AMX, where it is
-    several times faster, and only after a probe field gave the same picture as FP32; everywhere else FP32.
+    OpenVINO defaults to BF16 on CPUs that support it. Here ``"auto"`` chooses BF16 only on CPUs with AMX, where it is
+    several times faster, and only if it agrees with FP32 on a probe field; otherwise FP32.
 
     Parameters
     ----------
     card, model
         The card and the bytes of an ONNX file, checked against each other (:func:`kinet_trt.models.card.read_card`).
     precision
-        ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``; for an INT8 model that is what its other layers compute in,
-        and ``"int8"`` is another word for ``"auto"``.
+        ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``; for an INT8 model, the precision of its other layers, and
+        ``"int8"`` means ``"auto"``.
     threads
-        CPU threads; None: OpenVINO decides.
+        CPU threads; defaults to OpenVINO's choice.
     cache
-        Folder in which compiled models are kept; None: compile anew, which takes a tenth of a second for kinet-edge.
+        Folder for compiled models; None: no cache. Compiling kinet-edge takes a tenth of a second.
 
     Raises
     ------
     EngineError
-        If OpenVINO cannot read the model, or the precision is not to be had on this CPU.
+        If OpenVINO cannot read the model, or this CPU does not support the precision.
     """
 
     def __init__(
@@ -149,79 +148,79 @@ class OpenVinoEngine:
         try:
             self._network = read_network(model)
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot read the model: {_first_line(error)}") from error
+            raise EngineError(f"OpenVINO cannot read the model: {_reason(error)}") from error
         check_outputs([name for output in self._network.outputs for name in output.get_names()], card)
         height, width = self._network.input(0).partial_shape[1], self._network.input(0).partial_shape[2]
-        free = height.is_dynamic or width.is_dynamic
-        self._size = None if free else (height.get_length(), width.get_length())
-        self.precision = self._choose("auto" if precision == "int8" else precision)
+        dynamic = height.is_dynamic or width.is_dynamic
+        self._size = None if dynamic else (height.get_length(), width.get_length())
+        self.precision = self._compile_in("auto" if precision == "int8" else precision)
         self.runtime = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
         if card.precision == "int8":
-            self._say_int8()
+            self._describe_int8()
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the proximity maps of a batch; see :meth:`kinet_trt.engines.Engine.run`."""
         check_frames(frames, self.card, size=self._size)
-        padded = self._padded(frames)
+        padded = self._pad(frames)
         maps = check_maps(self._infer(padded)[0], padded, self.card)
         return maps if padded is frames else maps[..., : frames.shape[1], : frames.shape[2]]
 
     def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return where there is tumour; see :meth:`kinet_trt.engines.Engine.tumor_map`."""
+        """Return the tumour map; see :meth:`kinet_trt.engines.Engine.tumor_map`."""
         check_has_tumor_map(self.card)
         check_frames(frames, self.card, size=self._size)
-        padded = self._padded(frames)
+        padded = self._pad(frames)
         tumor = check_tumor_maps(self._infer(padded)["roi"], padded, self.card)
         return tumor if padded is frames else tumor[..., : frames.shape[1], : frames.shape[2]]
 
     def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
         """Return the nuclei of a batch; see :meth:`kinet_trt.engines.Engine.detect`."""
         check_frames(frames, self.card, fused=True, size=self._size)
-        padded = self._padded(frames)
+        padded = self._pad(frames)
         results = self._infer(padded, np.array([threshold], np.float32))
         found = read_detections(results["count"], results["detections"], self.card, threshold)
         if padded is frames:
             return found
         return [one.where((one.x < frames.shape[2]) & (one.y < frames.shape[1])) for one in found]
 
-    def _padded(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return frames of at least `SAFE_SIDE` px a side, where the model is INT8 and takes any size."""
+    def _pad(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Pad frames to `MIN_INT8_SIDE` px a side if the model is INT8 and of dynamic size."""
         if self._size or self.card.precision != "int8":
             return frames
-        side = -(-SAFE_SIDE // self.card.multiple) * self.card.multiple
+        side = -(-MIN_INT8_SIDE // self.card.multiple) * self.card.multiple
         below, right = (max(0, side - length) for length in frames.shape[1:3])
         return np.pad(frames, ((0, 0), (0, below), (0, right), (0, 0)), "edge") if below or right else frames
 
-    def _infer(self, frames: NDArray[np.uint8], *more: NDArray[np.float32]) -> Any:
+    def _infer(self, frames: NDArray[np.uint8], *inputs: NDArray[np.float32]) -> Any:
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
-        return _infer(self._local.request, frames, *more)
+        return _infer(self._local.request, frames, *inputs)
 
-    def _say_int8(self) -> None:
-        """Say what a quantised model computes in. Its layers in float are in what was compiled for."""
+    def _describe_int8(self) -> None:
+        """Set the precision and description of a quantised model; its float layers run in the compiled precision."""
         if "INT8" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             self.runtime += f" (int8, the rest in {self.precision})"
             self.precision = "int8"
         else:
-            self.runtime += f" (an int8 model; this CPU has no int8 instructions and computes it in {self.precision})"
+            self.runtime += f" (an int8 model, computed in {self.precision}: this CPU has no int8 instructions)"
 
-    def _choose(self, asked: str) -> str:
-        """Compile, and return what it is compiled for."""
-        if asked == "auto":
+    def _compile_in(self, requested: str) -> str:
+        """Compile the model and return the numeric precision chosen."""
+        if requested == "auto":
             precision = "bf16" if _has_amx() else "fp32"
         else:
-            precision = asked
-            needed = {"bf16": "BF16", "fp16": "FP16"}.get(asked)
-            offered = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            if needed and needed not in offered:
-                raise EngineError(f"precision {asked}: this CPU supports {', '.join(offered)}: choose fp32")
+            precision = requested
+            needed = {"bf16": "BF16", "fp16": "FP16"}.get(requested)
+            supported = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            if needed and needed not in supported:
+                raise EngineError(f"precision {requested}: this CPU supports {', '.join(supported)}: choose fp32")
         self._compiled = self._compile(precision)
         if precision == "fp32":
             return precision
-        if problem := self._problem(precision):
-            if asked != "auto":
-                raise EngineError(f"precision {asked} gives wrong results on this CPU ({problem}): choose fp32")
-            log.warning("BF16 gives wrong results on this CPU (%s): counting in FP32", problem)
+        if problem := self._compare_with_fp32(precision):
+            if requested != "auto":
+                raise EngineError(f"precision {requested} gives wrong results on this CPU ({problem}): choose fp32")
+            log.warning("BF16 gives wrong results on this CPU (%s): using FP32", problem)
             self._compiled = self._compile("fp32")
             return "fp32"
         return precision
@@ -230,27 +229,27 @@ class OpenVinoEngine:
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
-            "CPU_RUNTIME_CACHE_CAPACITY": SHAPES_KEPT,
+            "CPU_RUNTIME_CACHE_CAPACITY": MAX_CACHED_LAYERS,
         }
         if self._threads:
             config["INFERENCE_NUM_THREADS"] = self._threads
-            # Each process would pin its threads from the first core on: two with one thread would share one core.
+            # Each process would pin its threads from the first core on: two with one thread would share a core.
             config["ENABLE_CPU_PINNING"] = False
         if self._cache:
             config["CACHE_DIR"] = str(self._cache)
         try:
             return self._core.compile_model(network or self._network, "CPU", config)
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot compile the model: {_first_line(error)}") from error
+            raise EngineError(f"OpenVINO cannot compile the model: {_reason(error)}") from error
 
-    def _problem(self, precision: str) -> str:
-        """Return in words how the compiled precision differs from FP32 on a simulated field; empty if it is right."""
+    def _compare_with_fp32(self, precision: str) -> str:
+        """Return how the compiled precision differs from FP32 on a simulated field; empty if it agrees."""
         card = self.card
         side = -(-PROBE_SIDE // card.multiple) * card.multiple
         height, width = self._size or (side, side)
         pixels = simulate.field(1, width, height)[0][None]
-        # A fused model's maps are judged like any other's: by the part of it that gives them.
-        network = _maps_of(self._network) if card.capacity else self._network
+        # Compare the maps of a fused model too, from the part of it that computes them.
+        network = _map_network(self._network) if card.capacity else self._network
         compiled = self._compile(precision, network) if card.capacity else self._compiled
         expected, found = (
             np.array(_infer(one.create_infer_request(), pixels)[0][0], np.float32)
@@ -258,33 +257,33 @@ class OpenVinoEngine:
         )
         error = float(np.abs(found - expected).mean() / max(float(expected.std()), 1e-6))
         if not error <= MAX_ERROR:
-            return f"maps off by {error:.2f} of their deviation"
+            return f"maps off by {error:.2f} of their standard deviation"
         n, m = (len(find_peaks(maps, card.threshold, card.nms_radius, card.classes)) for maps in (expected, found))
         if card.capacity:
             m = int(self._infer(pixels, np.array([card.threshold], np.float32))["count"][0])
-        if abs(n - m) > max(2, MAX_DRIFT * n):
+        if abs(n - m) > max(2, MAX_COUNT_CHANGE * n):
             return f"{m} nuclei instead of {n} in a simulated field"
         return ""
 
 
-def _infer(request: Any, frames: NDArray[np.uint8], *more: NDArray[np.float32]) -> Any:
-    """Return the outputs, by number and by name: the request's own buffers."""
-    inputs = dict(enumerate((np.ascontiguousarray(frames), *more)))
+def _infer(request: Any, frames: NDArray[np.uint8], *inputs: NDArray[np.float32]) -> Any:
+    """Return the outputs by index and by name, as views of the request's buffers."""
+    tensors = dict(enumerate((np.ascontiguousarray(frames), *inputs)))
     try:
-        return request.infer(inputs, share_inputs=True, share_outputs=True)
+        return request.infer(tensors, share_inputs=True, share_outputs=True)
     except RuntimeError as error:
-        raise EngineError(f"OpenVINO failed on a frame {list(frames.shape)}: {_first_line(error)}") from error
+        raise EngineError(f"OpenVINO failed on a frame {list(frames.shape)}: {_reason(error)}") from error
 
 
-def _maps_of(network: Any) -> Any:
-    """Return the part of a fused model that gives the maps."""
+def _map_network(network: Any) -> Any:
+    """Return the part of a fused model that computes the maps."""
     outputs = (output for node in network.get_ordered_ops() for output in node.outputs())
     maps = next(output for output in outputs if "maps" in output.get_names())
     return ov.Model([maps], network.get_parameters()[:1], "maps")
 
 
 def _has_amx() -> bool:
-    """Whether OpenVINO can use AMX for BF16 and INT8. Only Linux tells; elsewhere FP32 is the safe answer."""
+    """Whether OpenVINO can use AMX for BF16 and INT8; False (hence FP32) on systems other than Linux."""
     limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL").upper()
     if "AMX" not in limit and limit not in ("ALL", "DEFAULT"):
         return False
@@ -293,7 +292,7 @@ def _has_amx() -> bool:
     return " amx_bf16" in Path("/proc/cpuinfo").read_text()
 
 
-def _first_line(error: Exception) -> str:
-    """OpenVINO's messages hold a traceback of its own; the last line says what is wrong."""
+def _reason(error: Exception) -> str:
+    """Return the last line of an OpenVINO error, the reason; the lines before it are a C++ traceback."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

@@ -50,7 +50,7 @@ def test_threads_wait_for_each_other_at_a_barrier(module):
         assert (got == given.reshape(3, 32)[:, ::-1].ravel()).all()
 
 
-def test_a_race_depends_on_the_seed(module):
+def test_race_depends_on_the_seed(module):
     results = set()
     for seed in range(5):
         got = np.zeros(32, np.int32)
@@ -59,7 +59,7 @@ def test_a_race_depends_on_the_seed(module):
     assert len(results) == 5
 
 
-def test_a_barrier_that_some_threads_pass_by_is_reported(module):
+def test_skipped_barrier_is_reported(module):
     module.issue([launch("leave", 32, 0, np.int32(32))])
     with pytest.raises(AssertionError, match="left a barrier waiting"):
         module.issue([launch("leave", 32, 0, np.int32(31))])
@@ -71,6 +71,6 @@ def test_writes_beyond_shared_memory_are_reported(module):
         module.issue([launch("overrun", 32, 128, np.int32(1))])
 
 
-def test_more_shared_memory_than_every_gpu_has_is_reported(module):
+def test_shared_memory_beyond_every_gpu_is_reported(module):
     with pytest.raises(AssertionError, match="more shared memory"):
         module.issue([launch("overrun", 32, (48 << 10) + 4, np.int32(0))])

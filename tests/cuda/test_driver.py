@@ -68,7 +68,7 @@ def library(tmp_path):
     return build
 
 
-def test_two_gpus(library):
+def test_query_driver_lists_two_gpus(library):
     found = query_driver(libraries=library())
     assert found.cuda == (13, 1)
     h100 = Gpu(0, "NVIDIA H100 80GB HBM3", (9, 0), 80 << 30)
@@ -76,12 +76,12 @@ def test_two_gpus(library):
     assert str(h100) == "NVIDIA H100 80GB HBM3 (sm_90, 80 GiB)"
 
 
-def test_no_library(tmp_path):
+def test_query_driver_without_a_library(tmp_path):
     with pytest.raises(EngineError, match=r"no NVIDIA driver: .*nothing\.so cannot be loaded.*--gpus all"):
         query_driver(libraries=(str(tmp_path / "nothing.so"),))
 
 
-def test_a_library_that_is_something_else(tmp_path, library):
+def test_query_driver_skips_other_libraries(tmp_path, library):
     damaged = tmp_path / "damaged.so"
     damaged.write_bytes(b"\x7fELF no more")
     with pytest.raises(EngineError, match="cannot be loaded"):
@@ -101,12 +101,12 @@ def test_a_library_that_is_something_else(tmp_path, library):
         (12345, "unknown reason"),
     ],
 )
-def test_a_driver_that_does_not_start(library, code, says):
+def test_query_driver_explains_a_failed_start(library, code, says):
     with pytest.raises(EngineError, match=rf"cannot be used: .*{says}.*CUDA error {code}.*on the CPU"):
         query_driver(libraries=library(INIT=code))
 
 
-def test_no_gpu(library, monkeypatch):
+def test_query_driver_without_a_gpu(library, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for answers in ({"INIT": 100}, {"DEVICES": 0}):
         with pytest.raises(EngineError, match=r"it finds no GPU \(CUDA error 100\)"):
@@ -116,7 +116,7 @@ def test_no_gpu(library, monkeypatch):
         query_driver(libraries=library(INIT=100))
 
 
-def test_too_old(library):
+def test_query_driver_rejects_an_old_driver(library):
     for answers in ({"VERSION": 11080}, {"VERSION": 11080, "INIT": 35}):
         with pytest.raises(EngineError, match=r"expected one for CUDA 12\.0 or newer, found CUDA 11\.8: update"):
             query_driver(libraries=library(**answers))
@@ -125,17 +125,17 @@ def test_too_old(library):
     assert query_driver((13, 0), library(VERSION=13000)).cuda == (13, 0)
 
 
-def test_a_gpu_that_fails_later(library):
+def test_query_driver_reports_a_gpu_that_fails_later(library):
     with pytest.raises(EngineError, match="another process uses"):
         query_driver(libraries=library(LATER=46))
 
 
-def test_an_old_driver_without_error_texts(library):
+def test_query_driver_without_error_texts(library):
     with pytest.raises(EngineError, match="unknown reason"):
         query_driver(libraries=library(INIT=719, OLD=1))
 
 
-def test_a_node_that_this_user_may_not_open(library, tmp_path, monkeypatch):
+def test_query_driver_names_inaccessible_device_files(library, tmp_path, monkeypatch):
     node = tmp_path / "nvidia0"
     node.touch()
     monkeypatch.setattr(driver.os, "access", lambda path, _: str(path) != str(node))  # root may open everything
@@ -144,7 +144,7 @@ def test_a_node_that_this_user_may_not_open(library, tmp_path, monkeypatch):
         query_driver(libraries=library(INIT=100))
 
 
-def test_asking_imports_no_gpu_library():
+def test_query_driver_imports_no_gpu_library():
     code = (
         "import sys, kinet_trt.cuda.driver, kinet_trt.cuda.interop, kinet_trt.engines.tensorrt.preprocess, "
         "kinet_trt.peaks.cuda; print([n for n in ('cupy', 'torch', 'tensorrt', 'tensorrt_rtx') if n in sys.modules])"

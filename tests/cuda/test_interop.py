@@ -65,7 +65,7 @@ def test_orders_on_host_and_device_are_the_same_rgb(order):
     assert (gather(frame, 5, 7) == expected).all()
 
 
-def test_three_channels_are_rgb_and_four_rgba_unless_said():
+def test_order_defaults_to_rgb_and_rgba():
     given = pixels(channels=4)
     assert (rgb(read_frame(given)) == given[..., :3]).all()
     assert (gather(read_frame(OnDevice(given)), 5, 7) == given[..., :3]).all()
@@ -89,7 +89,7 @@ def test_strides_are_read(view):
     assert (gather(frame, *array.shape[:2]) == array).all()
 
 
-def test_no_strides_means_contiguous():
+def test_strides_default_to_contiguous():
     array = pixels()
     for interface in (device(array, strides=None), {k: v for k, v in device(array).items() if k != "strides"}):
         assert (gather(parse_interface(interface, None, array), 5, 7) == array).all()
@@ -102,7 +102,7 @@ def test_stream_and_owner_are_kept():
     assert read_frame(OnDevice(pixels())).stream is None
 
 
-def test_dlpack_on_the_host_is_a_view():
+def test_read_frame_of_host_dlpack_is_a_view():
     torch = pytest.importorskip("torch")
     tensor = torch.from_numpy(pixels())
     host = read_frame(tensor)
@@ -123,14 +123,14 @@ def test_dlpack_on_the_host_is_a_view():
         (np.zeros((0, 7, 3), np.uint8), r"found \[0, 7, 3\]"),
     ],
 )
-def test_shapes_that_are_no_frame(wrong, says):
+def test_read_frame_rejects_other_shapes(wrong, says):
     for frame in (wrong, OnDevice(wrong)):
         with pytest.raises(EngineError, match=r"expected uint8 \[height, width, 3\].*" + says):
             read_frame(frame)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.uint16, np.int8, np.bool_])
-def test_types_that_are_no_frame(kind):
+def test_read_frame_rejects_other_types(kind):
     wrong = np.zeros((5, 7, 3), kind)
     for frame in (wrong, OnDevice(wrong)):
         with pytest.raises(EngineError, match=r"expected uint8 .*found .*\[5, 7, 3\]"):
@@ -150,14 +150,14 @@ def test_types_that_are_no_frame(kind):
         ({"stream": "x"}, "invalid"),
     ],
 )
-def test_damaged_interfaces(changes, says):
+def test_parse_interface_rejects_invalid_interfaces(changes, says):
     with pytest.raises(EngineError, match=says):
         parse_interface(device(pixels(), **changes), None, None)
     with pytest.raises(EngineError, match="invalid"):
         parse_interface({}, None, None)
 
 
-def test_orders_that_do_not_fit():
+def test_read_frame_rejects_orders_that_do_not_fit():
     for frame in (pixels(), OnDevice(pixels())):
         with pytest.raises(EngineError, match="order: expected RGB, BGR, RGBA, BGRA, found 'GBR'"):
             read_frame(frame, "GBR")
@@ -165,7 +165,7 @@ def test_orders_that_do_not_fit():
             read_frame(frame, "BGRA")
 
 
-def test_other_devices_and_things():
+def test_read_frame_rejects_other_devices_and_objects():
     with pytest.raises(EngineError, match="found ROCm: copy it to the host"):
         read_frame(Producer(10))
     with pytest.raises(EngineError, match="found device type 99"):

@@ -13,7 +13,7 @@ from kinet_trt.simulation import simulate
 
 
 @pytest.mark.parametrize("runtime", CPU_RUNTIMES)
-def test_a_card_that_promises_other_maps_than_the_model_gives_is_said(runtime, tmp_path):
+def test_run_rejects_maps_that_do_not_match_the_card(runtime, tmp_path):
     pytest.importorskip(runtime)
     card, model = read_card(DEFAULT_MODEL)
     path = tmp_path / "two.onnx"

@@ -22,7 +22,7 @@ def same(a, b):
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("x", "y", "cls"))
 
 
-def test_both_say_what_they_are(counters):
+def test_counters_report_runtime_and_precision(counters):
     assert [c.engine.runtime.split()[0] for c in counters] == ["OpenVINO", "ONNX"]
     assert [c.engine.precision for c in counters] == ["fp32", "fp32"]
 
@@ -42,7 +42,7 @@ def test_real_fields_give_the_same_nuclei(counters, shared_data):
         assert same(a, b), f.name
 
 
-def test_a_batch_is_its_frames():
+def test_run_of_a_batch_equals_its_frames():
     engine = open_engine(DEFAULT_MODEL, runtime="onnxruntime", threads=1)
     frames = np.stack([simulate.field(seed, 64, 48)[0] for seed in (1, 2)])
     assert np.allclose(engine.run(frames), [engine.run(f[None])[0] for f in frames], atol=1e-5)
@@ -50,7 +50,7 @@ def test_a_batch_is_its_frames():
         engine.run(frames[:, :40])
 
 
-def test_what_it_cannot_do_is_refused():
+def test_open_engine_rejects_options_onnxruntime_lacks():
     for options in ({"precision": "bf16"}, {"threads": 0}):
         with pytest.raises(EngineError, match=r"fp32|threads"):
             open_engine(DEFAULT_MODEL, runtime="onnxruntime", **options)
@@ -58,7 +58,7 @@ def test_what_it_cannot_do_is_refused():
         open_engine(DEFAULT_MODEL, runtime="tpu")
 
 
-def test_it_serves_where_openvino_is_not_installed(monkeypatch):
+def test_onnxruntime_is_the_fallback_without_openvino(monkeypatch):
     from kinet_trt.engines import open as opening
 
     monkeypatch.setattr(opening, "find_spec", lambda name: None if name == "openvino" else object())

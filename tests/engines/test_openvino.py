@@ -33,7 +33,7 @@ def test_maps_have_the_size_of_the_frame(engine, frame):
     assert maps.dtype == np.float32
 
 
-def test_a_batch_is_its_frames(engine, frame):
+def test_run_of_a_batch_equals_its_frames(engine, frame):
     flipped = frame[::-1].copy()
     alone = [engine.run(f[None])[0].copy() for f in (frame, flipped)]
     both = engine.run(np.stack([frame, flipped]))
@@ -50,13 +50,13 @@ def test_a_batch_is_its_frames(engine, frame):
         np.zeros((0, 64, 64, 3), np.uint8),
     ],
 )
-def test_frames_that_do_not_fit_are_refused_before_anything_runs(engine, wrong):
+def test_run_rejects_frames_of_other_shapes_and_types(engine, wrong):
     with pytest.raises(EngineError, match="expected RGB"):
         engine.run(wrong)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 48), (128, 64)])
-def test_an_int8_model_is_given_no_tiny_frames(tmp_path, height, width):
+def test_int8_pads_small_frames(tmp_path, height, width):
     pytest.importorskip("onnxruntime")
     from int8_by_ort import int8_by_ort
     from kinet_trt.onnx_graph import precision
@@ -96,7 +96,7 @@ def test_auto_is_bf16_only_with_amx(monkeypatch):
     assert open_engine(DEFAULT_MODEL).precision == "fp32"
 
 
-def test_a_wrong_bf16_falls_back_to_fp32_and_says_so(monkeypatch, caplog):
+def test_auto_falls_back_to_fp32_if_bf16_is_wrong(monkeypatch, caplog):
     monkeypatch.setattr(openvino, "_has_amx", lambda: True)
     monkeypatch.setattr(openvino, "MAX_ERROR", 0.0)
     assert open_engine(DEFAULT_MODEL).precision == "fp32"
@@ -104,7 +104,7 @@ def test_a_wrong_bf16_falls_back_to_fp32_and_says_so(monkeypatch, caplog):
         assert "BF16 gives wrong results" in caplog.text
 
 
-def test_a_fused_model_is_judged_in_bf16_by_its_maps_and_its_number_of_nuclei(monkeypatch, fused_model):
+def test_bf16_of_a_fused_model_is_compared_by_maps_and_count(monkeypatch, fused_model):
     if "BF16" not in openvino.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no BF16")
     assert open_engine(fused_model, "bf16").precision == "bf16"
@@ -118,14 +118,14 @@ def test_a_fused_model_is_judged_in_bf16_by_its_maps_and_its_number_of_nuclei(mo
         open_engine(fused_model, "bf16")
 
 
-def test_a_precision_that_the_cpu_lacks_is_refused(monkeypatch):
+def test_openvino_rejects_a_precision_the_cpu_lacks(monkeypatch):
     card, model = read_card(DEFAULT_MODEL)
     monkeypatch.setattr(openvino.ov.Core, "get_property", lambda *_: ["FP32"])
     with pytest.raises(EngineError, match="supports FP32"):
         openvino.OpenVinoEngine(card, model, "bf16")
 
 
-def test_a_signal_is_heard_after_engines_were_closed_in_any_order():
+def test_signals_arrive_after_engines_closed_in_any_order():
     """OpenVINO's cores leave a dangling stack for signals: Ctrl-C after two counters was a segmentation fault."""
     program = f"""
 import gc, signal
@@ -141,7 +141,7 @@ signal.raise_signal(signal.SIGINT)
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
-def test_unknown_words_are_refused():
+def test_open_engine_rejects_unknown_options():
     for arguments in (("fp64",), ("fp32", 0)):
         with pytest.raises(EngineError, match="expected"):
             open_engine(DEFAULT_MODEL, *arguments)
@@ -149,7 +149,7 @@ def test_unknown_words_are_refused():
         open_engine(Path("model.pt"))
 
 
-def test_compiled_models_can_be_kept(tmp_path, frame):
+def test_compiled_models_are_cached(tmp_path, frame):
     card, model = read_card(DEFAULT_MODEL)
     first = openvino.OpenVinoEngine(card, model, "fp32", cache=tmp_path).run(frame[None]).copy()
     assert any(tmp_path.iterdir())
@@ -160,7 +160,7 @@ def test_compiled_models_can_be_kept(tmp_path, frame):
 @pytest.mark.parametrize(
     ("limit", "may_use"), [("AVX512_CORE_VNNI", False), ("AVX2", False), ("AVX512_CORE_AMX", True)]
 )
-def test_a_limit_on_instructions_counts_as_a_cpu_without_them(monkeypatch, limit, may_use):
+def test_has_amx_respects_the_instruction_limit(monkeypatch, limit, may_use):
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
     unlimited = openvino._has_amx()

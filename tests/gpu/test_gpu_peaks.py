@@ -45,7 +45,7 @@ def found_in(maps, threshold, radius=5, **options):
 
 @settings(max_examples=100)
 @given(maps=levelled_maps(), threshold=st.sampled_from([-2.0, 0.0, 0.25, 0.5, 1.0, 1.5]), radius=st.integers(1, 6))
-def test_the_kernels_are_the_rule(maps, threshold, radius):
+def test_kernels_match_the_definition(maps, threshold, radius):
     if 0 not in maps.shape:
         (found,) = found_in(maps[None], threshold, radius)
         assert as_tuples(found) == brute_force(maps, threshold, radius)
@@ -54,7 +54,7 @@ def test_the_kernels_are_the_rule(maps, threshold, radius):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("radius", [1, 5, 17, MAX_RADIUS])
 @pytest.mark.parametrize("make", [field, plateaus])
-def test_a_full_frame_is_the_reference(make, radius, dtype):
+def test_full_frame_equals_the_reference(make, radius, dtype):
     maps = make(dtype, seed=radius)
     (found,) = found_in(maps[None], 0.3, radius)
     expected = find_peaks(maps, 0.3, radius)
@@ -63,19 +63,19 @@ def test_a_full_frame_is_the_reference(make, radius, dtype):
     assert len(found)
 
 
-def test_a_batch_is_its_images():
+def test_batch_equals_its_images():
     maps = np.stack([field(np.float16, seed, 500, (3, 400, 333)) for seed in range(4)])
     found = found_in(maps, 0.3)
     assert [as_tuples(one) for one in found] == [as_tuples(find_peaks(image, 0.3)) for image in maps]
 
 
-def test_the_order_is_the_same_every_time():
+def test_order_is_deterministic():
     maps = plateaus(np.float16)[None]
     first = as_tuples(found_in(maps, 0.5, 1)[0])
     assert all(as_tuples(found_in(maps, 0.5, 1)[0]) == first for _ in range(5))
 
 
-def test_more_nuclei_than_are_copied_at_first():
+def test_nuclei_beyond_the_first_copy_are_read():
     maps = np.zeros((1, 1, 1080, 1920), np.float16)
     maps[..., ::6, ::6] = 1
     (found,) = found_in(maps, 0.5)
@@ -83,7 +83,7 @@ def test_more_nuclei_than_are_copied_at_first():
     assert as_tuples(found) == as_tuples(find_peaks(maps[0], 0.5, 5, ("a",)))
 
 
-def test_too_many_nuclei_are_reported_with_their_true_number():
+def test_capacity_error_reports_the_true_count():
     maps = np.zeros((2, 3, 120, 120), np.float32)
     maps[:, 0, ::6, ::6] = 1
     with pytest.raises(CapacityError, match="800 nuclei found, room for 799"):
@@ -91,7 +91,7 @@ def test_too_many_nuclei_are_reported_with_their_true_number():
     assert [len(one) for one in found_in(maps, 0.5, capacity=800)] == [400, 400]
 
 
-def test_a_captured_graph_follows_the_threshold_and_the_size_of_each_run():
+def test_captured_graph_uses_the_threshold_and_size_of_each_run():
     import cupy
 
     stream = cupy.cuda.Stream(non_blocking=True)
@@ -112,7 +112,7 @@ def test_a_captured_graph_follows_the_threshold_and_the_size_of_each_run():
         assert as_tuples(peaks.read(stream)[0]) == as_tuples(expected)
 
 
-def test_one_frame_is_read_while_the_next_is_on_its_way():
+def test_frames_are_read_while_the_next_is_in_flight():
     import cupy
 
     stream = cupy.cuda.Stream(non_blocking=True)

@@ -41,7 +41,7 @@ def prepare(frame, mpp=None, order=None):
 
 
 @pytest.mark.parametrize("mpp", [None, 0.5, 0.7, 1.3, 0.33, 0.49, 0.25, 0.125])
-def test_it_is_fit(pixels, mpp):
+def test_prepare_equals_fit(pixels, mpp):
     import cupy
 
     expected = fit(Frame(pixels, mpp), MPP, 16).pixels
@@ -53,7 +53,7 @@ def test_it_is_fit(pixels, mpp):
     assert coloured
 
 
-def test_a_grey_frame_is_noticed(pixels):
+def test_grey_frames_are_detected(pixels):
     import cupy
 
     grey = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
@@ -61,7 +61,7 @@ def test_a_grey_frame_is_noticed(pixels):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_pitched_frames_in_any_order(pixels, order):
+def test_prepare_accepts_pitched_frames_in_any_order(pixels, order):
     import cupy
 
     wide = cupy.zeros((pixels.shape[0], pixels.shape[1] + 19, len(order)), np.uint8)
@@ -72,7 +72,7 @@ def test_pitched_frames_in_any_order(pixels, order):
         assert np.abs(prepare(frame, mpp, order)[0].astype(int) - fit(Frame(pixels, mpp), MPP, 16).pixels).max() <= 1
 
 
-def test_torch_tensors_are_read_where_they_lie(pixels):
+def test_torch_tensors_are_read_in_place(pixels):
     torch = pytest.importorskip("torch")
     tensor = torch.from_numpy(pixels).cuda()
     assert read_frame(tensor).address == tensor.data_ptr()
@@ -86,7 +86,7 @@ def test_torch_tensors_are_read_where_they_lie(pixels):
         read_frame(tensor.float())
 
 
-def test_cupy_and_numba_arrays_are_read_where_they_lie(pixels):
+def test_cupy_and_numba_arrays_are_read_in_place(pixels):
     import cupy
 
     array = cupy.asarray(pixels)
@@ -100,7 +100,7 @@ def test_cupy_and_numba_arrays_are_read_where_they_lie(pixels):
     assert (prepare(other)[0] == fit(Frame(pixels), MPP, 16).pixels).all()
 
 
-def test_cupys_current_stream_is_waited_for(pixels):
+def test_prepare_waits_for_cupys_current_stream(pixels):
     import cupy
 
     spin = cupy.RawKernel(
@@ -119,7 +119,7 @@ def test_cupys_current_stream_is_waited_for(pixels):
                 assert (prepare(frame)[0] == expected).all()
 
 
-def test_the_producers_stream_is_waited_for(pixels):
+def test_prepare_waits_for_the_producers_stream(pixels):
     """A frame that is still being written when it is handed over."""
     torch = pytest.importorskip("torch")
     expected = fit(Frame(pixels), MPP, 16).pixels
@@ -133,7 +133,7 @@ def test_the_producers_stream_is_waited_for(pixels):
             assert (prepare(frame)[0] == expected).all()
 
 
-def test_the_time_of_a_full_frame(record_property):
+def test_prepare_time_of_a_full_frame(record_property):
     import cupy
 
     stream = cupy.cuda.Stream(non_blocking=True)

@@ -65,7 +65,7 @@ def exact(found):
     return [(x, y, int(c), float(s)) for x, y, c, s in zip(found.x, found.y, found.cls, found.score, strict=True)]
 
 
-def test_it_finds_what_the_cpu_finds(engine, frames, tmp_path):
+def test_engine_equals_the_cpu(engine, frames, tmp_path):
     cpu = open_engine(build(None, tmp_path / "edge.onnx", "fp32").path, runtime="onnxruntime")
     for frame in frames:
         card = cpu.card
@@ -73,7 +73,7 @@ def test_it_finds_what_the_cpu_finds(engine, frames, tmp_path):
         assert abs(len(engine.detect(frame[None], card.threshold)[0]) - len(expected)) <= max(2, 0.02 * len(expected))
 
 
-def test_detect_is_the_peaks_of_the_maps(engine, frames):
+def test_detect_equals_the_peaks_of_the_maps(engine, frames):
     batch = np.stack(frames + frames[:2])  # more than the engine takes at a time
     maps = engine.run(batch)
     assert maps.shape == (6, 3, 480, 640)
@@ -83,13 +83,13 @@ def test_detect_is_the_peaks_of_the_maps(engine, frames):
 
 
 @pytest.mark.parametrize("scale", [None, 1.0, 1.3, 0.6])
-def test_a_submitted_frame_is_counted_as_on_the_host(engine, frames, scale):
+def test_submit_equals_the_host(engine, frames, scale):
     frame = Frame(frames[0], None if scale is None else engine.card.mpp * scale)
     assert exact(engine.submit(frame).result()) == on_the_host(engine, frame)
     assert exact(engine.submit(frame, threshold=0.2).result()) == on_the_host(engine, frame, 0.2)
 
 
-def test_frames_on_the_device_in_another_order(engine, frames):
+def test_submit_accepts_device_frames_in_another_order(engine, frames):
     import cupy
 
     expected = exact(engine.submit(frames[1]).result())
@@ -98,7 +98,7 @@ def test_frames_on_the_device_in_another_order(engine, frames):
         assert exact(engine.submit(given, order="BGRA").result()) == expected
 
 
-def test_two_frames_on_their_way(engine, frames):
+def test_submit_runs_two_frames_in_flight(engine, frames):
     expected = [exact(engine.submit(frame).result()) for frame in frames]
     assert len({len(one) for one in expected}) > 1
     found, before = [], None
@@ -113,7 +113,7 @@ def test_two_frames_on_their_way(engine, frames):
     assert found == expected * 3
 
 
-def test_a_third_frame_is_refused_and_forgotten_ones_are_not_in_the_way(engine, frames):
+def test_submit_rejects_a_third_frame_but_ignores_dropped_ones(engine, frames):
     held = [engine.submit(frames[0]), engine.submit(frames[1])]
     with pytest.raises(EngineError, match="2 frames are in flight"):
         engine.submit(frames[2])
@@ -125,7 +125,7 @@ def test_a_third_frame_is_refused_and_forgotten_ones_are_not_in_the_way(engine, 
     assert exact(engine.submit(frames[0]).result()) == expected
 
 
-def test_several_threads(engine, frames):
+def test_threads_share_an_engine(engine, frames):
     expected = [exact(engine.submit(frame).result()) for frame in frames]
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda frame: exact(engine.submit(frame).result()), frames * 10))
@@ -135,7 +135,7 @@ def test_several_threads(engine, frames):
     assert counts == [len(one) for one in expected] * 10
 
 
-def test_a_fused_model_finds_the_same(engine, fused, frames):
+def test_fused_model_finds_the_same_nuclei(engine, fused, frames):
     for frame in frames:
         expected = len(engine.submit(frame).result())
         assert abs(len(fused.submit(frame).result()) - expected) <= max(2, 0.02 * expected)
@@ -143,7 +143,7 @@ def test_a_fused_model_finds_the_same(engine, fused, frames):
         fused.run(frames[0][None])
 
 
-def test_frames_that_do_not_fit(engine, frames):
+def test_engine_rejects_frames_that_do_not_fit(engine, frames):
     with pytest.raises(EngineError, match="built for frames"):
         engine.submit(frames[0][:100, :100])
     with pytest.raises(EngineError, match="expected uint8"):
@@ -159,7 +159,7 @@ def _in_a_fork(engine, frame, told):
         told.put(str(error))
 
 
-def test_a_forked_process_is_refused(engine, frames):
+def test_forked_process_is_rejected(engine, frames):
     context = multiprocessing.get_context("fork")
     told = context.Queue()
     process = context.Process(target=_in_a_fork, args=(engine, frames[0], told))
@@ -168,7 +168,7 @@ def test_a_forked_process_is_refused(engine, frames):
     process.join(60)
 
 
-def test_the_time_from_host_frame_to_host_detections(engine, record_property):
+def test_submit_time_from_host_frame_to_host_detections(engine, record_property):
     frame = simulate.field(7, 1920, 1080)[0]
     for _ in range(5):
         engine.submit(frame).result()

@@ -31,7 +31,7 @@ def same(a, b):
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("x", "y", "cls"))
 
 
-def test_a_simulated_field_is_counted_well(counter):
+def test_counter_is_accurate_on_a_simulated_field(counter):
     pixels, truth = simulate.field(1_011)  # training drew from seeds below 200
     found = counter(pixels)
     pairs = len(match(found.x, found.y, truth.x, truth.y)[0])
@@ -48,7 +48,7 @@ def test_tiled_detections_equal_whole_ones(counter, size):
         assert same(tiled(counter, tile)(pixels), whole), tile
 
 
-def test_what_an_engine_was_built_for_stays_whole(counter, monkeypatch):
+def test_frames_of_the_built_size_are_not_tiled(counter, monkeypatch):
     pixels, _ = simulate.field(2, 500, 340)
     small, seen, expected = tiled(counter, 128), [], counter(pixels)
     run = small.engine.run
@@ -85,7 +85,7 @@ def test_tiles_follow_a_relative_threshold_too(counter):
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_a_fused_model_counts_the_same_nuclei_whole_and_in_tiles(counter, fused_model, runtime):
+def test_fused_model_counts_the_same_whole_and_in_tiles(counter, fused_model, runtime):
     pytest.importorskip(runtime)
     fused = NucleusCounter(fused_model, precision="fp32", runtime=runtime)
     pixels, _ = simulate.field(2, 460, 330)
@@ -100,7 +100,7 @@ def test_a_fused_model_counts_the_same_nuclei_whole_and_in_tiles(counter, fused_
     assert 0 < len(stricter) < len(whole)
 
 
-def test_a_fused_model_counts_real_fields_like_its_maps(counter, fused_model, shared_data):
+def test_fused_model_counts_real_fields_like_its_maps(counter, fused_model, shared_data):
     fused = NucleusCounter(fused_model, precision="fp32")
     fields = read_fields(shared_data)
     for name in ("pnet_train_1", "gl_C_05"):
@@ -110,7 +110,7 @@ def test_a_fused_model_counts_real_fields_like_its_maps(counter, fused_model, sh
         assert same(found, counter(pixels, mpp=0.4)), name
 
 
-def test_a_relative_threshold_needs_maps(fused_model):
+def test_relative_threshold_needs_maps(fused_model):
     relative = Threshold(0.5, relative=True)
     with pytest.raises(KinetError, match=r"relative:0\.5: kinet-edge is fused"):
         NucleusCounter(fused_model, threshold=relative, precision="fp32")
@@ -118,13 +118,13 @@ def test_a_relative_threshold_needs_maps(fused_model):
         NucleusCounter(fused_model, precision="fp32").with_threshold(relative)
 
 
-def test_at_another_scale_tiles_agree_within_a_thousandth(counter):
+def test_tiles_at_another_scale_agree_within_a_thousandth(counter):
     pixels, _ = simulate.SimulatedSlide(8, mpp=0.25).region(0, 0, 1400, 1000)
     whole, cut = counter(pixels, mpp=0.25), tiled(counter, 256)(pixels, mpp=0.25)
     assert abs(len(whole) - len(cut)) <= 0.001 * len(whole)
 
 
-def test_centres_come_in_px_of_the_frame_that_came_in(counter):
+def test_coordinates_are_px_of_the_input_frame(counter):
     for mpp in (0.2, 0.5):
         pixels, truth = simulate.SimulatedSlide(6, mpp=mpp).region(0, 0, 500, 400)
         found = counter(Frame(pixels, mpp))
@@ -143,7 +143,7 @@ def test_threads_share_a_counter(counter):
             assert all(same(a, b) for a, b in zip(alone, pool.map(counter, frames), strict=True))
 
 
-def test_the_threshold_is_the_cards_unless_given(counter):
+def test_threshold_defaults_to_the_card(counter):
     pixels, _ = simulate.field(1, 256, 256)
     assert counter.threshold.value == counter.engine.card.threshold
     strict = NucleusCounter(threshold=0.7, precision="fp32")(pixels)
@@ -152,7 +152,7 @@ def test_the_threshold_is_the_cards_unless_given(counter):
     assert strict.score.min() >= 0.7
 
 
-def test_what_is_no_frame_is_refused(counter):
+def test_counter_rejects_invalid_frames(counter):
     for wrong in (np.zeros((64, 64)), np.zeros((64, 64, 4), np.uint8), np.zeros((0, 0, 3), np.uint8)):
         with pytest.raises(ImageError):
             counter(wrong)
@@ -168,7 +168,7 @@ FULL = Path(__file__).resolve().parents[2] / "weights" / "kinet.onnx"
     [(None, ((0.86, 0.83), (0.87, 0.78))), (FULL, ((0.86, 0.84), (0.88, 0.81)))],
     ids=["kinet-edge", "kinet"],
 )
-def test_the_shipped_models_meet_their_bars_on_fields_that_training_never_saw(model, bars, shared_data):
+def test_shipped_models_meet_their_limits_on_held_out_fields(model, bars, shared_data):
     """At the card's threshold: breast and glioma, and the part of the pancreatic NET field that was held out."""
     counter = NucleusCounter(model, precision="fp32", threads=2)
     fields = read_fields(shared_data)
@@ -182,7 +182,7 @@ def test_the_shipped_models_meet_their_bars_on_fields_that_training_never_saw(mo
         assert pooled.weighted[2] > classification
 
 
-def test_the_full_model_is_what_its_page_says():
+def test_full_model_matches_its_documentation():
     card = NucleusCounter(FULL, precision="fp32").card
     assert FULL.stat().st_size < 25e6
     assert (card.name, card.weights_precision, card.roi) == ("kinet", "fp16", False)
@@ -216,7 +216,7 @@ def with_branch(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_the_tumour_map_is_the_networks_in_px_of_the_frame(with_branch, runtime):
+def test_tumor_map_is_in_px_of_the_frame(with_branch, runtime):
     pytest.importorskip(runtime)
     counter = NucleusCounter(with_branch, precision="fp32", runtime=runtime)
     frame = Frame(simulate.field(5, 200, 150)[0], 0.17)
@@ -231,7 +231,7 @@ def test_the_tumour_map_is_the_networks_in_px_of_the_frame(with_branch, runtime)
     counter(frame)  # and nuclei are found beside it
 
 
-def test_both_engines_give_the_same_tumour_map(with_branch):
+def test_tumor_map_is_the_same_on_both_engines(with_branch):
     pytest.importorskip("onnxruntime")
     frame = Frame(simulate.field(6, 160, 128)[0], 0.34)
     maps = [
@@ -241,7 +241,7 @@ def test_both_engines_give_the_same_tumour_map(with_branch):
     np.testing.assert_allclose(*maps, atol=1e-4)
 
 
-def test_tiles_make_one_tumour_map(with_branch):
+def test_tumor_map_of_tiles_equals_the_whole(with_branch):
     counter = NucleusCounter(with_branch, precision="fp32")
     frame = Frame(simulate.field(7, 900, 96)[0], counter.engine.card.mpp)
     whole, cut = counter.tumor_map(frame), tiled(counter, 128).tumor_map(frame)
@@ -250,7 +250,7 @@ def test_tiles_make_one_tumour_map(with_branch):
     assert np.median(np.abs(cut - whole)) < 0.02
 
 
-def test_a_model_without_the_branch_says_what_is_needed(fused_model):
+def test_tumor_map_without_the_branch_explains_what_is_needed(fused_model):
     frame = Frame(simulate.field(5, 64, 64)[0], 0.34)
     with pytest.raises(KinetError, match=r"has no tumour-region branch.*export --roi"):
         NucleusCounter().tumor_map(frame)
@@ -258,7 +258,7 @@ def test_a_model_without_the_branch_says_what_is_needed(fused_model):
         NucleusCounter(fused_model).tumor_map(frame)
 
 
-def test_pixels_of_other_libraries_and_orders_are_taken(counter):
+def test_counter_accepts_other_libraries_and_orders(counter):
     torch = pytest.importorskip("torch")
     pixels, _ = simulate.field(5, 200, 160)
     expected = counter(pixels)
@@ -274,7 +274,7 @@ def test_pixels_of_other_libraries_and_orders_are_taken(counter):
         counter(pixels, order="BGRA")
 
 
-def test_a_frame_on_a_gpu_needs_a_model_that_runs_there(counter):
+def test_frames_on_a_gpu_need_a_gpu_engine(counter):
     class OnGpu:
         @property
         def __cuda_array_interface__(self):
@@ -284,7 +284,7 @@ def test_a_frame_on_a_gpu_needs_a_model_that_runs_there(counter):
         counter(OnGpu())
 
 
-def test_a_stream_is_one_count_after_the_other(counter):
+def test_stream_yields_one_count_per_frame_in_order(counter):
     frames = [Frame(simulate.field(seed, 200 + 16 * seed, 200)[0], 0.4) for seed in range(6)]
     alone = [counter(frame) for frame in frames]
     assert all(same(a, b) for a, b in zip(alone, counter.stream(iter(frames)), strict=True))
@@ -300,7 +300,7 @@ def test_a_stream_is_one_count_after_the_other(counter):
     assert same(one, scaled)
 
 
-def test_a_count_ends_before_its_next_tile_when_cancelled(counter, monkeypatch):
+def test_cancelled_count_stops_before_the_next_tile(counter, monkeypatch):
     pixels, _ = simulate.field(2, 1000, 700)
     small, cancel, tiles = tiled(counter, 64), threading.Event(), []
     run = small.engine.run
@@ -318,7 +318,7 @@ def test_a_count_ends_before_its_next_tile_when_cancelled(counter, monkeypatch):
         small(pixels, cancel=cancel)
 
 
-def test_several_counters_live_in_one_process(counter, fused_model):
+def test_counters_coexist_in_one_process(counter, fused_model):
     pixels, _ = simulate.field(4, 300, 200)
     expected = counter(pixels)
     with ExitStack() as stack:
@@ -329,7 +329,7 @@ def test_several_counters_live_in_one_process(counter, fused_model):
     assert all(same(one, expected) for one in found)
 
 
-def test_a_closed_counter_counts_no_more():
+def test_closed_counter_rejects_frames():
     with NucleusCounter(precision="fp32") as counter:
         pixels, _ = simulate.field(4, 100, 100)
         other = counter.with_threshold(Threshold(0.5))

@@ -39,7 +39,7 @@ def patient(item, stop):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=12), st.booleans())
-def test_results_come_in_order_whatever_they_take(delays, asynchronous):
+def test_results_are_in_order_for_any_durations(delays, asynchronous):
     workers = Workers()
 
     def work(numbered, _):
@@ -61,7 +61,7 @@ def test_work_overlaps(workers):
     assert len(list(workers.in_order(lambda item, stop: together.wait(), range(2 * THREADS)))) == 2 * THREADS
 
 
-def test_the_source_is_never_asked_for_more_than_may_be_under_way(workers):
+def test_source_is_read_no_further_than_the_window(workers):
     drawn, taken = [], 0
 
     def source():
@@ -77,7 +77,7 @@ def test_the_source_is_never_asked_for_more_than_may_be_under_way(workers):
     assert taken == 20
 
 
-def test_a_result_does_not_wait_for_the_next_item(workers):
+def test_result_does_not_wait_for_the_next_item(workers):
     more = threading.Event()
 
     def camera():
@@ -92,7 +92,7 @@ def test_a_result_does_not_wait_for_the_next_item(workers):
 
 
 @pytest.mark.parametrize("where", ["source", "work"])
-def test_an_error_comes_in_its_turn_and_ends_it(workers, where):
+def test_error_is_raised_in_order_and_ends_the_stream(workers, where):
     def source():
         yield from (1, 2)
         if where == "source":
@@ -140,7 +140,7 @@ def test_leaving_the_loop_stops_the_work_and_the_source(workers):
     assert len(drawn) <= THREADS + 3
 
 
-def test_a_cancelled_task_stops_its_work(workers):
+def test_cancelled_task_stops_its_work(workers):
     async def cancelled():
         task = asyncio.ensure_future(workers.run(patient, 1))
         await asyncio.sleep(0.05)
@@ -166,7 +166,7 @@ def test_leaving_an_asynchronous_loop_stops_the_work(workers):
     assert time.monotonic() - began < SOON / 2
 
 
-def test_an_asynchronous_source_is_asked_in_the_loop(workers):
+def test_asynchronous_source_runs_in_the_event_loop(workers):
     async def camera():
         for number in range(5):
             await asyncio.sleep(0)
@@ -179,7 +179,7 @@ def test_an_asynchronous_source_is_asked_in_the_loop(workers):
     assert asyncio.run(gathered()) == [(n, True) for n in range(5)]
 
 
-def test_the_event_loop_goes_on(workers):
+def test_event_loop_is_not_blocked(workers):
     async def ticks():
         slow = asyncio.ensure_future(workers.run(lambda item, stop: time.sleep(0.3), 1))
         n = 0
@@ -191,7 +191,7 @@ def test_the_event_loop_goes_on(workers):
     assert asyncio.run(ticks()) >= 5
 
 
-def test_once_closed_it_takes_no_more(workers):
+def test_closed_pipeline_rejects_work(workers):
     assert list(workers.in_order(lambda item, stop: item, [1])) == [1]
     workers.close()
     with pytest.raises(EngineError, match="create another"):

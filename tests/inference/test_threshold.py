@@ -31,13 +31,13 @@ def test_parse_reads_both_kinds(text, expected):
     "text",
     ["", "high", "relative", "relative:", "relative:x", "absolute:0.4", "0.4:relative", "relative:relative:0.5", "0,4"],
 )
-def test_parse_refuses_and_shows_what_is_expected(text):
+def test_parse_rejects_and_shows_the_expected_form(text):
     with pytest.raises(KinetError, match=r"expected a number like 0\.4, or relative:0\.5") as raised:
         Threshold.parse(text)
     assert repr(text) in str(raised.value)
 
 
-def test_parse_refuses_a_colon_without_a_kind():
+def test_parse_rejects_a_colon_without_a_kind():
     with pytest.raises(KinetError):
         Threshold.parse(":0.5")
 
@@ -45,7 +45,7 @@ def test_parse_refuses_a_colon_without_a_kind():
 @pytest.mark.parametrize(
     "text", ["nan", "inf", "-inf", "1e400", "relative:nan", "relative:inf", "relative:1.01", "relative:-0.1"]
 )
-def test_a_value_that_makes_no_sense_is_refused(text):
+def test_parse_rejects_values_out_of_range(text):
     with pytest.raises(KinetError, match="XI between 0 and 1"):
         Threshold.parse(text)
 
@@ -61,26 +61,26 @@ def test_parse_gives_a_threshold_or_a_kinet_error(text):
 
 
 @pytest.mark.parametrize("text", ["0.4", "0.375", "-1", "relative:0.5", "relative:0"])
-def test_its_text_can_be_parsed_again(text):
+def test_str_can_be_parsed_again(text):
     assert str(Threshold.parse(text)) == text
 
 
-def test_an_absolute_threshold_does_not_depend_on_the_frame():
+def test_absolute_threshold_does_not_depend_on_the_frame():
     assert [Threshold(0.4).of(largest) for largest in (-1.0, 0.0, 0.9, math.inf, -math.inf)] == [0.4] * 5
 
 
-def test_a_relative_threshold_is_a_share_of_the_largest_value():
+def test_relative_threshold_is_a_fraction_of_the_maximum():
     assert Threshold(0.5, relative=True).of(0.8) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("largest", [0.0, -0.0, -0.3, -math.inf, math.nan])
-def test_a_relative_threshold_accepts_nothing_where_nothing_rises_above_zero(largest):
+def test_relative_threshold_accepts_nothing_without_positive_values(largest):
     threshold = Threshold(0.5, relative=True).of(largest)
     assert math.isfinite(threshold)
     assert threshold == float(np.finfo(np.float32).max)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_a_relative_threshold_is_finite_even_when_a_half_precision_map_overflowed(share):
+def test_relative_threshold_is_finite_for_overflowed_fp16_maps(share):
     # find_peaks refuses any other threshold with a ValueError
     assert math.isfinite(Threshold(share, relative=True).of(math.inf))

@@ -41,13 +41,13 @@ def test_cores_cover_once_and_windows_hold_core_and_halo(multiple, rows, columns
     assert (covered == 1).all()
 
 
-def test_an_image_that_fits_with_its_halo_stays_whole():
+def test_tiles_keep_an_image_that_fits_whole():
     assert list(tiles(96, 96, 64, 16, 16)) == [Tile(0, 96, 0, 96, 0, 96, 0, 96)]
     assert len(list(tiles(96, 112, 64, 16, 16))) == 2
     assert len(list(tiles(112, 112, 64, 16, 16))) == 4
 
 
-def test_no_core_is_larger_than_a_tile_once_the_image_is_cut():
+def test_cores_are_no_larger_than_a_tile():
     for t in tiles(1600, 1616, 64, 16, 16):
         assert t.bottom - t.top <= 64
         assert t.right - t.left <= 64

@@ -85,36 +85,36 @@ def test_json_round_trip_keeps_every_value():
     assert ModelCard.from_json(full.to_json()) == full
 
 
-def test_the_defaults_are_those_of_the_design():
+def test_defaults_match_the_design():
     assert (CARD.classes, CARD.colour_order) == (("positive", "negative", "non_tumor"), "RGB")
     assert (CARD.multiple, CARD.nms_radius, CARD.version, CARD.notice) == (16, 5, VERSION, NOTICE)
     assert NOTICE == "For Research Use Only. Not for use in diagnostic procedures."
 
 
-def test_a_card_is_frozen():
+def test_card_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         CARD.threshold = 0.1
 
 
 @pytest.mark.parametrize("missing", ["name", "mpp", "mean", "std", "threshold", "version"])
-def test_a_card_without_a_needed_value_is_refused(missing):
+def test_from_json_rejects_missing_values(missing):
     raw = as_dict()
     del raw[missing]
     with pytest.raises(CardError, match=missing):
         ModelCard.from_json(json.dumps(raw))
 
 
-def test_values_that_this_version_does_not_know_are_left_out():
+def test_from_json_ignores_unknown_values():
     assert ModelCard.from_json(json.dumps(as_dict(colour="red"))) == CARD
 
 
-def test_a_newer_version_asks_for_an_upgrade():
+def test_from_json_of_a_newer_version_asks_for_an_upgrade():
     with pytest.raises(CardError, match=rf"version {VERSION + 1}, .* up to version {VERSION}: upgrade kinet-trt"):
         ModelCard.from_json(json.dumps(as_dict(version=VERSION + 1, name=None)))
 
 
 @pytest.mark.parametrize("version", [0, -1, 1.0, "1", True, None, [1], {}])
-def test_a_version_must_be_a_positive_whole_number(version):
+def test_version_must_be_a_positive_integer(version):
     with pytest.raises(CardError, match="version"):
         ModelCard.from_json(json.dumps(as_dict(version=version)))
 
@@ -138,7 +138,7 @@ NAN, INF = float("nan"), float("inf")
         *[(name, v) for name in ("name", "precision", "model_sha256", "network", "notice") for v in (None, 3, [])],
     ],
 )
-def test_a_value_that_makes_no_sense_is_refused_by_name(name, value):
+def test_from_json_names_a_value_out_of_range(name, value):
     with pytest.raises(CardError, match=f"{name}|damaged"):
         ModelCard.from_json(json.dumps(as_dict(**{name: value})))
 
@@ -157,20 +157,20 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(name, value):
         ("parity", "fine"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused_also_where_only_people_read_it(name, value):
+def test_from_json_rejects_wrong_types_of_informative_values_too(name, value):
     with pytest.raises(CardError, match=name):
         ModelCard.from_json(json.dumps(as_dict(**{name: value})))
 
 
 @pytest.mark.parametrize("name", ["mpp", "threshold", "mean", "std"])
-def test_a_number_beyond_any_float_is_a_card_error(name):
+def test_from_json_rejects_numbers_beyond_float(name):
     huge = "1" * 400
     raw = as_dict(**{name: ["HUGE"] * 3 if name in ("mean", "std") else "HUGE"})
     with pytest.raises(CardError):
         ModelCard.from_json(json.dumps(raw).replace('"HUGE"', huge))
 
 
-def test_what_was_read_can_be_written_again():
+def test_to_json_writes_every_card_that_was_read():
     # json.loads takes NaN, to_json rightly does not: better refused when it is read.
     text = json.dumps(as_dict(metrics={"f1": NAN}))
     try:
@@ -181,7 +181,7 @@ def test_what_was_read_can_be_written_again():
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", "3", '"card"', "{}", "[" * 100_000, "\0", "NaN"])
-def test_text_that_is_no_card_is_a_card_error(text):
+def test_from_json_rejects_other_text(text):
     with pytest.raises(CardError, match="damaged"):
         ModelCard.from_json(text)
 
@@ -195,7 +195,7 @@ JSON = st.recursive(
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(changes=st.dictionaries(st.sampled_from([f.name for f in dataclasses.fields(ModelCard)]), JSON, max_size=3))
-def test_any_json_value_gives_a_card_or_a_card_error(changes):
+def test_from_json_of_any_value_gives_a_card_or_a_card_error(changes):
     with contextlib.suppress(CardError):
         ModelCard.from_json(json.dumps(as_dict(**changes)))
 
@@ -203,17 +203,17 @@ def test_any_json_value_gives_a_card_or_a_card_error(changes):
 # --- the card in an ONNX file -----------------------------------------------------------------------------------------
 
 
-def test_a_card_travels_in_the_file():
+def test_card_is_embedded_in_the_file():
     assert read_onnx_card(MODEL) == CARD
 
 
-def test_the_hash_is_of_the_model_without_any_metadata():
+def test_hash_excludes_all_metadata():
     assert onnx_hash(BARE) == hashlib.sha256(BARE).hexdigest()
     assert onnx_hash(MODEL) == onnx_hash(BARE + FOREIGN) == onnx_hash(FOREIGN + BARE) == onnx_hash(BARE)
     assert onnx_hash(BARE[:-1] + b"\x12") != onnx_hash(BARE)
 
 
-def test_a_new_card_replaces_the_old_one_and_foreign_metadata_stays():
+def test_with_card_replaces_the_card_and_keeps_other_metadata():
     second = a_card(threshold=0.6, name="other")
     again = with_card(MODEL, second)
     assert read_onnx_card(again) == second
@@ -224,11 +224,11 @@ def test_a_new_card_replaces_the_old_one_and_foreign_metadata_stays():
     assert len(with_card(MODEL, CARD)) == len(MODEL)
 
 
-def test_metadata_may_stand_anywhere():
+def test_metadata_may_be_anywhere():
     assert read_onnx_card(MODEL[len(BARE) :] + BARE) == CARD
 
 
-def test_every_flipped_bit_of_the_model_is_noticed_and_no_card_changes_silently():
+def test_flipped_bits_are_detected():
     start_of_foreign, end_of_foreign = MODEL.index(FOREIGN), MODEL.index(FOREIGN) + len(FOREIGN)
     for place in range(len(MODEL)):
         for bit in (0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xFF):
@@ -244,14 +244,14 @@ def test_every_flipped_bit_of_the_model_is_noticed_and_no_card_changes_silently(
             assert onnx_hash(bytes(damaged)) == onnx_hash(MODEL)
 
 
-def test_every_truncation_is_noticed():
+def test_truncation_is_detected():
     for length in range(len(MODEL)):
         with pytest.raises(CardError):
             read_onnx_card(MODEL[:length])
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 100])
-def test_bytes_appended_removed_or_doubled_are_noticed(length):
+def test_bytes_appended_removed_or_doubled_are_detected(length):
     for damaged in (
         MODEL + b"\0" * length,
         MODEL + b"\x08" * length,
@@ -264,7 +264,7 @@ def test_bytes_appended_removed_or_doubled_are_noticed(length):
         read_onnx_card(MODEL + BARE)
 
 
-def test_a_card_of_another_model_is_noticed_and_both_hashes_are_named():
+def test_card_of_another_model_raises_with_both_hashes():
     other = with_card(field(1, 9) + GRAPH, CARD)
     with pytest.raises(CardError, match=f"written for sha256 {CARD.model_sha256[:12]}, the file has") as raised:
         read_onnx_card(other)
@@ -273,20 +273,20 @@ def test_a_card_of_another_model_is_noticed_and_both_hashes_are_named():
         read_onnx_card(with_card(BARE, a_card(model_sha256="")))
 
 
-def test_a_model_without_a_card_says_how_to_get_one():
+def test_model_without_a_card_explains_how_to_get_one():
     for model in (BARE, BARE + FOREIGN, b""):
         with pytest.raises(CardError, match="no model card: expected an ONNX file that `kinet-trt export` wrote"):
             read_onnx_card(model)
 
 
-def test_a_card_without_or_with_another_checksum_is_damaged():
+def test_card_with_a_wrong_or_missing_checksum_is_damaged():
     text = CARD.to_json()
     for model in (BARE + entry(CARD_KEY, text), BARE + entry(CARD_KEY, text) + entry(CARD_HASH_KEY, "0" * 64)):
         with pytest.raises(CardError, match="checksum"):
             read_onnx_card(model)
 
 
-def test_a_newer_card_in_a_whole_file_asks_for_an_upgrade():
+def test_newer_card_in_an_intact_file_asks_for_an_upgrade():
     text = json.dumps(as_dict(version=VERSION + 1))
     model = BARE + entry(CARD_KEY, text) + entry(CARD_HASH_KEY, hashlib.sha256(text.encode()).hexdigest())
     with pytest.raises(CardError, match="upgrade kinet-trt"):
@@ -310,14 +310,14 @@ def test_a_newer_card_in_a_whole_file_asks_for_an_upgrade():
         b"\x70\x01",  # metadata that is a number
     ],
 )
-def test_a_broken_message_is_a_card_error(message):
+def test_broken_protobuf_is_a_card_error(message):
     with pytest.raises(CardError):
         read_onnx_card(message)
     with pytest.raises(CardError):
         read_onnx_card(MODEL + message)
 
 
-def test_all_wire_types_that_onnx_may_use_are_walked():
+def test_wire_types_of_onnx_are_all_parsed():
     odd = field(1, 2**64 - 1) + varint(50 << 3 | 1) + b"12345678" + varint(51 << 3 | 5) + b"1234" + field(1000, b"")
     model = with_card(odd, a_card(model_sha256=hashlib.sha256(odd).hexdigest()))
     assert model.startswith(odd)
@@ -326,7 +326,7 @@ def test_all_wire_types_that_onnx_may_use_are_walked():
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.binary(max_size=200))
-def test_random_bytes_are_only_ever_a_card_error(data):
+def test_random_bytes_are_a_card_error(data):
     for message in (data, BARE + data, MODEL + data, field(14, data)):
         try:
             found = read_onnx_card(message)
@@ -341,7 +341,7 @@ def test_random_bytes_are_only_ever_a_card_error(data):
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_several_damaged_places_are_noticed(data):
+def test_multiple_damage_is_detected(data):
     damaged = bytearray(MODEL)
     for _ in range(data.draw(st.integers(2, 5))):
         damaged[data.draw(st.integers(0, len(MODEL) - 1))] = data.draw(st.integers(0, 255))
@@ -371,7 +371,7 @@ def test_read_card_names_the_file_in_every_error(tmp_path):
         read_card(tmp_path / "empty.onnx")
 
 
-def test_what_onnx_writes_is_read_and_what_is_written_onnx_reads(tmp_path):
+def test_onnx_interoperates_in_both_directions(tmp_path):
     onnx = pytest.importorskip("onnx")
     helper = onnx.helper
     node = helper.make_node("Identity", ["x"], ["y"])

@@ -10,7 +10,7 @@ from kinet_trt.simulation import simulate
 FIRST = Path(__file__).resolve().parents[2] / "benchmarks" / "models" / "kinet-edge-0.onnx"
 
 
-def test_the_first_kinet_edge_still_counts() -> None:
+def test_first_kinet_edge_still_counts() -> None:
     counter = NucleusCounter(FIRST, precision="fp32", threads=1)
     card = counter.engine.card
     assert (card.name, card.network, card.threshold) == ("kinet-edge", "paper, width 16, relu", 0.325)

@@ -408,8 +408,8 @@ def test_a_card_that_says_the_wrong_kind_is_one_error(shipped, runtime):
     card, model = shipped
     made = fuse(Model(card, model))
     fused, fused_card = made.data, made.card
-    for wrong, content, says in ((fused_card, model, "a model of nuclei"), (card, fused, "a model of maps")):
-        with pytest.raises(EngineError, match=f"expected {says}, as its card says"):
+    for wrong, content, says in ((fused_card, model, "nuclei"), (card, fused, "maps")):
+        with pytest.raises(EngineError, match=f"expected a model that outputs {says}, as in its card"):
             ENGINES[runtime](wrong, content, "fp32")
 
 

@@ -55,7 +55,7 @@ def tuples_of(module, maps, threshold, radius, seed=0):
 @example(maps=np.full((2, 3, 3), NAN, np.float32), threshold=-1.0, radius=1, seed=0)
 @example(maps=np.full((2, 3, 3), -INF, np.float32), threshold=-1.0, radius=1, seed=0)
 @example(maps=np.full((2, 3, 3), np.finfo(np.float32).min, np.float32), threshold=-3.4e38, radius=1, seed=0)
-def test_the_kernels_are_the_rule(module, maps, threshold, radius, seed):
+def test_kernels_match_the_definition(module, maps, threshold, radius, seed):
     assert tuples_of(module, maps, threshold, radius, seed) == brute_force(maps, threshold, radius)
 
 
@@ -69,14 +69,14 @@ def test_the_kernels_are_the_rule(module, maps, threshold, radius, seed):
     threshold=st.floats(-(2.0**100), 2.0**100, width=32),
     radius=st.integers(1, 6),
 )
-def test_the_kernels_are_the_rule_for_any_floats(module, maps, threshold, radius):
+def test_kernels_match_the_definition_for_any_floats(module, maps, threshold, radius):
     assert tuples_of(module, maps, threshold, radius) == brute_force(maps, threshold, radius)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("shape", [(3, 65, 33), (3, 64, 32), (1, 130, 97), (5, 47, 200), (3, 1, 300), (2, 300, 1)])
 @pytest.mark.parametrize("radius", [1, 5, 20])
-def test_several_tiles_are_one_picture(module, shape, dtype, radius):
+def test_tiles_of_the_kernel_equal_the_whole(module, shape, dtype, radius):
     generator = np.random.default_rng(shape[1])
     for levels in (4, 40, 4000):  # from plateaus to hardly a tie
         maps = (generator.integers(0, levels, shape) / levels).astype(dtype)
@@ -86,12 +86,12 @@ def test_several_tiles_are_one_picture(module, shape, dtype, radius):
         assert found
 
 
-def test_the_largest_radius_fits_in_shared_memory(module):
+def test_largest_radius_fits_in_shared_memory(module):
     maps = np.random.default_rng(1).integers(0, 9, (3, 150, 150)).astype(np.float16)
     assert tuples_of(module, maps, 0, MAX_RADIUS) == as_tuples(find_peaks(maps, 0, MAX_RADIUS))
 
 
-def test_a_batch_is_its_images_in_order(module):
+def test_batch_equals_its_images_in_order(module):
     maps = np.random.default_rng(2).integers(0, 30, (3, 3, 70, 40)).astype(np.float16)
     maps[1] = NAN  # an image without nuclei between two with
     found = run(module, maps, 5, 2)
@@ -99,7 +99,7 @@ def test_a_batch_is_its_images_in_order(module):
     assert [len(one) > 50 for one in found] == [True, False, True]
 
 
-def test_more_words_than_threads_of_a_block_still_come_in_order(module):
+def test_order_is_kept_with_more_words_than_threads_in_a_block(module):
     width = cuda.TILE_WIDTH * (2 * cuda.GATHER_THREADS + 3)
     maps = np.random.default_rng(3).random((1, 3, width)).astype(np.float32)
     found = tuples_of(module, maps, 0.1, 1)
@@ -122,18 +122,18 @@ def test_half_precision_is_read_exactly(module):
     assert tuples_of(module, maps, -1e9, 1) == as_tuples(find_peaks(maps, -1e9, 1, ("a",)))
 
 
-def test_a_signalling_nan_is_absent_too(module):
+def test_signalling_nan_is_ignored(module):
     maps = np.array([[[0x7F800001, 0x3F800000, 0xFF800001]]], np.uint32).view(np.float32)
     assert tuples_of(module, maps, 0.5, 1) == [(1, 0, 0, 1.0)]
 
 
-def test_a_threshold_beyond_float32(module):
+def test_threshold_beyond_float32(module):
     maps = np.array([[[1, -INF, INF, NAN, -INF, -5]]], np.float32)
     for threshold in (1e39, -1e39):
         assert tuples_of(module, maps, threshold, 1) == as_tuples(find_peaks(maps, threshold, 1, ("a",)))
 
 
-def test_too_many_nuclei_are_reported_with_their_true_number(module):
+def test_capacity_error_reports_the_true_count(module):
     maps = np.zeros((2, 1, 40, 70), np.float32)
     maps[:, :, ::4, ::4] = 1
     for limit in (1, 100, 359):
@@ -145,7 +145,7 @@ def test_too_many_nuclei_are_reported_with_their_true_number(module):
 
 @settings(max_examples=50)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), radius=st.integers(1, 8))
-def test_there_is_always_room_without_a_limit(module, height, width, radius):
+def test_capacity_suffices_without_a_limit(module, height, width, radius):
     maps = np.zeros((1, 1, height, width), np.float32)
     maps[:, :, :: radius + 1, :: radius + 1] = 1
     plan = PeakPlan(maps.shape, maps.dtype, radius)
@@ -153,7 +153,7 @@ def test_there_is_always_room_without_a_limit(module, height, width, radius):
     assert len(found) == plan.capacity
 
 
-def test_the_result_outlives_the_buffer():
+def test_result_outlives_the_buffer():
     plan = PeakPlan((1, 1, 4, 4), np.dtype(np.float32), 1)
     found = np.zeros(plan.found_bytes, np.uint8)
     found[:8].view(np.int32)[:] = [0, 1]
@@ -174,7 +174,7 @@ def test_the_result_outlives_the_buffer():
         ((1, 3, 8, 8), np.float32, 5, 0, "capacity: expected"),
     ],
 )
-def test_nonsense_is_refused(shape, dtype, radius, limit, says):
+def test_invalid_arguments_are_rejected(shape, dtype, radius, limit, says):
     with pytest.raises(ValueError, match=says):
         PeakPlan(shape, np.dtype(dtype), radius, limit)
 
@@ -189,13 +189,13 @@ def test_nonsense_is_refused(shape, dtype, radius, limit, says):
         (0.5, (-1, 8), "size"),
     ],
 )
-def test_a_run_without_sense_is_refused(threshold, size, says):
+def test_begin_rejects_invalid_arguments(threshold, size, says):
     with pytest.raises(ValueError, match=f"{says}: expected"):
         PeakPlan((1, 3, 8, 8), np.dtype(np.float32)).begin(0, threshold, *size)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_it_compiles_for_every_gpu_without_a_warning(architecture):
+def test_kernels_compile_for_every_gpu_without_warnings(architecture):
     log = compile_for(nvrtc(), source("kinet_trt.peaks", "peaks.cu"), architecture)
     assert "warning" not in log
     assert log.count("0 bytes spill stores, 0 bytes spill loads") == log.count("Compiling entry function") == 5

@@ -24,7 +24,7 @@ def one_class(rows):
 @example(maps=np.full((2, 3, 3), NAN, np.float32), threshold=-1.0, radius=1)
 @example(maps=np.full((2, 3, 3), -INF, np.float32), threshold=-1.0, radius=1)
 @example(maps=np.full((2, 3, 3), np.finfo(np.float32).min, np.float32), threshold=-3.4e38, radius=1)
-def test_find_peaks_is_the_rule(maps, threshold, radius):
+def test_find_peaks_matches_the_definition(maps, threshold, radius):
     found = find_peaks(maps, threshold, radius, CLASSES[: len(maps)])
     assert as_tuples(found) == brute_force(maps, threshold, radius)
 
@@ -39,13 +39,13 @@ def test_find_peaks_is_the_rule(maps, threshold, radius):
     threshold=st.floats(-(2.0**100), 2.0**100, width=32),
     radius=st.integers(1, 6),
 )
-def test_find_peaks_is_the_rule_for_any_floats(maps, threshold, radius):
+def test_find_peaks_matches_the_definition_for_any_floats(maps, threshold, radius):
     assert as_tuples(find_peaks(maps, threshold, radius)) == brute_force(maps, threshold, radius)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(maps=levelled_maps(), radius=st.integers(1, 6))
-def test_detections_come_in_raster_order_and_the_maps_stay_as_they_were(maps, radius):
+def test_detections_are_in_raster_order_and_maps_unchanged(maps, radius):
     before = maps.copy()
     found = find_peaks(maps, 0.0, radius, CLASSES[: len(maps)])
     np.testing.assert_array_equal(maps, before)
@@ -55,7 +55,7 @@ def test_detections_come_in_raster_order_and_the_maps_stay_as_they_were(maps, ra
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(maps=levelled_maps())
-def test_half_precision_is_read_as_the_same_numbers(maps):
+def test_float16_maps_equal_float32_maps(maps):
     names = CLASSES[: len(maps)]
     half = maps.astype(np.float16)
     assert as_tuples(find_peaks(half, 0.25, 2, names)) == as_tuples(find_peaks(half.astype(np.float32), 0.25, 2, names))
@@ -72,31 +72,31 @@ def test_memory_layout_does_not_matter():
 # --- named examples ---------------------------------------------------------------------------------------------------
 
 
-def test_a_plateau_is_counted_once_at_its_first_pixel():
+def test_plateau_is_counted_once_at_its_first_pixel():
     maps = np.zeros((1, 9, 9), np.float32)
     maps[0, 3:6, 2:6] = 0.8
     assert as_tuples(find_peaks(maps, 0.5, 3, ("a",))) == [(2, 3, 0, pytest.approx(0.8))]
 
 
-def test_first_in_raster_order_wins_even_when_it_lies_to_the_right():
+def test_ties_go_to_the_first_in_raster_order_even_to_the_right():
     maps = np.zeros((1, 5, 5), np.float32)
     maps[0, 1, 3] = maps[0, 2, 1] = 1.0
     assert [(x, y) for x, y, *_ in as_tuples(find_peaks(maps, 0.5, 2, ("a",)))] == [(3, 1)]
 
 
-def test_a_pixel_that_loses_a_tie_still_suppresses_the_next_one():
+def test_ties_that_are_lost_still_suppress_the_next_pixel():
     # 0 and 3 tie within radius 3, 3 and 6 too; 6 is not saved by 3 having lost.
     maps = np.zeros((1, 1, 7), np.float32)
     maps[0, 0, [0, 3, 6]] = 1.0
     assert [x for x, *_ in as_tuples(find_peaks(maps, 0.5, 3, ("a",)))] == [0]
 
 
-def test_a_constant_map_has_one_nucleus_however_large():
+def test_constant_map_has_one_nucleus_at_any_size():
     found = find_peaks(np.full((3, 40, 50), 0.7, np.float16), 0.5, 5)
     assert [(x, y, c) for x, y, c, _ in as_tuples(found)] == [(0, 0, 0)]
 
 
-def test_the_window_is_square_and_as_wide_as_the_radius_says():
+def test_window_is_square_with_the_given_radius():
     def count(dy, dx, radius=5):
         maps = np.zeros((1, 30, 30), np.float32)
         maps[0, 10, 10], maps[0, 10 + dy, 10 + dx] = 1.0, 0.9
@@ -106,7 +106,7 @@ def test_the_window_is_square_and_as_wide_as_the_radius_says():
     assert count(6, 0) == count(0, 6) == count(5, 6) == 2
 
 
-def test_all_four_corners_count_like_any_other_pixel():
+def test_corners_count_like_any_other_pixel():
     maps = np.zeros((3, 13, 17), np.float32)
     maps[1, [0, 0, -1, -1], [0, -1, 0, -1]] = 1.0
     assert [(x, y) for x, y, *_ in as_tuples(find_peaks(maps, 0.5))] == [(0, 0), (16, 0), (0, 12), (16, 12)]
@@ -118,14 +118,14 @@ def test_negative_peaks_at_the_border_count_when_the_threshold_is_lower():
     assert as_tuples(find_peaks(maps, -0.3, 1, ("a",))) == [(0, 0, 0, pytest.approx(-0.2))]
 
 
-def test_the_class_is_the_first_channel_that_holds_the_maximum():
+def test_class_is_the_first_channel_with_the_maximum():
     maps = np.zeros((3, 1, 20), np.float32)
     maps[:, 0, 2] = [0.5, 0.9, 0.9]
     maps[:, 0, 12] = [0.9, 0.1, 0.9]
     assert find_peaks(maps, 0.5).cls.tolist() == [1, 0]
 
 
-def test_nan_in_some_channels_is_as_if_absent():
+def test_nan_in_some_channels_is_ignored():
     maps = np.zeros((3, 1, 3), np.float32)
     maps[:, 0, 1] = [NAN, 0.6, 0.7]
     assert as_tuples(find_peaks(maps, 0.5, 1)) == [(1, 0, 2, pytest.approx(0.7))]
@@ -139,13 +139,13 @@ def test_nan_everywhere_is_never_a_nucleus_and_suppresses_none():
     assert len(find_peaks(np.full((3, 8, 8), NAN, np.float32), -1.0)) == 0
 
 
-def test_infinity_is_a_height_like_any_other():
+def test_infinity_is_a_valid_height():
     maps = np.zeros((1, 1, 9), np.float32)
     maps[0, 0, [1, 2, 8]] = [INF, INF, 0.9]
     assert as_tuples(find_peaks(maps, 0.5, 2, ("a",))) == [(1, 0, 0, INF), (8, 0, 0, pytest.approx(0.9))]
 
 
-def test_the_threshold_itself_is_enough_and_is_compared_in_float32():
+def test_threshold_is_inclusive_and_compared_in_float32():
     maps = one_class([[0.3]])
     assert len(find_peaks(maps, 0.3, 1, ("a",))) == 1  # float32(0.3) > 0.3
     assert len(find_peaks(one_class([[0.7]]), 0.7, 1, ("a",))) == 1  # float32(0.7) < 0.7
@@ -153,13 +153,13 @@ def test_the_threshold_itself_is_enough_and_is_compared_in_float32():
 
 
 @pytest.mark.parametrize("shape", [(3, 0, 0), (3, 0, 7), (3, 7, 0)])
-def test_an_empty_picture_has_no_nuclei(shape):
+def test_empty_map_has_no_nuclei(shape):
     found = find_peaks(np.empty(shape, np.float32), 0.5)
     assert len(found) == 0
     assert found.classes == CLASSES
 
 
-def test_a_picture_smaller_than_the_window():
+def test_map_smaller_than_the_window():
     assert len(find_peaks(one_class([[1, 0], [0, 0.9]]), 0.5, MAX_RADIUS, ("a",))) == 1
 
 
@@ -182,10 +182,10 @@ def test_types_and_classes_of_the_result():
         (np.zeros((3, 8, 8), np.float32), 0.5, MAX_RADIUS + 1, "radius: expected"),
     ],
 )
-def test_nonsense_is_refused(maps, threshold, radius, says):
+def test_invalid_arguments_are_rejected(maps, threshold, radius, says):
     with pytest.raises(ValueError, match=says):
         find_peaks(maps, threshold, radius)
 
 
-def test_a_finite_threshold_beyond_float32_finds_nothing_and_warns_of_nothing():
+def test_threshold_beyond_float32_finds_nothing_without_a_warning():
     assert len(find_peaks(np.ones((3, 5, 5), np.float32), 1e39)) == 0

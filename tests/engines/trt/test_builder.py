@@ -38,13 +38,13 @@ def library():
     return trt.load_library("tensorrt-rtx")
 
 
-def test_it_is_found_imported_once_and_has_one_logger(library):
+def test_load_library_imports_once_with_one_logger(library):
     assert trt.find_runtime("tensorrt-rtx") == "tensorrt-rtx"
     assert trt.load_library("tensorrt-rtx") is library
     assert (library.name, library.version, library.is_rtx) == ("TensorRT for RTX", rtx.__version__, True)
 
 
-def test_finding_imports_nothing():
+def test_find_runtime_imports_nothing():
     code = (
         "import sys; from kinet_trt.engines.tensorrt import builder; builder.find_runtime('tensorrt-rtx'); "
         "sys.exit(any(name.startswith(('tensorrt', 'onnx', 'torch')) for name in sys.modules))"
@@ -52,7 +52,7 @@ def test_finding_imports_nothing():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_tensorrt_goes_before_tensorrt_for_rtx(monkeypatch, tmp_path):
+def test_find_runtime_prefers_tensorrt(monkeypatch, tmp_path):
     (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.10: no such file')")
     monkeypatch.syspath_prepend(tmp_path)
     assert trt.find_runtime() == "tensorrt"
@@ -61,7 +61,7 @@ def test_tensorrt_goes_before_tensorrt_for_rtx(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("version", ["8.6.1", "10.2.0.19"])
-def test_a_tensorrt_that_is_too_old_is_one_error(monkeypatch, tmp_path, version):
+def test_load_library_rejects_an_old_tensorrt(monkeypatch, tmp_path, version):
     (tmp_path / "tensorrt.py").write_text(f"__version__ = '{version}'")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(EngineError, match=f"expected 10.3 or newer, found {version}"):
@@ -69,7 +69,7 @@ def test_a_tensorrt_that_is_too_old_is_one_error(monkeypatch, tmp_path, version)
     del sys.modules["tensorrt"]
 
 
-def test_what_is_not_installed_or_unknown_is_one_error(monkeypatch):
+def test_find_runtime_rejects_unknown_and_missing_runtimes(monkeypatch):
     monkeypatch.setattr(trt, "find_spec", lambda name: None)
     with pytest.raises(EngineError, match="TensorRT is not installed"):
         trt.find_runtime("tensorrt")
@@ -80,7 +80,7 @@ def test_what_is_not_installed_or_unknown_is_one_error(monkeypatch):
         trt.find_runtime("cuda")
 
 
-def test_a_build_reports_growing_percents_and_names_its_phases(library):
+def test_build_plan_reports_increasing_percentages_and_phases(library):
     told = []
     plan, timing = trt.build_plan(library, model(), ANY, tf32=False, report=lambda *step: told.append(step))
     assert len(plan) > 1000
@@ -93,7 +93,7 @@ def test_a_build_reports_growing_percents_and_names_its_phases(library):
     assert len({phase for phase, _, _ in told}) > 3
 
 
-def test_messages_go_to_logging_and_not_to_the_terminal(library, caplog, capfd):
+def test_messages_go_to_logging_not_to_the_terminal(library, caplog, capfd):
     with caplog.at_level(logging.INFO, "kinet_trt"), pytest.raises(EngineError):
         trt.build_plan(library, b"no model", ANY, tf32=False)
     assert "kinet_trt.engines.tensorrt.builder" in {record.name for record in caplog.records}
@@ -108,7 +108,7 @@ def test_messages_go_to_logging_and_not_to_the_terminal(library, caplog, capfd):
         (SMALL, ((1, 64, 64), (1, 32, 32), (1, 64, 64)), "sizes|cannot build"),
     ],
 )
-def test_what_tensorrt_refuses_is_one_message_with_its_reason(library, text, profile, says):
+def test_build_plan_raises_tensorrts_reason_in_one_message(library, text, profile, says):
     if "Nonsense" in text:
         graph = onnx.parser.parse_model(SMALL)
         graph.graph.node[2].op_type = "Nonsense"
@@ -121,7 +121,7 @@ def test_what_tensorrt_refuses_is_one_message_with_its_reason(library, text, pro
     assert len(str(caught.value)) < 1000
 
 
-def test_a_report_that_fails_stops_the_build_and_is_raised(library):
+def test_report_errors_stop_the_build_and_are_raised(library):
     def fail(phase, done, total):
         if done > 20:
             raise ZeroDivisionError(phase)
@@ -131,7 +131,7 @@ def test_a_report_that_fails_stops_the_build_and_is_raised(library):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
-def test_ctrl_c_stops_a_build_and_its_handler_is_put_back(library):
+def test_ctrl_c_stops_a_build_and_restores_the_handler(library):
     before = signal.getsignal(signal.SIGINT)
     told = []
 
@@ -196,7 +196,7 @@ def told(card, plan=PLAN):
     return text
 
 
-def test_the_driver_is_asked_before_tensorrt_is_touched():
+def test_check_machine_checks_the_driver_before_tensorrt():
     if Path("/dev/nvidiactl").exists():
         pytest.skip("there is a GPU here")
     code = (
@@ -213,34 +213,34 @@ def test_the_driver_is_asked_before_tensorrt_is_touched():
     assert done.returncode == 0, done.stderr
 
 
-def test_an_engine_of_something_else_is_one_error(monkeypatch):
+def test_check_machine_rejects_an_unknown_runtime(monkeypatch):
     monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
     assert "built by Turbine, expected one of TensorRT, TensorRT for RTX" in told(a_card(runtime="Turbine"))
 
 
 @pytest.mark.parametrize(("name", "version"), [("TensorRT for RTX", "1.6.0.9"), ("TensorRT", "10.3.0")])
-def test_an_engine_of_another_version_names_both_and_the_command(monkeypatch, name, version):
+def test_check_machine_names_both_versions_and_the_command(monkeypatch, name, version):
     monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
     text = told(a_card(runtime=name, runtime_version=version))
     for part in (f"built by {name} {version}", f"found TensorRT for RTX {rtx.__version__}", "kinet-trt build kinet-"):
         assert part in text
 
 
-def test_an_engine_whose_tensorrt_is_not_installed_says_how_to_get_it(monkeypatch):
+def test_check_machine_says_how_to_install_tensorrt(monkeypatch):
     monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
     monkeypatch.setattr(trt, "find_spec", lambda name: None)
     assert "pip install" in told(a_card())
     assert "TensorRT is not installed" in told(a_card(runtime="TensorRT"))
 
 
-def test_an_engine_for_another_gpu_names_both_and_the_command(monkeypatch):
+def test_check_machine_names_both_gpus_and_the_command(monkeypatch):
     monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
     text = told(a_card(gpu=TURING))
     for part in (f"built for {TURING}", "found NVIDIA GeForce RTX 4090 (compute capability 8.9)", "kinet-trt build"):
         assert part in text
 
 
-def test_without_cupy_it_says_which_one_to_install(monkeypatch):
+def test_check_machine_says_which_cupy_to_install(monkeypatch):
     find = trt.find_spec
     monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
     monkeypatch.setattr(trt, "find_spec", lambda name: None if name == "cupy" else find(name))
@@ -249,7 +249,7 @@ def test_without_cupy_it_says_which_one_to_install(monkeypatch):
     assert "pip install cupy-cuda12x" in told(a_card())
 
 
-def test_tensorrt_for_rtx_says_itself_what_it_will_not_run(library):
+def test_incompatibility_is_read_from_tensorrt_for_rtx(library):
     if Path("/dev/nvidiactl").exists():
         pytest.skip("there is a GPU here")
     plan, _ = trt.build_plan(library, model(), ANY, tf32=False)
@@ -257,7 +257,7 @@ def test_tensorrt_for_rtx_says_itself_what_it_will_not_run(library):
     assert trt.incompatibility(library, plan[:1000])
 
 
-def test_turing_is_built_for_apart(library):
+def test_turing_plans_differ(library):
     text, fixed = SMALL.replace("[N,H,W,3]", "[1,64,64,3]"), None
     plan, again, turing = (
         trt.build_plan(library, model(text), fixed, tf32=False, turing=turing)[0] for turing in (False, False, True)
@@ -269,7 +269,7 @@ def test_turing_is_built_for_apart(library):
 # --- how it runs ------------------------------------------------------------------------------------------------------
 
 
-def test_contexts_take_our_memory_and_rtx_finishes_its_kernels_first(library):
+def test_context_options_use_our_memory_and_compile_kernels_first(library):
     made = []
 
     class Running:

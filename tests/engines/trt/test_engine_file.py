@@ -59,19 +59,19 @@ def message(path, kind=KinetError):
     return text
 
 
-def test_what_is_written_is_read_and_the_engine_is_plain(engine):
+def test_write_plan_round_trip_keeps_the_plan_plain(engine):
     assert read_plan(engine) == (a_card(), PLAN)
     assert engine.read_bytes() == PLAN
     assert sorted(path.name for path in engine.parent.iterdir()) == ["edge.engine", "edge.engine.json"]
 
 
-def test_the_card_can_be_read_by_others(engine):
+def test_card_file_is_plain_json(engine):
     raw = json.loads(card_path(engine).read_text(encoding="utf-8"))
     assert (raw["precision"], raw["runtime_version"], raw["profile"]) == ("fp16", "1.7.1.116", [[1, 608, 608]] * 3)
     assert raw["model_sha256"] == hashlib.sha256(PLAN).hexdigest()
 
 
-def test_a_missing_file_is_one_error(engine):
+def test_read_plan_rejects_missing_files(engine):
     card_path(engine).unlink()
     text = message(engine, CardError)
     assert "edge.engine.json" in text
@@ -81,7 +81,7 @@ def test_a_missing_file_is_one_error(engine):
 
 
 @pytest.mark.parametrize("changed", [PLAN[:-1], PLAN[:100], b"", PLAN + b"\0", PLAN[:50] + b"\0" + PLAN[51:]])
-def test_an_engine_that_its_card_was_not_written_for_names_both_and_the_command(engine, changed):
+def test_read_plan_names_both_hashes_and_the_command(engine, changed):
     engine.write_bytes(changed)
     text = message(engine, CardError)
     for part in (a_card().model_sha256[:12], hashlib.sha256(changed).hexdigest()[:12], f"{len(changed):,} bytes"):
@@ -89,7 +89,7 @@ def test_an_engine_that_its_card_was_not_written_for_names_both_and_the_command(
     assert "kinet-trt build kinet-edge.onnx -o edge.engine --precision fp16 --size 608x608" in text
 
 
-def test_two_engines_whose_cards_were_swapped(engine, tmp_path):
+def test_read_plan_rejects_swapped_cards(engine, tmp_path):
     other = tmp_path / "other.engine"
     write_plan(other, PLAN[::-1], a_card(PLAN[::-1]))
     first, second = card_path(engine).read_bytes(), card_path(other).read_bytes()
@@ -99,7 +99,7 @@ def test_two_engines_whose_cards_were_swapped(engine, tmp_path):
     assert "not the engine that other.engine.json was written for" in message(other)
 
 
-def test_a_card_changed_by_hand_is_one_error(engine):
+def test_read_plan_rejects_an_edited_card(engine):
     beside = card_path(engine)
     beside.write_text(beside.read_text(encoding="utf-8").replace("0.325", "0.725"), encoding="utf-8")
     assert "edited by hand" in message(engine, CardError)
@@ -112,7 +112,7 @@ def rewritten(engine, **changes):
     card_path(engine).write_text(json.dumps(raw), encoding="utf-8")
 
 
-def test_a_card_of_a_newer_version_asks_for_an_upgrade(engine):
+def test_newer_cards_ask_for_an_upgrade(engine):
     rewritten(engine, version=VERSION + 1)
     text = message(engine, CardError)
     assert f"version {VERSION + 1}" in text
@@ -120,13 +120,13 @@ def test_a_card_of_a_newer_version_asks_for_an_upgrade(engine):
     assert "upgrade kinet-trt" in text
 
 
-def test_what_a_later_version_one_adds_is_left_out(engine):
+def test_unknown_keys_of_version_one_are_ignored(engine):
     rewritten(engine, colour="red")
     assert read_plan(engine)[0] == a_card()
 
 
 @pytest.mark.parametrize("changes", [{"runtime": ""}, {"runtime_version": ""}, {"profile": None}])
-def test_the_card_of_an_onnx_file_is_no_engines(engine, changes):
+def test_read_plan_rejects_the_card_of_an_onnx_file(engine, changes):
     rewritten(engine, **changes)
     assert "one without builder or sizes" in message(engine, CardError)
 
@@ -140,7 +140,7 @@ def test_the_card_of_an_onnx_file_is_no_engines(engine, changes):
     ],
     ids=range(15),
 )  # fmt: skip
-def test_a_card_that_is_none_is_one_error(engine, text):
+def test_read_plan_rejects_text_that_is_no_card(engine, text):
     card_path(engine).write_bytes(text)
     assert "edge.engine.json" in message(engine, CardError)
 
@@ -153,7 +153,7 @@ def test_a_card_that_is_none_is_one_error(engine, text):
         ((1, True, 16),) * 3, [[1, 32, 32]] * 3,
     ],
 )  # fmt: skip
-def test_sizes_that_make_no_sense_are_no_card(profile):
+def test_read_plan_rejects_invalid_profiles(profile):
     with pytest.raises(CardError, match="profile"):
         a_card(profile=profile)
 
@@ -161,7 +161,7 @@ def test_sizes_that_make_no_sense_are_no_card(profile):
 # --- does it fit in here ----------------------------------------------------------------------------------------------
 
 
-def test_another_tensorrt_names_both_versions_and_the_command(engine):
+def test_check_runtime_names_both_versions_and_the_command(engine):
     check_runtime(a_card(), engine, *RTX)
     for here in (("TensorRT for RTX", "1.8.0.1"), ("TensorRT", "10.3.0")):
         with pytest.raises(EngineError) as caught:
@@ -186,7 +186,7 @@ def test_another_tensorrt_names_both_versions_and_the_command(engine):
         ("", "Orin", (8, 7), False),
     ],
 )
-def test_another_gpu_names_both_and_the_command(engine, built_for, name, capability, fits):
+def test_check_gpu_names_both_gpus_and_the_command(engine, built_for, name, capability, fits):
     card = a_card(gpu=built_for)
     if fits:
         check_gpu(card, engine, name, capability)
@@ -208,7 +208,7 @@ def test_another_gpu_names_both_and_the_command(engine, built_for, name, capabil
         ({"precision": "int8", "capacity": 8192}, "--precision int8 --calibration DIR --size 608x608 --fused"),
     ],
 )  # fmt: skip
-def test_the_command_builds_an_engine_like_this_one(tmp_path, changes, words):
+def test_build_command_builds_an_equal_engine(tmp_path, changes, words):
     line = build_command(a_card(**changes), tmp_path / "edge.engine")
     assert line == f"kinet-trt build kinet-edge.onnx -o edge.engine {words}"
 
@@ -267,16 +267,16 @@ def damage(engine, seed, rounds):
     return told
 
 
-def test_a_hundred_damaged_pairs_give_one_message_each(engine):
+def test_damaged_pairs_give_one_message_each(engine):
     assert damage(engine, 1, 100) >= 97
 
 
 @pytest.mark.slow
-def test_ten_thousand_damaged_pairs_give_one_message_each(engine):
+def test_damaged_pairs_ten_thousand_give_one_message_each(engine):
     assert damage(engine, random.SystemRandom().randrange(1 << 32), 10_000) >= 9_800
 
 
-def test_an_engine_may_be_replaced_and_a_crash_between_the_two_files_is_noticed(engine, monkeypatch):
+def test_write_plan_replaces_and_detects_a_crash_between_the_files(engine, monkeypatch):
     card_path(engine).touch()
     second = replace(a_card(PLAN[::-1]), precision="fp32")
     written = plans.write_atomic

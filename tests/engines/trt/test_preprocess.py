@@ -40,7 +40,7 @@ def noise(height, width, channels=3, seed=0):
 
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 33), (32, 32), (50, 113)])
-def test_without_scaling_it_is_fit(module, size):
+def test_prepare_without_scaling_equals_fit(module, size):
     pixels = noise(*size)
     assert (prepare(module, pixels)[0] == fit(Frame(pixels), 0.5, 16).pixels).all()
 
@@ -54,7 +54,7 @@ def test_without_scaling_it_is_fit(module, size):
     smooth=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_with_scaling_it_is_fit(module, height, width, scale, multiple, smooth, seed):
+def test_prepare_with_scaling_equals_fit(module, height, width, scale, multiple, smooth, seed):
     pixels = noise(height, width, seed=seed)
     if smooth:
         pixels = cv2.GaussianBlur(pixels, (0, 0), 3)
@@ -74,7 +74,7 @@ def test_with_scaling_it_is_fit(module, height, width, scale, multiple, smooth, 
 @pytest.mark.parametrize(
     ("mpp", "scaling"), [(None, "copy"), (0.5, "copy"), (0.7, "linear"), (0.33, "area"), (0.25, "blocks")]
 )
-def test_a_field_is_prepared_as_on_the_host(module, mpp, scaling):
+def test_prepare_of_a_field_equals_the_host(module, mpp, scaling):
     pixels, _ = simulate.field(3, 176, 132)
     assert PreparePlan.of(132, 176, mpp, 0.5, 16).scaling == scaling
     expected = fit(Frame(pixels, mpp), 0.5, 16).pixels
@@ -85,7 +85,7 @@ def test_a_field_is_prepared_as_on_the_host(module, mpp, scaling):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_channels_come_in_any_order(module, order):
+def test_channels_may_have_any_order(module, order):
     rgb = noise(40, 50)
     given_ = np.full((40, 50, len(order)), 7, np.uint8)
     for channel, name in zip(np.moveaxis(rgb, 2, 0), "RGB", strict=True):
@@ -114,7 +114,7 @@ def test_memory_layout_does_not_matter(module, view, mpp):
     assert (prepare(module, pixels, mpp)[0] == prepare(module, packed, mpp)[0]).all()
 
 
-def test_colour_is_noticed_as_on_the_host(module):
+def test_colour_flag_equals_the_host(module):
     for seed, mpp in enumerate((None, 0.9, 0.3, 0.25)):
         grey = np.repeat(noise(136, 140, 1, seed), 3, axis=2) // 2
         grey[..., 0] += 8
@@ -126,14 +126,14 @@ def test_colour_is_noticed_as_on_the_host(module):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_one_pixel_of_colour_is_enough_in_whatever_order_the_threads_run(module, seed):
+def test_colour_flag_needs_one_pixel_in_any_thread_order(module, seed):
     pixels = np.zeros((40, 40, 3), np.uint8)
     assert not prepare(module, pixels, multiple=1, seed=seed)[1]
     pixels[20, 20, 1] = 9
     assert prepare(module, pixels, multiple=1, seed=seed)[1]
 
 
-def test_a_frame_that_is_too_small_or_large_is_told_as_on_the_host():
+def test_plan_rejects_sizes_as_the_host_does():
     for mpp in (0.1, 1e5):
         with pytest.raises(ImageError) as expected:
             fit(Frame(noise(90, 90), mpp), 0.5, 16)
@@ -142,14 +142,14 @@ def test_a_frame_that_is_too_small_or_large_is_told_as_on_the_host():
         assert str(caught.value) == str(expected.value)
 
 
-def test_a_frame_of_another_size_is_refused():
+def test_launch_rejects_a_frame_of_another_size():
     frame = parse_interface(noise(40, 50).__array_interface__, None, None)
     with pytest.raises(ValueError, match="expected 40 x 50 px, found 50 x 40"):
         PreparePlan.of(50, 40, None, 0.5, 16).launch(frame, 0, 0, 0)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_it_compiles_for_every_gpu_without_a_warning(architecture):
+def test_kernels_compile_for_every_gpu_without_warnings(architecture):
     log = compile_for(nvrtc(), source("kinet_trt.engines.tensorrt", "preprocess.cu"), architecture)
     assert "warning" not in log
     assert log.count("0 bytes spill stores, 0 bytes spill loads") == log.count("Compiling entry function") == 4

@@ -19,7 +19,7 @@ def card(*profile):
     return ModelCard("edge", 0.5, (0, 0, 0), (1, 1, 1), 0.4, precision="fp16", profile=profile or None)
 
 
-def test_frames_within_the_profile_are_taken():
+def test_check_profile_accepts_frames_within():
     ranged = card((1, 64, 64), (1, 128, 128), (4, 256, 512))
     for shape in ((1, 64, 64), (4, 256, 512), (2, 256, 64)):
         check_profile(ranged, shape, PATH)
@@ -27,7 +27,7 @@ def test_frames_within_the_profile_are_taken():
 
 
 @pytest.mark.parametrize("shape", [(1, 48, 64), (1, 272, 64), (5, 64, 64), (1, 64, 528)])
-def test_frames_outside_are_told_both_sides_and_the_command(shape):
+def test_check_profile_names_both_sizes_and_the_command(shape):
     ranged = card((1, 64, 64), (1, 128, 128), (4, 256, 512))
     with pytest.raises(EngineError) as caught:
         check_profile(ranged, shape, PATH)
@@ -37,7 +37,7 @@ def test_frames_outside_are_told_both_sides_and_the_command(shape):
     assert f"kinet-trt build edge.onnx -o edge.engine --precision fp16 --size {shape[2]}x{shape[1]}" in said
 
 
-def test_a_fixed_size_is_named_once():
+def test_check_profile_names_a_fixed_size_once():
     with pytest.raises(EngineError, match=r"of 1 x 1088 x 1920 px, found 1 x 64 x 64 px"):
         check_profile(card(*[(1, 1088, 1920)] * 3), (1, 64, 64), PATH)
 
@@ -82,7 +82,7 @@ class Stream:
         ("half a graph", EngineError("it allocates"), None),
     ],
 )
-def test_what_cannot_be_captured_runs_without_a_graph(at_the_end, inside, graph, caplog):
+def test_capture_failures_run_without_a_graph(at_the_end, inside, graph, caplog):
     stream = Stream(at_the_end)
     own = object.__new__(slot.Slot)
     own._stream, own._shape, own._peaks, own._context = stream, (1, 16, 16), None, object()

@@ -61,14 +61,14 @@ def test_both_slots_are_warmed_up_and_captured(engine):
 
 
 @pytest.mark.parametrize("mpp", [None, 0.7, 0.4, 0.36])
-def test_a_submitted_frame(engine, frames, mpp):
+def test_submit_equals_the_reference(engine, frames, mpp):
     found = engine.submit(Frame(frames[0], mpp)).result()
     assert of(found) == expected(frames[0], mpp)
     assert len(found)
     assert of(engine.submit(frames[0], mpp=mpp, threshold=0.6).result()) == expected(frames[0], mpp, 0.6)
 
 
-def test_two_frames_on_their_way_and_no_third(engine, frames):
+def test_submit_allows_two_frames_in_flight(engine, frames):
     buffers = [frame.copy() for frame in frames]
     held = [engine.submit(buffer) for buffer in buffers[:2]]
     for buffer in buffers:
@@ -79,7 +79,7 @@ def test_two_frames_on_their_way_and_no_third(engine, frames):
     assert of(engine.submit(frames[2]).result()) == expected(frames[2])
 
 
-def test_other_orders_and_sizes_and_arrays_on_the_device(engine, frames):
+def test_submit_accepts_other_orders_sizes_and_device_arrays(engine, frames):
     bgra = np.dstack([frames[1][..., ::-1], np.full((48, 64), 255, np.uint8)])
     for given in (bgra, Array(bgra)):
         assert of(engine.submit(given, order="BGRA").result()) == expected(frames[1])
@@ -88,7 +88,7 @@ def test_other_orders_and_sizes_and_arrays_on_the_device(engine, frames):
         assert of(engine.submit(part).result()) == expected(part)
 
 
-def test_buffers_are_let_go_when_nothing_runs_in_them(engine, frames, monkeypatch):
+def test_buffers_are_released_once_idle(engine, frames, monkeypatch):
     waited = []
     shape = 1, 48, 64
     engine.submit(frames[0])  # and forgotten
@@ -100,13 +100,13 @@ def test_buffers_are_let_go_when_nothing_runs_in_them(engine, frames, monkeypatc
     assert set(waited) == {shape}
 
 
-def test_grey_pictures_hold_nothing(engine, frames, caplog):
+def test_grey_frames_have_no_nuclei(engine, frames, caplog):
     grey = np.repeat(frames[0][..., :1], 3, axis=2)
     assert len(engine.submit(grey).result()) == 0
     assert "no colour" in caplog.text
 
 
-def test_batches_go_in_parts(engine, frames):
+def test_run_and_detect_split_large_batches(engine, frames):
     batch = np.stack(frames)
     maps = engine.run(batch)
     assert np.array_equal(maps, network(batch).astype(np.float16))
@@ -115,7 +115,7 @@ def test_batches_go_in_parts(engine, frames):
     ]
 
 
-def test_the_callers_stream_is_waited_for_and_waits(engine, frames, monkeypatch):
+def test_streams_of_the_caller_and_the_engine_wait_for_each_other(engine, frames, monkeypatch):
     import cupy
 
     told = []
@@ -136,7 +136,7 @@ def test_the_callers_stream_is_waited_for_and_waits(engine, frames, monkeypatch)
 
 
 @pytest.mark.parametrize("mpp", [None, 0.5, 0.7])
-def test_a_counter_sends_whole_frames_wherever_they_lie(engine, frames, mpp, monkeypatch):
+def test_counter_submits_whole_frames_from_host_and_device(engine, frames, mpp, monkeypatch):
     counter, submitted = NucleusCounter(engine, threshold=THRESHOLD), []
     submit = engine.submit
     monkeypatch.setattr(engine, "submit", lambda *a, **k: submitted.append(1) or submit(*a, **k))
@@ -147,7 +147,7 @@ def test_a_counter_sends_whole_frames_wherever_they_lie(engine, frames, mpp, mon
         counter(simulate.field(7, 160, 128)[0])
 
 
-def test_any_number_of_threads_shares_the_lanes(engine, frames):
+def test_threads_share_the_slots(engine, frames):
     counter = NucleusCounter(engine, threshold=THRESHOLD)
     alone = [expected(frame) for frame in frames]
     with ThreadPoolExecutor(6) as pool:
@@ -155,7 +155,7 @@ def test_any_number_of_threads_shares_the_lanes(engine, frames):
     assert [of(found) for found in counter.stream(frames * 3)] == alone * 3
 
 
-def test_a_relative_threshold_needs_maps_on_the_host(engine, frames):
+def test_relative_threshold_needs_maps_on_the_host(engine, frames):
     counter = NucleusCounter(engine, threshold=THRESHOLD).with_threshold(Threshold(0.5, relative=True))
     assert len(counter(frames[0])) > 0
     with pytest.raises(EngineError, match="give a number"):
