@@ -12,6 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8")
 """What decides how fast a CPU counts, as Linux spells it."""
 _JETPACKS = {"35": "5", "36": "6", "38": "7"}
@@ -117,7 +119,7 @@ def installed() -> dict[str, str]:
         except Exception:  # noqa: S112  a half-removed package must not hide the others
             continue
         if name and version:
-            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), version)
+            found.setdefault(canonicalize_name(name), version)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The doctor: each thing that does not fit, on machines that are made up, and the real one."""
+"""Checks of the installation: each finding on an imaginary machine, and the command on this one."""
 
 import importlib.metadata
 import json
@@ -8,18 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from kinet_trt.diagnostics import doctor
-from kinet_trt.diagnostics.doctor import (
-    Requirement,
-    Seen,
-    cupys,
-    findings,
-    requirements,
-    rows,
-    tensorrts,
-    to_json,
-    verdict,
-)
+from kinet_trt.diagnostics import installation
+from kinet_trt.diagnostics.checks import findings
+from kinet_trt.diagnostics.doctor import rows, to_json, verdict
+from kinet_trt.diagnostics.installation import Installation, Requirement, cupys, examine, requirements, tensorrts
 from kinet_trt.diagnostics.machine import Machine
 from kinet_trt.diagnostics.probes import Device, DriverReport, EngineProbe
 
@@ -56,19 +48,19 @@ NEEDS = (
     Requirement("lapx", "0.5.10", "eval"),
 )
 GPU = {"tensorrt-rtx-cu12": "1.7", "cupy-cuda12x": "14.0"}
-WELL = Seen(SERVER, NO_DRIVER, PACKAGES, NEEDS, (COUNTED,), {})
+HEALTHY = Installation(SERVER, NO_DRIVER, PACKAGES, NEEDS, (COUNTED,), {})
 
 
 def seen(packages=None, without=(), tried=(COUNTED,), driver=NO_DRIVER, libraries=None, needs=NEEDS, **machine):
-    """Return a machine that is well but for what is said."""
+    """Return a healthy installation with some changes."""
     here = {name: version for name, version in {**PACKAGES, **(packages or {})}.items() if name not in without}
-    return Seen(replace(SERVER, **machine), driver, here, needs, tuple(tried), libraries or {})
+    return Installation(replace(SERVER, **machine), driver, here, needs, tuple(tried), libraries or {})
 
 
-def test_a_machine_that_is_well_has_nothing_to_mend():
-    assert findings(WELL) == []
-    assert {row.level for row in rows(WELL)} == {"fine", "absent"}
-    assert verdict(WELL) == "kinet-trt works on this machine: kinet-edge on OpenVINO in FP32."
+def test_findings_of_a_healthy_machine_are_empty():
+    assert findings(HEALTHY) == []
+    assert {row.level for row in rows(HEALTHY)} == {"fine", "absent"}
+    assert verdict(HEALTHY) == "kinet-trt works on this machine: kinet-edge on OpenVINO in FP32."
     assert findings(seen(GPU, driver=TURING, libraries={"cupy": "", "tensorrt_rtx": ""})) == []
 
 
@@ -229,15 +221,16 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_does_not_fit_is_found_with_what_mends_it(name):
-    one, (level, about, says, mend) = CASES[name]
+def test_findings_name_the_problem_and_its_fix(name):
+    one, (level, component, message, fix) = CASES[name]
     found = findings(one)
-    [hit] = [f for f in found if f.about == about and says in f.says and any(mend in c for c in (*f.mend, ""))]
+    hits = [f for f in found if f.component == component and message in f.message]
+    [hit] = [f for f in hits if any(fix in command for command in (*f.fixes, ""))]
     assert hit.level == level
-    assert bool(hit.mend) == bool(mend)
-    # The row wears the worst mark of what was found about it, and every finding has a row.
-    marks = {row.about: row.level for row in rows(one)}
-    assert all(marks[f.about] in (f.level, "problem") for f in found)
+    assert bool(hit.fixes) == bool(fix)
+    # A row has the level of its most severe finding, and every finding has a row.
+    marks = {row.component: row.level for row in rows(one)}
+    assert all(marks[f.component] in (f.level, "problem") for f in found)
     assert [f.level for f in found] == sorted((f.level for f in found), key=lambda level: level != "problem")
     document = to_json(one)
     json.dumps(document, allow_nan=False)
@@ -245,29 +238,30 @@ def test_what_does_not_fit_is_found_with_what_mends_it(name):
     assert document["counts"] == (not name.startswith(("engine", "no openvino", "no libGL", "torn")))
 
 
-def test_nothing_is_said_twice():
+def test_findings_are_unique():
     for name, (one, _) in CASES.items():
-        said = [(f.about, f.says) for f in findings(one)]
-        assert len(set(said)) == len(said), name
+        texts = [(f.component, f.message) for f in findings(one)]
+        assert len(set(texts)) == len(texts), name
 
 
-def test_an_engine_that_metadata_does_not_know_counts_all_the_same():
+def test_engine_without_metadata_that_counts_is_not_a_finding():
     odd = seen(without=["openvino"])
     assert findings(odd) == []
-    assert "counts in FP32" in next(row.says for row in rows(odd) if row.about == "OpenVINO")
+    assert "counts in FP32" in next(row.message for row in rows(odd) if row.component == "OpenVINO")
 
 
-def test_the_verdict_names_the_option_where_the_first_engine_fails():
-    assert "--runtime" not in verdict(WELL)
+def test_verdict_names_the_option_if_the_first_engine_fails():
+    assert "--runtime" not in verdict(HEALTHY)
     assert "works on this machine with --runtime onnxruntime:" in verdict(CASES["one engine crashes"][0])
     assert "cannot count" in verdict(CASES["engine crashes"][0])
 
 
-def test_requirements_come_from_the_package_itself(monkeypatch):
+def test_requirements_are_read_from_the_metadata_for_this_system(monkeypatch):
     lines = [
         "numpy>=1.26",
         "Lap_X[a]>=0.5.10,<2; extra == 'eval'",
-        'cupy-cuda13x>=14; sys_platform == "linux" and extra == "gpu"',
+        f'cupy-cuda13x>=14; sys_platform == "{sys.platform}" and extra == "gpu"',
+        'cupy-cuda12x>=14; sys_platform == "none" and extra == "gpu"',
         'kinet-trt[eval]; extra == "dev"',
         'torch==2.13.0; extra == "train"',
         "??",
@@ -276,11 +270,12 @@ def test_requirements_come_from_the_package_itself(monkeypatch):
     assert requirements() == (
         Requirement("numpy", "1.26", ""),
         Requirement("lap-x", "0.5.10", "eval"),
+        Requirement("cupy-cuda13x", "14", "gpu"),
         Requirement("torch", "", "train"),
     )
 
 
-def test_flavours_are_told_apart():
+def test_cupy_and_tensorrt_packages_are_distinguished():
     assert cupys({"cupy-cuda12x": "1", "cupy": "1", "cupy-rocm-5-0": "1", "cupyx": "1"}) == {
         "cupy-cuda12x": 12,
         "cupy": None,
@@ -289,24 +284,24 @@ def test_flavours_are_told_apart():
     assert found == {"tensorrt": ("10.3", None), "tensorrt_rtx": ("1.7", 13)}
 
 
-def test_no_gpu_library_is_touched_before_the_driver_answers(monkeypatch):
-    asked = []
-    monkeypatch.setattr(doctor, "installed", lambda: {**PACKAGES, **GPU, "tensorrt": "10"})
-    monkeypatch.setattr(doctor, "try_counting", lambda runtime: replace(COUNTED, runtime=runtime))
-    monkeypatch.setattr(doctor, "try_library", lambda module: asked.append(module) or "")
-    monkeypatch.setattr(doctor, "probe_driver", lambda: NO_DRIVER)
-    assert doctor.look().libraries == {}
-    monkeypatch.setattr(doctor, "probe_driver", lambda: replace(TURING, devices=(), problem="cuInit says 999"))
-    assert doctor.look().libraries == {}
-    assert asked == []
-    monkeypatch.setattr(doctor, "probe_driver", lambda: TURING)
-    assert set(doctor.look().libraries) == {"cupy", "tensorrt", "tensorrt_rtx"} == set(asked)
+def test_gpu_libraries_are_tried_only_if_the_driver_reports_a_gpu(monkeypatch):
+    tried = []
+    monkeypatch.setattr(installation, "installed", lambda: {**PACKAGES, **GPU, "tensorrt": "10"})
+    monkeypatch.setattr(installation, "try_counting", lambda runtime: replace(COUNTED, runtime=runtime))
+    monkeypatch.setattr(installation, "try_library", lambda module: tried.append(module) or "")
+    monkeypatch.setattr(installation, "probe_driver", lambda: NO_DRIVER)
+    assert examine().libraries == {}
+    monkeypatch.setattr(installation, "probe_driver", lambda: replace(TURING, devices=(), problem="cuInit says 999"))
+    assert examine().libraries == {}
+    assert tried == []
+    monkeypatch.setattr(installation, "probe_driver", lambda: TURING)
+    assert set(examine().libraries) == {"cupy", "tensorrt", "tensorrt_rtx"} == set(tried)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_this_machine_counts(run, tmp_path):
+def test_doctor_counts_on_this_machine(run, tmp_path):
     code, out, err = run("doctor", "--json", tmp_path / "d.json")
     assert (code, err) == (0, "")
     assert "kinet-trt works on this machine: kinet-edge on OpenVINO in" in out
@@ -318,16 +313,16 @@ def test_this_machine_counts(run, tmp_path):
     assert "eval" in document["extras"]
 
 
-def test_json_alone_goes_to_standard_output(run, monkeypatch):
-    monkeypatch.setattr(doctor, "look", lambda report: WELL)
+def test_doctor_prints_only_json_if_asked(run, monkeypatch):
+    monkeypatch.setattr(installation, "examine", lambda report: HEALTHY)
     code, out, _ = run("doctor", "--json", "-")
     assert code == 0
-    assert json.loads(out) == json.loads(json.dumps(to_json(WELL)))
+    assert json.loads(out) == json.loads(json.dumps(to_json(HEALTHY)))
 
 
-def test_where_nothing_counts_the_exit_status_is_1_and_the_command_stands_there(run, monkeypatch):
-    sick = seen(tried=[FAILED], packages={"opencv-python": "4.1 [x]"})
-    monkeypatch.setattr(doctor, "look", lambda report: sick)
+def test_doctor_exits_with_1_and_shows_the_fix_if_no_engine_counts(run, monkeypatch):
+    broken = seen(tried=[FAILED], packages={"opencv-python": "4.1 [x]"})
+    monkeypatch.setattr(installation, "examine", lambda report: broken)
     code, out, err = run("doctor")
     assert (code, err) == (1, "")
     assert "PROBLEM" in out
@@ -335,7 +330,7 @@ def test_where_nothing_counts_the_exit_status_is_1_and_the_command_stands_there(
     assert "kinet-trt cannot count on this machine yet." in out
 
 
-def test_the_doctor_itself_loads_nothing_native(tmp_path):
+def test_doctor_loads_no_native_library_in_its_process(tmp_path):
     program = (
         "import sys\n"
         "for name in ('numpy', 'cv2', 'openvino', 'onnxruntime', 'torch', 'cupy', 'tensorrt'):\n"
@@ -349,7 +344,7 @@ def test_the_doctor_itself_loads_nothing_native(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-def test_a_machine_where_numpy_crashes_is_told(tmp_path, monkeypatch):
+def test_doctor_reports_that_numpy_crashes(tmp_path, monkeypatch):
     (tmp_path / "numpy.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     command = [sys.executable, "-m", "kinet_trt", "doctor"]

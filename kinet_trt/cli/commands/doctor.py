@@ -15,21 +15,24 @@ from kinet_trt.cli.progress import steps
 from kinet_trt.cli.terminal import plain, stdout_console
 
 if TYPE_CHECKING:
-    from kinet_trt.diagnostics.doctor import Finding, Row
+    from kinet_trt.diagnostics.checks import Finding
+    from kinet_trt.diagnostics.doctor import Row
 
 
 def doctor(json_file: JsonOption = None) -> None:
     """Check the installation and suggest fixes."""
-    from kinet_trt.diagnostics import doctor as look
+    from kinet_trt.diagnostics.checks import findings
+    from kinet_trt.diagnostics.doctor import rows, to_json, verdict
+    from kinet_trt.diagnostics.installation import examine
 
     check_names({"--json": json_file})
     check_targets({"--json": json_file}, [])
     with steps("Checking") as report:
-        seen = look.look(report)
+        installation = examine(report)
     if json_file != "-":
-        show_doctor(look.rows(seen), look.findings(seen), look.verdict(seen))
-    write_json(json_file, look.to_json(seen))
-    if not seen.counts:
+        show_doctor(rows(installation), findings(installation), verdict(installation))
+    write_json(json_file, to_json(installation))
+    if not installation.counts:
         raise typer.Exit(1)
 
 
@@ -47,14 +50,14 @@ def show_doctor(rows: Sequence[Row], findings: Sequence[Finding], verdict: str) 
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(marks[row.level], row.about, plain(row.says))
+        table.add_row(marks[row.level], row.component, plain(row.message))
     console.print(table)
     if findings:
         console.print("\nSuggested fixes:")
     # A terminal wraps sentences at words; commands are never wrapped.
     for finding in findings:
-        says = f"{finding.about}: {plain(finding.says)}{':' if finding.mend else '.'}"
-        console.print(Text(" ").join([marks[finding.level], Text(says)]))
-        for command in finding.mend:
+        message = f"{finding.component}: {plain(finding.message)}{':' if finding.fixes else '.'}"
+        console.print(Text(" ").join([marks[finding.level], Text(message)]))
+        for command in finding.fixes:
             console.print(f"    {plain(command)}", style="bold", soft_wrap=True)
     console.print(f"\n{verdict}")
