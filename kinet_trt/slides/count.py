@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 KEPT_DAYS = 30
 """Days after which unused counted tiles are deleted."""
 COARSE = 1.5
-"""Ratio of the slide's finest um/px to the model's above which a nucleus shows too little detail."""
+"""Ratio of a slide's finest um/px to the model's above which a warning is given."""
 _MAX_CENTRES = 20_000
 
 TileCounter = Callable[[Slide, Plan, Sequence[int]], Iterable[tuple[int, Detections]]]
@@ -255,7 +255,7 @@ def _remarks(plan: Plan, mpp: float) -> Iterator[str]:
     finest = plan.mpp * plan.downsample
     if finest > COARSE * mpp:
         yield (
-            f"The slide's finest level has {finest:.3g} um/px, the model was trained at {mpp:g}: nuclei may be missed "
+            f"The slide's finest level has {finest:.3g} µm/px, the model was trained at {mpp:g}: nuclei may be missed "
             "or misclassified."
         )
     if not plan.tiles:

@@ -11,7 +11,7 @@ from kinet_trt.quality.domain_check import Cause, describe, find_causes, measure
 from kinet_trt.slides.plan import Plan
 from kinet_trt.slides.results_db import ResultsDB
 from kinet_trt.slides.slide import Slide
-from kinet_trt.slides.tiles import window
+from kinet_trt.slides.tiles import read_window
 
 CHECKED_TILES = 5
 """Number of tiles that are checked: those with most nuclei, as they are most likely to show tissue."""
@@ -38,7 +38,7 @@ def domain_warning(slide: Slide, plan: Plan, results: ResultsDB, mpp: float) -> 
         tile, nuclei = plan.tile_of(number), results.tile(number)
         x, y = rescale(nuclei.x, across) - tile.window_left, rescale(nuclei.y, down) - tile.window_top
         inside = replace(nuclei, x=x, y=y)
-        signs = measure_field(Frame(window(slide, plan, number), mpp), inside, mpp)
+        signs = measure_field(Frame(read_window(slide, plan, number), mpp), inside, mpp)
         if signs is not None:
             checked += 1
             votes.update(find_causes(signs))

@@ -1,16 +1,16 @@
-"""Plan: what of a slide is looked at, decided once and the same everywhere.
+"""Plan of a count: level, scaling and tiles of a slide, the same in every process.
 
-A slide is counted as one picture at the model's scale would be: the level nearest the model's um/px, not coarser where
-there is such a level, is scaled as a frame is (`kinet_trt.slides.resample`), and looked at in tiles by the ownership
-rule of `kinet_trt.inference.tiling`. Tiles of glass, and those outside of the region, are left out.
+A slide is counted like one image at the model's scale. The coarsest level that is not coarser than the model's um/px is
+scaled like a frame (`kinet_trt.slides.resample`) and split into tiles (`kinet_trt.inference.tiling`). Tiles of glass
+and tiles outside of the region are left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -25,41 +25,41 @@ from kinet_trt.slides.slide import Slide
 from kinet_trt.slides.tissue import Thumbnail, thumbnail
 
 VERSION = 1
-"""Of how slides are cut and scaled; part of the identity, so that another version's tiles are not mixed in."""
-SAME_SCALE = 0.01
-"""Difference of um/px below which a level is not scaled."""
+"""Version of tiling and scaling; part of the identity, so that tiles of different versions are never mixed."""
+SCALE_TOLERANCE = 0.01
+"""Relative difference of um/px below which a level is not scaled."""
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """The level, scaling, tiles and model with which a slide is counted.
 
-    Contains only plain values and can be sent to another process, which opens slide and model by their paths.
+    Contains plain values only and can be sent to another process, which opens slide and model by their paths.
 
     Attributes
     ----------
     fingerprint
-        Of the slide.
+        Fingerprint of the slide.
     slide_width, slide_height
-        Of level 0, px.
+        Size of level 0, px.
     mpp, mpp_source
         um/px of level 0, and its source.
     level
         The level that is read.
     downsample
-        px of level 0 per px of that level, along one side.
+        px of level 0 per px of that level.
     scaling
         Scaling from that level to model px.
     tile, halo, multiple
-        Largest side of a core, margin around it, and alignment, model px.
+        Maximum side of a core, halo around it, and alignment, model px.
     tiles
         Numbers of the tiles that are counted, ascending: ``row * columns + column`` of the grid.
     region
         Region to count; None: everything.
     classes
-        Of the model.
+        Class names of the model.
     model_sha256, threshold, precision
-        Of the counter.
+        Model file, minimum peak height and numeric precision.
     """
 
     fingerprint: str
@@ -83,7 +83,7 @@ class Plan:
     @property
     def identity(self) -> str:
         """A sha256 of everything that determines the nuclei, hexadecimal; a resumed run must have the same."""
-        deciding = {
+        parts = {
             "version": VERSION,
             "slide": [self.fingerprint, self.slide_width, self.slide_height],
             "level": [self.level, self.downsample, self.scaling.width, self.scaling.height],
@@ -92,7 +92,7 @@ class Plan:
             "region": self.region.sha256 if self.region else None,
             "model": [self.model_sha256, list(self.classes), repr(self.threshold), self.precision],
         }
-        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def rows(self) -> list[tuple[int, int]]:
@@ -107,7 +107,7 @@ class Plan:
     def tile_of(self, number: int) -> Tile:
         """Return a tile by its number, model px.
 
-        All windows of a slide have one size, as long as it is larger than that: at an edge they reach further inwards.
+        All windows have the same size unless the slide is smaller: at an edge they are shifted inwards.
         """
         rows, columns = self.rows, self.columns
         row, column = divmod(number, len(columns))
@@ -136,131 +136,121 @@ def make_plan(
     region: Region | None = None,
     small: Thumbnail | None = None,
 ) -> Plan:
-    """Plan the count of a slide: which level and tiles are read, and how they are scaled.
+    """Plan the count of a slide.
 
     Parameters
     ----------
     slide
-        An open slide whose um/px is known.
+        An open slide with a known um/px.
     card
-        Of the model.
+        Card of the model.
     threshold
-        Minimum height of a peak.
+        Minimum peak height.
     precision
-        Precision of the computation: ``counter.engine.precision``.
+        Numeric precision: ``counter.engine.precision``.
     region
         Region to count; None: everything.
     small
-        ``thumbnail(slide, slide.mpp)`` if it was computed before.
+        Thumbnail of the slide; None: it is computed.
 
     Raises
     ------
     KinetError
         If the um/px is not known, the slide has no colour or is too small, the threshold is relative, or the model was
-        built for windows that leave no core.
+        built for frames that are too small for a halo.
     """
     if slide.mpp is None:
-        why = slide.unused_size or "does not state its um/px"
-        raise ImageError(f"the file {why}, and a slide is not counted without: give it (mpp)")
+        reason = slide.unused_size or "does not state its µm/px"
+        raise ImageError(f"the file {reason}, which a slide must have: give it (mpp)")
     threshold = threshold if isinstance(threshold, Threshold) else Threshold(float(threshold))
     if threshold.relative:
         raise KinetError(
-            f"threshold {threshold}: a slide is counted tile by tile, and its largest value is known only at the "
-            "end: give a number"
+            f"threshold {threshold}: expected a number, as the highest peak of a slide is known only at its end"
         )
     level = _level(slide, card.mpp)
-    of = slide.levels[level]
-    zoom = slide.mpp * of.downsample / card.mpp
-    scaled = abs(zoom - 1) > SAME_SCALE
-    width, height = (max(1, round(n * zoom)) if scaled else n for n in (of.width, of.height))
+    source = slide.levels[level]
+    zoom = slide.mpp * source.downsample / card.mpp
+    scaled = abs(zoom - 1) > SCALE_TOLERANCE
+    width, height = (max(1, round(n * zoom)) if scaled else n for n in (source.width, source.height))
     if min(width, height) < MIN_SIDE:
         raise ImageError(
-            f"too small: {slide.width} x {slide.height} px at {slide.mpp:g} um/px is {width} x {height} px at the "
-            f"model's {card.mpp:g} um/px; the shorter side must have at least {MIN_SIDE}: check the um/px (mpp)"
+            f"too small: {slide.width} x {slide.height} px at {slide.mpp:g} µm/px is {width} x {height} px at the "
+            f"model's {card.mpp:g} µm/px; the shorter side must have at least {MIN_SIDE}: check the µm/px (mpp)"
         )
     if region:
         _check_region(region, slide)
     small = small or thumbnail(slide, slide.mpp)
     if small.is_grey and small.stained().any():
         raise ImageError("the slide has no colour: expected haematoxylin and DAB, in RGB")
-    scaling = Scaling(of.width, of.height, width, height)
-    tile = _core(card)
-    numbers = _bearing(slide, scaling, tile, card.halo, card.multiple, small, region)
-    return Plan(
+    scaling = Scaling(source.width, source.height, width, height)
+    plan = Plan(
         fingerprint=slide.fingerprint,
         slide_width=slide.width,
         slide_height=slide.height,
         mpp=slide.mpp,
         mpp_source=slide.mpp_source,
         level=level,
-        downsample=of.downsample,
+        downsample=source.downsample,
         scaling=scaling,
-        tile=tile,
+        tile=_core(card),
         halo=card.halo,
         multiple=card.multiple,
-        tiles=tuple(numbers),
+        tiles=(),
         region=region,
         classes=card.classes,
         model_sha256=card.model_sha256,
         threshold=threshold.value,
         precision=precision,
     )
+    return replace(plan, tiles=_tissue_tiles(plan, small))
 
 
 def _check_region(region: Region, slide: Slide) -> None:
-    """Raise a KinetError if a region lies beside the slide: it is then another slide's, or in another unit."""
+    """Raise a KinetError if a region lies outside of the slide: it is of another slide, or in another unit."""
     left, top, right, bottom = region.bounds
     if right < 0 or bottom < 0 or left > slide.width or top > slide.height:
         raise KinetError(
             f"the region lies outside of the slide: expected px of level 0, {slide.width} x {slide.height}; found "
-            f"({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f}): export the areas that were drawn on this slide"
+            f"({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f}): export the areas of this slide"
         )
 
 
 def _level(slide: Slide, mpp: float) -> int:
-    """Return the coarsest level that is not coarser than the model's um/px; where all are, the finest."""
+    """Return the coarsest level that is not coarser than the model's um/px, or the finest if all are coarser."""
     assert slide.mpp is not None
-    limit = mpp / slide.mpp * (1 + SAME_SCALE)
+    limit = mpp / slide.mpp * (1 + SCALE_TOLERANCE)
     fine = [n for n, level in enumerate(slide.levels) if level.downsample <= limit]
     return max(fine, key=lambda n: slide.levels[n].downsample) if fine else 0
 
 
 def _core(card: ModelCard) -> int:
-    """Return the largest side of a core, so that its window fits what an engine was built for."""
+    """Return the maximum side of a core whose window fits the frames that an engine was built for."""
     if card.profile is None:
         return card.tile
     (_, *_), (_, *_), (_, *largest) = card.profile
     core = min(card.tile, min(largest) // card.multiple * card.multiple - 2 * card.halo)
     if core < card.multiple:
         raise EngineError(
-            f"{card.name} was built for frames of up to {largest[0]} x {largest[1]} px, a slide's windows have "
-            f"{card.halo} px on each side about their core: build it for at least {2 * card.halo + 512} px"
+            f"{card.name} was built for frames of up to {largest[0]} x {largest[1]} px, but the windows of a slide "
+            f"need a halo of {card.halo} px on each side: build it for at least {2 * card.halo + 512} px"
         )
     return core
 
 
-def _bearing(
-    slide: Slide, scaling: Scaling, tile: int, halo: int, multiple: int, small: Thumbnail, region: Region | None
-) -> Sequence[int]:
-    """Return the numbers of the tiles whose core bears tissue, and touches the region."""
+def _tissue_tiles(plan: Plan, small: Thumbnail) -> tuple[int, ...]:
+    """Return the numbers of the tiles whose core contains tissue and touches the region."""
     wanted = small.tissue()
-    if region:
-        wanted &= region.touched_cells(wanted.shape[0], wanted.shape[1], small.cell)
-    rows = spans(_padded(scaling.height, multiple), tile, halo, multiple)
-    columns = spans(_padded(scaling.width, multiple), tile, halo, multiple)
-    # Cells per model px; a cell that a core only grazes counts.
-    down = slide.height / scaling.height / small.cell
-    across = slide.width / scaling.width / small.cell
-    found = []
-    for row, (top, bottom) in enumerate(rows):
-        for column, (left, right) in enumerate(columns):
-            part = wanted[
-                max(0, int(top * down) - 1) : int(bottom * down) + 2,
-                max(0, int(left * across) - 1) : int(right * across) + 2,
-            ]
-            if part.any():
-                found.append(row * len(columns) + column)
-    return found
+    if plan.region:
+        wanted &= plan.region.touched_cells(wanted.shape[0], wanted.shape[1], small.cell)
+    # Cells per model px. A cell that a core only touches counts.
+    down = plan.slide_height / plan.scaling.height / small.cell
+    across = plan.slide_width / plan.scaling.width / small.cell
+    rows, columns = (
+        [slice(max(0, int(first * scale) - 1), int(last * scale) + 2) for first, last in cores]
+        for scale, cores in ((down, plan.rows), (across, plan.columns))
+    )
+    grid = product(rows, columns)
+    return tuple(number for number, (row, column) in enumerate(grid) if wanted[row, column].any())
 
 
 def _padded(length: int, multiple: int) -> int:

@@ -1,9 +1,9 @@
-"""A level at the model's scale, seen through windows: each window holds what scaling the whole level would give.
+"""Windows of a level at the model's scale, with the pixels that scaling the whole level would give.
 
-The level is scaled as :func:`kinet_trt.core.frame.fit` scales a frame, half-pixel bilinear when enlarging, area
-averages when shrinking, with weights that depend on the place in the whole level alone. So two windows that overlap
-hold the same pixels where they do, to the last bit, and together they make the level as OpenCV would have scaled it
-in one piece (with OpenCV 5 on x86-64; elsewhere OpenCV's sums may differ from these by one grey level).
+A level is scaled like a frame in :func:`kinet_trt.core.frame.fit`: half-pixel bilinear when enlarging, area averages
+when shrinking. The weights depend on the position in the whole level alone, so overlapping windows have equal pixels to
+the last bit. They equal OpenCV's for the whole level (with OpenCV 5 on x86-64; elsewhere its sums may differ from these
+by one grey level).
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from numpy.typing import NDArray
 
 from kinet_trt.engines.tensorrt.preprocess import Axis, area_axis, linear_axis
 
-_STRIP = 32  # rows that are made at once: what is in between fits a processor's cache
+_STRIP = 32  # rows that are computed at once, so that intermediate results fit into the cache
 
 Read = Callable[[int, int, int, int], NDArray[np.uint8]]
-"""x, y, width, height, px of a level, to its pixels, RGB uint8 [height, width, 3]."""
+"""Reads x, y, width and height, px of a level, as RGB uint8 [height, width, 3]."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How a level becomes the model's picture.
+    """Scaling of a level to the model's scale.
 
     Attributes
     ----------
     source_width, source_height
-        Of the level, px.
+        Size of the level, px.
     width, height
-        At the model's scale, px.
+        Size at the model's scale, px.
     """
 
     source_width: int
@@ -43,14 +43,14 @@ class Scaling:
     height: int
 
     def window(self, read: Read, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Return a window of the scaled level; beyond its right and bottom edge the last px is repeated.
+        """Return a window of the scaled level; beyond its right and bottom edges, the last px is repeated.
 
         Parameters
         ----------
         read
             Reads the level.
         x, y, width, height
-            px at the model's scale; x and y are not negative and lie inside.
+            px at the model's scale; x and y lie inside the level.
 
         Returns
         -------

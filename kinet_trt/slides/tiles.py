@@ -1,10 +1,9 @@
-"""Tiles of a slide: their pixels at the model's scale, and the nuclei that they own.
+"""Tiles of a slide: their pixels at the model's scale, and their nuclei.
 
-What a tile gives depends on its arguments alone: any process that opens the same slide and model gives the same. A
-nucleus belongs to the one tile whose core holds its peak, and neighbouring windows hold the same pixels where they
-overlap, so in FP32 no nucleus is lost or counted twice at a seam, at any scale, and a slide's nuclei are those of one
-picture of it (`NucleusCounter` on the whole level). In other precisions, what a core shows may depend on its window in
-the last bits: there the counts agree within 0.1%.
+The result for a tile depends on the arguments alone, so every process that opens the same slide and model computes the
+same. A nucleus belongs to the tile whose core contains its peak, and the pixels of neighbouring windows are equal where
+they overlap. In FP32, no nucleus is lost or counted twice at a seam, and the nuclei of a slide equal those of the whole
+level as one image. In other precisions, maps may depend on the window in the last bits: counts agree within 0.1%.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ from kinet_trt.slides.plan import Plan
 from kinet_trt.slides.slide import Slide
 
 READ_AHEAD = 2
-"""Windows that are read and scaled while the network looks at another: at most so many wait in memory."""
+"""Number of windows that are read and scaled ahead of the network."""
 
 
-def check(slide: Slide, plan: Plan, counter: NucleusCounter) -> None:
+def check_plan(slide: Slide, plan: Plan, counter: NucleusCounter) -> None:
     """Raise a KinetError unless a plan was made for this slide and this counter."""
     card = counter.engine.card
-    for what, planned, found in (
+    for name, planned, found in (
         ("the slide", plan.fingerprint, slide.fingerprint),
         ("the model", plan.model_sha256, card.model_sha256),
         ("the threshold", str(plan.threshold), str(counter.threshold.value)),
         ("the precision", plan.precision, counter.engine.precision),
     ):
         if planned != found:
-            raise KinetError(f"{what} is not the plan's: expected {planned[:12]}, found {found[:12]}")
+            raise KinetError(f"{name} is not the plan's: expected {planned[:12]}, found {found[:12]}")
     if counter.threshold.relative:
-        raise KinetError("a slide needs an absolute threshold")
+        raise KinetError("threshold: a slide needs an absolute threshold")
 
 
 def count_tiles(
@@ -52,13 +51,13 @@ def count_tiles(
     Parameters
     ----------
     slide
-        Open; the one that the plan was made for.
+        The open slide of the plan.
     plan
         The plan.
     numbers
-        Numbers of the tiles, from ``plan.tiles``.
+        Numbers from ``plan.tiles``.
     counter
-        With the plan's model, threshold and precision.
+        A counter with the model, threshold and precision of the plan.
 
     Yields
     ------
@@ -70,24 +69,24 @@ def count_tiles(
     KinetError
         If slide or counter do not match the plan, or a tile cannot be decoded.
     """
-    check(slide, plan, counter)
+    check_plan(slide, plan, counter)
     ahead: deque[tuple[int, Future[NDArray[np.uint8]]]] = deque()
-    waiting = iter(numbers)
+    remaining = iter(numbers)
     with ThreadPoolExecutor(1, "read") as reader:
         try:
             while True:
-                for number in islice(waiting, READ_AHEAD + 1 - len(ahead)):
-                    ahead.append((number, reader.submit(window, slide, plan, number)))
+                for number in islice(remaining, READ_AHEAD + 1 - len(ahead)):
+                    ahead.append((number, reader.submit(read_window, slide, plan, number)))
                 if not ahead:
                     return
                 number, pixels = ahead.popleft()
-                yield number, find(counter, plan, number, pixels.result())
+                yield number, count_window(counter, plan, number, pixels.result())
         finally:
             for _, pixels in ahead:
                 pixels.cancel()
 
 
-def window(slide: Slide, plan: Plan, number: int) -> NDArray[np.uint8]:
+def read_window(slide: Slide, plan: Plan, number: int) -> NDArray[np.uint8]:
     """Read the window of a tile at the model's scale, RGB uint8 [H, W, 3].
 
     Raises
@@ -105,17 +104,17 @@ def window(slide: Slide, plan: Plan, number: int) -> NDArray[np.uint8]:
     )
 
 
-def find(counter: NucleusCounter, plan: Plan, number: int, pixels: NDArray[np.uint8]) -> Detections:
+def count_window(counter: NucleusCounter, plan: Plan, number: int, pixels: NDArray[np.uint8]) -> Detections:
     """Return the nuclei that a tile owns, px of level 0, in raster order.
 
     Parameters
     ----------
     counter
-        The plan's.
+        The counter of the plan.
     plan, number
-        Which tile.
+        The tile.
     pixels
-        Its :func:`window`.
+        Its window, from :func:`read_window`.
     """
     own = plan.tile_of(number).own(find_nuclei(counter.engine, pixels, counter.threshold.value))
     own = own.where((own.x < plan.scaling.width) & (own.y < plan.scaling.height))

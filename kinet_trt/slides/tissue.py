@@ -1,6 +1,6 @@
-"""Where a slide bears tissue: a small picture of it, and what in that is darker than glass.
+"""Tissue of a slide: the cells of a thumbnail that are darker than glass.
 
-The test errs on the side of tissue. Counting a tile of glass costs time; leaving out a tile costs nuclei.
+The test prefers false positives: counting a tile of glass costs time, skipping a tile of tissue loses nuclei.
 """
 
 from __future__ import annotations
@@ -17,57 +17,55 @@ from kinet_trt.core.frame import is_grey
 from kinet_trt.slides.slide import Slide
 
 CELL_UM = 8.0
-"""um that a cell of the small picture should cover: about a nucleus."""
-LEAST_DENSITY = 0.05
-"""Sum of the optical densities of R, G and B above which a cell bears stain; a lone pale nucleus has more."""
-_BRIGHTEST = 0.98  # quantile taken for glass, per channel
-_LEAST_WHITE = 160.0  # of 255: a slide that is all tissue has no glass to measure
-_STRIP = 1 << 22  # px of a level that are read at once
+"""Side of a cell (pixel of the thumbnail), um: about a nucleus."""
+MIN_DENSITY = 0.05
+"""Sum of the optical densities of R, G and B above which a cell is stained; a single pale nucleus has more."""
+_GLASS_QUANTILE = 0.98  # per channel
+_MIN_WHITE = 160.0  # of 255, for a slide without glass
+_BLOCK_PIXELS = 1 << 22  # px of a level that are read at once
 
 
 @dataclass(frozen=True, eq=False)
 class Thumbnail:
-    """A small picture of the whole slide.
+    """A small image of the whole slide; its pixels are called cells.
 
     Attributes
     ----------
     pixels
         RGB, uint8 [rows, columns, 3].
     cell
-        px of level 0 along one of its px.
+        Side of a cell, px of level 0.
     """
 
     pixels: NDArray[np.uint8]
     cell: float
 
     def tissue(self) -> NDArray[np.bool_]:
-        """Return which cells bear tissue, or touch one that does, bool [rows, columns]."""
+        """Return which cells are stained or adjacent to a stained cell, bool [rows, columns]."""
         return cv2.dilate(self.stained().astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
 
     def stained(self) -> NDArray[np.bool_]:
         """Return which cells are darker than glass, bool [rows, columns]."""
-        white = [max(_LEAST_WHITE, _quantile(self.pixels[..., c], _BRIGHTEST)) for c in range(3)]
+        white = [max(_MIN_WHITE, _quantile(self.pixels[..., c], _GLASS_QUANTILE)) for c in range(3)]
         tables = [np.log10(w / np.maximum(np.arange(256), 1)).clip(0).astype(np.float32) for w in white]
         density = sum(table[self.pixels[..., c]] for c, table in enumerate(tables))
-        return np.asarray(density >= LEAST_DENSITY, np.bool_)
+        return np.asarray(density >= MIN_DENSITY, np.bool_)
 
     @property
     def is_grey(self) -> bool:
-        """Whether it has no colour: there is then no stain to tell nuclei by."""
+        """Whether the slide has no colour, so that nuclei cannot be classified."""
         return is_grey(self.pixels)
 
 
 def thumbnail(slide: Slide, mpp: float) -> Thumbnail:
-    """Return a small picture of a slide, of cells of about 8 um.
-
-    The coarsest level that is fine enough is averaged over whole numbers of px, strip by strip.
+    """Return a thumbnail of a slide, with cells of about 8 um: averages over whole numbers of px of a level.
 
     Parameters
     ----------
     slide
         The slide.
     mpp
-        um/px of its level 0.
+        um/px of level 0.
 
     Raises
     ------
@@ -80,13 +78,13 @@ def thumbnail(slide: Slide, mpp: float) -> Thumbnail:
     factor = max(1, round(CELL_UM / (level.downsample * mpp)))
     columns, rows = math.ceil(level.width / factor), math.ceil(level.height / factor)
     pixels = np.empty((rows, columns, 3), np.uint8)
-    # Squares rather than whole lines: they touch fewer tiles of the file twice.
-    side = max(1, math.isqrt(_STRIP) // factor)
+    # Square blocks: they read fewer tiles of the file twice than whole lines.
+    side = max(1, math.isqrt(_BLOCK_PIXELS) // factor)
     for top in range(0, rows, side):
         for left in range(0, columns, side):
             height, width = min(side, rows - top), min(side, columns - left)
-            part = slide.read(number, left * factor, top * factor, width * factor, height * factor)
-            small = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA) if factor > 1 else part
+            block = slide.read(number, left * factor, top * factor, width * factor, height * factor)
+            small = cv2.resize(block, (width, height), interpolation=cv2.INTER_AREA) if factor > 1 else block
             pixels[top : top + height, left : left + width] = small
     return Thumbnail(pixels, level.downsample * factor)
 

@@ -44,7 +44,7 @@ def test_pictures_of_kinds_that_are_not_read_are_named_once_a_kind(folder):
     assert skipped_files([folder / "x.gif"], [folder / "x.gif"]) == []
 
 
-@pytest.mark.parametrize("suffix", [*slides._UNREAD, ".qptiff", ".lif", ".svg"])
+@pytest.mark.parametrize("suffix", [*slides._UNSUPPORTED, ".qptiff", ".lif", ".svg"])
 def test_slides_and_drawings_that_are_not_read_are_named_too(tmp_path, suffix):
     (tmp_path / f"a{suffix.upper()}").write_bytes(b"x")
     (line,) = skipped_files([tmp_path], [])

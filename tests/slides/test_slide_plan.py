@@ -17,7 +17,7 @@ from kinet_trt.slides.plan import make_plan
 from kinet_trt.slides.region import Region
 from kinet_trt.slides.resample import Scaling
 from kinet_trt.slides.slide import open_slide
-from kinet_trt.slides.tiles import count_tiles, window
+from kinet_trt.slides.tiles import count_tiles, read_window
 from simulated_slides import Canvas, Piece, write_tiff
 
 
@@ -84,7 +84,7 @@ def test_windows_hold_what_scaling_the_whole_would_give(width, height):
         return WHOLE[y : y + h, x : x + w]
 
     for x, y in ((0, 0), (37, 91), (whole.width - 150, whole.height - 110)):
-        seen = scaling.window(read, x, y, 208, 160)
+        seen = scaling.read_window(read, x, y, 208, 160)
         expected = whole.pixels[y : y + 160, x : x + 208]
         np.testing.assert_array_equal(seen[: expected.shape[0], : expected.shape[1]], expected)
 
@@ -136,7 +136,7 @@ def test_all_windows_of_a_slide_have_one_size_and_hold_core_and_halo(counter, pa
                 assert t.window_bottom >= min(height, t.bottom + plan.halo)
                 assert t.window_left <= max(0, t.left - plan.halo)
                 assert t.window_right >= min(width, t.right + plan.halo)
-                assert window(slide.at(mpp), plan, number).shape == window(slide.at(mpp), plan, 0).shape
+                assert read_window(slide.at(mpp), plan, number).shape == window(slide.at(mpp), plan, 0).shape
             assert (covered == 1).all()
             with pytest.raises(KinetError, match="tile: expected 0 to"):
                 plan.tile_of(len(plan.rows) * len(plan.columns))

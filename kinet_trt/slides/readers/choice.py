@@ -1,4 +1,4 @@
-"""Which of several pictures in one file is the slide, and what is said of the others."""
+"""Files that contain several images: which one is the slide, and a remark about the others."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Sequence
 
 _ASIDE = re.compile(r"(?<![a-z])(label|macro|thumb(nail)?|overview)(?![a-z])", re.IGNORECASE)
 _SMALL = 0.1
-"""Share of the slide's area below which a picture beside it is a copy or an overview."""
+"""Share of the slide's area below which another image is a copy or an overview."""
 
 
 def is_aside(name: str) -> bool:
-    """Return whether a picture is called a label, macro, thumbnail or overview: these are never read."""
+    """Return whether an image is named a label, macro, thumbnail or overview. These are never read."""
     return _ASIDE.search(name) is not None
 
 
 def others_remark(chosen: tuple[int, int], others: Sequence[tuple[tuple[int, int], str]]) -> tuple[str, ...]:
-    """Return what to say of pictures that are not counted although they may hold tissue.
+    """Return a remark about images that are not counted although they may contain tissue.
 
     Parameters
     ----------
     chosen
-        Width and height of the picture that is read, px.
+        Width and height of the image that is read, px.
     others
-        Width and height, px, and name of every other one.
+        Width and height, px, and name of each other image.
 
     Returns
     -------
     tuple
-        One sentence, or none.
+        One sentence, or empty.
     """
     area = chosen[0] * chosen[1]
     left = [size for size, name in others if not is_aside(name) and size[0] * size[1] >= _SMALL * area]
@@ -36,6 +36,6 @@ def others_remark(chosen: tuple[int, int], others: Sequence[tuple[tuple[int, int
         return ()
     sizes = ", ".join(f"{width} x {height} px" for width, height in left[:3])
     return (
-        f"The file holds {len(left) + 1} pictures; the largest ({chosen[0]} x {chosen[1]} px) was counted, "
+        f"The file contains {len(left) + 1} images; the largest ({chosen[0]} x {chosen[1]} px) was counted, "
         f"{len(left)} not ({sizes}{', ...' if len(left) > 3 else ''}): export the others to count them.",
     )

@@ -1,7 +1,7 @@
-"""DICOM files: which are whole slides, and which belong together.
+"""DICOM files: whole slides and the files of a series.
 
 A DICOM slide is a series of files, one for each level of its pyramid, its label and its overview. OpenSlide opens the
-slide from any of them.
+slide by any of them.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ _MAGIC_AT, _MAGIC = 128, b"DICM"
 _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _ASIDE = ("LABEL", "OVERVIEW", "THUMBNAIL")
-_LAST_TAG = 0x0020000E  # SeriesInstanceUID: what follows is long, and not needed
+_LAST_TAG = 0x0020000E  # SeriesInstanceUID: the tags after it are long, and not needed
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the head of a DICOM file states.
+    """Header of a DICOM file.
 
     Attributes
     ----------
     kind
-        What the file is, in words: ``"CT Image"``; empty where it does not state it.
+        Kind of file, like ``"CT Image"``; empty if the file does not state it.
     series, instance
-        Unique identifiers of its series and of the file; empty where it does not state them.
+        Unique identifiers of the series and of the file; empty if the file does not state them.
     is_slide
         Whether it is part of a whole slide.
     is_directory
-        Whether it lists other files (``DICOMDIR``) and holds no picture.
+        Whether it lists other files (``DICOMDIR``) and contains no image.
     is_aside
         Whether it is the slide's label, overview or thumbnail.
     compression
@@ -50,9 +50,9 @@ class Header:
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a file begins as DICOM files do, whatever its name: archives export them without a suffix."""
+    """Return whether a file has the signature of DICOM; archives export files without a suffix."""
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # reading a pipe would block
             return False
         with path.open("rb") as file:
             return file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
@@ -61,13 +61,13 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_header(path: Path) -> Header | None:
-    """Return the head of a DICOM file; None if it cannot be read, or pydicom is not installed."""
+    """Return the header of a DICOM file; None if it cannot be read, or pydicom is not installed."""
     if not find_spec("pydicom") or not is_dicom(path):
         return None
     from pydicom.filereader import read_partial
 
     try:
-        # pydicom warns of values that break the standard; what matters here is whether they can be read.
+        # pydicom warns of values that violate the standard; here they only have to be readable.
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = read_partial(file, stop_when=lambda tag, _vr, _length: tag > _LAST_TAG)
@@ -88,12 +88,7 @@ def read_header(path: Path) -> Header | None:
 
 
 def series_files(path: Path) -> dict[Path, Header]:
-    """Return the files of the series that a DICOM file belongs to: those in its folder, itself included.
-
-    Parameters
-    ----------
-    path
-        One of them.
+    """Return the files in the same folder that are of the same series as a DICOM file, itself included.
 
     Raises
     ------
@@ -104,11 +99,11 @@ def series_files(path: Path) -> dict[Path, Header]:
     if own is None or not own.series:
         return {}
     headers = {file: read_header(file) for file in sorted(path.parent.iterdir()) if file.is_file()}
-    return {file: head for file, head in headers.items() if head and head.series == own.series}
+    return {file: header for file, header in headers.items() if header and header.series == own.series}
 
 
 def is_listed(path: Path) -> bool:
-    """Return whether a file that a folder holds is a DICOM picture, and not a label, an overview or a directory."""
+    """Return whether a file is a DICOM image other than a label, an overview or a directory."""
     if not is_dicom(path):
         return False
     header = read_header(path)
@@ -116,22 +111,22 @@ def is_listed(path: Path) -> bool:
 
 
 def why_no_slide(path: Path) -> str | None:
-    """Return why a DICOM file is not a slide that can be counted; None: it is no DICOM file, or a slide."""
+    """Return why a DICOM file cannot be counted as a slide; None if it can, or is no DICOM file."""
     if not is_dicom(path):
         return None
     header = read_header(path)
     if header is None or not header.kind:
-        return "DICOM, but not a whole slide: it does not state what it holds"
+        return "DICOM, but not a whole slide: it does not state what it contains"
     if not header.is_slide:
         article = "an" if header.kind[0] in "AEIOU" else "a"
         return f"DICOM, but {article} {header.kind.replace(' Image', ' image')}: not a whole slide"
-    if header.is_aside and all(one.is_aside for one in series_files(path).values()):
+    if header.is_aside and all(other.is_aside for other in series_files(path).values()):
         return "DICOM, but only the label or overview of a slide: put the files of the whole series into one folder"
     return None
 
 
 def with_names(text: str) -> str:
-    """Return a text with the names of DICOM identifiers, such as transfer syntaxes, in place of their numbers."""
+    """Return a text with DICOM identifiers, such as transfer syntaxes, replaced by their names."""
     if not find_spec("pydicom"):
         return text
     from pydicom.uid import UID
@@ -140,5 +135,5 @@ def with_names(text: str) -> str:
 
 
 def _named(identifier: object) -> str:
-    """Return the name of a DICOM identifier, as the standard has it; itself where the standard has none."""
+    """Return the name of a DICOM identifier in the standard; the identifier itself if it has none."""
     return str(getattr(identifier, "name", identifier) or "")

@@ -1,4 +1,4 @@
-"""Which files make up one slide, so that it is listed once and its fingerprint covers all of them.
+"""Files of one slide: it is listed once, and its fingerprint covers all of them.
 
 A slide may be a series of DICOM files, an index that names pictures (Hamamatsu's ``.vms``, ``.vmu``), a file with a
 folder beside it (``.mrxs``), or a set of OME-TIFFs whose metadata name each other.
@@ -22,15 +22,15 @@ COMPANION_SUFFIX = ".companion.ome"
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 _MRXS_INDEX = "Slidedat.ini"
-_LARGEST_TEXT = 1 << 26  # bytes of an index or a companion file
-_LARGEST_SET = 1 << 16  # files of one slide
+_MAX_INDEX_BYTES = 1 << 26  # of an index or a companion file
+_MAX_SET_FILES = 1 << 16  # files of one slide
 
 
 def one_for_each_slide(paths: Iterable[Path]) -> list[Path]:
-    """Return paths with the files of one slide replaced by one of them, in order; links to a listed file are dropped.
+    """Return paths, in order, with the files of each slide replaced by one of them; duplicate links are dropped.
 
-    Of a DICOM series the file stays that was named first, unless that is its label or overview; of an index and the
-    pictures that it names the index; of a set of NDPI files the set, where it is among the paths.
+    A DICOM series is represented by its first file that is no label or overview; an index and the images that it names
+    by the index; a set of NDPI files by the set, if it is among the paths.
     """
     folders: dict[Path, _Folder] = {}
     chosen: dict[Hashable, Path] = {}
@@ -40,23 +40,21 @@ def one_for_each_slide(paths: Iterable[Path]) -> list[Path]:
         if path in in_sets:
             continue
         folder = folders.setdefault(path.parent, _Folder(path.parent))
-        key, stand_in = folder.slide_of(path)
-        chosen.setdefault(key, stand_in)
+        key, representative = folder.slide_of(path)
+        chosen.setdefault(key, representative)
     return list(chosen.values())
 
 
 def slide_of_folder(path: Path) -> Path | None:
-    """Return the ``.mrxs`` slide whose pixels a folder holds; None where it is another folder."""
-    if not os.path.isfile(path / _MRXS_INDEX):  # noqa: PTH113 - pathlib raises where it may not look
+    """Return the ``.mrxs`` slide whose pixels a folder contains; None if there is none."""
+    if not os.path.isfile(path / _MRXS_INDEX):  # noqa: PTH113 - pathlib raises without permission
         return None
     slide = Path(f"{os.path.abspath(path)}{MRXS_SUFFIX}")
     return slide if slide.is_file() else None
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files that a slide consists of, the named one among them; of an OME-Zarr or other folder itself.
-
-    The folder beside a ``.mrxs`` is in the list as a folder.
+    """Return the files of a slide, including the named one; folders (OME-Zarr, or of a ``.mrxs``) as such.
 
     Raises
     ------
@@ -68,7 +66,7 @@ def files_of(path: Path) -> list[Path]:
     if suffix in (*INDEX_SUFFIXES, SET_SUFFIX):
         found += _named_in_index(path)
     elif suffix == MRXS_SUFFIX:
-        found += [folder for folder in (path.with_suffix(""),) if folder.is_dir()]
+        found += [path.with_suffix("")] if path.with_suffix("").is_dir() else []
     elif suffix in TIFF_SUFFIXES:
         metadata, ome = ome_of(path)
         image = _image_of(ome, path.name) if ome else None
@@ -79,9 +77,9 @@ def files_of(path: Path) -> list[Path]:
 
 
 def ome_of(path: Path) -> tuple[Path, Ome | None]:
-    """Return what an OME-TIFF's metadata state, and the file that holds them: the TIFF, or its companion.
+    """Return the file that contains the metadata of an OME-TIFF (the TIFF or its companion), and the metadata.
 
-    None where there are none, or they cannot be read.
+    The metadata are None if there are none, or they cannot be read.
     """
     try:
         if not path.is_file():  # a pipe would be waited for
@@ -100,32 +98,32 @@ def ome_of(path: Path) -> tuple[Path, Ome | None]:
 
 
 def tiffs_of(path: Path, image: OmeImage) -> list[Path]:
-    """Return the files beside a path that hold the planes of a picture, those that are there."""
-    names = [name.replace("\\", "/").rpartition("/")[2] for name in image.files[:_LARGEST_SET]]
+    """Return the existing files beside a path that contain the planes of an image."""
+    names = [name.replace("\\", "/").rpartition("/")[2] for name in image.files[:_MAX_SET_FILES]]
     return [file for name in names if name and (file := path.parent / name).is_file()]
 
 
 def is_ome_set(path: Path) -> bool:
-    """Return whether an OME-TIFF's picture, or its metadata, lie in several files."""
+    """Return whether the image of an OME-TIFF, or its metadata, are in several files."""
     metadata, ome = ome_of(path)
     image = _image_of(ome, path.name) if ome else None
     return image is not None and (len(image.files) > 1 or metadata != path)
 
 
 def ndpi_set(path: Path) -> list[Path]:
-    """Return the slides that a set of NDPI files (``.ndpis``) names and that are there."""
+    """Return the existing slides that a set of NDPI files (``.ndpis``) names."""
     return [file for file in _named_in_index(path) if file.suffix.lower() == ".ndpi"]
 
 
 @dataclass(frozen=True, eq=False)
 class _Folder:
-    """What files of a folder belong together; each question is answered from the disk once."""
+    """Groups the files of a folder by slide; reads each file once."""
 
     path: Path
     _headers: dict[Path, dicom.Header | None] = field(default_factory=dict)
 
     def slide_of(self, path: Path) -> tuple[Hashable, Path]:
-        """Return what tells a path's slide from others, and the path that stands for the slide."""
+        """Return a key of the slide that a file belongs to, and the path that represents the slide."""
         suffix, name = path.suffix.lower(), path.name.lower()
         if index := self._parts.get(name):
             path = index
@@ -134,7 +132,7 @@ class _Folder:
         elif suffix not in PICTURE_SUFFIXES and dicom.is_dicom(path):
             header = self._header(path)
             if header and header.series:
-                return (os.path.realpath(self.path), header.series), self._volume(path, header)
+                return (os.path.realpath(self.path), header.series), self._pyramid_file(path, header)
         return os.path.realpath(path), path
 
     @cached_property
@@ -146,12 +144,12 @@ class _Folder:
 
     @cached_property
     def _parts(self) -> dict[str, Path]:
-        """The index that names a file, by the file's name in small letters."""
+        """The index that names a file, by the file's name in lower case."""
         indexes = [path for path in self._names if path.suffix.lower() in INDEX_SUFFIXES]
         return {part.name.lower(): index for index in indexes for part in _named_in_index(index)}
 
     def _first_of_set(self, path: Path) -> Path:
-        """Return the file of an OME-TIFF set that holds the first plane of the picture that a file belongs to."""
+        """Return the file with the first plane of the image in an OME-TIFF set that a file belongs to."""
         _, ome = ome_of(path)
         image = _image_of(ome, path.name) if ome else None
         if image is None:
@@ -163,8 +161,8 @@ class _Folder:
             self._headers[path] = dicom.read_header(path)
         return self._headers[path]
 
-    def _volume(self, path: Path, header: dicom.Header) -> Path:
-        """Return a DICOM file; for a slide's label or overview the first file of its pyramid."""
+    def _pyramid_file(self, path: Path, header: dicom.Header) -> Path:
+        """Return a DICOM file; for the label or overview of a slide, the first file of its pyramid."""
         if not header.is_aside:
             return path
         for other in self._names:
@@ -175,19 +173,19 @@ class _Folder:
 
 
 def _image_of(ome: Ome, name: str) -> OmeImage | None:
-    """Return the largest picture that has planes in a file; of a companion file the largest of all.
+    """Return the largest image with planes in a file; for a companion file, the largest of all.
 
-    None where the metadata do not name the file: it may have been renamed, and files that they name be others.
+    None if the metadata do not name the file: it may have been renamed, and the names may be of other files.
     """
-    own = [one for one in ome.images if name in one.files or name.lower().endswith(COMPANION_SUFFIX)]
-    return max(own, key=lambda one: one.width * one.height, default=None)
+    own = [image for image in ome.images if name in image.files or name.lower().endswith(COMPANION_SUFFIX)]
+    return max(own, key=lambda image: image.width * image.height, default=None)
 
 
 def _named_in_index(path: Path) -> list[Path]:
-    """Return the files beside an index (lines of ``key=value``) whose names are values in it."""
+    """Return the files beside an index (lines of ``key=value``) that it names as values."""
     try:
         with path.open("rb") as file:
-            lines = file.read(_LARGEST_TEXT).decode("utf-8-sig", "replace").splitlines()
+            lines = file.read(_MAX_INDEX_BYTES).decode("utf-8-sig", "replace").splitlines()
         values = {line.partition("=")[2].strip().lower() for line in lines}
         return sorted(file for file in path.parent.iterdir() if file.name.lower() in values and file != path)
     except OSError:

@@ -1,4 +1,4 @@
-"""What tells one slide from another, and from what it was before: size and samples of its content."""
+"""Fingerprint of a slide: hash of its size and of samples of its content."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ _SAMPLES = 32
 
 
 def fingerprint(path: Path) -> str:
-    """Return a sha256 over the size and samples of the content of all files of a slide, in hexadecimal.
+    """Return a sha256 of the size and samples of the content of all files of a slide, hexadecimal.
 
-    Of a file its first and last 64 KiB are taken and 30 such samples between, evenly spread: a slide on a network drive
-    is not read twice. Of a folder (OME-Zarr, or the one beside a ``.mrxs``) the name and size of every file, all files
-    of metadata, and samples of 32 others. In a slide of several files (`kinet_trt.slides.readers.files.files_of`) each.
-    Names of the slide itself and times do not matter: a copy has the same fingerprint.
+    A file is sampled at 32 evenly spaced positions, 64 KiB each, so that slides on network drives are not read twice.
+    For a folder (OME-Zarr, or the one of a ``.mrxs``), the hash covers the name and size of every file, all metadata
+    files and 32 others. Names and times of the slide itself do not matter: a copy has the same fingerprint.
 
     Raises
     ------
     OSError
         If it cannot be read.
     """
-    parts = sorted(_of_one(part) for part in files_of(path))
+    parts = sorted(_hash(part) for part in files_of(path))
     return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _of_one(path: Path) -> str:
+def _hash(path: Path) -> str:
     digest = hashlib.sha256()
     if path.is_dir():
         _add_folder(digest, path)
@@ -44,8 +43,8 @@ def _add_file(digest: hashlib._Hash, path: Path, samples: int) -> None:
         size = file.seek(0, os.SEEK_END)
         digest.update(f"{size}\n".encode())
         last = max(0, size - _SAMPLE)
-        for place in sorted({last * n // max(1, samples - 1) for n in range(samples)}):
-            file.seek(place)
+        for position in sorted({last * n // max(1, samples - 1) for n in range(samples)}):
+            file.seek(position)
             digest.update(file.read(_SAMPLE))
 
 
@@ -67,7 +66,7 @@ def _is_metadata(path: str) -> bool:
 
 def _files(folder: Path) -> Iterator[tuple[str, int]]:
     """Yield the relative path and the size of every file in a folder and its subfolders."""
-    for place, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         for name in names:
-            path = os.path.join(place, name)  # noqa: PTH118 - a zarr holds hundreds of thousands
+            path = os.path.join(parent, name)  # noqa: PTH118 - a zarr holds hundreds of thousands
             yield os.path.relpath(path, folder).replace(os.sep, "/"), os.stat(path).st_size  # noqa: PTH116

@@ -1,4 +1,4 @@
-"""What OpenSlide reads: the files of scanners' makers."""
+"""Reader for the formats of scanners, with OpenSlide."""
 
 from __future__ import annotations
 
@@ -14,48 +14,47 @@ from kinet_trt.io.pixel_size import pixel_size
 from kinet_trt.slides.readers import dicom
 
 GENERIC = "generic-tiff"
-"""OpenSlide's name for a tiled TIFF whose maker it does not know."""
+"""OpenSlide's name for a tiled TIFF of an unknown vendor."""
 _BLOCK = 512  # px of a level
 
 
 def vendor(path: Path) -> str | None:
-    """Return OpenSlide's name of a file's maker (``"aperio"``, ``"generic-tiff"``); None where it knows none."""
+    """Return OpenSlide's name of a file's vendor (``"aperio"``, ``"generic-tiff"``); None if it knows none."""
     try:
         return openslide.OpenSlide.detect_format(str(path))
     except openslide.OpenSlideError as error:
-        raise _unread(error) from None
+        raise _error(error) from None
 
 
-def _unread(error: Exception) -> ImageError:
-    """Return the error for a slide that OpenSlide does not open: a kind that it does not read is not damaged."""
+def _error(error: Exception) -> ImageError:
+    """Return the error for a slide that OpenSlide cannot open: unsupported, or damaged."""
     if "nsupported" in str(error) or "not supported" in str(error):
-        why = dicom.with_names(str(error))
-        return ImageError(f"OpenSlide does not read this kind of slide ({why}): export it as an OME-TIFF")
+        reason = dicom.with_names(str(error))
+        return ImageError(f"OpenSlide does not read this kind of slide ({reason}): export it as OME-TIFF")
     return ImageError(f"the slide is damaged, or a file of it is missing ({error}): copy or export it again")
 
 
 class OpenSlidePixels:
-    """A slide that OpenSlide reads.
+    """A slide opened with OpenSlide.
 
-    Some makers leave empty canvas about what was scanned; the slide is then the bounds that the file states, as in
-    QuPath.
+    If the file states the bounds of the scanned area, the slide is cropped to them, as in QuPath.
 
-    A level whose downsample is no whole number is read in blocks of its own grid: OpenSlide begins between pixels
-    there, and the same pixel must look the same whatever rectangle it is asked for in.
+    A level whose downsample is not an integer is read in blocks of a fixed grid: OpenSlide interpolates there, and a
+    pixel must not depend on the rectangle that is read.
     """
 
     def __init__(self, path: Path, maker: str) -> None:
         try:
             self._slide = openslide.OpenSlide(str(path))
         except (openslide.OpenSlideError, OSError) as error:
-            raise _unread(error) from None
+            raise _error(error) from None
         try:
-            self._read_head(maker)
+            self._read_header(maker)
         except BaseException:
             self._slide.close()
             raise
 
-    def _read_head(self, maker: str) -> None:
+    def _read_header(self, maker: str) -> None:
         properties = self._slide.properties
         self.format = f"{maker}, OpenSlide {openslide.__library_version__}"
         bounds = [properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
@@ -88,12 +87,12 @@ class OpenSlidePixels:
 
     def _rectangle(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         downsample = self._downsamples[level]
-        place = self._left + round(x * downsample), self._top + round(y * downsample)
-        rgba = np.asarray(self._slide.read_region(place, level, (width, height)))
+        corner = self._left + round(x * downsample), self._top + round(y * downsample)
+        rgba = np.asarray(self._slide.read_region(corner, level, (width, height)))
         alpha = rgba[..., 3:]
         if alpha.min() == 255:
             return np.ascontiguousarray(rgba[..., :3])
-        # Where nothing was scanned there is glass.
+        # Areas that were not scanned are shown as glass.
         share = alpha.astype(np.float32) / 255
         return np.rint(rgba[..., :3] * share + 255 * (1 - share)).astype(np.uint8)
 

@@ -1,7 +1,6 @@
-"""What tifffile reads: OME-TIFF, also of several files, and TIFF whose pyramid lies in sub-images or in pages.
+"""Reader for TIFF with tifffile: OME-TIFF, also of several files, and pyramids in sub-images or pages.
 
-Only the tiles or strips that a rectangle touches are read and decoded. Empty ones, which a sparse file leaves out, are
-white.
+Only the tiles or strips in the requested rectangle are decoded. Those that a sparse file leaves out are white.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ log = logging.getLogger(__name__)
 
 _COLOURS = ("red", "green", "blue")
 _COLOUR_AXES = ("C", "S", "I", "Q")
-"""Axes of tifffile along which three grey pages may be colours: channels, samples, and unknown ones."""
-_LARGEST_SEGMENT = 1 << 28
-"""Bytes of a tile or strip, decoded; a picture in one strip would have to be read whole."""
+"""Axes of tifffile along which three grey pages may be colours: channels, samples and unknown."""
+_MAX_SEGMENT_BYTES = 1 << 28
+"""Maximum size of a decoded tile or strip."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Plane:
-    """Where one or all channels of a level are.
+    """Location of one or all channels of a level.
 
     Attributes
     ----------
     page
         A TiffPage or TiffFrame.
     first
-        Number of its first segment: planes of one page follow each other.
+        Index of its first segment: the planes of a page are stored one after another.
     """
 
     page: Any
@@ -50,21 +49,23 @@ class _Plane:
 
 
 class TiffPixels:
-    """A TIFF that tifffile reads; of several pictures in it the largest that is no label, macro or thumbnail."""
+    """The largest image of a TIFF that is no label, macro or thumbnail."""
 
     def __init__(self, path: Path) -> None:
         metadata, self._ome = ome_of(path)
         path = _tiff_of(path, self._ome)
-        # Metadata of a companion file take the place of those that the TIFF lacks.
-        given: dict[str, Any] = {"omexml": metadata.read_text("utf-8-sig"), "is_ome": True} if metadata != path else {}
+        # The metadata of a companion file replace those that the TIFF lacks.
+        options: dict[str, Any] = (
+            {"omexml": metadata.read_text("utf-8-sig"), "is_ome": True} if metadata != path else {}
+        )
         self._levels: list[list[_Plane]] = []
         with _quiet():
             try:
-                self._file: Any = tifffile.TiffFile(path, **given)
+                self._file: Any = tifffile.TiffFile(path, **options)
             except Exception as error:  # tifffile raises many kinds on damaged files
                 raise ImageError(f"not a TIFF, or a damaged one ({error}): copy or export it again") from None
             try:
-                self._read_head()
+                self._read_header()
             except ImageError:
                 self.close()
                 raise
@@ -72,19 +73,19 @@ class TiffPixels:
                 self.close()
                 raise ImageError(f"the TIFF is damaged ({error}): copy or export it again") from None
 
-    def _read_head(self) -> None:
+    def _read_header(self) -> None:
         every = self._file.series
-        # Metadata may describe pictures in other files, which are counted for themselves.
+        # Metadata may describe images in other files, which are counted separately.
         own = [one for one in every if any(page and page.parent is self._file for page in one.pages)] or every
         pictures = [one for one in own if not is_aside(one.name)] or own
         if not pictures:
-            raise ImageError("the TIFF holds no picture")
+            raise ImageError("the TIFF contains no image")
         picture = max(pictures, key=lambda one: one.size)
         image = _image_of(self._ome, picture, every) if self._ome else None
         self.format = f"{'OME-TIFF' if self._file.is_ome else 'TIFF'}, tifffile {tifffile.__version__}"
         self._levels, taken = _levels(picture, image)
         first = self._levels[0][0].page.keyframe
-        # tifffile ends a pyramid of pages where a level is much smaller than the one before.
+        # tifffile ends a pyramid of pages at a level that is much smaller than the previous one.
         known = {planes[0].page.keyframe.imagewidth for planes in self._levels}
         self._levels += [_planes_of(page) for page in self._smaller(first) if page.keyframe.imagewidth not in known]
         self._levels.sort(key=lambda planes: -planes[0].page.keyframe.imagewidth)
@@ -99,7 +100,7 @@ class TiffPixels:
         self.remarks: Sequence[str] = (*taken, *others_remark(self.sizes[0], others))
 
     def _mpp(self, first: Any, image: OmeImage | None) -> tuple[float | None, str | None]:
-        """Return um/px of the picture by its metadata, else by its tags, and why a stated size is not used."""
+        """Return the um/px from the metadata or else the tags, and why a stated size is not used."""
         if image and image.unused:
             return None, image.unused
         if image and image.mpp:
@@ -110,7 +111,7 @@ class TiffPixels:
         return first_usable([stated, resolution(density, int(unit.value) if unit else 2)])
 
     def _smaller(self, first: Any) -> list[Any]:
-        """Return the pages that are the first page's pyramid; a label or an overview has other proportions."""
+        """Return the pages that are levels of the first page; labels and overviews have other proportions."""
         whole = first.imagewidth, first.imagelength
         return [
             page
@@ -143,12 +144,12 @@ class TiffPixels:
                 y0, y1 = max(y, top), min(y + height, top + down)
                 part = segment[y0 - top : y1 - top, x0 - left : x1 - left, :channels]
                 if part.shape != (y1 - y0, x1 - x0, channels):
-                    raise ValueError(f"a tile of {segment.shape[1]} x {segment.shape[0]} px where more was promised")
+                    raise ValueError(f"a tile of {segment.shape[1]} x {segment.shape[0]} px is smaller than expected")
                 whole[y0 - y : y1 - y, x0 - x : x1 - x] = part
         return whole
 
     def _segment(self, page: Any, number: int) -> NDArray[np.uint8] | None:
-        """Return a decoded tile or strip, [height, width, channels]; None: it is left out of the file."""
+        """Return a decoded tile or strip, [height, width, channels]; None if the file leaves it out."""
         offset, length = page.dataoffsets[number], page.databytecounts[number]
         if length == 0:
             return None
@@ -174,33 +175,33 @@ class TiffPixels:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep tifffile from logging what it finds odd: of a damaged file there is one message, ours."""
+    """Log the warnings of tifffile at debug level: for a damaged file, there is one error."""
 
-    def says_nothing(record: logging.LogRecord) -> bool:
+    def demote(record: logging.LogRecord) -> bool:
         log.debug("tifffile: %s", record.getMessage())
         return False
 
     logger = logging.getLogger("tifffile")
-    logger.addFilter(says_nothing)
+    logger.addFilter(demote)
     try:
         yield
     finally:
-        logger.removeFilter(says_nothing)
+        logger.removeFilter(demote)
 
 
 def _tiff_of(path: Path, ome: Ome | None) -> Path:
-    """Return the TIFF to open: of a companion file the first that it names and that is there."""
+    """Return the TIFF to open: for a companion file, the first existing file that it names."""
     if not path.name.lower().endswith(COMPANION_SUFFIX) or ome is None:
         return path
     images = sorted(ome.images, key=lambda one: -one.width * one.height)
     found = next((file for image in images for file in tiffs_of(path, image)), None)
     if found is None:
-        raise ImageError("OME metadata without their TIFF files: put the files that it names into the same folder")
+        raise ImageError("OME metadata without TIFF files: put the files that they name into the same folder")
     return found
 
 
 def _image_of(ome: Ome, picture: Any, every: Sequence[Any]) -> OmeImage | None:
-    """Return the metadata of a picture: those at its place if the sizes agree, else those of its size and name."""
+    """Return the metadata of an image: those with its index if the sizes agree, else those of its size and name."""
     fitting = [one for one in ome.images if (one.width, one.height) == _size(picture)]
     place = next(n for n, one in enumerate(every) if one is picture)
     if len(every) == len(ome.images) and ome.images[place] in fitting:
@@ -215,14 +216,14 @@ def _size(picture: Any) -> tuple[int, int]:
 
 
 def _levels(picture: Any, image: OmeImage | None) -> tuple[list[list[_Plane]], tuple[str, ...]]:
-    """Return the planes of each level, and what to say of three grey pages that are taken for colours."""
+    """Return the planes of each level, and a remark if three grey pages are read as colours."""
     pages = list(picture.levels[0].pages)
     if len(pages) != 3 or any(page is None or page.keyframe.samplesperpixel != 1 for page in pages):
         return [_planes(level) for level in picture.levels], ()
     axes = picture.axes.replace("Y", "").replace("X", "")
     if axes not in _COLOUR_AXES or (image and image.planes > 1):
         raise ImageError(
-            f"expected one RGB picture, found a stack of 3 grey planes ({picture.axes} {list(picture.shape)}): export "
+            f"expected one RGB image, found a stack of 3 grey planes ({picture.axes} {list(picture.shape)}): export "
             "the plane to count as RGB"
         )
     names = [name.strip().lower() for name in image.channels] if image else []
@@ -231,7 +232,7 @@ def _levels(picture: Any, image: OmeImage | None) -> tuple[list[list[_Plane]], t
     shown = f" ({', '.join(image.channels)})" if image and all(names) and len(names) == 3 else ""
     if names and sorted(names) in (sorted(_COLOURS), sorted(("r", "g", "b"))):
         return levels, ()
-    return levels, (f"The file holds three grey planes{shown}; they were read as red, green and blue.",)
+    return levels, (f"The file contains three grey planes{shown}; they were read as red, green and blue.",)
 
 
 def _planes(level: Any) -> list[_Plane]:
@@ -246,7 +247,7 @@ def _planes(level: Any) -> list[_Plane]:
         _check(pages[0].keyframe, 3)
         return planes
     raise ImageError(
-        f"expected one RGB picture, found {len(pages)} planes ({level.axes} {list(level.shape)}): export the "
+        f"expected one RGB image, found {len(pages)} planes ({level.axes} {list(level.shape)}): export the "
         "plane to count as RGB"
     )
 
@@ -266,16 +267,14 @@ def _check(key: Any, channels: int) -> None:
     except KeyError:
         name = getattr(key.compression, "name", key.compression)
         raise ImageError(
-            f"TIFF with {name} compression, which is not read here: export it with deflate, LZW or JPEG compression"
+            f"TIFF with {name} compression, which is not supported: export it with deflate, LZW or JPEG compression"
         ) from None
     if key.dtype != np.uint8 or channels not in (3, 4) or key.imagedepth != 1:
-        raise ImageError(
-            f"expected RGB of 8 bits, found {channels} channels of {key.dtype}: export the slide as 8-bit RGB"
-        )
+        raise ImageError(f"expected 8-bit RGB, found {channels} channels of {key.dtype}: export the slide as 8-bit RGB")
     across, down = (key.tilewidth, key.tilelength) if key.is_tiled else (key.imagewidth, key.rowsperstrip)
-    if across * down * channels > _LARGEST_SEGMENT:
+    if across * down * channels > _MAX_SEGMENT_BYTES:
         raise ImageError(
-            f"it is stored in pieces of {across} x {down} px, each too large for memory: export it as a tiled pyramid"
+            f"its tiles or strips of {across} x {down} px are too large for memory: export it as a tiled pyramid"
         )
 
 

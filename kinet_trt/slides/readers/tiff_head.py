@@ -1,7 +1,4 @@
-"""What a TIFF's directories state, read without a package that decodes its pixels.
-
-TIFF 6.0 (Adobe 1992), and BigTIFF, whose offsets have eight bytes.
-"""
+"""Directories of a TIFF (TIFF 6.0, Adobe 1992, and BigTIFF), read without a package that decodes its pixels."""
 
 from __future__ import annotations
 
@@ -11,21 +8,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 MAX_IMAGE_PIXELS = 178_956_970
-"""px above which a picture is not read in one piece: Pillow's limit."""
+"""px above which an image is not read as a whole: Pillow's limit."""
 
 _SUBFILE, _WIDTH, _HEIGHT, _DESCRIPTION, _TILE_WIDTH, _SUB_IMAGES = 254, 256, 257, 270, 322, 330
 _WANTED = (_SUBFILE, _WIDTH, _HEIGHT, _TILE_WIDTH, _SUB_IMAGES)
 _NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-_ASCII = (1, 2, 7)  # types of a text
-_PAGES, _TAGS = 64, 4096  # of a TIFF that are looked at
-_LONGEST_TEXT = 1 << 26  # bytes
+_TEXT_TYPES = (1, 2, 7)
+_MAX_PAGES, _MAX_TAGS = 64, 4096
+_MAX_TEXT_BYTES = 1 << 26
 
 
 def is_slide(path: Path) -> bool:
-    """Return whether a TIFF is a tiled pyramid, or larger than one picture may be; False for what is no TIFF.
+    """Return whether a TIFF is a tiled pyramid, or too large for one image; False if it is no TIFF.
 
-    A pyramid is one that says so (sub-images, reduced pages), or whose tiled pages show the first one's proportions at
-    smaller sizes: Aperio and some exporters do not mark their levels.
+    A pyramid has sub-images or reduced pages, or smaller tiled pages with the proportions of the first one: Aperio and
+    some exporters do not mark their levels.
     """
     whole = None
     try:
@@ -36,7 +33,7 @@ def is_slide(path: Path) -> bool:
                     return True
                 if number == 0 and tiled:
                     whole = size
-                # A camera's picture may have a small one beside it, in strips.
+                # The image of a camera may have a thumbnail, in strips.
                 if number and tiled and (page.get(_SUBFILE, 0) & 1 or (whole and is_level(whole, size))):
                     return True
     except (OSError, ValueError, struct.error, OverflowError):
@@ -45,12 +42,12 @@ def is_slide(path: Path) -> bool:
 
 
 def is_level(whole: tuple[int, int], size: tuple[int, int]) -> bool:
-    """Return whether a picture has the proportions of a larger one, to 1 px, as a level of its pyramid has.
+    """Return whether an image has the proportions of a larger one, to 1 px, like a level of its pyramid.
 
     Parameters
     ----------
     whole, size
-        Width and height of the larger and of the smaller picture, px.
+        Width and height of the larger and of the smaller image, px.
     """
     if min(*whole, *size) < 1:
         return False
@@ -68,7 +65,7 @@ def is_tiled(path: Path) -> bool:
 
 
 def description(path: Path) -> str:
-    """Return the description of a TIFF's first page; empty where there is none, or the file is no TIFF.
+    """Return the description of the first page of a TIFF; empty if there is none, or the file is no TIFF.
 
     Raises
     ------
@@ -78,7 +75,7 @@ def description(path: Path) -> str:
     try:
         with path.open("rb") as file:
             for _, text in _pages(file, most=1):
-                if text and text[1] <= _LONGEST_TEXT:
+                if text and text[1] <= _MAX_TEXT_BYTES:
                     file.seek(text[0])
                     return file.read(text[1]).rstrip(b"\0").decode("utf-8", "replace")
     except (ValueError, struct.error, OverflowError):
@@ -86,11 +83,8 @@ def description(path: Path) -> str:
     return ""
 
 
-def _pages(file: BinaryIO, most: int = _PAGES) -> Iterator[tuple[dict[int, int], tuple[int, int] | None]]:
-    """Yield of each directory that the file chains the first value of the wanted tags, and place and size of its text.
-
-    The place is the file's offset, the size is bytes.
-    """
+def _pages(file: BinaryIO, most: int = _MAX_PAGES) -> Iterator[tuple[dict[int, int], tuple[int, int] | None]]:
+    """Yield the first value of the wanted tags of each directory, and offset and size of its description, bytes."""
     order = {b"II": "<", b"MM": ">"}.get(file.read(2))
     if order is None:
         return
@@ -106,14 +100,14 @@ def _pages(file: BinaryIO, most: int = _PAGES) -> Iterator[tuple[dict[int, int],
         (value,) = struct.unpack(f"{order}{kind}", file.read(struct.calcsize(f"={kind}")))
         return int(value)
 
-    place = number(offset)
+    position = number(offset)
     for _ in range(most):
-        if not place:
+        if not position:
             return
-        file.seek(place)
+        file.seek(position)
         found, text = {}, None
         tags = number(count)
-        if tags > _TAGS:
+        if tags > _MAX_TAGS:
             return
         for _ in range(tags):
             tag, kind, values = struct.unpack(f"{order}{entry}", file.read(struct.calcsize(f"={entry}")))
@@ -121,10 +115,10 @@ def _pages(file: BinaryIO, most: int = _PAGES) -> Iterator[tuple[dict[int, int],
             form = _NUMBERS.get(kind)
             if tag in _WANTED and form and values:
                 size = struct.calcsize(f"={form}")
-                # Several values are stored elsewhere: that they exist is enough.
+                # Several values are stored elsewhere; only their existence matters.
                 found[tag] = int(struct.unpack(f"{order}{form}", data[:size])[0]) if size <= room else 1
-            elif tag == _DESCRIPTION and kind in _ASCII:
+            elif tag == _DESCRIPTION and kind in _TEXT_TYPES:
                 (elsewhere,) = struct.unpack(f"{order}{offset}", data)
                 text = (file.tell() - room if values <= room else elsewhere), values
-        place = number(offset)
+        position = number(offset)
         yield found, text

@@ -1,4 +1,4 @@
-"""What zarr reads: OME-Zarr, metadata 0.4 (zarr v2) and 0.5 (zarr v3)."""
+"""Reader for OME-Zarr with zarr: metadata 0.4 (zarr v2) and 0.5 (zarr v3)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kinet_trt.core.units import is_uncalibrated, um_in
 from kinet_trt.io.pixel_size import pixel_size
 from kinet_trt.slides.readers.choice import is_aside, others_remark
 
-_MOST_IMAGES = 1000  # of a collection that are looked at
+_MAX_IMAGES = 1000  # of a collection
 
 
 class ZarrPixels:
-    """An OME-Zarr image; of a collection (``bioformats2raw.layout``) the largest, labels and macros left out."""
+    """An OME-Zarr image, or the largest of a collection (``bioformats2raw.layout``) that is no label or macro."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -31,7 +31,7 @@ class ZarrPixels:
             images = _images(group, path)
             wanted = [one for one in images if not is_aside(one.name)] or images
             image = max(wanted, key=lambda one: one.width * one.height)
-            self._read_head(image.group, image.about)
+            self._read_header(image.group, image.about)
             others = [((one.width, one.height), one.name) for one in images if one is not image]
             self.remarks: Sequence[str] = others_remark(self.sizes[0], others)
         except ImageError:
@@ -39,7 +39,7 @@ class ZarrPixels:
         except Exception as error:
             raise ImageError(f"the OME-Zarr's metadata are damaged ({error}): copy or export it again") from None
 
-    def _read_head(self, group: Any, about: Mapping[str, Any]) -> None:
+    def _read_header(self, group: Any, about: Mapping[str, Any]) -> None:
         names = _axes(about)
         if not {"c", "y", "x"} <= set(names):
             raise ImageError(f"expected axes c, y and x, found {', '.join(map(str, names))}: export the slide as RGB")
@@ -59,7 +59,7 @@ class ZarrPixels:
             others = {name: n for name, n in shape.items() if name not in "cyx" and n != 1}
             if array.dtype != np.uint8 or shape["c"] not in (3, 4) or others:
                 raise ImageError(
-                    f"expected one RGB picture of 8 bits, found {array.dtype} "
+                    f"expected one 8-bit RGB image, found {array.dtype} "
                     f"{', '.join(f'{name} {n}' for name, n in shape.items())}: export it as 8-bit RGB"
                 )
             sizes.append((shape["x"], shape["y"]))
@@ -74,12 +74,12 @@ class ZarrPixels:
         return np.ascontiguousarray(found.transpose([kept.index(name) for name in "yxc"]))
 
     def close(self) -> None:
-        """Do nothing: no file is held open."""
+        """Do nothing: no file is open."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Image:
-    """One image of a folder, and its metadata (the first entry of ``multiscales``)."""
+    """An image of a folder, and its metadata (the first entry of ``multiscales``)."""
 
     group: Any
     about: Mapping[str, Any]
@@ -97,7 +97,7 @@ class _Image:
         return self._length("y")
 
     def _length(self, axis: str) -> int:
-        """Return the length of the first level, px; 0 where it is missing."""
+        """Return the length of the first level, px; 0 if it is missing."""
         try:
             shape = self.group[self.about["datasets"][0]["path"]].shape
             return int(shape[_axes(self.about).index(axis)])
@@ -106,12 +106,12 @@ class _Image:
 
 
 def _images(group: Any, path: Path) -> list[_Image]:
-    """Return the image that a folder is, or the images of a collection, one of which can be chosen without asking.
+    """Return the image of a folder, or the images of a collection.
 
     Raises
     ------
     ImageError
-        If there is none, or the user has to choose.
+        If there is none, or the user must choose one.
     """
     attributes = _attributes(group)
     if about := _multiscales(attributes):
@@ -124,7 +124,7 @@ def _images(group: Any, path: Path) -> list[_Image]:
         names = [image["path"] for image in well.get("images") or []]
         raise ImageError(f"a well of a plate: name one of its images, e.g. {path / (names[0] if names else '0')}")
     names = sorted(group.group_keys(), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
-    inside = [(name, group[name]) for name in names[:_MOST_IMAGES]]
+    inside = [(name, group[name]) for name in names[:_MAX_IMAGES]]
     images = {name: _Image(one, about) for name, one in inside if (about := _multiscales(_attributes(one)))}
     if wells := [name for name, one in inside if "well" in _attributes(one)]:
         raise ImageError(f"a row of a plate: name one of its images, e.g. {path / wells[0] / '0'}")
@@ -161,10 +161,7 @@ def _n(number: int, what: str) -> str:
 
 
 def _mpp(about: Mapping[str, Any], names: Sequence[str]) -> tuple[float | None, str | None]:
-    """Return um/px of the first level, and why a stated size is not used.
-
-    It is the level's scale times the whole image's, where the axes have a unit of length.
-    """
+    """Return um/px of the first level (its scale times that of the image), and why a stated size is not used."""
     size: list[float] = []
     for axis in "xy":
         place = names.index(axis)
