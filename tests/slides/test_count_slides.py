@@ -185,7 +185,7 @@ def test_each_mistake_is_one_message_and_costs_no_other_slide(run, tmp_path, sli
     told = [line for line in err.splitlines() if line.startswith("Error:")]
     assert len(told) == 5, err
     for line, name, what in zip(
-        told, names, ("does not state its um/px.*mpp", "export", "slide is damaged|not a TIFF", "level 0, px .*decoded",
+        told, names, ("does not state its µm/px.*mpp", "export", "slide is damaged|not a TIFF", "level 0, px .*decoded",
         "level '1'.*missing"), strict=True,
     ):  # fmt: skip
         assert name in line
@@ -268,7 +268,7 @@ def test_a_slide_unlike_the_trainings_is_remarked(run, tmp_path, slide):
     code, out, err = run("count", slide, "--mpp", "0.68", "--json", "-")
     assert code == 0
     remarks = json.loads(out)["fields"][0]["remarks"]
-    assert remarks[0].startswith("The slide's finest level has 0.68 um/px")
+    assert remarks[0].startswith("The slide's finest level has 0.68 µm/px")
     assert "Most of the tissue is unlike" in remarks[1]
     assert "is 0.68 µm/px right?" in remarks[1]
     assert f"Warning: {slide}: " in err

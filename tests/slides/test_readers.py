@@ -68,7 +68,7 @@ def test_every_format_gives_the_pixels_that_were_written(tmp_path, kind):
         assert (over[10:] == 255).all()
         assert (over[:10, 10:] == GLASS).all()
         assert (slide.read(0, 2000, 0, 5, 5) == 255).all()
-        with pytest.raises(ImageError, match=r"no level 2.* 2, from 0"):
+        with pytest.raises(ImageError, match=r"no level 2: expected 0 to 1"):
             slide.read(2, 0, 0, 1, 1)
 
 
@@ -193,7 +193,7 @@ def test_what_is_no_colour_of_8_bits_is_refused(tmp_path):
         tmp_path / "stack.ome.tif", np.zeros((5, 300, 300), np.uint8), tile=(256, 256), metadata={"axes": "ZYX"}
     )
     for name in ("deep.tif", "grey.tif", "stack.ome.tif"):
-        with pytest.raises(ImageError, match=r"expected (one )?RGB.*export"):
+        with pytest.raises(ImageError, match=r"expected (one |8-bit )?RGB.*export"):
             open_slide(tmp_path / name)
 
 

@@ -49,7 +49,7 @@ def test_another_picture_that_may_hold_tissue_is_named(tmp_path):
     second = WHOLE[:300, :300].copy(), sized(0.25, "scene 2")
     with open_slide(write_ome(tmp_path / "a.ome.tif", (WHOLE, sized(0.25, "scene 1")), second)) as slide:
         (remark,) = slide.remarks
-    assert remark.startswith("The file holds 2 pictures; the largest (512 x 384 px) was counted, 1 not (300 x 300 px)")
+    assert remark.startswith("The file contains 2 images; the largest (512 x 384 px) was counted, 1 not (300 x 300 px)")
 
 
 def test_what_is_called_a_label_is_not_read_even_where_it_is_largest(tmp_path):
@@ -201,7 +201,7 @@ def test_three_grey_planes_are_colours_only_where_they_may_be(tmp_path):
         with open_slide(tmp_path / name) as slide:
             np.testing.assert_array_equal(slide.read(0, 0, 0, 512, 384), WHOLE)
             (remark,) = slide.remarks
-            assert re.fullmatch(rf"The file holds three grey planes{channels}; they were read as .*", remark)
+            assert re.fullmatch(rf"The file contains three grey planes{channels}; they were read as .*", remark)
     for name in ("z.ome.tif", "t.ome.tif"):
         with pytest.raises(ImageError, match="a stack of 3 grey planes"):
             open_slide(tmp_path / name)
@@ -213,7 +213,7 @@ def test_a_compression_that_is_not_read_is_named(tmp_path):
     for code, name in ((34661, "JBIG"), (59_999, "59999")):
         with tifffile.TiffFile(path, mode="r+") as file:
             file.pages[0].tags["Compression"].overwrite(code)
-        with pytest.raises(ImageError, match=rf"^TIFF with {name} compression, which is not read here: export"):
+        with pytest.raises(ImageError, match=rf"^TIFF with {name} compression, which is not supported: export"):
             open_slide(path)
 
 

@@ -84,7 +84,7 @@ def test_windows_hold_what_scaling_the_whole_would_give(width, height):
         return WHOLE[y : y + h, x : x + w]
 
     for x, y in ((0, 0), (37, 91), (whole.width - 150, whole.height - 110)):
-        seen = scaling.read_window(read, x, y, 208, 160)
+        seen = scaling.window(read, x, y, 208, 160)
         expected = whole.pixels[y : y + 160, x : x + 208]
         np.testing.assert_array_equal(seen[: expected.shape[0], : expected.shape[1]], expected)
 
@@ -136,7 +136,7 @@ def test_all_windows_of_a_slide_have_one_size_and_hold_core_and_halo(counter, pa
                 assert t.window_bottom >= min(height, t.bottom + plan.halo)
                 assert t.window_left <= max(0, t.left - plan.halo)
                 assert t.window_right >= min(width, t.right + plan.halo)
-                assert read_window(slide.at(mpp), plan, number).shape == window(slide.at(mpp), plan, 0).shape
+                assert read_window(slide.at(mpp), plan, number).shape == read_window(slide.at(mpp), plan, 0).shape
             assert (covered == 1).all()
             with pytest.raises(KinetError, match="tile: expected 0 to"):
                 plan.tile_of(len(plan.rows) * len(plan.columns))
@@ -200,11 +200,11 @@ def test_a_plan_is_held_to_slide_and_counter(counter, path, tmp_path):
 
 def test_what_cannot_be_planned_is_one_message(counter, path, tmp_path):
     with open_slide(path) as slide:
-        with pytest.raises(ImageError, match=r"does not state its um/px.*mpp"):
+        with pytest.raises(ImageError, match=r"does not state its µm/px.*mpp"):
             plan_of(replace(slide, mpp=None, mpp_source=""), counter)
         with pytest.raises(ImageError, match=r"too small.*mpp"):
             plan_of(slide.at(0.005), counter)
-        with pytest.raises(KinetError, match=r"relative:0\.5.*give a number"):
+        with pytest.raises(KinetError, match=r"relative:0\.5.*expected a number"):
             make_plan(slide, counter.engine.card, Threshold(0.5, relative=True), "fp32")
         beside = Region(((np.array([[4e4, 0], [5e4, 0], [5e4, 900]]),),))
         with pytest.raises(KinetError, match=r"region lies outside of the slide: .* 1000 x 800; found .*\(40000, 0\)"):
