@@ -135,7 +135,7 @@ class CapturedPath:
 
     def start(self, lane: _Lane, threshold: float) -> None:
         """Queue network and peaks."""
-        lane.peaks.begin(self.cupy_stream, threshold, self.plan.own_height, self.plan.own_width)
+        lane.peaks.begin(self.cupy_stream, threshold, self.plan.scaled_height, self.plan.scaled_width)
         with torch.cuda.stream(self.stream):
             lane.graph.replay()
 

@@ -1,1 +1,1 @@
-"""What every CUDA module shares: the driver, kernels compiled with NVRTC, arrays of other libraries."""
+"""Shared CUDA modules: the driver, kernels compiled with NVRTC, arrays of other libraries, errors."""

@@ -1,7 +1,7 @@
-"""Asks NVIDIA's driver what it is and which GPUs it sees, before anything else of CUDA is touched.
+"""Query NVIDIA's driver for its version and GPUs, before any other CUDA library is loaded.
 
-A TensorRT runtime without a driver can end the process; CuPy without one fails late and says little. The driver's own
-library is small, answers safely and is asked first, through ctypes.
+Without a driver TensorRT can end the process, and CuPy fails late with unclear errors. The driver's own library is
+small and safe to load; it is queried first, through ctypes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ LIBRARIES = (
     ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1", "libcuda.so")
 )
 MIN_CUDA = (12, 0)
-"""Oldest driver with which anything here has a chance; CuPy for CUDA 13 needs (13, 0)."""
+"""Oldest supported CUDA version of the driver; CuPy for CUDA 13 needs (13, 0)."""
 
 # CUresult of cuda.h.
 _NO_DEVICE, _INSUFFICIENT = 100, 35
-_WORDS = {
+_REASONS = {
     3: "it did not initialise",
     34: "it is the stub of the CUDA toolkit, for linking only: remove the stubs folder from LD_LIBRARY_PATH",
     46: "another process uses the GPU in exclusive mode",
@@ -45,13 +45,13 @@ class Gpu:
     Attributes
     ----------
     index
-        Its number, among those that CUDA_VISIBLE_DEVICES lets the process see.
+        Index among the devices in CUDA_VISIBLE_DEVICES.
     name
-        As the driver calls it.
+        Name in the driver.
     capability
         Compute capability, (9, 0) for Hopper.
     memory
-        Bytes in all.
+        Total memory, bytes.
     """
 
     index: int
@@ -66,14 +66,14 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """A driver that answers, with at least one GPU.
+    """A working driver with at least one GPU.
 
     Attributes
     ----------
     cuda
-        Newest CUDA that it runs, (13, 0).
+        Newest supported CUDA version, (13, 0).
     gpus
-        What it sees.
+        Visible GPUs.
     """
 
     cuda: tuple[int, int]
@@ -81,15 +81,15 @@ class Driver:
 
 
 class DriverError(EngineError):
-    """No driver, no GPU, or a driver that is too old; ``why`` says it in a few words."""
+    """No driver, no GPU, or a driver that is too old; ``reason`` is the short form of the message."""
 
-    def __init__(self, why: str, message: str) -> None:
+    def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
-        self.why = why
+        self.reason = reason
 
 
 def newest_cuda(libraries: tuple[str, ...] = LIBRARIES) -> tuple[int, int] | None:
-    """Return the newest CUDA that the driver runs, asked without starting it; None: it does not say.
+    """Return the newest CUDA version the driver supports, without initialising it; None if unknown.
 
     Raises
     ------
@@ -97,33 +97,33 @@ def newest_cuda(libraries: tuple[str, ...] = LIBRARIES) -> tuple[int, int] | Non
         If there is no driver.
     """
     version = ctypes.c_int()
-    answered = _load(libraries).cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value > 0
-    return (version.value // 1000, version.value % 1000 // 10) if answered else None
+    known = _load(libraries).cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value > 0
+    return (version.value // 1000, version.value % 1000 // 10) if known else None
 
 
-def query_driver(least: tuple[int, int] = MIN_CUDA, libraries: tuple[str, ...] = LIBRARIES) -> Driver:
-    """Ask the driver; the answer may change when a driver is updated, so it is not kept.
+def query_driver(min_cuda: tuple[int, int] = MIN_CUDA, libraries: tuple[str, ...] = LIBRARIES) -> Driver:
+    """Query the driver; not cached, since the driver may be updated.
 
     Parameters
     ----------
-    least
-        Oldest CUDA version that will do.
+    min_cuda
+        Oldest CUDA version accepted.
     libraries
-        Names under which its library is sought.
+        Candidate names of the driver's library.
 
     Raises
     ------
     DriverError
-        If there is no driver, no GPU, or the driver is too old; what to do about it.
+        If there is no driver, no GPU, or the driver is too old; the message suggests a fix.
     """
-    # Unlike all else it answers before cuInit, which fails where the driver is older than its kernel module's caller.
+    # The version is available before cuInit, which fails on old drivers.
     cuda = newest_cuda(libraries)
     library = _load(libraries)
     outcome = library.cuInit(0)
-    if cuda and (cuda < least or outcome == _INSUFFICIENT):
+    if cuda and (cuda < min_cuda or outcome == _INSUFFICIENT):
         raise DriverError(
             "it is too old",
-            f"NVIDIA's driver is too old: expected one for CUDA {_dotted(least)} or newer, found CUDA "
+            f"NVIDIA's driver is too old: expected one for CUDA {_dotted(min_cuda)} or newer, found CUDA "
             f"{_dotted(cuda)}: update the driver, or count on the CPU with the .onnx model",
         )
     if outcome:
@@ -168,19 +168,19 @@ def _gpu(library: ctypes.CDLL, index: int) -> Gpu:
 
 
 def _failure(library: ctypes.CDLL, outcome: int) -> DriverError:
-    words = _WORDS.get(outcome) or _driver_words(library, outcome)
+    reason = _REASONS.get(outcome) or _error_string(library, outcome)
     if locked := [node for node in _NODES if Path(node).exists() and not os.access(node, os.R_OK | os.W_OK)]:
-        words += f"; this user has no access to {' and '.join(locked)}: join the group that owns it"
+        reason += f"; this user has no access to {' and '.join(locked)}: join the group that owns it"
     if outcome == _NO_DEVICE and "CUDA_VISIBLE_DEVICES" in os.environ:
-        words += f"; CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}"
+        reason += f"; CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}"
     return DriverError(
-        f"{words}, CUDA error {outcome}",
-        f"NVIDIA's driver is installed but cannot be used: {words} (CUDA error {outcome}). Without a GPU, count on "
+        f"{reason}, CUDA error {outcome}",
+        f"NVIDIA's driver is installed but cannot be used: {reason} (CUDA error {outcome}). Without a GPU, count on "
         "the CPU with the .onnx model",
     )
 
 
-def _driver_words(library: ctypes.CDLL, outcome: int) -> str:
+def _error_string(library: ctypes.CDLL, outcome: int) -> str:
     text = ctypes.c_char_p()
     known = hasattr(library, "cuGetErrorString") and library.cuGetErrorString(outcome, ctypes.byref(text)) == 0
     return text.value.decode(errors="replace") if known and text.value else "unknown reason"

@@ -1,7 +1,7 @@
-"""Frames as other libraries hold them: NumPy arrays, DLPack producers, and whatever has a CUDA array interface.
+"""Frames from other libraries: NumPy arrays, DLPack producers, objects with a CUDA array interface.
 
-Nothing is copied here. A frame on the host becomes a NumPy view; one on the device an address with strides, read where
-it lies. The protocols: https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html and
+Nothing is copied: a frame on the host becomes a NumPy view, one on the device an address with strides.
+Protocols: https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html and
 https://dmlc.github.io/dlpack/latest/python_spec.html
 """
 
@@ -23,7 +23,7 @@ ORDERS: Mapping[str, tuple[int, int, int]] = {
     "RGBA": (0, 1, 2),
     "BGRA": (2, 1, 0),
 }
-"""Where red, green and blue lie among the channels."""
+"""Channel order -> indices of red, green and blue."""
 
 EXPECTED = "frame: expected uint8 [height, width, 3], or 4 channels with the order RGBA or BGRA"
 
@@ -39,18 +39,18 @@ class DevicePixels:
     Attributes
     ----------
     address
-        Of the first pixel.
+        Address of the first pixel.
     height, width
         px.
     row, pixel
-        Bytes from one row, and from one pixel, to the next; negative where the frame is turned over.
+        Strides of rows and pixels, bytes; negative for flipped frames.
     red, green, blue
-        Bytes from a pixel's address to its channels.
+        Offsets of the channels within a pixel, bytes.
     stream
-        CUDA stream that must come to an end before the pixels are there (1: the legacy default stream, 2: the
-        thread's); None: they are there, or whoever gave them has seen to it.
+        CUDA stream that writes the pixels (1: legacy default stream, 2: per-thread default stream); None if they are
+        ready, or the producer has synchronised.
     owner
-        What keeps the memory; it must be held until the pixels have been read.
+        Object that owns the memory; keep a reference until the pixels have been read.
     """
 
     address: int
@@ -66,7 +66,7 @@ class DevicePixels:
 
 
 def read_frame(frame: object, order: str | None = None, stream: Any = None) -> NDArray[np.uint8] | DevicePixels:
-    """Return a frame as it lies: on the host a NumPy array, on the device an address with strides.
+    """Return a frame without copying it: a NumPy array on the host, an address with strides on the device.
 
     Parameters
     ----------
@@ -74,14 +74,14 @@ def read_frame(frame: object, order: str | None = None, stream: Any = None) -> N
         uint8 [height, width, 3 or 4] with any strides: a NumPy array; a DLPack producer on the host or an NVIDIA GPU
         (CuPy, PyTorch, JAX); or an object with ``__cuda_array_interface__`` (Numba, PyCUDA's GPUArray).
     order
-        ``"RGB"``, ``"BGR"``, ``"RGBA"`` or ``"BGRA"``; None: RGB, or RGBA with four channels.
+        ``"RGB"``, ``"BGR"``, ``"RGBA"`` or ``"BGRA"``; defaults to RGB, or RGBA with four channels.
     stream
-        CuPy stream that a DLPack producer on the device makes wait for its own; None: CuPy's current one.
+        CuPy stream that waits for a DLPack producer on the device; defaults to CuPy's current stream.
 
     Raises
     ------
     EngineError
-        If it is none of these, of another shape or type, or on another kind of device.
+        If the frame is none of these, has another shape or dtype, or is on another kind of device.
     """
     if isinstance(frame, np.ndarray):
         return _on_host(frame, order)
@@ -97,12 +97,11 @@ def read_frame(frame: object, order: str | None = None, stream: Any = None) -> N
         import cupy
 
         if isinstance(frame, cupy.ndarray):
-            # Its interface names the stream that is current here, the caller's; its __dlpack__ would find ours current,
-            # and nothing to wait for.
+            # Its interface names CuPy's current stream, the caller's; __dlpack__ would run in our stream and not wait.
             return parse_interface(frame.__cuda_array_interface__, order, frame)
         with stream or nullcontext():
             array = _exported(cupy, frame)
-            # CuPy names its current stream here, which the producer has been told of.
+            # The interface names CuPy's current stream, on which the producer has already synchronised.
             return parse_interface({**array.__cuda_array_interface__, "stream": None}, order, array)
     if hasattr(frame, "__cuda_array_interface__"):
         return parse_interface(frame.__cuda_array_interface__, order, frame)
@@ -113,7 +112,7 @@ def read_frame(frame: object, order: str | None = None, stream: Any = None) -> N
 
 
 def is_on_device(frame: object) -> bool:
-    """Whether a frame lies in the memory of an NVIDIA GPU, without touching it."""
+    """Whether a frame is in the memory of an NVIDIA GPU; does not read it."""
     if isinstance(frame, np.ndarray):
         return False
     if hasattr(frame, "__dlpack_device__"):
@@ -153,19 +152,19 @@ def parse_interface(interface: Mapping[str, Any], order: str | None, owner: obje
     order
         See :func:`read_frame`.
     owner
-        What keeps the memory.
+        Object that owns the memory.
 
     Raises
     ------
     EngineError
-        If it is no frame, or the interface is incomplete or damaged.
+        If it is not a frame, or the interface is incomplete or invalid.
     """
     try:
         shape = tuple(int(side) for side in interface["shape"])
         kind = str(interface["typestr"])
         address = int(interface["data"][0])
-        given = interface.get("strides")
-        strides = None if given is None else tuple(int(step) for step in given)
+        steps = interface.get("strides")
+        strides = None if steps is None else tuple(int(step) for step in steps)
         stream = interface.get("stream")
         stream = None if stream is None else int(stream)
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -181,8 +180,8 @@ def parse_interface(interface: Mapping[str, Any], order: str | None, owner: obje
         raise EngineError(f"frame: expected one stride for each of {list(shape)}, found {list(strides)}")
     if stream == 0:
         raise EngineError(
-            "frame: its __cuda_array_interface__ names stream 0, which the protocol forbids as ambiguous: 1 is the "
-            "legacy default stream, 2 the thread's own"
+            "frame: its __cuda_array_interface__ names stream 0, which the protocol forbids as ambiguous: use 1 "
+            "for the legacy default stream, 2 for the per-thread default stream"
         )
     if address == 0:
         raise EngineError("frame: expected a device address, found 0: its memory was freed")
@@ -194,7 +193,7 @@ def parse_interface(interface: Mapping[str, Any], order: str | None, owner: obje
 
 
 def rgb(pixels: NDArray[np.uint8], order: str | None = None) -> NDArray[np.uint8]:
-    """Return a view [height, width, 3], RGB, of what :func:`read_frame` gave on the host."""
+    """Return an RGB view [height, width, 3] of host pixels from :func:`read_frame`."""
     red, _, blue = _channels(pixels.shape, order)
     return pixels[:, :, :3] if red < blue else pixels[:, :, 2::-1]
 
@@ -207,7 +206,7 @@ def _on_host(pixels: NDArray[Any], order: str | None) -> NDArray[np.uint8]:
 
 
 def _channels(shape: tuple[int, ...], order: str | None) -> tuple[int, int, int]:
-    """Return where red, green and blue lie in a frame of this shape; raise an EngineError if it is none."""
+    """Return the indices of red, green and blue; raise an EngineError if the shape is not that of a frame."""
     if len(shape) != 3 or shape[2] not in (3, 4) or min(shape) < 1:
         raise EngineError(f"{EXPECTED}; found {list(shape)}{_hint(shape, '')}")
     if order is None:
@@ -230,9 +229,9 @@ def _hint(shape: tuple[int, ...], kind: str) -> str:
 
 
 def _exported(library: Any, frame: object) -> Any:
-    """Return what a DLPack producer exports, as an array of this library that shares its memory."""
+    """Return a DLPack producer's memory as an array of this library."""
     try:
         return library.from_dlpack(frame)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        what = f"{type(frame).__module__}.{type(frame).__qualname__}"
-        raise EngineError(f"frame: {what} cannot be shared through DLPack: {error}") from error
+        kind = f"{type(frame).__module__}.{type(frame).__qualname__}"
+        raise EngineError(f"frame: {kind} cannot be shared through DLPack: {error}") from error

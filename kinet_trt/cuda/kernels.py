@@ -1,6 +1,6 @@
-"""What the package's CUDA files have in common: how their text is found, and what a launch is.
+"""Sources, compilation and launches of the package's CUDA kernels.
 
-A launch is a value, made without a GPU: CuPy issues it on a device, and the tests issue the same one on a CPU.
+A launch is a value that needs no GPU: CuPy issues it on a device, and the tests issue the same one on a CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 OPTIONS = ("-std=c++17", "--fmad=false")
-"""What NVRTC is told. Without fused multiply-adds the device's arithmetic is the CPU's."""
+"""NVRTC options. Without fused multiply-adds the device computes the same values as the CPU."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Launch:
     Attributes
     ----------
     kernel
-        Its name.
+        Name of the kernel.
     grid, block
-        Blocks, and threads of each: x, y, z.
+        Number of blocks, and of threads per block: x, y, z.
     arguments
-        In order; a device address is a ``numpy.uint64``.
+        Arguments in order; device addresses are ``numpy.uint64``.
     shared
-        Dynamic shared memory of a block, bytes.
+        Dynamic shared memory per block, bytes.
     """
 
     kernel: str
@@ -41,22 +41,22 @@ class Launch:
 
 
 def source(package: str, name: str) -> str:
-    """Return the text of a CUDA file of the package."""
+    """Return the text of a CUDA file in a package."""
     return (resources.files(package) / name).read_text(encoding="utf-8")
 
 
 def kernel_names(text: str) -> list[str]:
-    """Return the kernels of a CUDA file."""
+    """Return the names of the kernels in a CUDA file."""
     return re.findall(r'extern "C" __global__ void (\w+)\(', text)
 
 
 class Kernels:
-    """The kernels of a CUDA file, compiled for the current device or taken from CuPy's cache on disk.
+    """The kernels of a CUDA file, compiled for the current device or read from CuPy's cache on disk.
 
     Parameters
     ----------
     text
-        Of the file.
+        Text of the file.
     """
 
     def __init__(self, text: str) -> None:
@@ -65,11 +65,11 @@ class Kernels:
         module = cupy.RawModule(code=text, options=OPTIONS)
         self._functions = {name: module.get_function(name) for name in kernel_names(text)}
         for function in self._functions.values():
-            # Asking loads it. Later would not do: nothing may be loaded while a stream is captured in a graph.
+            # Reading the attributes loads the kernel: loading is not allowed during stream capture.
             function.attributes  # noqa: B018
 
     def issue(self, launches: Iterable[Launch], stream: Any) -> None:
-        """Put launches on a CuPy stream, in order."""
+        """Issue launches on a CuPy stream, in order."""
         with stream:
             for launch in launches:
                 kernel = self._functions[launch.kernel]

@@ -230,7 +230,7 @@ try:
     found = query_driver((0, 0))
     say(devices=[dict(name=gpu.name, capability=gpu.capability, memory=gpu.memory) for gpu in found.gpus])
 except DriverError as error:
-    say(error=error.why)
+    say(error=error.reason)
 """
 
 _COUNT = """

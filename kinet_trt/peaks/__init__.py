@@ -1,1 +1,1 @@
-"""Threshold and max-pool NMS: proximity maps to nuclei. ``reference`` defines the rule, the others agree with it."""
+"""Threshold and max-pool NMS: nuclei from proximity maps. ``reference`` defines the result."""

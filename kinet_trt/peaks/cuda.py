@@ -1,14 +1,14 @@
-"""Peaks on the device: the rule of :mod:`kinet_trt.peaks.reference`, from maps in device memory, without the host.
+"""Peak finding on the device, with the same result as :mod:`kinet_trt.peaks.reference`.
 
-Three kernels (``peaks.cu``) on one stream, then one copy of what was found to pinned memory. Nothing waits for the
-host, nothing is allocated after the start, and the nuclei come in raster order whatever the scheduling: a bit for each
-pixel, counts for each row, and sums of them.
+Three kernels (``peaks.cu``) run on one stream, then one copy of the nuclei to pinned memory. Nothing waits for the
+host or allocates during a run. The nuclei are in raster order for any scheduling, from a bit per pixel and counts per
+row.
 
 Memory traffic, 1920 x 1080 px x 3 classes in FP16: the maps are 12.4 MB; tiles of 32 x 64 px with a margin of 5 px read
 them 1.7 times in sectors of 32 bytes, 21 MB, mostly from the L2 cache into which the network has just written them; the
-bits are 0.26 MB, each written and read once; 5,000 nuclei are 80 kB. In FP32 twice the maps. At 3 TB/s that is 7 us in
-FP16 and 14 us in FP32; about 90 instructions a pixel are 7 us on 132 multiprocessors. The window maximum is separable
-and in shared memory: 10 comparisons a pixel across and, only for what is left, 10 down.
+bits are 0.26 MB, each written and read once; 5,000 nuclei are 80 kB. FP32 maps are twice as large. At 3 TB/s that is
+7 us in FP16 and 14 us in FP32; about 90 instructions per pixel take 7 us on 132 multiprocessors. The window maximum is
+separable and in shared memory: 10 comparisons per pixel across and, only for the remaining pixels, 10 down.
 """
 
 from __future__ import annotations
@@ -34,45 +34,45 @@ NUCLEUS_BYTES = 16
 """x, y, score and class, float32."""
 
 FIRST_NUCLEI = 8192
-"""Nuclei that are copied to the host unasked, 128 KiB: more than a dense field of 1920 x 1080 px holds."""
+"""Nuclei in the first copy to the host, 128 KiB: more than in a dense field of 1920 x 1080 px."""
 
 
 class CapacityError(EngineError):
-    """More nuclei than the buffer holds.
+    """More nuclei than the buffer has room for.
 
     Attributes
     ----------
     count
-        How many there are.
+        Number of nuclei.
     """
 
     def __init__(self, count: int, capacity: int) -> None:
         super().__init__(
-            f"{count} nuclei found, room for {capacity}: ask for a larger capacity, or none (then there is always "
-            "room); a threshold that is too low finds noise"
+            f"{count} nuclei found, room for {capacity}: use a larger capacity, or none for no limit; if the threshold "
+            "is too low, raise it"
         )
         self.count = count
 
 
 @dataclass(frozen=True)
 class PeakPlan:
-    """What is launched for maps of one shape, and how its memory is laid out; needs no GPU.
+    """Launches and memory layout for maps of one shape; needs no GPU.
 
     Attributes
     ----------
     shape
-        Of the maps: images, classes, height, width.
+        Shape of the maps: images, classes, height, width.
     dtype
-        Of the maps, float32 or float16.
+        Dtype of the maps, float32 or float16.
     radius
         Half the window, px.
     limit
-        Most nuclei of all images together; None: as many as there can be.
+        Maximum number of nuclei in all images together; None for no limit.
 
     Raises
     ------
     ValueError
-        If shape, dtype, radius or limit makes no sense.
+        If shape, dtype, radius or limit is invalid.
     """
 
     shape: tuple[int, int, int, int]
@@ -90,39 +90,39 @@ class PeakPlan:
             raise ValueError(f"radius: expected 1 to {MAX_RADIUS} px, found {self.radius}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"capacity: expected 1 or more, found {self.limit}")
-        # Of two nuclei in one square of side radius + 1 the higher would suppress the other: there is one at most.
+        # A square of side radius + 1 holds one nucleus at most: the higher of two would suppress the other.
         images, _, height, width = self.shape
         most = images * -(-height // (self.radius + 1)) * -(-width // (self.radius + 1))
         object.__setattr__(self, "capacity", most if self.limit is None else min(self.limit, most))
 
     @property
     def rows(self) -> int:
-        """Rows of all images."""
+        """Total number of rows in all images."""
         return self.shape[0] * self.shape[2]
 
     @property
     def words(self) -> int:
-        """Words of marks in a row, and tiles across."""
+        """Words of peak bits per row, which is also the number of tiles across."""
         return -(-self.shape[3] // TILE_WIDTH)
 
     @property
     def work_bytes(self) -> int:
-        """Device memory for settings, row counts and marks."""
+        """Device memory for settings, row counts and peak bits, bytes."""
         return SETTINGS_BYTES + 4 * self.rows * (1 + self.words)
 
     @property
     def header_bytes(self) -> int:
-        """Length of the start positions before the nuclei."""
+        """Length of the start positions that precede the nuclei, bytes."""
         return -(-4 * (self.shape[0] + 1) // NUCLEUS_BYTES) * NUCLEUS_BYTES
 
     @property
     def found_bytes(self) -> int:
-        """Memory for what is found, on the device and on the host."""
+        """Memory for start positions and nuclei, on the device and on the host, bytes."""
         return self.header_bytes + NUCLEUS_BYTES * self.capacity
 
     @property
     def first_bytes(self) -> int:
-        """What is copied to the host unasked."""
+        """Length of the first copy to the host, bytes."""
         return self.header_bytes + NUCLEUS_BYTES * min(self.capacity, FIRST_NUCLEI)
 
     @cached_property
@@ -131,36 +131,36 @@ class PeakPlan:
         return 4 * (BAND * span + rows * TILE_WIDTH + TILE_HEIGHT * TILE_WIDTH + TILE_HEIGHT)
 
     def begin(self, work: int, threshold: float, height: int | None = None, width: int | None = None) -> Launch:
-        """Return the launch that comes before every :meth:`find`.
+        """Return the launch that must precede every :meth:`find`.
 
         Parameters
         ----------
         work
             Device address of ``work_bytes`` bytes.
         threshold
-            Least height of a peak, finite; compared as float32.
+            Minimum height of a peak, finite; compared as float32.
         height, width
-            Size without the padding at the bottom and the right, px; None: no padding.
+            Size without the padding at the bottom and the right, px; None for no padding.
 
         Raises
         ------
         ValueError
-            If threshold, height or width makes no sense.
+            If threshold, height or width is invalid.
         """
         if not np.isfinite(threshold):
             raise ValueError(f"threshold: expected a finite number, found {threshold}")
         with np.errstate(over="ignore"):
-            least = np.float32(threshold)
+            lowest = np.float32(threshold)
         own = [self.shape[2] if height is None else height, self.shape[3] if width is None else width]
         if not (0 <= own[0] <= self.shape[2] and 0 <= own[1] <= self.shape[3]):
             raise ValueError(f"size: expected at most {list(self.shape[2:])} px, found {own}")
         blocks = min(-(-self.rows // 256), 64)
         counts = np.uint64(work + SETTINGS_BYTES)
-        arguments = (np.uint64(work), counts, np.int32(self.rows), least, np.int32(own[0]), np.int32(own[1]))
+        arguments = (np.uint64(work), counts, np.int32(self.rows), lowest, np.int32(own[0]), np.int32(own[1]))
         return Launch("peaks_begin", (blocks, 1, 1), (256, 1, 1), arguments)
 
     def find(self, maps: int, work: int, found: int) -> tuple[Launch, Launch]:
-        """Return the launches that find the nuclei; they can be captured in a graph.
+        """Return the launches that find the nuclei; can be captured in a CUDA graph.
 
         Parameters
         ----------
@@ -194,50 +194,50 @@ class PeakPlan:
         return mark, gather
 
     def count(self, found: NDArray[np.uint8]) -> int:
-        """Return how many nuclei there are in all images, whether there was room for them or not."""
+        """Return the number of nuclei in all images; may exceed the capacity."""
         return int(found[: 4 * (self.shape[0] + 1)].view(np.int32)[-1])
 
     def read(self, found: NDArray[np.uint8], classes: tuple[str, ...] = CLASSES) -> list[Detections]:
-        """Return the nuclei of each image from what was found, copied to the host.
+        """Return the nuclei of each image from the buffer ``found``, copied to the host.
 
         Raises
         ------
         CapacityError
-            If there are more than there was room for.
+            If there are more nuclei than the capacity.
         """
         starts = found[: 4 * (self.shape[0] + 1)].view(np.int32)
         if (total := self.count(found)) > self.capacity:
             raise CapacityError(total, self.capacity)
         end = self.header_bytes + NUCLEUS_BYTES * total
-        # A copy: the next run writes to the same place.
+        # Copy: the next run overwrites the buffer.
         table = found[self.header_bytes : end].view(np.float32).reshape(total, 4).T.copy()
         parts = (table[:, start:stop] for start, stop in pairwise(starts))
         return [Detections(x, y, cls.astype(np.uint8), score, classes) for x, y, score, cls in parts]
 
 
 class CudaPeaks:
-    """Finds peaks in maps on the current device, with memory of its own.
+    """Finds peaks in maps on the current device, in its own buffers. Not thread-safe.
 
-    A run is :meth:`begin`, :meth:`enqueue` and, when the stream has come past them, :meth:`read`; until then there
-    must be no other run. Two objects let one frame be read while the next is on its way. Not for several threads.
+    A run is :meth:`begin`, :meth:`enqueue` and, once the stream has completed them, :meth:`read`; start no other run
+    before that. With two objects one frame can be read while the next is in flight.
 
     Parameters
     ----------
     shape
-        Of the maps: images, classes, height, width.
+        Shape of the maps: images, classes, height, width.
     dtype
-        Of the maps, float32 or float16.
+        Dtype of the maps, float32 or float16.
     radius
         Half the window, px.
     classes
-        One name a channel.
+        One name per channel.
     capacity
-        Most nuclei of all images together; None: as many as there can be.
+        Maximum number of nuclei in all images together; None for no limit.
 
     Raises
     ------
     ValueError
-        If an argument makes no sense.
+        If an argument is invalid.
     """
 
     def __init__(
@@ -261,7 +261,7 @@ class CudaPeaks:
         self._host: NDArray[np.uint8] = np.frombuffer(self._pinned, np.uint8, self.plan.found_bytes)
 
     def begin(self, stream: Any, threshold: float, height: int | None = None, width: int | None = None) -> None:
-        """Say what the coming run looks for; not to be captured in a graph, it is one small kernel before it.
+        """Queue the settings of the next run; do not capture this kernel in a graph, launch it before the graph.
 
         Parameters
         ----------
@@ -273,7 +273,7 @@ class CudaPeaks:
         self._kernels.issue([self.plan.begin(self._work.ptr, threshold, height, width)], stream)
 
     def enqueue(self, stream: Any, maps: int) -> None:
-        """Find the nuclei and copy them to the host; can be captured in a graph.
+        """Queue the kernels and the copy to the host; can be captured in a CUDA graph.
 
         Parameters
         ----------
@@ -286,12 +286,12 @@ class CudaPeaks:
         self._copy(stream, 0, self.plan.first_bytes)
 
     def read(self, stream: Any) -> list[Detections]:
-        """Return the nuclei of each image, in raster order, map coordinates; the stream must have come past the run.
+        """Return the nuclei of each image, in raster order, map coordinates; the run must be complete.
 
         Raises
         ------
         CapacityError
-            If there are more than there is room for.
+            If there are more nuclei than the capacity.
         """
         end = self.plan.header_bytes + NUCLEUS_BYTES * min(self.plan.count(self._host), self.plan.capacity)
         if end > self.plan.first_bytes:
@@ -300,7 +300,7 @@ class CudaPeaks:
         return self.plan.read(self._host, self.classes)
 
     def __call__(self, maps: Any, threshold: float) -> list[Detections]:
-        """Find the nuclei of each image of a contiguous CuPy array, and wait for them."""
+        """Find the nuclei of each image of a contiguous CuPy array, synchronously."""
         import cupy
 
         if maps.shape != self.plan.shape or maps.dtype != self.plan.dtype or not maps.flags.c_contiguous:

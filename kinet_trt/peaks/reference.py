@@ -1,4 +1,4 @@
-"""The definition of a nucleus, in NumPy and OpenCV; every other implementation agrees with it to the last detection."""
+"""Reference implementation of peak finding, in NumPy and OpenCV; all others return exactly its detections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kinet_trt.core.detections import CLASSES, Detections
 
 MAX_RADIUS = 64
-"""Largest NMS radius, px; far above any nucleus."""
+"""Maximum NMS radius, px; far above any nucleus."""
 
 
 def find_peaks(
@@ -22,19 +22,19 @@ def find_peaks(
 
     ``v(p)`` is the largest of the class maps at pixel p. p is a nucleus when ``v(p) >= threshold`` and, for every other
     q in the square window of the radius, ``v(p) > v(q)``, or ``v(p) == v(q)`` and p comes first in raster order. Its
-    class is the first channel that holds ``v(p)``. Pixels at the border count like any other. A value that is NaN is
-    as if absent: a pixel with no number in any channel is never a nucleus and suppresses none.
+    class is the first channel that holds ``v(p)``. Pixels at the border count like any other. NaN is ignored: a pixel
+    that is NaN in every channel is never a nucleus and suppresses none.
 
     Parameters
     ----------
     maps
         float16 or float32 [classes, height, width].
     threshold
-        Least height of a peak, finite.
+        Minimum height of a peak, finite.
     radius
         Half the window, px: 5 is 11 x 11.
     classes
-        One name a channel.
+        One name per channel.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def find_peaks(
     Raises
     ------
     ValueError
-        If the shape, the threshold or the radius makes no sense.
+        If the shape, the threshold or the radius is invalid.
     """
     if maps.ndim != 3 or maps.shape[0] != len(classes):
         raise ValueError(f"maps: expected [{len(classes)}, height, width], found {list(maps.shape)}")
@@ -59,12 +59,12 @@ def find_peaks(
     highest = np.fmax.reduce(maps, axis=0)
     highest[np.isnan(highest)] = -np.inf
     window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
-    # Outside the picture OpenCV puts the lowest finite value: no pixel above the threshold yields to it.
+    # OpenCV pads with the lowest finite value, which suppresses no pixel above the threshold.
     ceiling = cv2.dilate(highest, window)
-    # The comparison is with the threshold as float32, the type of the maps and of the fused model's input.
+    # Compare in float32, the type of the maps and of the fused model's threshold.
     with np.errstate(over="ignore"):
-        least = np.float32(threshold)
-    y, x = np.nonzero((highest == ceiling) & (highest >= least) & (highest != -np.inf))
+        lowest = np.float32(threshold)
+    y, x = np.nonzero((highest == ceiling) & (highest >= lowest) & (highest != -np.inf))
     first = _first_of_ties(highest, y, x, radius)
     y, x = y[first], x[first]
     score = highest[y, x]
@@ -75,10 +75,10 @@ def find_peaks(
 def _first_of_ties(
     highest: NDArray[np.float32], y: NDArray[np.intp], x: NDArray[np.intp], radius: int
 ) -> NDArray[np.intp]:
-    """Return which of the pixels y, x have no equal before them, in raster order, in their window."""
+    """Return the indices of the pixels y, x that are the first of their value, in raster order, in their window."""
     width = highest.shape[1]
     alive = np.arange(len(y))
-    # Nearest offsets first: on a plateau nearly all pixels fall to their left neighbour.
+    # Nearest offsets first: on a plateau the left neighbour removes nearly all pixels.
     for dy in range(0, -radius - 1, -1):
         for dx in range(-1, -radius - 1, -1) if dy == 0 else range(-radius, radius + 1):
             if len(alive) == 0:

@@ -1,7 +1,7 @@
-"""A TensorRT engine on disk: ``NAME.engine``, a plain plan, and beside it ``NAME.engine.json``, its model card.
+"""Engine files: ``NAME.engine``, a plain TensorRT plan, and beside it ``NAME.engine.json``, its model card.
 
-All that can be told without TensorRT and without a GPU is told here, before either is touched: a damaged plan or one of
-another version can end the process that parses it.
+These checks need neither TensorRT nor a GPU and come first: parsing a damaged plan, or one of another version, can end
+the process.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from kinet_trt.models.card import ModelCard
 
 AMPERE = "any of compute capability 8.0 or newer"
 TURING = "any of compute capability 7.5"
-"""What TensorRT for RTX builds for: by default Ampere and newer, and Turing apart."""
-_OWN_HASH = "card_sha256"
-_LARGEST_CARD = 1 << 20
+"""Targets of TensorRT for RTX: by default Ampere and newer; Turing needs a separate build."""
+_CARD_HASH_KEY = "card_sha256"
+_MAX_CARD_BYTES = 1 << 20
 
 
 def card_path(engine: Path) -> Path:
-    """Return where the card of an engine lies."""
+    """Return the path of an engine's card."""
     return engine.with_name(f"{engine.name}.json")
 
 
 def write_plan(path: Path, plan: bytes, card: ModelCard) -> None:
-    """Write the pair. A crash between the two leaves an engine that the card does not fit, which opening notices.
+    """Write an engine and its card. Opening detects a crash between the two: the card then does not match.
 
     Parameters
     ----------
     path
-        Of the engine.
+        Path of the engine.
     plan
-        What TensorRT serialised.
+        Serialised plan.
     card
-        With the sha256 of the plan.
+        Model card with the sha256 of the plan.
 
     Raises
     ------
@@ -46,18 +46,18 @@ def write_plan(path: Path, plan: bytes, card: ModelCard) -> None:
         If a file cannot be written.
     """
     raw = json.loads(card.to_json())
-    raw[_OWN_HASH] = _own_hash(raw)
+    raw[_CARD_HASH_KEY] = _card_hash(raw)
     write_atomic(path, plan)
     write_atomic(card_path(path), json.dumps(raw, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_plan(path: Path) -> tuple[ModelCard, bytes]:
-    """Read the pair and check that it is whole and belongs together.
+    """Read an engine and its card, and check that both are intact and match.
 
     Raises
     ------
     KinetError
-        If a file is missing, cannot be read, or was changed; or the card is of a newer version.
+        If a file is missing, unreadable or modified, or the card has a newer version.
     """
     beside = card_path(path)
     try:
@@ -66,7 +66,7 @@ def read_plan(path: Path) -> tuple[ModelCard, bytes]:
         raise EngineError(f"{path}: the engine cannot be read: {error.strerror or error}") from error
     try:
         with beside.open("rb") as file:
-            text = file.read(_LARGEST_CARD + 1)
+            text = file.read(_MAX_CARD_BYTES + 1)
     except FileNotFoundError:
         raise CardError(
             f"{path}: expected its model card {beside.name} beside it, found none. Copy both files; or build "
@@ -82,26 +82,26 @@ def read_plan(path: Path) -> tuple[ModelCard, bytes]:
     if actual != card.model_sha256:
         raise CardError(
             f"{path}: this is not the engine that {beside.name} was written for (sha256 {card.model_sha256[:12]} in "
-            f"the card, {actual[:12]} in the file of {len(plan):,} bytes): a copy was cut short, or a build was. Copy "
-            f"both files again, or: {build_command(card, path)}"
+            f"the card, {actual[:12]} in the file of {len(plan):,} bytes): the copy or the build was "
+            f"interrupted. Copy both files again, or: {build_command(card, path)}"
         )
     return card, plan
 
 
 def check_runtime(card: ModelCard, path: Path, name: str, version: str) -> None:
-    """Raise an EngineError unless this TensorRT is the one that built the engine: plans fit no other version.
+    """Raise an EngineError unless this TensorRT built the engine: plans do not run on other versions.
 
     Parameters
     ----------
     card, path
-        Of the engine.
+        Card and path of the engine.
     name, version
-        Of the TensorRT that is here, as in :class:`kinet_trt.engines.tensorrt.builder.Library`.
+        Installed TensorRT, as in :class:`kinet_trt.engines.tensorrt.builder.Library`.
     """
     if (card.runtime, card.runtime_version) != (name, version):
         raise EngineError(
-            f"{path}: built by {card.runtime} {card.runtime_version}, found {name} {version}: an engine needs the same "
-            f"version as it was built with. Build it here: {build_command(card, path)}"
+            f"{path}: built by {card.runtime} {card.runtime_version}, found {name} {version}: an engine needs the "
+            f"version that built it. Build it here: {build_command(card, path)}"
         )
 
 
@@ -111,22 +111,22 @@ def check_gpu(card: ModelCard, path: Path, name: str, capability: tuple[int, int
     Parameters
     ----------
     card, path
-        Of the engine.
+        Card and path of the engine.
     name
-        Of the GPU that is here, as its driver says it.
+        Name of the installed GPU in the driver.
     capability
-        Its compute capability.
+        Compute capability of the GPU.
     """
-    here = gpu_label(name, capability)
+    installed = gpu_label(name, capability)
     if card.gpu == AMPERE:
         fits = capability >= (8, 0)
     elif card.gpu == TURING:
         fits = capability == (7, 5)
     else:
-        fits = card.gpu == here
+        fits = card.gpu == installed
     if not fits:
         raise EngineError(
-            f"{path}: built for {card.gpu}, found {here}: an engine runs only on the kind of GPU that built it. "
+            f"{path}: built for {card.gpu}, found {installed}: an engine runs only on the GPU model that built it. "
             f"Build it here: {build_command(card, path)}"
         )
 
@@ -155,23 +155,23 @@ def check_profile(card: ModelCard, shape: tuple[int, int, int], path: Path) -> N
 
 
 def gpu_label(name: str, capability: tuple[int, int]) -> str:
-    """Return what stands in the card of an engine built on a GPU."""
+    """Return the GPU entry in the card of an engine built on this GPU."""
     return f"{name} (compute capability {capability[0]}.{capability[1]})"
 
 
 def rtx_target(capability: tuple[int, int] | None) -> str:
-    """Return what TensorRT for RTX should build for where this GPU is, or none."""
+    """Return the target of TensorRT for RTX on a machine with this GPU, or without one (None)."""
     return TURING if capability == (7, 5) else AMPERE
 
 
 def build_command(card: ModelCard, path: Path) -> str:
-    """Return the command that builds an engine like this one."""
+    """Return the command that builds an equal engine."""
     words = [f"kinet-trt build {card.name or 'MODEL'}.onnx -o {path.name} --precision {card.precision}"]
     if card.precision == "int8":
         words.append("--calibration DIR")
     if card.profile:
-        least, best, largest = card.profile
-        words += [f"--size {w}x{h}" for _, h, w in dict.fromkeys((best, least, largest))]
+        smallest, optimal, largest = card.profile
+        words += [f"--size {w}x{h}" for _, h, w in dict.fromkeys((optimal, smallest, largest))]
         words += [f"--batch {largest[0]}"] if largest[0] > 1 else []
     if card.capacity:
         words.append("--fused")
@@ -180,23 +180,23 @@ def build_command(card: ModelCard, path: Path) -> str:
 
 def _parse(text: bytes) -> ModelCard:
     damaged = "expected the model card of an engine, found {}: copy it again, or build the engine again"
-    if len(text) > _LARGEST_CARD:
-        raise CardError(damaged.format(f"more than {_LARGEST_CARD:,} bytes"))
+    if len(text) > _MAX_CARD_BYTES:
+        raise CardError(damaged.format(f"more than {_MAX_CARD_BYTES:,} bytes"))
     try:
         decoded = text.decode()
         card = ModelCard.from_json(decoded)
         raw = json.loads(decoded)
-        whole = raw.get(_OWN_HASH) == _own_hash(raw)
+        intact = raw.get(_CARD_HASH_KEY) == _card_hash(raw)
     except (ValueError, RecursionError) as error:
         raise CardError(damaged.format(f"damage ({str(error)[:200]})")) from None
-    if not whole:
+    if not intact:
         raise CardError(damaged.format("a wrong checksum: it was damaged, or edited by hand"))
     if not card.runtime or not card.runtime_version or card.profile is None:
         raise CardError(damaged.format("one without builder or sizes, as in an ONNX file"))
     return card
 
 
-def _own_hash(raw: dict[str, Any]) -> str:
-    """Return the sha256 of a card without its own: one flipped bit could move the threshold."""
-    rest = {name: value for name, value in raw.items() if name != _OWN_HASH}
+def _card_hash(raw: dict[str, Any]) -> str:
+    """Return the sha256 of a card without its hash entry: a flipped bit could change the threshold."""
+    rest = {name: value for name, value in raw.items() if name != _CARD_HASH_KEY}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

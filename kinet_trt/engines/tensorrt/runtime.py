@@ -156,7 +156,7 @@ class TensorRtEngine:
             on_device = slot.upload(pixels, order) if isinstance(pixels, np.ndarray) else self._share(pixels, stream)
             self._prepare.enqueue(self.stream, plan, on_device, slot.frames.data.ptr, slot.has_color.data.ptr)
             delay_writes(on_device, self.stream)
-            slot.start(threshold, plan.own_height, plan.own_width)
+            slot.start(threshold, plan.scaled_height, plan.scaled_width)
             pending = PendingFrame(self, slot, plan, threshold, (given, on_device))
             slot.user = weakref.ref(pending)
             return pending
@@ -276,7 +276,7 @@ class PendingFrame:
             log.warning(NO_COLOUR)
             return Detections.empty(found.classes)
         # A fused model also finds nuclei in the padding.
-        found = found.where((found.x < plan.own_width) & (found.y < plan.own_height))
-        x = rescale(found.x, plan.source_width / plan.own_width)
-        y = rescale(found.y, plan.source_height / plan.own_height)
+        found = found.where((found.x < plan.scaled_width) & (found.y < plan.scaled_height))
+        x = rescale(found.x, plan.source_width / plan.scaled_width)
+        y = rescale(found.y, plan.source_height / plan.scaled_height)
         return Detections(x, y, found.cls, found.score, found.classes)

@@ -108,7 +108,7 @@ def test_read_plan_rejects_an_edited_card(engine):
 def rewritten(engine, **changes):
     """Write another card with a checksum of its own that fits."""
     raw = json.loads(card_path(engine).read_text(encoding="utf-8")) | changes
-    raw["card_sha256"] = plans._own_hash(raw)
+    raw["card_sha256"] = plans._card_hash(raw)
     card_path(engine).write_text(json.dumps(raw), encoding="utf-8")
 
 
@@ -289,7 +289,7 @@ def test_write_plan_replaces_and_detects_a_crash_between_the_files(engine, monke
     monkeypatch.setattr(plans, "write_atomic", crash)
     with pytest.raises(KinetError, match="the power went"):
         write_plan(engine, PLAN[::-1], second)
-    assert "or a build was" in message(engine)
+    assert "the build was interrupted" in message(engine)
     monkeypatch.undo()
     write_plan(engine, PLAN[::-1], second)
     assert read_plan(engine) == (second, PLAN[::-1])

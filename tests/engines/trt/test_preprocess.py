@@ -25,7 +25,7 @@ def module(tmp_path_factory):
 def prepare(module, pixels, frame_mpp=None, mpp=0.5, multiple=16, order=None, seed=0):
     """Return the model's input for pixels as they lie in memory, and whether they have colour."""
     frame = parse_interface(pixels.__array_interface__, order, pixels)
-    plan = PreparePlan.of(frame.height, frame.width, frame_mpp, mpp, multiple)
+    plan = PreparePlan.for_frame(frame.height, frame.width, frame_mpp, mpp, multiple)
     table = np.ascontiguousarray(plan.table)
     target, flag = Buffer(plan.height * plan.width * 3), Buffer(4)
     flag.bytes[:] = 0
@@ -63,7 +63,7 @@ def test_prepare_with_scaling_equals_fit(module, height, width, scale, multiple,
     found, _ = prepare(module, pixels, frame.mpp, 0.5, multiple, seed=seed)
     assert found.shape == expected.shape
     difference = np.abs(found.astype(int) - expected)
-    if PreparePlan.of(height, width, frame.mpp, 0.5, multiple).scaling == "area":
+    if PreparePlan.for_frame(height, width, frame.mpp, 0.5, multiple).scaling == "area":
         # Sums of floats, which OpenCV may order otherwise on another CPU; on x86-64 every value is the same.
         assert difference.max() <= 1
         assert (difference > 0).mean() < 0.001
@@ -76,7 +76,7 @@ def test_prepare_with_scaling_equals_fit(module, height, width, scale, multiple,
 )
 def test_prepare_of_a_field_equals_the_host(module, mpp, scaling):
     pixels, _ = simulate.field(3, 176, 132)
-    assert PreparePlan.of(132, 176, mpp, 0.5, 16).scaling == scaling
+    assert PreparePlan.for_frame(132, 176, mpp, 0.5, 16).scaling == scaling
     expected = fit(Frame(pixels, mpp), 0.5, 16).pixels
     found, coloured = prepare(module, pixels, mpp)
     assert np.abs(found.astype(int) - expected).max() <= 1
@@ -138,14 +138,14 @@ def test_plan_rejects_sizes_as_the_host_does():
         with pytest.raises(ImageError) as expected:
             fit(Frame(noise(90, 90), mpp), 0.5, 16)
         with pytest.raises(ImageError) as caught:
-            PreparePlan.of(90, 90, mpp, 0.5, 16)
+            PreparePlan.for_frame(90, 90, mpp, 0.5, 16)
         assert str(caught.value) == str(expected.value)
 
 
 def test_launch_rejects_a_frame_of_another_size():
     frame = parse_interface(noise(40, 50).__array_interface__, None, None)
     with pytest.raises(ValueError, match="expected 40 x 50 px, found 50 x 40"):
-        PreparePlan.of(50, 40, None, 0.5, 16).launch(frame, 0, 0, 0)
+        PreparePlan.for_frame(50, 40, None, 0.5, 16).launch(frame, 0, 0, 0)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
