@@ -1,4 +1,4 @@
-"""What the calibration tests share: simulated fields, and a small network with all that is hard to quantise."""
+"""Shared inputs of the calibration tests: simulated fields, and a small network that is hard to quantize."""
 
 from __future__ import annotations
 

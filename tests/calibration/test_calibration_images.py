@@ -1,4 +1,4 @@
-"""Choosing calibration images."""
+"""Selection of calibration images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def names(pictures) -> set[str]:
     return {picture.path.name for picture in pictures}
 
 
-def test_half_is_calibrated_on_and_the_rest_held_out(fields: Path) -> None:
+def test_images_are_split_into_calibration_and_held_out_halves(fields: Path) -> None:
     choice = choose(fields, CARD, 24)
     assert (len(choice.calibration), len(choice.held_out)) == (4, 4)
     assert not names(choice.calibration) & names(choice.held_out)
@@ -38,7 +38,7 @@ def test_half_is_calibrated_on_and_the_rest_held_out(fields: Path) -> None:
     assert (len(choose(fields, CARD, 2).calibration), len(choose(fields, CARD, 2).held_out)) == (2, 6)
 
 
-def test_the_choice_is_spread_over_stain(fields: Path) -> None:
+def test_selection_covers_the_range_of_stain(fields: Path) -> None:
     choice = choose(fields, CARD, 3)
     everything = sorted(p.brown for p in (*choice.calibration, *choice.held_out))
     chosen = [p.brown for p in choice.calibration]
@@ -47,7 +47,7 @@ def test_the_choice_is_spread_over_stain(fields: Path) -> None:
     assert chosen[-1] >= everything[-3]
 
 
-def test_copies_glass_and_damaged_files_are_left_out(fields: Path, tmp_path: Path) -> None:
+def test_selection_skips_copies_empty_and_damaged_images(fields: Path, tmp_path: Path) -> None:
     for path in fields.glob("*.png"):
         shutil.copy(path, tmp_path)
     shutil.copy(fields / "field3.png", tmp_path / "same.png")
@@ -67,7 +67,7 @@ def test_copies_glass_and_damaged_files_are_left_out(fields: Path, tmp_path: Pat
     assert len(choice.calibration) + len(choice.held_out) == 8
 
 
-def test_too_few_different_images_are_refused(fields: Path, tmp_path: Path) -> None:
+def test_selection_needs_enough_different_images(fields: Path, tmp_path: Path) -> None:
     for i in range(6):
         shutil.copy(fields / "field1.png", tmp_path / f"copy{i}.png")
     with pytest.raises(
@@ -82,7 +82,7 @@ def test_too_few_different_images_are_refused(fields: Path, tmp_path: Path) -> N
         choose(fields, CARD, 0)
 
 
-def test_labelled_images_are_the_first_to_be_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_images_are_labelled_ones_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(10):
         write_field(tmp_path, f"f{i}", 300 + i, labels=i % 2 == 0, positive_fraction=0.1 * i)
     monkeypatch.setattr(images, "MAX_HELD_OUT", 2)
@@ -91,18 +91,18 @@ def test_labelled_images_are_the_first_to_be_held_out(tmp_path: Path, monkeypatc
     assert all(picture.field is not None for picture in held)
 
 
-def test_of_a_very_large_folder_a_part_is_drawn_by_the_seed(fields: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selection_samples_large_folders_by_seed(fields: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_READ", 4)
     drawn = [names((*c.calibration, *c.held_out)) for c in (choose(fields, CARD, 9, seed) for seed in (0, 0, 1, 2, 3))]
     assert drawn[0] == drawn[1]
     assert len({frozenset(d) for d in drawn}) > 1
 
 
-def test_the_hash_is_of_the_pixels(fields: Path) -> None:
+def test_hash_depends_on_pixels_only(fields: Path) -> None:
     assert choose(fields, CARD, 4).sha256 == choose(fields, CARD, 4).sha256 != choose(fields, CARD, 3).sha256
 
 
-def test_the_window_is_where_the_tissue_is() -> None:
+def test_window_lies_on_tissue() -> None:
     pixels = np.full((640, 800, 3), 243, np.uint8)
     pixels[200:400, 480:720] = simulate.SimulatedSlide(seed=5, glass_share=0.0).region(0, 0, 240, 200)[0]
     window = densest(pixels, 256, 16)
@@ -111,7 +111,7 @@ def test_the_window_is_where_the_tissue_is() -> None:
     assert densest(pixels, 1024, 16) is pixels
 
 
-def test_stain_tells_dab_from_haematoxylin() -> None:
+def test_stain_separates_dab_from_haematoxylin() -> None:
     shares = [
         stain(simulate.SimulatedSlide(seed=8, positive_fraction=f, glass_share=0.0).region(0, 0, 256, 256)[0])
         for f in (0, 1)
@@ -120,7 +120,7 @@ def test_stain_tells_dab_from_haematoxylin() -> None:
     assert shares[0][1] < 0.03 < 0.15 < shares[1][1]
 
 
-def test_real_fields_are_tissue_and_all_different(shared_data: Path) -> None:
+def test_selection_accepts_all_real_fields(shared_data: Path) -> None:
     choice = choose(shared_data / "unlabelled", CARD, 24)
     assert len(choice.calibration) == len(choice.held_out) == 11
     assert not choice.duplicates

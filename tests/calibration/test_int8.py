@@ -1,4 +1,4 @@
-"""FP32 to INT8 from end to end, on the shipped model and simulated fields."""
+"""FP32 to INT8 end to end, on the built-in model and simulated fields."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def made(fields: Path) -> tuple[Quantised, list[tuple[str, int, int]]]:
 
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the plan as known: what it takes is tested once."""
+    """Skip the sensitivity analysis, which is tested once."""
     plan = FloatLayers(("network.out.out",), (Sensitivity("network.out.out", 0.5, 648.0),), 0.01)
     monkeypatch.setattr(sensitivity, "choose_floating", lambda *_: plan)
 
 
-def test_the_card_says_what_was_done(made) -> None:
+def test_card_describes_the_calibration(made) -> None:
     quantised, _ = made
     card = read_onnx_card(quantised.model.data)
     assert card == quantised.model.card
@@ -71,7 +71,7 @@ def test_the_card_says_what_was_done(made) -> None:
     assert ModelCard.from_json(card.to_json()) == card
 
 
-def test_every_layer_was_tried(made) -> None:
+def test_sensitivity_covers_every_layer(made) -> None:
     plan = made[0].report.layers
     assert len({layer.layer for layer in plan.layers}) == 29
     assert [layer.worth for layer in plan.layers] == sorted((layer.worth for layer in plan.layers), reverse=True)
@@ -83,7 +83,7 @@ def test_every_layer_was_tried(made) -> None:
     assert costs["network.out.hidden.0"] == 48 * 24 * 9 == max(costs.values())
 
 
-def test_it_is_smaller_and_finds_the_same_nuclei(made, tmp_path: Path) -> None:
+def test_int8_model_is_smaller_and_finds_the_same_nuclei(made, tmp_path: Path) -> None:
     quantised, _ = made
     path = tmp_path / "int8.onnx"
     path.write_bytes(quantised.model.data)
@@ -96,13 +96,13 @@ def test_it_is_smaller_and_finds_the_same_nuclei(made, tmp_path: Path) -> None:
         assert abs(len(a) - len(b)) <= max(2, 0.05 * len(truth))
 
 
-def test_progress_is_told(made) -> None:
+def test_progress_is_reported(made) -> None:
     stages = [stage for stage, _, _ in made[1]]
     assert list(dict.fromkeys(stages)) == ["images", "ranges", "layers", "measure"]
     assert all(0 <= done <= total for _, done, total in made[1])
 
 
-def test_the_engines_say_int8(made, tmp_path: Path) -> None:
+def test_engines_report_int8(made, tmp_path: Path) -> None:
     path = tmp_path / "int8.onnx"
     path.write_bytes(made[0].model.data)
     engine = open_engine(path)
@@ -122,7 +122,7 @@ def test_the_engines_say_int8(made, tmp_path: Path) -> None:
     assert np.abs(first - second).mean() < 0.05 * first.std()
 
 
-def test_a_cpu_without_int8_is_not_said_to_compute_in_it(made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_does_not_report_int8_on_a_cpu_without_it(made, monkeypatch: pytest.MonkeyPatch) -> None:
     from kinet_trt.engines import openvino
 
     monkeypatch.setattr(openvino.ov.Core, "get_property", lambda *_: ["FP32"])
@@ -131,7 +131,7 @@ def test_a_cpu_without_int8_is_not_said_to_compute_in_it(made, monkeypatch: pyte
     assert "no int8" in engine.runtime
 
 
-def test_a_model_that_loses_too_much_is_refused(fields: Path, planned: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_with_too_large_a_loss_is_refused(fields: Path, planned: None, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = sensitivity.steps
     # Ranges measured on other tissue: every step is far too small, and what is larger is cut off.
     monkeypatch.setattr(sensitivity, "steps", lambda *what: {n: s / 20 for n, s in honest(*what).items()})
@@ -141,7 +141,7 @@ def test_a_model_that_loses_too_much_is_refused(fields: Path, planned: None, mon
         to_int8(MODEL, fields, max_loss=0.5)
 
 
-def test_held_out_images_without_nuclei_measure_nothing(fields: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_images_without_nuclei_are_an_error(fields: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensitivity, "choose_floating", lambda *_: pytest.fail("it is refused before the work"))
     message = (
         r"INT8 refused: kinet-edge finds 0 nuclei in FP32 in the 4 held-out images, expected at least 50.*Add fields"
@@ -150,7 +150,7 @@ def test_held_out_images_without_nuclei_measure_nothing(fields: Path, monkeypatc
         to_int8(replace(MODEL, card=replace(CARD, threshold=0.999)), fields)
 
 
-def test_the_cache_is_used_and_the_result_is_the_same(fields: Path, tmp_path: Path, planned: None) -> None:
+def test_cached_ranges_give_the_same_model(fields: Path, tmp_path: Path, planned: None) -> None:
     first = to_int8(MODEL, fields, max_loss=5, images=2, cache=tmp_path)
     seen: list[str] = []
     again = to_int8(MODEL, fields, max_loss=5, images=2, cache=tmp_path, report=lambda s, *_: seen.append(s))
@@ -159,7 +159,7 @@ def test_the_cache_is_used_and_the_result_is_the_same(fields: Path, tmp_path: Pa
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_what_is_not_fp32_is_refused(fields: Path) -> None:
+def test_calibration_needs_an_fp32_model(fields: Path) -> None:
     with pytest.raises(KinetError, match="expected an FP32 model, found one that computes in int8"):
         to_int8(replace(MODEL, card=replace(CARD, precision="int8")), fields)
     for wrong in (-1.0, float("nan")):
@@ -167,13 +167,13 @@ def test_what_is_not_fp32_is_refused(fields: Path) -> None:
             to_int8(MODEL, fields, max_loss=wrong)
 
 
-def test_without_onnx_the_extra_is_named(fields: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration_without_onnx_names_the_extra(fields: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtraError, match=r"kinet-trt\[build\]"):
         to_int8(Model.read(), fields)
 
 
-def test_the_loss_is_the_larger_of_both_by_labels_and_an_estimate_without() -> None:
+def test_loss_is_the_larger_one_by_labels_and_an_estimate_without() -> None:
     agreement = Agreement(90, 10, 10)
     with_labels = Cost(4, agreement, (0.98, 0.96), 1000, (0.85, 0.80), (0.851, 0.797))
     assert with_labels.loss == pytest.approx(0.3)
@@ -185,14 +185,14 @@ def test_the_loss_is_the_larger_of_both_by_labels_and_an_estimate_without() -> N
     assert "labelled_nuclei" not in without.record()
 
 
-def test_worth_is_noise_for_each_multiplication() -> None:
+def test_value_of_a_layer_is_noise_per_multiplication() -> None:
     assert (
         Sensitivity("a", 0.4, 100.0).worth > Sensitivity("b", 0.4, 1000.0).worth > Sensitivity("c", 0.1, 1000.0).worth
     )
     assert Sensitivity("d", 0.4, 0.0).worth == 0
 
 
-def test_layers_that_make_most_of_the_noise_are_found() -> None:
+def test_layers_with_most_noise_are_found() -> None:
     def dominant(*moved: float) -> list[str]:
         return sensitivity._dominant([Sensitivity(str(i), m, 1.0) for i, m in enumerate(moved)])
 
@@ -203,7 +203,7 @@ def test_layers_that_make_most_of_the_noise_are_found() -> None:
     assert dominant(0.5) == []
 
 
-def test_two_models_that_find_nothing_agree_and_inventions_do_not() -> None:
+def test_agreement_is_full_without_nuclei_and_counts_false_positives() -> None:
     from kinet_trt.core.detections import Detections
 
     one = np.ones(1, np.float32)
@@ -216,7 +216,7 @@ def test_two_models_that_find_nothing_agree_and_inventions_do_not() -> None:
 
 
 @pytest.mark.slow
-def test_real_fields_lose_at_most_half_a_point(shared_data: Path, tmp_path: Path) -> None:
+def test_int8_loses_at_most_half_a_point_on_real_fields(shared_data: Path, tmp_path: Path) -> None:
     quantised = to_int8(MODEL, shared_data)
     assert quantised.report.cost.from_labels
     assert quantised.report.cost.loss <= int8.MAX_LOSS

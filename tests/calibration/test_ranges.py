@@ -1,4 +1,4 @@
-"""Ranges: what they are, the step that follows, and a cache that cannot be stale."""
+"""Ranges of activations, quantization steps, and the cache."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def error(values: np.ndarray, step: float) -> float:
     return float(((np.clip(np.rint(values / step), -127, 127) * step - values) ** 2).mean())
 
 
-def test_what_is_observed_is_what_the_network_holds(graph: onnx.ModelProto) -> None:
+def test_observed_ranges_are_those_of_the_network(graph: onnx.ModelProto) -> None:
     ort = pytest.importorskip("onnxruntime")
     probed = onnx.ModelProto()
     probed.CopyFrom(graph)
@@ -53,7 +53,7 @@ def test_what_is_observed_is_what_the_network_holds(graph: onnx.ModelProto) -> N
     assert seen == [(i, 4) for i in range(1, 5)]
 
 
-def test_a_network_that_overflows_is_refused(graph: onnx.ModelProto) -> None:
+def test_network_that_overflows_is_an_error(graph: onnx.ModelProto) -> None:
     weights = next(t for t in graph.graph.initializer if t.name == "head.weight")
     weights.CopyFrom(numpy_helper.from_array(np.full(list(weights.dims), np.inf, np.float32), weights.name))
     with pytest.raises(KinetError, match="not finite"):
@@ -61,7 +61,7 @@ def test_a_network_that_overflows_is_refused(graph: onnx.ModelProto) -> None:
 
 
 @given(seed=st.integers(0, 1000), tail=st.floats(0, 3), size=st.floats(-4, 4))
-def test_the_step_costs_no_more_than_the_whole_range_would(seed: int, tail: float, size: float) -> None:
+def test_step_has_no_larger_error_than_the_full_range(seed: int, tail: float, size: float) -> None:
     rng = np.random.default_rng(seed)
     values = rng.normal(0, 1, 3000) * np.exp(tail * rng.normal(0, 1, 3000)) * 10.0**size
     step, whole = ranges.step([histogram(values)]), float(np.abs(values).max()) / 127
@@ -69,22 +69,22 @@ def test_the_step_costs_no_more_than_the_whole_range_would(seed: int, tail: floa
     assert error(values, step) <= 1.05 * error(values, whole)
 
 
-def test_few_large_values_are_cut_off() -> None:
+def test_step_clips_a_few_large_values() -> None:
     values = np.concatenate([np.random.default_rng(0).uniform(0, 1, 100_000), [3.0]])
     assert ranges.step([histogram(values)]) < 2.2 / 127
 
 
-def test_tensors_that_share_a_step_are_weighed_each_by_its_own_size() -> None:
+def test_shared_step_weights_each_tensor_by_its_size() -> None:
     rng = np.random.default_rng(0)
     small, large = histogram(rng.uniform(0, 1, 10_000)), histogram(rng.uniform(0, 4, 10_000))
     assert ranges.step([small]) < ranges.step([small, large]) <= ranges.step([large])
 
 
-def test_a_tensor_of_zeros_has_a_step() -> None:
+def test_step_of_zeros_is_defined() -> None:
     assert ranges.step([histogram(np.zeros(10))]) > 0
 
 
-def test_the_cache_gives_what_was_measured_without_measuring(graph, tmp_path, monkeypatch) -> None:
+def test_cache_returns_the_ranges_without_measuring(graph, tmp_path, monkeypatch) -> None:
     names = ["stem", "sum"]
     first = ranges.cached(tmp_path, graph, names, FRAMES)
     with monkeypatch.context() as patch:
@@ -96,7 +96,7 @@ def test_the_cache_gives_what_was_measured_without_measuring(graph, tmp_path, mo
         assert again[name].scale == first[name].scale
 
 
-def test_another_weight_pixel_or_tensor_has_another_key(graph: onnx.ModelProto) -> None:
+def test_cache_key_depends_on_weights_pixels_and_tensors(graph: onnx.ModelProto) -> None:
     names = ["stem", "sum"]
     keys = {ranges.key(graph, names, FRAMES), ranges.key(graph, names[:1], FRAMES)}
     keys |= {ranges.key(graph, names, FRAMES[:1]), ranges.key(graph, names, FRAMES[::-1])}
@@ -111,7 +111,7 @@ def test_another_weight_pixel_or_tensor_has_another_key(graph: onnx.ModelProto) 
     assert len(keys) == 6
 
 
-def test_a_damaged_cache_or_one_of_something_else_is_measured_again(graph, tmp_path, caplog) -> None:
+def test_damaged_or_mismatched_cache_is_ignored(graph, tmp_path, caplog) -> None:
     names = ["stem", "sum"]
     first = ranges.cached(tmp_path, graph, names, FRAMES)
     (place,) = tmp_path.iterdir()

@@ -38,7 +38,7 @@ pytestmark = rtx
 
 
 def in_int8(source):
-    """Quantise a model as calibration does, but for the ranges, which no build looks at."""
+    """Quantize a model like calibration, with arbitrary ranges, which do not affect a build."""
     model = Model.read(source)
     graph = as_pointwise(store_in_full(model.graph))
     floating = [qdq.layers(graph)[-1].name]
@@ -49,14 +49,14 @@ def in_int8(source):
 
 @pytest.fixture(scope="module")
 def int8_edge(tmp_path_factory):
-    """Give the path of the shipped model (the paper's architecture) in INT8."""
+    """Return the path of the built-in model (the paper's architecture) in INT8."""
     path = tmp_path_factory.mktemp("models") / "edge-int8.onnx"
     path.write_bytes(in_int8(DEFAULT_MODEL))
     return path
 
 
 def random_network(folder, architecture, width):
-    """Export a network with random weights and the region branch; give the paths with and without the region."""
+    """Export a network with random weights and a region branch; return the paths with and without the region."""
     torch = pytest.importorskip("torch")
     from kinet_trt.export import to_onnx as exporter
     from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
@@ -89,7 +89,7 @@ def plan_of(built):
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("sizes", [(), ((608, 608),), ((608, 960), (480, 640))])
 @pytest.mark.parametrize("kind", ["fp16", "int8"])
-def test_engines_of_the_shipped_model(tmp_path, int8_edge, kind, sizes, fused):
+def test_build_makes_engines_of_the_built_in_model(tmp_path, int8_edge, kind, sizes, fused):
     source = int8_edge if kind == "int8" else None
     card, _ = plan_of(build(source, tmp_path / "a.engine", sizes=sizes, fused=fused))
     assert (card.name, card.precision, card.roi, bool(card.capacity)) == ("kinet-edge", kind, False, fused)
@@ -101,7 +101,7 @@ def test_engines_of_the_shipped_model(tmp_path, int8_edge, kind, sizes, fused):
         assert card.calibration_sha256 == "ab" * 32
 
 
-def test_engines_of_the_releases_architecture(tmp_path):
+def test_build_makes_engines_of_the_release_architecture(tmp_path):
     # One test: tracing the network takes ten times as long as building all of these.
     both, alone = random_network(tmp_path, "release", 4)
     quantised = [tmp_path / f"{source.stem}-int8.onnx" for source in (both, alone)]
@@ -120,7 +120,7 @@ def test_engines_of_the_releases_architecture(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [4, 32])
 @pytest.mark.parametrize("architecture", ["paper", "release"])
-def test_every_engine_of_both_architectures(tmp_path, architecture, width):
+def test_build_makes_every_engine_of_both_architectures(tmp_path, architecture, width):
     for source in random_network(tmp_path, architecture, width):
         quantised = tmp_path / "int8.onnx"
         quantised.write_bytes(in_int8(source))
@@ -144,7 +144,7 @@ def save_png(path, pixels):
 
 
 @pytest.mark.slow
-def test_from_fields_to_a_fused_int8_engine(tmp_path, monkeypatch):
+def test_build_makes_a_fused_int8_engine_from_fields(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "fields").mkdir()
     save_fields(tmp_path / "fields", 12)
@@ -162,7 +162,7 @@ def test_from_fields_to_a_fused_int8_engine(tmp_path, monkeypatch):
         assert part in done.stdout
 
 
-def test_an_engine_in_half_is_about_half_the_size(tmp_path):
+def test_half_precision_engine_has_about_half_the_size(tmp_path):
     sizes = [(256, 256)]
     full, half = (
         build(DEFAULT_MODEL, tmp_path / f"{k}.engine", k, sizes=sizes).path.stat().st_size for k in ("fp32", "fp16")
@@ -170,12 +170,12 @@ def test_an_engine_in_half_is_about_half_the_size(tmp_path):
     assert half < 0.65 * full
 
 
-def test_the_model_left_out_is_the_one_inside_and_fp16_is_the_default(tmp_path):
+def test_build_defaults_to_the_built_in_model_in_fp16(tmp_path):
     built = build(None, tmp_path / "a.onnx")
     assert (built.card.name, built.card.precision) == ("kinet-edge", "fp16")
 
 
-def test_a_fused_onnx_of_one_size_becomes_an_engine_of_that_size(tmp_path):
+def test_fused_onnx_of_fixed_size_becomes_an_engine_of_that_size(tmp_path):
     one = build(DEFAULT_MODEL, tmp_path / "one.onnx", "fp32", sizes=[(320, 256)], fused=True)
     card, _ = plan_of(build(one.path, tmp_path / "a.engine"))
     assert card.profile == ((1, 320, 256),) * 3
@@ -184,7 +184,7 @@ def test_a_fused_onnx_of_one_size_becomes_an_engine_of_that_size(tmp_path):
         build(one.path, tmp_path / "a.engine", sizes=[(320, 320)])
 
 
-def test_turing_has_engines_of_its_own(tmp_path, monkeypatch):
+def test_build_targets_turing_separately(tmp_path, monkeypatch):
     monkeypatch.setattr(builder, "_target", lambda library: builder.TURING)
     card, turing = plan_of(build(DEFAULT_MODEL, tmp_path / "a.engine", sizes=[(256, 256)]))
     assert card.gpu == builder.TURING
@@ -192,7 +192,7 @@ def test_turing_has_engines_of_its_own(tmp_path, monkeypatch):
     assert turing != plan_of(build(DEFAULT_MODEL, tmp_path / "b.engine", sizes=[(256, 256)]))[1]
 
 
-def test_the_progress_of_a_build_is_told(tmp_path):
+def test_build_reports_progress(tmp_path):
     told = []
     build(DEFAULT_MODEL, tmp_path / "a.engine", sizes=[(256, 256)], report=lambda *step: told.append(step))
     assert told[-1][1:] == (100, 100)
@@ -204,7 +204,7 @@ def test_the_progress_of_a_build_is_told(tmp_path):
 
 @pytest.mark.parametrize("kind", ["fp32", "fp16"])
 @pytest.mark.parametrize("fused", [False, True])
-def test_an_onnx_model_counts_like_the_one_it_was_made_from(tmp_path, kind, fused):
+def test_built_onnx_model_counts_like_its_source(tmp_path, kind, fused):
     built = build(DEFAULT_MODEL, tmp_path / "a.onnx", kind, fused=fused)
     assert read_onnx_card(built.path.read_bytes()) == built.card
     assert (built.card.precision, built.card.runtime, built.card.profile) == (kind, "", None)
@@ -215,14 +215,14 @@ def test_an_onnx_model_counts_like_the_one_it_was_made_from(tmp_path, kind, fuse
     assert abs(len(first) - len(second)) <= (0 if kind == "fp32" else 3)
 
 
-def test_an_onnx_of_int8_stays_in_fp32_where_it_is_not_int8(tmp_path, int8_edge):
+def test_int8_onnx_keeps_unquantized_layers_in_fp32(tmp_path, int8_edge):
     built = build(int8_edge, tmp_path / "a.onnx")
     made, original = (onnx.load(path).graph for path in (built.path, int8_edge))
     assert built.card.precision == "int8"
     assert {t.name: t.data_type for t in made.initializer} == {t.name: t.data_type for t in original.initializer}
 
 
-def test_half_precision_is_held_to_fp32_on_a_field(tmp_path, monkeypatch):
+def test_half_precision_is_compared_with_fp32_on_a_field(tmp_path, monkeypatch):
     same = build(DEFAULT_MODEL, tmp_path / "a.onnx", "fp16").halved
     assert same.same > 50
     assert same.moved < 0.05
@@ -232,7 +232,7 @@ def test_half_precision_is_held_to_fp32_on_a_field(tmp_path, monkeypatch):
     assert build(DEFAULT_MODEL, tmp_path / "a.onnx", "fp16").halved is None
 
 
-def test_half_precision_is_not_judged_on_a_field_without_nuclei(tmp_path, caplog):
+def test_half_precision_is_not_checked_on_a_field_without_nuclei(tmp_path, caplog):
     source, model = tmp_path / "strict.onnx", Model.read()
     source.write_bytes(model.with_card(replace(model.card, threshold=0.999)).data)
     assert build(source, tmp_path / "a.onnx", "fp16").halved is None
@@ -240,7 +240,7 @@ def test_half_precision_is_not_judged_on_a_field_without_nuclei(tmp_path, caplog
 
 
 @pytest.mark.parametrize(("fused", "sizes"), [(False, []), (True, [(64, 96)])])
-def test_the_result_is_timed_beside_its_source(tmp_path, monkeypatch, fused, sizes):
+def test_result_is_timed_against_its_source(tmp_path, monkeypatch, fused, sizes):
     monkeypatch.setattr(builder, "TIMED_SECONDS", 0.0)
     monkeypatch.setattr(builder, "TIMED_SIDE", 128)
     built = build(DEFAULT_MODEL, tmp_path / "a.onnx", "fp32", fused=fused, sizes=sizes, timed=True)
@@ -254,7 +254,7 @@ def test_the_result_is_timed_beside_its_source(tmp_path, monkeypatch, fused, siz
     assert build(DEFAULT_MODEL, tmp_path / "c.onnx").speed is None
 
 
-def test_speed_in_words():
+def test_speed_is_described():
     def words(before, after):
         return _speed(builder.Speed(before, after, (512, 512)))
 
@@ -267,7 +267,7 @@ def test_speed_in_words():
     assert _speed(builder.Speed(why_not="not measured: no GPU that runs it")) == "not measured: no GPU that runs it"
 
 
-def test_a_network_whose_sums_overflow_half_precision_is_refused(tmp_path):
+def test_network_that_overflows_half_precision_is_refused(tmp_path):
     full = precision.convert(Model.read(), "fp32")
     graph = full.graph_copy()
     layers = [node.input[1] for node in graph.graph.node if node.op_type == "Conv"][:3]
@@ -286,7 +286,7 @@ def test_a_network_whose_sums_overflow_half_precision_is_refused(tmp_path):
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
-def test_left_out_sizes_hold_every_window_that_counting_cuts():
+def test_default_sizes_include_every_tile_size():
     from kinet_trt.inference.tiling import tiles
 
     card, _ = read_card(DEFAULT_MODEL)
@@ -299,7 +299,7 @@ def test_left_out_sizes_hold_every_window_that_counting_cuts():
             assert all(a <= side <= b for a, side, b in zip(least, window, largest, strict=True))
 
 
-def test_sizes_are_rounded_up_and_it_is_said(tmp_path, caplog):
+def test_sizes_are_rounded_up_with_a_warning(tmp_path, caplog):
     built = build(DEFAULT_MODEL, tmp_path / "a.engine", sizes=[(600, 608)])
     assert built.card.profile == ((1, 608, 608),) * 3
     warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
@@ -326,13 +326,13 @@ def test_sizes_are_rounded_up_and_it_is_said(tmp_path, caplog):
         ("a.onnx", {"sizes": [(64, 64), (96, 96)], "fused": True}, "for an .engine"),
     ],
 )
-def test_what_makes_no_sense_is_one_error_before_the_work(tmp_path, out, options, says):
+def test_invalid_options_are_an_error_before_the_build(tmp_path, out, options, says):
     with pytest.raises(KinetError, match=says):
         build(DEFAULT_MODEL, tmp_path / out, **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_model_itself_is_never_overwritten(tmp_path):
+def test_build_never_overwrites_its_source(tmp_path):
     source = tmp_path / "a.onnx"
     source.write_bytes(DEFAULT_MODEL.read_bytes())
     with pytest.raises(KinetError, match="this is the input model"):
@@ -340,7 +340,7 @@ def test_the_model_itself_is_never_overwritten(tmp_path):
     assert source.read_bytes() == DEFAULT_MODEL.read_bytes()
 
 
-def test_a_file_that_is_no_card_is_replaced_with_force_only(tmp_path):
+def test_other_files_are_replaced_only_with_force(tmp_path):
     out = tmp_path / "a.engine"
     card_path(out).write_text('{"notes": "mine"}')
     with pytest.raises(KinetError, match="or use force"):
@@ -352,7 +352,7 @@ def test_a_file_that_is_no_card_is_replaced_with_force_only(tmp_path):
 
 
 @pytest.mark.parametrize(("found", "asked"), [("fp16", "fp32"), ("fp16", "int8"), ("int8", "fp16")])
-def test_a_converted_model_is_not_converted_again(tmp_path, int8_edge, found, asked):
+def test_converted_model_cannot_be_converted_again(tmp_path, int8_edge, found, asked):
     source = int8_edge if found == "int8" else build(DEFAULT_MODEL, tmp_path / "half.onnx", "fp16").path
     calibration = tmp_path if asked == "int8" else None
     with pytest.raises(KinetError, match=f"computes in {found} already, {asked} was requested"):
@@ -360,13 +360,13 @@ def test_a_converted_model_is_not_converted_again(tmp_path, int8_edge, found, as
 
 
 @pytest.mark.parametrize("asked", ["fp16", "int8"])
-def test_the_precision_of_a_fused_model_is_settled(tmp_path, asked):
+def test_fused_model_cannot_be_converted(tmp_path, asked):
     fused = build(DEFAULT_MODEL, tmp_path / "fused.onnx", "fp32", fused=True).path
     with pytest.raises(KinetError, match="is fused: its precision is fixed"):
         build(fused, tmp_path / "a.engine", asked, calibration=tmp_path if asked == "int8" else None)
 
 
-def test_tensorrt_builds_where_the_gpu_is_and_says_so(monkeypatch):
+def test_classic_tensorrt_needs_the_gpu_to_build(monkeypatch):
     def no_driver():
         raise EngineError("no NVIDIA driver")
 
@@ -399,7 +399,7 @@ build.build(None, out, sizes=[(64, 64)], report=report)
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
 @pytest.mark.parametrize("at", ["0", "50", "100", "rename", "between"])
-def test_a_killed_build_leaves_the_old_engine_or_is_noticed(tmp_path, at):
+def test_killed_build_leaves_the_old_engine_or_is_detected(tmp_path, at):
     out = tmp_path / "a.engine"
     old = build(DEFAULT_MODEL, out, "fp32", sizes=[(96, 96)])
     before = out.read_bytes(), card_path(out).read_bytes()
@@ -419,11 +419,11 @@ def test_a_killed_build_leaves_the_old_engine_or_is_noticed(tmp_path, at):
 
 @pytest.fixture
 def classic():
-    """Give what stands for TensorRT: only its name and version are looked at."""
+    """Return a stand-in for TensorRT with its name and version."""
     return replace(trt.load_library("tensorrt-rtx"), name="TensorRT", version="10.3.0")
 
 
-def test_timings_are_kept_by_version_and_gpu_and_read_back_whole(monkeypatch, tmp_path, classic):
+def test_timing_cache_is_kept_by_version_and_gpu(monkeypatch, tmp_path, classic):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     one, other = (builder._timing_file(classic, gpu) for gpu in ("Orin (compute capability 8.7)", "RTX 3060"))
     assert one.parent == tmp_path / "kinet-trt"
@@ -437,7 +437,7 @@ def test_timings_are_kept_by_version_and_gpu_and_read_back_whole(monkeypatch, tm
         assert builder._read_timing(one) == b""
 
 
-def test_without_a_home_or_room_for_them_timings_are_done_without(monkeypatch, tmp_path, classic):
+def test_build_works_without_a_timing_cache(monkeypatch, tmp_path, classic):
     monkeypatch.setattr(builder, "user_cache", lambda: None)
     assert builder._timing_file(classic, "Orin") is None
     assert builder._read_timing(None) == b""
@@ -446,7 +446,7 @@ def test_without_a_home_or_room_for_them_timings_are_done_without(monkeypatch, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tensorrt_for_rtx_keeps_none(tmp_path):
+def test_tensorrt_for_rtx_has_no_timing_cache(tmp_path):
     assert builder._timing_file(trt.load_library("tensorrt-rtx"), AMPERE) is None
 
 
@@ -458,7 +458,7 @@ def kinet(*words, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_the_command_says_what_it_built(tmp_path):
+def test_build_command_prints_the_result(tmp_path):
     done = kinet("build", "-o", "a.engine", "--size", "600x600", "--size", "64x64", "--batch", "2", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "600x600 px: built for 608x608, multiples of 16\n"
@@ -480,7 +480,7 @@ def test_the_command_says_what_it_built(tmp_path):
         (["-o", "a.trt"], 1, "expected a name ending in .engine"),
     ],
 )
-def test_mistakes_in_the_command_are_one_message(tmp_path, words, code, says):
+def test_build_command_reports_mistakes_in_one_message(tmp_path, words, code, says):
     done = kinet("build", *words, folder=tmp_path)
     assert done.returncode == code
     assert says in done.stderr
@@ -488,7 +488,7 @@ def test_mistakes_in_the_command_are_one_message(tmp_path, words, code, says):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_engine_is_not_opened_where_nothing_can_run_it(tmp_path):
+def test_engine_cannot_be_opened_without_a_gpu(tmp_path):
     built = build(DEFAULT_MODEL, tmp_path / "a.engine", sizes=[(64, 64)])
     for asked, says in (
         (("fp32", "auto"), "built in fp16, fp32 was requested"),

@@ -1,4 +1,4 @@
-"""benchmarks/gpu_check.sh and its parts, as far as they go without a GPU."""
+"""benchmarks/gpu_check.sh and its parts that work without a GPU."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check(*arguments, **environment):
     )
 
 
-def test_without_a_gpu_it_says_so_and_leaves_a_record(tmp_path):
+def test_gpu_check_without_a_gpu_writes_a_record(tmp_path):
     done = check(OUT=str(tmp_path / "out"), KINET_TRT_RTX=str(tmp_path / "none"))
     assert done.returncode == 1, done.stderr
     assert "no GPU: " in done.stdout
@@ -43,7 +43,7 @@ def test_without_a_gpu_it_says_so_and_leaves_a_record(tmp_path):
     assert "NVIDIA" in document["no_gpu"]
 
 
-def test_wrong_arguments(tmp_path):
+def test_gpu_check_refuses_wrong_arguments(tmp_path):
     done = check("--sections", "peaks,nonsense", OUT=str(tmp_path))
     assert done.returncode == 2
     assert "expected some of tensorrt, peaks, counting, tests, frames, found nonsense" in done.stderr
@@ -69,7 +69,7 @@ def test_parts_are_kept_until_the_last_one_comes(tmp_path):
 
 
 class Clock:
-    """Time passes only when it is told to."""
+    """Fake clock that advances only when asked."""
 
     def __init__(self):
         self.now = 0.0
@@ -78,7 +78,7 @@ class Clock:
         return self.now
 
 
-def test_runs_take_turns_and_the_first_ones_do_not_count():
+def test_runs_are_interleaved_and_warm_up_is_excluded():
     clock, order = Clock(), []
 
     def one():
@@ -99,7 +99,7 @@ def test_runs_take_turns_and_the_first_ones_do_not_count():
     assert order == ["one", "two"] * 12
 
 
-def test_no_round_begins_after_the_limit():
+def test_rounds_stop_at_the_time_limit():
     clock = Clock()
 
     def slow():
@@ -109,7 +109,7 @@ def test_no_round_begins_after_the_limit():
     assert gpu_clock.in_turn({"slow": slow}, rounds=50, warm_up=1, limit_s=0, clock=clock)["slow"]["runs"] == 1
 
 
-def test_a_record_is_whole_after_each_figure(tmp_path):
+def test_record_is_complete_after_each_figure(tmp_path):
     record = gpu_clock.Record(tmp_path / "r.json")
     inner = {}
     record.put(step="build", fp16=inner)
@@ -118,7 +118,7 @@ def test_a_record_is_whole_after_each_figure(tmp_path):
     assert json.loads((tmp_path / "r.json").read_text()) == {"step": "run", "fp16": {"build_s": 2}}
 
 
-def test_how_a_command_ended_is_told():
+def test_command_result_is_described():
     assert gpu.run([sys.executable, "-c", "print('well')"], 60)["outcome"] == "done"
     failed = gpu.run([sys.executable, "-c", "import sys; sys.exit('not at all')"], 60)
     assert failed["outcome"] == "failed, exit status 1"
@@ -130,7 +130,7 @@ def test_how_a_command_ended_is_told():
     assert stopped["seconds"] < 300
 
 
-def test_what_became_of_tests_is_read(tmp_path):
+def test_test_results_are_parsed(tmp_path):
     (tmp_path / "test_some.py").write_text(
         "import pytest\n\n\ndef test_good(record_property):\n    record_property('microseconds', 12.5)\n\n\n"
         "def test_bad():\n    assert 1 == 2\n\n\ndef test_not_here():\n    pytest.skip('no TensorRT')\n"
@@ -144,7 +144,7 @@ def test_what_became_of_tests_is_read(tmp_path):
     assert "no TensorRT" in some["why"]["test_not_here"]
 
 
-def test_a_section_without_a_gpu_ends_in_one_message(tmp_path, monkeypatch):
+def test_section_without_a_gpu_ends_with_one_message(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     found = gpu.section("peaks", 120, tmp_path, False)
     assert found["outcome"] == "failed, exit status 1"
@@ -152,7 +152,7 @@ def test_a_section_without_a_gpu_ends_in_one_message(tmp_path, monkeypatch):
     assert "Traceback" not in found["said"]
 
 
-def test_figures_of_the_same_machine_are_added_to(tmp_path, monkeypatch):
+def test_figures_of_the_same_machine_are_merged(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(gpu, "KEPT", tmp_path / "kept")
     here = {"device": "NVIDIA H100 80GB HBM3", "driver": "580.1"}
@@ -164,22 +164,22 @@ def test_figures_of_the_same_machine_are_added_to(tmp_path, monkeypatch):
     assert gpu.earlier(tmp_path, here["device"], {**here, "driver": "590.1"}) == {}
 
 
-def test_every_section_but_the_tests_has_its_code():
+def test_sections_have_their_code():
     assert set(gpu.SECTIONS) - {"tests"} == set(gpu_sections.SECTIONS)
 
 
-def test_missing_things_are_named(monkeypatch):
+def test_missing_requirements_are_named(monkeypatch):
     monkeypatch.setattr(gpu, "NEEDED", {"json": "", "no_such_module.at_all": "what for", "no_such or json": ""})
     assert gpu.missing() == {"no_such_module.at_all": "what for"}
 
 
-def test_models_that_were_not_brought_are_asked_for(tmp_path):
+def test_missing_models_are_named(tmp_path):
     assert gpu_sections._source(tmp_path, "kinet-edge", "fp16") is None
     with pytest.raises(KinetError, match=r"gpu_check\.sh --pack"):
         gpu_sections._source(tmp_path, "release-32", "int8")
 
 
-def test_the_maps_hold_nuclei_and_the_reference_agrees_with_itself():
+def test_maps_contain_nuclei_and_the_reference_is_consistent():
     maps = gpu_sections.cones(np.float16, 3, nuclei=200)
     found = gpu_sections.inside(np.pad(maps, ((0, 0), (0, 8), (0, 0))), 0.3)
     assert 150 < len(found) <= 200
@@ -187,7 +187,7 @@ def test_the_maps_hold_nuclei_and_the_reference_agrees_with_itself():
     assert not gpu_sections.same(found, Detections.empty(found.classes))
 
 
-def test_frames_on_their_way_are_collected_in_order():
+def test_frames_in_flight_are_collected_in_order():
     on_their_way, most, collected, number = [], [0], [], iter(range(1000))
 
     def submit():
@@ -205,7 +205,7 @@ def test_frames_on_their_way_are_collected_in_order():
     assert most == [2]
 
 
-def test_pytorchs_way_of_counting_finds_the_reference_peaks():
+def test_pytorch_counting_finds_the_reference_peaks():
     torch = pytest.importorskip("torch")
     import gpu_torch
 
@@ -233,7 +233,7 @@ def on_cpu(tmp_path, monkeypatch):
         yield
 
 
-def test_the_section_of_peaks(on_cpu, tmp_path):
+def test_peaks_section_runs_on_the_cpu(on_cpu, tmp_path):
     record = gpu_clock.Record(tmp_path / "peaks.json")
     gpu_sections.peaks(record, tmp_path, False)
     found = json.loads((tmp_path / "peaks.json").read_text())
@@ -246,7 +246,7 @@ def test_the_section_of_peaks(on_cpu, tmp_path):
         assert figures["host_clock"]["runs"] == 8
 
 
-def test_the_section_of_frames(on_cpu, tmp_path):
+def test_frames_section_runs_on_the_cpu(on_cpu, tmp_path):
     record = gpu_clock.Record(tmp_path / "frames.json")
     gpu_sections.frames(record, tmp_path, False)
     found = json.loads((tmp_path / "frames.json").read_text())
@@ -256,7 +256,7 @@ def test_the_section_of_frames(on_cpu, tmp_path):
     assert all(figures["largest_difference_to_host"] <= 1 for figures in scaled.values())
 
 
-def test_a_run_writes_each_section_and_starts_with_tensorrt(tmp_path, monkeypatch, capsys):
+def test_run_writes_each_section_starting_with_tensorrt(tmp_path, monkeypatch, capsys):
     here = {"device": "A GPU", "driver": "1"}
     asked = []
 
@@ -290,7 +290,7 @@ def test_a_run_writes_each_section_and_starts_with_tensorrt(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_the_models_that_are_taken_along(tmp_path):
+def test_bundled_models_are_complete(tmp_path):
     import gpu_pack
 
     from kinet_trt.engines.onnxruntime import OnnxRuntimeEngine

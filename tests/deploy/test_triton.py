@@ -1,4 +1,4 @@
-"""A Triton model repository: held to Triton's own ModelConfig, and served to its client over Triton's protocol."""
+"""Triton model repository: parsed with Triton's ModelConfig, and served to its client over Triton's protocol."""
 
 import csv
 import hashlib
@@ -55,7 +55,7 @@ CARD = ModelCard(
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """Give a repository with the model inside the package."""
+    """Return a repository with the built-in model."""
     repository = tmp_path_factory.mktemp("models")
     return package(None, repository)
 
@@ -78,7 +78,7 @@ def engine(folder, **changes):
     return path
 
 
-def test_the_configuration_is_that_of_the_model(served):
+def test_configuration_matches_the_model(served):
     config, card = config_of(served.folder), served.card
     session = onnxruntime.InferenceSession(served.folder / "1" / "model.onnx")
     for tensors, real in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
@@ -104,7 +104,7 @@ def test_the_configuration_is_that_of_the_model(served):
     }  # fmt: skip
 
 
-def test_the_folder_holds_what_server_and_client_need(served):
+def test_folder_contains_the_files_of_server_and_client(served):
     assert sorted(contents(served.folder)) == ["1/model.onnx", "README.md", "client.py", "config.pbtxt", "labels.txt"]
     assert [p.name for p in served.folder.parent.iterdir()] == ["kinet-edge"]
     assert (served.folder / "labels.txt").read_text().split() == ["positive", "negative", "non_tumor"]
@@ -120,7 +120,7 @@ def test_the_folder_holds_what_server_and_client_need(served):
     assert card.capacity == 8192
 
 
-def test_a_fused_model_is_taken_byte_for_byte(fused_model, tmp_path):
+def test_fused_model_is_copied_unchanged(fused_model, tmp_path):
     done = package(fused_model, tmp_path / "a" / "b", name="ward_3")
     assert not done.fused_here
     assert (done.folder / "1" / "model.onnx").read_bytes() == fused_model.read_bytes()
@@ -128,7 +128,7 @@ def test_a_fused_model_is_taken_byte_for_byte(fused_model, tmp_path):
     assert 'MODEL = "ward_3"' in (done.folder / "client.py").read_text()
 
 
-def test_a_plan_of_one_shape(tmp_path):
+def test_configuration_of_a_plan_of_fixed_shape(tmp_path):
     done = package(engine(tmp_path), tmp_path / "models", instances=2)
     config = config_of(done.folder)
     assert (done.folder / "1" / "model.plan").read_bytes() == PLAN
@@ -144,7 +144,7 @@ def test_a_plan_of_one_shape(tmp_path):
     assert CARD.runtime_version in readme
 
 
-def test_free_sides_of_a_plan(tmp_path):
+def test_configuration_of_a_plan_of_variable_shape(tmp_path):
     made_for = ((1, 32, 608), (4, 608, 608), (4, 1312, 608))
     config = config_of(package(engine(tmp_path, profile=made_for, roi=True), tmp_path).folder)
     assert {t.name: list(t.dims) for t in (*config.input, *config.output)} == {
@@ -153,13 +153,13 @@ def test_free_sides_of_a_plan(tmp_path):
     }  # fmt: skip
 
 
-def test_odd_words_survive_the_text_format(tmp_path):
+def test_special_characters_survive_the_text_format(tmp_path):
     classes = ('a "b"', "c\\d", "µ\n")
     config = config_of(package(engine(tmp_path, classes=classes), tmp_path).folder)
     assert config.parameters["classes"].string_value == ",".join(classes)
 
 
-def test_what_triton_cannot_serve_is_refused(tmp_path):
+def test_package_refuses_models_that_triton_cannot_serve(tmp_path):
     with pytest.raises(EngineError, match=r"TensorRT for RTX.*classic TensorRT.*kinet-trt build .*--fused"):
         package(engine(tmp_path, runtime="TensorRT for RTX"), tmp_path / "m")
     with pytest.raises(EngineError, match=r"outputs maps.*kinet-trt build .* --fused"):
@@ -178,7 +178,7 @@ def test_what_triton_cannot_serve_is_refused(tmp_path):
     assert not (tmp_path / "m").exists()
 
 
-def test_nothing_is_replaced_unasked(fused_model, tmp_path):
+def test_package_replaces_only_its_own_models_with_force(fused_model, tmp_path):
     first = package(fused_model, tmp_path)
     before = contents(tmp_path)
     with pytest.raises(KinetError, match=r"exists already: force replaces it"):
@@ -195,7 +195,7 @@ def test_nothing_is_replaced_unasked(fused_model, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kinet-edge", "mine"]
 
 
-def test_a_failure_leaves_the_old_model(fused_model, tmp_path, monkeypatch):
+def test_package_keeps_the_old_model_on_failure(fused_model, tmp_path, monkeypatch):
     package(fused_model, tmp_path)
     before = contents(tmp_path)
     rename = Path.rename
@@ -215,7 +215,7 @@ def test_a_failure_leaves_the_old_model(fused_model, tmp_path, monkeypatch):
     assert contents(tmp_path) == before
 
 
-def test_the_command_line(run, fused_model, tmp_path):
+def test_package_command_prints_the_files(run, fused_model, tmp_path):
     code, out, err = run("package", "--triton", tmp_path / "m", "-m", fused_model)
     assert (code, err) == (0, "")
     assert "tritonserver --model-repository=" in out
@@ -231,7 +231,7 @@ def test_the_command_line(run, fused_model, tmp_path):
 
 
 class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """One model behind Triton's protocol, as its configuration says."""
+    """Server of one model over Triton's protocol, following its configuration."""
 
     def __init__(self, folder):
         self.config = config_of(folder)
@@ -263,7 +263,7 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 @contextmanager
 def serving(folder):
-    """Give the address of a server of one model, and the server."""
+    """Return the address of a server of one model, and the server."""
     servicer = Server(folder)
     # Triton sets no limit to a frame either.
     running = grpc.server(futures.ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", -1)])
@@ -276,13 +276,13 @@ def serving(folder):
 
 @pytest.fixture(scope="module")
 def server(served):
-    """Give the address of a server of the model inside the package, and the server."""
+    """Return the address of a server of the built-in model, and the server."""
     with serving(served.folder) as one:
         yield one
 
 
 @pytest.mark.parametrize(("mpp", "width", "height"), [(None, 320, 256), (0.25, 330, 250), (0.5, 200, 171)])
-def test_the_client_finds_what_counter_finds(served, server, tmp_path, mpp, width, height):
+def test_client_finds_the_same_nuclei_as_the_counter(served, server, tmp_path, mpp, width, height):
     address, servicer = server
     pixels, _ = simulate.field(3, width, height)
     picture = tmp_path / "a field.png"
@@ -311,7 +311,7 @@ def test_the_client_finds_what_counter_finds(served, server, tmp_path, mpp, widt
     assert f"{low:.1%} to {high:.1%}" in index
 
 
-def test_the_client_says_what_it_cannot_do(tmp_path):
+def test_client_reports_errors(tmp_path):
     small = tmp_path / "small.onnx"
     small.write_bytes(fuse(Model.read(), capacity=20).data)
     folder = package(small, tmp_path / "models").folder

@@ -1,4 +1,4 @@
-"""What a machine is, read from made-up system files."""
+"""Facts about a machine, read from imaginary system files."""
 
 import importlib.metadata
 import os
@@ -22,13 +22,13 @@ def write(root, **files):
 CPUINFO = "processor : 0\nmodel name\t: A CPU @ 2 GHz\nflags\t\t: fpu avx2 avx512f amx_tile amx_bf16\n\nprocessor : 1\n"
 
 
-def test_a_cpu_and_what_it_can():
+def test_cpu_has_a_name_and_known_features():
     name, features = cpu()
     assert isinstance(name, str)
     assert set(features) <= set(machine.CPU_FEATURES)
 
 
-def test_a_made_up_server(tmp_path):
+def test_read_machine_reads_an_imaginary_server(tmp_path):
     root = write(
         tmp_path,
         proc__cpuinfo=CPUINFO,
@@ -49,7 +49,7 @@ def test_a_made_up_server(tmp_path):
     assert read_machine(root).memory == 8_192_000_000
 
 
-def test_a_container_has_the_memory_that_it_is_given(tmp_path):
+def test_memory_is_limited_by_the_container(tmp_path):
     root = write(tmp_path, proc__meminfo="MemTotal: 8000000 kB\nMemAvailable: 7000000 kB\n")
     folder = root / "sys/fs/cgroup"
     folder.mkdir(parents=True)
@@ -62,18 +62,18 @@ def test_a_container_has_the_memory_that_it_is_given(tmp_path):
 
 
 @pytest.mark.parametrize(("release", "jetpack"), [("36", "6 (R36.4.3)"), ("35", "5 (R35.4.3)"), ("99", "? (R99.4.3)")])
-def test_a_jetson(tmp_path, release, jetpack):
+def test_jetpack_follows_from_the_release(tmp_path, release, jetpack):
     write(tmp_path, etc__nv_tegra_release=f"# R{release} (release), REVISION: 4.3, GCID: 1, BOARD: generic\n")
     assert read_machine(tmp_path).jetpack == jetpack
 
 
-def test_a_machine_that_tells_nothing_is_no_error(tmp_path):
+def test_read_machine_without_system_files_is_not_an_error(tmp_path):
     seen = read_machine(tmp_path)
     assert (seen.memory, seen.free_memory, seen.nvidia_cards, seen.jetpack) == (None, None, 0, "")
     assert seen.cores >= seen.usable_cores >= 1
 
 
-def test_a_home_that_is_missing_or_cannot_be_written_to(tmp_path, monkeypatch):
+def test_home_problem_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert read_machine().home_problem == ""
@@ -99,7 +99,7 @@ def test_a_home_that_is_missing_or_cannot_be_written_to(tmp_path, monkeypatch):
     assert read_machine().home_problem == "there is none"
 
 
-def test_packages_that_are_half_removed_hide_no_others(tmp_path, monkeypatch):
+def test_installed_skips_partly_removed_packages(tmp_path, monkeypatch):
     for name, text in {"whole-1": "Name: Whole_Thing\nVersion: 1.5\n", "torn-1": "", "bad-1": "Version: 1\n"}.items():
         folder = tmp_path / f"{name}.dist-info"
         folder.mkdir()

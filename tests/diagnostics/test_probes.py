@@ -1,4 +1,4 @@
-"""Processes that crash, hang and lie, and a driver made with a C compiler."""
+"""Probes of processes that crash or hang, and of a driver compiled for the test."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ from conftest import find_program, skip
 from kinet_trt.diagnostics.probes import Device, ask, probe_driver, try_counting, try_library
 
 
-def test_what_a_process_says_is_kept_however_it_ends():
+def test_probe_keeps_reported_values_after_a_crash():
     assert ask("say(a=1); say(b=[2])", [], 20).facts == {"a": 1, "b": [2]}
     assert ask("print('kinet-trt-probe {'); print('noise'); say(c=sys.argv[1])", ["µ"], 20).facts == {"c": "µ"}
     answer = ask("say(stage='here'); sys.exit('words at the end')", [], 20)
@@ -21,21 +21,21 @@ def test_what_a_process_says_is_kept_however_it_ends():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize(("name", "says"), [("SIGILL", "does not have"), ("SIGSEGV", "SIGSEGV"), ("SIGKILL", "memory")])
-def test_a_crash_is_told_in_words(name, says):
+def test_probe_describes_a_crash(name, says):
     answer = ask(f"import os, signal; say(stage='x'); os.kill(os.getpid(), signal.{name})", [], 20)
     assert answer.facts == {"stage": "x"}
     assert name in answer.problem
     assert says in answer.problem
 
 
-def test_a_process_that_hangs_is_stopped():
+def test_probe_stops_after_the_timeout():
     answer = ask("import time; say(stage='x'); time.sleep(60)", [], 1.5)
     assert answer.problem == "no answer after 1.5 s"
     if sys.platform != "win32":
         assert answer.facts == {"stage": "x"}
 
 
-def test_no_python_is_no_crash(monkeypatch):
+def test_probe_without_python_is_not_a_crash(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert "cannot start" in ask("", [], 5).problem
 
@@ -57,7 +57,7 @@ int cuGetErrorString(int e, const char **s) { *s = e == 100 ? "no CUDA-capable d
 
 @pytest.fixture
 def driver(tmp_path, monkeypatch):
-    """Give a function that puts a made-up driver where the loader finds it."""
+    """Return a function that installs a fake driver on the loader's path."""
     if sys.platform != "linux":
         skip("a made-up driver needs Linux")
     compiler = find_program("gcc", package="g++")
@@ -73,7 +73,7 @@ def driver(tmp_path, monkeypatch):
     return make
 
 
-def test_a_driver_says_its_cuda_and_its_devices(driver):
+def test_driver_probe_returns_cuda_and_devices(driver):
     driver()
     found = probe_driver()
     assert (found.library, found.cuda, found.problem) == (True, (12, 8), "")
@@ -89,14 +89,14 @@ def test_a_driver_says_its_cuda_and_its_devices(driver):
         ("sleep(60); return 0", "no answer after"),
     ],
 )
-def test_a_driver_that_gives_nothing_says_why(driver, init, says):
+def test_driver_probe_returns_the_problem(driver, init, says):
     driver(init)
     found = probe_driver(timeout=2)
     assert (found.library, found.cuda, found.devices) == (True, (12, 8), ())
     assert says in found.problem
 
 
-def test_no_driver_and_nvidia_smi_as_a_second_witness(tmp_path, monkeypatch):
+def test_driver_probe_asks_nvidia_smi_too(tmp_path, monkeypatch):
     if sys.platform != "linux" or shutil.which("nvidia-smi"):
         skip("needs a Linux machine without a GPU")
     assert probe_driver().problem == "no NVIDIA driver is installed"
@@ -116,7 +116,7 @@ def test_no_driver_and_nvidia_smi_as_a_second_witness(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_an_engine_really_counts(runtime):
+def test_engine_probe_counts(runtime):
     pytest.importorskip(runtime)
     found = try_counting(runtime)
     assert found.problem == ""
@@ -128,7 +128,7 @@ def test_an_engine_really_counts(runtime):
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Give a function that puts a made-up module before the real one."""
+    """Return a function that shadows a module with a fake one."""
 
     def make(name, source):
         (tmp_path / f"{name}.py").write_text(source)
@@ -138,21 +138,21 @@ def module(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-def test_an_engine_that_crashes_is_told_with_what_it_was_doing(module):
+def test_engine_probe_names_the_step_that_crashed(module):
     module("openvino", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
     found = try_counting("openvino")
     assert found.nuclei is None
     assert "it cannot be loaded: crashed with SIGILL (an instruction that this CPU does not have)" in found.problem
 
 
-def test_an_engine_that_cannot_be_loaded_says_why(module):
+def test_engine_probe_returns_the_import_error(module):
     module("cv2", "raise ImportError('libGL.so.1: cannot open shared object file')")
     assert try_counting("openvino").problem == (
         "NumPy or OpenCV cannot be loaded: libGL.so.1: cannot open shared object file"
     )
 
 
-def test_gpu_libraries_are_used_once(module):
+def test_library_probe_returns_the_error(module):
     module("cupy", "import numpy\narange = numpy.arange")
     assert try_library("cupy") == ""
     module("cupy", "arange = lambda n: __import__('numpy').zeros(n)")

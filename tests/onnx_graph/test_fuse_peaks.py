@@ -1,4 +1,4 @@
-"""Fused models: the peaks inside the graph are the rule, on every runtime at hand, and TensorRT for RTX builds them."""
+"""Fused models: peaks equal the reference on every installed runtime, and TensorRT for RTX builds them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LEVELS = 256
 
 
 def level_model():
-    """Return a model whose maps are the values of a table, taken by the pixels: it gives whatever maps are wanted."""
+    """Return a model whose maps are values of a table, indexed by the pixels: it can return any maps."""
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["": 18]>
         levels (uint8[N,H,W,3] frame) => (float[N,3,H,W] maps) {
@@ -59,7 +59,7 @@ def fused_level_model(radius, capacity=64):
 
 @cache
 def opened(runtime, radius, capacity):
-    """Return a function from frame, threshold and table to count and detections."""
+    """Return a function that maps frame, threshold and table to count and detections."""
     model = fused_level_model(radius, capacity)
     if runtime == "onnxruntime":
         session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -100,7 +100,7 @@ def found_by(runtime, batch, threshold, radius, capacity=64):
 @example(maps=np.full((2, 3, 3), NAN, np.float32), threshold=-1.0, radius=1)
 @example(maps=np.full((2, 3, 3), -INF, np.float32), threshold=-1.0, radius=1)
 @example(maps=np.full((2, 3, 3), -1e38, np.float32), threshold=-1e38, radius=1)
-def test_the_graph_is_the_rule(runtime, maps, threshold, radius):
+def test_fused_graph_equals_the_reference(runtime, maps, threshold, radius):
     if 0 in maps.shape:
         return
     batch = [maps, maps[:, ::-1, ::-1]]
@@ -118,12 +118,12 @@ def test_the_graph_is_the_rule(runtime, maps, threshold, radius):
     threshold=st.floats(-(2.0**100), 2.0**100, width=32),
     radius=st.integers(1, 6),
 )
-def test_the_graph_is_the_rule_for_any_floats(runtime, maps, threshold, radius):
+def test_fused_graph_equals_the_reference_for_any_floats(runtime, maps, threshold, radius):
     assert found_by(runtime, [maps], threshold, radius) == [brute_force(maps, threshold, radius)]
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_the_graph_is_the_rule_on_pictures_of_many_blocks_and_bands(runtime):
+def test_fused_graph_equals_the_reference_on_images_of_many_blocks_and_bands(runtime):
     generator = np.random.default_rng(5)
     for radius, height, width in ((5, 61, 130), (5, 120, 97), (3, 64, 64), (2, 3, 200), (1, 90, 2), (64, 150, 140)):
         maps = generator.integers(0, 60, (2, 3, height, width)).astype(np.float32) / 64
@@ -135,7 +135,7 @@ def test_the_graph_is_the_rule_on_pictures_of_many_blocks_and_bands(runtime):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_beyond_the_capacity_the_number_is_true_and_the_first_are_there(runtime):
+def test_count_is_true_and_first_nuclei_are_returned_beyond_the_capacity(runtime):
     maps = np.random.default_rng(8).integers(0, 200, (2, 3, 40, 50)).astype(np.float32)
     maps[1, :, 12:] = 0
     (frame, table), threshold = (maps.transpose(0, 2, 3, 1).astype(np.uint8), np.arange(256, dtype=np.float32)), 100.0
@@ -163,7 +163,7 @@ def shipped():
 
 
 @pytest.mark.parametrize("runtime", list(ENGINES))
-def test_the_shipped_model_finds_the_same_nuclei_fused(shipped, runtime):
+def test_built_in_model_finds_the_same_nuclei_fused(shipped, runtime):
     card, model = shipped
     made = fuse(Model(card, model))
     fused, fused_card = made.data, made.card
@@ -179,8 +179,8 @@ def test_the_shipped_model_finds_the_same_nuclei_fused(shipped, runtime):
     assert len(expected) > 50
 
 
-def test_in_any_precision_the_places_stay_exact(shipped):
-    """Only heights may be rounded: what a fused model finds are the peaks of its own maps, whatever it computes in."""
+def test_positions_are_exact_in_any_precision(shipped):
+    """A fused model returns the peaks of its own maps in any precision: only heights may be rounded."""
     card, model = shipped
     core = openvino_core()
     network = core.read_model(io.BytesIO(fuse(Model(card, model)).data))
@@ -199,7 +199,7 @@ def test_in_any_precision_the_places_stay_exact(shipped):
 
 @pytest.fixture(scope="module")
 def half(shipped):
-    """Give the shipped model made to compute in half precision, its maps in FP32 as ever."""
+    """Return the built-in model converted to half precision, with maps in FP32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     card, model = shipped
@@ -207,7 +207,7 @@ def half(shipped):
 
 
 @pytest.mark.parametrize("runtime", list(ENGINES))
-def test_a_model_that_computes_in_half_precision_finds_the_same_nuclei_fused(half, runtime):
+def test_half_precision_model_finds_the_same_nuclei_fused(half, runtime):
     card, model = half
     made = fuse(Model(card, model))
     fused, fused_card = made.data, made.card
@@ -221,7 +221,7 @@ def test_a_model_that_computes_in_half_precision_finds_the_same_nuclei_fused(hal
 
 
 def with_region(model):
-    """Return a model that also gives a map [N, 1, H, W]."""
+    """Return a model that also outputs a map [N, 1, H, W]."""
     whole = onnx.load_from_string(model)
     whole.graph.node.append(onnx.helper.make_node("ReduceMean", ["maps", "roi_axis"], ["roi"], keepdims=1))
     whole.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "roi_axis"))
@@ -232,7 +232,7 @@ def with_region(model):
 
 
 @pytest.mark.parametrize("size", [None, (64, 96)])
-def test_a_tumour_region_map_stays_an_output(shipped, size):
+def test_region_map_stays_an_output(shipped, size):
     card, model = shipped
     whole = with_region(model)
     session = ort.InferenceSession(fuse(Model(card, whole), size=size).data, providers=["CPUExecutionProvider"])
@@ -248,7 +248,7 @@ def test_a_tumour_region_map_stays_an_output(shipped, size):
 
 
 def built(model, shapes):
-    """Return the engine that TensorRT for RTX builds, or what it says; needs no GPU."""
+    """Return the engine that TensorRT for RTX builds, or its messages; needs no GPU."""
     trt = pytest.importorskip("tensorrt_rtx")
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
@@ -265,7 +265,7 @@ def built(model, shapes):
     return bytes(plan), [(o.name, o.dtype.name, tuple(o.shape)) for o in outputs]
 
 
-def test_tensorrt_builds_the_shipped_model_fused(shipped):
+def test_tensorrt_builds_the_built_in_model_fused(shipped):
     card, model = shipped
     outputs = [("count", "INT32", (-1,)), ("detections", "FLOAT", (-1, CAPACITY, 4))]
     fixed, ranged = fuse(Model(card, model), size=(1088, 1920)).data, fuse(Model(card, model)).data
@@ -290,7 +290,7 @@ def test_tensorrt_builds_half_precision_and_a_region_map_fused(half):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_release_network_with_its_region_map_is_fused_and_built(precision):
+def test_release_network_with_its_region_map_is_fused_and_built(precision):
     torch = pytest.importorskip("torch")
     from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
     from kinet_trt.export.networks.base import NetworkConfig
@@ -317,7 +317,7 @@ def test_the_release_network_with_its_region_map_is_fused_and_built(precision):
 # --- the card, and what is refused ------------------------------------------------------------------------------------
 
 
-def test_the_card_says_that_it_is_fused_and_fits_the_bytes(shipped):
+def test_card_of_a_fused_model_has_its_capacity_and_hash(shipped):
     card, model = shipped
     made = fuse(Model(card, model), capacity=300)
     fused, fused_card = made.data, made.card
@@ -327,7 +327,7 @@ def test_the_card_says_that_it_is_fused_and_fits_the_bytes(shipped):
     assert onnx.load_from_string(fused).opset_import[0].version == 18
 
 
-def test_the_interface_is_what_the_guide_says(shipped):
+def test_inputs_and_outputs_are_those_in_the_docs(shipped):
     card, model = shipped
 
     def interface(values):
@@ -349,7 +349,7 @@ def test_the_interface_is_what_the_guide_says(shipped):
 
 
 @pytest.mark.parametrize("runtime", list(ENGINES))
-def test_a_model_of_one_size_takes_no_other(shipped, runtime):
+def test_fixed_size_model_refuses_other_sizes(shipped, runtime):
     card, model = shipped
     made = fuse(Model(card, model), size=(96, 128))
     fused, fused_card = made.data, made.card
@@ -363,7 +363,7 @@ def test_a_model_of_one_size_takes_no_other(shipped, runtime):
         engine.detect(frame.transpose(0, 2, 1, 3), card.threshold)
 
 
-def test_the_example_in_the_guide_runs(fused_model, monkeypatch, capsys):
+def test_example_in_the_docs_runs(fused_model, monkeypatch, capsys):
     guide = Path(__file__).resolve().parents[2] / "docs" / "fused.md"
     example = guide.read_text().split("```python\n")[1].split("```")[0]
     assert "np.zeros((1, 608, 608, 3), np.uint8)" in example
@@ -376,7 +376,7 @@ def test_the_example_in_the_guide_runs(fused_model, monkeypatch, capsys):
     np.testing.assert_allclose(told, rows_of(expected), rtol=1e-6)
 
 
-def test_what_cannot_be_fused_is_one_error(shipped, monkeypatch):
+def test_fuse_refuses_unsuitable_models(shipped, monkeypatch):
     card, model = shipped
     made = fuse(Model(card, model))
     fused = made.data
@@ -404,7 +404,7 @@ def test_what_cannot_be_fused_is_one_error(shipped, monkeypatch):
 
 
 @pytest.mark.parametrize("runtime", list(ENGINES))
-def test_a_card_that_says_the_wrong_kind_is_one_error(shipped, runtime):
+def test_card_that_contradicts_the_outputs_is_an_error(shipped, runtime):
     card, model = shipped
     made = fuse(Model(card, model))
     fused, fused_card = made.data, made.card
@@ -413,7 +413,7 @@ def test_a_card_that_says_the_wrong_kind_is_one_error(shipped, runtime):
             ENGINES[runtime](wrong, content, "fp32")
 
 
-def test_engines_say_which_kind_a_model_is(shipped, tmp_path):
+def test_engines_report_whether_a_model_is_fused(shipped, tmp_path):
     card, model = shipped
     path = tmp_path / "fused.onnx"
     path.write_bytes(fuse(Model(card, model), capacity=5).data)

@@ -253,7 +253,7 @@ def test_inspect_notes_that_a_model_was_changed_after_its_card_was_written(run, 
 
 @cache
 def small():
-    """Return a model without a card, small enough that every part of it is hit."""
+    """Return a model without a card, small enough that random damage reaches every part."""
     return graph(
         [
             node("Conv", "x a", "h", strides=[2, 2], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),

@@ -1,4 +1,4 @@
-"""The head at low resolution: the same numbers at every size, and nothing else is touched."""
+"""Head at low resolution: equal outputs at every size, and no other change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kinet_trt.onnx_graph.precision import store_in_full
 
 @dataclass(frozen=True)
 class Sample:
-    """A small network whose head reads a sparse up-sampler beside another picture; as the release's unless said."""
+    """A small network whose head reads a sparse up-sampler and another tensor; defaults to the release's values."""
 
     stride: int = 8
     margin: int = 3
@@ -38,7 +38,7 @@ class Sample:
     kind: str = ""
 
     def model(self) -> onnx.ModelProto:
-        """Return it with ``kind`` of mistake: what must not be rewritten."""
+        """Return a variant that must not be rewritten."""
         rng = np.random.default_rng(self.seed)
         s, m, inputs, channels, others = self.stride, self.margin, 4, 2, 3
         up = np.zeros((s, s, channels, inputs))
@@ -88,7 +88,7 @@ class Sample:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
     def frames(self, n: int, height: int, width: int) -> dict[str, np.ndarray]:
-        """Return n inputs, of a small picture of this height and width."""
+        """Return n inputs for a small image of this height and width."""
         rng = np.random.default_rng(self.seed + 1)
         small = rng.normal(size=(n, 4, height, width)).astype(np.float32)
         picture = rng.normal(size=(n, 3, height * self.stride, width * self.stride)).astype(np.float32)
@@ -108,7 +108,7 @@ def run(graph: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
 @st.composite
 def samples(draw: st.DrawFn) -> Sample:
-    """Draw what can be rewritten: all taps far enough from their pixels' border."""
+    """Draw networks that can be rewritten: all taps are far enough from the border of their pixels."""
     kernel = draw(st.sampled_from([3, 5]))
     reach = kernel // 2
     stride = draw(st.integers(2 * reach + 1, 9))
@@ -127,7 +127,7 @@ def samples(draw: st.DrawFn) -> Sample:
 
 
 @given(sample=samples(), n=st.integers(1, 2), height=st.integers(2, 4), width=st.integers(2, 4))
-def test_the_numbers_are_the_same_at_every_size(sample: Sample, n: int, height: int, width: int) -> None:
+def test_outputs_are_equal_at_every_size(sample: Sample, n: int, height: int, width: int) -> None:
     before, inputs = sample.model(), sample.frames(n, height, width)
     after = at_low_resolution(before)
     onnx.checker.check_model(after, full_check=True)
@@ -136,7 +136,7 @@ def test_the_numbers_are_the_same_at_every_size(sample: Sample, n: int, height: 
     np.testing.assert_allclose(run(after, inputs), expected, atol=2e-5 * np.abs(expected).max())
 
 
-def test_the_largest_convolution_no_longer_sees_what_was_up_sampled() -> None:
+def test_largest_convolution_has_no_upsampled_inputs() -> None:
     sample = Sample()
     before = sample.model()
     kept = before.SerializeToString()
@@ -150,7 +150,7 @@ def test_the_largest_convolution_no_longer_sees_what_was_up_sampled() -> None:
     assert shapes.keys() <= read
 
 
-def test_what_was_rewritten_stays_as_it_is() -> None:
+def test_rewritten_network_is_not_changed_again() -> None:
     after = at_low_resolution(Sample().model())
     assert at_low_resolution(after) == after
 
@@ -168,12 +168,12 @@ def test_what_was_rewritten_stays_as_it_is() -> None:
     ],
     ids=lambda sample: sample.kind or f"{sample.stride}, {sample.margin}, {sample.taps}",
 )
-def test_what_cannot_be_done_at_low_resolution_stays_as_it_is(sample: Sample) -> None:
+def test_unsuitable_networks_are_not_changed(sample: Sample) -> None:
     before = sample.model()
     assert at_low_resolution(before) == before
 
 
-def test_other_networks_stay_as_they_are() -> None:
+def test_other_architectures_are_not_changed() -> None:
     for model in (network(), DEFAULT_MODEL.read_bytes()):
         graph = as_pointwise(store_in_full(onnx.load_from_string(model)))
         assert at_low_resolution(graph) == graph

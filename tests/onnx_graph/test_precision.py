@@ -1,4 +1,4 @@
-"""Precision is settled in the graph: what is converted computes what it says, and finds the nuclei it should."""
+"""Conversion of the numeric precision: converted graphs compute in it and find the same nuclei."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from kinet_trt.simulation.simulate import field
 
 @pytest.fixture(scope="module")
 def edge():
-    """Give the shipped model: FP16 weights behind Casts, computing in FP32."""
+    """Return the built-in model: FP16 weights behind Casts, computing in FP32."""
     return Model.read()
 
 
@@ -54,13 +54,13 @@ def kinds(model):
 
 
 def layer_kinds(model):
-    """What the convolutions compute in."""
+    """Return the types in which convolutions compute."""
     graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
     of = {value.name: value.type.tensor_type.elem_type for value in [*graph.value_info, *graph.output]}
     return {of[node.output[0]] for node in graph.node if node.op_type in precision.LAYERS}
 
 
-def test_the_shipped_model_in_fp32_gives_the_same_numbers(edge, pixels):
+def test_built_in_model_in_fp32_has_the_same_outputs(edge, pixels):
     made, model = precision.convert(edge, "fp32"), edge.data
     made, new = made.data, made.card
     assert kinds(model) == {TensorProto.FLOAT16}
@@ -72,7 +72,7 @@ def test_the_shipped_model_in_fp32_gives_the_same_numbers(edge, pixels):
     assert new == changed
 
 
-def test_the_shipped_model_in_fp16_computes_in_half_and_finds_the_same_nuclei(edge, pixels):
+def test_built_in_model_in_fp16_finds_the_same_nuclei(edge, pixels):
     card, model = edge.card, edge.data
     half = precision.convert(edge, "fp16")
     made, new = half.data, half.card
@@ -89,7 +89,7 @@ def test_the_shipped_model_in_fp16_computes_in_half_and_finds_the_same_nuclei(ed
     assert len(first.items() ^ second.items()) <= 0.02 * len(first)
 
 
-def test_what_is_there_already_stays_as_it_is(edge):
+def test_model_in_the_requested_precision_is_returned_unchanged(edge):
     half = precision.convert(edge, "fp16")
     assert precision.convert(half, "fp16") == half
     full = precision.convert(edge, "fp32")
@@ -99,17 +99,17 @@ def test_what_is_there_already_stays_as_it_is(edge):
 
 
 @pytest.mark.parametrize(("found", "asked"), [("fp16", "fp32"), ("int8", "fp32"), ("int8", "fp16")])
-def test_what_was_rounded_away_does_not_come_back(edge, found, asked):
+def test_reduced_precision_cannot_be_undone(edge, found, asked):
     with pytest.raises(KinetError, match=f"computes in {found} already, {asked} was requested"):
         precision.convert(replace(edge, card=replace(edge.card, precision=found)), asked)
 
 
-def test_an_unknown_precision_is_one_error(edge):
+def test_unknown_precision_is_an_error(edge):
     with pytest.raises(KinetError, match="expected fp32 or fp16, found 'int8'"):
         precision.convert(edge, "int8")
 
 
-def test_a_model_without_convolutions_is_one_error():
+def test_model_without_convolutions_is_an_error():
     graph = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 18]> g (float[N] frame) => (float[N] maps) { maps = Relu (frame) }'
     )
@@ -117,7 +117,7 @@ def test_a_model_without_convolutions_is_one_error():
         precision.compute_in_half(graph)
 
 
-def test_constants_of_the_network_go_to_half_and_those_before_it_stay(pixels):
+def test_only_constants_of_the_network_become_half_precision(pixels):
     graph = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["": 18]>
         g (uint8[N,H,W,3] frame) => (float[N,4,H,W] maps) <float scale = {0.01}, float[4,1,1] factors = {1, 2, 3, 4}> {
@@ -140,7 +140,7 @@ def test_constants_of_the_network_go_to_half_and_those_before_it_stay(pixels):
     assert 0 < np.abs(maps - expected).max() < 0.01 * np.abs(expected).max()
 
 
-def test_a_graph_that_comes_out_invalid_is_one_error(edge):
+def test_invalid_result_is_an_error(edge):
     graph = edge.graph_copy()
     graph.graph.node[-1].input[0] = "nowhere"
     with pytest.raises(KinetError, match="cannot be converted"):
@@ -149,7 +149,7 @@ def test_a_graph_that_comes_out_invalid_is_one_error(edge):
 
 @pytest.mark.parametrize("shape", [None, (1, 320, 256)])
 @pytest.mark.parametrize("kind", ["fp32", "fp16"])
-def test_for_tensorrt_the_pixels_are_cast_first_and_the_numbers_stay(edge, pixels, shape, kind):
+def test_pixels_are_cast_first_for_tensorrt(edge, pixels, shape, kind):
     model = precision.convert(edge, kind)
     made = precision.for_tensorrt(model, shape)
     assert precision.for_tensorrt(made, shape) == made
@@ -165,7 +165,7 @@ def test_for_tensorrt_the_pixels_are_cast_first_and_the_numbers_stay(edge, pixel
 # --- INT8 with the rest in half ---------------------------------------------------------------------------------------
 
 
-def test_of_int8_the_rest_and_the_scales_go_to_half_and_nuclei_stay(edge, pixels, tmp_path):
+def test_unquantized_layers_and_scales_of_int8_become_half_precision(edge, pixels, tmp_path):
     card = edge.card
     int8 = int8_by_ort(precision.convert(edge, "fp32").data, tmp_path)
     made = precision.rest_in_half(Model(card, int8)).data
@@ -185,7 +185,7 @@ def test_of_int8_the_rest_and_the_scales_go_to_half_and_nuclei_stay(edge, pixels
     assert same.only_first + same.only_second < 0.15 * same.same
 
 
-def test_nearly_dead_channels_stay_nearly_dead(edge, pixels, tmp_path):
+def test_nearly_dead_channels_are_requantized_with_little_error(edge, pixels, tmp_path):
     graph = onnx.load_from_string(int8_by_ort(precision.convert(edge, "fp32").data, tmp_path))
     stored = {t.name: t for t in graph.graph.initializer}
     dequantise = [n for n in graph.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in stored]

@@ -1,4 +1,4 @@
-"""Q/DQ: where the nodes stand, that they change little, and that the engines take them."""
+"""Q/DQ nodes: their places, their effect on the maps, and support by the engines."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def small() -> onnx.ModelProto:
     return as_pointwise(store_in_full(onnx.load_from_string(network())))
 
 
-def test_half_precision_weights_are_taken_from_behind_their_casts() -> None:
+def test_half_precision_weights_behind_casts_are_found() -> None:
     graph = edge()
     assert Counter(node.op_type for node in graph.graph.node)["Cast"] == 1
     assert all(t.data_type == onnx.TensorProto.FLOAT for t in graph.graph.initializer if "weight" in t.name)
 
 
-def test_large_upsamplers_as_pointwise_convolutions_give_the_same_numbers() -> None:
+def test_pointwise_upsamplers_have_the_same_outputs() -> None:
     before = store_in_full(onnx.load_from_string(network()))
     after = as_pointwise(before)
     onnx.checker.check_model(after, full_check=True)
@@ -67,7 +67,7 @@ def test_large_upsamplers_as_pointwise_convolutions_give_the_same_numbers() -> N
     assert as_pointwise(after) == after
 
 
-def test_tensors_that_are_joined_share_a_scale_and_what_is_padded_keeps_it(small: onnx.ModelProto) -> None:
+def test_concatenated_tensors_share_a_scale_and_padded_ones_keep_it(small: onnx.ModelProto) -> None:
     groups = qdq.groups(small, ())
     assert ("stem", "up2", "side8.packed", "padded") in groups
     assert ("sum",) in groups
@@ -76,13 +76,13 @@ def test_tensors_that_are_joined_share_a_scale_and_what_is_padded_keeps_it(small
     assert not {"side8", "joined", "maps"} & set(flat)
 
 
-def test_a_layer_left_in_float_asks_for_nothing(small: onnx.ModelProto) -> None:
+def test_floating_layers_need_no_scales(small: onnx.ModelProto) -> None:
     assert qdq.groups(small, [layer.name for layer in qdq.layers(small)]) == []
     assert ("head",) in qdq.groups(small, ["stem"])
     assert ("head",) not in qdq.groups(small, ["maps"])
 
 
-def test_costs_count_the_multiplications_of_an_input_pixel(small: onnx.ModelProto) -> None:
+def test_costs_are_multiplications_per_input_pixel(small: onnx.ModelProto) -> None:
     costs = {layer.name: layer.cost for layer in qdq.layers(small)}
     assert costs["stem"] == 3 * 16 * 9
     assert costs["down"] == 16 * 32 * 9 / 4
@@ -90,7 +90,7 @@ def test_costs_count_the_multiplications_of_an_input_pixel(small: onnx.ModelProt
     assert costs["side8"] == 32 * 16 * 64
 
 
-def test_the_nodes_are_symmetric_int8_and_no_bias_is_quantised(small: onnx.ModelProto) -> None:
+def test_nodes_are_symmetric_int8_and_biases_stay_in_float(small: onnx.ModelProto) -> None:
     graph = quantised(small)
     onnx.checker.check_model(graph, full_check=True)
     stored = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
@@ -110,7 +110,7 @@ def test_the_nodes_are_symmetric_int8_and_no_bias_is_quantised(small: onnx.Model
     assert axes["down.weight.int8"] == 0
 
 
-def test_the_maps_stay_what_they_were(small: onnx.ModelProto) -> None:
+def test_maps_change_little(small: onnx.ModelProto) -> None:
     for graph in (small, edge()):
         before, after = run(graph), run(quantised(graph))
         assert 0 < np.abs(before - after).mean() < 0.1 * before.std()
@@ -118,10 +118,8 @@ def test_the_maps_stay_what_they_were(small: onnx.ModelProto) -> None:
         assert np.array_equal(run(qdq.insert(graph, {}, nothing)), before)
 
 
-def test_the_joined_form_gives_the_maps_of_onnx_runtime(
-    small: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever CPU this is: what is compiled without AMX is right on all of them."""
+def test_fused_form_equals_the_maps_of_onnx_runtime(small: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without AMX, so that the test is the same on every CPU."""
     onnxruntime = pytest.importorskip("onnxruntime")
     monkeypatch.setattr(openvino, "_has_amx", lambda: False)
     for graph in (quantised(small), quantised(edge())):
@@ -134,7 +132,7 @@ def test_the_joined_form_gives_the_maps_of_onnx_runtime(
         assert np.abs(run(graph) - expected).mean() < 0.02 * expected.std()
 
 
-def test_openvino_computes_all_layers_but_those_left_out_in_int8(small: onnx.ModelProto) -> None:
+def test_openvino_computes_in_int8_except_for_floating_layers(small: onnx.ModelProto) -> None:
     core = openvino_core()
     if "INT8" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("no int8 on this CPU")
@@ -153,7 +151,7 @@ def test_openvino_computes_all_layers_but_those_left_out_in_int8(small: onnx.Mod
     assert others <= (set() if openvino._has_amx() else {"Deconvolution"})
 
 
-def test_tensorrt_builds_it(small: onnx.ModelProto) -> None:
+def test_tensorrt_builds_the_quantized_network(small: onnx.ModelProto) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     log = trt.Logger(trt.Logger.INTERNAL_ERROR)
     for graph in (quantised(small), quantised(edge(), ("network.out.out",))):
@@ -171,7 +169,7 @@ def test_tensorrt_builds_it(small: onnx.ModelProto) -> None:
 
 
 def cast_first(graph: onnx.ModelProto) -> None:
-    """Cast the pixels before they are transposed: TensorRT takes uint8 into a Cast and into nothing else."""
+    """Cast the pixels before they are transposed: TensorRT accepts uint8 only as input of a Cast."""
     transpose, cast = (next(n for n in graph.graph.node if n.op_type == kind) for kind in ("Transpose", "Cast"))
     position = list(graph.graph.node).index(transpose)
     assert cast.input[0] == transpose.output[0]
@@ -181,7 +179,7 @@ def cast_first(graph: onnx.ModelProto) -> None:
     graph.graph.node.insert(position, helper.make_node("Cast", [pixels], [middle], to=onnx.TensorProto.FLOAT))
 
 
-def test_a_network_whose_weights_are_not_stored_is_refused(small: onnx.ModelProto) -> None:
+def test_network_without_stored_weights_is_an_error(small: onnx.ModelProto) -> None:
     graph = onnx.ModelProto()
     graph.CopyFrom(small)
     graph.graph.initializer.remove(next(t for t in graph.graph.initializer if t.name == "head.weight"))
@@ -190,7 +188,7 @@ def test_a_network_whose_weights_are_not_stored_is_refused(small: onnx.ModelProt
 
 
 @given(seed=st.integers(0, 10_000), axis=st.integers(0, 1), size=st.floats(-6, 6))
-def test_weights_come_back_within_half_a_step_of_their_channel(seed: int, axis: int, size: float) -> None:
+def test_quantized_weights_differ_by_at_most_half_a_step(seed: int, axis: int, size: float) -> None:
     values = (np.random.default_rng(seed).normal(0, 10.0**size, (3, 4, 2, 2))).astype(np.float32)
     codes, scale = qdq.quantise(values, axis)
     shape = [-1 if i == axis else 1 for i in range(4)]
@@ -199,7 +197,7 @@ def test_weights_come_back_within_half_a_step_of_their_channel(seed: int, axis: 
     assert (np.abs(codes * scale.reshape(shape) - values) <= 0.5001 * scale.reshape(shape)).all()
 
 
-def test_a_channel_of_zeros_stays_zero_and_no_number_is_refused() -> None:
+def test_zero_channels_stay_zero_and_nan_is_an_error() -> None:
     weights = np.zeros((3, 1, 3, 3), np.float32)
     weights[1] = 0.5
     codes, scale = qdq.quantise(weights, 0)
