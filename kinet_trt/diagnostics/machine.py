@@ -1,4 +1,8 @@
-"""What this machine is, from the system's own files and the packages' metadata: nothing native is loaded."""
+"""Facts about this machine, from system files and package metadata; loads no native library.
+
+Not from psutil or py-cpuinfo: psutil does not know the memory limit of a container and is a native module, and
+py-cpuinfo takes over a second, since it starts subprocesses.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8")
-"""What decides how fast a CPU counts, as Linux spells it."""
+"""CPU features that determine the speed of counting, as Linux names them."""
 _JETPACKS = {"35": "5", "36": "6", "38": "7"}
 
 
@@ -26,25 +30,25 @@ class Machine:
     Attributes
     ----------
     system, python, executable
-        Operating system and processor family, version of Python, and where it lies.
+        Operating system and processor family, version of Python, and its path.
     cpu, features
-        The CPU's name, and those of :data:`CPU_FEATURES` that it has; only Linux tells them.
+        Name of the CPU, and those of :data:`CPU_FEATURES` that it has; Linux only.
     cores, usable_cores
-        Of the machine, and those that this process may use.
+        Number of CPU cores, and of those that this process may use.
     memory, free_memory
-        Bytes, of the container where it has a limit; None: not known.
+        Total and free memory in bytes, of the container if it has a limit; None: unknown.
     home, home_problem
-        The home folder, and in words why it is of no use; empty if it is.
+        Home folder, and why it cannot be used; empty if it can.
     disks
-        Free bytes in the home folder and the folder for temporary files, by path.
+        Free space in bytes of the home folder and the temporary folder, by path.
     nvidia_cards
-        NVIDIA's graphics cards on the PCI bus, with or without a driver; only Linux tells them.
+        Number of NVIDIA graphics cards on the PCI bus, with or without a driver; Linux only.
     jetpack
-        Version of NVIDIA's JetPack, like ``"6 (R36.3)"``; empty: this is no Jetson.
+        Version of NVIDIA's JetPack, like ``"6 (R36.3)"``; empty: not a Jetson.
     driver_version
-        Of NVIDIA's kernel driver, like ``"580.65.06"``; empty: not known.
+        Version of NVIDIA's kernel driver, like ``"580.65.06"``; empty: unknown.
     cuda_visible
-        ``CUDA_VISIBLE_DEVICES``; None: it is not set.
+        ``CUDA_VISIBLE_DEVICES``; None: not set.
     """
 
     system: str
@@ -66,12 +70,12 @@ class Machine:
 
 
 def read_machine(root: Path = Path("/")) -> Machine:
-    """Look at this machine.
+    """Collect the facts about this machine.
 
     Parameters
     ----------
     root
-        Where ``proc``, ``sys`` and ``etc`` lie.
+        Folder that contains ``proc``, ``sys`` and ``etc``.
     """
     name, features = cpu(root)
     memory, free = _memory(root)
@@ -103,7 +107,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
 
 
 def cpu(root: Path = Path("/")) -> tuple[str, tuple[str, ...]]:
-    """Return the CPU's name and those of :data:`CPU_FEATURES` that it has."""
+    """Return the name of the CPU and those of :data:`CPU_FEATURES` that it has."""
     lines = _read(root / "proc/cpuinfo").splitlines()
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
@@ -111,7 +115,7 @@ def cpu(root: Path = Path("/")) -> tuple[str, tuple[str, ...]]:
 
 
 def installed() -> dict[str, str]:
-    """Return the version of each package that is installed, by its normalised name."""
+    """Return the version of each installed package by normalised name."""
     found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         try:
@@ -124,8 +128,8 @@ def installed() -> dict[str, str]:
 
 
 def _memory(root: Path) -> tuple[int | None, int | None]:
-    told = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE))
-    total, free = (int(told[key]) * 1024 if key in told else None for key in ("MemTotal", "MemAvailable"))
+    found = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE))
+    total, free = (int(found[key]) * 1024 if key in found else None for key in ("MemTotal", "MemAvailable"))
     limit, used = (_read(root / f"sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
     if limit.isdigit() and total is not None and int(limit) < total:
         total = int(limit)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 DRIVER_TIMEOUT = 20.0
-"""Seconds. A driver that is being started for the first time takes a few."""
+"""Seconds; the first start of a driver takes a few."""
 COUNT_TIMEOUT = 120.0
 """Seconds; usually two."""
 LIBRARY_TIMEOUT = 60.0
 _MARK = "kinet-trt-probe "
-_SAY = f"""
+_REPORT = f"""
 import json, sys
-def say(**facts):
+def report(**facts):
     print({_MARK!r} + json.dumps(facts), flush=True)
 """
 
@@ -109,7 +109,7 @@ class EngineProbe:
 
 
 def ask(program: str, arguments: Sequence[str], timeout: float) -> ProbeResult:
-    """Run a program that reports values with ``say(name=value)``, and return them even if it crashes.
+    """Run a program that reports values with ``report(name=value)``, and return them even if it crashes.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def ask(program: str, arguments: Sequence[str], timeout: float) -> ProbeResult:
     timeout
         Seconds after which it is stopped.
     """
-    command = [sys.executable, "-c", _SAY + program, *arguments]
+    command = [sys.executable, "-c", _REPORT + program, *arguments]
     try:
         process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -139,7 +139,7 @@ def ask(program: str, arguments: Sequence[str], timeout: float) -> ProbeResult:
         for pipe in (process.stdout, process.stderr):
             if pipe:
                 pipe.close()
-    facts = {name: value for line in out.splitlines() for name, value in _said(line).items()}
+    facts = {name: value for line in out.splitlines() for name, value in _reported(line).items()}
     return ProbeResult(facts, problem or str(facts.get("error", "")) or _ending(process.returncode, err))
 
 
@@ -183,7 +183,8 @@ def try_library(module: str, timeout: float = LIBRARY_TIMEOUT) -> str:
     return ask(_CUPY if module == "cupy" else _TENSORRT, [module], timeout).problem
 
 
-def _said(line: bytes) -> dict[str, Any]:
+def _reported(line: bytes) -> dict[str, Any]:
+    """Return the values of a line of output; empty if it is other output."""
     text = line.decode(errors="replace")
     if not text.startswith(_MARK):
         return {}
@@ -221,16 +222,16 @@ def _nvidia_smi(timeout: float) -> tuple[str, ...]:
     return tuple(name.strip() for name in names if name.strip())
 
 
-# --- what the processes run -------------------------------------------------------------------------------------------
+# --- programs of the subprocesses -------------------------------------------------------------------------------------
 
 _DRIVER = """
 from kinet_trt.cuda.driver import DriverError, newest_cuda, query_driver
 try:
-    say(cuda=newest_cuda(), library=True)
+    report(cuda=newest_cuda(), library=True)
     found = query_driver((0, 0))
-    say(devices=[dict(name=gpu.name, capability=gpu.capability, memory=gpu.memory) for gpu in found.gpus])
+    report(devices=[dict(name=gpu.name, capability=gpu.capability, memory=gpu.memory) for gpu in found.gpus])
 except DriverError as error:
-    say(error=error.reason)
+    report(error=error.reason)
 """
 
 _COUNT = """
@@ -244,33 +245,33 @@ class Keep(logging.Handler):
 logging.getLogger("kinet_trt").addHandler(Keep(logging.WARNING))
 runtime = sys.argv[1]
 try:
-    say(stage="NumPy or OpenCV cannot be loaded")
+    report(stage="NumPy or OpenCV cannot be loaded")
     import cv2, numpy
     if runtime == "openvino":
-        say(stage="it cannot be loaded")
+        report(stage="it cannot be loaded")
         import openvino
         core = openvino.Core()
-        say(version=openvino.__version__.split("-")[0], offers=list(core.available_devices))
+        report(version=openvino.__version__.split("-")[0], offers=list(core.available_devices))
         precisions = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        say(offers=[*core.available_devices, *(p for p in precisions if p in ("FP32", "BF16", "FP16", "INT8"))])
+        report(offers=[*core.available_devices, *(p for p in precisions if p in ("FP32", "BF16", "FP16", "INT8"))])
     else:
-        say(stage="it cannot be loaded")
+        report(stage="it cannot be loaded")
         import onnxruntime
         providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
-        say(version=onnxruntime.__version__, offers=providers)
-    say(stage="the built-in model cannot be opened")
+        report(version=onnxruntime.__version__, offers=providers)
+    report(stage="the built-in model cannot be opened")
     from kinet_trt.simulation import simulate
     from kinet_trt.inference.counter import NucleusCounter
     from kinet_trt.core.frame import Frame
     pixels, truth = simulate.field(1_007, 320, 256)
     start = time.perf_counter()
     counter = NucleusCounter(runtime=runtime)
-    say(precision=counter.engine.precision, stage="a simulated field cannot be counted")
+    report(precision=counter.engine.precision, stage="a simulated field cannot be counted")
     found = counter(Frame(pixels, simulate.NOMINAL_MPP))
-    say(nuclei=len(found), true=len(truth), seconds=time.perf_counter() - start, warnings=warnings, stage="")
+    report(nuclei=len(found), true=len(truth), seconds=time.perf_counter() - start, warnings=warnings, stage="")
 except Exception as error:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    say(error=lines[-1] if lines else type(error).__name__)
+    report(error=lines[-1] if lines else type(error).__name__)
 """
 
 _CUPY = """
@@ -278,9 +279,9 @@ try:
     import cupy
     found = int((cupy.arange(4) ** 2).sum())
     if found != 14:
-        say(error=f"0 + 1 + 4 + 9 gives {found}")
+        report(error=f"0 + 1 + 4 + 9 gives {found}")
 except Exception as error:
-    say(error=(str(error) or type(error).__name__).strip().splitlines()[0])
+    report(error=(str(error) or type(error).__name__).strip().splitlines()[0])
 """
 
 _TENSORRT = """
@@ -288,7 +289,7 @@ import importlib
 try:
     trt = importlib.import_module(sys.argv[1])
     if trt.Runtime(trt.Logger(trt.Logger.ERROR)) is None:
-        say(error="cannot create a runtime")
+        report(error="cannot create a runtime")
 except Exception as error:
-    say(error=(str(error) or type(error).__name__).strip().splitlines()[0])
+    report(error=(str(error) or type(error).__name__).strip().splitlines()[0])
 """

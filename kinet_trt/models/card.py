@@ -1,4 +1,4 @@
-"""ModelCard: metadata of a compiled model, and the check that a model's bytes are those its card was written for.
+"""ModelCard: metadata of a compiled model, and the check that a model's bytes match its card.
 
 In an ONNX file the card is JSON in the metadata, next to its own sha256. It is read without the ``onnx`` package, by
 walking the outermost level of the protobuf, and the model's hash is checked before any native parser reads the bytes.
@@ -255,7 +255,7 @@ def read_onnx_card(model: bytes) -> ModelCard:
 
 
 def changed_since(card: ModelCard, model: bytes) -> str:
-    """Return how a model differs from the one its card was written for; empty if it is the same."""
+    """Return an error message if a model does not match its card; empty if it does."""
     actual = onnx_hash(model)
     if actual == card.model_sha256:
         return ""

@@ -1,4 +1,4 @@
-"""What a sparse up-sampler adds to the head, computed before it is up-sampled: the same numbers in less time."""
+"""Compute the contribution of a sparse up-sampler to a head at low resolution: equal outputs in less time."""
 
 from __future__ import annotations
 
@@ -14,44 +14,45 @@ from onnx import helper, numpy_helper
 
 from kinet_trt.onnx_graph.pointwise import numbers
 
-# Of the 8 x 8 pixels that the release's eightfold up-sampler makes of a small one, 3 x 3 depend on the picture; the
-# others are its activated bias. The head's 5 x 5 spreads the 3 x 3 over 7 x 7 pixels of the same 8 x 8. So what varies
-# goes from a small pixel to its own 8 x 8 and to no other: two pointwise convolutions and DepthToSpace.
+# The release's eightfold up-sampler turns each pixel of its small input into 8 x 8 pixels. Only 3 x 3 of them depend on
+# the image; the others are its activated bias. The head's 5 x 5 kernel spreads the 3 x 3 over 7 x 7 pixels of the same
+# 8 x 8. The variable part of a small pixel therefore affects only its own 8 x 8 pixels, and can be computed by two
+# pointwise convolutions and DepthToSpace.
 #
-# What does not vary adds a number that depends on the place in the 8 x 8, a bias, and at the border of the picture on
-# how much the head sees of the zeros there. By first, middle and last row and column there are 3 x 3 kinds of small
-# pixels. Each but the middle one has channels that are 1 there and 0 elsewhere, whose weights are what it adds to the
-# bias. The first convolution gives them as 1 everywhere (weights 0, bias 1); a factor for each row and one for each
-# column blank them where they do not belong, and likewise what the zeros hide of the 3 x 3.
+# The constant part adds a bias that depends on the position in the 8 x 8 and, at the border of the image, on the zero
+# padding that the head covers. First, middle and last rows and columns give 3 x 3 kinds of small pixels. Each kind
+# except the middle one has channels that are 1 there and 0 elsewhere, weighted by its difference from the bias of the
+# middle. The first convolution outputs them as 1 everywhere (weights 0, bias 1); factors per row and per column set
+# them to 0 elsewhere, and likewise those of the 3 x 3 pixels that the padding replaces.
 _MIDDLE = (1, 1)
 _BORDER = [(row, column) for row in range(3) for column in range(3) if (row, column) != _MIDDLE]
 _COPIES = 4
-"""Channels for each kind at the border. The bias changes there by ten times the weights of the 3 x 3; shared among four
-channels that leaves int8 enough steps for those. And 9 x 64 + 8 x 4 channels are whole blocks of 32, as AMX likes."""
+"""Channels per kind of border pixel. The bias changes there by ten times the weights of the 3 x 3; split among four
+channels, int8 has enough steps for those. 9 x 64 + 8 x 4 channels are whole blocks of 32, which is fast with AMX."""
 _WAY = (("Pad",), ("Slice",), ("DepthToSpace",), ("Relu", "Elu"), ("Conv",))
-"""From the head back to the small picture."""
+"""Operators from the head back to the small input."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """A sparse up-sampler on its way to a head.
+    """A sparse up-sampler and the head that reads it.
 
     Attributes
     ----------
     up, activation
-        The pointwise convolution of the small picture, and what follows it.
+        Pointwise convolution of the small input, and its activation.
     moves
-        The nodes that put its pixels in their places, cut off the border and pad it with zeros.
+        Nodes that rearrange its pixels, crop the border and pad it with zeros.
     join, position
-        The concatenation that the head reads, and which of its inputs this is.
+        Concatenation that the head reads, and the index of this input.
     head
-        A convolution that keeps the size.
+        Convolution that keeps the size.
     stride
         Rows and columns that a small pixel becomes.
     margin
         Rows and columns of zeros at each border.
     taps
-        Those of the ``stride`` rows and columns that depend on the picture.
+        Indices of the ``stride`` rows and columns that depend on the image.
     """
 
     up: onnx.NodeProto
@@ -71,15 +72,15 @@ class _Side:
 
 
 def at_low_resolution(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the same network with what the release's eightfold up-samplers add to its heads at an eighth of the size.
+    """Return a network that computes the contributions of eightfold up-samplers to its heads at an eighth of the size.
 
-    The numbers are the same but for the order of additions, for frames of any multiple of 16 px. What is no such
-    up-sampler stays as it is.
+    The outputs are equal except for the order of additions, for frames of any multiple of 16 px. All other layers are
+    unchanged.
 
     Parameters
     ----------
     graph
-        From :func:`kinet_trt.onnx_graph.pointwise.as_pointwise`, its weights in FP32; it stays as it is.
+        Graph from :func:`kinet_trt.onnx_graph.pointwise.as_pointwise` with FP32 weights; not changed.
     """
     made = onnx.ModelProto()
     made.CopyFrom(graph)
@@ -99,12 +100,12 @@ def at_low_resolution(graph: onnx.ModelProto) -> onnx.ModelProto:
         body.initializer.remove(tensors[name])
     del body.node[:]
     body.node.extend(nodes)
-    del body.value_info[:]  # of shapes that are no more
+    del body.value_info[:]  # outdated shapes
     return made
 
 
 def _sides(body: onnx.GraphProto, stored: Mapping[str, NDArray[Any]]) -> Iterator[_Side]:
-    """Find the sparse up-samplers that heads read, and nothing else reads."""
+    """Find the sparse up-samplers whose only reader is a head."""
     makers = {name: node for node in body.node for name in node.output}
     reads = Counter([*(name for node in body.node for name in node.input), *(output.name for output in body.output)])
     for head in (node for node in body.node if node.op_type == "Conv"):
@@ -121,7 +122,7 @@ def _sides(body: onnx.GraphProto, stored: Mapping[str, NDArray[Any]]) -> Iterato
 
 
 def _way(name: str, makers: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Return the nodes from a head back to the small picture; none if they are others."""
+    """Return the nodes from a head back to the small input; empty if they do not match."""
     way: list[onnx.NodeProto] = []
     for kinds in _WAY:
         node = makers.get(name)
@@ -139,7 +140,7 @@ def _side(
     head: onnx.NodeProto,
     stored: Mapping[str, NDArray[Any]],
 ) -> _Side | None:
-    """Return an up-sampler if what varies of a small pixel's pixels reaches those of no other; else None."""
+    """Return an up-sampler if small pixels do not affect each other's pixels; else None."""
     pad, cut, unpack, activation, up = way
     if len(up.input) != 3 or not {*pad.input[1:], *cut.input[1:], *up.input[1:], head.input[1]} <= stored.keys():
         return None
@@ -166,7 +167,7 @@ def _side(
 
 
 def _plain(layer: onnx.NodeProto, weights: NDArray[Any], pad: int) -> bool:
-    """Whether a convolution is a square one that keeps the size."""
+    """Return whether a convolution is square and keeps the size."""
     expected = {"strides": 1, "dilations": 1, "group": 1, "pads": pad}
     if pad and not numbers(layer, "pads"):
         return False
@@ -175,23 +176,23 @@ def _plain(layer: onnx.NodeProto, weights: NDArray[Any], pad: int) -> bool:
 
 
 def _channels_before(side: _Side, graph: onnx.ModelProto) -> int:
-    """Return the channels that are joined before those of an up-sampler."""
+    """Return the number of channels before those of an up-sampler in its concatenation."""
     known = onnx.shape_inference.infer_shapes(graph).graph.value_info
     shapes = {value.name: value.type.tensor_type.shape.dim for value in known}
     return sum(shapes[name][1].dim_value for name in list(side.join.input)[: side.position])
 
 
 def _values(side: _Side, stored: Mapping[str, NDArray[Any]], before: int) -> dict[str, NDArray[Any]]:
-    """Return the weights and constants of the up-sampler and of what :func:`_nodes` gives."""
+    """Return the weights and constants of the up-sampler and of :func:`_nodes`."""
     stride, taps, name = side.stride, side.taps, side.name
     weights, bias, kernel = (stored[name] for name in (*side.up.input[1:], side.head.input[1]))
     channels, inputs = len(bias) // stride**2, weights.shape[1]
     own, bias = kernel[:, before : before + channels].astype(float), bias[:channels]
     small = weights.reshape(stride, stride, channels, inputs)[np.ix_(taps, taps)].reshape(-1, inputs)
 
-    # Of the stride's rows, which one each tap of the kernel sees from each: [stride, kernel]. Is it one of those that
-    # vary, [taps, stride, kernel]; does it lie in the picture, for the first, a middle and the last small pixel? With
-    # columns it is the same.
+    # seen: the row that each tap of the kernel reads at each of the stride's rows, [stride, kernel]. varies: whether it
+    # is one of the variable rows, [taps, stride, kernel]. inside: whether it lies in the image, for the first, a middle
+    # and the last small pixel. Columns are treated alike.
     seen = np.arange(stride)[:, None] + np.arange(kernel.shape[2]) - kernel.shape[2] // 2
     varies = (seen == taps[:, None, None]).astype(float)
     inside = np.stack([seen >= side.margin, np.ones_like(seen), seen < stride - side.margin]).astype(float)
@@ -221,26 +222,26 @@ def _activated(values: NDArray[Any], activation: onnx.NodeProto) -> NDArray[np.f
 
 
 def _added(rows: NDArray[np.float64], still: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what the head adds where it sees nothing but the same number in these rows and columns.
+    """Return the output of the head for a constant input in these rows and columns.
 
     Parameters
     ----------
     rows
-        1 where a tap of the kernel sees one: [first, middle and last small pixel, stride, kernel].
+        1 where a tap of the kernel reads one of these rows: [first, middle and last small pixel, stride, kernel].
     still
-        The head's weights times that number, [outputs, kernel, kernel].
+        The head's weights times the constant, [outputs, kernel, kernel].
 
     Returns
     -------
     array
-        For each kind of row and of column, the packed channels of a small pixel: [3, 3, stride * stride * outputs].
+        Packed channels of a small pixel for each kind of row and column: [3, 3, stride * stride * outputs].
     """
     found: NDArray[np.float64] = np.einsum("ayk,bxl,okl->abyxo", rows, rows, still)
     return found.reshape(3, 3, -1)
 
 
 def _factors(side: _Side, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return what each channel is multiplied by in the first, a middle and the last row, and column: [channels, 3]."""
+    """Return factors of each channel for the first, a middle and the last row, and column: [channels, 3]."""
     taps = side.taps
     shown = np.stack([taps >= side.margin, np.ones_like(taps), taps < side.stride - side.margin], axis=1)
     tap, kind = (
@@ -252,7 +253,7 @@ def _factors(side: _Side, channels: int) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def _nodes(side: _Side) -> list[onnx.NodeProto]:
-    """Return what comes in place of the head."""
+    """Return the nodes that replace the head."""
     name, make = side.name, helper.make_node
     others = [tensor for position, tensor in enumerate(side.join.input) if position != side.position]
     dense = onnx.NodeProto()

@@ -1,4 +1,4 @@
-"""Large up-samplers as pointwise convolutions: the same numbers, and a layer that every engine is fast at."""
+"""Rewrite large up-samplers as pointwise convolutions: equal outputs, and a layer that is fast on every engine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _TO_THE_END = 2**31
 
 
 def as_pointwise(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the same network with its fourfold and eightfold up-samplers written as pointwise convolutions.
+    """Return a network whose fourfold and eightfold up-samplers are pointwise convolutions.
 
-    A transposed convolution whose kernel is its stride s gives each input pixel s x s pixels of its own: a convolution
-    of one pixel to s x s times the channels, its activation, and DepthToSpace; what its padding cut off is sliced off.
-    The numbers are the same to the last bit. OpenVINO has no int8 kernel for such strides, and in BF16 it leaves the
-    activation a pass of its own; for these it has both.
+    A transposed convolution whose kernel size is its stride s turns each input pixel into s x s separate pixels. That
+    equals a pointwise convolution with s x s times as many channels, the activation, and DepthToSpace; a Slice
+    replaces the padding. The outputs are equal to the last bit. OpenVINO has no int8 kernel for transposed convolutions
+    with such strides and does not fuse their activation in BF16; for pointwise convolutions it has both.
     """
     made = onnx.ModelProto()
     made.CopyFrom(graph)
@@ -40,7 +40,7 @@ def as_pointwise(graph: onnx.ModelProto) -> onnx.ModelProto:
             nodes += [node, *unpacked.pop(node.name, [])]
     del body.node[:]
     body.node.extend(nodes)
-    del body.value_info[:]  # of shapes that are no more
+    del body.value_info[:]  # outdated shapes
     return made
 
 
@@ -54,7 +54,7 @@ def _separate(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> i
 
 
 def numbers(node: onnx.NodeProto, name: str) -> list[int]:
-    """Return the whole numbers of a node's attribute; none where it has none."""
+    """Return the integers of a node's attribute; empty if it is missing."""
     found = [helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.name == name]
     return [int(value) for entry in found for value in (entry if isinstance(entry, Sequence) else [entry])]
 
@@ -71,7 +71,7 @@ def _pointwise(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto], str
 def _unpack(
     body: onnx.GraphProto, activation: onnx.NodeProto, stride: int, pads: Sequence[int]
 ) -> list[onnx.NodeProto]:
-    """Let an activation work on packed pixels; return the nodes that put them in their places."""
+    """Make an activation work on packed pixels; return the nodes that unpack them."""
     name = activation.output[0]
     activation.output[0] = packed = f"{name}.packed"
     whole = f"{name}.whole" if any(pads) else name

@@ -1,15 +1,15 @@
-"""Quantised copies of a network: explicit QuantizeLinear and DequantizeLinear nodes where engines profit from them.
+"""Quantize a network: insert QuantizeLinear and DequantizeLinear (Q/DQ) nodes where engines benefit from them.
 
-TensorRT and OpenVINO both read these nodes as orders, so their places decide speed and accuracy. The rules, and why:
+TensorRT and OpenVINO both follow these nodes strictly, so their positions determine speed and accuracy. The rules:
 
-* A convolution that is quantised (transposed or not) gets its input and its weights behind Q/DQ: symmetric int8, one
-  scale a tensor for the input and one a channel for the weights. TensorRT knows no other kind.
-* Its bias stays in float. TensorRT for RTX refuses an int32 bias behind DequantizeLinear, and engines add it in the
-  accumulator anyway.
-* Every reader of a quantised tensor reads the quantised one. A residual addition then has its identity in int8 and
-  its other side fresh from the convolution, which is what both engines fuse into that convolution.
-* All inputs of a concatenation share one scale, so that joining them copies bytes and requantises nothing.
-* What lies between a convolution and the next Q (bias, activation, addition) stays in float and is fused.
+* A quantized convolution (transposed or not) has Q/DQ on its input and weights: symmetric int8, one scale per tensor
+  for the input and one per channel for the weights. TensorRT supports nothing else.
+* Its bias stays in float. TensorRT for RTX rejects an int32 bias behind DequantizeLinear, and engines add the bias in
+  the accumulator anyway.
+* All readers of a quantized tensor read its quantized values. A residual addition then adds int8 values to the output
+  of a convolution, which both engines fuse into that convolution.
+* All inputs of a concatenation share one scale, so that it copies bytes and requantizes nothing.
+* Operators between a convolution and the next Q (bias, activation, addition) stay in float and are fused.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from kinet_trt.core.errors import KinetError
 from kinet_trt.onnx_graph.pointwise import numbers
 
 MAX_CODE = 127
-"""Codes go from -127 to 127: symmetric, so that zero is exact and -128 is never needed."""
+"""Codes are -127 to 127: symmetric, so that zero is exact and -128 is not needed."""
 _LAYERS = ("Conv", "ConvTranspose")
 _MOVES = ("Concat", "Pad", "DepthToSpace", "Slice")
-"""Nodes that move values and change none: what they give is quantised where it comes from. What was padded is quantised
-once more, which changes nothing: without AMX, OpenVINO stores signed values with an offset of 128, and then a padding
-of 0 would leave int8, and with it all that is joined to it."""
+"""Nodes that move values without changing them: their inputs are quantized instead. The output of Pad is quantized
+again, which changes no value: without AMX, OpenVINO stores signed values with an offset of 128, and a padding of 0
+would otherwise prevent int8 for it and for everything that is concatenated with it."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Layer:
     Attributes
     ----------
     name
-        Of its weights, without the suffix: ``network.up1.up.0``.
+        Name of its weights without the suffix, like ``network.up1.up.0``.
     input
-        The tensor it reads.
+        Tensor that it reads.
     origins
-        The tensors whose values that one consists of, where it joins or moves others.
+        Tensors that the values of ``input`` come from, through nodes that concatenate or move them.
     cost
-        Multiplications for each pixel of its input.
+        Multiplications per pixel of its input.
     """
 
     name: str
@@ -74,12 +74,12 @@ def layers(graph: onnx.ModelProto) -> list[Layer]:
 
 
 def _area(node: onnx.NodeProto) -> int:
-    """Return how many pixels of its input a convolution goes on by."""
+    """Return the number of input pixels per step of a convolution."""
     return math.prod(numbers(node, "strides")) if node.op_type == "Conv" else 1
 
 
 def groups(graph: onnx.ModelProto, floating: Collection[str]) -> list[tuple[str, ...]]:
-    """Return the tensors to quantise, those that must share a scale together.
+    """Return the tensors to quantize, grouped by shared scale.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def groups(graph: onnx.ModelProto, floating: Collection[str]) -> list[tuple[str,
 
 
 def _origins(tensor: str, makers: Mapping[str, onnx.NodeProto]) -> list[str]:
-    """Return the tensors whose values a tensor consists of."""
+    """Return the tensors that the values of a tensor come from."""
     node = makers.get(tensor)
     if node is None or node.op_type not in _MOVES:
         return [tensor]
@@ -119,14 +119,14 @@ def insert(graph: onnx.ModelProto, scales: Mapping[str, float], floating: Collec
     graph
         Graph with FP32 weights (:func:`kinet_trt.onnx_graph.precision.store_in_full`); not changed.
     scales
-        Size of a step of each tensor that :func:`groups` names.
+        Quantization step of each tensor from :func:`groups`.
     floating
         Names of the layers that stay in float.
 
     Raises
     ------
     KinetError
-        If a layer's weights are not stored in the model, or are no numbers.
+        If a layer's weights are not stored in the model, or are not finite.
     """
     made = onnx.ModelProto()
     made.CopyFrom(graph)
@@ -160,7 +160,7 @@ def _name(node: onnx.NodeProto) -> str:
 
 
 def _weights(body: onnx.GraphProto, tensor: onnx.TensorProto, axis: int) -> list[onnx.NodeProto]:
-    """Replace FP32 weights by int8 ones; return the node that turns them back."""
+    """Replace FP32 weights by int8 ones; return the node that dequantizes them."""
     name, values = tensor.name, numpy_helper.to_array(tensor)
     codes, scale = quantise(values, axis)
     body.initializer.remove(tensor)
@@ -173,12 +173,12 @@ def _weights(body: onnx.GraphProto, tensor: onnx.TensorProto, axis: int) -> list
 
 
 def quantise(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return weights as int8 codes, and the size of a step of each channel along ``axis`` (1 where all are 0).
+    """Return weights as int8 codes, and the step of each channel along ``axis`` (1 if all its weights are 0).
 
     Raises
     ------
     KinetError
-        If a weight is no number.
+        If a weight is not finite.
     """
     if not np.isfinite(values).all():
         raise KinetError("int8: the model's weights contain NaN or infinity: export it again")
@@ -192,7 +192,7 @@ def quantise(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], 
 
 
 def _activation(body: onnx.GraphProto, name: str, scale: float) -> list[onnx.NodeProto]:
-    """Return the nodes that quantise a tensor and turn it back."""
+    """Return the nodes that quantize and dequantize a tensor."""
     body.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), f"{name}.scale"))
     body.initializer.append(numpy_helper.from_array(np.array(0, np.int8), f"{name}.zero"))
     parameters = [f"{name}.scale", f"{name}.zero"]

@@ -326,8 +326,8 @@ def test_client_reports_errors(tmp_path):
         return done.stderr
 
     with serving(folder) as (address, _):
-        assert "no picture" in fails(tmp_path / "none.png", "--url", address)
-        assert "the model has room for 20" in fails(tmp_path / "a.png", "--url", address)
+        assert "OpenCV cannot read this image" in fails(tmp_path / "none.png", "--url", address)
+        assert "the model returns up to 20" in fails(tmp_path / "a.png", "--url", address)
         grey = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_GRAYSCALE)
         cv2.imwrite(str(tmp_path / "grey.png"), grey)
         done = subprocess.run(
@@ -337,5 +337,5 @@ def test_client_reports_errors(tmp_path):
             check=True,
         )
         assert done.stdout == "x,y,class,score\n"
-        assert done.stderr.startswith("the picture has no colour")
-    assert "127.0.0.1:1 says" in fails(tmp_path / "a.png", "--url", "127.0.0.1:1")
+        assert done.stderr.startswith("the image is grey")
+    assert "error from the server 127.0.0.1:1:" in fails(tmp_path / "a.png", "--url", "127.0.0.1:1")

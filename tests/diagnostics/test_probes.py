@@ -11,25 +11,25 @@ from kinet_trt.diagnostics.probes import Device, ask, probe_driver, try_counting
 
 
 def test_probe_keeps_reported_values_after_a_crash():
-    assert ask("say(a=1); say(b=[2])", [], 20).facts == {"a": 1, "b": [2]}
-    assert ask("print('kinet-trt-probe {'); print('noise'); say(c=sys.argv[1])", ["µ"], 20).facts == {"c": "µ"}
-    answer = ask("say(stage='here'); sys.exit('words at the end')", [], 20)
+    assert ask("report(a=1); report(b=[2])", [], 20).facts == {"a": 1, "b": [2]}
+    assert ask("print('kinet-trt-probe {'); print('noise'); report(c=sys.argv[1])", ["µ"], 20).facts == {"c": "µ"}
+    answer = ask("report(stage='here'); sys.exit('words at the end')", [], 20)
     assert (answer.facts["stage"], answer.problem) == ("here", "words at the end")
     assert ask("sys.exit(3)", [], 20).problem == "ended with status 3"
-    assert ask("say(error='no')", [], 20).problem == "no"
+    assert ask("report(error='no')", [], 20).problem == "no"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize(("name", "says"), [("SIGILL", "does not have"), ("SIGSEGV", "SIGSEGV"), ("SIGKILL", "memory")])
 def test_probe_describes_a_crash(name, says):
-    answer = ask(f"import os, signal; say(stage='x'); os.kill(os.getpid(), signal.{name})", [], 20)
+    answer = ask(f"import os, signal; report(stage='x'); os.kill(os.getpid(), signal.{name})", [], 20)
     assert answer.facts == {"stage": "x"}
     assert name in answer.problem
     assert says in answer.problem
 
 
 def test_probe_stops_after_the_timeout():
-    answer = ask("import time; say(stage='x'); time.sleep(60)", [], 1.5)
+    answer = ask("import time; report(stage='x'); time.sleep(60)", [], 1.5)
     assert answer.problem == "no answer after 1.5 s"
     if sys.platform != "win32":
         assert answer.facts == {"stage": "x"}

@@ -1,9 +1,9 @@
-"""Count the nuclei of a picture on a Triton server. For Research Use Only. Not for use in diagnostic procedures.
+"""Count the nuclei of an image on a Triton server. For Research Use Only. Not for use in diagnostic procedures.
 
     pip install "tritonclient[grpc]" numpy opencv-python-headless
     python client.py field.png --mpp 0.25 --url localhost:8001 > nuclei.csv
 
-An example to take from: it needs nothing of kinet-trt, and asks the server for all that it must know of the model.
+An example to copy: it does not need kinet-trt, and queries the server for the properties of the model.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-MODEL = "kinet-edge"  # its name on the server
-GREY = 8  # difference of R, G and B (of 255) that noise and JPEG leave in a grey picture
+MODEL = "kinet-edge"  # name on the server
+GREY = 8  # largest difference of R, G and B (of 255) in a grey image with noise or JPEG artefacts
 
 
 @dataclass(frozen=True)
 class Model:
-    """What the server's configuration says of the model.
+    """Properties of a model from the server's configuration.
 
     Attributes
     ----------
     name
-        On the server.
+        Name on the server.
     mpp
-        um/px of the frames that it takes.
+        Scale of its input frames, um/px.
     multiple
         Height and width of a frame are multiples of this many px.
     threshold
-        Least height of a peak.
+        Minimum height of a peak.
     classes
         Names of the classes 0, 1, 2 ...
     """
@@ -48,10 +48,14 @@ class Model:
 
 
 def describe(client: triton.InferenceServerClient, name: str) -> Model:
-    """Ask the server for a model's um/px, alignment, threshold and classes."""
-    said = {key: value.string_value for key, value in client.get_model_config(name).config.parameters.items()}
+    """Query the server for a model's um/px, alignment, threshold and classes."""
+    values = {key: value.string_value for key, value in client.get_model_config(name).config.parameters.items()}
     return Model(
-        name, float(said["mpp"]), int(said["multiple"]), float(said["threshold"]), tuple(said["classes"].split(","))
+        name,
+        float(values["mpp"]),
+        int(values["multiple"]),
+        float(values["threshold"]),
+        tuple(values["classes"].split(",")),
     )
 
 
@@ -71,21 +75,21 @@ def fit(pixels: NDArray[np.uint8], mpp: float, model: Model) -> tuple[NDArray[np
 def count(
     client: triton.InferenceServerClient, model: Model, pixels: NDArray[np.uint8], mpp: float, threshold: float
 ) -> NDArray[np.float32]:
-    """Return x, y (px of the picture, pixel centres at integers), score and class of each nucleus, float32 [n, 4]."""
+    """Return x, y (px of the image, pixel centres at integers), score and class of each nucleus, float32 [n, 4]."""
     if (pixels.max(axis=2) - pixels.min(axis=2)).max() <= GREY:
-        print("the picture has no colour: the stains cannot be told apart, and no nuclei are counted", file=sys.stderr)  # noqa: T201
+        print("the image is grey: the stains cannot be distinguished, so no nuclei are counted", file=sys.stderr)  # noqa: T201
         return np.zeros((0, 4), np.float32)
     fitted, height, width = fit(pixels, mpp, model)
     frame = triton.InferInput("frame", [1, *fitted.shape], "UINT8")
     frame.set_data_from_numpy(fitted[None])
-    least = triton.InferInput("threshold", [1], "FP32")
-    least.set_data_from_numpy(np.array([threshold], np.float32))
-    answer = client.infer(model.name, [frame, least])
+    limit = triton.InferInput("threshold", [1], "FP32")
+    limit.set_data_from_numpy(np.array([threshold], np.float32))
+    answer = client.infer(model.name, [frame, limit])
     found, rows = int(answer.as_numpy("count")[0]), answer.as_numpy("detections")[0]
     if found > len(rows):
-        sys.exit(f"the picture holds {found} nuclei, the model has room for {len(rows)}: count parts of it")
+        sys.exit(f"the image has {found} nuclei, the model returns up to {len(rows)}: count parts of the image")
     nuclei: NDArray[np.float32] = rows[:found].copy()
-    nuclei = nuclei[(nuclei[:, 0] < width) & (nuclei[:, 1] < height)]  # those in the padding are none
+    nuclei = nuclei[(nuclei[:, 0] < width) & (nuclei[:, 1] < height)]  # drop those in the padding
     for column, scale in ((0, width / pixels.shape[1]), (1, height / pixels.shape[0])):
         if scale != 1:
             nuclei[:, column] = (nuclei[:, column].astype(np.float64) + 0.5) / scale - 0.5
@@ -93,7 +97,7 @@ def count(
 
 
 def wilson(positive: int, n: int) -> tuple[float, float]:
-    """Return the 95% Wilson interval of a share."""
+    """Return the 95% Wilson interval of a proportion."""
     z, share = 1.96, positive / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
@@ -101,17 +105,17 @@ def wilson(positive: int, n: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Count one picture: nuclei to standard output, the index to standard error."""
-    options = argparse.ArgumentParser(description="Count the nuclei of a picture on a Triton server.")
+    """Count one image: nuclei to standard output, the index to standard error."""
+    options = argparse.ArgumentParser(description="Count the nuclei of an image on a Triton server.")
     options.add_argument("image")
-    options.add_argument("--mpp", type=float, help="um/px of the picture; left out: the model's")
-    options.add_argument("--url", default="localhost:8001", help="of the server's gRPC port")
+    options.add_argument("--mpp", type=float, help="um/px of the image; defaults to the model's")
+    options.add_argument("--url", default="localhost:8001", help="address of the server's gRPC port")
     options.add_argument("--model", default=MODEL)
-    options.add_argument("--threshold", type=float, help="least height of a peak; left out: the model's")
+    options.add_argument("--threshold", type=float, help="minimum height of a peak; defaults to the model's")
     chosen = options.parse_args()
     picture = cv2.imread(chosen.image, cv2.IMREAD_COLOR)
     if picture is None:
-        sys.exit(f"{chosen.image}: no picture that OpenCV reads")
+        sys.exit(f"{chosen.image}: OpenCV cannot read this image")
     pixels = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
     try:
         with triton.InferenceServerClient(chosen.url) as client:
@@ -119,7 +123,7 @@ def main() -> None:
             least = model.threshold if chosen.threshold is None else chosen.threshold
             nuclei = count(client, model, pixels, chosen.mpp or model.mpp, least)
     except InferenceServerException as error:
-        sys.exit(f"the server {chosen.url} says: {error}")
+        sys.exit(f"error from the server {chosen.url}: {error}")
     print("x,y,class,score")  # noqa: T201
     for x, y, score, cls in nuclei:
         print(f"{x:.2f},{y:.2f},{model.classes[int(cls)]},{score:.4f}")  # noqa: T201
