@@ -1,4 +1,4 @@
-"""The tests' CUDA on the CPU: it must notice what would go wrong on a device."""
+"""The CPU emulation of CUDA detects errors that would occur on a device."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is said of the driver, from real shared libraries that answer as a driver would."""
+"""Driver queries against compiled shared libraries that emulate NVIDIA's driver."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ int cuGetErrorString(int error, const char **text) {
 
 @pytest.fixture
 def library(tmp_path):
-    """Give a function that compiles a driver's library with other answers."""
+    """Return a function that compiles an emulated driver with the given results."""
     compiler = find_program("gcc", package="g++")
 
     def build(**answers):
         text, path = tmp_path / "driver.c", tmp_path / f"libcuda{len(list(tmp_path.iterdir()))}.so"
         text.write_text(SOURCE)
-        given = [f"-D{name}={value}" for name, value in answers.items()]
-        subprocess.run([compiler, "-shared", "-fPIC", "-Werror", *given, str(text), "-o", str(path)], check=True)
+        defines = [f"-D{name}={value}" for name, value in answers.items()]
+        subprocess.run([compiler, "-shared", "-fPIC", "-Werror", *defines, str(text), "-o", str(path)], check=True)
         return (str(path),)
 
     return build
@@ -90,7 +90,7 @@ def test_query_driver_skips_other_libraries(tmp_path, library):
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("code", "reason"),
     [
         (34, "stub"),
         (46, "another process uses the GPU"),
@@ -101,8 +101,8 @@ def test_query_driver_skips_other_libraries(tmp_path, library):
         (12345, "unknown reason"),
     ],
 )
-def test_query_driver_explains_a_failed_start(library, code, says):
-    with pytest.raises(EngineError, match=rf"cannot be used: .*{says}.*CUDA error {code}.*on the CPU"):
+def test_query_driver_explains_a_failed_start(library, code, reason):
+    with pytest.raises(EngineError, match=rf"cannot be used: .*{reason}.*CUDA error {code}.*on the CPU"):
         query_driver(libraries=library(INIT=code))
 
 
@@ -149,5 +149,5 @@ def test_query_driver_imports_no_gpu_library():
         "import sys, kinet_trt.cuda.driver, kinet_trt.cuda.interop, kinet_trt.engines.tensorrt.preprocess, "
         "kinet_trt.peaks.cuda; print([n for n in ('cupy', 'torch', 'tensorrt', 'tensorrt_rtx') if n in sys.modules])"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.strip() == "[]"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Frames of other libraries: what is read of them, and what is said of what is no frame."""
+"""Frames from other libraries, and errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def pixels(height=5, width=7, channels=3):
 
 
 def device(array, **changes):
-    """Return what a library says of an array on the device; host memory stands in for it."""
+    """Return a CUDA array interface whose address is host memory."""
     return {**array.__array_interface__, "version": 3, "strides": array.strides, **changes}
 
 
 class OnDevice:
-    """As Numba and PyCUDA hand out device arrays: the interface, and no DLPack."""
+    """A device array as in Numba and PyCUDA: with the interface, without DLPack."""
 
     def __init__(self, array, **changes):
         self.__cuda_array_interface__ = device(array, **changes)
 
 
 class Producer:
-    """A DLPack producer on another kind of device, or one that refuses."""
+    """A DLPack producer on another kind of device, or one that raises."""
 
     def __init__(self, kind):
         self.kind = kind
@@ -114,7 +114,7 @@ def test_read_frame_of_host_dlpack_is_a_view():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "reason"),
     [
         (pixels()[..., 0], r"found \[5, 7\]: repeat grey"),
         (pixels()[..., :2], r"found \[5, 7, 2\]"),
@@ -123,9 +123,9 @@ def test_read_frame_of_host_dlpack_is_a_view():
         (np.zeros((0, 7, 3), np.uint8), r"found \[0, 7, 3\]"),
     ],
 )
-def test_read_frame_rejects_other_shapes(wrong, says):
+def test_read_frame_rejects_other_shapes(wrong, reason):
     for frame in (wrong, OnDevice(wrong)):
-        with pytest.raises(EngineError, match=r"expected uint8 \[height, width, 3\].*" + says):
+        with pytest.raises(EngineError, match=r"expected uint8 \[height, width, 3\].*" + reason):
             read_frame(frame)
 
 
@@ -138,7 +138,7 @@ def test_read_frame_rejects_other_types(kind):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "reason"),
     [
         ({"mask": np.ones(3)}, "mask"),
         ({"strides": (3, 1)}, "one stride for each"),
@@ -150,8 +150,8 @@ def test_read_frame_rejects_other_types(kind):
         ({"stream": "x"}, "invalid"),
     ],
 )
-def test_parse_interface_rejects_invalid_interfaces(changes, says):
-    with pytest.raises(EngineError, match=says):
+def test_parse_interface_rejects_invalid_interfaces(changes, reason):
+    with pytest.raises(EngineError, match=reason):
         parse_interface(device(pixels(), **changes), None, None)
     with pytest.raises(EngineError, match="invalid"):
         parse_interface({}, None, None)

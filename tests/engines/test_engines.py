@@ -1,4 +1,4 @@
-"""What holds for every engine."""
+"""Checks that all CPU engines share."""
 
 from dataclasses import replace
 

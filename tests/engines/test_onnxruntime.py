@@ -1,4 +1,4 @@
-"""The portable engine: the same nuclei as OpenVINO in FP32."""
+"""The ONNX Runtime engine finds the same nuclei as OpenVINO in FP32."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The CPU engine, on the shipped model."""
+"""The OpenVINO engine with the shipped model."""
 
 import subprocess
 import sys
@@ -64,16 +64,16 @@ def test_int8_pads_small_frames(tmp_path, height, width):
     card, model = read_card(DEFAULT_MODEL)
     int8 = int8_by_ort(precision.convert(Model(card, model), "fp32").data, tmp_path)
     small = openvino.OpenVinoEngine(replace(card, precision="int8"), int8, threads=1)
-    seen = []
+    shapes = []
     infer = small._infer
-    small._infer = lambda frames, *more: (seen.append(frames.shape[1:3]), infer(frames, *more))[1]
+    small._infer = lambda frames, *more: (shapes.append(frames.shape[1:3]), infer(frames, *more))[1]
     pixels = simulate.field(9, width, height)[0]
     maps = small.run(pixels[None])
-    assert seen == [(128, 128)]
+    assert shapes == [(128, 128)]
     assert maps.shape == (1, 3, height, width)
     padded = np.pad(pixels, ((0, 128 - height), (0, 128 - width), (0, 0)), "edge")
     assert (maps == small.run(padded[None])[..., :height, :width]).all()
-    # Quantised by other means than ours, but of the same picture.
+    # Another quantiser than ours, so only the correlation is compared.
     full = open_engine(DEFAULT_MODEL, "fp32").run(padded[None])[..., :height, :width]
     assert np.corrcoef(maps.ravel(), full.ravel())[0, 1] > 0.9
 
@@ -112,7 +112,7 @@ def test_bf16_of_a_fused_model_is_compared_by_maps_and_count(monkeypatch, fused_
         patch.setattr(openvino, "MAX_ERROR", 0.0)
         with pytest.raises(EngineError, match="maps off"):
             open_engine(fused_model, "bf16")
-    # Of the maps only the first two nuclei: what is left of the number comes out of the graph.
+    # Keep two nuclei of the FP32 maps: the other number comes from the fused graph.
     monkeypatch.setattr(openvino, "find_peaks", lambda *arguments: find_peaks(*arguments).where(np.arange(2)))
     with pytest.raises(EngineError, match=r"gives wrong results on this CPU \(\d\d+ nuclei instead of 2"):
         open_engine(fused_model, "bf16")
@@ -126,7 +126,7 @@ def test_openvino_rejects_a_precision_the_cpu_lacks(monkeypatch):
 
 
 def test_signals_arrive_after_engines_closed_in_any_order():
-    """OpenVINO's cores leave a dangling stack for signals: Ctrl-C after two counters was a segmentation fault."""
+    """OpenVINO's cores leave a dangling signal stack: Ctrl-C after two counters was a segmentation fault."""
     program = f"""
 import gc, signal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Timing on a GPU: the median of many runs, each between two events, over inputs that change."""
+"""GPU timing: the median of many runs, each between two events, over varying inputs."""
 
 from __future__ import annotations
 

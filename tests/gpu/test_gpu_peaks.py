@@ -1,4 +1,4 @@
-"""The peaks' kernels on a GPU: the rule, to the last detection, and in time."""
+"""The peak kernels on a GPU: equality with the definition, and speed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FULL_HD = 3, 1080, 1920
 
 
 def field(dtype, seed=0, nuclei=5000, shape=FULL_HD):
-    """Return proximity maps as a network makes them: cones of 12 px about each nucleus, noise below."""
+    """Return maps like a network's: a cone of 12 px around each nucleus, and noise."""
     generator = np.random.default_rng(seed)
     channels, height, width = shape
     maps = generator.normal(0, 0.02, shape).astype(np.float32)
@@ -140,7 +140,7 @@ def test_peaks_of_a_full_frame_take_at_most_100_microseconds(dtype, record_prope
     stream = cupy.cuda.Stream(non_blocking=True)
     peaks = CudaPeaks((1, *FULL_HD), dtype)
     with stream:
-        maps = [cupy.asarray(field(dtype, seed)[None]) for seed in range(8)]  # more than the caches hold
+        maps = [cupy.asarray(field(dtype, seed)[None]) for seed in range(8)]  # more than fits in the caches
 
     def launch(on, given_):
         peaks.begin(on, 0.3)

@@ -1,4 +1,4 @@
-"""Frames on a GPU: read where they lie, and prepared as on the host."""
+"""Frames on a GPU are read in place and prepared as on the host."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_prepare_waits_for_cupys_current_stream(pixels):
 
 
 def test_prepare_waits_for_the_producers_stream(pixels):
-    """A frame that is still being written when it is handed over."""
+    """Pass a frame that is still being written."""
     torch = pytest.importorskip("torch")
     expected = fit(Frame(pixels), MPP, 16).pixels
     source = torch.from_numpy(pixels).cuda()

@@ -1,4 +1,4 @@
-"""The GPU engine on a GPU: the nuclei of its own maps, on every way that a frame can take."""
+"""The GPU engine on a GPU: every way to pass a frame gives the nuclei of its maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.gpu
 
 
 def opened(folder, **options):
-    """Build the shipped model in FP16 and open it, or skip with the reason why no TensorRT runs here."""
+    """Build the shipped model in FP16 and open it; skip if TensorRT does not run here."""
     path = folder / "edge.engine"
     build(None, path, "fp16", **options)
     card, plan = read_plan(path)
@@ -51,7 +51,7 @@ def frames():
 
 
 def on_the_host(engine, frame, threshold=None):
-    """Return the nuclei that the engine's maps of a frame hold, found on the host."""
+    """Return the nuclei in the engine's maps of a frame, found on the host."""
     card = engine.card
     fitted = fit(frame, card.mpp, card.multiple)
     maps = engine.run(fitted.pixels[None])[0]
@@ -74,7 +74,7 @@ def test_engine_equals_the_cpu(engine, frames, tmp_path):
 
 
 def test_detect_equals_the_peaks_of_the_maps(engine, frames):
-    batch = np.stack(frames + frames[:2])  # more than the engine takes at a time
+    batch = np.stack(frames + frames[:2])  # more than the engine's batch size
     maps = engine.run(batch)
     assert maps.shape == (6, 3, 480, 640)
     for threshold in (0.2, 0.5):
@@ -152,19 +152,19 @@ def test_engine_rejects_frames_that_do_not_fit(engine, frames):
         engine.submit(frames[0], threshold=float("nan"))
 
 
-def _in_a_fork(engine, frame, told):
+def _submit_in_fork(engine, frame, messages):
     try:
         engine.submit(frame)
     except EngineError as error:
-        told.put(str(error))
+        messages.put(str(error))
 
 
 def test_forked_process_is_rejected(engine, frames):
     context = multiprocessing.get_context("fork")
-    told = context.Queue()
-    process = context.Process(target=_in_a_fork, args=(engine, frames[0], told))
+    messages = context.Queue()
+    process = context.Process(target=_submit_in_fork, args=(engine, frames[0], messages))
     process.start()
-    assert "forked after the engine was opened" in told.get(timeout=60)
+    assert "forked after the engine was opened" in messages.get(timeout=60)
     process.join(60)
 
 

@@ -32,7 +32,7 @@ def same(a, b):
 
 
 def test_counter_is_accurate_on_a_simulated_field(counter):
-    pixels, truth = simulate.field(1_011)  # training drew from seeds below 200
+    pixels, truth = simulate.field(1_011)  # training used seeds below 200
     found = counter(pixels)
     pairs = len(match(found.x, found.y, truth.x, truth.y)[0])
     assert 2 * pairs / (len(found) + len(truth)) > 0.9
@@ -105,7 +105,7 @@ def test_fused_model_counts_real_fields_like_its_maps(counter, fused_model, shar
     fields = read_fields(shared_data)
     for name in ("pnet_train_1", "gl_C_05"):
         pixels = next(f for f in fields if f.name == name).pixels()[:300, :330]
-        found = fused(pixels, mpp=0.4)  # not the model's scale: with padding, and centres to be moved back
+        found = fused(pixels, mpp=0.4)  # not the model's scale: padding, and coordinates to rescale
         assert len(found) > 50
         assert same(found, counter(pixels, mpp=0.4)), name
 
@@ -130,7 +130,7 @@ def test_coordinates_are_px_of_the_input_frame(counter):
         found = counter(Frame(pixels, mpp))
         detected, true, _ = match(found.x, found.y, truth.x, truth.y, radius=4 * 0.34 / mpp)
         assert len(detected) > 0.8 * len(truth)
-        # A shift of half a px would be a mistake of coordinates; the network itself has no direction.
+        # A shift of half a px would be a coordinate error; the network itself has no direction.
         assert abs(np.median(found.x[detected] - truth.x[true])) < 0.3 * 0.34 / mpp
         assert abs(np.median(found.y[detected] - truth.y[true])) < 0.3 * 0.34 / mpp
 
@@ -169,7 +169,7 @@ FULL = Path(__file__).resolve().parents[2] / "weights" / "kinet.onnx"
     ids=["kinet-edge", "kinet"],
 )
 def test_shipped_models_meet_their_limits_on_held_out_fields(model, bars, shared_data):
-    """At the card's threshold: breast and glioma, and the part of the pancreatic NET field that was held out."""
+    """Evaluate at the card's threshold: breast, glioma, and the held-out part of the pancreatic NET field."""
     counter = NucleusCounter(model, precision="fp32", threads=2)
     fields = read_fields(shared_data)
     breast = [f for f in fields if f.split == "val" and f.source in ("bcdata", "glioma")]
@@ -197,7 +197,7 @@ def test_full_model_matches_its_documentation():
 
 @pytest.fixture(scope="module")
 def with_branch(tmp_path_factory) -> Path:
-    """Give a network with the tumour-region branch, its weights random."""
+    """Return a network with the tumour-region branch and random weights."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
     from kinet_trt.export import to_onnx
@@ -223,12 +223,12 @@ def test_tumor_map_is_in_px_of_the_frame(with_branch, runtime):
     found = counter.tumor_map(frame)
     assert (found.dtype, found.shape) == (np.float32, (150, 200))
     assert 0 <= found.min() < found.max() <= 1
-    # At the model's own scale and a size that needs no padding it is what the network gives.
+    # At the model's scale, without padding, it equals the network's output.
     exact = Frame(simulate.field(5, 96, 64)[0], counter.engine.card.mpp)
     np.testing.assert_array_equal(counter.tumor_map(exact), counter.engine.tumor_map(exact.pixels[None])[0])
     np.testing.assert_array_equal(counter.tumor_map(frame.pixels, 0.17), found)
     np.testing.assert_array_equal(counter.tumor_map(frame.pixels[..., ::-1], 0.17, order="BGR"), found)
-    counter(frame)  # and nuclei are found beside it
+    counter(frame)  # counting still works
 
 
 def test_tumor_map_is_the_same_on_both_engines(with_branch):
@@ -246,7 +246,7 @@ def test_tumor_map_of_tiles_equals_the_whole(with_branch):
     frame = Frame(simulate.field(7, 900, 96)[0], counter.engine.card.mpp)
     whole, cut = counter.tumor_map(frame), tiled(counter, 128).tumor_map(frame)
     assert cut.shape == whole.shape
-    # The branch looks further than the halo, so the seams may show; the rest is the same.
+    # The branch's receptive field exceeds the halo, so values at seams may differ.
     assert np.median(np.abs(cut - whole)) < 0.02
 
 

@@ -1,4 +1,4 @@
-"""Work ahead: order, bounds, errors, cancellation."""
+"""The worker pipeline: order, limits, errors, cancellation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def until(condition):
 
 
 def patient(item, stop):
-    """Work until told to stop."""
+    """Work until stopped."""
     if not stop.wait(SOON):
         raise AssertionError("nobody stopped it")
     raise CountCancelledError

@@ -82,5 +82,5 @@ def test_relative_threshold_accepts_nothing_without_positive_values(largest):
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_relative_threshold_is_finite_for_overflowed_fp16_maps(share):
-    # find_peaks refuses any other threshold with a ValueError
+    # find_peaks raises a ValueError for any other threshold
     assert math.isfinite(Threshold(share, relative=True).of(math.inf))

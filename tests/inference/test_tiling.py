@@ -18,7 +18,9 @@ from kinet_trt.peaks.reference import find_peaks
     tile=st.integers(1, 12),
     halo=st.integers(1, 5),
 )
-@example(multiple=16, rows=65, columns=82, tile=64, halo=9)  # one step above and just at what stays whole
+@example(
+    multiple=16, rows=65, columns=82, tile=64, halo=9
+)  # one step above the largest untiled size, and exactly at it
 @example(multiple=16, rows=83, columns=128, tile=64, halo=9)
 def test_cores_cover_once_and_windows_hold_core_and_halo(multiple, rows, columns, tile, halo):
     height, width, side, reach = rows * multiple, columns * multiple, tile * multiple, halo * multiple
@@ -80,7 +82,7 @@ def test_own_of_nothing_is_nothing_and_keeps_the_classes():
 def test_tiled_peaks_are_the_peaks_of_the_whole_each_once(seed):
     generator = np.random.default_rng(seed)
     height, width = (16 * int(n) for n in generator.integers(6, 14, 2))
-    # Ties reach far along plateaus, but a decision about p needs only the radius around it.
+    # Ties extend along plateaus, but the decision at p depends only on the radius around it.
     maps = generator.integers(0, 5, (3, height, width)).astype(np.float32) / 4
     maps[:, generator.random((height, width)) < 0.7] = 0
     whole = find_peaks(maps, 0.5, 5)

@@ -1,4 +1,4 @@
-"""The card and the model's bytes: whatever was damaged on the way is said, and never counted with."""
+"""The model card and the model's bytes: any damage raises an error."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_from_json_rejects_numbers_beyond_float(name):
 
 
 def test_to_json_writes_every_card_that_was_read():
-    # json.loads takes NaN, to_json rightly does not: better refused when it is read.
+    # json.loads accepts NaN and to_json does not, so from_json must reject it.
     text = json.dumps(as_dict(metrics={"f1": NAN}))
     try:
         card = ModelCard.from_json(text)
@@ -238,7 +238,7 @@ def test_flipped_bits_are_detected():
                 found = read_onnx_card(bytes(damaged))
             except CardError:
                 continue
-            # Only what other programs wrote into the metadata is not ours to vouch for.
+            # Metadata of other programs is not covered by our checksum.
             assert start_of_foreign <= place < end_of_foreign, f"byte {place} ^ {bit:#x} was not noticed"
             assert found == CARD
             assert onnx_hash(bytes(damaged)) == onnx_hash(MODEL)
@@ -296,7 +296,7 @@ def test_newer_card_in_an_intact_file_asks_for_an_upgrade():
 @pytest.mark.parametrize(
     "message",
     [
-        b"\x80" * 20,  # a varint that does not end
+        b"\x80" * 20,  # an unterminated varint
         b"\xff" * 9 + b"\x7f",
         b"\x00\x01",  # field number 0
         b"\x0b\x0c",  # groups
@@ -306,7 +306,7 @@ def test_newer_card_in_an_intact_file_asks_for_an_upgrade():
         b"\x09\x00",  # 64 bits cut short
         b"\x0d\x00",  # 32 bits cut short
         b"\x72\x02\x0a\x05",  # metadata whose key is cut short
-        b"\x72\x03\x0a\x01\xff",  # a key that is no UTF-8
+        b"\x72\x03\x0a\x01\xff",  # a key that is not UTF-8
         b"\x70\x01",  # metadata that is a number
     ],
 )
@@ -388,5 +388,5 @@ def test_onnx_interoperates_in_both_directions(tmp_path):
     onnx.checker.check_model(loaded)
     assert {p.key for p in loaded.metadata_props} == {"made by", CARD_KEY, CARD_HASH_KEY}
     assert loaded.graph == made.graph
-    # onnx itself may write the file again, metadata and all, and the card still fits.
+    # The card still matches after onnx rewrites the file.
     assert read_onnx_card(loaded.SerializeToString()) == card

@@ -1,4 +1,4 @@
-"""The device's peaks, run on the CPU and held to the rule; tests/gpu holds the same kernels to it on a GPU."""
+"""The peak kernels on the CPU compared with the definition; tests/gpu does the same on a GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def module(tmp_path_factory):
 
 
 def run(module, maps, threshold, radius, size=None, limit=None, seed=0):
-    """Return what the kernels find in maps [images, classes, height, width], by image."""
+    """Return the kernels' nuclei for maps [images, classes, height, width], per image."""
     plan = PeakPlan(maps.shape, maps.dtype, radius, limit)
     work, found = Buffer(plan.work_bytes), Buffer(plan.found_bytes)
     given = Buffer(maps.nbytes)
@@ -78,7 +78,7 @@ def test_kernels_match_the_definition_for_any_floats(module, maps, threshold, ra
 @pytest.mark.parametrize("radius", [1, 5, 20])
 def test_tiles_of_the_kernel_equal_the_whole(module, shape, dtype, radius):
     generator = np.random.default_rng(shape[1])
-    for levels in (4, 40, 4000):  # from plateaus to hardly a tie
+    for levels in (4, 40, 4000):  # from plateaus to few ties
         maps = (generator.integers(0, levels, shape) / levels).astype(dtype)
         found = tuples_of(module, maps, 0.25, radius, seed=levels)
         names = tuple(map(str, range(shape[0])))
@@ -116,7 +116,7 @@ def test_peaks_in_the_padding_are_dropped_but_suppress(module):
 
 
 def test_half_precision_is_read_exactly(module):
-    """All 65,536 halves, each alone in its window."""
+    """All 65,536 float16 values, each alone in its window."""
     maps = np.full((1, 512, 512), NAN, np.float16)
     maps[0, ::2, ::2] = np.arange(65536, dtype=np.uint32).astype(np.uint16).view(np.float16).reshape(256, 256)
     assert tuples_of(module, maps, -1e9, 1) == as_tuples(find_peaks(maps, -1e9, 1, ("a",)))
@@ -164,7 +164,7 @@ def test_result_outlives_the_buffer():
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "radius", "limit", "says"),
+    ("shape", "dtype", "radius", "limit", "reason"),
     [
         ((3, 8, 8), np.float32, 5, None, "maps: expected"),
         ((1, 3, 0, 8), np.float32, 5, None, "maps: expected"),
@@ -174,13 +174,13 @@ def test_result_outlives_the_buffer():
         ((1, 3, 8, 8), np.float32, 5, 0, "capacity: expected"),
     ],
 )
-def test_invalid_arguments_are_rejected(shape, dtype, radius, limit, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_arguments_are_rejected(shape, dtype, radius, limit, reason):
+    with pytest.raises(ValueError, match=reason):
         PeakPlan(shape, np.dtype(dtype), radius, limit)
 
 
 @pytest.mark.parametrize(
-    ("threshold", "size", "says"),
+    ("threshold", "size", "reason"),
     [
         (NAN, (8, 8), "threshold"),
         (INF, (8, 8), "threshold"),
@@ -189,8 +189,8 @@ def test_invalid_arguments_are_rejected(shape, dtype, radius, limit, says):
         (0.5, (-1, 8), "size"),
     ],
 )
-def test_begin_rejects_invalid_arguments(threshold, size, says):
-    with pytest.raises(ValueError, match=f"{says}: expected"):
+def test_begin_rejects_invalid_arguments(threshold, size, reason):
+    with pytest.raises(ValueError, match=f"{reason}: expected"):
         PeakPlan((1, 3, 8, 8), np.dtype(np.float32)).begin(0, threshold, *size)
 
 

@@ -1,4 +1,4 @@
-"""The peak rule, held to a reading of DESIGN.md that is too slow to be wrong."""
+"""find_peaks compared with a brute-force implementation of the definition."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_ties_go_to_the_first_in_raster_order_even_to_the_right():
 
 
 def test_ties_that_are_lost_still_suppress_the_next_pixel():
-    # 0 and 3 tie within radius 3, 3 and 6 too; 6 is not saved by 3 having lost.
+    # 0 and 3 tie within radius 3, and so do 3 and 6; 6 is suppressed although 3 lost.
     maps = np.zeros((1, 1, 7), np.float32)
     maps[0, 0, [0, 3, 6]] = 1.0
     assert [x for x, *_ in as_tuples(find_peaks(maps, 0.5, 3, ("a",)))] == [0]
@@ -170,7 +170,7 @@ def test_types_and_classes_of_the_result():
 
 
 @pytest.mark.parametrize(
-    ("maps", "threshold", "radius", "says"),
+    ("maps", "threshold", "radius", "reason"),
     [
         (np.zeros((8, 8), np.float32), 0.5, 5, "maps: expected"),
         (np.zeros((2, 8, 8), np.float32), 0.5, 5, "maps: expected"),
@@ -182,8 +182,8 @@ def test_types_and_classes_of_the_result():
         (np.zeros((3, 8, 8), np.float32), 0.5, MAX_RADIUS + 1, "radius: expected"),
     ],
 )
-def test_invalid_arguments_are_rejected(maps, threshold, radius, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_arguments_are_rejected(maps, threshold, radius, reason):
+    with pytest.raises(ValueError, match=reason):
         find_peaks(maps, threshold, radius)
 
 

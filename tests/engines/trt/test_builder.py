@@ -1,4 +1,4 @@
-"""TensorRT for RTX, really: its one logger, its progress, its errors and how a build is stopped. No GPU is needed."""
+"""TensorRT for RTX itself: logger, progress, errors and interruption of a build. Needs no GPU."""
 
 import logging
 import os
@@ -81,16 +81,16 @@ def test_find_runtime_rejects_unknown_and_missing_runtimes(monkeypatch):
 
 
 def test_build_plan_reports_increasing_percentages_and_phases(library):
-    told = []
-    plan, timing = trt.build_plan(library, model(), ANY, tf32=False, report=lambda *step: told.append(step))
+    reports = []
+    plan, timing = trt.build_plan(library, model(), ANY, tf32=False, report=lambda *step: reports.append(step))
     assert len(plan) > 1000
     assert timing == b""
-    percents = [done for _, done, _ in told]
+    percents = [done for _, done, _ in reports]
     assert percents == sorted(percents)
     assert percents[0] == 0
     assert percents[-1] == 100
-    assert {total for _, _, total in told} == {100}
-    assert len({phase for phase, _, _ in told}) > 3
+    assert {total for _, _, total in reports} == {100}
+    assert len({phase for phase, _, _ in reports}) > 3
 
 
 def test_messages_go_to_logging_not_to_the_terminal(library, caplog, capfd):
@@ -101,21 +101,21 @@ def test_messages_go_to_logging_not_to_the_terminal(library, caplog, capfd):
 
 
 @pytest.mark.parametrize(
-    ("text", "profile", "says"),
+    ("text", "profile", "reason"),
     [
         (SMALL.replace("Relu (half)", "Nonsense (half)"), ANY, "cannot read the model: .*Nonsense"),
         (SMALL.replace("frame) =>", "frame, float[M] more) =>"), ANY, "cannot build the model: .*more"),
         (SMALL, ((1, 64, 64), (1, 32, 32), (1, 64, 64)), "sizes|cannot build"),
     ],
 )
-def test_build_plan_raises_tensorrts_reason_in_one_message(library, text, profile, says):
+def test_build_plan_raises_tensorrts_reason_in_one_message(library, text, profile, reason):
     if "Nonsense" in text:
         graph = onnx.parser.parse_model(SMALL)
         graph.graph.node[2].op_type = "Nonsense"
         data = graph.SerializeToString()
     else:
         data = model(text)
-    with pytest.raises(EngineError, match=says) as caught:
+    with pytest.raises(EngineError, match=reason) as caught:
         trt.build_plan(library, data, profile, tf32=False)
     assert "TensorRT for RTX" in str(caught.value)
     assert len(str(caught.value)) < 1000
@@ -133,16 +133,16 @@ def test_report_errors_stop_the_build_and_are_raised(library):
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 def test_ctrl_c_stops_a_build_and_restores_the_handler(library):
     before = signal.getsignal(signal.SIGINT)
-    told = []
+    reports = []
 
     def interrupt(phase, done, total):
-        told.append(done)
-        if len(told) == 3:
+        reports.append(done)
+        if len(reports) == 3:
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         trt.build_plan(library, model(), ANY, tf32=False, report=interrupt)
-    assert told[-1] < 100
+    assert reports[-1] < 100
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -157,11 +157,11 @@ def test_names_of_tensorrt_in_a_build_are_in_every_version():
     )  # fmt: skip
     rows = versions_with_names()
     assert len(names) > 15
-    # The table names enumerations, not all of their members.
+    # The table lists enumerations, but not all of their members.
     known = {name if name in rows else name.partition(".")[0] for name in names}
     missing = {name: [version for version, has in rows[name].items() if has != "yes"] for name in known}
     missing = {name: versions for name, versions in missing.items() if versions}
-    # What only TensorRT for RTX has is used there only.
+    # Names that only TensorRT for RTX has are used only for it.
     assert set(missing) == {
         "BuilderFlag.REQUIRE_USER_ALLOCATION", "ComputeCapability.SM75",
         "DynamicShapesKernelSpecializationStrategy.EAGER", "EngineInvalidityDiagnostics", "EngineValidity.INVALID",
@@ -173,7 +173,7 @@ def test_names_of_tensorrt_in_a_build_are_in_every_version():
     assert not any("rtx" in version for versions in missing.values() for version in versions)
 
 
-# --- does an engine run here ------------------------------------------------------------------------------------------
+# --- check_machine ------------------------------------------------------------------------------------------
 
 PLAN = b"vtrt" + bytes(200)
 DRIVER = Driver((13, 0), (Gpu(0, "NVIDIA GeForce RTX 4090", (8, 9), 24 << 30),))
@@ -188,7 +188,7 @@ def a_card(**changes):
     return ModelCard(**(values | changes))
 
 
-def told(card, plan=PLAN):
+def refusal_message(card, plan=PLAN):
     with pytest.raises(KinetError) as caught:
         trt.check_machine(card, plan, Path("edge.engine"))
     text = str(caught.value)
@@ -215,13 +215,13 @@ def test_check_machine_checks_the_driver_before_tensorrt():
 
 def test_check_machine_rejects_an_unknown_runtime(monkeypatch):
     monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
-    assert "built by Turbine, expected one of TensorRT, TensorRT for RTX" in told(a_card(runtime="Turbine"))
+    assert "built by Turbine, expected one of TensorRT, TensorRT for RTX" in refusal_message(a_card(runtime="Turbine"))
 
 
 @pytest.mark.parametrize(("name", "version"), [("TensorRT for RTX", "1.6.0.9"), ("TensorRT", "10.3.0")])
 def test_check_machine_names_both_versions_and_the_command(monkeypatch, name, version):
     monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
-    text = told(a_card(runtime=name, runtime_version=version))
+    text = refusal_message(a_card(runtime=name, runtime_version=version))
     for part in (f"built by {name} {version}", f"found TensorRT for RTX {rtx.__version__}", "kinet-trt build kinet-"):
         assert part in text
 
@@ -229,13 +229,13 @@ def test_check_machine_names_both_versions_and_the_command(monkeypatch, name, ve
 def test_check_machine_says_how_to_install_tensorrt(monkeypatch):
     monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
     monkeypatch.setattr(trt, "find_spec", lambda name: None)
-    assert "pip install" in told(a_card())
-    assert "TensorRT is not installed" in told(a_card(runtime="TensorRT"))
+    assert "pip install" in refusal_message(a_card())
+    assert "TensorRT is not installed" in refusal_message(a_card(runtime="TensorRT"))
 
 
 def test_check_machine_names_both_gpus_and_the_command(monkeypatch):
     monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
-    text = told(a_card(gpu=TURING))
+    text = refusal_message(a_card(gpu=TURING))
     for part in (f"built for {TURING}", "found NVIDIA GeForce RTX 4090 (compute capability 8.9)", "kinet-trt build"):
         assert part in text
 
@@ -244,9 +244,9 @@ def test_check_machine_says_which_cupy_to_install(monkeypatch):
     find = trt.find_spec
     monkeypatch.setattr(trt, "query_driver", lambda: DRIVER)
     monkeypatch.setattr(trt, "find_spec", lambda name: None if name == "cupy" else find(name))
-    assert 'pip install "kinet-trt[gpu]"' in told(a_card())
+    assert 'pip install "kinet-trt[gpu]"' in refusal_message(a_card())
     monkeypatch.setattr(trt, "query_driver", lambda: Driver((12, 8), DRIVER.gpus))
-    assert "pip install cupy-cuda12x" in told(a_card())
+    assert "pip install cupy-cuda12x" in refusal_message(a_card())
 
 
 def test_incompatibility_is_read_from_tensorrt_for_rtx(library):
@@ -266,14 +266,14 @@ def test_turing_plans_differ(library):
     assert turing != plan
 
 
-# --- how it runs ------------------------------------------------------------------------------------------------------
+# --- execution contexts -----------------------------------------------------------------------------------------------
 
 
 def test_context_options_use_our_memory_and_compile_kernels_first(library):
     made = []
 
     class Running:
-        """What IRuntimeConfig has, and nothing else."""
+        """The attributes of IRuntimeConfig and no others."""
 
         __slots__ = ("dynamic_shapes_kernel_specialization_strategy", "kept", "strategy")
 

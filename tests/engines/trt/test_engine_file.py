@@ -1,4 +1,4 @@
-"""An engine on disk: whatever was damaged, swapped or built for something else is told before TensorRT sees a byte."""
+"""Engine files: damaged, swapped or foreign files are reported before TensorRT reads them."""
 
 import hashlib
 import json
@@ -106,7 +106,7 @@ def test_read_plan_rejects_an_edited_card(engine):
 
 
 def rewritten(engine, **changes):
-    """Write another card with a checksum of its own that fits."""
+    """Write a modified card with a valid checksum."""
     raw = json.loads(card_path(engine).read_text(encoding="utf-8")) | changes
     raw["card_sha256"] = plans._card_hash(raw)
     card_path(engine).write_text(json.dumps(raw), encoding="utf-8")
@@ -158,7 +158,7 @@ def test_read_plan_rejects_invalid_profiles(profile):
         a_card(profile=profile)
 
 
-# --- does it fit in here ----------------------------------------------------------------------------------------------
+# --- checks against this machine --------------------------------------------------------------------------------------
 
 
 def test_check_runtime_names_both_versions_and_the_command(engine):
@@ -219,7 +219,7 @@ KINDS = ("flip", "cut", "insert", "swap", "number", "zero")
 
 
 def damaged(rng, data):
-    """Return the bytes with one accident that transfers, disks and hands have."""
+    """Return the bytes with one damage typical of transfers, disks and people."""
     kind, at = rng.choice(KINDS), rng.randrange(max(1, len(data)))
     if kind == "flip":
         return data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :]
@@ -239,7 +239,7 @@ def damaged(rng, data):
 
 
 def outcome(engine):
-    """Return the error's message, empty where the pair is read as it was written."""
+    """Return the error message; empty if the pair is read unchanged."""
     try:
         assert read_plan(engine) == (a_card(), PLAN)
     except KinetError as error:
@@ -248,11 +248,11 @@ def outcome(engine):
 
 
 def damage(engine, seed, rounds):
-    """Hold damaged pairs to one message each, or to the very engine that was written (spaces may come and go)."""
+    """Check that each damaged pair gives one message or the original engine (white space may differ)."""
     sys.stdout.write(f"seed {seed}\n")
     rng = random.Random(seed)
     beside = card_path(engine)
-    whole, told = (engine.read_bytes(), beside.read_bytes()), 0
+    whole, rejected = (engine.read_bytes(), beside.read_bytes()), 0
     for _ in range(rounds):
         plan, card = whole
         which = rng.randrange(3)
@@ -263,8 +263,8 @@ def damage(engine, seed, rounds):
         text = outcome(engine)
         assert len(text) < 1000
         assert "\n" not in text
-        told += bool(text)
-    return told
+        rejected += bool(text)
+    return rejected
 
 
 def test_damaged_pairs_give_one_message_each(engine):

@@ -1,4 +1,4 @@
-"""The device's prepare, run on the CPU and held to frame.fit; tests/gpu holds the same kernels to it on a GPU."""
+"""The preparation kernels on the CPU compared with frame.fit; tests/gpu does the same on a GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def module(tmp_path_factory):
 
 
 def prepare(module, pixels, frame_mpp=None, mpp=0.5, multiple=16, order=None, seed=0):
-    """Return the model's input for pixels as they lie in memory, and whether they have colour."""
+    """Return the model's input for pixels of any memory layout, and whether they have colour."""
     frame = parse_interface(pixels.__array_interface__, order, pixels)
     plan = PreparePlan.for_frame(frame.height, frame.width, frame_mpp, mpp, multiple)
     table = np.ascontiguousarray(plan.table)
@@ -64,7 +64,7 @@ def test_prepare_with_scaling_equals_fit(module, height, width, scale, multiple,
     assert found.shape == expected.shape
     difference = np.abs(found.astype(int) - expected)
     if PreparePlan.for_frame(height, width, frame.mpp, 0.5, multiple).scaling == "area":
-        # Sums of floats, which OpenCV may order otherwise on another CPU; on x86-64 every value is the same.
+        # OpenCV may sum floats in another order on other CPUs; on x86-64 every value is equal.
         assert difference.max() <= 1
         assert (difference > 0).mean() < 0.001
     else:
@@ -78,10 +78,10 @@ def test_prepare_of_a_field_equals_the_host(module, mpp, scaling):
     pixels, _ = simulate.field(3, 176, 132)
     assert PreparePlan.for_frame(132, 176, mpp, 0.5, 16).scaling == scaling
     expected = fit(Frame(pixels, mpp), 0.5, 16).pixels
-    found, coloured = prepare(module, pixels, mpp)
+    found, with_color = prepare(module, pixels, mpp)
     assert np.abs(found.astype(int) - expected).max() <= 1
     assert (found == expected).mean() > 0.999
-    assert coloured
+    assert with_color
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -118,11 +118,11 @@ def test_colour_flag_equals_the_host(module):
     for seed, mpp in enumerate((None, 0.9, 0.3, 0.25)):
         grey = np.repeat(noise(136, 140, 1, seed), 3, axis=2) // 2
         grey[..., 0] += 8
-        for pixels, seen in ((grey, False), (grey.copy(), True)):
-            if seen:
+        for pixels, has_color in ((grey, False), (grey.copy(), True)):
+            if has_color:
                 pixels[-1, -1, 0] += 1  # one pixel in a corner
-            assert prepare(module, pixels, mpp)[1] is seen
-            assert Frame(pixels).is_grey is not seen
+            assert prepare(module, pixels, mpp)[1] is has_color
+            assert Frame(pixels).is_grey is not has_color
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -1,4 +1,4 @@
-"""What the GPU engine says before a GPU is needed; tests/gpu runs it."""
+"""Checks of the GPU engine that need no GPU; tests/gpu runs the engine."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def test_check_profile_names_both_sizes_and_the_command(shape):
     ranged = card((1, 64, 64), (1, 128, 128), (4, 256, 512))
     with pytest.raises(EngineError) as caught:
         check_profile(ranged, shape, PATH)
-    said = str(caught.value)
-    assert "edge.engine: built for frames [N, H, W] of 1 x 64 x 64 to 4 x 256 x 512 px" in said
-    assert f"found {' x '.join(map(str, shape))} px" in said
-    assert f"kinet-trt build edge.onnx -o edge.engine --precision fp16 --size {shape[2]}x{shape[1]}" in said
+    message = str(caught.value)
+    assert "edge.engine: built for frames [N, H, W] of 1 x 64 x 64 to 4 x 256 x 512 px" in message
+    assert f"found {' x '.join(map(str, shape))} px" in message
+    assert f"kinet-trt build edge.onnx -o edge.engine --precision fp16 --size {shape[2]}x{shape[1]}" in message
 
 
 def test_check_profile_names_a_fixed_size_once():
@@ -52,7 +52,7 @@ def test_names_of_tensorrt_at_run_time_are_in_every_version():
 
 
 class Stream:
-    """A CuPy stream, as far as capturing goes."""
+    """The capture methods of a CuPy stream."""
 
     ptr = 7
 
@@ -74,7 +74,7 @@ class Stream:
 
 
 @pytest.mark.parametrize(
-    ("at_the_end", "inside", "graph"),
+    ("capture_result", "queue_error", "graph"),
     [
         ("a graph", None, "a graph"),
         (RuntimeError("cudaErrorStreamCaptureInvalidated"), None, None),
@@ -82,19 +82,19 @@ class Stream:
         ("half a graph", EngineError("it allocates"), None),
     ],
 )
-def test_capture_failures_run_without_a_graph(at_the_end, inside, graph, caplog):
-    stream = Stream(at_the_end)
+def test_capture_failures_run_without_a_graph(capture_result, queue_error, graph, caplog):
+    stream = Stream(capture_result)
     own = object.__new__(slot.Slot)
     own._stream, own._shape, own._peaks, own._context = stream, (1, 16, 16), None, object()
 
     def queue():
-        if stream.capturing and inside:
-            raise inside
+        if stream.capturing and queue_error:
+            raise queue_error
 
     own._queue = queue
     with caplog.at_level("INFO"):
         assert own._capture() == graph
     assert not stream.capturing
     assert [r.getMessage() for r in caplog.records] == (
-        [] if graph else [f"no CUDA graph for frames (1, 16, 16): {inside or at_the_end}"]
+        [] if graph else [f"no CUDA graph for frames (1, 16, 16): {queue_error or capture_result}"]
     )

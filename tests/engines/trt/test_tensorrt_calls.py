@@ -1,4 +1,4 @@
-"""The GPU engine's own work, call by call on host memory; tests/gpu runs it on a GPU."""
+"""The GPU engine with CuPy and TensorRT replaced by host memory; tests/gpu runs it on a GPU."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def frames():
     return [simulate.field(seed, 64, 48)[0] for seed in range(3)]
 
 
-def expected(frame, mpp=None, least=THRESHOLD):
+def expected(frame, mpp=None, threshold=THRESHOLD):
     fitted = fit(Frame(frame, mpp), 0.5, 16)
     maps = network(fitted.pixels[None])[0].astype(np.float16)
-    found = find_peaks(maps, least)
+    found = find_peaks(maps, threshold)
     found = found.where((found.x < fitted.width) & (found.y < fitted.height))
     return [*zip(*fitted.to_frame(found.x, found.y), found.cls, found.score, strict=True)]
 
@@ -83,7 +83,7 @@ def test_submit_accepts_other_orders_sizes_and_device_arrays(engine, frames):
     bgra = np.dstack([frames[1][..., ::-1], np.full((48, 64), 255, np.uint8)])
     for given in (bgra, Array(bgra)):
         assert of(engine.submit(given, order="BGRA").result()) == expected(frames[1])
-    for height, width in ((33, 47), (32, 64), (48, 32), (32, 32), (32, 47), (48, 64)):  # more than are kept
+    for height, width in ((33, 47), (32, 64), (48, 32), (32, 32), (32, 47), (48, 64)):  # more than are cached
         part = frames[0][:height, :width]
         assert of(engine.submit(part).result()) == expected(part)
 
@@ -91,7 +91,7 @@ def test_submit_accepts_other_orders_sizes_and_device_arrays(engine, frames):
 def test_buffers_are_released_once_idle(engine, frames, monkeypatch):
     waited = []
     shape = 1, 48, 64
-    engine.submit(frames[0])  # and forgotten
+    engine.submit(frames[0])  # result never collected
     for slot in engine._slots[shape]:
         monkeypatch.setattr(slot, "done", SimpleNamespace(synchronize=lambda: waited.append(shape), record=lambda _: 0))
     for height, width in ((33, 47), (32, 64), (48, 32), (32, 32), (32, 47)):
@@ -118,21 +118,21 @@ def test_run_and_detect_split_large_batches(engine, frames):
 def test_streams_of_the_caller_and_the_engine_wait_for_each_other(engine, frames, monkeypatch):
     import cupy
 
-    told = []
-    monkeypatch.setattr(cupy.cuda.runtime, "eventRecord", lambda event, stream: told.append(("record", stream)))
+    calls = []
+    monkeypatch.setattr(cupy.cuda.runtime, "eventRecord", lambda event, stream: calls.append(("record", stream)))
     monkeypatch.setattr(
-        cupy.cuda.runtime, "streamWaitEvent", lambda stream, event, flags=0: told.append(("wait", stream))
+        cupy.cuda.runtime, "streamWaitEvent", lambda stream, event, flags=0: calls.append(("wait", stream))
     )
     given = Array(frames[0])
     engine.submit(given).result()
-    assert told == [("record", 1), ("wait", 1)]
-    told.clear()
+    assert calls == [("record", 1), ("wait", 1)]
+    calls.clear()
     with cupy.cuda.Stream() as writer:
         engine.submit(given).result()
-    assert told == [("record", writer.ptr), ("wait", writer.ptr)]
-    told.clear()
+    assert calls == [("record", writer.ptr), ("wait", writer.ptr)]
+    calls.clear()
     engine.submit(given, stream=5).result()
-    assert told == [("record", 5), ("wait", 5)]
+    assert calls == [("record", 5), ("wait", 5)]
 
 
 @pytest.mark.parametrize("mpp", [None, 0.5, 0.7])
