@@ -91,7 +91,7 @@ class Speed:
     side
         Height and width of the field, px.
     why_not
-        Reason why it was not measured; empty if it was.
+        Reason for not measuring it; empty if it was measured.
     """
 
     before_ms: float = 0.0
@@ -391,7 +391,7 @@ def _compile(library: trt.Library, model: Model, card: ModelCard, out: Path, rep
         library,
         for_tensorrt(model, largest if fixed else None).data,
         None if fixed else card.profile,
-        # TF32 would not give the numbers of FP32.
+        # TF32 would change the results of FP32.
         tf32=card.precision != "fp32",
         turing=card.gpu == TURING,
         timing=_read_timing(timing),

@@ -319,13 +319,13 @@ def walk(message: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
     position = 0
     while position < len(message):
         start = position
-        tag, position = varint(message, position)
+        tag, position = _varint(message, position)
         number, wire = tag >> 3, tag & 7
         if wire == 2:
-            length, position = varint(message, position)
+            length, position = _varint(message, position)
             end = position + length
         elif wire == 0:
-            _, end = varint(message, position)
+            _, end = _varint(message, position)
         elif wire in (1, 5):
             end = position + (8 if wire == 1 else 4)
         else:
@@ -336,7 +336,7 @@ def walk(message: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
         position = end
 
 
-def varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
+def _varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
     """Return the unsigned integer at a position of a protobuf message, and the position after it.
 
     Raises

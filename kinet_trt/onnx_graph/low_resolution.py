@@ -29,12 +29,12 @@ _BORDER = [(row, column) for row in range(3) for column in range(3) if (row, col
 _COPIES = 4
 """Channels per kind of border pixel. The bias changes there by ten times the weights of the 3 x 3; split among four
 channels, int8 has enough steps for those. 9 x 64 + 8 x 4 channels are whole blocks of 32, which is fast with AMX."""
-_WAY = (("Pad",), ("Slice",), ("DepthToSpace",), ("Relu", "Elu"), ("Conv",))
+_PATH = (("Pad",), ("Slice",), ("DepthToSpace",), ("Relu", "Elu"), ("Conv",))
 """Operators from the head back to the small input."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Side:
+class _SparseUpsampler:
     """A sparse up-sampler and the head that reads it.
 
     Attributes
@@ -88,10 +88,10 @@ def at_low_resolution(graph: onnx.ModelProto) -> onnx.ModelProto:
     tensors = {tensor.name: tensor for tensor in body.initializer}
     stored = {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
     instead: dict[str, list[onnx.NodeProto]] = {}
-    for side in list(_sides(body, stored)):
+    for side in list(_find_upsamplers(body, stored)):
         instead |= {node.output[0]: [] for node in (*side.moves, side.join)}
-        instead[side.head.output[0]] = _nodes(side)
-        for name, values in _values(side, stored, _channels_before(side, graph)).items():
+        instead[side.head.output[0]] = _replacement_nodes(side)
+        for name, values in _weights(side, stored, _channels_before(side, graph)).items():
             tensor = tensors.get(name) or body.initializer.add()
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
     nodes = [new for node in body.node for new in instead.get(node.output[0], [node])]
@@ -104,7 +104,7 @@ def at_low_resolution(graph: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
-def _sides(body: onnx.GraphProto, stored: Mapping[str, NDArray[Any]]) -> Iterator[_Side]:
+def _find_upsamplers(body: onnx.GraphProto, stored: Mapping[str, NDArray[Any]]) -> Iterator[_SparseUpsampler]:
     """Find the sparse up-samplers whose only reader is a head."""
     makers = {name: node for node in body.node for name in node.output}
     reads = Counter([*(name for node in body.node for name in node.input), *(output.name for output in body.output)])
@@ -113,35 +113,37 @@ def _sides(body: onnx.GraphProto, stored: Mapping[str, NDArray[Any]]) -> Iterato
         if join is None or join.op_type != "Concat" or len(join.input) < 2:
             continue
         for position, name in enumerate(join.input):
-            if not (way := _way(name, makers)):
+            if not (path := _path_to_input(name, makers)):
                 continue
-            own = [join.output[0], head.input[1], *way[-1].input[1:], *(node.output[0] for node in way)]
-            if all(reads[tensor] == 1 for tensor in own) and (side := _side(way, join, position, head, stored)):
+            own = [join.output[0], head.input[1], *path[-1].input[1:], *(node.output[0] for node in path)]
+            if all(reads[tensor] == 1 for tensor in own) and (
+                side := _match_upsampler(path, join, position, head, stored)
+            ):
                 yield side
                 break
 
 
-def _way(name: str, makers: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
+def _path_to_input(name: str, makers: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Return the nodes from a head back to the small input; empty if they do not match."""
-    way: list[onnx.NodeProto] = []
-    for kinds in _WAY:
+    path: list[onnx.NodeProto] = []
+    for kinds in _PATH:
         node = makers.get(name)
         if node is None or node.op_type not in kinds:
             return []
-        way.append(node)
+        path.append(node)
         name = node.input[0]
-    return way
+    return path
 
 
-def _side(
-    way: Sequence[onnx.NodeProto],
+def _match_upsampler(
+    path: Sequence[onnx.NodeProto],
     join: onnx.NodeProto,
     position: int,
     head: onnx.NodeProto,
     stored: Mapping[str, NDArray[Any]],
-) -> _Side | None:
+) -> _SparseUpsampler | None:
     """Return an up-sampler if small pixels do not affect each other's pixels; else None."""
-    pad, cut, unpack, activation, up = way
+    pad, cut, unpack, activation, up = path
     if len(up.input) != 3 or not {*pad.input[1:], *cut.input[1:], *up.input[1:], head.input[1]} <= stored.keys():
         return None
     modes = {attribute.s for node in (pad, unpack) for attribute in node.attribute if attribute.name == "mode"}
@@ -156,17 +158,17 @@ def _side(
     (stride,) = numbers(unpack, "blocksize")
     weights, bias, kernel = (stored[name] for name in (*up.input[1:], head.input[1]))
     reach = kernel.shape[2] // 2
-    if not _plain(up, weights, 0) or not _plain(head, kernel, reach):
+    if not _keeps_size(up, weights, 0) or not _keeps_size(head, kernel, reach):
         return None
     varies = np.any(weights.reshape(stride, stride, -1), axis=2)
     taps = np.flatnonzero(varies.any(axis=0) | varies.any(axis=1))
     fits = len(taps) > 0 and taps[0] >= reach and taps[-1] + reach < stride and margin + reach <= stride
     if not fits or np.ptp(bias.reshape(stride**2, -1), axis=0).any():
         return None
-    return _Side(up, activation, (unpack, cut, pad), join, position, head, stride, margin, taps)
+    return _SparseUpsampler(up, activation, (unpack, cut, pad), join, position, head, stride, margin, taps)
 
 
-def _plain(layer: onnx.NodeProto, weights: NDArray[Any], pad: int) -> bool:
+def _keeps_size(layer: onnx.NodeProto, weights: NDArray[Any], pad: int) -> bool:
     """Return whether a convolution is square and keeps the size."""
     expected = {"strides": 1, "dilations": 1, "group": 1, "pads": pad}
     if pad and not numbers(layer, "pads"):
@@ -175,15 +177,15 @@ def _plain(layer: onnx.NodeProto, weights: NDArray[Any], pad: int) -> bool:
     return as_expected and weights.shape[2:] == (2 * pad + 1, 2 * pad + 1)
 
 
-def _channels_before(side: _Side, graph: onnx.ModelProto) -> int:
+def _channels_before(side: _SparseUpsampler, graph: onnx.ModelProto) -> int:
     """Return the number of channels before those of an up-sampler in its concatenation."""
     known = onnx.shape_inference.infer_shapes(graph).graph.value_info
     shapes = {value.name: value.type.tensor_type.shape.dim for value in known}
     return sum(shapes[name][1].dim_value for name in list(side.join.input)[: side.position])
 
 
-def _values(side: _Side, stored: Mapping[str, NDArray[Any]], before: int) -> dict[str, NDArray[Any]]:
-    """Return the weights and constants of the up-sampler and of :func:`_nodes`."""
+def _weights(side: _SparseUpsampler, stored: Mapping[str, NDArray[Any]], before: int) -> dict[str, NDArray[Any]]:
+    """Return the weights and constants of the up-sampler and of :func:`_replacement_nodes`."""
     stride, taps, name = side.stride, side.taps, side.name
     weights, bias, kernel = (stored[name] for name in (*side.up.input[1:], side.head.input[1]))
     channels, inputs = len(bias) // stride**2, weights.shape[1]
@@ -198,10 +200,10 @@ def _values(side: _Side, stored: Mapping[str, NDArray[Any]], before: int) -> dic
     inside = np.stack([seen >= side.margin, np.ones_like(seen), seen < stride - side.margin]).astype(float)
     picture = np.einsum("tyk,uxl,ockl->yxotuc", varies, varies, own).reshape(-1, len(small))
     still = np.einsum("ockl,c->okl", own, _activated(bias, side.activation))
-    even = _added(inside, still) - _added(inside * varies.sum(axis=0), still)
+    even = _response_to_constant(inside, still) - _response_to_constant(inside * varies.sum(axis=0), still)
     border = np.stack([even[kind] - even[_MIDDLE] for kind in _BORDER] * _COPIES, axis=1) / _COPIES
 
-    rows, columns = _factors(side, channels)
+    rows, columns = _mask_factors(side, channels)
     found = {
         side.up.input[1]: np.pad(small, ((0, border.shape[1]), (0, 0)))[..., None, None],
         side.up.input[2]: np.append(np.tile(bias, len(taps) ** 2), np.ones(border.shape[1])),
@@ -221,7 +223,7 @@ def _activated(values: NDArray[Any], activation: onnx.NodeProto) -> NDArray[np.f
     return found
 
 
-def _added(rows: NDArray[np.float64], still: NDArray[np.float64]) -> NDArray[np.float64]:
+def _response_to_constant(rows: NDArray[np.float64], still: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the output of the head for a constant input in these rows and columns.
 
     Parameters
@@ -240,7 +242,7 @@ def _added(rows: NDArray[np.float64], still: NDArray[np.float64]) -> NDArray[np.
     return found.reshape(3, 3, -1)
 
 
-def _factors(side: _Side, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _mask_factors(side: _SparseUpsampler, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return factors of each channel for the first, a middle and the last row, and column: [channels, 3]."""
     taps = side.taps
     shown = np.stack([taps >= side.margin, np.ones_like(taps), taps < side.stride - side.margin], axis=1)
@@ -252,7 +254,7 @@ def _factors(side: _Side, channels: int) -> tuple[NDArray[np.float64], NDArray[n
     return rows, columns
 
 
-def _nodes(side: _Side) -> list[onnx.NodeProto]:
+def _replacement_nodes(side: _SparseUpsampler) -> list[onnx.NodeProto]:
     """Return the nodes that replace the head."""
     name, make = side.name, helper.make_node
     others = [tensor for position, tensor in enumerate(side.join.input) if position != side.position]
