@@ -1,7 +1,7 @@
 """Check the installation: packages, engines, machine, GPU driver and libraries, with a suggested fix for each problem.
 
 This process loads no native library: versions come from package metadata, and
-:mod:`kinet_trt.diagnostics.probes` loads libraries in subprocesses. GPU libraries are engines only if the driver
+:mod:`kinet_trt.diagnostics.probes` loads libraries in subprocesses. GPU libraries are tried only if the driver
 reports a GPU.
 """
 
@@ -60,7 +60,7 @@ def verdict(installation: Installation) -> str:
     """Return a sentence on whether this machine can count nuclei, and with which engine."""
     for one in installation.engines:
         if one.nuclei is not None and not one.problem:
-            # The engine that was engines first is the default of `--runtime auto`.
+            # The first engine is the default of `--runtime auto`.
             option = "" if one is installation.engines[0] else f" with --runtime {one.runtime}"
             engine = f"kinet-edge on {CPU_RUNTIMES[one.runtime]} in {one.precision.upper()}"
             return f"kinet-trt works on this machine{option}: {engine}."
