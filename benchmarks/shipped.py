@@ -1,8 +1,8 @@
-"""Detection and classification F1 of both shipped models on the validation fields of their training.
+"""Detection and classification F1 of the models in the repository on the validation fields of their training.
 
 Run: python benchmarks/shipped.py FIELDS    (writes benchmarks/results/shipped.json; needs the extras eval and train)
 
-Threshold and checkpoint were chosen on these fields, so the figures are optimistic; they compare the two models.
+Threshold and checkpoint were chosen on these fields, so the figures are optimistic; they compare the models.
 ``inner_f1`` is detection F1 without the 12 px at a field's border, where labelling of cut nuclei is inconsistent.
 """
 
@@ -24,7 +24,8 @@ from kinet_trt.evaluation.evaluate import Evaluation, FieldEvaluation, evaluate_
 from kinet_trt.evaluation.metrics import Score, match
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = {"kinet-edge": None, "kinet": ROOT / "weights" / "kinet.onnx"}
+WEIGHTS = ROOT / "weights"
+MODELS = {"kinet-edge": None, "kinet": WEIGHTS / "kinet.onnx", "kinet-half": WEIGHTS / "kinet-half.onnx"}
 BORDER = 12
 
 
