@@ -1,12 +1,12 @@
-// The peak rule of peaks/reference.py on the device, in three launches and without the host.
+// Peak finding as in peaks/reference.py on the device, in three launches.
 //
 // p is a nucleus when v(p) >= threshold, v(p) > v(q) for every q of its window before it in raster order, and
-// v(p) >= v(q) for every q after it: the tie rule needs no search of its own. Before p lie the rows above and the left
-// half of its own row, so the window maximum stays separable: across(y, x), the largest value of row y from x - radius
+// v(p) >= v(q) for every q after it, so ties need no separate search. Before p are the rows above and the left
+// half of its row, so the window maximum stays separable: across(y, x), the largest value of row y from x - radius
 // to x + radius, is compared strictly above p and loosely below it.
 //
-// A pixel without a number, and one outside the picture, is -infinity here: it suppresses none, and since nothing is
-// larger than nothing it is never a nucleus.
+// NaN pixels and pixels outside the map are -infinity here: they suppress none and, as -infinity is not larger than
+// -infinity, are never nuclei.
 //
 // The same text compiles with a C++ compiler behind tests/cuda_shim.h. It therefore uses no warp functions, and one
 // name, shared_memory, for the dynamic shared memory of every kernel.
@@ -52,8 +52,8 @@ __device__ inline float largest(const Value* pixel, int channels, size_t plane) 
     return found;
 }
 
-// Sets what one run needs. Its numbers are arguments, so they are those of this run even when a captured graph follows
-// and the host is already busy with the next frame.
+// Sets the settings of one run. They are kernel arguments, so they stay those of this run even if a captured graph
+// follows and the host already prepares the next frame.
 extern "C" __global__ void peaks_begin(
     Settings* settings, int* row_counts, int rows, float threshold, int height, int width) {
     const int first = blockIdx.x * blockDim.x + threadIdx.x;
@@ -65,7 +65,7 @@ extern "C" __global__ void peaks_begin(
     for (int row = first; row < rows; row += gridDim.x * blockDim.x) row_counts[row] = 0;
 }
 
-// One bit a pixel in marks [images, height, words]; the nuclei of each row in row_counts [images, height].
+// One bit per pixel in marks [images, height, words]; the nuclei of each row in row_counts [images, height].
 // A block of 32 x 8 threads has a tile of 32 x 64 px; grid (tiles across, tiles down, images).
 template <typename Value>
 __device__ void mark(
@@ -136,7 +136,7 @@ __device__ void mark(
 }
 
 // Writes the nuclei in raster order, image after image: nuclei [capacity], and in starts [images + 1] the number of
-// nuclei before each image and of all, true also when it exceeds the capacity. One block a row of marks.
+// nuclei before each image and of all, true also when it exceeds the capacity. One block per row of marks.
 template <typename Value>
 __device__ void gather(
     const Value* maps, int images, int channels, int height, int width, int words, const unsigned* marks,
@@ -165,7 +165,7 @@ __device__ void gather(
         const int at = first + thread;
         unsigned word = at < words ? marks[static_cast<size_t>(line) * words + at] : 0;
         const int own = __popc(word);
-        __syncthreads();  // everyone has read the last round's sums
+        __syncthreads();  // all threads have read the previous sums
         shared_memory[thread] = own;
         __syncthreads();
         for (int step = 1; step < GATHER_THREADS; step *= 2) {

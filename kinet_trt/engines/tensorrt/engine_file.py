@@ -132,15 +132,7 @@ def check_gpu(card: ModelCard, path: Path, name: str, capability: tuple[int, int
 
 
 def check_profile(card: ModelCard, shape: tuple[int, int, int], path: Path) -> None:
-    """Raise an EngineError unless the engine accepts frames of this shape [N, H, W].
-
-    Parameters
-    ----------
-    card, path
-        Card and path of the engine.
-    shape
-        Number of frames; height and width with padding, px.
-    """
+    """Raise an EngineError unless the engine accepts frames of this shape, [N, H, W] with padding, px."""
     if card.profile is None:
         return
     smallest, _, largest = card.profile

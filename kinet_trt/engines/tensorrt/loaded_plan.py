@@ -14,18 +14,7 @@ from kinet_trt.models.card import ModelCard
 
 
 class LoadedPlan:
-    """A deserialised plan; the current CUDA context must be the primary one.
-
-    Parameters
-    ----------
-    card, data
-        Card and bytes of the plan.
-    library
-        The TensorRT that built it.
-    path
-        Path of the engine file, for messages.
-    stream
-        CuPy stream on which all contexts run.
+    """A deserialised plan; the current CUDA context must be the primary one. All contexts run on ``stream``.
 
     Attributes
     ----------

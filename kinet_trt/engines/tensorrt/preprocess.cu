@@ -1,8 +1,8 @@
-// A frame in device memory to the model's input, as frame.py's fit does it: scaled, padded, RGB, uint8 [H, W, 3].
+// Prepares a frame in device memory as the model's input, as fit in frame.py does: scaled, padded, RGB, uint8 [H, W, 3].
 //
-// A thread makes one pixel of the target. What lies in the padding is made at the nearest pixel before it, so the last
-// row and column are repeated. The arithmetic is OpenCV's, step by step: 11-bit fixed point when enlarging, float32 in
-// its order of summation when shrinking. It also notes whether the frame has any colour, as Frame.is_grey does.
+// Each thread computes one target pixel. Pixels in the padding use the nearest pixel inside, so the last row and
+// column are repeated. The arithmetic is OpenCV's, step by step: 11-bit fixed point for upscaling, float32 in
+// its order of summation for downscaling. A flag records whether the frame has any colour, as Frame.is_grey does.
 //
 // The same text compiles with a C++ compiler behind tests/cuda_shim.h.
 
@@ -65,7 +65,7 @@ struct Linear {
     }
 };
 
-// cv2.INTER_AREA by a factor that is no whole number.
+// cv2.INTER_AREA by a non-integer factor.
 struct Area {
     Axis<float> down, across;
 
@@ -92,7 +92,7 @@ struct Area {
     }
 };
 
-// cv2.INTER_AREA by whole numbers: means of blocks, which round halves to even, but of 2 x 2 upwards.
+// cv2.INTER_AREA by integer factors: block means, which round halves to even, except 2 x 2 blocks, which round up.
 struct Blocks {
     int down, across;
 
@@ -121,7 +121,7 @@ struct Copy {
     }
 };
 
-// own_height x own_width px without the padding, height x width with it; *coloured becomes 1 or stays as it was.
+// own_height x own_width px without the padding, height x width with it; *coloured is set to 1 or left unchanged.
 template <typename Scaling>
 __device__ void prepare(
     const Source& source, const Scaling& scaling, int own_height, int own_width, int height, int width,
@@ -137,7 +137,7 @@ __device__ void prepare(
         at[0] = static_cast<unsigned char>(value.red);
         at[1] = static_cast<unsigned char>(value.green);
         at[2] = static_cast<unsigned char>(value.blue);
-        if (seen) shared_memory[0] = 1;  // whoever writes, writes the same
+        if (seen) shared_memory[0] = 1;  // all writers write the same value
     }
     __syncthreads();
     if (first && shared_memory[0]) *coloured = 1;

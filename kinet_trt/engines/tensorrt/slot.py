@@ -31,14 +31,7 @@ def pinned_array(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
 class Slot:
     """Runs batches of one shape, one at a time.
 
-    Parameters
-    ----------
-    plan, card
-        The network and its card.
-    shape
-        N, H, W of the batch.
-    stream, upload_stream
-        CuPy streams for the work and for copies to the device.
+    ``shape`` is N, H, W of the batch; ``upload_stream`` is the CuPy stream of copies to the device.
 
     Attributes
     ----------
@@ -116,12 +109,7 @@ class Slot:
     def start(self, threshold: float, height: int, width: int) -> None:
         """Queue the network, the peaks and the copy of the results for the batch in :attr:`frames`.
 
-        Parameters
-        ----------
-        threshold
-            Minimum height of a peak.
-        height, width
-            Size without padding, px.
+        ``height`` and ``width`` are without padding, px.
         """
         if self._peaks is not None:
             self._peaks.begin(self._stream, threshold, height, width)
