@@ -23,7 +23,7 @@ from kinet_trt.cli.commands.bench import show_bench
 from kinet_trt.cli.progress import steps
 from kinet_trt.core.files import write_atomic
 from kinet_trt.deploy.build import build as build_model
-from kinet_trt.evaluation.benchmark import Setting, frame_of, measure
+from kinet_trt.evaluation.benchmark import Setting, measure, simulated_frame
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.simulation import simulate
 
@@ -61,7 +61,7 @@ if __name__ == "__main__":
         fast = NucleusCounter().engine.precision  # BF16 if this CPU has AMX
         settings = [Setting(model, precision) for model in models for precision in dict.fromkeys((fast, "fp32"))]
         with steps("Timing") as report:
-            document = measure(settings, frame_of(SIDE, SIDE), ROUNDS, eager_pytorch, report)
+            document = measure(settings, simulated_frame(SIDE, SIDE), ROUNDS, eager_pytorch, report)
     show_bench(document["rows"])
     write_atomic(RESULT, json.dumps(document, indent=1) + "\n")
     print(RESULT)

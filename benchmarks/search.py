@@ -33,7 +33,7 @@ from matplotlib.ticker import LogLocator
 
 from kinet_trt.core.files import write_atomic
 from kinet_trt.datasets.labelled import read_fields
-from kinet_trt.evaluation.benchmark import Setting, frame_of, front, machine, measure
+from kinet_trt.evaluation.benchmark import Setting, machine, measure, pareto_front, simulated_frame
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "search.json"
@@ -109,7 +109,7 @@ def _time(document: dict[str, Any]) -> None:
             path = Path(folder) / f"{number}.onnx"
             path.write_bytes(export(untrained, str(number), "fp32", half_weights=False, roi=False)[0])
             settings += [Setting(path, precision) for precision in precisions]
-        rows = measure(settings, frame_of(SIDE, SIDE), ROUNDS)["rows"]
+        rows = measure(settings, simulated_frame(SIDE, SIDE), ROUNDS)["rows"]
     for i, name in enumerate(CANDIDATES):
         own = rows[len(precisions) * i : len(precisions) * (i + 1)]
         if name in document["candidates"]:
@@ -137,7 +137,7 @@ def picture(document: dict[str, Any]) -> bytes:
     for axes, precision in zip(figure.subplots(1, len(precisions), squeeze=False)[0], precisions, strict=True):
         time = [c["network_ms"][precision] for c in known.values()]
         gain = [c["validation"]["figure"] for c in known.values()]
-        best = front(time, gain)
+        best = pareto_front(time, gain)
         axes.plot([time[i] for i in best], [gain[i] for i in best], "-", color="0.7", zorder=0)
         for name, x, y in zip(known, time, gain, strict=True):
             config = CANDIDATES[name]

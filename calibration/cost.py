@@ -16,7 +16,7 @@ from kinet_trt.core.frame import Frame
 from kinet_trt.engines.base import Engine
 from kinet_trt.engines.open import open_model
 from kinet_trt.evaluation.agreement import Agreement
-from kinet_trt.evaluation.evaluate import comparable
+from kinet_trt.evaluation.evaluate import comparable_nuclei
 from kinet_trt.evaluation.metrics import Comparison, compare
 from kinet_trt.inference.counter import NucleusCounter, find_nuclei
 from kinet_trt.models.card import ModelCard
@@ -142,8 +142,8 @@ def measure(
     """
     counters = _counter(first), _counter(second)
     card = first.card
-    agreement, against = Agreement(0, 0, 0), Comparison.nothing(len(CLASSES))
-    labelled = [Comparison.nothing(len(CLASSES)) for _ in counters]
+    agreement, against = Agreement(0, 0, 0), Comparison.empty(len(CLASSES))
+    labelled = [Comparison.empty(len(CLASSES)) for _ in counters]
     for number, picture in enumerate(pictures):
         frame = _frame(picture, card)
         found = [counter(frame) for counter in counters]
@@ -152,7 +152,7 @@ def measure(
         against += _compare(found[1], found[0], scale)
         if picture.field:
             for i, detections in enumerate(found):
-                nuclei = comparable(detections, picture.field)
+                nuclei = comparable_nuclei(detections, picture.field)
                 scaled = [(x * scale, y * scale, cls) for x, y, cls in nuclei]
                 labelled[i] += compare(scaled[0], scaled[1], len(CLASSES))
         report(number + 1, len(pictures))
@@ -193,7 +193,7 @@ def disagreement(found: Sequence[Detections], truth: Sequence[Detections]) -> fl
 
     0 if neither model finds any nucleus.
     """
-    total = Comparison.nothing(len(truth[0].classes))
+    total = Comparison.empty(len(truth[0].classes))
     for one, other in zip(found, truth, strict=True):
         total += _compare(one, other, np.float32(1))
     return 1 - min(_f1(total))

@@ -14,19 +14,19 @@ from skimage.feature import peak_local_max
 
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame, fit
-from kinet_trt.evaluation.benchmark import Contestant
+from kinet_trt.evaluation.benchmark import Candidate
 from kinet_trt.models.card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
 
 
-def eager_pytorch(cards: Sequence[ModelCard], frame: Frame) -> dict[str, list[Contestant]]:
+def eager_pytorch(cards: Sequence[ModelCard], frame: Frame) -> dict[str, list[Candidate]]:
     """Return the baselines of each model: the published pipeline, and the model's network in eager PyTorch."""
     networks = {card.network: card for card in cards}
     own = {network: eager(card, frame) for network, card in networks.items()}
     return {"published": [published(frame)] * len(cards), "eager": [own[card.network] for card in cards]}
 
 
-def published(frame: Frame) -> Contestant:
+def published(frame: Frame) -> Candidate:
     """Return the published pipeline: the release's network at width 32 in FP32, then ``peak_local_max``.
 
     Weights are random, since only the time is measured.
@@ -45,10 +45,10 @@ def published(frame: Frame) -> Contestant:
         maps[:, centres[:, 0], centres[:, 1]].argmax(axis=0)
         return {"whole": time.perf_counter() - start}
 
-    return Contestant("published pipeline", f"PyTorch {torch.__version__} eager", "fp32", run)
+    return Candidate("published pipeline", f"PyTorch {torch.__version__} eager", "fp32", run)
 
 
-def eager(card: ModelCard, frame: Frame) -> Contestant:
+def eager(card: ModelCard, frame: Frame) -> Candidate:
     """Return the network of a model card in eager PyTorch in FP32, followed by our peaks; weights are random.
 
     Raises
@@ -72,7 +72,7 @@ def eager(card: ModelCard, frame: Frame) -> Contestant:
         find_peaks(maps, float(maps.max()), card.nms_radius, card.classes)
         return {"whole": time.perf_counter() - start}
 
-    return Contestant(card.network, f"PyTorch {torch.__version__} eager", "fp32", run)
+    return Candidate(card.network, f"PyTorch {torch.__version__} eager", "fp32", run)
 
 
 def _network(config: NetworkConfig) -> Network:

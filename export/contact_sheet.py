@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import Detections
 from kinet_trt.datasets.labelled_field import LabelledField
-from kinet_trt.evaluation.evaluate import comparable, marked
+from kinet_trt.evaluation.evaluate import comparable_nuclei, marked
 
 MAX_FIELDS, SIDE = 6, 512
 """Number of fields in a sheet, and side of the upper left part of each, px."""
@@ -40,7 +40,7 @@ def contact_sheet(found: Sequence[Detections], fields: Sequence[LabelledField], 
     chosen += [i for i in range(len(fields)) if i not in chosen]
     pictures: list[NDArray[np.uint8]] = []
     for i in chosen[:MAX_FIELDS]:
-        sides = comparable(found[i].where(found[i].score >= np.float32(threshold)), fields[i])
+        sides = comparable_nuclei(found[i].where(found[i].score >= np.float32(threshold)), fields[i])
         pictures.append(marked(fields[i].pixels(), *sides, 1.0)[:SIDE, :SIDE])
     height = max(picture.shape[0] for picture in pictures)
     sheet = np.full((height, sum(p.shape[1] + GAP for p in pictures) - GAP, 3), 255, np.uint8)

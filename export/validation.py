@@ -17,7 +17,7 @@ from kinet_trt.export.prediction import predict
 from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.core.files import write_atomic
 from kinet_trt.datasets.labelled_field import LabelledField
-from kinet_trt.evaluation.evaluate import comparable
+from kinet_trt.evaluation.evaluate import comparable_nuclei
 from kinet_trt.evaluation.metrics import Comparison, compare
 from kinet_trt.peaks.reference import find_peaks
 
@@ -104,11 +104,11 @@ def _f1_scores(pairs: Sequence[tuple[Detections, LabelledField]], threshold: flo
 
     If the nuclei of the fields have no class, both are detection F1.
     """
-    total = Comparison.nothing(len(CLASSES))
+    total = Comparison.empty(len(CLASSES))
     for detected, f in pairs:
         found = detected.where(detected.score >= threshold)
         if not f.classified:
             found = replace(found, cls=np.zeros_like(found.cls))
             f = replace(f, cls=np.zeros_like(f.cls), labelled=CLASSES[:1])
-        total += compare(*comparable(found, f), len(CLASSES))
+        total += compare(*comparable_nuclei(found, f), len(CLASSES))
     return total.detection.f1, total.weighted[2]

@@ -48,7 +48,7 @@ def on_cpu(networks: tuple[str, ...], width: int, rounds: int, side: int = SIDE)
     """Return the median time per frame of every network on the CPU engines, ms, interleaved."""
     from kinet_trt.export.to_onnx import export
 
-    from kinet_trt.evaluation.benchmark import Setting, frame_of, measure
+    from kinet_trt.evaluation.benchmark import Setting, measure, simulated_frame
 
     with tempfile.TemporaryDirectory() as folder:
         settings = []
@@ -59,7 +59,7 @@ def on_cpu(networks: tuple[str, ...], width: int, rounds: int, side: int = SIDE)
             path.write_bytes(model.data)
             settings += [(name, Setting(path, "fp32", runtime)) for runtime in ("openvino", "onnxruntime")]
             settings.append((name, Setting(path, "auto", "openvino")))
-        document = measure([setting for _, setting in settings], frame_of(side, side), rounds)
+        document = measure([setting for _, setting in settings], simulated_frame(side, side), rounds)
     rows = [
         {
             "network": name,

@@ -12,7 +12,7 @@ from kinet_trt.export.prediction import predict
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.datasets.labelled_field import LabelledField
-from kinet_trt.evaluation.evaluate import XI, comparable
+from kinet_trt.evaluation.evaluate import XI, comparable_nuclei
 from kinet_trt.evaluation.metrics import Comparison, area, compare
 from kinet_trt.peaks.reference import find_peaks
 
@@ -23,7 +23,7 @@ def score(network: Network, info: ModelInfo, fields: Sequence[LabelledField]) ->
     Fields are pooled; unlabelled classes and areas are ignored. As in the paper, the thresholds of the curves are
     relative to the largest peak of each field.
     """
-    none = Comparison.nothing(len(CLASSES))
+    none = Comparison.empty(len(CLASSES))
     at_threshold, curve = none, [none] * len(XI)
     by_source: dict[str, Comparison] = {}
     for field in fields:
@@ -34,7 +34,7 @@ def score(network: Network, info: ModelInfo, fields: Sequence[LabelledField]) ->
         largest = float(peaks.score.max(initial=0))
 
         def held(least: float, peaks: Any = peaks, field: LabelledField = field) -> Comparison:
-            return compare(*comparable(peaks.where(peaks.score >= np.float32(least)), field), len(CLASSES))
+            return compare(*comparable_nuclei(peaks.where(peaks.score >= np.float32(least)), field), len(CLASSES))
 
         own = held(info.threshold)
         at_threshold += own

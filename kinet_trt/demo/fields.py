@@ -1,4 +1,4 @@
-"""The demo: a simulated field with known ground truth, a real one, and a few labelled fields to try commands on."""
+"""Demo: a simulated field with known ground truth, a real field, and labelled fields for trying other commands."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from kinet_trt.io.overlay import draw, to_png
 from kinet_trt.simulation import simulate
 
 SEED = 1_007
-"""The model was trained on simulated fields of seeds below 200; this one is new to it."""
+"""The model was trained on simulated fields with seeds below 200; it has not seen this one."""
 LABELLED = 8
-"""Labelled fields that are written: enough to calibrate INT8 on some and to measure it on others."""
+"""Number of labelled fields: enough to calibrate INT8 on some and evaluate it on others."""
 
 
 @dataclass(frozen=True)
-class Shown:
+class DemoField:
     """One counted field of the demo.
 
     Attributes
     ----------
     title
-        What it is.
+        Description of the field.
     picture, overlay
-        The files that were written.
+        Files written.
     detections
-        What was found.
+        Nuclei found.
     truth
-        Counts by class; None: unknown.
+        True counts by class; None: unknown.
     score
-        Detections against the truth; None: unknown, or the extra ``eval`` is not installed.
+        Detections compared with the ground truth; None: unknown, or the extra ``eval`` is not installed.
     """
 
     title: str
@@ -50,11 +50,11 @@ class Shown:
 
     @property
     def ki67(self) -> Ki67:
-        """The index that was found."""
+        """Index of the detected nuclei."""
         return Ki67.from_counts(self.detections.counts())
 
 
-def simulated(counter: NucleusCounter, folder: Path) -> Shown:
+def simulated(counter: NucleusCounter, folder: Path) -> DemoField:
     """Count a simulated field and compare it with its ground truth."""
     pixels, truth = simulate.field(SEED, 1024, 768)
     frame = Frame(pixels, simulate.NOMINAL_MPP)
@@ -63,14 +63,14 @@ def simulated(counter: NucleusCounter, folder: Path) -> Shown:
     try:
         score = Score(len(match(found.x, found.y, truth.x, truth.y)[0]), len(found), len(truth))
     except MissingExtraError:
-        score = None  # the counts are compared all the same
+        score = None  # the counts are still compared
     picture, overlay = _write(folder, "simulated", frame, found, simulate.NOMINAL_MPP)
     title = "Simulated Ki67 field (ground truth is exact; other fields of this simulator were among the training data)"
-    return Shown(title, picture, overlay, found, numbers, score)
+    return DemoField(title, picture, overlay, found, numbers, score)
 
 
-def real(counter: NucleusCounter, folder: Path) -> Shown:
-    """Count the real Ki67 field of :mod:`kinet_trt.data`; its ground truth is unknown."""
+def real(counter: NucleusCounter, folder: Path) -> DemoField:
+    """Count the real Ki67 field in the package; its ground truth is unknown."""
     with resources.as_file(resources.files("kinet_trt.demo") / "ki67_field.png") as path:
         data, frame = path.read_bytes(), read_image(path)
     found = counter(frame)
@@ -78,11 +78,11 @@ def real(counter: NucleusCounter, folder: Path) -> Shown:
     write_atomic(picture, data)  # with its um/px
     write_atomic(overlay, to_png(draw(frame, found, frame.mpp or counter.engine.card.mpp)))
     title = "Real Ki67 field (slide OS-2 of the OpenSlide test data; not labelled, so check the overlay)"
-    return Shown(title, picture, overlay, found)
+    return DemoField(title, picture, overlay, found)
 
 
 def labelled(folder: Path) -> Path:
-    """Write simulated fields with their nuclei to try ``eval``, ``train`` and ``build`` on; return their folder."""
+    """Write labelled simulated fields for trying ``eval``, ``train`` and ``build``; return their folder."""
     fields = folder / "fields"
     for number in range(LABELLED):
         pixels, truth = simulate.field(SEED + 1 + number, 320, 320)

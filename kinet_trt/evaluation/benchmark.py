@@ -1,4 +1,4 @@
-"""What is fast here: the stages of a count, timed in turn with what they are compared to."""
+"""Benchmark: time the stages of a count, interleaved with baselines."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ Run = Callable[[], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """Something that counts a frame.
+class Candidate:
+    """A counter or a baseline to be timed.
 
     Attributes
     ----------
     name, runtime, precision
-        What it is.
+        Labels for the results.
     run
-        Counts once and says how long it took.
+        Counts a frame once and returns the time it took.
     """
 
     name: str
@@ -67,47 +67,47 @@ class Setting:
         return NucleusCounter(self.model, precision=self.precision, runtime=self.runtime, threads=self.threads)
 
 
-Yardsticks = Callable[[Sequence[ModelCard], Frame], Mapping[str, Sequence[Contestant]]]
-"""Gives, by name, one contestant for each model to compare it to."""
+Baselines = Callable[[Sequence[ModelCard], Frame], Mapping[str, Sequence[Candidate]]]
+"""Return baselines by name, one per model."""
 
 
 def measure(
     settings: Sequence[Setting],
     frame: Frame,
     rounds: int,
-    yardsticks: Yardsticks | None = None,
+    yardsticks: Baselines | None = None,
     report: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Time models, and what they are compared to, in turn.
+    """Time models and baselines, interleaved.
 
     Parameters
     ----------
     settings
-        What is timed.
+        Models to time.
     frame
-        What is counted.
+        Frame to count.
     rounds
-        How often each is.
+        Timed runs per model.
     yardsticks
-        What to compare with; None: nothing.
+        Baselines; None: no comparison.
     report
-        Called after each run with the runs done and to do.
+        Called after each run with the numbers of finished runs and of all runs.
 
     Returns
     -------
     dict
-        For JSON, schema 1: the machine, and a row for each contestant.
+        Content of the JSON, schema 1: the machine, and a row for each candidate.
     """
     counters = [setting.open() for setting in settings]
-    ours = [contestant(counter, frame) for counter in counters]
+    ours = [candidate(counter, frame) for counter in counters]
     others = yardsticks([counter.engine.card for counter in counters], frame) if yardsticks else {}
-    everyone = list({id(one): one for one in [*ours, *(one for group in others.values() for one in group)]}.values())
-    times = dict(zip(map(id, everyone), interleave(everyone, rounds, report), strict=True))
+    candidates = list({id(one): one for one in [*ours, *(one for group in others.values() for one in group)]}.values())
+    times = dict(zip(map(id, candidates), interleave(candidates, rounds, report), strict=True))
     rows = []
     for i, (setting, one) in enumerate(zip(settings, ours, strict=True)):
         compared = {name: float(np.median(times[id(group[i])][:, -1])) for name, group in others.items()}
         rows.append(row(one, times[id(one)], cold_start(setting, frame.width, frame.height), compared))
-    rows += [row(one, times[id(one)], {}, {}) for one in everyone[len(ours) :]]
+    rows += [row(one, times[id(one)], {}, {}) for one in candidates[len(ours) :]]
     return {
         "schema": SCHEMA,
         "size": [frame.width, frame.height],
@@ -117,13 +117,15 @@ def measure(
     }
 
 
-def contestant(counter: NucleusCounter, frame: Frame) -> Contestant:
-    """Return a counter as a contestant: prepare, network, peaks; peaks that the engine finds are part of the network.
+def candidate(counter: NucleusCounter, frame: Frame) -> Candidate:
+    """Return a counter as a candidate with the stages prepare, network and peaks.
+
+    If the engine finds the peaks, they are part of the network stage.
 
     Raises
     ------
     KinetError
-        If the frame is larger than one tile: tiles would be timed, not the engine.
+        If the frame is larger than one tile: tiling would be timed, not the engine.
     """
     engine, card = counter.engine, counter.engine.card
     if max(frame.width, frame.height) > card.tile:
@@ -145,35 +147,34 @@ def contestant(counter: NucleusCounter, frame: Frame) -> Contestant:
         end = time.perf_counter()
         return {"prepare": prepared - start, "network": ran - prepared, "peaks": end - ran, "whole": end - start}
 
-    return Contestant(card.name, engine.runtime, engine.precision, run)
+    return Candidate(card.name, engine.runtime, engine.precision, run)
 
 
 def interleave(
-    contestants: Sequence[Contestant], rounds: int, report: Callable[[int, int], None]
+    candidates: Sequence[Candidate], rounds: int, report: Callable[[int, int], None]
 ) -> list[NDArray[np.float64]]:
-    """Run all contestants in turn, so that a slow spell of the machine meets them all.
+    """Run all candidates in turn, so that a slow phase of the machine affects all of them.
 
-    Each run that counts comes after one of the same contestant that does not: whoever counts frame after frame finds
-    the caches as its own last frame left them, not as another network did.
+    An untimed run precedes each timed run: in continuous use the caches hold data of the same network.
 
     Parameters
     ----------
-    contestants
-        What is timed.
+    candidates
+        Counters and baselines to time.
     rounds
-        How often each is.
+        Timed runs per candidate.
     report
-        Called after each run with the runs done and to do.
+        Called after each run with the numbers of finished runs and of all runs.
 
     Returns
     -------
     list
-        For each contestant its times, s, float64 [rounds, stages]; NaN for stages it does not have.
+        Times of each candidate, s, float64 [rounds, stages]; NaN for stages that it does not have.
     """
-    times: list[list[list[float]]] = [[] for _ in contestants]
-    total, done = 2 * rounds * len(contestants), 0
+    times: list[list[list[float]]] = [[] for _ in candidates]
+    total, done = 2 * rounds * len(candidates), 0
     for _ in range(rounds):
-        for own, one in zip(times, contestants, strict=True):
+        for own, one in zip(times, candidates, strict=True):
             for counts in (False, True):
                 took = one.run()
                 if counts:
@@ -191,11 +192,11 @@ def accuracy(
     Parameters
     ----------
     settings
-        What is evaluated.
+        Models to evaluate.
     fields
-        What was annotated.
+        Labelled fields.
     report
-        Called after each field with the fields done and to do, all settings together.
+        Called after each field with the numbers of finished fields and of all fields, over all settings.
     """
     from kinet_trt.evaluation.evaluate import Evaluation, evaluate_field
 
@@ -211,14 +212,14 @@ def accuracy(
 
 
 def plot_png(rows: Sequence[Mapping[str, Any]], size: Sequence[int]) -> bytes:
-    """Draw each row's F1 over its median latency as a PNG, and the front of it; needs matplotlib (extra ``eval``).
+    """Plot F1 against median latency, with the Pareto front, as a PNG; needs matplotlib (extra ``eval``).
 
     Parameters
     ----------
     rows
-        From :func:`measure`; those with the figures of :func:`accuracy` are drawn.
+        From :func:`measure`; rows with the results of :func:`accuracy` are plotted.
     size
-        Width and height of the frame that was timed, px.
+        Width and height of the timed frame, px.
     """
     from matplotlib.figure import Figure
 
@@ -229,7 +230,7 @@ def plot_png(rows: Sequence[Mapping[str, Any]], size: Sequence[int]) -> bytes:
     for name, marker in (("detection", "o"), ("classification", "s")):
         f1 = [row[f"{name}_f1"] for row in measured]
         (dots,) = axes.plot(latency, f1, marker, label=f"{name} F1")
-        best = front(latency, f1)
+        best = pareto_front(latency, f1)
         axes.plot([latency[i] for i in best], [f1[i] for i in best], "-", color=dots.get_color(), lw=1, alpha=0.5)
     for row, x in zip(measured, latency, strict=True):
         label = f"{row['model']}\n{row['runtime'].split()[0]} {row['precision']}"
@@ -245,13 +246,13 @@ def plot_png(rows: Sequence[Mapping[str, Any]], size: Sequence[int]) -> bytes:
     return buffer.getvalue()
 
 
-def front(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
-    """Return which points no other one beats, by rising cost: every other one costs more or gains less.
+def pareto_front(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
+    """Return the indices of the Pareto-optimal points by increasing cost.
 
     Parameters
     ----------
     cost, gain
-        Of each point: less cost is better, more gain is better.
+        Cost (lower is better) and gain (higher is better) of each point.
     """
     best: list[int] = []
     for i in sorted(range(len(cost)), key=lambda i: (cost[i], -gain[i])):
@@ -260,8 +261,8 @@ def front(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
     return best
 
 
-def frame_of(width: int, height: int) -> Frame:
-    """Return the simulated field that is counted."""
+def simulated_frame(width: int, height: int) -> Frame:
+    """Return a simulated field to count."""
     return Frame(simulate.field(1, width, height)[0], simulate.NOMINAL_MPP)
 
 
@@ -269,10 +270,10 @@ _COLD = """
 import json, sys, time
 start = time.perf_counter()
 from pathlib import Path
-from kinet_trt.evaluation.benchmark import Setting, frame_of
+from kinet_trt.evaluation.benchmark import Setting, simulated_frame
 model, precision, runtime, threads, width, height = sys.argv[1:]
 drawing = time.perf_counter()
-frame = frame_of(int(width), int(height))
+frame = simulated_frame(int(width), int(height))
 drawn = time.perf_counter()
 counter = Setting(Path(model) if model else None, precision, runtime, int(threads) if threads else None).open()
 counter(frame)
@@ -286,13 +287,13 @@ print(json.dumps({"seconds": seconds, "peak_memory_mib": peak}))
 
 
 def cold_start(setting: Setting, width: int, height: int) -> dict[str, float | None]:
-    """Open a model and count once in a process of its own.
+    """Open a model and count once in a new process.
 
     Returns
     -------
     dict
-        ``seconds`` from the start of the imports to the nuclei, the drawing of the field left out, and
-        ``peak_memory_mib`` (None where the system does not tell).
+        ``seconds`` from the start of the imports to the nuclei, without drawing the field, and ``peak_memory_mib``
+        (None where the system does not report it).
 
     Raises
     ------
@@ -309,9 +310,9 @@ def cold_start(setting: Setting, width: int, height: int) -> dict[str, float | N
 
 
 def row(
-    one: Contestant, times: NDArray[np.float64], cold: Mapping[str, float | None], yardsticks: Mapping[str, float]
+    one: Candidate, times: NDArray[np.float64], cold: Mapping[str, float | None], yardsticks: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Return one contestant's figures.
+    """Return the results of one candidate.
 
     Parameters
     ----------
@@ -320,7 +321,7 @@ def row(
     cold
         From :func:`cold_start`; empty if it was not measured.
     yardsticks
-        Median seconds of what it is compared to, by name: ``published`` gives ``speedup_over_published``.
+        Median time of each baseline, s, by name: ``published`` gives ``speedup_over_published``.
     """
     whole = times[:, STAGES.index("whole")]
     stages = {
@@ -341,7 +342,7 @@ def row(
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
+    """Return CPU, system and package versions."""
     name, features = cpu()
     versions = {}
     for package in PACKAGES:

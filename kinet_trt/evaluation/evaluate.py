@@ -1,4 +1,4 @@
-"""Evaluation: a model's nuclei held to labelled fields, by the paper's metrics (section IV-C)."""
+"""Evaluate a model on labelled fields with the paper's metrics (section IV-C)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ XI = tuple(round(0.05 * i, 2) for i in range(21))
 """Relative thresholds of the precision-recall curve (paper, Figure 8)."""
 
 Nuclei = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]
-MISSED, INVENTED, CONFUSED, RIGHT = (255, 210, 0), (230, 0, 230), (255, 120, 0), (255, 255, 255)
+FALSE_NEGATIVE, FALSE_POSITIVE, WRONG_CLASS, CORRECT = (255, 210, 0), (230, 0, 230), (255, 120, 0), (255, 255, 255)
 
 
-def comparable(found: Detections, field: LabelledField) -> tuple[Nuclei, Nuclei]:
-    """Return the detections and annotations of a field that may be held to one another.
+def comparable_nuclei(found: Detections, field: LabelledField) -> tuple[Nuclei, Nuclei]:
+    """Return the detections and annotations of a field that can be compared.
 
-    Only inside the counted region, and only of the classes that its source labels: of the others nobody knows.
+    These lie inside the counted region and belong to the classes that the source labels.
 
     Parameters
     ----------
     found
-        In px of the field's image.
+        Detections, px of the field's image.
 
     Returns
     -------
@@ -53,20 +53,20 @@ def comparable(found: Detections, field: LabelledField) -> tuple[Nuclei, Nuclei]
 
 @dataclass(frozen=True, eq=False)
 class FieldEvaluation:
-    """One field.
+    """Evaluation of one field.
 
     Attributes
     ----------
     field
-        What was annotated.
+        The labelled field.
     mpp
-        um/px that was used.
+        um/px used for counting.
     found, true
-        What was held to one another, px of the field.
+        Compared detections and annotations, px of the field.
     at_threshold
-        At the counter's threshold.
+        Result at the counter's threshold.
     curve
-        At each relative threshold of :data:`XI`.
+        Results at the relative thresholds :data:`XI`.
     """
 
     field: LabelledField
@@ -78,7 +78,7 @@ class FieldEvaluation:
 
     @property
     def ki67(self) -> tuple[Ki67, Ki67]:
-        """The index that was found, and the true one."""
+        """Detected index and true index."""
         counts = [
             dict(zip(CLASSES, np.bincount(n[2], minlength=len(CLASSES)), strict=True)) for n in (self.found, self.true)
         ]
@@ -88,7 +88,7 @@ class FieldEvaluation:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All fields together."""
+    """Evaluation of several fields."""
 
     fields: tuple[FieldEvaluation, ...]
 
@@ -111,34 +111,34 @@ class Evaluation:
 
     @property
     def index_errors(self) -> list[float]:
-        """Absolute errors of the fields' indices, fractions; fields without tumour nuclei on either side left out."""
+        """Absolute errors of the index, fractions; fields without detected or true tumour nuclei are excluded."""
         indices = [(found.index, true.index) for found, true in (f.ki67 for f in self.fields)]
         return [abs(a - b) for a, b in indices if a is not None and b is not None]
 
     def by_source(self) -> dict[str, Comparison]:
-        """Return the fields of each source pooled."""
+        """Return the pooled result of each source."""
         sources = sorted({f.field.source for f in self.fields})
         return {s: _pooled(f.at_threshold for f in self.fields if f.field.source == s) for s in sources}
 
 
 def _pooled(parts: Iterable[Comparison]) -> Comparison:
-    total = Comparison.nothing(len(CLASSES))
+    total = Comparison.empty(len(CLASSES))
     for part in parts:
         total += part
     return total
 
 
 def evaluate_field(counter: NucleusCounter, field: LabelledField, mpp: float | None = None) -> FieldEvaluation:
-    """Count one field and hold it to its annotations.
+    """Count one field and compare the detections with the annotations.
 
-    Matching is within 16 px at the model's scale.
+    Nuclei match within 16 px at the model's scale.
 
     Parameters
     ----------
     counter
-        Its threshold is the one that counts.
+        Counts at its threshold.
     field
-        What was annotated.
+        The labelled field.
     mpp
         um/px; None: the file's tag, else the model's.
 
@@ -156,14 +156,14 @@ def evaluate_field(counter: NucleusCounter, field: LabelledField, mpp: float | N
     largest = float(everything.score.max(initial=-np.inf))
     scale = np.float32(used / card.mpp)
 
-    def held(threshold: Threshold) -> tuple[Nuclei, Nuclei, Comparison]:
+    def compared(threshold: Threshold) -> tuple[Nuclei, Nuclei, Comparison]:
         kept = everything.where(everything.score >= np.float32(threshold.of(largest)))
-        found, true = comparable(kept, field)
+        found, true = comparable_nuclei(kept, field)
         at_scale = [(n[0] * scale, n[1] * scale, n[2]) for n in (found, true)]
         return found, true, compare(at_scale[0], at_scale[1], len(CLASSES))
 
-    found, true, at_threshold = held(own)
-    curve = tuple(held(Threshold(xi, relative=True))[2] for xi in XI)
+    found, true, at_threshold = compared(own)
+    curve = tuple(compared(Threshold(xi, relative=True))[2] for xi in XI)
     return FieldEvaluation(field, used, found, true, at_threshold, curve)
 
 
@@ -235,7 +235,7 @@ def _field(f: FieldEvaluation) -> dict[str, Any]:
 
 
 def picture(f: FieldEvaluation, scale: float) -> NDArray[np.uint8]:
-    """Draw misses (yellow), inventions (magenta), wrong classes (orange) and what is right (small, white).
+    """Draw false negatives (yellow), false positives (magenta), wrong classes (orange), matches (small, white).
 
     Parameters
     ----------
@@ -253,17 +253,17 @@ def picture(f: FieldEvaluation, scale: float) -> NDArray[np.uint8]:
 
 
 def marked(pixels: NDArray[np.uint8], found: Nuclei, truth: Nuclei, scale: float) -> NDArray[np.uint8]:
-    """Draw what :func:`picture` draws, into a copy of ``pixels``; found and truth in its px."""
+    """Draw the marks of :func:`picture` on a copy of ``pixels``; nuclei in its px."""
     image = pixels.copy()
     (x, y, cls), (true_x, true_y, true_cls) = found, truth
     detected, true, _ = match(x * scale, y * scale, true_x * scale, true_y * scale)
     unpaired = np.setdiff1d(np.arange(len(x)), detected), np.setdiff1d(np.arange(len(true_x)), true)
     radius = max(3, round(7 / scale))
     marks: Sequence[tuple[float, float, int, tuple[int, int, int]]] = [
-        *((x[i], y[i], radius, INVENTED) for i in unpaired[0]),
-        *((true_x[i], true_y[i], radius, MISSED) for i in unpaired[1]),
+        *((x[i], y[i], radius, FALSE_POSITIVE) for i in unpaired[0]),
+        *((true_x[i], true_y[i], radius, FALSE_NEGATIVE) for i in unpaired[1]),
         *(
-            (x[i], y[i], *((2, RIGHT) if cls[i] == true_cls[j] else (radius, CONFUSED)))
+            (x[i], y[i], *((2, CORRECT) if cls[i] == true_cls[j] else (radius, WRONG_CLASS)))
             for i, j in zip(detected, true, strict=True)
         ),
     ]

@@ -1,4 +1,4 @@
-"""The paper's metrics (section IV-C): detections held to annotated nuclei."""
+"""The paper's metrics (section IV-C): compare detections with annotated nuclei."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def match(
     true_y: NDArray[np.floating],
     radius: float = MATCH_RADIUS,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """Pair detections with annotations: the most pairs within the radius (inclusive), then the least total distance.
+    """Pair detections with annotations: as many pairs as possible within the radius, then the smallest total distance.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def match(
         If the extra ``eval`` is not installed.
     """
     try:
-        from lap import lapjv  # an extra, and heavy only where it is needed
+        from lap import lapjv  # needs the extra eval
     except ImportError:
         raise MissingExtraError("Matching nuclei with annotations", "eval", "lapx") from None
 
@@ -56,8 +56,8 @@ def match(
         np.subtract.outer(y.astype(np.float64), true_y.astype(np.float64)),
     )
     near = distance <= radius
-    # One pair more is worth more than any saving in distance: a pair too far apart costs more than all others together.
-    # Rows and columns without a partner cannot be paired and only cost time.
+    # One more pair outweighs any saving in distance: a pair that is too far apart costs more than all others together.
+    # Rows and columns without a near partner cannot be paired and are left out for speed.
     rows, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
     if len(rows) == 0:
         return none, none, np.empty(0)
@@ -106,16 +106,16 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Detections held to annotations, of one field or of several together.
+    """Detections compared with annotations, in one field or several.
 
     Attributes
     ----------
     detection
         All classes together.
     per_class
-        Each class's detections with the same class's annotations.
+        Detections and annotations of the same class.
     distance
-        Of the pairs of ``detection``, px at the model's scale, float64 [pairs].
+        Distances of the pairs of ``detection``, px at the model's scale, float64 [pairs].
     """
 
     detection: Score
@@ -123,7 +123,7 @@ class Comparison:
     distance: NDArray[np.float64]
 
     @classmethod
-    def nothing(cls, classes: int) -> Comparison:
+    def empty(cls, classes: int) -> Comparison:
         """Return the comparison of no fields."""
         return cls(Score(0, 0, 0), (Score(0, 0, 0),) * classes, np.empty(0))
 
@@ -149,7 +149,7 @@ def compare(
     classes: int,
     radius: float = MATCH_RADIUS,
 ) -> Comparison:
-    """Hold detections to annotations, all together and class by class.
+    """Compare detections with annotations, over all classes and per class.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def compare(
 
 
 def area(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
-    """Return the area under a precision-recall curve: trapezoids over the recall reached, nothing beyond it.
+    """Return the area under a precision-recall curve: trapezoids up to the largest recall.
 
     Parameters
     ----------

@@ -74,7 +74,7 @@ class Threshold:
         """Return the absolute threshold for a frame whose largest value is ``largest``."""
         if not self.relative:
             return self.value
-        # Where nothing rises above zero there is no nucleus: half of nothing would accept everything.
+        # Without a positive value there is no nucleus: a fraction of zero would accept everything.
         return min(self.value * min(largest, _LARGEST), _LARGEST) if largest > 0 else _LARGEST
 
 
@@ -156,7 +156,7 @@ class NucleusCounter:
         return self.engine.card
 
     def close(self) -> None:
-        """Wait for frames that are being counted in the background, and refuse new ones.
+        """Wait for frames that are counted in the background, and refuse new ones.
 
         Counters made by :meth:`with_threshold` are closed too. Memory is freed when the last of them is deleted.
         """
@@ -177,7 +177,7 @@ class NucleusCounter:
 
     def _check(self) -> None:
         card = self.engine.card
-        # The largest value may stand where no peak is found, in the padding's shadow: detections do not tell it.
+        # Detections do not contain the largest value: it may lie at a pixel that is not a peak.
         if card.capacity and self.threshold.relative:
             raise EngineError(
                 f"threshold {self.threshold}: {card.name} is fused and outputs nuclei, but a relative threshold "
@@ -204,7 +204,7 @@ class NucleusCounter:
         mpp
             um/px of the pixels; defaults to that of the frame, or else to that of the model.
         order
-            Of the channels of pixels: ``"RGB"``, ``"BGR"`` (OpenCV's), ``"RGBA"`` or ``"BGRA"``; None: RGB.
+            Channel order of the pixels: ``"RGB"``, ``"BGR"`` (OpenCV's), ``"RGBA"`` or ``"BGRA"``; None: RGB.
         cuda_stream
             CUDA stream on which the pixels are written; None: the one that their array interface names.
         cancel
@@ -396,24 +396,24 @@ def _as_frame(frame: object, mpp: float | None, order: str | None) -> Frame:
 
 
 def _on_host(frame: object, order: str | None) -> NDArray[np.uint8]:
-    """Return pixels on the host as RGB; Frame says what is wrong with them."""
+    """Return pixels on the host as RGB; Frame checks them."""
     if order is None and (isinstance(frame, np.ndarray) or not hasattr(frame, "__dlpack_device__")):
         return np.asarray(frame)
     order = order or "RGB"
     pixels = read_frame(frame, order)
-    assert isinstance(pixels, np.ndarray)  # what lies on a device was told apart before
+    assert isinstance(pixels, np.ndarray)  # arrays on a device were handled before
     return np.ascontiguousarray(pixels[..., ORDERS[order]])
 
 
 def _takes_whole(card: ModelCard, frame: Frame) -> bool:
-    """Whether an engine was built for frames of this size, scaled and padded."""
+    """Return whether the engine was built for frames of this size, scaled and padded."""
     sides = fitted_size(frame.height, frame.width, frame.mpp, card.mpp)
     height, width = (side + -side % card.multiple for side in sides)
     return _built_for(card, height, width)
 
 
 def _built_for(card: ModelCard, height: int, width: int) -> bool:
-    """Whether an engine takes a picture of this size as a whole, however large it is."""
+    """Return whether the engine accepts an image of this size without tiling."""
     if card.profile is None:
         return False
     least, _, largest = card.profile

@@ -1,4 +1,4 @@
-"""A few threads that work ahead: while the network looks at one frame, the next is scaled and the last one searched."""
+"""Pipelined counting: the network runs on one frame while the next is scaled and the previous one is searched."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from kinet_trt.core.errors import EngineError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work = Callable[[Item, threading.Event], Result]
-"""Turns an item into a result, and raises
-:class:`~kinet_trt.core.errors.CountCancelledError` soon after the event is set."""
+"""Turns an item into a result; raises `CountCancelledError` soon after the event is set."""
 
 THREADS = 2
-"""A third gains nothing: the network takes longer than all the rest, and is given all cores by whoever has the turn."""
+"""A third thread gains nothing: the network takes longest and uses all cores."""
 
 
 class Workers:
-    """A pool that runs work in order, never further ahead than it has threads. Threads begin with the first work."""
+    """A thread pool that yields results in order, at most one item ahead per thread."""
 
     def __init__(self, threads: int = THREADS) -> None:
         self._threads = threads
@@ -50,22 +49,22 @@ class Workers:
             raise EngineError("this counter is closed: create another")
 
     def close(self) -> None:
-        """Wait for what runs, drop what waits, and take no more."""
+        """Wait for running work, drop queued work, and refuse more."""
         with self._lock:
             self._closed, pool = True, self._pool
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def in_order(self, work: Work[Item, Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield the result of every item, in their order.
+        """Yield the results in the order of the items.
 
-        Items are drawn in a thread of their own, and no more than :data:`THREADS` beyond the last result that was
-        taken: a result never waits for the next item, and a slow taker slows the source.
+        A separate thread draws the items, at most :data:`THREADS` ahead of the last result taken: a result never waits
+        for the next item, and a slow consumer slows the source down.
 
         Raises
         ------
         Exception
-            What the items or the work raise, in its turn; that ends it.
+            Exceptions of the items or the work, at their place in the order; they end the iteration.
         """
         room = threading.Semaphore(self._threads)
         turns: queue.SimpleQueue[Future[Result] | None] = queue.SimpleQueue()
@@ -83,7 +82,7 @@ class Workers:
                 turns.put(_failed(error))
 
         def drawn() -> Iterator[Result]:
-            # A daemon: a source that never gives its next item must not hold the program's end.
+            # A daemon thread: a source that blocks forever must not keep the program from exiting.
             threading.Thread(target=draw, name="kinet-trt frames", daemon=True).start()
             try:
                 while (turn := turns.get()) is not None:
@@ -100,7 +99,7 @@ class Workers:
         return drawn()
 
     async def run(self, work: Work[Item, Result], item: Item) -> Result:
-        """Return the result of one item without holding up the event loop; cancelling the task stops the work."""
+        """Return the result of one item without blocking the event loop; cancelling the task stops the work."""
         stop = threading.Event()
         try:
             return await asyncio.wrap_future(self.submit(work, item, stop))
@@ -110,7 +109,7 @@ class Workers:
     async def in_order_async(
         self, work: Work[Item, Result], items: Iterable[Item] | AsyncIterable[Item]
     ) -> AsyncIterator[Result]:
-        """Yield the result of every item, as :meth:`in_order`, to an event loop."""
+        """Yield the results as :meth:`in_order`, in an event loop."""
         room = asyncio.Semaphore(self._threads)
         turns: asyncio.Queue[asyncio.Task[Result] | asyncio.Future[Result] | None] = asyncio.Queue()
         source = items if isinstance(items, AsyncIterable) else _from_a_thread(items)
@@ -144,10 +143,10 @@ class Workers:
 
 
 async def _from_a_thread(items: Iterable[Item]) -> AsyncIterator[Item]:
-    """Draw from an iterator that may wait, such as a camera's, without holding up the event loop."""
+    """Draw from a blocking iterator, such as a camera's, without blocking the event loop."""
     iterator, end = iter(items), object()
     while (item := await asyncio.to_thread(next, iterator, end)) is not end:
-        yield item  # type: ignore[misc]  # the end is no item
+        yield item  # type: ignore[misc]  # the sentinel is not an item
 
 
 def _failed(error: BaseException) -> Future[Any]:

@@ -229,7 +229,7 @@ def test_both_sizes_are_width_x_height(run, monkeypatch, tmp_path):
         seen.append(options.get("sizes") or arguments)
         raise StopHere
 
-    monkeypatch.setattr(benchmark, "frame_of", stop)
+    monkeypatch.setattr(benchmark, "simulated_frame", stop)
     monkeypatch.setattr(build, "build", stop)
     for words in (["bench", "--no-yardsticks"], ["build", "-o", tmp_path / "a.engine"]):
         with pytest.raises(StopHere):

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from kinet_trt import KinetError
 from kinet_trt.evaluation.benchmark import (
     STAGES,
-    Contestant,
+    Candidate,
     Setting,
+    candidate,
     cold_start,
-    contestant,
-    frame_of,
-    front,
     interleave,
     measure,
+    pareto_front,
     row,
+    simulated_frame,
 )
 
 
@@ -31,7 +31,7 @@ def test_contestants_run_in_turn_and_of_two_runs_the_second_counts():
             order.append(name)
             return {"whole": seconds[order.count(name) - 1]}
 
-        return Contestant(name, "here", "fp32", run)
+        return Candidate(name, "here", "fp32", run)
 
     told = []
     both = [runs("a", [9, 1, 9, 2, 9, 3]), runs("b", [9, 4, 9, 5, 9, 6])]
@@ -45,9 +45,7 @@ def test_contestants_run_in_turn_and_of_two_runs_the_second_counts():
 
 def test_a_row_holds_quantiles_and_ratios_of_medians():
     times = np.tile(np.array([[0.001, 0.006, 0.003, 0.010]]), (5, 1))
-    got = row(
-        Contestant("m", "r", "fp32", dict), times, {"seconds": 1.5, "peak_memory_mib": 300.0}, {"published": 0.25}
-    )
+    got = row(Candidate("m", "r", "fp32", dict), times, {"seconds": 1.5, "peak_memory_mib": 300.0}, {"published": 0.25})
     assert [got[f"{stage}_ms"]["p50"] for stage in STAGES] == [1, 6, 3, 10]
     assert got["frames_per_second"] == 100
     assert got["speedup_over_published"] == 25
@@ -55,21 +53,21 @@ def test_a_row_holds_quantiles_and_ratios_of_medians():
 
 
 def test_the_stages_of_a_count_add_up():
-    one = contestant(Setting(None, "fp32").open(), frame_of(128, 96))
+    one = candidate(Setting(None, "fp32").open(), simulated_frame(128, 96))
     took = one.run()
     assert set(took) == set(STAGES)
     assert all(seconds > 0 for seconds in took.values())
     assert took["whole"] == pytest.approx(took["prepare"] + took["network"] + took["peaks"])
     with pytest.raises(KinetError, match="at most"):
-        contestant(Setting(None, "fp32").open(), frame_of(1200, 64))
+        candidate(Setting(None, "fp32").open(), simulated_frame(1200, 64))
 
 
 def test_the_peaks_of_a_fused_model_are_a_part_of_its_network(fused_model):
     setting = Setting(fused_model, "fp32")
-    took = contestant(setting.open(), frame_of(128, 96)).run()
+    took = candidate(setting.open(), simulated_frame(128, 96)).run()
     assert set(took) == set(STAGES) - {"peaks"}
     assert took["whole"] == pytest.approx(took["prepare"] + took["network"])
-    (got,) = measure([setting], frame_of(64, 64), 3)["rows"]
+    (got,) = measure([setting], simulated_frame(64, 64), 3)["rows"]
     assert {"prepare_ms", "network_ms", "whole_ms"} <= set(got)
     assert "peaks_ms" not in got
 
@@ -88,7 +86,7 @@ def test_everything_is_measured_beside_eager_pytorch():
     pytest.importorskip("skimage")
     from kinet_trt.export.baselines import eager_pytorch
 
-    document = json.loads(json.dumps(measure([Setting(None, "fp32")], frame_of(64, 64), 3, eager_pytorch)))
+    document = json.loads(json.dumps(measure([Setting(None, "fp32")], simulated_frame(64, 64), 3, eager_pytorch)))
     ours, published, eager = document["rows"]
     assert ours["speedup_over_published"] > 1
     assert {"prepare_ms", "network_ms", "peaks_ms", "whole_ms", "speedup_over_eager", "cold_start_s"} <= set(ours)
@@ -99,7 +97,7 @@ def test_everything_is_measured_beside_eager_pytorch():
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
 def test_the_front_holds_what_no_other_point_beats(points: list[tuple[int, int]]) -> None:
     cost, gain = [c for c, _ in points], [g for _, g in points]
-    best = front(cost, gain)
+    best = pareto_front(cost, gain)
     assert [cost[i] for i in best] == sorted({cost[i] for i in best})
     for i, point in enumerate(points):
         beaten = any(c <= point[0] and g >= point[1] and (c, g) != point for c, g in points)

@@ -10,7 +10,7 @@ import pytest
 
 from kinet_trt import Detections, Frame, NucleusCounter, Threshold
 from kinet_trt.datasets.labelled_field import LabelledField
-from kinet_trt.evaluation.evaluate import XI, Evaluation, comparable, curve_png, evaluate_field, picture, to_json
+from kinet_trt.evaluation.evaluate import XI, Evaluation, comparable_nuclei, curve_png, evaluate_field, picture, to_json
 from kinet_trt.evaluation.metrics import compare
 from kinet_trt.simulation import simulate
 
@@ -41,13 +41,13 @@ def test_what_a_source_does_not_label_does_not_count():
         _frames=[Frame(np.zeros((64, 128, 3), np.uint8))],
     )
     found = detections([10, 50, 90], [10, 10, 10], [0, 1, 2])
-    assert [len(n[0]) for n in comparable(found, whole)] == [3, 3]
+    assert [len(n[0]) for n in comparable_nuclei(found, whole)] == [3, 3]
     tumor_only = replace(whole, labelled=("positive", "negative"))
-    assert [n[2].tolist() for n in comparable(found, tumor_only)] == [[0, 1], [0, 1]]
+    assert [n[2].tolist() for n in comparable_nuclei(found, tumor_only)] == [[0, 1], [0, 1]]
     mask = np.zeros((64, 128), bool)
     mask[:, :70] = True
     bounded = replace(whole, counted=Path("m.png"), _masks=[mask])
-    assert [n[0].tolist() for n in comparable(found, bounded)] == [[10, 50], [10, 50]]
+    assert [n[0].tolist() for n in comparable_nuclei(found, bounded)] == [[10, 50], [10, 50]]
 
 
 def test_classes_are_matched_by_name_whatever_their_order():
@@ -56,7 +56,7 @@ def test_classes_are_matched_by_name_whatever_their_order():
         _frames=[Frame(np.zeros((64, 64, 3), np.uint8))],
     )  # fmt: skip
     found = replace(detections([5, 6], [5, 6], [0, 1]), classes=("non_tumor", "mitosis", "positive"))
-    ours, _ = comparable(found, field)
+    ours, _ = comparable_nuclei(found, field)
     assert ours[2].tolist() == [2]
 
 
@@ -64,9 +64,9 @@ def test_one_pass_gives_what_a_count_at_each_threshold_gives(counter, field):
     result = evaluate_field(counter, field)
     frame = Frame(field.pixels())
     for xi, quick in list(zip(XI, result.curve, strict=True))[::4]:
-        slow = compare(*comparable(counter.with_threshold(Threshold(xi, relative=True))(frame), field), 3)
+        slow = compare(*comparable_nuclei(counter.with_threshold(Threshold(xi, relative=True))(frame), field), 3)
         assert (quick.detection, quick.per_class) == (slow.detection, slow.per_class), xi
-    slow = compare(*comparable(counter(frame), field), 3)
+    slow = compare(*comparable_nuclei(counter(frame), field), 3)
     assert result.at_threshold.detection == slow.detection
 
 

@@ -41,7 +41,7 @@ def socket(served: app.LivePage, query: str = "", **headers: str) -> Iterator[Cl
         yield live
 
 
-def frame_of(message: bytes) -> tuple[dict[str, Any], bytes]:
+def simulated_frame(message: bytes) -> tuple[dict[str, Any], bytes]:
     """Return the header and the JPEG of a frame message."""
     (length,) = struct.unpack_from("<I", message)
     return json.loads(message[4 : 4 + length]), message[4 + length :]
@@ -53,7 +53,7 @@ def next_frame(live: ClientConnection, wanted: Callable[[dict[str, Any]], bool] 
     while time.monotonic() < end:
         message = live.recv(timeout=60)
         if isinstance(message, bytes):
-            head, _ = frame_of(message)
+            head, _ = simulated_frame(message)
             live.send(json.dumps({"type": "shown", "frame": head["frame"]}))
             if wanted(head):
                 return head

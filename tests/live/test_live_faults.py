@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_page import frame_of, until
+from live_page import simulated_frame, until
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
@@ -72,7 +72,7 @@ class Run:
             except TimeoutError:
                 return None
             if isinstance(message, bytes):
-                head, _ = frame_of(message)
+                head, _ = simulated_frame(message)
                 self.live.send(json.dumps({"type": "shown", "frame": head["frame"]}))
                 if head["offered"]:
                     return head

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from live_page import frame_of, page, post, socket
+from live_page import page, post, simulated_frame, socket
 
 from kinet_trt.inference.counter import NucleusCounter
 
@@ -57,7 +57,7 @@ def visit(served, client, seconds: float) -> tuple[float, int, int]:
             message = live.recv(timeout=60)
             if not isinstance(message, bytes):
                 continue
-            head, _ = frame_of(message)
+            head, _ = simulated_frame(message)
             live.send(json.dumps({"type": "shown", "frame": head["frame"]}))
             if not head["offered"] or time.monotonic() < next_capture:
                 continue

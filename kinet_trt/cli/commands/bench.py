@@ -37,7 +37,7 @@ def bench(
 ) -> None:
     """Time the stages of a count. Models, precisions and PyTorch are timed in turn."""
     from kinet_trt.datasets.labelled import read_fields, with_nuclei
-    from kinet_trt.evaluation.benchmark import Setting, Yardsticks, accuracy, frame_of, measure, plot_png
+    from kinet_trt.evaluation.benchmark import Baselines, Setting, accuracy, measure, plot_png, simulated_frame
 
     width, height = parse_size(size)
     targets = {"--json": json_file, "--plot": str(plot) if plot else None}
@@ -49,10 +49,10 @@ def bench(
         labelled = with_nuclei([f for f in read_fields(fields) if split in (None, f.split)])
         if not labelled:
             raise KinetError(f"{fields}: no fields with nuclei" + (f" of the split {split!r}" if split else ""))
-    frame = frame_of(width, height)
+    frame = simulated_frame(width, height)
     chosen: list[Path | None] = [*models] if models else [None]
     settings = [Setting(model, p, runtime, threads) for model in chosen for p in precisions or ["auto"]]
-    compare: Yardsticks | None = None
+    compare: Baselines | None = None
     if yardsticks:
         require("bench", "train", "torch", "skimage")
         from kinet_trt.export.baselines import eager_pytorch

@@ -15,7 +15,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from live_page import SMALL, frame_of, next_frame, page, post, socket, until
+from live_page import SMALL, next_frame, page, post, simulated_frame, socket, until
 from websockets.exceptions import ConnectionClosed
 
 from kinet_trt import NOTICE, KinetError
@@ -79,7 +79,7 @@ def test_page_receives_state_and_frames_with_nuclei(served, counter):
         while len(pictures) < 4:
             message = live.recv(timeout=60)
             if isinstance(message, bytes):
-                head, data = frame_of(message)
+                head, data = simulated_frame(message)
                 live.send(json.dumps({"type": "shown", "frame": head["frame"]}))
                 seen.append(head)
                 pictures.append(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
@@ -116,8 +116,8 @@ def test_next_frame_waits_until_the_last_one_is_on_the_screen(served):
         live.send("no JSON")
         live.send("[1]")
         assert isinstance(live.recv(timeout=60), str)
-        live.send(json.dumps({"type": "shown", "frame": frame_of(got[0])[0]["frame"]}))
-        assert next_frame(live)["frame"] > frame_of(got[0])[0]["frame"]
+        live.send(json.dumps({"type": "shown", "frame": simulated_frame(got[0])[0]["frame"]}))
+        assert next_frame(live)["frame"] > simulated_frame(got[0])[0]["frame"]
 
 
 def test_page_opened_after_a_recording_receives_the_last_picture(tmp_path, counter):
