@@ -35,20 +35,22 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def counter():
-    return NucleusCounter(threads=1)
+    return NucleusCounter(precision="fp32", threads=1)
 
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
     path = tmp_path_factory.mktemp("slide") / "slide.tif"
-    write_tiff(path, Canvas(6400, 480, (Piece(100, 100, 6200, 360, 3),)))
+    write_tiff(path, Canvas(1600, 240, (Piece(50, 10, 1500, 220, 3),)))
     return path
 
 
 @pytest.fixture(scope="module")
 def plan(slide, counter):
+    """Return a plan with small tiles."""
     with open_slide(slide) as opened:
-        return make_plan(opened, counter.card, counter.threshold, counter.engine.precision)
+        card = dataclasses.replace(counter.card, tile=256)
+        return make_plan(opened, card, counter.threshold, counter.engine.precision)
 
 
 @pytest.fixture(scope="module")
