@@ -55,19 +55,12 @@ def int8_edge(tmp_path_factory):
     return path
 
 
-def random_network(folder, architecture, width):
+def random_network(folder, architecture, width, factory):
     """Export a network with random weights and a region branch; return the paths with and without the region."""
-    torch = pytest.importorskip("torch")
-    from kinet_trt.export import to_onnx as exporter
-    from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
-    from kinet_trt.export.networks.base import NetworkConfig
-    from kinet_trt.export.networks.registry import build as network
+    pytest.importorskip("torch")
+    from random_networks import export_with_region
 
-    torch.manual_seed(1)
-    torch.set_num_threads(1)
-    info = ModelInfo(mean=(0.7, 0.6, 0.65), std=(0.2, 0.25, 0.15), threshold=0.3, nms_radius=5, data="simulated")
-    net = network(NetworkConfig(architecture, width, roi=True)).eval()
-    model = exporter.export(Checkpoint(net, info), "random", "fp32", False, roi=True)
+    model = export_with_region(architecture, width, factory)
     both, alone = folder / f"{architecture}-{width}-roi.onnx", folder / f"{architecture}-{width}.onnx"
     both.write_bytes(model.data)
     pruned = onnx.utils.Extractor(model.graph_copy()).extract_model(["frame"], ["maps"])
@@ -101,27 +94,27 @@ def test_build_makes_engines_of_the_built_in_model(tmp_path, int8_edge, kind, si
         assert card.calibration_sha256 == "ab" * 32
 
 
-def test_build_makes_engines_of_the_release_architecture(tmp_path):
-    # One test: tracing the network takes ten times as long as building all of these.
-    both, alone = random_network(tmp_path, "release", 4)
-    quantised = [tmp_path / f"{source.stem}-int8.onnx" for source in (both, alone)]
-    for source, path in zip((both, alone), quantised, strict=True):
-        path.write_bytes(in_int8(source))
-    for kind, sizes in (("fp32", []), ("fp16", [(256, 320)]), ("fp16", []), ("int8", [])):
-        for roi, source in zip((True, False), quantised if kind == "int8" else (both, alone), strict=True):
-            for fused in (False, True):
-                built = build(source, tmp_path / "a.engine", kind, sizes=sizes, fused=fused, batch=2)
-                card, _ = plan_of(built)
-                found = (card.precision, card.weights_precision, card.roi, bool(card.capacity))
-                assert found == (kind, kind, roi, fused)
-                assert (card.profile[0][0], card.profile[2][0]) == (1, 2)
+def test_build_makes_engines_of_the_release_architecture(tmp_path, tmp_path_factory):
+    both, alone = random_network(tmp_path, "release", 4, tmp_path_factory)
+    quantised = tmp_path / "int8.onnx"
+    quantised.write_bytes(in_int8(both))
+    for kind, source, sizes, fused in (
+        ("fp32", both, [], True),
+        ("fp16", alone, [], False),
+        ("fp16", both, [(256, 320)], True),
+        ("int8", quantised, [], True),
+    ):
+        card, _ = plan_of(build(source, tmp_path / "a.engine", kind, sizes=sizes, fused=fused, batch=2))
+        found = (card.precision, card.weights_precision, card.roi, bool(card.capacity))
+        assert found == (kind, kind, source != alone, fused)
+        assert (card.profile[0][0], card.profile[2][0]) == (1, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [4, 32])
 @pytest.mark.parametrize("architecture", ["paper", "release"])
-def test_build_makes_every_engine_of_both_architectures(tmp_path, architecture, width):
-    for source in random_network(tmp_path, architecture, width):
+def test_build_makes_every_engine_of_both_architectures(tmp_path, architecture, width, tmp_path_factory):
+    for source in random_network(tmp_path, architecture, width, tmp_path_factory):
         quantised = tmp_path / "int8.onnx"
         quantised.write_bytes(in_int8(source))
         for kind, begin in (("fp32", source), ("fp16", source), ("int8", quantised)):
@@ -398,7 +391,9 @@ build.build(None, out, sizes=[(64, 64)], report=report)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
-@pytest.mark.parametrize("at", ["0", "50", "100", "rename", "between"])
+@pytest.mark.parametrize(
+    "at", ["50", "rename", "between", *(pytest.param(at, marks=pytest.mark.slow) for at in ("0", "100"))]
+)
 def test_killed_build_leaves_the_old_engine_or_is_detected(tmp_path, at):
     out = tmp_path / "a.engine"
     old = build(DEFAULT_MODEL, out, "fp32", sizes=[(96, 96)])

@@ -18,9 +18,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 
 from kinet_trt.export import from_onnx, to_onnx
-from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
-from kinet_trt.export.networks.base import NetworkConfig
-from kinet_trt.export.networks.registry import build
+from kinet_trt.export.checkpoint import Checkpoint
 from kinet_trt.export.parity import parity, record_parity
 from torch import nn
 
@@ -32,50 +30,22 @@ from kinet_trt.models.card import ModelCard, onnx_hash, read_onnx_card
 from kinet_trt.models.model import Model
 from kinet_trt.onnx_graph import precision
 from kinet_trt.simulation.simulate import field
+from random_networks import INFO, checkpoint_of, traces_shared
 
 torch.set_num_threads(1)
 ARCHITECTURES = ("release", "paper", "half")
-INFO = ModelInfo(
-    mean=(0.7, 0.6, 0.65), std=(0.2, 0.25, 0.15), threshold=0.3, nms_radius=4, data="simulated", metrics={"figure": 0.5}
-)
+ACTIVATIONS = {"release": "relu", "paper": "relu", "half": "elu"}
 Make = Callable[..., tuple[bytes, ModelCard]]
 
 
-def checkpoint_of(architecture: str, width: int = 4, **options: Any) -> Checkpoint:
-    """Return a checkpoint with random weights and statistics of the batch norms."""
-    torch.manual_seed(1)
-    net = build(NetworkConfig(architecture, width, **options)).eval()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, 0, 0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.3)
-    return Checkpoint(net, INFO)
-
-
 class Workbench:
-    """Exports of one architecture, which share a traced graph, since tracing takes most of the time."""
+    """Exports of one architecture."""
 
     def __init__(self, architecture: str) -> None:
         self.architecture = architecture
-        self.checkpoint = checkpoint_of(architecture)
-        self.patch = pytest.MonkeyPatch()
+        self.checkpoint = checkpoint_of(architecture, activation=ACTIVATIONS[architecture])
         self.reach = to_onnx.reach(self.checkpoint.network)
-        self.patch.setattr(to_onnx, "reach", lambda _: self.reach)
         self.made: dict[tuple[str, bool], tuple[bytes, ModelCard]] = {}
-        self.graph: Any = None
-        simplified, traced = to_onnx._simplified, to_onnx._traced
-
-        def once(deployed: Any) -> Any:
-            if not deployed.roi:  # another network of a test
-                return simplified(traced(deployed))
-            if self.graph is None:
-                self.graph = simplified(traced(deployed))
-            return copy.deepcopy(self.graph)
-
-        self.patch.setattr(to_onnx, "_traced", once)
-        self.patch.setattr(to_onnx, "_simplified", lambda graph: graph)
 
     def make(self, precision: str = "fp32", half_weights: bool = False) -> tuple[bytes, ModelCard]:
         key = precision, half_weights
@@ -94,10 +64,11 @@ class Workbench:
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def bench(request: pytest.FixtureRequest) -> Iterator[Workbench]:
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
     workbench = Workbench(request.param)
-    yield workbench
-    workbench.patch.undo()
+    with traces_shared(tmp_path_factory), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_onnx, "reach", lambda _: workbench.reach)
+        yield workbench
 
 
 def frames(n: int, height: int, width: int, seed: int = 3) -> NDArray[np.uint8]:
@@ -205,7 +176,7 @@ def test_card_is_complete_and_correct(bench: Workbench) -> None:
     assert (card.precision, card.weights_precision, card.roi, card.multiple) == ("fp32", "fp32", True, 16)
     assert card.halo >= bench.reach + INFO.nms_radius
     assert card.halo - 16 < bench.reach + INFO.nms_radius
-    assert card.network == f"{bench.architecture}, width 4, elu"
+    assert card.network == f"{bench.architecture}, width 4, {ACTIVATIONS[bench.architecture]}"
     assert card.metrics == {"figure": 0.5}
     assert "research use only" in card.licence.lower()
     assert len(card.weights_sha256) == 64
@@ -279,7 +250,7 @@ def test_export_is_deterministic(bench: Workbench) -> None:
 
 
 def test_export_does_not_change_the_checkpoint(bench: Workbench) -> None:
-    own = checkpoint_of(bench.architecture)
+    own = Checkpoint(copy.deepcopy(bench.checkpoint.network), INFO)
     before = {name: value.clone() for name, value in own.network.state_dict().items()}
     to_onnx.export(own, "tiny", "fp32", False, roi=True)
     after = own.network.state_dict()
@@ -296,7 +267,7 @@ def test_weights_hash_is_that_of_the_checkpoint(bench: Workbench) -> None:
 
 
 def test_export_reports_a_weight_too_large_for_half_precision(bench: Workbench) -> None:
-    graph = copy.deepcopy(bench.graph) if bench.graph else onnx.load_from_string(bench.make()[0])
+    graph = onnx.load_from_string(bench.make()[0])
     layer = next(node for node in graph.graph.node if node.op_type == "Conv")
     tensor = next(t for t in graph.graph.initializer if t.name == layer.input[1])
     values = onnx.numpy_helper.to_array(tensor).copy()
