@@ -401,7 +401,7 @@ def test_killed_build_leaves_the_old_engine_or_is_detected(tmp_path, at):
     code = subprocess.run([sys.executable, "-c", KILLED, at, str(out)], check=False).returncode
     assert code == -signal.SIGKILL
     if at == "between":
-        with pytest.raises(KinetError, match="or a build was"):
+        with pytest.raises(KinetError, match="or the build was"):
             read_plan(out)
     else:
         assert (out.read_bytes(), card_path(out).read_bytes()) == before
