@@ -16,8 +16,8 @@ from kinet_trt.core.files import csv_text
 from kinet_trt.core.hot_spot import HOT_SPOT
 from kinet_trt.core.result import CountResult
 from kinet_trt.counting.find import find_images
+from kinet_trt.counting.geojson_and_overlays import Outputs
 from kinet_trt.counting.image import count_image
-from kinet_trt.counting.outputs import Outputs
 from kinet_trt.counting.pooled import PooledCount
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.io.json_stream import json_parts

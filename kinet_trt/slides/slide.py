@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.errors import ImageError, MissingExtraError
-from kinet_trt.slides.readers import dicom, tiff_head
+from kinet_trt.slides.readers import dicom, tiff_tags
 from kinet_trt.slides.readers.files import (
     COMPANION_SUFFIX,
     PICTURE_SUFFIXES,
@@ -251,7 +251,7 @@ def is_slide(path: Path) -> bool:
     if suffix in OPENSLIDE_SUFFIXES or suffix in _UNSUPPORTED or path.name.lower().endswith(COMPANION_SUFFIX):
         return True
     if suffix in TIFF_SUFFIXES:
-        return tiff_head.is_slide(path) or is_ome_set(path) or (tiff_head.is_tiled(path) and _has_known_vendor(path))
+        return tiff_tags.is_slide(path) or is_ome_set(path) or (tiff_tags.is_tiled(path) and _has_known_vendor(path))
     return suffix not in PICTURE_SUFFIXES and dicom.is_dicom(path)
 
 

@@ -25,8 +25,8 @@ from PIL import Image
 from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.core.errors import MAX_MESSAGE_LENGTH, KinetError
 from kinet_trt.core.files import write_atomic
+from kinet_trt.counting.geojson_and_overlays import Outputs, output_names
 from kinet_trt.counting.image import count_image
-from kinet_trt.counting.outputs import Outputs, output_names
 from kinet_trt.counting.run import CountRun
 from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.engines.open import open_engine

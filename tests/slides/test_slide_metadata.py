@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from kinet_trt.core.errors import ImageError
-from kinet_trt.slides.readers.choice import is_aside
+from kinet_trt.slides.readers.main_image import is_aside
 from kinet_trt.slides.slide import is_slide, open_slide
 from simulated_slides import Canvas, Piece, write_zarr
 

@@ -79,7 +79,7 @@ def count(
 ) -> None:
     """Count the nuclei of images and whole slides. An interrupted slide is resumed."""
     from kinet_trt.counting.find import find_images, skipped_files
-    from kinet_trt.counting.outputs import Outputs, output_names
+    from kinet_trt.counting.geojson_and_overlays import Outputs, output_names
     from kinet_trt.counting.run import count_files
     from kinet_trt.inference.counter import NucleusCounter
     from kinet_trt.slides.region import read_region

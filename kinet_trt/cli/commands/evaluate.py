@@ -52,7 +52,7 @@ def evaluate(
     """Evaluate a model on labelled fields. The metrics are those of the paper."""
     require("eval", "eval", "lap", *(["matplotlib"] if plot else []))
     from kinet_trt.core.files import write_atomic
-    from kinet_trt.counting.outputs import Outputs, output_names
+    from kinet_trt.counting.geojson_and_overlays import Outputs, output_names
     from kinet_trt.datasets.labelled import class_list_warning, read_fields, with_classes, with_nuclei
     from kinet_trt.evaluation.evaluate import Evaluation, curve_png, evaluate_field, picture, to_json
     from kinet_trt.inference.counter import NucleusCounter

@@ -30,7 +30,7 @@ def regions(
 ) -> None:
     """Draw fields with a pixel grid and their regions, and count the labelled nuclei in each kind of region."""
     from kinet_trt.core.files import write_atomic
-    from kinet_trt.counting.outputs import output_names
+    from kinet_trt.counting.geojson_and_overlays import output_names
     from kinet_trt.export import region_check as drawing
     from kinet_trt.io.overlay import to_png
 

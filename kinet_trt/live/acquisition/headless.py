@@ -16,7 +16,7 @@ Every line is an object with these keys; within a schema, keys are only added.
 ``counts``                nuclei by class
 ``ki67_index``            index of this frame alone, a fraction; null without tumour nuclei
 ``interval``              its 95% Wilson interval; null as well
-``sharpness``             0 to 1; null without tissue (`kinet_trt.live.acquisition.quality.Quality`)
+``sharpness``             0 to 1; null without tissue (`kinet_trt.live.acquisition.frame_quality.Quality`)
 ``shift_um``              shift since the previous frame, um; null if unknown
 ``speed_um_s``            speed of the stage, um/s; null if unknown
 ``offered``               whether it can be captured: not damaged, empty, blurred or moving

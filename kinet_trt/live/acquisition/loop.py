@@ -16,8 +16,8 @@ from kinet_trt.core.frame import NO_COLOUR, Frame
 from kinet_trt.core.units import check_mpp
 from kinet_trt.inference.counter import NucleusCounter, Threshold
 from kinet_trt.live import clock
+from kinet_trt.live.acquisition.frame_quality import QualityMonitor
 from kinet_trt.live.acquisition.mailbox import Mailbox
-from kinet_trt.live.acquisition.quality import QualityMonitor
 from kinet_trt.live.acquisition.results import FrameCheck, FrameResult, MppSource, Phase, Status
 from kinet_trt.live.acquisition.rolling import Rolling
 from kinet_trt.quality.incomplete import check_not_blank

@@ -10,7 +10,7 @@ from kinet_trt.core.detections import Detections
 from kinet_trt.core.frame import Frame
 from kinet_trt.core.ki67 import Ki67
 from kinet_trt.inference.counter import Threshold
-from kinet_trt.live.acquisition.quality import Quality
+from kinet_trt.live.acquisition.frame_quality import Quality
 
 MppSource = Literal["option", "calibrated", "objective", "camera", "file", "model"]
 """How um/px is known; see :data:`kinet_trt.io.pixel_size.HOW_KNOWN`."""

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from kinet_trt.io.ome import Ome, OmeImage, is_ome, read_ome
-from kinet_trt.slides.readers import dicom, tiff_head
+from kinet_trt.slides.readers import dicom, tiff_tags
 
 INDEX_SUFFIXES = (".vms", ".vmu")
 SET_SUFFIX = ".ndpis"
@@ -85,7 +85,7 @@ def ome_of(path: Path) -> tuple[Path, Ome | None]:
         if not path.is_file():  # a pipe would be waited for
             return path, None
         text = (
-            path.read_text("utf-8-sig") if path.name.lower().endswith(COMPANION_SUFFIX) else tiff_head.description(path)
+            path.read_text("utf-8-sig") if path.name.lower().endswith(COMPANION_SUFFIX) else tiff_tags.description(path)
         )
         ome = read_ome(text) if is_ome(text) else None
     except (OSError, ValueError):

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from kinet_trt.core.errors import ImageError
 from kinet_trt.io.ome import Ome, OmeImage
 from kinet_trt.io.pixel_size import described, first_usable, pixel_size, resolution
-from kinet_trt.slides.readers import tiff_head
-from kinet_trt.slides.readers.choice import is_aside, others_remark
+from kinet_trt.slides.readers import tiff_tags
 from kinet_trt.slides.readers.files import COMPANION_SUFFIX, ome_of, tiffs_of
+from kinet_trt.slides.readers.main_image import is_aside, others_remark
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class TiffPixels:
             for page in self._file.pages[1:]
             if page.keyframe.is_tiled
             and page.keyframe.samplesperpixel == first.samplesperpixel
-            and tiff_head.is_level(whole, (page.keyframe.imagewidth, page.keyframe.imagelength))
+            and tiff_tags.is_level(whole, (page.keyframe.imagewidth, page.keyframe.imagelength))
         ]
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kinet_trt.core.errors import ImageError, shown
 from kinet_trt.core.units import is_uncalibrated, um_in
 from kinet_trt.io.pixel_size import pixel_size
-from kinet_trt.slides.readers.choice import is_aside, others_remark
+from kinet_trt.slides.readers.main_image import is_aside, others_remark
 
 _MAX_IMAGES = 1000  # of a collection
 

@@ -12,7 +12,7 @@ import pytest
 from kinet_trt.camera.simulated import Options
 from kinet_trt.camera.simulated.optics import Optics, smear
 from kinet_trt.core.frame import Frame
-from kinet_trt.live.acquisition.quality import REST, Quality, QualityMonitor
+from kinet_trt.live.acquisition.frame_quality import REST, Quality, QualityMonitor
 from kinet_trt.simulation import simulate
 
 MPP, WIDTH, HEIGHT, STEP = 0.34, 320, 240, 0.1  # s between frames
