@@ -98,7 +98,7 @@ def killed_counts(fields: Path, out: Path, times: int) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 def test_a_killed_count_leaves_whole_files(fields, tmp_path):
-    killed_counts(fields, tmp_path, 5)
+    killed_counts(fields, tmp_path, 3)
 
 
 @pytest.mark.slow
@@ -150,11 +150,10 @@ def test_two_counts_into_the_same_files_leave_those_of_one(fields, tmp_path):
     for command in commands:
         assert run(command).returncode == 0
         alone.append(((tmp_path / "o.json").read_text(), (tmp_path / "o.csv").read_text()))
-    for _ in range(2):
-        processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
-        assert [process.wait() for process in processes] == [0, 0]
-        assert (tmp_path / "o.json").read_text() in [one[0] for one in alone]
-        assert (tmp_path / "o.csv").read_text() in [one[1] for one in alone]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert (tmp_path / "o.json").read_text() in [one[0] for one in alone]
+    assert (tmp_path / "o.csv").read_text() in [one[1] for one in alone]
     assert not list(tmp_path.glob(".kinet-*"))
 
 
@@ -223,10 +222,10 @@ def held():
 generator = np.random.default_rng(0)
 field = simulate.field(1_000, 256, 256)[0]
 counter = NucleusCounter(runtime=runtime)
-shapes = generator.integers(40, 200, (sizes, 2))
+shapes = generator.integers(60, 200, (sizes, 2))
 for number in range(1, counts + 1):
     height, width = shapes[number % sizes]
-    counter(field[:height, :width], 0.5)
+    counter(field[:height, :width], 0.2)
     if number % every == 0:
         print(json.dumps(held()), flush=True)
 """
@@ -248,7 +247,7 @@ def leak(runtime: str, counts: int, every: int, sizes: int, allowed: int) -> Non
 
 @linux_only
 def test_counting_does_not_leak():
-    leak("openvino", 600, 60, 30, 20)  # 30 sizes, for OpenVINO keeps what it prepared for 200, however much that is
+    leak("openvino", 400, 40, 30, 12)  # 30 sizes, for OpenVINO keeps what it prepared for 200, however much that is
 
 
 @linux_only

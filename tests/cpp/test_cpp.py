@@ -27,6 +27,7 @@ from kinet_trt.core.frame import Frame, fit
 from kinet_trt.engines import openvino
 from kinet_trt.engines.open import open_engine
 from kinet_trt.engines.tensorrt.engine_file import write_plan
+from kinet_trt.inference.tiling import spans
 from kinet_trt.models.card import CARD_KEY, read_card, with_card
 from kinet_trt.models.model import Model as OnnxModel
 from kinet_trt.onnx_graph.fuse_peaks import fuse
@@ -38,6 +39,7 @@ SOURCE, INCLUDE, STAND_IN = ROOT / "cpp", ROOT / "cpp" / "include", Path(__file_
 PAGE = (ROOT / "docs" / "embed-cpp.md").read_text(encoding="utf-8")
 EDGE = Path(str(resources.files("kinet_trt.models") / "kinet-edge.onnx"))
 FIELDS = 20
+UNOPTIMISED = "-DCMAKE_CXX_FLAGS_RELEASE=-O0"  # compiles in half the time; the network's speed is OpenVINO's
 
 pytest.importorskip("onnx")
 
@@ -141,13 +143,13 @@ def counters(model):
 
 @pytest.fixture(scope="session")
 def fields(shared_data):
-    """Twenty real fields at the model's um/px, none wider than 272 px, and with the remainders of 16 px."""
+    """Twenty real fields at the model's um/px, none wider than 144 px, and with the remainders of 16 px."""
     with (shared_data / "index.csv").open() as file:
         index = list(csv.DictReader(file))
     chosen = list({(row["width"], row["height"]): row for row in index}.values())  # one of each size
     chosen += [row for row in index if row not in chosen and int(row["width"]) < 640][: FIELDS - len(chosen)]
     pictures = [read_image(shared_data / row["image"]).pixels for row in chosen]
-    return [p[: min(p.shape[0], 256 + p.shape[0] % 16), : min(p.shape[1], 256 + p.shape[1] % 16)] for p in pictures]
+    return [p[: min(p.shape[0], 128 + p.shape[0] % 16), : min(p.shape[1], 128 + p.shape[1] % 16)] for p in pictures]
 
 
 # --- the same nuclei --------------------------------------------------------------------------------------------------
@@ -166,7 +168,7 @@ def test_cpp_c_and_python_find_the_same_nuclei_in_20_real_fields(built, opened, 
             assert rows(program(built, model, pixels, tmp_path)[0]) == expected
         total += len(expected)
     assert len(fields) == FIELDS
-    assert total > 50 * FIELDS
+    assert total > 10 * FIELDS
     assert sum(h % 16 > 0 or w % 16 > 0 for h, w in sizes) >= 3  # some were padded
 
 
@@ -226,18 +228,20 @@ def test_count_pads_frames_of_any_size(opened, counters, size):
 def test_tiles_of_a_large_frame_count_each_nucleus_once(library, opened, tmp_path):
     card, edge = read_card(EDGE)
     small_tiles = tmp_path / "tiles.onnx"
-    small_tiles.write_bytes(fuse(OnnxModel(replace(card, tile=256), edge)).data)
-    pixels = simulate.field(12, 717, 690)[0]
-    assert min(pixels.shape[:2]) > 256 + 2 * card.halo
-    tiled = Model(library, small_tiles)
-    n, found = tiled.count(pixels)
+    small_tiles.write_bytes(fuse(OnnxModel(replace(card, tile=304), edge)).data)
+    tiled, python = Model(library, small_tiles), NucleusCounter(small_tiles, precision="fp32")
+    for width, height, columns, rows in ((606, 597, 2, 2), (640, 70, 3, 1)):
+        pixels = simulate.field(12, width, height)[0]
+        padded = (-(-side // card.multiple) * card.multiple for side in (width, height))
+        assert [len(spans(side, 304, card.halo, card.multiple)) for side in padded] == [columns, rows]
+        n, found = tiled.count(pixels)
+        assert n == len(found) > 25 * rows * columns
+        assert named(found, card.classes) == from_python(python(pixels))
+        # The whole frame at once: the same nuclei, except for the last digit of a score.
+        whole = np.array(opened.count(pixels)[1])
+        assert np.array_equal(np.array(found)[:, :3], whole[:, :3])
+        assert np.allclose(np.array(found)[:, 3], whole[:, 3], rtol=0, atol=1e-5)
     tiled.close()
-    assert n == len(found) > 250
-    assert named(found, card.classes) == from_python(NucleusCounter(small_tiles, precision="fp32")(pixels))
-    # The whole frame at once: the same nuclei, except for the last digit of a score.
-    whole = np.array(opened.count(pixels)[1])
-    assert np.array_equal(np.array(found)[:, :3], whole[:, :3])
-    assert np.allclose(np.array(found)[:, 3], whole[:, 3], rtol=0, atol=1e-5)
 
 
 def test_stride_and_channel_order_do_not_change_the_nuclei(opened):
@@ -442,7 +446,7 @@ def test_count_field_reports_errors(built, model, tmp_path):
 
 
 def test_threads_can_share_a_model(library, opened):
-    frames = [simulate.field(seed, 256 + 17 * seed, 200 + 9 * seed)[0] for seed in range(6)]
+    frames = [simulate.field(seed, 128 + 17 * seed, 100 + 9 * seed)[0] for seed in range(6)]
     expected = [opened.count(frame) for frame in frames]
 
     def work(i):
@@ -481,21 +485,31 @@ def test_library_exports_only_its_functions(built):
 
 
 def test_sanitizers_find_no_error(built, model, opened, openvino_dir, tmp_path):
-    sanitize = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
+    sanitize = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
     out = tmp_path / "asan"
-    sh("cmake", "-S", SOURCE, "-B", out, openvino_dir, "-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_FLAGS={sanitize}")
-    sh("cmake", "--build", out, "-j2")
-    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", *sanitize.split(), f"-I{INCLUDE}", f"-L{out}", "-pthread"]
+    sh("cmake", "-S", SOURCE, "-B", out, openvino_dir, UNOPTIMISED, f"-DCMAKE_CXX_FLAGS={sanitize} -g1")
+    sh("cmake", "--build", out, "--target", "kinet", "-j2")
+    flags = [
+        "-std=c11",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-g1",
+        *sanitize.split(),
+        f"-I{INCLUDE}",
+        f"-L{out}",
+        "-pthread",
+    ]
     stress = tmp_path / "stress"
     sh("gcc", Path(__file__).parent / "stress.c", "-o", stress, *flags, "-lkinet", "-lm", f"-Wl,-rpath,{out}")
-    pixels = simulate.field(10, 333, 222)[0]
+    pixels = simulate.field(10, 133, 122)[0]
     (tmp_path / "field.rgb").write_bytes(pixels.tobytes())
     n, _ = opened.count(pixels)
     # TBB loads libraries in a way that sanitizers refuse without this; OpenVINO keeps some memory until the end.
     (tmp_path / "suppressions").write_text("leak:libopenvino\n")
     leaks = f"suppressions={tmp_path / 'suppressions'}:print_suppressions=0"
     env = {**os.environ, "TBB_ENABLE_SANITIZERS": "1", "LSAN_OPTIONS": leaks}
-    printed, _ = sh(stress, model, 333, 222, tmp_path / "field.rgb", env=env)
+    printed, _ = sh(stress, model, 133, 122, tmp_path / "field.rgb", env=env)
     assert int(printed) == n
 
 
@@ -521,7 +535,16 @@ def tensorrt(tmp_path_factory, openvino_dir):
     (lib / "libtensorrt_rtx.so").symlink_to("libnvinfer.so")
     for runtime, flags in (("TENSORRT", ""), ("TENSORRT_RTX", "-DSTAND_IN_RTX")):
         where = [f"-DKINET_RUNTIME={runtime}", f"-DTENSORRT_ROOT={folder / 'sdk'}", f"-DCMAKE_MODULE_PATH={STAND_IN}"]
-        sh("cmake", "-S", SOURCE, "-B", folder / runtime, *where, f"-DCMAKE_CXX_FLAGS=-Werror -Wshadow {flags}")
+        sh(
+            "cmake",
+            "-S",
+            SOURCE,
+            "-B",
+            folder / runtime,
+            *where,
+            UNOPTIMISED,
+            f"-DCMAKE_CXX_FLAGS=-Werror -Wshadow {flags}",
+        )
         sh("cmake", "--build", folder / runtime, "-j2")
     return folder
 
@@ -538,7 +561,7 @@ def test_tensorrt_finds_the_same_nuclei(tensorrt, plan, opened):
     assert library.c.kinet_version().decode().endswith(", TensorRT 10.13.3.9")
     one = Model(library, plan)
     assert one.info()[1] == opened.info()[1]
-    frames = [simulate.field(seed, 640 - 97 * seed, 333 + 50 * seed)[0] for seed in range(4)]
+    frames = [simulate.field(seed, 320 - 47 * seed, 133 + 50 * seed)[0] for seed in range(4)]
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(one.count, frames)) == [opened.count(frame) for frame in frames]
     wide = simulate.field(1, 1610, 70)[0]  # more than the plan takes: in tiles
