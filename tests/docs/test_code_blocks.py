@@ -153,10 +153,10 @@ def _labelled(path: Path, seed: int, side: int) -> None:
 def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder with what a reader of the pages has at hand."""
     folder = tmp_path_factory.mktemp("things")
-    pixels = simulate.field(11, 640, 480)[0]
+    pixels = simulate.field(11, 400, 320)[0]
     _write(folder / "field.png", pixels)
-    _write(folder / "demo" / "simulated.png", simulate.field(1_007, 1024, 768)[0])
-    frame = simulate.field(12, 1008, 704)[0]
+    _write(folder / "demo" / "simulated.png", simulate.field(1_007, 640, 480)[0])
+    frame = simulate.field(12, 640, 480)[0]
     (folder / "frame.rgb").write_bytes(frame.tobytes())
     for name, seeds in (("FIELDS", range(20, 26)), ("mine", range(30, 33)), ("held", range(40, 42))):
         for seed in seeds:

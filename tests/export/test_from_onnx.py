@@ -63,7 +63,7 @@ def maps(network: Network, x: Tensor) -> list[Tensor]:
         pytest.param("paper", "relu", "fp32", False, True, "batch", marks=pytest.mark.slow),
         pytest.param("paper", "elu", "fp16", False, False, "batch", marks=pytest.mark.slow),
         pytest.param("release", "elu", "fp32", True, True, "batch", marks=pytest.mark.slow),
-        ("release", "relu", "fp32", False, False, "instance"),
+        pytest.param("release", "relu", "fp32", False, False, "instance", marks=pytest.mark.slow),
         pytest.param("half", "relu", "fp32", True, True, "batch", marks=pytest.mark.slow),
     ],
 )

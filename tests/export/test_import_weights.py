@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,8 @@ def test_import_weights_command_exports_and_counts(
     run: Callable[..., tuple[int, str, str]], tmp_path: Path, small: tuple[Path, dict[str, Tensor]]
 ) -> None:
     onnx = pytest.importorskip("onnx")
+    from kinet_trt.export import from_onnx
+
     code, out, _ = run("import-weights", small[0], "-o", tmp_path / "k.pt")
     assert code == 0
     assert "release, width 4, elu, instance norm, without the region branch" in out
@@ -208,6 +211,11 @@ def test_import_weights_command_exports_and_counts(
     for node in norms:
         assert made_by[node.input[0]].op_type == "Cast"
         assert made_by[node.input[0]].attribute[0].i == onnx.TensorProto.FLOAT
+    restored, imported = from_onnx.load(model).network, checkpoint.load(tmp_path / "k.pt").network
+    assert restored.config == replace(imported.config, dropout=from_onnx.DROPOUT)
+    image = torch.randn(1, 3, 64, 96)
+    for expected, other in zip(outputs(imported, image), outputs(restored, image), strict=True):
+        assert float((other - expected).abs().max()) < 0.02 * max(1.0, float(expected.abs().max()))
     assert run("count", tmp_path / "mine", "-m", model, "--mpp", 0.34)[0] == 0
     assert run("import-weights", small[0], "-o", small[0])[0] == 2
 

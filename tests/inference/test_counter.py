@@ -173,6 +173,8 @@ def test_shipped_models_meet_their_limits_on_held_out_fields(model, bars, shared
     counter = NucleusCounter(model, precision="fp32", threads=2)
     fields = read_fields(shared_data)
     breast = [f for f in fields if f.split == "val" and f.source in ("bcdata", "glioma")]
+    if model == FULL:
+        breast = breast[::2]  # since it takes nearly three times as long
     pnet = next(f for f in fields if f.source == "pnet-figure")
     width = pnet.pixels().shape[1]
     held_out = (breast, [pnet.part(width - width // 5, width)])

@@ -270,7 +270,7 @@ def to_a_count(run: Run, folder: Path, name: str, *options: object) -> tuple[int
     return sum(sum(image["counts"].values()) for image in json.loads(found.read_text())["fields"]), card.parity
 
 
-@pytest.mark.parametrize("name", ["unet", "fcrn-a"])
+@pytest.mark.parametrize("name", [pytest.param("unet", marks=pytest.mark.slow), "fcrn-a"])
 def test_network_trains_exports_and_counts(name: str, run: Run, fields: Path) -> None:
     _, parity = to_a_count(run, fields, name, "--width", 2, "--iterations", 3)
     # A value between two steps may be rounded differently, by one step, with the same nuclei.
