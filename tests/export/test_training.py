@@ -74,10 +74,10 @@ class Stop(Exception):  # noqa: N818
 @pytest.mark.training
 def test_loss_goes_down_on_one_field(tmp_path: Path) -> None:
     crops = replace(TINY.crops, stain=False, scale=1.0, empty=0.0)
-    recipe = replace(TINY, iterations=50, every=50, batch=4, lr=0.02, crops=crops)
+    recipe = replace(TINY, iterations=16, every=16, batch=4, lr=0.03, crops=crops)
     losses = [p.loss for p in run([simulated()], tmp_path / "k.pt", recipe)]
-    assert len(losses) == 50
-    assert np.mean(losses[-8:]) < 0.75 * np.mean(losses[:8])
+    assert len(losses) == 16
+    assert np.mean(losses[-4:]) < 0.75 * np.mean(losses[:4])
 
 
 @pytest.mark.parametrize("config", [CONFIG, NetworkConfig("release", 2), NetworkConfig("paper", 2, "relu", roi=False)])
@@ -307,10 +307,10 @@ def test_paper_recipe_has_the_values_of_the_paper() -> None:
 
 
 def test_paper_recipe_learns_and_diverges_without_clipping(tmp_path: Path) -> None:
-    recipe = replace(PAPER, crops=replace(PAPER.crops, size=64), iterations=40, every=40)
-    config = NetworkConfig("paper", 8)
+    recipe = replace(PAPER, crops=replace(PAPER.crops, size=64), iterations=16, every=16)
+    config = NetworkConfig("paper", 4)
     losses = [p.loss for p in run([simulated()], tmp_path / "k.pt", recipe, config=config)]
-    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
     with pytest.raises(KinetError, match=r"diverged at iteration \d+.*lambda 5 and lr 0\.01"):
         run([simulated()], tmp_path / "text.pt", replace(recipe, clip=0.0), config=config)
 
@@ -326,7 +326,7 @@ def unmarked() -> LabelledField:
 def taught(tmp_path: Path, teacher: checkpoint.Checkpoint | None, **options: Any) -> float:
     """Train on an unlabelled field and return the mean difference from the teacher there."""
     bare = unmarked()
-    recipe = replace(TINY, iterations=60, every=60, lr=0.1, average=0.0, crops=replace(TINY.crops, empty=0.0))
+    recipe = replace(TINY, iterations=30, every=30, lr=0.1, average=0.0, crops=replace(TINY.crops, empty=0.0))
     run([bare, simulated(2, split="val")], tmp_path / "k.pt", recipe, teacher=teacher, **options)
     found = checkpoint.load(tmp_path / "k.pt")
     judge = teacher or constant(0.0)
