@@ -79,9 +79,16 @@ def plan_of(built):
 # --- engines ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("sizes", [(), ((608, 608),), ((608, 960), (480, 640))])
-@pytest.mark.parametrize("kind", ["fp16", "int8"])
+SHIPPED = [
+    # Each precision with each number of sizes; the other half, fused or not, is slow.
+    pytest.param(kind, sizes, fused, marks=[] if fused == ((kind == "int8") != (len(sizes) == 1)) else pytest.mark.slow)
+    for kind in ("fp16", "int8")
+    for sizes in ((), ((608, 608),), ((608, 960), (480, 640)))
+    for fused in (False, True)
+]
+
+
+@pytest.mark.parametrize(("kind", "sizes", "fused"), SHIPPED)
 def test_build_makes_engines_of_the_built_in_model(tmp_path, int8_edge, kind, sizes, fused):
     source = int8_edge if kind == "int8" else None
     card, _ = plan_of(build(source, tmp_path / "a.engine", sizes=sizes, fused=fused))
