@@ -271,7 +271,9 @@ def test_check_in_the_docs_gives_the_documented_output(folder, tmp_path):
 def test_command_in_its_own_process_is_silent(folder, slide, arguments):
     seen = watched(folder, "-m", "kinet_trt", *arguments)
     assert (seen.strangers(), seen.attempts or 0) == (set(), 0)
-    assert seen.outside(folder, DOCUMENTED + DOCUMENTED_WITH_PLOT) == set()
+    written = seen.outside(folder, DOCUMENTED + DOCUMENTED_WITH_PLOT)
+    # PyTorch's folder for compiled code, which stays empty.
+    assert {path for path in written if "train" not in arguments or "torchinductor_" not in path} == set()
     if "--cluster" in arguments:
         (line,) = seen.errors.splitlines()
         assert line.startswith("slide.tif: ")
