@@ -45,7 +45,7 @@ def release(folder: Path, width: int = 32) -> None:
 
     from kinet_trt.models.model import Model
     from kinet_trt.onnx_graph import qdq
-    from kinet_trt.onnx_graph.precision import store_in_full
+    from kinet_trt.onnx_graph.precision import weights_to_fp32
 
     half, quantised = folder / "release-32-fp16.onnx", folder / "release-32-int8.onnx"
     if half.is_file() and quantised.is_file():
@@ -56,7 +56,7 @@ def release(folder: Path, width: int = 32) -> None:
     write_atomic(half, export(checkpoint, "release-32", "fp16", False, False).data)
 
     model = export(checkpoint, "release-32", "fp32", False, False)
-    graph = store_in_full(model.graph)
+    graph = weights_to_fp32(model.graph)
     tensors = [name for group in qdq.groups(graph, ()) for name in group]
     crops = [simulate.field(seed, 128, 128)[0] for seed in (1, 2)]
     histograms = ranges.cached(None, graph, tensors, crops, lambda *_: None)

@@ -115,13 +115,13 @@ def to_int8(
         from kinet_trt.onnx_graph import qdq
         from kinet_trt.onnx_graph.low_resolution import at_low_resolution
         from kinet_trt.onnx_graph.pointwise import as_pointwise
-        from kinet_trt.onnx_graph.precision import store_in_full
+        from kinet_trt.onnx_graph.precision import weights_to_fp32
     except ModuleNotFoundError as error:
         raise MissingExtraError("Quantising a model", "build", error.name or "onnx") from None
     from kinet_trt.calibration import cost, ranges, sensitivity
     from kinet_trt.calibration.images import choose
 
-    graph = at_low_resolution(as_pointwise(store_in_full(model.graph)))
+    graph = at_low_resolution(as_pointwise(weights_to_fp32(model.graph)))
     choice = choose(folder, card, images, seed, partial(report, "images"))
     # Checked before the work, which takes minutes: without nuclei the F1 would be 1.
     cost.check_nuclei(model, choice.held_out)

@@ -90,7 +90,7 @@ def choose_floating(
     Parameters
     ----------
     graph
-        Network with FP32 weights (:func:`kinet_trt.onnx_graph.precision.store_in_full`).
+        Network with FP32 weights (:func:`kinet_trt.onnx_graph.precision.weights_to_fp32`).
     card
         Model card with threshold and NMS radius.
     histograms

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kinet_trt.core.errors import KinetError
 from kinet_trt.engines.open import open_model
 from kinet_trt.models.model import DEFAULT_MODEL, Model
-from kinet_trt.onnx_graph.precision import LAYERS, store_in_full
+from kinet_trt.onnx_graph.precision import LAYERS, weights_to_fp32
 from kinet_trt.simulation import simulate
 
 DEFAULT_NAME = DEFAULT_MODEL.stem
@@ -54,7 +54,7 @@ def load(path: Path) -> Checkpoint:
     try:
         config = replace(NetworkConfig.parse(card.network, card.roi), dropout=DROPOUT)
         network = build(config).eval()
-        _fill(network, store_in_full(model.graph))
+        _fill(network, weights_to_fp32(model.graph))
     except (KeyError, ValueError) as error:
         raise KinetError(
             f"{path}: expected the weights of a network that kinet-trt exports, found {card.network!r} "

@@ -24,7 +24,7 @@ from kinet_trt.models.card import ModelCard
 from kinet_trt.models.model import Model
 from kinet_trt.onnx_graph.low_resolution import at_low_resolution
 from kinet_trt.onnx_graph.pointwise import as_pointwise
-from kinet_trt.onnx_graph.precision import compute_in_half, store_in_half
+from kinet_trt.onnx_graph.precision import compute_in_fp16, weights_to_fp16
 
 OPSET = 18
 TILE = 1024
@@ -98,9 +98,9 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
     graph = _traced(Deployed(densify_groups(expand_upsampler_kernels(network)), info, roi).eval())
     graph = at_low_resolution(as_pointwise(_simplified(graph)))
     if precision == "fp16":
-        compute_in_half(graph)
+        compute_in_fp16(graph)
     elif half_weights:
-        store_in_half(graph)
+        weights_to_fp16(graph)
     card = ModelCard(
         name=name,
         classes=info.classes,

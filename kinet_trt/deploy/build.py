@@ -176,9 +176,9 @@ def build(
                 "from, with fused=True"
             )
         elif library:
-            from kinet_trt.onnx_graph.precision import rest_in_half
+            from kinet_trt.onnx_graph.precision import float_layers_to_fp16
 
-            made = rest_in_half(made)
+            made = float_layers_to_fp16(made)
     else:
         made = _convert(source, precision)
         halved = _agreement(source, made) if made.card.precision != source.card.precision else None

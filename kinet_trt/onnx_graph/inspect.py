@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 TILE = 1024
-"""Width and height, px, of the tile for which the memory of activations is estimated."""
+"""Width and height of the tile for which the activation memory is estimated, px."""
 
 _ELEMENTWISE = (
     "Abs Add And BatchNormalization Cast Ceil Clip DequantizeLinear Div Dropout Elu Erf Exp Floor Gelu HardSigmoid "
@@ -41,16 +41,16 @@ class Layers:
     Attributes
     ----------
     type
-        Operator, like ``"Conv"``; operators that are not ONNX's own are preceded by their domain.
+        Operator, like ``"Conv"``; operators outside the ONNX standard are preceded by their domain.
     count
         Number of layers.
     parameters, bytes
-        Number of weights, and their size as stored. 64-bit integers are shapes and do not count.
+        Number of weights, and their size as stored. 64-bit integers are shapes and are not counted.
     stored, computed
-        Types in which the weights are stored and the layers compute, like ``"fp16"``, joined with ``"+"``.
-        ``"int8"`` as computed: between DequantizeLinear nodes, which runtimes fuse.
+        Types in which the weights are stored and in which the layers compute, like ``"fp16"``, joined with ``"+"``.
+        A layer computes in ``"int8"`` if its inputs come from DequantizeLinear nodes, which runtimes fuse.
     macs_per_pixel
-        Multiply-accumulate operations per pixel of the input; None: unknown.
+        Multiply-accumulate operations per pixel of the input; None if unknown.
     """
 
     type: str
@@ -75,13 +75,13 @@ class _Tensor:
 
     @property
     def size(self) -> int | None:
-        """Bytes; None: unknown."""
+        """Size, bytes; None if unknown."""
         return None if self.shape is None else -(-self.elements * bits(self.dtype) // 8)
 
 
 @dataclass
 class _Graph:
-    """A graph and the facts about its tensors, by name.
+    """A graph with the properties of its tensors, by name.
 
     Attributes
     ----------
@@ -90,13 +90,13 @@ class _Graph:
     tensors
         All tensors of known type, for a tile of the input.
     pixels
-        Pixels of that tile; 0: unknown.
+        Pixels of that tile; 0 if unknown.
     constants
         Names of tensors that do not depend on the input.
     weights
-        Initializer that a constant was converted from, or its own name.
-    dequantised
-        Names of outputs of DequantizeLinear.
+        Name of a constant -> name of the initializer from which it was converted, or its own name.
+    dequantized
+        Names of the outputs of DequantizeLinear nodes.
     """
 
     nodes: list[onnx.NodeProto]
@@ -106,16 +106,16 @@ class _Graph:
     pixels: int
     constants: set[str] = field(default_factory=set)
     weights: dict[str, str] = field(default_factory=dict)
-    dequantised: set[str] = field(default_factory=set)
+    dequantized: set[str] = field(default_factory=set)
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
-    """Describe a ``.onnx`` or ``.engine`` file; a model that was changed after its card was written gets a note.
+    """Describe a ``.onnx`` or ``.engine`` file; a note reports a model that was changed after its card was written.
 
     Returns
     -------
     dict
-        For JSON, schema 1: ``file``, ``kind``, ``size_bytes``, ``sha256``, ``card`` (None: there is none), ``notes``.
+        For JSON, schema 1: ``file``, ``kind``, ``size_bytes``, ``sha256``, ``card`` (None if missing), ``notes``.
         For an ONNX file, if the ``onnx`` package is installed, also ``producer``, ``opset``, ``inputs``, ``outputs``,
         ``layers``, ``total``, ``memory``.
 
@@ -134,7 +134,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise KinetError(f"{path}: the model cannot be read: {error.strerror or error}") from error
+            raise KinetError(f"{path}: the model cannot be read ({error.strerror or error})") from error
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "file": str(path),
@@ -154,19 +154,19 @@ def _describe_onnx(content: bytes) -> dict[str, Any]:
     except MissingExtraError as error:
         return {"card": asdict(stated_card(content)), "notes": [f"Layers and memory are not shown. {error}"]}
     if not model.graph.node:
-        raise CardError("not an ONNX file: its graph has no layers")
+        raise CardError("not an ONNX file: the graph has no layers")
     notes = []
     card = stated_card(content) if any(entry.key == CARD_KEY for entry in model.metadata_props) else None
     if card is None:
-        notes.append("No model card: kinet-trt export did not write this file, and kinet-trt cannot count with it.")
+        notes.append("No model card: this file is not from kinet-trt export. kinet-trt cannot count with it.")
     elif changed := changed_since(card, content):
         notes.append(f"{changed[0].upper()}{changed[1:]}. kinet-trt does not count with it.")
     if any(tensor.data_location == tensor.EXTERNAL for tensor in model.graph.initializer):
-        notes.append("Weights are in other files (external data); kinet-trt reads models of one file.")
+        notes.append("Weights are in other files (external data). kinet-trt can only read models in a single file.")
     rows, memory = summarise(model)
     unknown = [row.type for row in rows if row.macs_per_pixel is None]
     if unknown:
-        notes.append(f"MACs of {', '.join(unknown)} are unknown: the file does not state their sizes.")
+        notes.append(f"The MACs of {', '.join(unknown)} cannot be determined.")
     return {
         "card": asdict(card) if card else None,
         "producer": f"{text(model.producer_name)} {text(model.producer_version)}".strip(),
@@ -245,7 +245,7 @@ def _graph(model: onnx.ModelProto) -> _Graph:
             if node.op_type in _CONVERSIONS and ins[0] in graph.weights:
                 graph.weights.update(dict.fromkeys(outs, graph.weights[ins[0]]))
         if node.op_type == "DequantizeLinear":
-            graph.dequantised.update(outs)
+            graph.dequantized.update(outs)
     return graph
 
 
@@ -255,14 +255,14 @@ def _infer_shapes(model: onnx.ModelProto) -> onnx.GraphProto:
 
     sized = onnx.ModelProto()
     sized.CopyFrom(model)
-    # Shapes in the file are for variable sides.
+    # The shapes in the file are those for variable sizes.
     del sized.graph.value_info[:]
     for value in sized.graph.output:
         value.type.tensor_type.ClearField("shape")
     for value in sized.graph.input:
-        for axis, side in enumerate(value.type.tensor_type.shape.dim):
-            if not side.HasField("dim_value"):
-                side.dim_value = TILE if axis else 1
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value"):
+                dim.dim_value = TILE if axis else 1
     try:
         return onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError):
@@ -271,8 +271,8 @@ def _infer_shapes(model: onnx.ModelProto) -> onnx.GraphProto:
 
 def _tensor(value: onnx.ValueInfoProto) -> _Tensor:
     kind = value.type.tensor_type
-    sides = [side.dim_value if side.HasField("dim_value") else -1 for side in kind.shape.dim]
-    return _Tensor(dtype_name(kind.elem_type), _shape(sides) if kind.HasField("shape") else None)
+    dims = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim]
+    return _Tensor(dtype_name(kind.elem_type), _shape(dims) if kind.HasField("shape") else None)
 
 
 def _stored(constant: onnx.TensorProto) -> _Tensor:
@@ -283,49 +283,51 @@ def _stored(constant: onnx.TensorProto) -> _Tensor:
         raise _damaged(f"a tensor of {' x '.join(map(str, constant.dims[:_MAX_DIMS]))} elements")
     tensor = _Tensor(dtype, shape)
     if constant.HasField("raw_data") and len(constant.raw_data) != tensor.size:
-        raise _damaged(f"a tensor of {tensor.size} bytes with {len(constant.raw_data)}")
+        raise _damaged(f"a tensor of {tensor.size} bytes that contains {len(constant.raw_data)}")
     return tensor
 
 
-def _shape(sides: Iterable[int]) -> tuple[int, ...] | None:
-    """Return a shape; None if a side is unknown or the shape is unreasonable."""
-    shape = tuple(sides)
-    possible = len(shape) <= _MAX_DIMS and min(shape, default=0) >= 0 and math.prod(shape) <= _MAX_ELEMENTS
-    return shape if possible else None
+def _shape(dims: Iterable[int]) -> tuple[int, ...] | None:
+    """Return a shape; None if a dimension is unknown or the shape is implausible."""
+    shape = tuple(dims)
+    is_plausible = len(shape) <= _MAX_DIMS and min(shape, default=0) >= 0 and math.prod(shape) <= _MAX_ELEMENTS
+    return shape if is_plausible else None
 
 
 def _pixels(shape: tuple[int, ...] | None) -> int:
-    """Return the pixels of a batch [N, H, W, C] or [N, C, H, W]; 0: unknown."""
+    """Return the number of pixels in a batch [N, H, W, C] or [N, C, H, W]; 0 if unknown."""
     if shape is None or len(shape) != 4:
         return 0
     return math.prod(shape[:3] if shape[3] <= 4 else (shape[0], *shape[2:]))
 
 
 def _damaged(what: str) -> CardError:
-    return CardError(f"not an ONNX file, or a damaged one ({what}): copy or export it again")
+    return CardError(f"not an ONNX file, or damaged ({what}). Copy or export it again")
 
 
 def _layer(node: onnx.NodeProto, graph: _Graph, counted: set[str]) -> Layers:
-    """Return one layer; weights in ``counted`` are not counted again, and its own are added."""
+    """Return one layer without weights that are in ``counted`` already; add its other weights to ``counted``."""
     ins = [name for name in node.input if name]
-    ready = bool(ins) and graph.constants.issuperset(ins)
-    passed_on = any(name in graph.weights for name in node.output)
-    names = [] if passed_on else list(dict.fromkeys(graph.weights[name] for name in ins if name in graph.weights))
+    is_constant = bool(ins) and graph.constants.issuperset(ins)
+    converts_weights = any(name in graph.weights for name in node.output)
+    names = (
+        [] if converts_weights else list(dict.fromkeys(graph.weights[name] for name in ins if name in graph.weights))
+    )
     tensors = {name: graph.tensors[name] for name in names if graph.tensors[name].dtype != "int64"}
     new = [tensor for name, tensor in tensors.items() if name not in counted]
     counted.update(tensors)
-    int8 = len(ins) > 1 and graph.dequantised.issuperset(ins[:2])
+    int8 = len(ins) > 1 and graph.dequantized.issuperset(ins[:2])
     computes = "int8" if int8 else graph.tensors[ins[0]].dtype if ins and ins[0] in graph.tensors else ""
     domain, op = text(node.domain), text(node.op_type)
     op = op if domain in ("", "ai.onnx") else f"{domain}.{op}"
     return Layers(
-        # Constants are computed once, when a runtime opens the model.
-        type=f"{op} of weights" if ready else op,
+        # A runtime computes constants once, when it opens the model.
+        type=f"{op} of weights" if is_constant else op,
         count=1,
         parameters=sum(tensor.elements for tensor in new),
         bytes=sum(tensor.size or 0 for tensor in new),
         stored="+".join(sorted({tensor.dtype for tensor in tensors.values()})),
-        computed="" if ready or op == "Shape" else computes.replace("?", ""),
+        computed="" if is_constant or op == "Shape" else computes.replace("?", ""),
         macs_per_pixel=_macs(node, graph),
     )
 
@@ -335,7 +337,7 @@ def _macs(node: onnx.NodeProto, graph: _Graph) -> float | None:
         return None
     if node.op_type not in ("Conv", "ConvTranspose"):
         return 0.0
-    # Each weight is used once per pixel of the output, or of the input of a transposed convolution.
+    # Each weight is used once per output pixel, or once per input pixel of a transposed convolution.
     pixels = graph.tensors.get(node.output[0] if node.op_type == "Conv" else node.input[0])
     weights = graph.tensors.get(graph.weights.get(node.input[1], "")) if len(node.input) > 1 else None
     if weights is None or pixels is None or not pixels.shape or not graph.pixels:
@@ -361,26 +363,26 @@ def _merged(a: Layers, b: Layers) -> Layers:
 
 
 def _activations(graph: _Graph) -> tuple[int, int]:
-    """Return the peak memory for a tile, bytes, and the number of tensors of unknown size, which are left out."""
-    last = {name: i for i, node in enumerate(graph.nodes) for name in node.input}
-    last.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
-    alive = {name: _size(name, graph) or 0 for name in graph.inputs}
-    now = peak = sum(alive.values())
+    """Return the peak memory for a tile, bytes, and the number of tensors of unknown size, which it excludes."""
+    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.input}
+    last_use.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
+    live = {name: _size(name, graph) or 0 for name in graph.inputs}
+    current = peak = sum(live.values())
     unknown = 0
     for i, node in enumerate(graph.nodes):
-        made = {name: _size(name, graph) for name in node.output if name not in graph.constants and name not in alive}
-        unknown += sum(size is None for size in made.values())
-        ending = [name for name in dict.fromkeys(node.input) if last.get(name) == i and name in alive]
+        outputs = {name: _size(name, graph) for name in node.output if name not in graph.constants and name not in live}
+        unknown += sum(size is None for size in outputs.values())
+        ending = [name for name in dict.fromkeys(node.input) if last_use.get(name) == i and name in live]
         if node.op_type in _IN_PLACE and ending:
-            now -= alive.pop(ending.pop(0))
-        alive.update({name: size or 0 for name, size in made.items()})
-        now += sum(size or 0 for size in made.values())
-        peak = max(peak, now)
-        now -= sum(alive.pop(name) for name in ending)
+            current -= live.pop(ending.pop(0))
+        live.update({name: size or 0 for name, size in outputs.items()})
+        current += sum(size or 0 for size in outputs.values())
+        peak = max(peak, current)
+        current -= sum(live.pop(name) for name in ending)
     return peak, unknown
 
 
 def _size(name: str, graph: _Graph) -> int | None:
-    """Return the bytes that a tensor takes for ``TILE`` x ``TILE`` px; None: unknown."""
+    """Return the size of a tensor for ``TILE`` x ``TILE`` px, bytes; None if unknown."""
     size = graph.tensors[name].size if name in graph.tensors else None
     return None if size is None or not graph.pixels else math.ceil(size * TILE * TILE / graph.pixels)

@@ -1,4 +1,4 @@
-"""Compute the contribution of a sparse up-sampler to a head at low resolution: equal outputs in less time."""
+"""Compute the contribution of a sparse upsampler to a head at low resolution: equal outputs in less time."""
 
 from __future__ import annotations
 
@@ -14,56 +14,57 @@ from onnx import helper, numpy_helper
 
 from kinet_trt.onnx_graph.pointwise import numbers
 
-# The release's eightfold up-sampler turns each pixel of its small input into 8 x 8 pixels. Only 3 x 3 of them depend on
-# the image; the others are its activated bias. The head's 5 x 5 kernel spreads the 3 x 3 over 7 x 7 pixels of the same
-# 8 x 8. The variable part of a small pixel therefore affects only its own 8 x 8 pixels, and can be computed by two
-# pointwise convolutions and DepthToSpace.
+# The eightfold upsampler turns each low-resolution pixel into a block of 8 x 8 pixels. Only 3 x 3 pixels of a block
+# depend on the image; the others contain the activated bias. The head's 5 x 5 kernel spreads these 3 x 3 over 7 x 7
+# pixels of the same block. The variable part of a low-resolution pixel therefore affects only its own block, and two
+# pointwise convolutions and DepthToSpace can compute it.
 #
-# The constant part adds a bias that depends on the position in the 8 x 8 and, at the border of the image, on the zero
-# padding that the head covers. First, middle and last rows and columns give 3 x 3 kinds of small pixels. Each kind
-# except the middle one has channels that are 1 there and 0 elsewhere, weighted by its difference from the bias of the
-# middle. The first convolution outputs them as 1 everywhere (weights 0, bias 1); factors per row and per column set
-# them to 0 elsewhere, and likewise those of the 3 x 3 pixels that the padding replaces.
+# The constant part adds a bias that depends on the position in the block and, at the border of the image, on the zero
+# padding within the reach of the head. First, middle and last rows and columns give 3 x 3 kinds of low-resolution
+# pixels. Each kind except the middle one has mask channels, which are 1 in its pixels and 0 in all others; their weight
+# is the difference between its bias and that of the middle kind. The first convolution outputs 1 everywhere (weights 0,
+# bias 1), and a factor per row and per column sets the other pixels to 0. The same factors set those of the 3 x 3
+# variable pixels to 0 that the padding replaces.
 _MIDDLE = (1, 1)
 _BORDER = [(row, column) for row in range(3) for column in range(3) if (row, column) != _MIDDLE]
 _COPIES = 4
-"""Channels per kind of border pixel. The bias changes there by ten times the weights of the 3 x 3; split among four
-channels, int8 has enough steps for those. 9 x 64 + 8 x 4 channels are whole blocks of 32, which is fast with AMX."""
-_PATH = (("Pad",), ("Slice",), ("DepthToSpace",), ("Relu", "Elu"), ("Conv",))
-"""Operators from the head back to the small input."""
+"""Mask channels per kind of border pixel. The change of the bias is ten times as large as the weights of the variable
+pixels; if four channels share it, int8 represents both well. 9 x 64 + 8 x 4 is a multiple of 32, fast on AMX."""
+_UPSAMPLER_OPS = (("Pad",), ("Slice",), ("DepthToSpace",), ("Relu", "Elu"), ("Conv",))
+"""Operators from the head back to the low-resolution input."""
 
 
 @dataclass(frozen=True, eq=False)
 class _SparseUpsampler:
-    """A sparse up-sampler and the head that reads it.
+    """A sparse upsampler and the head that reads it.
 
     Attributes
     ----------
-    up, activation
-        Pointwise convolution of the small input, and its activation.
-    moves
-        Nodes that rearrange its pixels, crop the border and pad it with zeros.
-    join, position
-        Concatenation that the head reads, and the index of this input.
+    conv, activation
+        Pointwise convolution of the low-resolution input, and its activation.
+    rearrangement
+        Nodes that rearrange the pixels, crop the border and pad it with zeros.
+    concat, concat_index
+        Concatenation that the head reads, and the index of the upsampler among its inputs.
     head
         Convolution that keeps the size.
     stride
-        Rows and columns that a small pixel becomes.
+        Height and width of the block of output pixels per low-resolution pixel.
     margin
         Rows and columns of zeros at each border.
-    taps
-        Indices of the ``stride`` rows and columns that depend on the image.
+    variable
+        Indices of the rows, and of the columns, of a block that depend on the image.
     """
 
-    up: onnx.NodeProto
+    conv: onnx.NodeProto
     activation: onnx.NodeProto
-    moves: Sequence[onnx.NodeProto]
-    join: onnx.NodeProto
-    position: int
+    rearrangement: Sequence[onnx.NodeProto]
+    concat: onnx.NodeProto
+    concat_index: int
     head: onnx.NodeProto
     stride: int
     margin: int
-    taps: NDArray[np.int64]
+    variable: NDArray[np.int64]
 
     @property
     def name(self) -> str:
@@ -72,7 +73,7 @@ class _SparseUpsampler:
 
 
 def at_low_resolution(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a network that computes the contributions of eightfold up-samplers to its heads at an eighth of the size.
+    """Return a network that computes the contributions of eightfold upsamplers to its heads at an eighth of the size.
 
     The outputs are equal except for the order of additions, for frames of any multiple of 16 px. All other layers are
     unchanged.
@@ -82,52 +83,53 @@ def at_low_resolution(graph: onnx.ModelProto) -> onnx.ModelProto:
     graph
         Graph from :func:`kinet_trt.onnx_graph.pointwise.as_pointwise` with FP32 weights; not changed.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(graph)
-    body = made.graph
+    result = onnx.ModelProto()
+    result.CopyFrom(graph)
+    body = result.graph
     tensors = {tensor.name: tensor for tensor in body.initializer}
-    stored = {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
-    instead: dict[str, list[onnx.NodeProto]] = {}
-    for side in list(_find_upsamplers(body, stored)):
-        instead |= {node.output[0]: [] for node in (*side.moves, side.join)}
-        instead[side.head.output[0]] = _replacement_nodes(side)
-        for name, values in _weights(side, stored, _channels_before(side, graph)).items():
+    constants = {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
+    replacements: dict[str, list[onnx.NodeProto]] = {}
+    for upsampler in list(_find_upsamplers(body, constants)):
+        replacements |= {node.output[0]: [] for node in (*upsampler.rearrangement, upsampler.concat)}
+        replacements[upsampler.head.output[0]] = _replacement_nodes(upsampler)
+        for name, values in _weights(upsampler, constants, _channels_before(upsampler, graph)).items():
             tensor = tensors.get(name) or body.initializer.add()
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
-    nodes = [new for node in body.node for new in instead.get(node.output[0], [node])]
+    nodes = [new for node in body.node for new in replacements.get(node.output[0], [node])]
     used = {name for node in nodes for name in node.input}
-    for name in tensors.keys() - used if instead else ():
+    for name in tensors.keys() - used if replacements else ():
         body.initializer.remove(tensors[name])
     del body.node[:]
     body.node.extend(nodes)
     del body.value_info[:]  # outdated shapes
-    return made
+    return result
 
 
-def _find_upsamplers(body: onnx.GraphProto, stored: Mapping[str, NDArray[Any]]) -> Iterator[_SparseUpsampler]:
-    """Find the sparse up-samplers whose only reader is a head."""
-    makers = {name: node for node in body.node for name in node.output}
-    reads = Counter([*(name for node in body.node for name in node.input), *(output.name for output in body.output)])
+def _find_upsamplers(body: onnx.GraphProto, constants: Mapping[str, NDArray[Any]]) -> Iterator[_SparseUpsampler]:
+    """Find the sparse upsamplers whose only reader is a head."""
+    producers = {name: node for node in body.node for name in node.output}
+    outputs = [output.name for output in body.output]
+    read_counts = Counter([*(name for node in body.node for name in node.input), *outputs])
     for head in (node for node in body.node if node.op_type == "Conv"):
-        join = makers.get(head.input[0])
-        if join is None or join.op_type != "Concat" or len(join.input) < 2:
+        concat = producers.get(head.input[0])
+        if concat is None or concat.op_type != "Concat" or len(concat.input) < 2:
             continue
-        for position, name in enumerate(join.input):
-            if not (path := _path_to_input(name, makers)):
+        for concat_index, name in enumerate(concat.input):
+            if not (path := _path_to_input(name, producers)):
                 continue
-            own = [join.output[0], head.input[1], *path[-1].input[1:], *(node.output[0] for node in path)]
-            if all(reads[tensor] == 1 for tensor in own) and (
-                side := _match_upsampler(path, join, position, head, stored)
+            internal = [concat.output[0], head.input[1], *path[-1].input[1:], *(node.output[0] for node in path)]
+            if all(read_counts[tensor] == 1 for tensor in internal) and (
+                upsampler := _match_upsampler(path, concat, concat_index, head, constants)
             ):
-                yield side
+                yield upsampler
                 break
 
 
-def _path_to_input(name: str, makers: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Return the nodes from a head back to the small input; empty if they do not match."""
+def _path_to_input(name: str, producers: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Return the nodes from a head back to the low-resolution input; empty if they do not match."""
     path: list[onnx.NodeProto] = []
-    for kinds in _PATH:
-        node = makers.get(name)
+    for kinds in _UPSAMPLER_OPS:
+        node = producers.get(name)
         if node is None or node.op_type not in kinds:
             return []
         path.append(node)
@@ -137,35 +139,38 @@ def _path_to_input(name: str, makers: Mapping[str, onnx.NodeProto]) -> list[onnx
 
 def _match_upsampler(
     path: Sequence[onnx.NodeProto],
-    join: onnx.NodeProto,
-    position: int,
+    concat: onnx.NodeProto,
+    concat_index: int,
     head: onnx.NodeProto,
-    stored: Mapping[str, NDArray[Any]],
+    constants: Mapping[str, NDArray[Any]],
 ) -> _SparseUpsampler | None:
-    """Return an up-sampler if small pixels do not affect each other's pixels; else None."""
-    pad, cut, unpack, activation, up = path
-    if len(up.input) != 3 or not {*pad.input[1:], *cut.input[1:], *up.input[1:], head.input[1]} <= stored.keys():
+    """Return the upsampler if each low-resolution pixel affects only its own block; else None."""
+    pad, crop, unpack, activation, conv = path
+    inputs = {*pad.input[1:], *crop.input[1:], *conv.input[1:], head.input[1]}
+    if len(conv.input) != 3 or not inputs <= constants.keys():
         return None
     modes = {attribute.s for node in (pad, unpack) for attribute in node.attribute if attribute.name == "mode"}
-    if numbers(join, "axis") != [1] or not modes <= {b"constant", b"DCR"}:
+    if numbers(concat, "axis") != [1] or not modes <= {b"constant", b"DCR"}:
         return None
-    padding, *more = (stored[name] for name in pad.input[1:])
-    margin, bounds = int(padding.max()), [stored[name].tolist() for name in cut.input[1:]]
-    if padding.tolist() != [0, 0, margin, margin] * 2 or any(np.any(value) for value in more):
+    padding, *fill_value = (constants[name] for name in pad.input[1:])
+    margin, crop_bounds = int(padding.max()), [constants[name].tolist() for name in crop.input[1:]]
+    if padding.tolist() != [0, 0, margin, margin] * 2 or any(np.any(value) for value in fill_value):
         return None
-    if bounds != [[margin] * 2, [-margin] * 2, [2, 3]]:
+    if crop_bounds != [[margin] * 2, [-margin] * 2, [2, 3]]:
         return None
     (stride,) = numbers(unpack, "blocksize")
-    weights, bias, kernel = (stored[name] for name in (*up.input[1:], head.input[1]))
+    weights, bias, kernel = (constants[name] for name in (*conv.input[1:], head.input[1]))
     reach = kernel.shape[2] // 2
-    if not _keeps_size(up, weights, 0) or not _keeps_size(head, kernel, reach):
+    if not _keeps_size(conv, weights, 0) or not _keeps_size(head, kernel, reach):
         return None
-    varies = np.any(weights.reshape(stride, stride, -1), axis=2)
-    taps = np.flatnonzero(varies.any(axis=0) | varies.any(axis=1))
-    fits = len(taps) > 0 and taps[0] >= reach and taps[-1] + reach < stride and margin + reach <= stride
-    if not fits or np.ptp(bias.reshape(stride**2, -1), axis=0).any():
+    is_variable = np.any(weights.reshape(stride, stride, -1), axis=2)
+    variable = np.flatnonzero(is_variable.any(axis=0) | is_variable.any(axis=1))
+    is_separate = (
+        len(variable) > 0 and variable[0] >= reach and variable[-1] + reach < stride and margin + reach <= stride
+    )
+    if not is_separate or np.ptp(bias.reshape(stride**2, -1), axis=0).any():
         return None
-    return _SparseUpsampler(up, activation, (unpack, cut, pad), join, position, head, stride, margin, taps)
+    return _SparseUpsampler(conv, activation, (unpack, crop, pad), concat, concat_index, head, stride, margin, variable)
 
 
 def _keeps_size(layer: onnx.NodeProto, weights: NDArray[Any], pad: int) -> bool:
@@ -177,108 +182,114 @@ def _keeps_size(layer: onnx.NodeProto, weights: NDArray[Any], pad: int) -> bool:
     return as_expected and weights.shape[2:] == (2 * pad + 1, 2 * pad + 1)
 
 
-def _channels_before(side: _SparseUpsampler, graph: onnx.ModelProto) -> int:
-    """Return the number of channels before those of an up-sampler in its concatenation."""
+def _channels_before(upsampler: _SparseUpsampler, graph: onnx.ModelProto) -> int:
+    """Return the number of channels before those of an upsampler in its concatenation."""
     known = onnx.shape_inference.infer_shapes(graph).graph.value_info
     shapes = {value.name: value.type.tensor_type.shape.dim for value in known}
-    return sum(shapes[name][1].dim_value for name in list(side.join.input)[: side.position])
+    return sum(shapes[name][1].dim_value for name in list(upsampler.concat.input)[: upsampler.concat_index])
 
 
-def _weights(side: _SparseUpsampler, stored: Mapping[str, NDArray[Any]], before: int) -> dict[str, NDArray[Any]]:
-    """Return the weights and constants of the up-sampler and of :func:`_replacement_nodes`."""
-    stride, taps, name = side.stride, side.taps, side.name
-    weights, bias, kernel = (stored[name] for name in (*side.up.input[1:], side.head.input[1]))
+def _weights(
+    upsampler: _SparseUpsampler, constants: Mapping[str, NDArray[Any]], before: int
+) -> dict[str, NDArray[Any]]:
+    """Return the weights and constants of the upsampler and of :func:`_replacement_nodes`."""
+    stride, variable, name = upsampler.stride, upsampler.variable, upsampler.name
+    weights, bias, kernel = (constants[name] for name in (*upsampler.conv.input[1:], upsampler.head.input[1]))
     channels, inputs = len(bias) // stride**2, weights.shape[1]
-    own, bias = kernel[:, before : before + channels].astype(float), bias[:channels]
-    small = weights.reshape(stride, stride, channels, inputs)[np.ix_(taps, taps)].reshape(-1, inputs)
+    own_kernel, bias = kernel[:, before : before + channels].astype(float), bias[:channels]
+    blocks = weights.reshape(stride, stride, channels, inputs)
+    conv_weights = blocks[np.ix_(variable, variable)].reshape(-1, inputs)
 
-    # seen: the row that each tap of the kernel reads at each of the stride's rows, [stride, kernel]. varies: whether it
-    # is one of the variable rows, [taps, stride, kernel]. inside: whether it lies in the image, for the first, a middle
-    # and the last small pixel. Columns are treated alike.
-    seen = np.arange(stride)[:, None] + np.arange(kernel.shape[2]) - kernel.shape[2] // 2
-    varies = (seen == taps[:, None, None]).astype(float)
-    inside = np.stack([seen >= side.margin, np.ones_like(seen), seen < stride - side.margin]).astype(float)
-    picture = np.einsum("tyk,uxl,ockl->yxotuc", varies, varies, own).reshape(-1, len(small))
-    still = np.einsum("ockl,c->okl", own, _activated(bias, side.activation))
-    even = _response_to_constant(inside, still) - _response_to_constant(inside * varies.sum(axis=0), still)
-    border = np.stack([even[kind] - even[_MIDDLE] for kind in _BORDER] * _COPIES, axis=1) / _COPIES
+    # read_row: row of the block that each row of the kernel reads for each output row, [stride, kernel].
+    # is_variable: 1 where it is one of the variable rows, [variable, stride, kernel]. in_image: 1 where it lies in the
+    # image, [first, middle and last low-resolution pixel, stride, kernel]. The same holds for columns.
+    read_row = np.arange(stride)[:, None] + np.arange(kernel.shape[2]) - kernel.shape[2] // 2
+    is_variable = (read_row == variable[:, None, None]).astype(float)
+    margin, everywhere = upsampler.margin, np.ones_like(read_row)
+    in_image = np.stack([read_row >= margin, everywhere, read_row < stride - margin]).astype(float)
+    head_weights = np.einsum("tyk,uxl,ockl->yxotuc", is_variable, is_variable, own_kernel).reshape(
+        -1, len(conv_weights)
+    )
+    response = np.einsum("ockl,c->okl", own_kernel, _activated(bias, upsampler.activation))
+    in_variable = in_image * is_variable.sum(axis=0)
+    biases = _response_to_constant(in_image, response) - _response_to_constant(in_variable, response)
+    masks = np.stack([biases[kind] - biases[_MIDDLE] for kind in _BORDER] * _COPIES, axis=1) / _COPIES
 
-    rows, columns = _mask_factors(side, channels)
-    found = {
-        side.up.input[1]: np.pad(small, ((0, border.shape[1]), (0, 0)))[..., None, None],
-        side.up.input[2]: np.append(np.tile(bias, len(taps) ** 2), np.ones(border.shape[1])),
-        side.head.input[1]: np.delete(kernel, np.s_[before : before + channels], axis=1),
-        f"{name}.side.weight": np.concatenate([picture, border], axis=1)[..., None, None],
-        f"{name}.side.bias": even[_MIDDLE],
+    rows, columns = _mask_factors(upsampler, channels)
+    floats = {
+        upsampler.conv.input[1]: np.pad(conv_weights, ((0, masks.shape[1]), (0, 0)))[..., None, None],
+        upsampler.conv.input[2]: np.append(np.tile(bias, len(variable) ** 2), np.ones(masks.shape[1])),
+        upsampler.head.input[1]: np.delete(kernel, np.s_[before : before + channels], axis=1),
+        f"{name}.side.weight": np.concatenate([head_weights, masks], axis=1)[..., None, None],
+        f"{name}.side.bias": biases[_MIDDLE],
         f"{name}.rows.factors": rows[:, :, None],
         f"{name}.columns.factors": columns[:, None, :],
     }
-    whole = {f"{name}.zero": np.array([0], np.int64), f"{name}.two": np.array([2], np.int64)}
-    return {key: values.astype(np.float32) for key, values in found.items()} | whole
+    integers = {f"{name}.zero": np.array([0], np.int64), f"{name}.two": np.array([2], np.int64)}
+    return {key: values.astype(np.float32) for key, values in floats.items()} | integers
 
 
 def _activated(values: NDArray[Any], activation: onnx.NodeProto) -> NDArray[np.float64]:
     alpha = next((a.f for a in activation.attribute if a.name == "alpha"), 1.0) if activation.op_type == "Elu" else 0.0
-    found: NDArray[np.float64] = np.maximum(values, 0) + alpha * np.expm1(np.minimum(values, 0, dtype=float))
-    return found
+    result: NDArray[np.float64] = np.maximum(values, 0) + alpha * np.expm1(np.minimum(values, 0, dtype=float))
+    return result
 
 
-def _response_to_constant(rows: NDArray[np.float64], still: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the output of the head for a constant input in these rows and columns.
+def _response_to_constant(rows: NDArray[np.float64], response: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the output of the head for an input that is constant in some rows and columns and 0 in the others.
 
     Parameters
     ----------
     rows
-        1 where a tap of the kernel reads one of these rows: [first, middle and last small pixel, stride, kernel].
-    still
+        1 where a row of the kernel reads one of these rows, [first, middle and last low-resolution pixel, stride,
+        kernel]; the same for columns.
+    response
         The head's weights times the constant, [outputs, kernel, kernel].
 
     Returns
     -------
     array
-        Packed channels of a small pixel for each kind of row and column: [3, 3, stride * stride * outputs].
+        Packed channels of a low-resolution pixel of each kind, [3, 3, stride * stride * outputs].
     """
-    found: NDArray[np.float64] = np.einsum("ayk,bxl,okl->abyxo", rows, rows, still)
-    return found.reshape(3, 3, -1)
+    result: NDArray[np.float64] = np.einsum("ayk,bxl,okl->abyxo", rows, rows, response)
+    return result.reshape(3, 3, -1)
 
 
-def _mask_factors(side: _SparseUpsampler, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _mask_factors(upsampler: _SparseUpsampler, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return factors of each channel for the first, a middle and the last row, and column: [channels, 3]."""
-    taps = side.taps
-    shown = np.stack([taps >= side.margin, np.ones_like(taps), taps < side.stride - side.margin], axis=1)
-    tap, kind = (
-        np.indices((len(taps), len(taps))).reshape(2, -1).repeat(channels, axis=1),
-        np.array(_BORDER * _COPIES).T,
-    )
-    rows, columns = (np.concatenate([shown[tap[axis]], np.eye(3)[kind[axis]]]) for axis in range(2))
+    variable, margin = upsampler.variable, upsampler.margin
+    in_image = np.stack([variable >= margin, np.ones_like(variable), variable < upsampler.stride - margin], axis=1)
+    index = np.indices((len(variable), len(variable))).reshape(2, -1).repeat(channels, axis=1)
+    kind = np.array(_BORDER * _COPIES).T
+    rows, columns = (np.concatenate([in_image[index[axis]], np.eye(3)[kind[axis]]]) for axis in range(2))
     return rows, columns
 
 
-def _replacement_nodes(side: _SparseUpsampler) -> list[onnx.NodeProto]:
+def _replacement_nodes(upsampler: _SparseUpsampler) -> list[onnx.NodeProto]:
     """Return the nodes that replace the head."""
-    name, make = side.name, helper.make_node
-    others = [tensor for position, tensor in enumerate(side.join.input) if position != side.position]
+    name, make = upsampler.name, helper.make_node
+    others = [tensor for i, tensor in enumerate(upsampler.concat.input) if i != upsampler.concat_index]
     dense = onnx.NodeProto()
-    dense.CopyFrom(side.head)
+    dense.CopyFrom(upsampler.head)
     dense.input[0], dense.output[0] = f"{name}.others", f"{name}.dense"
     weights, one = [f"{name}.side.weight", f"{name}.side.bias"], numpy_helper.from_array(np.array([1], np.int64))
     nodes = list[onnx.NodeProto]()
-    tensor = side.activation.output[0]
-    for axis, each in ((2, f"{name}.rows"), (3, f"{name}.columns")):
+    tensor = upsampler.activation.output[0]
+    for axis, axis_name in ((2, f"{name}.rows"), (3, f"{name}.columns")):
         nodes += [
-            make("Shape", [side.up.input[0]], [f"{each}.number"], start=axis, end=axis + 1),
-            make("Sub", [f"{each}.number", f"{name}.two"], [f"{each}.between"]),
-            make("ConstantOfShape", [f"{each}.between"], [f"{each}.middle"], value=one),
-            make("Concat", [f"{name}.zero", f"{each}.middle", f"{name}.two"], [f"{each}.kinds"], axis=0),
-            make("Gather", [f"{each}.factors", f"{each}.kinds"], [each], axis=axis - 1),
-            make("Mul", [tensor, each], [tensor := f"{each}.blanked"]),
+            make("Shape", [upsampler.conv.input[0]], [f"{axis_name}.count"], start=axis, end=axis + 1),
+            make("Sub", [f"{axis_name}.count", f"{name}.two"], [f"{axis_name}.middle_count"]),
+            make("ConstantOfShape", [f"{axis_name}.middle_count"], [f"{axis_name}.middle"], value=one),
+            make("Concat", [f"{name}.zero", f"{axis_name}.middle", f"{name}.two"], [f"{axis_name}.kinds"], axis=0),
+            make("Gather", [f"{axis_name}.factors", f"{axis_name}.kinds"], [axis_name], axis=axis - 1),
+            make("Mul", [tensor, axis_name], [tensor := f"{axis_name}.masked"]),
         ]
     nodes += [
         make("Conv", [tensor, *weights], [f"{name}.packed"], kernel_shape=[1, 1]),
-        make("DepthToSpace", [f"{name}.packed"], [f"{name}.share"], blocksize=side.stride, mode="DCR"),
+        make("DepthToSpace", [f"{name}.packed"], [f"{name}.contribution"], blocksize=upsampler.stride, mode="DCR"),
         make("Concat", others, [f"{name}.others"], axis=1),
         dense,
-        make("Add", [f"{name}.dense", f"{name}.share"], list(side.head.output)),
+        make("Add", [f"{name}.dense", f"{name}.contribution"], list(upsampler.head.output)),
     ]
     for node in nodes:
         node.name = node.output[0]

@@ -1,7 +1,7 @@
-"""Convert the numeric precision of an ONNX model: FP32, FP16, or INT8 with its unquantised layers in FP16.
+"""Convert the numeric precision of an ONNX model: FP32, FP16, or INT8 with its float layers in FP16.
 
-The graph determines the precision, for every runtime alike: TensorRT 11 has no precision flags and follows the types in
-the model. Requires the package ``onnx``, but not PyTorch.
+The types in the graph determine the precision in every runtime; TensorRT 11 has no precision flags. Requires the
+package ``onnx``, but not PyTorch.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from kinet_trt.models.model import Model
 LAYERS = ("Conv", "ConvTranspose")
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 MIN_SCALE = 2.0**-18
-"""Smallest scale that half precision stores with less error than INT8 has for a value (2^-25 / 2^-18 = 0.8%)."""
+"""Smallest scale whose rounding error in half precision, 2^-25 / 2^-18 = 0.8%, is below that of an INT8 value."""
 HALF_SCALES_OPSET = 19
 """First ONNX opset whose Q/DQ nodes accept half-precision scales."""
 
 
 def convert(model: Model, precision: str) -> Model:
-    """Return a model that is stored in, and computes in, FP32 or FP16.
+    """Return a model whose weights and computations are FP32 or FP16.
 
     Parameters
     ----------
     model
         An unfused ONNX model.
     precision
-        ``"fp32"`` or ``"fp16"``. Weights that were stored in half precision to save space are converted too.
+        ``"fp32"`` or ``"fp16"``. Weights that are stored in half precision to save space are converted as well.
 
     Raises
     ------
@@ -45,10 +45,10 @@ def convert(model: Model, precision: str) -> Model:
     check_convertible(card, precision)
     if card.precision == card.weights_precision == precision:
         return model
-    graph = store_in_full(model.graph)
+    graph = weights_to_fp32(model.graph)
     if precision == "fp16":
-        compute_in_half(graph)
-    # The differences from PyTorch were measured on the exported numbers and hold for FP32 only.
+        compute_in_fp16(graph)
+    # The differences from PyTorch were measured on the exported FP32 model.
     parity = card.parity if precision == "fp32" else {}
     return Model.from_graph(graph, replace(card, precision=precision, weights_precision=precision, parity=parity))
 
@@ -59,55 +59,55 @@ def check_convertible(card: ModelCard, precision: str) -> None:
         return
     if card.precision != "fp32":
         raise KinetError(
-            f"{card.name} computes in {card.precision} already, {precision} was requested: the rounding cannot be "
-            "undone. Start from the FP32 model"
+            f"{card.name}: expected an FP32 model to convert to {precision}, found one that computes in "
+            f"{card.precision}. Use the FP32 model: rounding cannot be undone"
         )
     if card.capacity:
         raise KinetError(
-            f"{card.name} is fused: its precision is fixed. Convert the model that it was made from and fuse the result"
+            f"{card.name}: the precision of a fused model is fixed. Convert the original model and fuse the result"
         )
 
 
-def rest_in_half(model: Model) -> Model:
-    """Return an INT8 model whose unquantised layers and Q/DQ scales are in half precision instead of FP32.
+def float_layers_to_fp16(model: Model) -> Model:
+    """Return an INT8 model whose float layers and Q/DQ scales are FP16 instead of FP32.
 
-    For GPUs, where FP32 layers cost more time than INT8 saves. CPUs without FP16 arithmetic gain nothing.
+    On GPUs, FP32 layers cost more time than INT8 saves. CPUs without FP16 arithmetic gain nothing.
 
     Raises
     ------
     KinetError
         If a weight overflows half precision.
     """
-    graph = store_in_full(model.graph)
-    compute_in_half(graph)
+    graph = weights_to_fp32(model.graph)
+    compute_in_fp16(graph)
     for entry in graph.opset_import:
         if entry.domain == "":
             entry.version = max(entry.version, HALF_SCALES_OPSET)
     return Model.from_graph(graph, model.card)
 
 
-def store_in_half(graph: onnx.ModelProto) -> None:
-    """Store the convolutions' weights in half precision, in place, each behind a Cast that runtimes fold."""
+def weights_to_fp16(graph: onnx.ModelProto) -> None:
+    """Store the convolutions' weights as FP16, in place, each followed by a Cast to FP32 that runtimes fold."""
     layers = _layer_weights(graph)
     casts = []
     for tensor in graph.graph.initializer:
         if tensor.name in layers and tensor.data_type == TensorProto.FLOAT:
             name = tensor.name
-            tensor.CopyFrom(halved(tensor))
+            tensor.CopyFrom(to_fp16(tensor))
             tensor.name = f"{name}.half"
             casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}.cast", to=TensorProto.FLOAT))
     for position, cast in enumerate(casts):
         graph.graph.node.insert(position, cast)
 
 
-def store_in_full(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a graph in which weights behind a Cast are FP32 weights with the same values.
+def weights_to_fp32(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a graph in which FP16 weights followed by a Cast are FP32 weights with the same values.
 
-    Undoes :func:`store_in_half`: TensorRT needs constant weights, and a Cast may hide them.
+    Reverts :func:`weights_to_fp16`: TensorRT needs constant weights, and may not recognise them behind a Cast.
     """
-    full = onnx.ModelProto()
-    full.CopyFrom(graph)
-    body = full.graph
+    result = onnx.ModelProto()
+    result.CopyFrom(graph)
+    body = result.graph
     stored = {tensor.name: tensor for tensor in body.initializer if tensor.data_type == TensorProto.FLOAT16}
     casts = [
         node
@@ -122,28 +122,28 @@ def store_in_full(graph: onnx.ModelProto) -> onnx.ModelProto:
     for name in {cast.input[0] for cast in casts} - used:
         body.initializer.remove(stored[name])
     del body.value_info[:]
-    return full
+    return result
 
 
-def compute_in_half(graph: onnx.ModelProto) -> None:
-    """Convert a network to half precision, in place, with casts after the normalisation and before the outputs.
+def compute_in_fp16(graph: onnx.ModelProto) -> None:
+    """Convert a network to FP16, in place, with casts after the normalization and before the outputs.
 
-    In a quantised network, this converts the unquantised layers and the scales.
+    In a quantized network, this converts the float layers and the scales.
     """
     body = graph.graph
     image = _image(body)
     first = next(i for i, node in enumerate(body.node) if image in node.input)
-    halves = [node for node in list(body.node)[first:] if node.op_type != "InstanceNormalization"]
+    converted = [node for node in list(body.node)[first:] if node.op_type != "InstanceNormalization"]
     # The factors of a Resize are always FP32.
-    constants = {name for node in halves for name in (node.input[:1] if node.op_type == "Resize" else node.input)}
+    constants = {name for node in converted for name in (node.input[:1] if node.op_type == "Resize" else node.input)}
     scales = {node.input[1] for node in body.node if node.op_type in QUANTISERS}
     _raise_scales(body)
     for tensor in body.initializer:
         if tensor.name in constants | scales and tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(halved(tensor))
+            tensor.CopyFrom(to_fp16(tensor))
     outputs = {value.name for value in body.output}
     names = {image: f"{image}.half", **{name: f"{name}.half" for name in outputs}}
-    _norms_in_full(body)
+    _keep_norms_in_fp32(body)
     for node in list(body.node)[first:]:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
@@ -174,14 +174,14 @@ def cast_first(graph: onnx.ModelProto) -> None:
 
 
 def for_tensorrt(model: Model, shape: tuple[int, int, int] | None) -> Model:
-    """Return a model in the form that TensorRT reads: pixels are cast first, and the frame size may be fixed.
+    """Return a model that TensorRT can read: the pixels are cast first, and the frame size may be fixed.
 
     Parameters
     ----------
     model
         An ONNX model whose first input is ``frame``.
     shape
-        N, H, W of the frames, px; None: variable.
+        N, H, W of the frames, px; None if variable.
     """
     graph = model.graph_copy()
     cast_first(graph)
@@ -192,8 +192,8 @@ def for_tensorrt(model: Model, shape: tuple[int, int, int] | None) -> Model:
     return Model.from_graph(graph, model.card)
 
 
-def halved(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    """Return an FP32 tensor in half precision.
+def to_fp16(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Return an FP32 tensor as FP16.
 
     Raises
     ------
@@ -203,12 +203,12 @@ def halved(tensor: onnx.TensorProto) -> onnx.TensorProto:
     values = numpy_helper.to_array(tensor)
     largest = float(np.abs(values).max(initial=0))
     if not largest < float(np.finfo(np.float16).max):
-        raise KinetError(f"a weight of {largest:.3g} overflows half precision: use fp32")
+        raise KinetError(f"a weight of {largest:.3g} overflows half precision. Use fp32")
     return numpy_helper.from_array(values.astype(np.float16), tensor.name)
 
 
-def _norms_in_full(body: onnx.GraphProto) -> None:
-    """Keep norms over an image in FP32: half precision cannot sum so many pixels."""
+def _keep_norms_in_fp32(body: onnx.GraphProto) -> None:
+    """Keep normalization over an image in FP32: FP16 cannot sum so many pixels."""
     for node in [node for node in body.node if node.op_type == "InstanceNormalization"]:
         source, result, position = node.input[0], node.output[0], list(body.node).index(node)
         node.input[0], node.output[0] = f"{result}.full", f"{result}.normed"
@@ -219,7 +219,7 @@ def _norms_in_full(body: onnx.GraphProto) -> None:
 
 
 def _raise_scales(body: onnx.GraphProto) -> None:
-    """Raise scales that half precision would round to 0, and requantise the weights of these nearly dead channels."""
+    """Raise scales that are too small for FP16, and requantize the weights of these nearly dead channels."""
     stored = {tensor.name: tensor for tensor in body.initializer}
     for node in body.node:
         scale = stored.get(node.input[1]) if node.op_type in QUANTISERS else None
@@ -240,18 +240,18 @@ def _raise_scales(body: onnx.GraphProto) -> None:
 
 
 def _layer_weights(graph: onnx.ModelProto) -> set[str]:
-    """Return the names of the initialisers that convolutions use."""
+    """Return the names of the initializers that convolutions use."""
     return {name for node in graph.graph.node if node.op_type in LAYERS for name in node.input[1:]}
 
 
 def _image(body: onnx.GraphProto) -> str:
-    """Return the name of the normalised image: the input of the first convolution before any quantisation."""
-    made_by = {name: node for node in body.node for name in node.output}
+    """Return the name of the normalized image: the input of the first convolution, before any quantization."""
+    producers = {name: node for node in body.node for name in node.output}
     image = next((str(node.input[0]) for node in body.node if node.op_type in LAYERS), None)
     if image is None:
-        raise KinetError("the model has no convolution: expected one that `kinet-trt export` wrote")
-    while image in made_by and made_by[image].op_type in QUANTISERS:
-        image = str(made_by[image].input[0])
+        raise KinetError("the model has no convolution: expected a model from kinet-trt export")
+    while image in producers and producers[image].op_type in QUANTISERS:
+        image = str(producers[image].input[0])
     return image
 
 

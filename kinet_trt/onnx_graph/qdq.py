@@ -1,14 +1,14 @@
-"""Quantize a network: insert QuantizeLinear and DequantizeLinear (Q/DQ) nodes where engines benefit from them.
+"""Quantize a network: insert QuantizeLinear and DequantizeLinear (Q/DQ) nodes where runtimes benefit from them.
 
-TensorRT and OpenVINO both follow these nodes strictly, so their positions determine speed and accuracy. The rules:
+TensorRT and OpenVINO quantize exactly where these nodes are: their positions determine speed and accuracy. Rules:
 
 * A quantized convolution (transposed or not) has Q/DQ on its input and weights: symmetric int8, one scale per tensor
-  for the input and one per channel for the weights. TensorRT supports nothing else.
-* Its bias stays in float. TensorRT for RTX rejects an int32 bias behind DequantizeLinear, and engines add the bias in
-  the accumulator anyway.
-* All readers of a quantized tensor read its quantized values. A residual addition then adds int8 values to the output
-  of a convolution, which both engines fuse into that convolution.
-* All inputs of a concatenation share one scale, so that it copies bytes and requantizes nothing.
+  for the input and one per channel for the weights. TensorRT supports no other scheme.
+* Its bias stays in float. TensorRT for RTX rejects an int32 bias followed by DequantizeLinear, and the runtimes add the
+  bias in the accumulator anyway.
+* All nodes that use a quantized tensor read its quantized values. A residual addition then adds int8 values to the
+  output of a convolution; both runtimes fuse it into that convolution.
+* All inputs of a concatenation share one scale, so that the values are copied and not requantized.
 * Operators between a convolution and the next Q (bias, activation, addition) stay in float and are fused.
 """
 
@@ -30,9 +30,9 @@ MAX_CODE = 127
 """Codes are -127 to 127: symmetric, so that zero is exact and -128 is not needed."""
 _LAYERS = ("Conv", "ConvTranspose")
 _MOVES = ("Concat", "Pad", "DepthToSpace", "Slice")
-"""Nodes that move values without changing them: their inputs are quantized instead. The output of Pad is quantized
-again, which changes no value: without AMX, OpenVINO stores signed values with an offset of 128, and a padding of 0
-would otherwise prevent int8 for it and for everything that is concatenated with it."""
+"""Nodes that move values without changing them: their inputs are quantized instead of their outputs. The output of Pad
+is quantized as well, which changes no value: without AMX, OpenVINO stores signed values with an offset of 128, and a
+padding of 0 would otherwise prevent int8 for Pad and for every tensor that is concatenated with its output."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Layer:
     Attributes
     ----------
     name
-        Name of its weights without the suffix, like ``network.up1.up.0``.
+        Name of the weights without the suffix, like ``network.up1.up.0``.
     input
-        Tensor that it reads.
+        Name of the input tensor.
     origins
-        Tensors that the values of ``input`` come from, through nodes that concatenate or move them.
+        Tensors from which the values of ``input`` come, through nodes that concatenate or move them.
     cost
-        Multiplications per pixel of its input.
+        Multiplications per pixel of the input.
     """
 
     name: str
@@ -59,22 +59,22 @@ class Layer:
 
 def layers(graph: onnx.ModelProto) -> list[Layer]:
     """Return a network's convolutions, first to last."""
-    makers = {name: node for node in graph.graph.node for name in node.output}
+    producers = {name: node for node in graph.graph.node for name in node.output}
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.graph.initializer}
     return [
         Layer(
             _name(node),
             node.input[0],
-            tuple(_origins(node.input[0], makers)),
-            sizes.get(node.input[1], 0) / _area(node),
+            tuple(_origins(node.input[0], producers)),
+            sizes.get(node.input[1], 0) / _pixels_per_step(node),
         )
         for node in graph.graph.node
         if node.op_type in _LAYERS
     ]
 
 
-def _area(node: onnx.NodeProto) -> int:
-    """Return the number of input pixels per step of a convolution."""
+def _pixels_per_step(node: onnx.NodeProto) -> int:
+    """Return the number of input pixels per output pixel of a convolution; 1 for a transposed convolution."""
     return math.prod(numbers(node, "strides")) if node.op_type == "Conv" else 1
 
 
@@ -84,40 +84,40 @@ def groups(graph: onnx.ModelProto, floating: Collection[str]) -> list[tuple[str,
     Parameters
     ----------
     graph
-        Graph with FP32 weights (:func:`kinet_trt.onnx_graph.precision.store_in_full`).
+        Graph with FP32 weights (:func:`kinet_trt.onnx_graph.precision.weights_to_fp32`).
     floating
         Names of the layers that stay in float.
     """
-    makers = {name: node for node in graph.graph.node for name in node.output}
-    found: list[set[str]] = []
+    producers = {name: node for node in graph.graph.node for name in node.output}
+    merged: list[set[str]] = []
     for layer in layers(graph):
         if layer.name in floating:
             continue
-        own = set(layer.origins)
-        apart = [group for group in found if not group & own]
-        found = [*apart, own.union(*(group for group in found if group & own))]
-    order = {name: i for i, name in enumerate(makers)}
-    ordered = [tuple(sorted(group, key=lambda name: order.get(name, -1))) for group in found]
+        origins = set(layer.origins)
+        disjoint = [group for group in merged if not group & origins]
+        merged = [*disjoint, origins.union(*(group for group in merged if group & origins))]
+    order = {name: i for i, name in enumerate(producers)}
+    ordered = [tuple(sorted(group, key=lambda name: order.get(name, -1))) for group in merged]
     return sorted(ordered, key=lambda group: order.get(group[0], -1))
 
 
-def _origins(tensor: str, makers: Mapping[str, onnx.NodeProto]) -> list[str]:
-    """Return the tensors that the values of a tensor come from."""
-    node = makers.get(tensor)
+def _origins(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> list[str]:
+    """Return the tensors from which the values of a tensor come."""
+    node = producers.get(tensor)
     if node is None or node.op_type not in _MOVES:
         return [tensor]
     moved = node.input if node.op_type == "Concat" else node.input[:1]
-    own = [tensor] if node.op_type == "Pad" else []
-    return own + [origin for name in moved for origin in _origins(name, makers)]
+    quantized_output = [tensor] if node.op_type == "Pad" else []
+    return quantized_output + [origin for name in moved for origin in _origins(name, producers)]
 
 
 def insert(graph: onnx.ModelProto, scales: Mapping[str, float], floating: Collection[str]) -> onnx.ModelProto:
-    """Return a network that computes in int8.
+    """Return a network whose layers compute in int8, except those in ``floating``.
 
     Parameters
     ----------
     graph
-        Graph with FP32 weights (:func:`kinet_trt.onnx_graph.precision.store_in_full`); not changed.
+        Graph with FP32 weights (:func:`kinet_trt.onnx_graph.precision.weights_to_fp32`); not changed.
     scales
         Quantization step of each tensor from :func:`groups`.
     floating
@@ -126,33 +126,33 @@ def insert(graph: onnx.ModelProto, scales: Mapping[str, float], floating: Collec
     Raises
     ------
     KinetError
-        If a layer's weights are not stored in the model, or are not finite.
+        If the weights of a layer are not stored in the model, or are not finite.
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(graph)
-    body = made.graph
-    stored = {tensor.name: tensor for tensor in body.initializer}
-    quantised = [node for node in body.node if node.op_type in _LAYERS and _name(node) not in floating]
-    wanted = {name for group in groups(graph, floating) for name in group}
-    before: list[onnx.NodeProto] = []
-    for node in quantised:
+    result = onnx.ModelProto()
+    result.CopyFrom(graph)
+    body = result.graph
+    initializers = {tensor.name: tensor for tensor in body.initializer}
+    quantized = [node for node in body.node if node.op_type in _LAYERS and _name(node) not in floating]
+    tensors = {name for group in groups(graph, floating) for name in group}
+    weight_nodes: list[onnx.NodeProto] = []
+    for node in quantized:
         name = node.input[1]
-        if name not in stored:
-            raise KinetError(f"int8: the weights {name} are shared or computed in the graph: export the model again")
-        before += _weights(body, stored.pop(name), axis=1 if node.op_type == "ConvTranspose" else 0)
+        if name not in initializers:
+            raise KinetError(f"int8: the weights {name} are shared or computed in the graph. Export the model again")
+        weight_nodes += _weights(body, initializers.pop(name), axis=1 if node.op_type == "ConvTranspose" else 0)
         node.input[1] = f"{name}.dequantised"
-    nodes: list[onnx.NodeProto] = [*before]
-    renamed: dict[str, str] = {}
+    nodes: list[onnx.NodeProto] = [*weight_nodes]
+    dequantized: dict[str, str] = {}
     for node in body.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.input[:] = [dequantized.get(name, name) for name in node.input]
         nodes.append(node)
         for name in node.output:
-            if name in wanted:
+            if name in tensors:
                 nodes += _activation(body, name, scales[name])
-                renamed[name] = f"{name}.dequantised"
+                dequantized[name] = f"{name}.dequantised"
     del body.node[:]
     body.node.extend(nodes)
-    return made
+    return result
 
 
 def _name(node: onnx.NodeProto) -> str:
@@ -160,7 +160,7 @@ def _name(node: onnx.NodeProto) -> str:
 
 
 def _weights(body: onnx.GraphProto, tensor: onnx.TensorProto, axis: int) -> list[onnx.NodeProto]:
-    """Replace FP32 weights by int8 ones; return the node that dequantizes them."""
+    """Replace FP32 weights with int8 weights; return the node that dequantizes them."""
     name, values = tensor.name, numpy_helper.to_array(tensor)
     codes, scale = quantise(values, axis)
     body.initializer.remove(tensor)
@@ -181,7 +181,7 @@ def quantise(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], 
         If a weight is not finite.
     """
     if not np.isfinite(values).all():
-        raise KinetError("int8: the model's weights contain NaN or infinity: export it again")
+        raise KinetError("int8: the weights of the model contain NaN or infinity. Export the model again")
     others = tuple(i for i in range(values.ndim) if i != axis)
     largest = np.abs(values).max(axis=others)
     steps = np.maximum(largest / MAX_CODE, np.finfo(np.float32).tiny)

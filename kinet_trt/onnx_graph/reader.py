@@ -15,7 +15,7 @@ _NAMES = {"float": "fp32", "double": "fp64", "string": "text"}
 
 @dataclass(frozen=True)
 class Port:
-    """Input or output: its name, element type, and shape; a variable side is a name, or ``"?"``."""
+    """Name, element type and shape of an input or output; a variable dimension is a name, or ``"?"``."""
 
     name: str
     dtype: str
@@ -23,7 +23,7 @@ class Port:
 
 
 def dtype_name(code: int) -> str:
-    """Return the name of a TensorProto.DataType, like ``"fp16"``; ``"?"``: unknown."""
+    """Return the name of a TensorProto.DataType, like ``"fp16"``; ``"?"`` if unknown."""
     import onnx
 
     if code not in onnx.TensorProto.DataType.values() or code == onnx.TensorProto.UNDEFINED:
@@ -39,7 +39,7 @@ def text(value: str | bytes) -> str:
 
 
 def bits(dtype: str) -> int:
-    """Return the size of an element, bits; 0: variable or unknown."""
+    """Return the size of an element, bits; 0 if variable or unknown."""
     digits = re.search(r"\d+$", dtype)
     return int(digits[0]) if digits else 8 * (dtype == "bool")
 
@@ -51,8 +51,8 @@ def ports(values: Iterable[onnx.ValueInfoProto]) -> tuple[Port, ...]:
             text(value.name),
             dtype_name(value.type.tensor_type.elem_type),
             tuple(
-                side.dim_value if side.HasField("dim_value") else text(side.dim_param) or "?"
-                for side in value.type.tensor_type.shape.dim
+                dim.dim_value if dim.HasField("dim_value") else text(dim.dim_param) or "?"
+                for dim in value.type.tensor_type.shape.dim
             ),
         )
         for value in values

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from samples import network
 
 from kinet_trt.core.errors import KinetError
-from kinet_trt.onnx_graph.precision import store_in_full
+from kinet_trt.onnx_graph.precision import weights_to_fp32
 from kinet_trt.simulation import simulate
 
 FRAMES = [simulate.field(seed, 64, 48)[0] for seed in (1, 2)]
@@ -23,7 +23,7 @@ FRAMES = [simulate.field(seed, 64, 48)[0] for seed in (1, 2)]
 
 @pytest.fixture
 def graph() -> onnx.ModelProto:
-    return store_in_full(onnx.load_from_string(network()))
+    return weights_to_fp32(onnx.load_from_string(network()))
 
 
 def histogram(values: np.ndarray) -> Histogram:

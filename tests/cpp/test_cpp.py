@@ -333,12 +333,12 @@ def test_int8_model_finds_the_nuclei_of_python(library, tmp_path, monkeypatch):
 
     from kinet_trt.onnx_graph import qdq
     from kinet_trt.onnx_graph.pointwise import as_pointwise
-    from kinet_trt.onnx_graph.precision import store_in_full
+    from kinet_trt.onnx_graph.precision import weights_to_fp32
 
     # Joined quantisation, which C++ always uses and Python only without AMX.
     monkeypatch.setattr(openvino, "_has_amx", lambda: False)
     edge = OnnxModel.read()
-    graph = as_pointwise(store_in_full(edge.graph))
+    graph = as_pointwise(weights_to_fp32(edge.graph))
     groups = qdq.groups(graph, ())
     seen = ranges.observe(graph, [name for group in groups for name in group], [simulate.field(3, 96, 64)[0]])
     steps = {name: ranges.step([seen[n] for n in group]) for group in groups for name in group}

@@ -29,7 +29,7 @@ from kinet_trt.models.card import read_card, read_onnx_card
 from kinet_trt.models.model import DEFAULT_MODEL, Model
 from kinet_trt.onnx_graph import precision, qdq
 from kinet_trt.onnx_graph.pointwise import as_pointwise
-from kinet_trt.onnx_graph.precision import store_in_full
+from kinet_trt.onnx_graph.precision import weights_to_fp32
 from kinet_trt.simulation import simulate
 
 ANY = ((1, 32, 32), (1, 1312, 1312), (1, 1312, 1312))
@@ -40,7 +40,7 @@ pytestmark = rtx
 def in_int8(source):
     """Quantize a model like calibration, with arbitrary ranges, which do not affect a build."""
     model = Model.read(source)
-    graph = as_pointwise(store_in_full(model.graph))
+    graph = as_pointwise(weights_to_fp32(model.graph))
     floating = [qdq.layers(graph)[-1].name]
     scales = dict.fromkeys((name for group in qdq.groups(graph, floating) for name in group), 0.05)
     card = replace(model.card, precision="int8", weights_precision="int8", calibration_sha256="ab" * 32)
@@ -355,14 +355,14 @@ def test_other_files_are_replaced_only_with_force(tmp_path):
 def test_converted_model_cannot_be_converted_again(tmp_path, int8_edge, found, asked):
     source = int8_edge if found == "int8" else build(DEFAULT_MODEL, tmp_path / "half.onnx", "fp16").path
     calibration = tmp_path if asked == "int8" else None
-    with pytest.raises(KinetError, match=f"computes in {found} already, {asked} was requested"):
+    with pytest.raises(KinetError, match=f"an FP32 model to convert to {asked}, found one that computes in {found}"):
         build(source, tmp_path / "a.engine", asked, calibration=calibration)
 
 
 @pytest.mark.parametrize("asked", ["fp16", "int8"])
 def test_fused_model_cannot_be_converted(tmp_path, asked):
     fused = build(DEFAULT_MODEL, tmp_path / "fused.onnx", "fp32", fused=True).path
-    with pytest.raises(KinetError, match="is fused: its precision is fixed"):
+    with pytest.raises(KinetError, match="the precision of a fused model is fixed"):
         build(fused, tmp_path / "a.engine", asked, calibration=tmp_path if asked == "int8" else None)
 
 

@@ -273,8 +273,8 @@ def test_export_reports_a_weight_too_large_for_half_precision(bench: Workbench) 
     values = onnx.numpy_helper.to_array(tensor).copy()
     values.flat[0] = 1e6
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-    for change in (precision.store_in_half, precision.compute_in_half):
-        with pytest.raises(KinetError, match=r"1e\+06 overflows half precision: use fp32"):
+    for change in (precision.weights_to_fp16, precision.compute_in_fp16):
+        with pytest.raises(KinetError, match=r"1e\+06 overflows half precision\. Use fp32"):
             change(copy.deepcopy(graph))
 
 
@@ -282,7 +282,7 @@ def test_export_reports_a_weight_too_large_for_half_precision(bench: Workbench) 
 def test_export_reports_a_nan_weight(bad: float) -> None:
     tensor = onnx.numpy_helper.from_array(np.array([1.0, bad], np.float32), "w")
     with pytest.raises(KinetError, match="half precision"):
-        precision.halved(tensor)
+        precision.to_fp16(tensor)
 
 
 def test_export_refuses_the_region_of_a_network_without_it() -> None:

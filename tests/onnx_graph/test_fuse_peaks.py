@@ -388,7 +388,7 @@ def test_fuse_refuses_unsuitable_models(shipped, monkeypatch):
             fuse(Model(card, model), size=size)
     with pytest.raises(EngineError, match="already fused"):
         fuse(made)
-    with pytest.raises(EngineError, match="expected frame, uint8"):
+    with pytest.raises(EngineError, match="expected the input frame, uint8"):
         fuse(Model(card, fused))
     with pytest.raises(EngineError, match=r"float32 \[N, 2, H, W\]"):
         fuse(Model(replace(card, classes=("a", "b")), model))

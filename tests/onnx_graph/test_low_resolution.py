@@ -19,7 +19,7 @@ from samples import network
 from kinet_trt.models.model import DEFAULT_MODEL
 from kinet_trt.onnx_graph.low_resolution import at_low_resolution
 from kinet_trt.onnx_graph.pointwise import as_pointwise
-from kinet_trt.onnx_graph.precision import store_in_full
+from kinet_trt.onnx_graph.precision import weights_to_fp32
 
 
 @dataclass(frozen=True)
@@ -175,5 +175,5 @@ def test_unsuitable_networks_are_not_changed(sample: Sample) -> None:
 
 def test_other_architectures_are_not_changed() -> None:
     for model in (network(), DEFAULT_MODEL.read_bytes()):
-        graph = as_pointwise(store_in_full(onnx.load_from_string(model)))
+        graph = as_pointwise(weights_to_fp32(onnx.load_from_string(model)))
         assert at_low_resolution(graph) == graph

@@ -100,7 +100,7 @@ def test_model_in_the_requested_precision_is_returned_unchanged(edge):
 
 @pytest.mark.parametrize(("found", "asked"), [("fp16", "fp32"), ("int8", "fp32"), ("int8", "fp16")])
 def test_reduced_precision_cannot_be_undone(edge, found, asked):
-    with pytest.raises(KinetError, match=f"computes in {found} already, {asked} was requested"):
+    with pytest.raises(KinetError, match=f"an FP32 model to convert to {asked}, found one that computes in {found}"):
         precision.convert(replace(edge, card=replace(edge.card, precision=found)), asked)
 
 
@@ -114,7 +114,7 @@ def test_model_without_convolutions_is_an_error():
         '<ir_version: 8, opset_import: ["": 18]> g (float[N] frame) => (float[N] maps) { maps = Relu (frame) }'
     )
     with pytest.raises(KinetError, match="no convolution"):
-        precision.compute_in_half(graph)
+        precision.compute_in_fp16(graph)
 
 
 def test_only_constants_of_the_network_become_half_precision(pixels):
@@ -131,7 +131,7 @@ def test_only_constants_of_the_network_become_half_precision(pixels):
     weights = np.random.default_rng(0).normal(size=(4, 3, 1, 1)).astype(np.float32)
     graph.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
     expected = run(graph.SerializeToString(), pixels)
-    precision.compute_in_half(graph)
+    precision.compute_in_fp16(graph)
     onnx.checker.check_model(graph, full_check=True)
     kinds = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
     half, full = TensorProto.FLOAT16, TensorProto.FLOAT
@@ -168,7 +168,7 @@ def test_pixels_are_cast_first_for_tensorrt(edge, pixels, shape, kind):
 def test_unquantized_layers_and_scales_of_int8_become_half_precision(edge, pixels, tmp_path):
     card = edge.card
     int8 = int8_by_ort(precision.convert(edge, "fp32").data, tmp_path)
-    made = precision.rest_in_half(Model(card, int8)).data
+    made = precision.float_layers_to_fp16(Model(card, int8)).data
     assert layer_kinds(int8) == {TensorProto.FLOAT}
     assert layer_kinds(made) == {TensorProto.FLOAT16}
     stored = {t.name: t for t in onnx.load_from_string(made).graph.initializer}
@@ -195,7 +195,7 @@ def test_nearly_dead_channels_are_requantized_with_little_error(edge, pixels, tm
         scale[1::4] = 2e-6
         stored[node.input[1]].CopyFrom(numpy_helper.from_array(scale, node.input[1]))
     int8 = graph.SerializeToString()
-    made = precision.rest_in_half(Model(edge.card, int8)).data
+    made = precision.float_layers_to_fp16(Model(edge.card, int8)).data
     kept = {t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(made).graph.initializer}
     assert all((kept[node.input[1]] >= precision.MIN_SCALE).all() for node in dequantise)
     first = kept[dequantise[0].input[0]]

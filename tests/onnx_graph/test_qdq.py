@@ -22,14 +22,14 @@ from kinet_trt.engines.openvino import read_network
 from kinet_trt.models.model import Model
 from kinet_trt.onnx_graph import qdq
 from kinet_trt.onnx_graph.pointwise import as_pointwise
-from kinet_trt.onnx_graph.precision import store_in_full
+from kinet_trt.onnx_graph.precision import weights_to_fp32
 from kinet_trt.simulation import simulate
 
 FRAME = simulate.field(3, 96, 64)[0]
 
 
 def edge() -> onnx.ModelProto:
-    return as_pointwise(store_in_full(Model.read().graph))
+    return as_pointwise(weights_to_fp32(Model.read().graph))
 
 
 def run(graph: onnx.ModelProto, **config) -> np.ndarray:
@@ -47,7 +47,7 @@ def quantised(graph: onnx.ModelProto, floating: tuple[str, ...] = ()) -> onnx.Mo
 
 @pytest.fixture(scope="module")
 def small() -> onnx.ModelProto:
-    return as_pointwise(store_in_full(onnx.load_from_string(network())))
+    return as_pointwise(weights_to_fp32(onnx.load_from_string(network())))
 
 
 def test_half_precision_weights_behind_casts_are_found() -> None:
@@ -57,7 +57,7 @@ def test_half_precision_weights_behind_casts_are_found() -> None:
 
 
 def test_pointwise_upsamplers_have_the_same_outputs() -> None:
-    before = store_in_full(onnx.load_from_string(network()))
+    before = weights_to_fp32(onnx.load_from_string(network()))
     after = as_pointwise(before)
     onnx.checker.check_model(after, full_check=True)
     kinds = [Counter(node.op_type for node in g.graph.node) for g in (before, after)]
