@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 MASK_SUFFIX = "_counted.png"
 REGIONS = ".regions"
-"""Suffix to the name of an image for its GeoJSON file of areas."""
+"""Suffix of the GeoJSON file of regions, after the name of the image."""
 
 
 def read_fields(folder: Path, mpp: float | None = None, *, unlabelled: bool = False) -> list[LabelledField]:
@@ -38,9 +38,9 @@ def read_fields(folder: Path, mpp: float | None = None, *, unlabelled: bool = Fa
     * images with tables (:mod:`kinet_trt.io.points`) or GeoJSON files (:mod:`kinet_trt.io.geojson`) of the same name;
     * images and one measurement table of QuPath with their names.
 
-    Areas can have a separate file, ``NAME.regions.geojson`` beside the image; an image with this file only has regions
-    and no nuclei. Without a class list for a source, the classes that occur in its fields are assumed to be labelled
-    (``guessed``). ``*_counted.png`` are masks. Fields with unknown labels only are excluded with a warning.
+    Regions can have a separate file, ``NAME.regions.geojson`` beside the image; an image with only this file has no
+    labelled nuclei. Without a class list for a source, the classes that occur in its fields are assumed to be labelled
+    (``guessed``). ``*_counted.png`` are masks. Fields with only unknown classes are excluded with a warning.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def read_fields(folder: Path, mpp: float | None = None, *, unlabelled: bool = Fa
     mpp
         µm/px of the images, for positions in µm and the size of outlined nuclei; defaults to that of each file.
     unlabelled
-        Whether to return images without labels too, in folders of images and label files.
+        Also return images without labels, in folders of images and label files.
 
     Raises
     ------
@@ -65,19 +65,19 @@ def read_fields(folder: Path, mpp: float | None = None, *, unlabelled: bool = Fa
     if found and not fields:
         raise KinetError(
             f"{folder}: expected labelled nuclei, found none of a known class in the labels of {len(found)} "
-            f"image{'s' if len(found) > 1 else ''}: see the warnings"
+            f"image{'s' if len(found) > 1 else ''}. See the warnings"
         )
     if not fields:
         raise KinetError(
-            f"{folder}: no fields found: expected an index.csv; or images ({', '.join(SUFFIXES)}) with tables of the "
+            f"{folder}: no fields found, expected an index.csv; or images ({', '.join(SUFFIXES)}) with tables of the "
             "same name (.csv, .tsv or .txt, columns x,y,class) or GeoJSON files from QuPath; or the folders images and "
-            f"labels_postm, labels_negtm, labels_other of KiNet{_inside(folder)}"
+            f"labels_postm, labels_negtm, labels_other of KiNet{_listing(folder)}"
         )
     return fields
 
 
 def with_regions(fields: Sequence[LabelledField], folder: Path) -> list[LabelledField]:
-    """Add areas from a folder of GeoJSON files to fields; log how many fields have any.
+    """Add regions from a folder of GeoJSON files to fields; log the number of fields with regions.
 
     Parameters
     ----------
@@ -97,17 +97,17 @@ def with_regions(fields: Sequence[LabelledField], folder: Path) -> list[Labelled
     drawn = {f.name: files[f.name] for f in fields if f.name in files}
     for name, paths in drawn.items():
         if len(paths) > 1 or sum(f.name == name for f in fields) > 1:
-            raise KinetError(f"{folder}: expected one file of regions and one field {name}, found more: rename one")
+            raise KinetError(f"{folder}: expected one file of regions and one field {name}, found more. Rename one")
     if not drawn:
         raise KinetError(
-            f"{folder}: no regions found: expected NAME.geojson for a field, such as {fields[0].name}.geojson"
+            f"{folder}: no regions found. Expected NAME.geojson for a field, such as {fields[0].name}.geojson"
         )
     log.info("%d of %d fields have regions in %s", len(drawn), len(fields), folder)
     return [_add_regions(f, drawn[f.name][0] if f.name in drawn else None) for f in fields]
 
 
 def _add_regions(f: LabelledField, path: Path | None) -> LabelledField:
-    """Add the areas of a file to a field; annotated tissue replaces a region map."""
+    """Add the regions of a file to a field; annotated tissue replaces a region map."""
     if path is None:
         return f
     drawn = geojson.read_areas(path)
@@ -116,26 +116,26 @@ def _add_regions(f: LabelledField, path: Path | None) -> LabelledField:
 
 
 def _regions_beside(image: Path) -> Path | None:
-    """Return the file of areas beside an image, if there is one."""
+    """Return the file of regions beside an image, if there is one."""
     names = (image.with_name(image.stem + REGIONS + suffix) for suffix in geojson.SUFFIXES)
     return next((path for path in names if path.is_file()), None)
 
 
 def _without_nuclei(image: Path) -> LabelledField:
     """Return a field without labels."""
-    nothing = np.empty(0, np.float32)
-    return LabelledField(image, nothing, nothing, np.empty(0, np.uint8), ())
+    empty = np.empty(0, np.float32)
+    return LabelledField(image, empty, empty, np.empty(0, np.uint8), ())
 
 
-def _inside(folder: Path) -> str:
-    """Return the kinds of files in a folder, for the message that it contains no fields."""
+def _listing(folder: Path) -> str:
+    """Describe the files in a folder, for the message that it contains no fields."""
     suffixes = Counter("".join(path.suffixes[-2:]).lower() for path in folder.iterdir() if path.is_file())
     found = ", ".join(f"{n} x {suffix or 'no suffix'}" for suffix, n in suffixes.most_common(5))
     return f"; found {found}" if found else "; found no files"
 
 
 def with_nuclei(fields: Sequence[LabelledField]) -> list[LabelledField]:
-    """Return the fields with labelled nuclei; log the number of fields with regions only.
+    """Return the fields with labelled nuclei; log the number of fields without.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def with_nuclei(fields: Sequence[LabelledField]) -> list[LabelledField]:
     """
     kept = [f for f in fields if f.labelled]
     if len(kept) < len(fields):
-        log.warning("%d fields have regions but no nuclei: they are excluded", len(fields) - len(kept))
+        log.warning("excluded %d of %d fields: regions but no nuclei", len(fields) - len(kept), len(fields))
     if kept:
         check_nuclei(kept)
     return kept
@@ -156,7 +156,7 @@ def check_nuclei(fields: Sequence[LabelledField]) -> None:
     Raises
     ------
     KinetError
-        If there is no labelled nucleus in the counted area of any field.
+        If there is no labelled nucleus in the counted region of any field.
     """
     folder = fields[0].image.parent
     total = sum(len(f.x) for f in fields)
@@ -164,13 +164,13 @@ def check_nuclei(fields: Sequence[LabelledField]) -> None:
         raise KinetError(f"{folder}: expected labelled nuclei, found none in {len(fields)} fields")
     if not any(f.is_counted(f.x, f.y).any() for f in fields):
         raise KinetError(
-            f"{folder}: expected labelled nuclei, found all {total} in areas that are excluded: check the classes of "
-            "the annotated areas and the masks"
+            f"{folder}: expected labelled nuclei, found all {total} in excluded regions. Check the classes of the "
+            "annotated regions and the masks"
         )
 
 
 def with_classes(fields: Sequence[LabelledField], classes: Sequence[str]) -> list[LabelledField]:
-    """Return fields with these classes as the labelled ones; fields with regions only do not change.
+    """Return fields with these labelled classes; fields without nuclei are unchanged.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def class_list_warning(fields: Sequence[LabelledField]) -> str:
     assumed = sorted({name for f in guessed for name in f.labelled}, key=CLASSES.index)
     return (
         f"No class list for {len(guessed)} of {len(fields)} fields: assuming the classes that occur, "
-        f"{', '.join(assumed)}. Other classes are not evaluated; use --classes to name those that were labelled."
+        f"{', '.join(assumed)}. Other classes are not evaluated; use --classes to name the labelled classes."
     )
 
 
@@ -209,7 +209,7 @@ def _assume_classes(fields: Sequence[LabelledField]) -> list[LabelledField]:
 
 
 def _from_index(index: Path, folder: Path, mpp: float | None) -> Iterator[LabelledField | None]:
-    """Yield the fields of an index; None for an excluded one."""
+    """Yield the fields of an index; None for an excluded field."""
     columns, rows = points.read_rows(index, _index_columns, "a header with the columns image,points")
     for number, cells in rows:
         row = {name: cells[column] for name, column in columns.items()}
@@ -238,10 +238,10 @@ def _index_columns(header: Sequence[str]) -> dict[str, str] | None:
 
 def _from_maps(folder: Path) -> Iterator[LabelledField]:
     """Yield the fields of a KiNet folder."""
-    bare = []
+    unmapped = []
     for entry in kinet_layout.find_images(folder):
         if not entry.maps and entry.regions is None:
-            bare.append(entry.image)
+            unmapped.append(entry.image)
             continue
         found = LabelledField(
             entry.image,
@@ -261,31 +261,31 @@ def _from_maps(folder: Path) -> Iterator[LabelledField]:
             y=np.concatenate([found.y, *(y for _, y in centres)]),
             cls=np.concatenate([found.cls, *kinds]).astype(np.uint8),
         )
-    if bare:
-        log.warning("%s and %d more images have no maps: they are excluded", bare[0], len(bare) - 1)
+    if unmapped:
+        log.warning("images without maps are excluded: %d, such as %s", len(unmapped), unmapped[0])
 
 
 def _from_pairs(folder: Path, mpp: float | None, unlabelled: bool) -> Iterator[LabelledField | None]:
-    """Yield the fields of images with label files; None for an excluded one."""
+    """Yield the fields of images with label files; None for an excluded field."""
     if not folder.is_dir():
         raise KinetError(f"{folder}: expected a folder of fields, found {'a file' if folder.exists() else 'nothing'}")
-    inside = sorted(folder.iterdir())
-    images = [path for path in inside if path.suffix.lower() in SUFFIXES and not path.name.endswith(MASK_SUFFIX)]
-    names = {path.name.casefold(): path for path in inside}
-    beside = {image: _find_labels(image, names) for image in images}
-    own = {path for found in beside.values() for path in found}
-    shared = _shared_table(folder, images, [path for path in inside if path not in own])
-    bare = []
-    for image, found in beside.items():
+    files = sorted(folder.iterdir())
+    images = [path for path in files if path.suffix.lower() in SUFFIXES and not path.name.endswith(MASK_SUFFIX)]
+    names = {path.name.casefold(): path for path in files}
+    labels_of = {image: _find_labels(image, names) for image in images}
+    used = {path for found in labels_of.values() for path in found}
+    shared = _shared_table(folder, images, [path for path in files if path not in used])
+    unlabelled_images = []
+    for image, found in labels_of.items():
         if shared and any(points.is_named(name, image) for name in shared.images):
             found = [*found, shared.path]
         if len(found) > 1:
-            raise KinetError(f"{found[0]} and {found[1].name} both have labels of {image.name}: remove one of them")
+            raise KinetError(f"{found[0]} and {found[1].name} both have labels of {image.name}. Remove one of them")
         if not found:
             if unlabelled or _regions_beside(image):
                 yield _without_nuclei(image)
             else:
-                bare.append(image)
+                unlabelled_images.append(image)
             continue
         if shared and found[0] == shared.path:
             labels = shared.nuclei(image, partial(_mpp_of, image, mpp))
@@ -294,14 +294,16 @@ def _from_pairs(folder: Path, mpp: float | None, unlabelled: bool) -> Iterator[L
         labelled = _field(image, labels)
         counted = image.with_name(image.stem + MASK_SUFFIX)
         yield replace(labelled, counted=counted if counted.is_file() else None) if labelled else None
-    if 0 < len(bare) < len(images):
-        log.warning("%d of %d images have no labels, such as %s", len(bare), len(images), bare[0])
+    if 0 < len(unlabelled_images) < len(images):
+        log.warning(
+            "%d of %d images have no labels, such as %s", len(unlabelled_images), len(images), unlabelled_images[0]
+        )
 
 
 def _find_labels(image: Path, names: Mapping[str, Path]) -> list[Path]:
     """Return the label files with the name of an image.
 
-    ``names`` maps case-folded names to the files of the folder, because the suffix may be in capitals.
+    ``names`` maps case-folded names to the files of the folder, because suffixes may be in capitals.
     """
     found = []
     for suffix in (*points.SUFFIXES, *geojson.SUFFIXES):
@@ -332,20 +334,20 @@ def _shared_table(folder: Path, images: Sequence[Path], others: Sequence[Path]) 
             if any(points.is_named(name, image) for name in table.images for image in images):
                 tables.append(table)
     if len(tables) > 1:
-        raise KinetError(f"{folder}: {tables[0].path.name} and {tables[1].path.name} name its images: remove one")
+        raise KinetError(f"{folder}: {tables[0].path.name} and {tables[1].path.name} both name its images. Remove one")
     return next(iter(tables), None)
 
 
 def _field(image: Path, labels: Annotations, labelled: tuple[str, ...] = ()) -> LabelledField | None:
-    """Return an image with its labels; None with a warning if all labels are unknown.
+    """Return an image with its labels; None, with a warning, if all labels have unknown classes.
 
-    Otherwise training would treat nuclei with unknown labels as background.
+    Training would treat these nuclei as background.
     """
     tissue = labels.outlines.tissue
     if labels.unknown_objects and not len(labels.x) and not tissue:
-        log.warning("%s: no nucleus of a known class among its labels: the field is excluded", image)
+        log.warning("%s: the field is excluded: no label has a known class", image)
         return None
-    # Without nuclei the file is meant for areas of tissue.
+    # A file without nuclei is a file of tissue regions.
     regions_only = not labelled and not len(labels.x) and tissue
     return LabelledField(
         image,

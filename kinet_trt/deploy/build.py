@@ -1,7 +1,7 @@
 """``kinet-trt build``: compile an ONNX model to a TensorRT engine, or convert its precision for the CPU runtimes.
 
-The passes run in this order: numeric precision, for every runtime alike; the peak search, if the model is to be fused;
-then TensorRT, which follows the types in the graph.
+The steps run in this order: numeric precision, for all runtimes; the peak search, if the model is to be fused;
+then TensorRT, which keeps the types of the graph.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ SUFFIXES = (".engine", ".onnx")
 FIELD_SIDE = 320
 """Side, px, of the simulated field on which FP16 is compared with FP32."""
 MIN_NUCLEI = 20
-"""Nuclei that FP32 must find in it for a meaningful comparison."""
+"""Minimum number of nuclei that FP32 must find in this field for a meaningful comparison."""
 TIMED_SIDE, TIMED_SECONDS = 512, 2.0
 """Side, px, of the simulated field on which the result is timed, and approximate duration, s."""
 MIN_SIDE = 32
-"""Smallest side, px, of an engine built for any size: smaller images are not counted."""
+"""Minimum side, px, of frames for an engine built for any size: smaller images are not counted."""
 Size = tuple[int, int]
 """Height and width, px."""
 
@@ -65,43 +65,43 @@ class Built:
     seconds
         Duration of the build.
     quantised
-        Quantisation and its loss; None: nothing was quantised.
-    halved
-        Agreement of FP16 and FP32 on a simulated field; None: nothing was converted to FP16.
+        Quantization and its F1 loss; None if nothing was quantized.
+    fp16_agreement
+        Agreement of FP16 and FP32 on a simulated field; None if nothing was converted to FP16.
     speed
-        Speed on this machine; None: not requested.
+        Speed on this machine; None if not requested.
     """
 
     path: Path
     card: ModelCard
     seconds: float
     quantised: Quantised | None = None
-    halved: Agreement | None = None
+    fp16_agreement: Agreement | None = None
     speed: Speed | None = None
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Time to count a simulated field on this machine, with the result and with the FP32 model it was made from.
+    """Time to count a simulated field on this machine, with the built model and with its FP32 source.
 
     Attributes
     ----------
     before_ms, after_ms
-        Median time of a count with the source and with the result, measured alternately, ms; 0: not measured.
-    side
+        Median time of a count with the source and with the built model, measured alternately, ms; 0 if not measured.
+    size
         Height and width of the field, px.
-    why_not
-        Reason for not measuring it; empty if it was measured.
+    skipped
+        Why the speed was not measured, as a message; empty if it was.
     """
 
     before_ms: float = 0.0
     after_ms: float = 0.0
-    side: Size = (0, 0)
-    why_not: str = ""
+    size: Size = (0, 0)
+    skipped: str = ""
 
     @property
     def ratio(self) -> float:
-        """Speed-up of the result; below 1 it is slower."""
+        """Speed-up of the built model; below 1 if it is slower than the source."""
         return self.before_ms / self.after_ms
 
 
@@ -125,7 +125,7 @@ def build(
     Parameters
     ----------
     model
-        An ONNX file with a model card; None: the built-in model.
+        An ONNX file with a model card; None for the built-in model.
     out
         Output file: ``.engine`` for a TensorRT engine, ``.onnx`` for the CPU runtimes.
     precision
@@ -133,8 +133,8 @@ def build(
     calibration
         Folder of images (labelled or not) for INT8; required unless the model is already INT8.
     sizes
-        Frame sizes, px, rounded up to the model's alignment. An engine for one size is fastest; for several sizes, it
-        accepts everything in between and is optimised for the first; none: all tile sizes of ``count``.
+        Frame sizes (height, width), px, rounded up to the model's alignment; defaults to all tile sizes of ``count``.
+        An engine for several sizes accepts all in between and is optimised for the first; one size is fastest.
     batch
         Maximum number of frames per run.
     fused
@@ -142,19 +142,19 @@ def build(
     runtime
         ``"tensorrt"``, ``"tensorrt-rtx"``, or ``"auto"``: TensorRT if it is installed, else TensorRT for RTX.
     max_loss
-        Maximum loss of F1 in INT8, points (hundredths).
+        Maximum F1 loss in INT8, percentage points.
     force
         Replace a ``NAME.engine.json`` that is not a model card.
     timed
-        Also time the result against the FP32 model that it was made from, for about 3 s.
+        Also time the built model against its FP32 source, for about 3 s.
     report
-        Called with the current step, the finished part of it and the total.
+        Called with the current step, its progress and its total.
 
     Raises
     ------
     KinetError
-        If the model cannot be read or converted, loses too much in INT8, or TensorRT is missing or refuses it. An
-        existing file at ``out`` is then unchanged.
+        If the model cannot be read or converted, its F1 loss in INT8 is too large, or TensorRT is missing or fails.
+        An existing file at ``out`` is then unchanged.
     """
     started = time.monotonic()
     _check(model, out, precision, calibration, sizes, batch, fused, force)
@@ -165,40 +165,40 @@ def build(
     # Precision comes first: it cannot be changed in a fused model.
     if precision is None:
         precision = "fp16" if source.card.precision == "fp32" and not source.card.capacity else source.card.precision
-    made, quantised, halved = source, None, None
+    model_out, quantised, agreement = source, None, None
     if precision == "int8":
         if source.card.precision != "int8":
             quantised = _quantise(source, calibration, max_loss, report)
-            made = quantised.model
-        if library and made.card.capacity:
+            model_out = quantised.model
+        if library and model_out.card.capacity:
             log.warning(
-                "the unquantised layers of this fused INT8 model stay in FP32: start from the model that it was made "
-                "from, with fused=True"
+                "the unquantized layers of this fused INT8 model stay in FP32. To convert them, build from the unfused "
+                "INT8 model with fused=True"
             )
         elif library:
             from kinet_trt.onnx_graph.precision import float_layers_to_fp16
 
-            made = float_layers_to_fp16(made)
+            model_out = float_layers_to_fp16(model_out)
     else:
-        made = _convert(source, precision)
-        halved = _agreement(source, made) if made.card.precision != source.card.precision else None
-    profile = make_profile(made.card, _sizes(made, sizes), batch) if library else None
+        model_out = _convert(source, precision)
+        agreement = _agreement(source, model_out) if model_out.card.precision != source.card.precision else None
+    profile = make_profile(model_out.card, _sizes(model_out, sizes), batch) if library else None
     if fused:
         from kinet_trt.onnx_graph.fuse_peaks import fuse
 
         # The size of an engine is fixed when it is compiled.
-        made = fuse(made, size=sizes[0] if sizes and not library else None)
-    card = made.card
+        model_out = fuse(model_out, size=sizes[0] if sizes and not library else None)
+    card = model_out.card
     if library is None or profile is None:
-        write_atomic(out, made.data)
+        write_atomic(out, model_out.data)
     else:
-        card = _compile(library, made, replace(card, gpu=gpu, profile=profile), out, report)
+        card = _compile(library, model_out, replace(card, gpu=gpu, profile=profile), out, report)
     seconds = time.monotonic() - started
-    return Built(out, card, seconds, quantised, halved, measure_speed(source, out) if timed else None)
+    return Built(out, card, seconds, quantised, agreement, measure_speed(source, out) if timed else None)
 
 
 def measure_speed(source: Model, out: Path) -> Speed:
-    """Time counting with a model and with the result of building it, alternately, on this machine.
+    """Time counting with a built model and with its source, alternately, on this machine.
 
     Parameters
     ----------
@@ -208,24 +208,24 @@ def measure_speed(source: Model, out: Path) -> Speed:
         Output file of the build.
     """
     if source.card.precision != "fp32" or source.card.capacity:
-        return Speed(why_not=f"not measured: the source is not an unfused FP32 model ({source.card.precision})")
+        return Speed(skipped="not measured: the source must be FP32 and unfused")
     try:
         after = NucleusCounter(out)
     except EngineError as error:
-        return Speed(why_not="not measured: no GPU that runs it" if _is_engine(out) else f"not measured: {error}")
+        return Speed(skipped="not measured: no GPU can run it" if _is_engine(out) else f"not measured: {error}")
     before = NucleusCounter(open_model(source, precision="fp32"))
     size = after.card.profile[1][1:] if after.card.profile else Model.read(out).frame_size
     height, width = size or (TIMED_SIDE, TIMED_SIDE)
     field = Frame(simulate.field(1, width, height)[0], after.card.mpp)
     times: tuple[list[float], list[float]] = ([], [])
-    begun = time.perf_counter()
+    begin = time.perf_counter()
     # The first round, which compiles and allocates, is not timed.
-    while len(times[0]) < 4 or (time.perf_counter() - begun < TIMED_SECONDS and len(times[0]) < 50):
-        for counter, taken in zip((before, after), times, strict=True):
+    while len(times[0]) < 4 or (time.perf_counter() - begin < TIMED_SECONDS and len(times[0]) < 50):
+        for counter, durations in zip((before, after), times, strict=True):
             start = time.perf_counter()
             counter(field)
-            taken.append(time.perf_counter() - start)
-    first, second = (1000 * float(np.median(taken[1:])) for taken in times)
+            durations.append(time.perf_counter() - start)
+    first, second = (1000 * float(np.median(durations[1:])) for durations in times)
     return Speed(first, second, (height, width))
 
 
@@ -254,7 +254,7 @@ def align_sizes(sizes: Sequence[Size], multiple: int) -> list[Size]:
     for h, w in sizes:
         height, width = -(-h // multiple) * multiple, -(-w // multiple) * multiple
         if (height, width) != (h, w):
-            log.warning("%dx%d px: built for %dx%d, multiples of %d", h, w, height, width, multiple)
+            log.warning("%d x %d px: built for %d x %d, multiples of %d", w, h, width, height, multiple)
         aligned.append((height, width))
     return aligned
 
@@ -266,8 +266,8 @@ def _sizes(model: Model, sizes: Sequence[Size]) -> Sequence[Size]:
         return sizes
     if any(size != fixed for size in sizes):
         raise KinetError(
-            f"{model.card.name} accepts only frames of {fixed[1]}x{fixed[0]} px (width x height): omit the sizes, or "
-            "start from a model that accepts any"
+            f"{model.card.name} accepts only frames of {fixed[1]} x {fixed[0]} px (width x height). Omit the sizes, or "
+            "start from a model that accepts frames of any size"
         )
     return [fixed]
 
@@ -292,23 +292,24 @@ def _check(
             f"{out}: expected a name ending in .engine (TensorRT) or .onnx (CPU), found {out.suffix or 'no suffix'}"
         )
     if model is not None and os.path.abspath(model) == os.path.abspath(out):
-        raise KinetError(f"{out}: this is the input model: choose another name for the output")
+        raise KinetError(f"{out}: the output must not replace the input model. Choose another name")
     if out.is_dir():
-        raise KinetError(f"{out}: cannot be written: it is a folder, expected a file name")
+        raise KinetError(f"{out}: expected a file name, found a folder")
     if precision not in (None, *BUILD_PRECISIONS):
         raise KinetError(f"precision: expected {', '.join(BUILD_PRECISIONS)}, found {precision!r}")
     if batch < 1 or any(min(size) < 1 for size in sizes):
-        raise KinetError(f"sizes and batch: expected positive numbers, found {list(sizes)} and {batch}")
+        found = ", ".join(f"{width} x {height} px" for height, width in sizes)
+        raise KinetError(f"sizes and batch: expected positive numbers, found {found or 'no size'} and {batch}")
     if not _is_engine(out) and (batch > 1 or len(sizes) > fused):
         raise KinetError(
-            "sizes and batch are for an .engine: an .onnx accepts frames of any size and number (a fused one may have "
-            "one fixed size)"
+            "sizes and batch apply to an .engine only. An .onnx accepts frames of any size and number (a fused one may "
+            "have one fixed size)"
         )
-    beside = card_path(out)
-    if _is_engine(out) and beside.exists() and not force and not _is_card(beside):
-        raise KinetError(f"{beside}: expected the model card of an engine, found another file: rename it, or use force")
+    card_file = card_path(out)
+    if _is_engine(out) and card_file.exists() and not force and not _is_card(card_file):
+        raise KinetError(f"{card_file}: expected an engine's model card, found another file. Rename it, or use force")
     if calibration is not None and precision != "int8":
-        raise KinetError("calibration: only the precision int8 uses calibration images")
+        raise KinetError("calibration: calibration images are used for the precision int8 only")
 
 
 def _is_card(path: Path) -> bool:
@@ -327,7 +328,7 @@ def _convert(model: Model, precision: str) -> Model:
 
 
 def _agreement(full: Model, half: Model) -> Agreement | None:
-    """Compare FP16 with FP32 on a simulated field: weights may fit into half precision where their sums do not."""
+    """Compare FP16 with FP32 on a simulated field: sums may overflow half precision even if the weights do not."""
     if find_spec("onnxruntime") is None:
         log.warning('FP16 was not compared with FP32, which needs ONNX Runtime: pip install "kinet-trt[build]"')
         return None
@@ -339,11 +340,11 @@ def _agreement(full: Model, half: Model) -> Agreement | None:
     expected = find_nuclei(open_model(full, runtime="onnxruntime"), pixels, card.threshold)
     maps = open_model(half, runtime="onnxruntime").run(pixels[None])[0]
     if not np.isfinite(maps).all():
-        raise KinetError(f"{card.name} overflows half precision: its maps are not finite. Use the precision fp32")
+        raise KinetError(f"{card.name} overflows half precision. Use the precision fp32")
     if len(expected) < MIN_NUCLEI:
         log.warning(
-            "FP16 could not be compared with FP32: %s finds %d nuclei in the simulated field, expected at least %d: "
-            "count some of your fields with both",
+            "FP16 could not be compared with FP32: %s finds %d nuclei in the simulated field, expected at least %d. "
+            "Compare both on some of your fields",
             card.name, len(expected), MIN_NUCLEI,
         )  # fmt: skip
         return None
@@ -356,8 +357,8 @@ def _quantise(model: Model, calibration: Path | None, max_loss: float, report: t
     check_convertible(model.card, "int8")
     if calibration is None:
         raise KinetError(
-            "precision int8: expected calibration, a folder with some dozens of fields like those to be counted, "
-            "ideally with labels (images and .csv files of the same name)"
+            "precision int8: expected a calibration folder with dozens of fields like those to count, ideally with "
+            "labels (images and .csv files of the same name)"
         )
     from kinet_trt.calibration.int8 import to_int8
 
@@ -373,21 +374,21 @@ def _target(library: trt.Library) -> str:
         if library.is_rtx:
             return AMPERE
         raise EngineError(
-            f"{library.name} builds only on the GPU that will run the engine: {error}. To build without a GPU, use the "
+            f"{library.name} needs the GPU that will run the engine ({error}). To build without a GPU, use the "
             "runtime tensorrt-rtx"
         ) from None
     return rtx_target(gpu.capability) if library.is_rtx else gpu_label(gpu.name, gpu.capability)
 
 
 def _compile(library: trt.Library, model: Model, card: ModelCard, out: Path, report: trt.Report) -> ModelCard:
-    """Build the engine that a card describes, write both, and return the completed card."""
+    """Build the engine that a card describes, write the engine and its card, and return the completed card."""
     from kinet_trt.onnx_graph.precision import for_tensorrt
 
     assert card.profile
-    least, _, largest = card.profile
-    fixed = least == largest
+    smallest, _, largest = card.profile
+    fixed = smallest == largest
     timing = _timing_file(library, card.gpu)
-    plan, kept = trt.build_plan(
+    plan, timings = trt.build_plan(
         library,
         for_tensorrt(model, largest if fixed else None).data,
         None if fixed else card.profile,
@@ -400,17 +401,17 @@ def _compile(library: trt.Library, model: Model, card: ModelCard, out: Path, rep
     digest = hashlib.sha256(plan).hexdigest()
     card = replace(card, runtime=library.name, runtime_version=library.version, model_sha256=digest)
     write_plan(out, plan, card)
-    _write_timing(timing, kept)
+    _write_timing(timing, timings)
     return card
 
 
 # --- the timing cache -------------------------------------------------------------------------------------------------
-# TensorRT times the implementations of each layer on the GPU, for minutes; the next build reuses the timings. The file
-# begins with the sha256 of the rest, which is checked before TensorRT parses it.
+# TensorRT times the implementations of each layer on the GPU, which takes minutes; the next build reuses the timings.
+# The file begins with the sha256 of its content, which is checked before TensorRT parses it.
 
 
 def _timing_file(library: trt.Library, gpu: str) -> Path | None:
-    """Return the file for the timings of this TensorRT on this GPU; None: not cached."""
+    """Return the timing cache of this TensorRT on this GPU; None if timings are not cached."""
     folder = user_cache()
     if library.is_rtx or folder is None:
         return None
@@ -432,4 +433,4 @@ def _write_timing(path: Path | None, timing: bytes) -> None:
     try:
         write_atomic(path, hashlib.sha256(timing).digest() + timing)
     except KinetError as error:
-        log.info("the next build will take as long: %s", error)
+        log.info("the timing cache was not saved, so the next build will not be faster: %s", error)

@@ -1,7 +1,7 @@
 """The score of tissue of `kinet_trt.quality.domain_check`, made by benchmarks/tissue.py: do not edit."""
 
 BIAS = -6.292
-# Usual value, spread, and the weights below and above it, of each number of `Signs.tissue`.
+# Usual value, spread, and the weights below and above it, of each number of `Features.tissue`.
 NUMBERS = (
     (0.1731, 0.122, 0.0, 0.1896),  # magenta
     (0.1054, 0.0975, 0.0, 0.4203),  # green

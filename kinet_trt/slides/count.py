@@ -28,12 +28,12 @@ from kinet_trt.slides.region import Region
 from kinet_trt.slides.results_db import SUFFIX, ResultsDB
 from kinet_trt.slides.slide import Slide, open_slide
 from kinet_trt.slides.tiles import count_tiles
-from kinet_trt.slides.tissue import Thumbnail, thumbnail
+from kinet_trt.slides.tissue import Thumbnail, read_thumbnail
 
 log = logging.getLogger(__name__)
 
 KEPT_DAYS = 30
-"""Days after which unused counted tiles are deleted."""
+"""Days after which counted tiles that were not used are deleted."""
 COARSE = 1.5
 """Ratio of a slide's finest um/px to the model's above which a warning is given."""
 _MAX_CENTRES = 20_000
@@ -53,7 +53,7 @@ class CountedSlide(CountResult):
     plan
         The tiles that were counted.
     area_mm2
-        Approximate area of the counted tissue, mm2: cells of the thumbnail that are darker than glass.
+        Approximate area of the counted tissue, mm2: thumbnail pixels that are darker than glass.
     tiles_file
         File of the counted tiles.
     resumed
@@ -119,37 +119,37 @@ def count_slide(
     mpp
         um/px of level 0; overrides the file's.
     region
-        Area to count; None: all.
+        Region to count; None for the whole slide.
     hot_spot
         Hot-spot size in tumour nuclei.
     folder
-        Folder for counted tiles; None: :func:`cache_folder`.
+        Folder for counted tiles; defaults to :func:`cache_folder`.
     tile_counter
-        Counts the missing tiles, in any order; None: :func:`kinet_trt.slides.tiles.count_tiles` in this process.
+        Counts the missing tiles, in any order; defaults to :func:`kinet_trt.slides.tiles.count_tiles` in this process.
     report
         Called after each tile with the number of counted tiles and of all tiles.
     notify
-        Called with a sentence on where the tiles are kept, and how many were counted before.
+        Called with a message that names the file of counted tiles and their number.
 
     Returns
     -------
-    counted, small
+    counted, thumbnail
         The result, and a thumbnail of the slide.
 
     Raises
     ------
     KinetError
-        If it cannot be read or counted; the tiles counted so far are kept, and the next run resumes.
+        If the slide cannot be read or counted; counted tiles are kept, and the next run resumes.
     KeyboardInterrupt
-        On Ctrl-C; its message says how to resume.
+        On Ctrl-C; the message describes how to resume.
     """
     folder = folder or cache_folder()
     _delete_old(folder)
     with open_slide(path, mpp) as slide:
-        small = thumbnail(slide, slide.mpp) if slide.mpp else None
+        thumbnail = read_thumbnail(slide, slide.mpp) if slide.mpp else None
         card = counter.engine.card
-        plan = make_plan(slide, card, counter.threshold, counter.engine.precision, region, small)
-        assert small is not None  # make_plan has refused a slide without um/px
+        plan = make_plan(slide, card, counter.threshold, counter.engine.precision, region, thumbnail)
+        assert thumbnail is not None  # make_plan rejects a slide without um/px
         tiles_file = tiles_path(folder, path, plan)
         with ResultsDB(tiles_file, plan) as results:
             missing, total = results.missing(), len(plan.tiles)
@@ -170,7 +170,7 @@ def count_slide(
                     f"counted tiles are kept in {tiles_file}"
                 ) from None
             if left := results.missing():
-                raise KinetError(f"{len(left):,} of {total:,} tiles were not counted: run the command again to resume")
+                raise KinetError(f"{len(left):,} of {total:,} tiles were not counted. Run the command again to resume")
             tiles_file.touch()
             counts, spot = _sum_up(results, plan, hot_spot)
             warning = domain_warning(slide, plan, results, card.mpp) or None
@@ -186,11 +186,11 @@ def count_slide(
             unlike=warning,
             format=slide.format,
             plan=plan,
-            area_mm2=_area(small, plan),
+            area_mm2=_area(thumbnail, plan),
             tiles_file=tiles_file,
             resumed=resumed,
         )
-        return counted, small
+        return counted, thumbnail
 
 
 def _count_here(
@@ -210,7 +210,7 @@ def tiles_path(folder: Path, slide: Path, plan: Plan) -> Path:
 
 
 def _delete_old(folder: Path) -> None:
-    """Delete the tiles of slides that were not counted again for a month; errors are ignored."""
+    """Delete the tiles of slides that were not counted for `KEPT_DAYS`; ignore errors."""
     try:
         for old in folder.glob(f"*{SUFFIX}"):
             if time.time() - old.stat().st_mtime > KEPT_DAYS * 86_400:
@@ -233,7 +233,7 @@ def _sum_up(results: ResultsDB, plan: Plan, n: int) -> tuple[dict[str, int], Hot
     if not parts:
         return dict(counts), None
     x, y, hits = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    # Enough centres for discs that overlap well, few enough to stay within seconds.
+    # Enough centres for overlapping discs, but few enough to take only seconds.
     step = max(1, n // 10, -(-len(x) // _MAX_CENTRES))
     spot = find_disc(x * np.float32(plan.mpp), y * np.float32(plan.mpp), hits, n, step)
     if spot is None:
@@ -242,13 +242,14 @@ def _sum_up(results: ResultsDB, plan: Plan, n: int) -> tuple[dict[str, int], Hot
     return dict(counts), HotSpot(float(x[centre]), float(y[centre]), spot.radius, Ki67(spot.positive, n))
 
 
-def _area(small: Thumbnail, plan: Plan) -> float:
-    """Return the area of the counted tissue, mm2, without cells that only touch it."""
-    cells = small.stained()
+def _area(thumbnail: Thumbnail, plan: Plan) -> float:
+    """Return the area of the counted tissue, mm2, from the thumbnail pixels whose centre is in the region."""
+    tissue = thumbnail.stained()
     if plan.region:
-        rows, columns = np.nonzero(cells)
-        cells = plan.region.contains((columns + 0.5) * small.cell - 0.5, (rows + 0.5) * small.cell - 0.5)
-    return float(np.count_nonzero(cells) * (small.cell * plan.mpp / 1000) ** 2)
+        rows, columns = np.nonzero(tissue)
+        downsample = thumbnail.downsample
+        tissue = plan.region.contains((columns + 0.5) * downsample - 0.5, (rows + 0.5) * downsample - 0.5)
+    return float(np.count_nonzero(tissue) * (thumbnail.downsample * plan.mpp / 1000) ** 2)
 
 
 def _remarks(plan: Plan, mpp: float) -> Iterator[str]:

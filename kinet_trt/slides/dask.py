@@ -1,11 +1,11 @@
 """Counting the tiles of slides on a Dask cluster.
 
-Workers get batches of tiles, and the paths of slide and model, which must be the same on every machine. Each worker
-opens its engine once. The nuclei are saved by the process that started the count. Dask gives the batches of a lost
-worker to another one; a tile that is counted twice is saved once (`kinet_trt.slides.results_db`).
+Workers receive batches of tiles, and the paths of slide and model, which must be the same on every machine. Each worker
+opens its engine once. The process that started the count saves the nuclei. If a worker is lost, Dask sends its batches
+to another one; a tile that is counted twice is saved once (`kinet_trt.slides.results_db`).
 
-Dask's messages are pickled Python: only trusted machines may reach its ports, or use ``tls://`` (Dask's own
-configuration).
+Dask's messages are pickled Python: make its ports accessible to trusted machines only, or use ``tls://`` (see
+Dask's configuration).
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ log = logging.getLogger(__name__)
 
 LOCAL = "local"
 MAX_BATCH = 8
-"""Tiles per batch: some seconds of work, so that messages cost little, and so does a lost worker."""
+"""Maximum number of tiles per batch: some seconds of work, so that messages and lost workers cost little."""
 MIN_BATCHES = 8
-"""Batches of a slide per thread, so that no thread waits long for the last one."""
+"""Minimum number of batches of a slide per thread, so that threads finish at about the same time."""
 BATCHES_IN_FLIGHT = 2
-"""Batches per thread that are sent at a time: one is being counted, one waits."""
+"""Batches per thread that are submitted at a time: one is counted while one waits."""
 MAX_OPEN_SLIDES = 4
 """Slides that a worker keeps open."""
 CONNECT_TIMEOUT = 10.0
@@ -63,7 +63,7 @@ class Batch:
     slide
         Absolute path.
     mpp
-        um/px that overrides the file's; None: the file's.
+        um/px; None for that of the file.
     plan
         Plan with the tiles of this batch only.
     """
@@ -80,22 +80,22 @@ def connect(address: str, workers: int | None = None) -> Iterator[Client]:
     Parameters
     ----------
     address
-        Address of a Dask scheduler, such as ``tcp://10.0.0.5:8786``; or ``"local"``: a cluster on this machine, which
-        ends with the context.
+        Address of a Dask scheduler, such as ``tcp://10.0.0.5:8786``; or ``"local"`` for a cluster on this machine,
+        which ends with the context.
     workers
-        Number of workers of a local cluster, with one thread each; None: one per core.
+        Number of workers of a local cluster, with one thread each; defaults to one per core.
 
     Raises
     ------
     KinetError
-        If there is no scheduler.
+        If no scheduler answers.
     """
     with ExitStack() as stack:
         if address == LOCAL:
-            # Dask's default folder would remain, and is shared by all users of the machine.
+            # Dask's default folder is shared by all users of the machine and is not deleted.
             scratch = stack.enter_context(TemporaryDirectory(prefix="kinet-trt-"))
             stack.enter_context(dask.config.set({"temporary-directory": scratch}))
-            # Processes, as an engine uses all that its process has. They listen on this machine only.
+            # Processes, because each engine uses the threads of its process. They listen on this machine only.
             cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
@@ -111,14 +111,14 @@ def connect(address: str, workers: int | None = None) -> Iterator[Client]:
             client = Client(address, timeout=CONNECT_TIMEOUT)
         except (OSError, ValueError) as error:
             raise KinetError(
-                f"cluster {address}: no Dask scheduler answers ({error}): expected the address that `dask scheduler` "
+                f"cluster {address}: no Dask scheduler answers ({error}). Expected the address that `dask scheduler` "
                 "prints, such as tcp://10.0.0.5:8786, or local"
             ) from error
         yield stack.enter_context(client)
 
 
 def cluster_tile_counter(client: Client, model: Path | None) -> TileCounter:
-    """Return a function for :func:`kinet_trt.slides.count.count_slide` that counts tiles on a cluster.
+    """Return a tile counter for :func:`kinet_trt.slides.count.count_slide` that counts on a cluster.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def cluster_tile_counter(client: Client, model: Path | None) -> TileCounter:
 def batches(
     slide: Path, mpp: float | None, plan: Plan, missing: Iterable[int], size: int = MAX_BATCH
 ) -> Iterator[Batch]:
-    """Split tiles into batches of a size."""
+    """Split tiles into batches of at most ``size``."""
     numbers = tuple(missing)
     for start in range(0, len(numbers), size):
         yield Batch(slide.resolve(), mpp, replace(plan, tiles=numbers[start : start + size]))
@@ -158,16 +158,16 @@ def count_batches(
     client
         From :func:`connect`.
     work
-        The batches; drawn as workers become free.
+        The batches; iterated as workers become free.
     model
-        The model file, under the same path on every machine; None: the built-in model.
+        The model file, under the same path on every machine; None for the built-in model.
     plan
         A plan with the model, threshold and precision of all batches.
 
     Yields
     ------
     batch, result
-        In the order of completion: the tiles, or an error.
+        The tiles of a batch, or an error, in the order of completion.
 
     Raises
     ------
@@ -183,14 +183,14 @@ def count_batches(
         while True:
             with _connection_errors():
                 while len(in_flight) < _threads(client) * BATCHES_IN_FLIGHT and (batch := next(work, None)) is not None:
-                    # pure=False: no two batches are equal, so Dask need not compare them.
+                    # pure=False, because all batches differ and Dask need not hash them.
                     in_flight[client.submit(_count_on_worker, plugin.name, batch, pure=False)] = batch
             if not in_flight:
                 return
             for future in _wait_for_any(client, list(in_flight)):
                 yield in_flight.pop(future), _result(future)
     finally:
-        # Nobody will read these results: free the workers.
+        # These results are no longer needed: free the workers.
         client.cancel(list(in_flight), force=True)
 
 
@@ -200,13 +200,13 @@ def _threads(client: Client) -> int:
 
 
 class SlideWorker(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
-    """State of a worker: the engine, opened with its first batch, and the last few slides."""
+    """State of a worker: the engine, opened for its first batch, and the most recent slides."""
 
     idempotent = True
 
     def __init__(self, model: Path | None, plan: Plan) -> None:
         self._model, self._threshold, self._precision = model, plan.threshold, plan.precision
-        # With the model's hash, as workers outlive commands, and the file may change in between.
+        # The key includes the model's hash: workers outlive commands, and the file may change in between.
         key = repr((str(model), plan.model_sha256, plan.threshold, plan.precision))
         self.name = f"kinet-trt-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
@@ -228,7 +228,7 @@ class SlideWorker(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         Raises
         ------
         KinetError
-            If it cannot be counted; the message names the worker.
+            If the batch cannot be counted; the message names the worker.
         """
         try:
             with self._lock:
@@ -239,7 +239,7 @@ class SlideWorker(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
                 key = batch.slide, batch.mpp, batch.plan.fingerprint
                 slide = self._slides.pop(key, None) or open_slide(batch.slide, batch.mpp)
                 self._slides[key] = slide
-                # Other threads of this worker may still read older slides, which close when the last one is done.
+                # Not closed here: another thread of this worker may still read a slide. It closes when it is collected.
                 while len(self._slides) > MAX_OPEN_SLIDES:
                     self._slides.pop(next(iter(self._slides)))
             return list(count_tiles(slide, batch.plan, batch.plan.tiles, self._counter))
@@ -260,14 +260,14 @@ def _count_on_worker(name: str, batch: Batch) -> Tiles | KinetError:
 
 
 def _wait_for_any(client: Client, futures: list[Future[Any]]) -> list[Future[Any]]:
-    """Wait until at least one future is done; return those that are."""
+    """Wait until at least one future is done, and return all that are."""
     while True:
         with _connection_errors():
             try:
                 return list(wait(futures, timeout=RESULT_TIMEOUT, return_when="FIRST_COMPLETED").done)
             except DaskTimeoutError:
                 if not client.nthreads():
-                    log.warning("the cluster has no worker: waiting for one (dask worker %s)", client.scheduler.address)
+                    log.warning("the cluster has no workers. Start one: dask worker %s", client.scheduler.address)
 
 
 def _result(future: Future[Any]) -> Tiles | KinetError:
@@ -275,14 +275,16 @@ def _result(future: Future[Any]) -> Tiles | KinetError:
     if future.status == "finished":
         result: Tiles | KinetError = future.result()
         return result
-    error = future.exception() if future.status == "error" else "cancelled by the scheduler"
+    if future.status != "error":
+        return KinetError("the scheduler cancelled a batch of tiles. Run the same command again to resume")
+    error = future.exception()
     kind = type(error).__name__
     if kind == "KilledWorker":
         return KinetError(
-            "several workers ended while they counted one batch of tiles: they may lack memory (dask worker "
-            "--memory-limit), or a library crashes on it: look at the workers' logs"
+            "several workers stopped while counting the same batch of tiles. They may be out of memory (dask worker "
+            "--memory-limit), or a library may have crashed. Check the logs of the workers"
         )
-    return KinetError(f"the cluster could not count it: {kind}: {error}")
+    return KinetError(f"the cluster could not count a batch of tiles ({kind}: {error}). Check the logs of the workers")
 
 
 @contextmanager
@@ -292,6 +294,6 @@ def _connection_errors() -> Iterator[None]:
         yield
     except (CommClosedError, OSError, RuntimeError, CancelledError) as error:
         raise KinetError(
-            f"the connection to the cluster's scheduler is lost ({error}): start it again, and run the same command: "
-            "the counted tiles are kept"
+            f"the connection to the cluster's scheduler was lost ({error}). Restart the scheduler and run the same "
+            "command again to resume: counted tiles are kept"
         ) from error

@@ -14,32 +14,32 @@ from kinet_trt.slides.slide import Slide
 from kinet_trt.slides.tiles import read_window
 
 CHECKED_TILES = 5
-"""Number of tiles that are checked: those with most nuclei, as they are most likely to show tissue."""
+"""Number of tiles to check: those with the most nuclei, because they are most likely to show tissue."""
 
 
 def domain_warning(slide: Slide, plan: Plan, results: ResultsDB, mpp: float) -> str:
-    """Return a warning if most of the checked tiles are unlike the training data, else an empty string.
+    """Return a warning if most of the checked tiles are out-of-distribution, else an empty string.
 
     Parameters
     ----------
     slide, plan, results
-        A slide whose tiles are counted.
+        A slide, its plan and its counted tiles.
     mpp
         The model's um/px.
 
     Raises
     ------
     KinetError
-        If a tile can no longer be read.
+        If a tile cannot be read.
     """
-    votes, checked = Counter[Cause](), 0
-    across, down = plan.model_per_slide
-    for number in results.fullest(CHECKED_TILES):
+    cause_counts, checked = Counter[Cause](), 0
+    scale_x, scale_y = plan.model_per_slide
+    for number in results.tiles_with_most_nuclei(CHECKED_TILES):
         tile, nuclei = plan.tile_of(number), results.tile(number)
-        x, y = rescale(nuclei.x, across) - tile.window_left, rescale(nuclei.y, down) - tile.window_top
-        inside = replace(nuclei, x=x, y=y)
-        signs = measure_field(Frame(read_window(slide, plan, number), mpp), inside, mpp)
-        if signs is not None:
+        x, y = rescale(nuclei.x, scale_x) - tile.window_left, rescale(nuclei.y, scale_y) - tile.window_top
+        in_window = replace(nuclei, x=x, y=y)
+        features = measure_field(Frame(read_window(slide, plan, number), mpp), in_window, mpp)
+        if features is not None:
             checked += 1
-            votes.update(find_causes(signs))
-    return describe(tuple(cause for cause, n in votes.items() if 2 * n > checked), plan.mpp, slide=True)
+            cause_counts.update(find_causes(features))
+    return describe(tuple(cause for cause, n in cause_counts.items() if 2 * n > checked), plan.mpp, slide=True)

@@ -1,8 +1,9 @@
 """Plan of a count: level, scaling and tiles of a slide, the same in every process.
 
 A slide is counted like one image at the model's scale. The coarsest level that is not coarser than the model's um/px is
-scaled like a frame (`kinet_trt.slides.resample`) and split into tiles (`kinet_trt.inference.tiling`). Tiles of glass
-and tiles outside of the region are left out.
+scaled like a frame (`kinet_trt.slides.resample`) and split into tiles (`kinet_trt.inference.tiling`). Nuclei in the
+core of a tile are counted; the network runs on its window, the core with a halo. Tiles of glass, and tiles outside of
+the region, are left out.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from kinet_trt.models.card import ModelCard
 from kinet_trt.slides.region import Region
 from kinet_trt.slides.resample import Scaling
 from kinet_trt.slides.slide import Slide
-from kinet_trt.slides.tissue import Thumbnail, thumbnail
+from kinet_trt.slides.tissue import Thumbnail, read_thumbnail
 
 VERSION = 1
-"""Version of tiling and scaling; part of the identity, so that tiles of different versions are never mixed."""
+"""Version of tiling and scaling. It is part of the identity, so tiles of different versions are never mixed."""
 SCALE_TOLERANCE = 0.01
 """Relative difference of um/px below which a level is not scaled."""
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The level, scaling, tiles and model with which a slide is counted.
+    """Level, scaling, tiles and model of a count.
 
-    Contains plain values only and can be sent to another process, which opens slide and model by their paths.
+    A plan contains plain values only and can be sent to another process, which opens slide and model by their paths.
 
     Attributes
     ----------
@@ -43,9 +44,9 @@ class Plan:
     slide_width, slide_height
         Size of level 0, px.
     mpp, mpp_source
-        um/px of level 0, and its source.
+        um/px of level 0, and its source (``"file"`` or ``"option"``).
     level
-        The level that is read.
+        Index of the level that is read.
     downsample
         px of level 0 per px of that level.
     scaling
@@ -55,11 +56,11 @@ class Plan:
     tiles
         Numbers of the tiles that are counted, ascending: ``row * columns + column`` of the grid.
     region
-        Region to count; None: everything.
+        Region to count; None for the whole slide.
     classes
         Class names of the model.
     model_sha256, threshold, precision
-        Model file, minimum peak height and numeric precision.
+        Sha256 of the model, minimum peak height and numeric precision.
     """
 
     fingerprint: str
@@ -82,7 +83,7 @@ class Plan:
 
     @property
     def identity(self) -> str:
-        """A sha256 of everything that determines the nuclei, hexadecimal; a resumed run must have the same."""
+        """Sha256 of everything that determines the nuclei, hexadecimal; must be equal to resume a run."""
         parts = {
             "version": VERSION,
             "slide": [self.fingerprint, self.slide_width, self.slide_height],
@@ -96,27 +97,27 @@ class Plan:
 
     @property
     def rows(self) -> list[tuple[int, int]]:
-        """First and last + 1 row of the cores of each row of tiles, model px."""
+        """First row of the cores, and the row after their last, for each row of tiles, model px."""
         return spans(_padded(self.scaling.height, self.multiple), self.tile, self.halo, self.multiple)
 
     @property
     def columns(self) -> list[tuple[int, int]]:
-        """First and last + 1 column of the cores of each column of tiles, model px."""
+        """First column of the cores, and the column after their last, for each column of tiles, model px."""
         return spans(_padded(self.scaling.width, self.multiple), self.tile, self.halo, self.multiple)
 
     def tile_of(self, number: int) -> Tile:
         """Return a tile by its number, model px.
 
-        All windows have the same size unless the slide is smaller: at an edge they are shifted inwards.
+        All windows have the same size, unless the slide is smaller; windows at an edge are shifted inwards.
         """
         rows, columns = self.rows, self.columns
         row, column = divmod(number, len(columns))
         if not 0 <= row < len(rows):
             raise KinetError(f"tile: expected 0 to {len(rows) * len(columns) - 1}, found {number}")
         (top, bottom), (left, right) = rows[row], columns[column]
-        down = _window(top, rows[0][1], _padded(self.scaling.height, self.multiple), self.halo)
-        across = _window(left, columns[0][1], _padded(self.scaling.width, self.multiple), self.halo)
-        return Tile(top, bottom, left, right, *down, *across)
+        window_y = _window(top, rows[0][1], _padded(self.scaling.height, self.multiple), self.halo)
+        window_x = _window(left, columns[0][1], _padded(self.scaling.width, self.multiple), self.halo)
+        return Tile(top, bottom, left, right, *window_y, *window_x)
 
     @property
     def model_per_slide(self) -> tuple[float, float]:
@@ -134,7 +135,7 @@ def make_plan(
     threshold: Threshold | float,
     precision: str,
     region: Region | None = None,
-    small: Thumbnail | None = None,
+    thumbnail: Thumbnail | None = None,
 ) -> Plan:
     """Plan the count of a slide.
 
@@ -149,9 +150,9 @@ def make_plan(
     precision
         Numeric precision: ``counter.engine.precision``.
     region
-        Region to count; None: everything.
-    small
-        Thumbnail of the slide; None: it is computed.
+        Region to count; None for the whole slide.
+    thumbnail
+        Thumbnail of the slide; read from the slide if None.
 
     Raises
     ------
@@ -161,12 +162,10 @@ def make_plan(
     """
     if slide.mpp is None:
         reason = slide.unused_size or "does not state its µm/px"
-        raise ImageError(f"the file {reason}, which a slide must have: give it (mpp)")
+        raise ImageError(f"the file {reason}, which is required for a slide. Set it (mpp)")
     threshold = threshold if isinstance(threshold, Threshold) else Threshold(float(threshold))
     if threshold.relative:
-        raise KinetError(
-            f"threshold {threshold}: expected a number, as the highest peak of a slide is known only at its end"
-        )
+        raise KinetError(f"threshold {threshold}: expected a number. A slide's highest peak is not known in advance")
     level = _level(slide, card.mpp)
     source = slide.levels[level]
     zoom = slide.mpp * source.downsample / card.mpp
@@ -175,13 +174,13 @@ def make_plan(
     if min(width, height) < MIN_SIDE:
         raise ImageError(
             f"too small: {slide.width} x {slide.height} px at {slide.mpp:g} µm/px is {width} x {height} px at the "
-            f"model's {card.mpp:g} µm/px; the shorter side must have at least {MIN_SIDE}: check the µm/px (mpp)"
+            f"model's {card.mpp:g} µm/px, expected at least {MIN_SIDE} px on the shorter side. Check the µm/px (mpp)"
         )
     if region:
         _check_region(region, slide)
-    small = small or thumbnail(slide, slide.mpp)
-    if small.is_grey and small.stained().any():
-        raise ImageError("the slide has no colour: expected haematoxylin and DAB, in RGB")
+    thumbnail = thumbnail or read_thumbnail(slide, slide.mpp)
+    if thumbnail.is_grey and thumbnail.stained().any():
+        raise ImageError("the slide has no colour, expected haematoxylin and DAB in RGB")
     scaling = Scaling(source.width, source.height, width, height)
     plan = Plan(
         fingerprint=slide.fingerprint,
@@ -202,16 +201,16 @@ def make_plan(
         threshold=threshold.value,
         precision=precision,
     )
-    return replace(plan, tiles=_tissue_tiles(plan, small))
+    return replace(plan, tiles=_tissue_tiles(plan, thumbnail))
 
 
 def _check_region(region: Region, slide: Slide) -> None:
-    """Raise a KinetError if a region lies outside of the slide: it is of another slide, or in another unit."""
+    """Raise a KinetError if a region lies outside of the slide, as when it has another unit."""
     left, top, right, bottom = region.bounds
     if right < 0 or bottom < 0 or left > slide.width or top > slide.height:
         raise KinetError(
             f"the region lies outside of the slide: expected px of level 0, {slide.width} x {slide.height}; found "
-            f"({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f}): export the areas of this slide"
+            f"({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f}). Export the regions of this slide"
         )
 
 
@@ -227,27 +226,27 @@ def _core(card: ModelCard) -> int:
     """Return the maximum side of a core whose window fits the frames that an engine was built for."""
     if card.profile is None:
         return card.tile
-    (_, *_), (_, *_), (_, *largest) = card.profile
+    _, _, (_, *largest) = card.profile
     core = min(card.tile, min(largest) // card.multiple * card.multiple - 2 * card.halo)
     if core < card.multiple:
         raise EngineError(
-            f"{card.name} was built for frames of up to {largest[0]} x {largest[1]} px, but the windows of a slide "
-            f"need a halo of {card.halo} px on each side: build it for at least {2 * card.halo + 512} px"
+            f"{card.name} was built for frames of up to {largest[1]} x {largest[0]} px, but tiles of a slide need a "
+            f"halo of {card.halo} px on each side. Build it for at least {2 * card.halo + 512} px"
         )
     return core
 
 
-def _tissue_tiles(plan: Plan, small: Thumbnail) -> tuple[int, ...]:
+def _tissue_tiles(plan: Plan, thumbnail: Thumbnail) -> tuple[int, ...]:
     """Return the numbers of the tiles whose core contains tissue and touches the region."""
-    wanted = small.tissue()
+    wanted = thumbnail.tissue()
     if plan.region:
-        wanted &= plan.region.touched_cells(wanted.shape[0], wanted.shape[1], small.cell)
-    # Cells per model px. A cell that a core only touches counts.
-    down = plan.slide_height / plan.scaling.height / small.cell
-    across = plan.slide_width / plan.scaling.width / small.cell
+        wanted &= plan.region.touched_pixels(wanted.shape[0], wanted.shape[1], thumbnail.downsample)
+    # Thumbnail px per model px. A thumbnail pixel that a core touches counts.
+    scale_y = plan.slide_height / plan.scaling.height / thumbnail.downsample
+    scale_x = plan.slide_width / plan.scaling.width / thumbnail.downsample
     rows, columns = (
         [slice(max(0, int(first * scale) - 1), int(last * scale) + 2) for first, last in cores]
-        for scale, cores in ((down, plan.rows), (across, plan.columns))
+        for scale, cores in ((scale_y, plan.rows), (scale_x, plan.columns))
     )
     grid = product(rows, columns)
     return tuple(number for number, (row, column) in enumerate(grid) if wanted[row, column].any())

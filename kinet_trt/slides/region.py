@@ -1,4 +1,4 @@
-"""Areas of a slide to count, drawn in QuPath."""
+"""Regions of a slide to count, drawn in QuPath."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kinet_trt.io.geojson import read_geojson
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Areas to count, without ignored areas.
+    """Polygons to count, without ignored polygons.
 
     Attributes
     ----------
@@ -31,11 +31,11 @@ class Region:
 
     def __post_init__(self) -> None:
         if not self.counted:
-            raise KinetError("region: expected at least one area to count")
+            raise KinetError("region: expected at least one polygon to count")
 
     @property
     def sha256(self) -> str:
-        """Hash of the corners, hexadecimal."""
+        """Sha256 of the corners, hexadecimal."""
         digest = hashlib.sha256()
         for shapes in (self.counted, self.ignored):
             digest.update(f"{len(shapes)}\n".encode())
@@ -47,13 +47,13 @@ class Region:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of all counted areas, px of level 0."""
+        """Left, top, right and bottom of the counted polygons, px of level 0."""
         corners = np.concatenate([ring for shape in self.counted for ring in shape])
         (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
         return float(left), float(top), float(right), float(bottom)
 
     def contains(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Return which points lie in any counted area and in no ignored one, bool [n].
+        """Return which points lie in a counted polygon and not in an ignored one, bool [n].
 
         Parameters
         ----------
@@ -67,37 +67,37 @@ class Region:
             inside &= ~polygon_contains(shape, x, y)
         return inside
 
-    def touched_cells(self, height: int, width: int, cell: float) -> NDArray[np.bool_]:
-        """Return which cells of a grid lie in or near the counted areas, bool [height, width].
+    def touched_pixels(self, height: int, width: int, downsample: float) -> NDArray[np.bool_]:
+        """Return which pixels of a thumbnail lie in or near the counted polygons, bool [height, width].
 
         Parameters
         ----------
         height, width
-            Size of the grid.
-        cell
-            Side of a cell, px of level 0.
+            Size of the thumbnail, px.
+        downsample
+            px of level 0 per thumbnail pixel.
         """
         mask = np.zeros((height, width), np.uint8)
         for shape in self.counted:
-            rings = [np.clip(np.floor((ring + 0.5) / cell), -1e6, 1e6).astype(np.int32) for ring in shape]
-            # Even-odd with the holes; the outline is wider than the rounding error and always included.
-            area = np.zeros_like(mask)
-            cv2.fillPoly(area, rings, (1,))
-            cv2.polylines(area, rings, isClosed=True, color=(1,), thickness=3)
-            mask |= area
+            rings = [np.clip(np.floor((ring + 0.5) / downsample), -1e6, 1e6).astype(np.int32) for ring in shape]
+            # Even-odd rule for holes. The outline, wider than the rounding error, is always included.
+            filled = np.zeros_like(mask)
+            cv2.fillPoly(filled, rings, (1,))
+            cv2.polylines(filled, rings, isClosed=True, color=(1,), thickness=3)
+            mask |= filled
         return mask > 0
 
 
 def read_region(path: Path) -> Region:
     """Read the region to count from a GeoJSON file of QuPath.
 
-    Areas without a class, areas called ``Region*`` and TMA cores are counted; ``Ignore*`` and missing cores are not.
-    If there are none of the first kind, areas called ``Tumor`` are counted.
+    Annotations without a class, those called ``Region*`` and TMA cores are counted; ``Ignore*`` and missing cores are
+    not. If there are none to count, annotations called ``Tumor`` are counted.
 
     Raises
     ------
     KinetError
-        If it cannot be read, or contains no such area.
+        If the file cannot be read, or contains no region to count.
     """
     marked = read_geojson(path)
     outlines = marked.outlines
@@ -105,12 +105,12 @@ def read_region(path: Path) -> Region:
     if not counted:
         found = {
             "points or nuclei": len(marked.x) + len(outlines.unknown),
-            "ignored areas": len(outlines.ignored),
-            "areas of other tissue": len(outlines.other),
+            "ignored regions": len(outlines.ignored),
+            "regions of other tissue": len(outlines.other),
         }
-        listed = ", ".join(f"{n} {what}" for what, n in found.items() if n) or "no objects"
+        listed = ", ".join(f"{n} {kind}" for kind, n in found.items() if n) or "no objects"
         raise KinetError(
-            f"{path}: expected areas without a class or called Region* or Tumor, or TMA cores, found {listed}: draw "
-            "the areas to count in QuPath and export the objects as GeoJSON"
+            f"{path}: expected annotations without a class or called Region* or Tumor, or TMA cores, found {listed}. "
+            "Draw the regions to count in QuPath and export the objects as GeoJSON"
         )
     return Region(counted, outlines.ignored)

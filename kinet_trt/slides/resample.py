@@ -1,4 +1,4 @@
-"""Windows of a level at the model's scale, with the pixels that scaling the whole level would give.
+"""Windows of a level at the model's scale, with the same pixels as if the whole level were scaled.
 
 A level is scaled like a frame in :func:`kinet_trt.core.frame.fit`: half-pixel bilinear when enlarging, area averages
 when shrinking. The weights depend on the position in the whole level alone, so overlapping windows have equal pixels to
@@ -57,11 +57,11 @@ class Scaling:
         NDArray
             RGB, uint8 [height, width, 3].
         """
-        own_width, own_height = min(width, self.width - x), min(height, self.height - y)
-        pixels = self._inside(read, x, y, own_width, own_height)
-        if (own_width, own_height) != (width, height):
+        inside_width, inside_height = min(width, self.width - x), min(height, self.height - y)
+        pixels = self._inside(read, x, y, inside_width, inside_height)
+        if (inside_width, inside_height) != (width, height):
             pixels = cv2.copyMakeBorder(
-                pixels, 0, height - own_height, 0, width - own_width, cv2.BORDER_REPLICATE
+                pixels, 0, height - inside_height, 0, width - inside_width, cv2.BORDER_REPLICATE
             ).astype(np.uint8, copy=False)
         return np.ascontiguousarray(pixels)
 
@@ -70,22 +70,22 @@ class Scaling:
             return read(x, y, width, height)
         shrinking = self.width * self.height < self.source_width * self.source_height
         if shrinking and self.source_width % self.width == self.source_height % self.height == 0:
-            wide, high = self.source_width // self.width, self.source_height // self.height
-            source = read(x * wide, y * high, width * wide, height * high)
+            scale_x, scale_y = self.source_width // self.width, self.source_height // self.height
+            source = read(x * scale_x, y * scale_y, width * scale_x, height * scale_y)
             return cv2.resize(source, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
         columns = _columns(self.source_width, self.width, shrinking)
         rows = _rows(self.source_height, self.height, shrinking)
         left, right = _span(columns, x, width, self.source_width)
         top, bottom = _span(rows, y, height, self.source_height)
         source = read(left, top, right - left, bottom - top)
-        weigh = _area if shrinking else _linear
-        across, down = _part(columns, x, width, left), _part(rows, y, height, top)
+        interpolate = _area if shrinking else _linear
+        axis_x, axis_y = _part(columns, x, width, left), _part(rows, y, height, top)
         pixels = np.empty((height, width, 3), np.uint8)
         for start in range(0, height, _STRIP):
-            strip = _part(down, start, min(_STRIP, height - start), 0)
+            strip = _part(axis_y, start, min(_STRIP, height - start), 0)
             first, last = _span(strip, 0, len(strip.first), len(source))
             strip = Axis(strip.first - first, strip.weights)
-            pixels[start : start + len(strip.first)] = weigh(source[first:last], across, strip)
+            pixels[start : start + len(strip.first)] = interpolate(source[first:last], axis_x, strip)
         return pixels
 
 
@@ -100,7 +100,7 @@ def _rows(source: int, target: int, shrinking: bool) -> Axis:
 
 
 def _span(axis: Axis, start: int, length: int, size: int) -> tuple[int, int]:
-    """Return the source px, from and to, that a span of the target is made of."""
+    """Return the first source px of a span of the target, and the px after the last."""
     first = axis.first[start : start + length]
     return max(0, int(first[0])), min(size, int(first[-1]) + axis.taps)
 
@@ -110,34 +110,34 @@ def _part(axis: Axis, start: int, length: int, origin: int) -> Axis:
 
 
 def _area(source: NDArray[np.uint8], columns: Axis, rows: Axis) -> NDArray[np.uint8]:
-    """Sum up in OpenCV's order, in float32: a row's columns first, then the rows."""
-    line = _weighed_columns(source, columns, np.float32)
-    total = _weighed(line, rows, 0)
+    """Sum in OpenCV's order, in float32: along the columns of a row, then along the rows."""
+    line = _weighted_columns(source, columns, np.float32)
+    total = _weighted(line, rows, 0)
     for i in range(1, rows.taps):
-        total += _weighed(line, rows, i)
+        total += _weighted(line, rows, i)
     return np.asarray(np.clip(np.rint(total), 0, 255), np.uint8)
 
 
 def _linear(source: NDArray[np.uint8], columns: Axis, rows: Axis) -> NDArray[np.uint8]:
-    """Sum up as OpenCV does, in 11-bit fixed point; each sum loses 4 bits, then 16, then 2."""
-    line = _weighed_columns(source, columns, np.int32) >> 4
-    total = (_weighed(line, rows, 0) >> 16) + (_weighed(line, rows, 1) >> 16)
+    """Sum as OpenCV does, in 11-bit fixed point; each sum loses 4 bits, then 16, then 2."""
+    line = _weighted_columns(source, columns, np.int32) >> 4
+    total = (_weighted(line, rows, 0) >> 16) + (_weighted(line, rows, 1) >> 16)
     return np.asarray((total + 2) >> 2, np.uint8)
 
 
-def _weighed_columns(source: NDArray[np.uint8], columns: Axis, kind: type) -> NDArray[Any]:
+def _weighted_columns(source: NDArray[np.uint8], columns: Axis, dtype: type) -> NDArray[Any]:
     total: NDArray[Any] | None = None
     for j in range(columns.taps):
         at = np.clip(columns.first + j, 0, source.shape[1] - 1)
-        part: NDArray[Any] = source.take(at, axis=1).astype(kind)
-        part *= columns.weights[:, j].astype(kind)[None, :, None]
+        part: NDArray[Any] = source.take(at, axis=1).astype(dtype)
+        part *= columns.weights[:, j].astype(dtype)[None, :, None]
         total = part if total is None else np.add(total, part, out=total)
     assert total is not None
     return total
 
 
-def _weighed(line: NDArray[Any], rows: Axis, tap: int) -> NDArray[Any]:
+def _weighted(line: NDArray[Any], rows: Axis, tap: int) -> NDArray[Any]:
     at = np.clip(rows.first + tap, 0, line.shape[0] - 1)
-    weighed = line.take(at, axis=0)
-    weighed *= rows.weights[:, tap].astype(weighed.dtype)[:, None, None]
-    return weighed
+    weighted = line.take(at, axis=0)
+    weighted *= rows.weights[:, tap].astype(weighted.dtype)[:, None, None]
+    return weighted

@@ -1,7 +1,7 @@
 """Database of counted tiles: one SQLite file that stores the nuclei of each tile as soon as they are counted.
 
 Each tile is saved in one transaction, so a killed run leaves it complete or absent. The file belongs to one plan, whose
-identity it stores; another model, threshold, region or slide needs another file. A power cut loses at most the last
+identity it stores; another model, threshold, region or slide needs another file. A power failure loses at most the last
 tiles, which are counted again.
 """
 
@@ -55,7 +55,7 @@ class ResultsDB:
         self._lock = threading.Lock()
         self._in_use = LockFile(path)
         if not self._in_use.acquire():
-            raise KinetError(f"{path}: another program is counting this slide: wait for it, or end it")
+            raise KinetError(f"{path}: another program is counting this slide. Wait for it, or end it")
         try:
             with self._errors():
                 self._connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
@@ -73,8 +73,8 @@ class ResultsDB:
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and application != APPLICATION:
-            raise KinetError(f"{self.path}: expected counted tiles, found a file of another program: delete or move it")
-        # The system gets each tile at once, the disk now and then: a killed process loses nothing.
+            raise KinetError(f"{self.path}: expected counted tiles, found a file of another program. Delete or move it")
+        # Each tile is passed to the operating system at once and synced to disk later: a killed process loses nothing.
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         if not tables:
@@ -89,16 +89,16 @@ class ResultsDB:
         found = db.execute("SELECT identity FROM plan").fetchone()
         if version != VERSION or found != (self._plan.identity,):
             raise KinetError(
-                f"{self.path}: these tiles are of another slide, or were counted with another model, threshold, region "
-                "or version: delete the file"
+                f"{self.path}: these tiles are from another slide, or were counted with another model, threshold, "
+                "region or version. Delete the file"
             )
 
     def save(self, number: int, nuclei: Detections) -> bool:
-        """Save the nuclei of a tile; return False if it was saved before, and keep the saved ones."""
+        """Save the nuclei of a tile; if it was saved before, change nothing and return False."""
         if number not in self._wanted:
             raise KinetError(f"{self.path}: tile {number} is not in the plan")
         if nuclei.classes != self._plan.classes:
-            raise KinetError(f"{self.path}: the nuclei's classes are not the plan's")
+            raise KinetError(f"{self.path}: the classes of the nuclei differ from the plan's")
         rows = np.empty(len(nuclei), _NUCLEUS)
         for name in ("x", "y", "cls", "score"):
             rows[name] = getattr(nuclei, name)
@@ -127,13 +127,13 @@ class ResultsDB:
             raise KinetError(f"{self.path}: tile {number} is not counted yet")
         blob, crc = row
         if not isinstance(blob, bytes) or zlib.crc32(blob) != crc or len(blob) % _NUCLEUS.itemsize:
-            raise KinetError(f"{self.path}: the file is damaged: delete it to count the slide again")
+            raise KinetError(f"{self.path}: the file is damaged. Delete it to count the slide again")
         rows = np.frombuffer(blob, _NUCLEUS)
         x, y, cls, score = (np.ascontiguousarray(rows[name]) for name in ("x", "y", "cls", "score"))
         return Detections(x, y, cls, score, self._plan.classes)
 
-    def fullest(self, n: int) -> list[int]:
-        """Return the numbers of the n counted tiles with most nuclei, the fullest first."""
+    def tiles_with_most_nuclei(self, n: int) -> list[int]:
+        """Return the numbers of the n tiles with the most nuclei, in descending order of nuclei."""
         with self._lock, self._errors():
             rows = self._connection.execute(
                 "SELECT number FROM tiles ORDER BY length(nuclei) DESC, number LIMIT ?", (n,)

@@ -1,6 +1,6 @@
 """Tiles of a slide: their pixels at the model's scale, and their nuclei.
 
-The result for a tile depends on the arguments alone, so every process that opens the same slide and model computes the
+The result for a tile depends on the arguments alone: every process that opens the same slide and model computes the
 same. A nucleus belongs to the tile whose core contains its peak, and the pixels of neighbouring windows are equal where
 they overlap. In FP32, no nucleus is lost or counted twice at a seam, and the nuclei of a slide equal those of the whole
 level as one image. In other precisions, maps may depend on the window in the last bits: counts agree within 0.1%.
@@ -38,9 +38,9 @@ def check_plan(slide: Slide, plan: Plan, counter: NucleusCounter) -> None:
         ("the precision", plan.precision, counter.engine.precision),
     ):
         if planned != found:
-            raise KinetError(f"{name} is not the plan's: expected {planned[:12]}, found {found[:12]}")
+            raise KinetError(f"{name} differs from the plan's: expected {planned[:12]}, found {found[:12]}")
     if counter.threshold.relative:
-        raise KinetError("threshold: a slide needs an absolute threshold")
+        raise KinetError("threshold: expected an absolute threshold for a slide, found a relative one")
 
 
 def count_tiles(
@@ -92,7 +92,7 @@ def read_window(slide: Slide, plan: Plan, number: int) -> NDArray[np.uint8]:
     Raises
     ------
     ImageError
-        If it cannot be decoded.
+        If the window cannot be decoded.
     """
     tile = plan.tile_of(number)
     return plan.scaling.window(
@@ -105,7 +105,7 @@ def read_window(slide: Slide, plan: Plan, number: int) -> NDArray[np.uint8]:
 
 
 def count_window(counter: NucleusCounter, plan: Plan, number: int, pixels: NDArray[np.uint8]) -> Detections:
-    """Return the nuclei that a tile owns, px of level 0, in raster order.
+    """Return the nuclei in the core of a tile, px of level 0, in raster order.
 
     Parameters
     ----------
@@ -116,9 +116,9 @@ def count_window(counter: NucleusCounter, plan: Plan, number: int, pixels: NDArr
     pixels
         Its window, from :func:`read_window`.
     """
-    own = plan.tile_of(number).own(find_nuclei(counter.engine, pixels, counter.threshold.value))
-    own = own.where((own.x < plan.scaling.width) & (own.y < plan.scaling.height))
-    own = own.where(np.lexsort((own.x, own.y)))
-    across, down = plan.model_per_slide
-    found = replace(own, x=rescale(own.x, 1 / across), y=rescale(own.y, 1 / down))
+    nuclei = plan.tile_of(number).own(find_nuclei(counter.engine, pixels, counter.threshold.value))
+    nuclei = nuclei.where((nuclei.x < plan.scaling.width) & (nuclei.y < plan.scaling.height))
+    nuclei = nuclei.where(np.lexsort((nuclei.x, nuclei.y)))
+    scale_x, scale_y = plan.model_per_slide
+    found = replace(nuclei, x=rescale(nuclei.x, 1 / scale_x), y=rescale(nuclei.y, 1 / scale_y))
     return found.where(plan.region.contains(found.x, found.y)) if plan.region else found

@@ -1,6 +1,6 @@
-"""Tissue of a slide: the cells of a thumbnail that are darker than glass.
+"""Tissue of a slide: the pixels of a thumbnail that are darker than glass.
 
-The test prefers false positives: counting a tile of glass costs time, skipping a tile of tissue loses nuclei.
+The test prefers false positives: counting a tile of glass costs time, but skipping a tile of tissue loses nuclei.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from kinet_trt.core.errors import ImageError
 from kinet_trt.core.frame import is_grey
 from kinet_trt.slides.slide import Slide
 
-CELL_UM = 8.0
-"""Side of a cell (pixel of the thumbnail), um: about a nucleus."""
+THUMBNAIL_MPP = 8.0
+"""Approximate um/px of a thumbnail: a pixel has the size of a nucleus."""
 MIN_DENSITY = 0.05
-"""Sum of the optical densities of R, G and B above which a cell is stained; a single pale nucleus has more."""
+"""Sum of the optical densities of R, G and B above which a thumbnail pixel is stained; pale nuclei exceed it."""
 _GLASS_QUANTILE = 0.98  # per channel
 _MIN_WHITE = 160.0  # of 255, for a slide without glass
 _BLOCK_PIXELS = 1 << 22  # px of a level that are read at once
@@ -27,25 +27,25 @@ _BLOCK_PIXELS = 1 << 22  # px of a level that are read at once
 
 @dataclass(frozen=True, eq=False)
 class Thumbnail:
-    """A small image of the whole slide; its pixels are called cells.
+    """A small image of the whole slide.
 
     Attributes
     ----------
     pixels
         RGB, uint8 [rows, columns, 3].
-    cell
-        Side of a cell, px of level 0.
+    downsample
+        px of level 0 per thumbnail pixel.
     """
 
     pixels: NDArray[np.uint8]
-    cell: float
+    downsample: float
 
     def tissue(self) -> NDArray[np.bool_]:
-        """Return which cells are stained or adjacent to a stained cell, bool [rows, columns]."""
+        """Return which pixels are stained or adjacent to a stained pixel, bool [rows, columns]."""
         return cv2.dilate(self.stained().astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
 
     def stained(self) -> NDArray[np.bool_]:
-        """Return which cells are darker than glass, bool [rows, columns]."""
+        """Return which pixels are darker than glass, bool [rows, columns]."""
         white = [max(_MIN_WHITE, _quantile(self.pixels[..., c], _GLASS_QUANTILE)) for c in range(3)]
         tables = [np.log10(w / np.maximum(np.arange(256), 1)).clip(0).astype(np.float32) for w in white]
         density = sum(table[self.pixels[..., c]] for c, table in enumerate(tables))
@@ -57,8 +57,8 @@ class Thumbnail:
         return is_grey(self.pixels)
 
 
-def thumbnail(slide: Slide, mpp: float) -> Thumbnail:
-    """Return a thumbnail of a slide, with cells of about 8 um: averages over whole numbers of px of a level.
+def read_thumbnail(slide: Slide, mpp: float) -> Thumbnail:
+    """Return a thumbnail of a slide at about 8 um/px, averaged over blocks of whole pixels of a level.
 
     Parameters
     ----------
@@ -70,27 +70,27 @@ def thumbnail(slide: Slide, mpp: float) -> Thumbnail:
     Raises
     ------
     ImageError
-        If it cannot be decoded.
+        If the slide cannot be decoded.
     """
-    fine = [n for n, level in enumerate(slide.levels) if level.downsample * mpp <= CELL_UM * 1.01]
+    fine = [n for n, level in enumerate(slide.levels) if level.downsample * mpp <= THUMBNAIL_MPP * 1.01]
     number = max(fine, key=lambda n: slide.levels[n].downsample) if fine else 0
     level = slide.levels[number]
-    factor = max(1, round(CELL_UM / (level.downsample * mpp)))
+    factor = max(1, round(THUMBNAIL_MPP / (level.downsample * mpp)))
     columns, rows = math.ceil(level.width / factor), math.ceil(level.height / factor)
     pixels = np.empty((rows, columns, 3), np.uint8)
-    # Square blocks: they read fewer tiles of the file twice than whole lines.
+    # Square blocks read fewer tiles of the file twice than whole rows would.
     side = max(1, math.isqrt(_BLOCK_PIXELS) // factor)
     for top in range(0, rows, side):
         for left in range(0, columns, side):
             height, width = min(side, rows - top), min(side, columns - left)
             block = slide.read(number, left * factor, top * factor, width * factor, height * factor)
-            small = cv2.resize(block, (width, height), interpolation=cv2.INTER_AREA) if factor > 1 else block
-            pixels[top : top + height, left : left + width] = small
+            shrunk = cv2.resize(block, (width, height), interpolation=cv2.INTER_AREA) if factor > 1 else block
+            pixels[top : top + height, left : left + width] = shrunk
     return Thumbnail(pixels, level.downsample * factor)
 
 
 def _quantile(channel: NDArray[np.uint8], share: float) -> float:
     counts = np.bincount(channel.ravel(), minlength=256).cumsum()
     if not counts[-1]:
-        raise ImageError("an empty slide: expected at least one pixel")
+        raise ImageError("expected at least one pixel, found an empty slide")
     return float(np.searchsorted(counts, share * counts[-1]))

@@ -122,7 +122,7 @@ def test_images_without_a_map_are_logged(tmp_path, caplog):
     pixels, _ = write_field(tmp_path / "d", "a", "train")
     save(tmp_path / "d" / "images" / "train" / "left.png", pixels)
     assert [f.name for f in read_fields(tmp_path / "d")] == ["a"]
-    assert "left.png and 0 more images have no maps" in caplog.text
+    assert "images without maps are excluded: 1, such as " in caplog.text
 
 
 def test_images_without_split_folders_are_read(tmp_path):
@@ -146,4 +146,4 @@ def test_image_with_a_region_only_labels_no_class(tmp_path, caplog):
     assert with_classes([alone], ["positive"])[0].labelled == ()
     with caplog.at_level(logging.WARNING):
         assert with_nuclei([alone, both]) == [both]
-    assert "1 fields have regions but no nuclei" in caplog.text
+    assert "excluded 1 of " in caplog.text

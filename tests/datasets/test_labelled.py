@@ -285,7 +285,7 @@ def test_image_with_two_label_files_is_an_error(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "a.csv").write_text(POINTS)
     (tmp_path / "a.geojson").write_text(geojson())
-    with pytest.raises(KinetError, match=r"a\.csv and a\.geojson both have labels of a\.png: remove one"):
+    with pytest.raises(KinetError, match=r"a\.csv and a\.geojson both have labels of a\.png\. Remove one"):
         read_fields(tmp_path)
 
 
@@ -311,7 +311,7 @@ def test_fields_with_unknown_labels_only_are_excluded(tmp_path, caplog):
     (tmp_path / "a.geojson").write_text(geojson(("MultiPoint", [[5, 6], [20, 10]], "Mitosis")))
     (tmp_path / "b.geojson").write_text(geojson(("Point", [5, 6], "Positive")))
     assert [field.name for field in read_fields(tmp_path)] == ["b"]
-    assert "a.png: no nucleus of a known class" in caplog.text
+    assert "a.png: the field is excluded: no label has a known class" in caplog.text
     (tmp_path / "b.png").unlink()
     with pytest.raises(KinetError, match=r"found none of a known class in the labels of 1 image\b"):
         read_fields(tmp_path)
@@ -364,7 +364,7 @@ def test_check_nuclei_refuses_nuclei_in_excluded_areas_only(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "a.csv").write_text(POINTS)
     cv2.imwrite(str(tmp_path / "a_counted.png"), np.zeros_like(cv2.imread(str(tmp_path / "a.png"))))
-    with pytest.raises(KinetError, match="found all 2 in areas that are excluded"):
+    with pytest.raises(KinetError, match="found all 2 in excluded regions"):
         with_nuclei(read_fields(tmp_path))
 
 
@@ -489,7 +489,7 @@ def test_with_regions_refuses_files_of_no_field_or_of_two(tmp_path):
     (tmp_path / "a.csv").write_text(POINTS)
     fields = read_fields(tmp_path)
     write_regions(tmp_path / "drawn" / "c.geojson", Tumor=(0, 0, 10))
-    with pytest.raises(KinetError, match=r"no regions found: expected NAME\.geojson for a field, such as a\.geojson"):
+    with pytest.raises(KinetError, match=r"no regions found\. Expected NAME\.geojson for a field, such as a\.geojson"):
         with_regions(fields, tmp_path / "drawn")
     for site in "12":
         write_regions(tmp_path / "drawn" / site / "a.geojson", Tumor=(0, 0, 10))

@@ -180,7 +180,7 @@ def test_fused_onnx_of_fixed_size_becomes_an_engine_of_that_size(tmp_path):
     card, _ = plan_of(build(one.path, tmp_path / "a.engine"))
     assert card.profile == ((1, 320, 256),) * 3
     assert (card.precision, card.capacity) == ("fp32", one.card.capacity)
-    with pytest.raises(KinetError, match="accepts only frames of 256x320 px"):
+    with pytest.raises(KinetError, match="accepts only frames of 256 x 320 px"):
         build(one.path, tmp_path / "a.engine", sizes=[(320, 320)])
 
 
@@ -223,19 +223,19 @@ def test_int8_onnx_keeps_unquantized_layers_in_fp32(tmp_path, int8_edge):
 
 
 def test_half_precision_is_compared_with_fp32_on_a_field(tmp_path, monkeypatch):
-    same = build(DEFAULT_MODEL, tmp_path / "a.onnx", "fp16").halved
+    same = build(DEFAULT_MODEL, tmp_path / "a.onnx", "fp16").fp16_agreement
     assert same.same > 50
     assert same.moved < 0.05
-    assert build(DEFAULT_MODEL, tmp_path / "b.onnx", "fp32").halved is None
-    assert build(tmp_path / "a.onnx", tmp_path / "b.onnx").halved is None
+    assert build(DEFAULT_MODEL, tmp_path / "b.onnx", "fp32").fp16_agreement is None
+    assert build(tmp_path / "a.onnx", tmp_path / "b.onnx").fp16_agreement is None
     monkeypatch.setattr(builder, "find_spec", lambda name: None)
-    assert build(DEFAULT_MODEL, tmp_path / "a.onnx", "fp16").halved is None
+    assert build(DEFAULT_MODEL, tmp_path / "a.onnx", "fp16").fp16_agreement is None
 
 
 def test_half_precision_is_not_checked_on_a_field_without_nuclei(tmp_path, caplog):
     source, model = tmp_path / "strict.onnx", Model.read()
     source.write_bytes(model.with_card(replace(model.card, threshold=0.999)).data)
-    assert build(source, tmp_path / "a.onnx", "fp16").halved is None
+    assert build(source, tmp_path / "a.onnx", "fp16").fp16_agreement is None
     assert "FP16 could not be compared with FP32: kinet-edge finds 0 nuclei" in caplog.text
 
 
@@ -244,13 +244,13 @@ def test_result_is_timed_against_its_source(tmp_path, monkeypatch, fused, sizes)
     monkeypatch.setattr(builder, "TIMED_SECONDS", 0.0)
     monkeypatch.setattr(builder, "TIMED_SIDE", 128)
     built = build(DEFAULT_MODEL, tmp_path / "a.onnx", "fp32", fused=fused, sizes=sizes, timed=True)
-    assert built.speed.side == (sizes[0] if sizes else (128, 128))
-    assert built.speed.why_not == ""
+    assert built.speed.size == (sizes[0] if sizes else (128, 128))
+    assert built.speed.skipped == ""
     assert built.speed.before_ms > 0
     assert built.speed.after_ms > 0
     assert built.speed.ratio == built.speed.before_ms / built.speed.after_ms
     again = build(built.path, tmp_path / "b.onnx", timed=True).speed
-    assert (again.why_not == "") is not fused
+    assert (again.skipped == "") is not fused
     assert build(DEFAULT_MODEL, tmp_path / "c.onnx").speed is None
 
 
@@ -264,7 +264,7 @@ def test_speed_is_described():
     )
     assert words(100, 99).startswith("as fast as FP32 on this machine")
     assert words(100, 300).startswith("3.0 times slower than FP32 on this machine")
-    assert _speed(builder.Speed(why_not="not measured: no GPU that runs it")) == "not measured: no GPU that runs it"
+    assert _speed(builder.Speed(skipped="not measured: no GPU that runs it")) == "not measured: no GPU that runs it"
 
 
 def test_network_that_overflows_half_precision_is_refused(tmp_path):
@@ -277,7 +277,7 @@ def test_network_that_overflows_half_precision_is_refused(tmp_path):
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     source, out = tmp_path / "loud.onnx", tmp_path / "a.engine"
     source.write_bytes(Model.from_graph(graph, full.card).data)
-    with pytest.raises(KinetError, match=r"overflows half precision: .*precision fp32"):
+    with pytest.raises(KinetError, match=r"overflows half precision.*precision fp32"):
         build(source, out, "fp16", sizes=[(64, 64)])
     assert not out.exists()
     build(source, out, "fp32", sizes=[(64, 64)])
@@ -303,7 +303,7 @@ def test_sizes_are_rounded_up_with_a_warning(tmp_path, caplog):
     built = build(DEFAULT_MODEL, tmp_path / "a.engine", sizes=[(600, 608)])
     assert built.card.profile == ((1, 608, 608),) * 3
     warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warned == ["600x608 px: built for 608x608, multiples of 16"]
+    assert warned == ["608 x 600 px: built for 608 x 608, multiples of 16"]
 
 
 # --- what cannot be built ---------------------------------------------------------------------------------------------
@@ -315,15 +315,15 @@ def test_sizes_are_rounded_up_with_a_warning(tmp_path, caplog):
         ("a.plan", {}, r"ending in \.engine .* or \.onnx"),
         ("a", {}, "no suffix"),
         ("a.engine", {"precision": "bf16"}, "expected fp32, fp16, int8, found 'bf16'"),
-        ("a.engine", {"precision": "int8"}, "precision int8: expected calibration, a folder"),
-        ("a.engine", {"calibration": Path()}, "calibration: only the precision int8"),
+        ("a.engine", {"precision": "int8"}, "precision int8: expected a calibration folder"),
+        ("a.engine", {"calibration": Path()}, "calibration: calibration images are used for"),
         ("a.engine", {"batch": 0}, "positive"),
         ("a.engine", {"sizes": [(0, 32)]}, "positive"),
         ("a.engine", {"sizes": [(1 << 20, 32)]}, "profile"),
         ("a.engine", {"runtime": "cuda"}, "runtime: expected"),
-        ("a.onnx", {"sizes": [(64, 64)]}, "for an .engine"),
-        ("a.onnx", {"batch": 2}, "for an .engine"),
-        ("a.onnx", {"sizes": [(64, 64), (96, 96)], "fused": True}, "for an .engine"),
+        ("a.onnx", {"sizes": [(64, 64)]}, "apply to an .engine"),
+        ("a.onnx", {"batch": 2}, "apply to an .engine"),
+        ("a.onnx", {"sizes": [(64, 64), (96, 96)], "fused": True}, "apply to an .engine"),
     ],
 )
 def test_invalid_options_are_an_error_before_the_build(tmp_path, out, options, says):
@@ -335,7 +335,7 @@ def test_invalid_options_are_an_error_before_the_build(tmp_path, out, options, s
 def test_build_never_overwrites_its_source(tmp_path):
     source = tmp_path / "a.onnx"
     source.write_bytes(DEFAULT_MODEL.read_bytes())
-    with pytest.raises(KinetError, match="this is the input model"):
+    with pytest.raises(KinetError, match="must not replace the input model"):
         build(source, tmp_path / "x" / ".." / "a.onnx")
     assert source.read_bytes() == DEFAULT_MODEL.read_bytes()
 
@@ -372,7 +372,7 @@ def test_classic_tensorrt_needs_the_gpu_to_build(monkeypatch):
 
     monkeypatch.setattr(builder, "query_driver", no_driver)
     library = replace(trt.load_library("tensorrt-rtx"), name="TensorRT")
-    with pytest.raises(EngineError, match=r"builds only on the GPU .*no NVIDIA driver.*use the runtime tensorrt-rtx"):
+    with pytest.raises(EngineError, match=r"needs the GPU .*no NVIDIA driver.*use the runtime tensorrt-rtx"):
         builder._target(library)
 
 
@@ -463,7 +463,7 @@ def kinet(*words, folder):
 def test_build_command_prints_the_result(tmp_path):
     done = kinet("build", "-o", "a.engine", "--size", "600x600", "--size", "64x64", "--batch", "2", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "600x600 px: built for 608x608, multiples of 16\n"
+    assert done.stderr == "600 x 600 px: built for 608 x 608, multiples of 16\n"
     for part in (
         "a.engine: kinet-edge in fp16", "64x64 to 608x608, fastest at 608x608 px", "up to 2 at a time",
         "TensorRT for RTX", AMPERE, "a.engine.json", "Research Use Only", "speed    ",

@@ -129,7 +129,7 @@ def test_what_is_wrong_is_said_once_a_batch_and_the_rest_is_counted(two, slide, 
 
 def test_a_worker_with_another_model_is_refused(two, slide, plan, fused_model):
     results = [result for _, result in on(two, slide, plan, 8, model=fused_model)]
-    assert all("the model is not the plan's" in str(result) for result in results)
+    assert all("the model differs from the plan's" in str(result) for result in results)
 
 
 def test_another_slide_and_another_model_under_the_same_paths_are_opened_anew(two, counter, fused_model, tmp_path):

@@ -36,8 +36,8 @@ def test_density_is_nuclei_per_mm2_and_none_is_lost(tmp_path):
     path = write_tiff(tmp_path / "a.ome.tif", CANVAS)
     counted, small = count_slide(counter_of(Blobs()), path, folder=tmp_path / "state")
     rows, columns = small.pixels.shape[:2]
-    positive, tumor, every = _densities(counted, columns, rows, small.cell)
-    mm2 = (small.cell * 0.34 / 1000) ** 2
+    positive, tumor, every = _densities(counted, columns, rows, small.downsample)
+    mm2 = (small.downsample * 0.34 / 1000) ** 2
     # A Gaussian carries some over the edge and gets as much back: OpenCV mirrors there.
     assert abs(every.sum() * mm2 / sum(counted.counts.values()) - 1) < 0.15
     assert (positive <= tumor + 1e-3).all()

@@ -68,7 +68,7 @@ def test_the_fullest_tiles_come_first_and_of_equal_ones_the_first(tmp_path):
     with ResultsDB(tmp_path / "a.tiles", PLAN) as results:
         for number, n in zip(PLAN.tiles[:5], (3, 9, 0, 9, 4), strict=True):
             results.save(number, nuclei(number, n))
-        assert results.fullest(3) == [PLAN.tiles[1], PLAN.tiles[3], PLAN.tiles[4]]
+        assert results.tiles_with_most_nuclei(3) == [PLAN.tiles[1], PLAN.tiles[3], PLAN.tiles[4]]
 
 
 def test_bands_are_all_nuclei_in_raster_order(tmp_path):
@@ -88,7 +88,7 @@ def test_another_plans_tiles_are_not_mixed_in(tmp_path):
         replace(PLAN, model_sha256="b" * 64),
         replace(PLAN, fingerprint="0" * 64),
     ):
-        with pytest.raises(KinetError, match=r"another slide, or were counted with another model.*delete the file"):
+        with pytest.raises(KinetError, match=r"another slide, or were counted with another model.*Delete the file"):
             ResultsDB(tmp_path / "a.tiles", other)
     with ResultsDB(tmp_path / "a.tiles", PLAN):
         pass
@@ -114,7 +114,7 @@ def test_other_files_and_damaged_ones_are_told(tmp_path):
     with sqlite3.connect(tmp_path / "a.tiles") as db:
         db.execute("UPDATE tiles SET crc = crc + 1")
     db.close()
-    with ResultsDB(tmp_path / "a.tiles", PLAN) as results, pytest.raises(KinetError, match="damaged: delete it"):
+    with ResultsDB(tmp_path / "a.tiles", PLAN) as results, pytest.raises(KinetError, match=r"damaged\. Delete it"):
         results.tile(1)
 
 

@@ -47,9 +47,9 @@ def test_which_areas_count(tmp_path):
         ([area(None, left), area(None, right), area("Ignore*", left)], [False, True]),
     ):
         assert read_region(written(tmp_path / "a.geojson", *features)).contains(*places).tolist() == expected
-    with pytest.raises(KinetError, match=r"areas without a class.*found 1 areas of other tissue: draw"):
+    with pytest.raises(KinetError, match=r"annotations without a class.*found 1 regions of other tissue\. Draw"):
         read_region(written(tmp_path / "a.geojson", area("Stroma", left)))
-    with pytest.raises(KinetError, match=r"areas without a class.*found no objects: draw"):
+    with pytest.raises(KinetError, match=r"annotations without a class.*found no objects\. Draw"):
         read_region(written(tmp_path / "a.geojson"))
     with pytest.raises(KinetError, match="cannot be read as GeoJSON"):
         read_region(tmp_path / "absent.geojson")
@@ -84,7 +84,7 @@ def test_holds_is_the_even_odd_rule_and_touched_misses_no_cell_of_it(ring, cell)
     outside = filled[(y * 4).astype(int), (x * 4).astype(int)] == 0
     assert not (held & outside).any()
     size = int(82 / cell) + 1
-    touched = region.touched_cells(size, size, cell)
+    touched = region.touched_pixels(size, size, cell)
     rows, columns = ((v[held] + 0.5) // cell for v in (y, x))
     assert touched[rows.astype(int), columns.astype(int)].all()
 
@@ -100,5 +100,5 @@ def test_the_hash_is_of_the_corners():
         Region(((ring, ring),)),
     ]
     assert len({one.sha256, *(other.sha256 for other in others)}) == 5
-    with pytest.raises(KinetError, match="at least one area"):
+    with pytest.raises(KinetError, match="at least one polygon"):
         Region(())

@@ -7,7 +7,7 @@ import pytest
 
 from kinet_trt.simulation import simulate
 from kinet_trt.slides.slide import open_slide
-from kinet_trt.slides.tissue import Thumbnail, thumbnail
+from kinet_trt.slides.tissue import Thumbnail, read_thumbnail
 from simulated_slides import Canvas, Piece, write_tiff
 
 CANVAS = Canvas(2700, 2100, (Piece(300, 500, 600, 500, 3), Piece(1700, 900, 500, 420, 7)))
@@ -17,11 +17,11 @@ CANVAS = Canvas(2700, 2100, (Piece(300, 500, 600, 500, 3), Piece(1700, 900, 500,
 def test_it_is_about_8_um_a_cell_whatever_levels_there_are(tmp_path, downsamples):
     path = write_tiff(tmp_path / "a.tif", CANVAS, layout="pages", downsamples=downsamples)
     with open_slide(path) as slide:
-        small = thumbnail(slide, 0.34)
-    assert 5 < small.cell * 0.34 < 11
+        small = read_thumbnail(slide, 0.34)
+    assert 5 < small.downsample * 0.34 < 11
     tissue = small.tissue()
     truth = CANVAS.truth
-    rows, columns = (((v + 0.5) / small.cell).astype(int) for v in (truth.y, truth.x))
+    rows, columns = (((v + 0.5) / small.downsample).astype(int) for v in (truth.y, truth.x))
     assert tissue[rows, columns].all()
     assert tissue.mean() < 0.25
     assert not small.is_grey

@@ -77,7 +77,7 @@ def _summary(built: Built) -> Iterator[str]:
     yield f"{path}: {card.name} in {card.precision}, {path.stat().st_size / 1e6:.1f} MB, {built.seconds:.1f} s"
     if built.quantised:
         yield from (f"  INT8     {line}" for line in _int8(built.quantised))
-    if same := built.halved:
+    if same := built.fp16_agreement:
         yield (
             f"  FP16     on a simulated field: {same.same} nuclei found in FP16 and FP32, {same.only_second} only in "
             f"FP16, {same.only_first} only in FP32"
@@ -100,13 +100,13 @@ def _summary(built: Built) -> Iterator[str]:
 
 def _speed(speed: Speed) -> str:
     """Return the speed of a built model on this machine."""
-    if speed.why_not:
-        return speed.why_not
+    if speed.skipped:
+        return speed.skipped
     ratio = speed.ratio
     compared = f"{ratio:.1f} times faster than FP32" if ratio > 1.05 else "as fast as FP32"
     if ratio < 0.95:
         compared = f"{1 / ratio:.1f} times slower than FP32"
-    height, width = speed.side
+    height, width = speed.size
     return (
         f"{compared} on this machine: {speed.after_ms:.0f} ms instead of {speed.before_ms:.0f} ms for a field of "
         f"{width}x{height} px"

@@ -117,7 +117,7 @@ def test_damaged_frame_is_reported_and_the_rest_is_counted(live, tmp_path):
     (tmp_path / "a.avi").write_bytes(data[: begins[4]])
     code, lines, err = live(tmp_path / "a.avi", "--headless", "--mpp", "0.34")
     assert (code, len(lines)) == (1, 3)
-    assert "a.avi ended early: 4 of 5 frames: copy it again" in err
+    assert "a.avi ended early: 4 of 5 frames. Copy the file again" in err
 
 
 def test_recording_without_a_counted_frame_is_an_error(live, tmp_path):
