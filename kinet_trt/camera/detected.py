@@ -35,12 +35,12 @@ def list_cameras(system_list: Path = SYSTEM_LIST, devices: Path = DEVICES) -> li
     if not system_list.parent.is_dir():
         return None
     cameras = []
-    for place in system_list.glob("video*"):
-        number = re.fullmatch(r"video([0-9]+)", place.name)
+    for node in system_list.glob("video*"):
+        number = re.fullmatch(r"video([0-9]+)", node.name)
         # Many cameras have a second node, for metadata, without pictures.
-        if number and _read_text(place / "index") in ("", "0"):
-            readable = os.access(devices / place.name, os.R_OK | os.W_OK)
-            cameras.append(DetectedCamera(int(number[1]), _read_text(place / "name") or place.name, readable))
+        if number and _read_text(node / "index") in ("", "0"):
+            readable = os.access(devices / node.name, os.R_OK | os.W_OK)
+            cameras.append(DetectedCamera(int(number[1]), _read_text(node / "name") or node.name, readable))
     return sorted(cameras, key=lambda camera: camera.index)
 
 

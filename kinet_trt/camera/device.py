@@ -22,11 +22,11 @@ class DeviceSettings:
     Attributes
     ----------
     size
-        Width, height, px; None: the driver's default, often 640 x 480.
+        Width, height, px; None for the driver's default, often 640 x 480.
     fps
-        Frames per second; None: the driver's default.
+        Frames per second; None for the driver's default.
     fourcc
-        Pixel encoding, such as MJPG (a USB 2 camera needs it above 640 x 480) or YUYV; None: the driver's default.
+        Pixel encoding, such as MJPG (a USB 2 camera needs it above 640 x 480) or YUYV; None for the default.
     """
 
     size: tuple[int, int] | None = None

@@ -127,7 +127,7 @@ class FrameGrabber:
     source
         The source, not open: the thread opens, reads and closes it.
     mpp
-        um/px, entered by a person; None: the source's.
+        um/px, entered by a person; defaults to the source's.
     pauses
         Pauses before the first, second, ... attempt to reconnect, s; the last one repeats.
     patience
@@ -256,7 +256,7 @@ class FrameGrabber:
                 why = ""
             except KinetError as error:
                 why = str(error)
-            # Vendor code may raise anything; the page must survive and report it.
+            # Vendor code may raise anything; it must be reported and not end the thread.
             except Exception as error:
                 log.debug("the camera's source raised", exc_info=True)
                 why = f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""Sources that read with cv2.VideoCapture: what devices, streams, pipelines and video files share."""
+"""Sources that read with cv2.VideoCapture: base of devices, streams, pipelines and video files."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Capture:
         return n
 
     def close(self) -> None:
-        """Release it."""
+        """Release the capture."""
         self._capture.release()
 
 

@@ -41,7 +41,7 @@ class Outputs:
     Attributes
     ----------
     geojson, overlay
-        Folders; None: no such files.
+        Folders; None if these files are not written.
     names
         File names without suffix, by image: see :func:`output_names`.
     """

@@ -47,7 +47,7 @@ def count_image(
     image
         The file.
     mpp
-        um/px; None: the file's, else the model's.
+        um/px; defaults to the file's, else the model's.
     hot_spot
         Hot-spot size in tumour nuclei.
 

@@ -48,7 +48,7 @@ class CountRun:
     errors
         Files that could not be counted, or whose outputs could not be written, and a message for each.
     pooled
-        Sum of the results; None: the files are not of one case.
+        Sum of the results; None if the files are not of one case.
     """
 
     counter: NucleusCounter
@@ -166,11 +166,11 @@ def count_paths(
     paths
         One or several.
     counter
-        An open model; None: the built-in one.
+        An open model; defaults to the built-in one.
     mpp
-        um/px; None: each file's, else the model's (a slide must have its own).
+        um/px; defaults to each file's, else the model's (a slide must have its own).
     region
-        Slides only: area to count; None: all.
+        Region to count, slides only; None for all.
     hot_spot
         Hot-spot size in tumour nuclei.
     pool
@@ -208,9 +208,9 @@ def count_files(
     counter
         An open model.
     mpp
-        um/px; None: each file's, else the model's (a slide must have its own).
+        um/px; defaults to each file's, else the model's (a slide must have its own).
     region
-        Area to count of each slide; None: all. With a region, images are errors.
+        Region to count of each slide; None for all. With a region, images are errors.
     hot_spot
         Hot-spot size in tumour nuclei.
     pool

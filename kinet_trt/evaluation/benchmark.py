@@ -89,7 +89,7 @@ def measure(
     rounds
         Timed runs per model.
     yardsticks
-        Baselines; None: no comparison.
+        Baselines; None for no comparison.
     report
         Called after each run with the numbers of finished runs and of all runs.
 

@@ -44,11 +44,11 @@ def comparable_nuclei(found: Detections, field: LabelledField) -> tuple[Nuclei, 
     """
     labelled = [CLASSES.index(name) for name in field.labelled]
     known = np.array([CLASSES.index(name) if name in CLASSES else len(CLASSES) for name in found.classes], np.uint8)
-    sides = []
+    nuclei = []
     for x, y, cls in ((found.x, found.y, known[found.cls]), (field.x, field.y, field.cls)):
         keep = np.isin(cls, labelled) & field.is_counted(x, y)
-        sides.append((x[keep], y[keep], cls[keep]))
-    return sides[0], sides[1]
+        nuclei.append((x[keep], y[keep], cls[keep]))
+    return nuclei[0], nuclei[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ def evaluate_field(counter: NucleusCounter, field: LabelledField, mpp: float | N
     field
         The labelled field.
     mpp
-        um/px; None: the file's tag, else the model's.
+        um/px; defaults to the file's, else the model's.
 
     Raises
     ------
@@ -152,12 +152,12 @@ def evaluate_field(counter: NucleusCounter, field: LabelledField, mpp: float | N
     # One pass serves every threshold: the peaks above a higher one are those above a lower one with a higher score.
     own = counter.threshold
     lowest = Threshold(0.0 if own.relative else min(0.0, own.value))
-    everything = counter.with_threshold(lowest)(Frame(field.pixels(), used))
-    largest = float(everything.score.max(initial=-np.inf))
+    candidates = counter.with_threshold(lowest)(Frame(field.pixels(), used))
+    highest = float(candidates.score.max(initial=-np.inf))
     scale = np.float32(used / card.mpp)
 
     def compared(threshold: Threshold) -> tuple[Nuclei, Nuclei, Comparison]:
-        kept = everything.where(everything.score >= np.float32(threshold.of(largest)))
+        kept = candidates.where(candidates.score >= np.float32(threshold.of(highest)))
         found, true = comparable_nuclei(kept, field)
         at_scale = [(n[0] * scale, n[1] * scale, n[2]) for n in (found, true)]
         return found, true, compare(at_scale[0], at_scale[1], len(CLASSES))

@@ -125,8 +125,9 @@ def _edges(brightness: _Reals) -> tuple[float, float]:
     See Bigun and Granlund 1987.
     """
     soft = cv2.GaussianBlur(brightness, (0, 0), 0.7)
-    across, down = (cv2.Sobel(soft, cv2.CV_32F, dx, 1 - dx) for dx in (1, 0))
-    xx, yy, xy = cv2.multiply(across, across), cv2.multiply(down, down), cv2.multiply(across, down)
+    gradient_x, gradient_y = (cv2.Sobel(soft, cv2.CV_32F, dx, 1 - dx) for dx in (1, 0))
+    xx, yy = cv2.multiply(gradient_x, gradient_x), cv2.multiply(gradient_y, gradient_y)
+    xy = cv2.multiply(gradient_x, gradient_y)
     height, width = brightness.shape
     coarse = (-(-width // 2), -(-height // 2))
     near = [cv2.GaussianBlur(cv2.resize(v, coarse, interpolation=cv2.INTER_AREA), (0, 0), 1.5) for v in (xx, yy, xy)]

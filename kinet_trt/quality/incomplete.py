@@ -30,10 +30,10 @@ def check_not_blank(pixels: NDArray[np.uint8]) -> None:
 
 
 def is_truncated(pixels: NDArray[np.uint8]) -> bool:
-    """Return True if at least 8 rows at the bottom have one colour darker than glass, and the first row has not."""
+    """Return True if at least 8 rows at the bottom have one colour darker than glass, and the first row does not."""
     rows = _rows_of_one_colour(pixels)
-    framed = bool((pixels[0] == pixels[-1, -1]).all())
-    return rows >= _MIN_ROWS and not framed
+    has_border = bool((pixels[0] == pixels[-1, -1]).all())
+    return rows >= _MIN_ROWS and not has_border
 
 
 def _is_flat(pixels: NDArray[np.uint8]) -> bool:

@@ -43,5 +43,5 @@ def chroma(pixels: NDArray[np.uint8], white: NDArray[np.float64]) -> tuple[Chrom
     total = red + green + blue
     stained = total > _STAINED
     red, green, blue = red[stained], green[stained], blue[stained]
-    across = (2 * green - red - blue) / np.float32(math.sqrt(6))
-    return Chroma((red - blue) / np.float32(math.sqrt(2)), across, total[stained]), total
+    magenta = (2 * green - red - blue) / np.float32(math.sqrt(6))
+    return Chroma((red - blue) / np.float32(math.sqrt(2)), magenta, total[stained]), total

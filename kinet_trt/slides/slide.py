@@ -42,7 +42,7 @@ _UNSUPPORTED: Mapping[str, str] = {
     ".mds": "a Motic",
     ".mdsx": "a Motic",
 }
-"""Slide formats that no reader supports, by suffix. A ``.vsi`` is a TIFF of only the label and an overview."""
+"""Slide formats that no reader supports, by suffix. A ``.vsi`` is a TIFF of the label and an overview only."""
 _ZARR_FILES = ("zarr.json", ".zattrs", ".zgroup")
 _WHITE = 255
 
@@ -148,7 +148,7 @@ class Slide:
         return tuple(self.pixels.remarks)
 
     def at(self, mpp: float | None) -> Slide:
-        """Return the slide with another um/px; None: unchanged."""
+        """Return the slide with another um/px; unchanged if None."""
         return self if mpp is None else replace(self, mpp=mpp, mpp_source="option")
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/user_guide/mode
 ``max_batch_size`` is 0: shapes are those of the model, without dynamic batching. Dynamic batching requires the batch as
 the first dimension of every input, which ``threshold`` does not have: one request may contain several frames, but they
 share its threshold. Triton cannot batch frames of different sizes either, and one frame of a megapixel keeps a GPU
-busy; several instances fill the gaps.
+busy; several instances use its idle time.
 
 An ONNX file uses the ``onnxruntime`` backend, which accepts frames of any size, on a GPU or a CPU. The ``openvino``
 backend requires fixed sizes and is a beta version, though OpenVINO itself is faster on a CPU.
@@ -67,7 +67,7 @@ def package(
     Parameters
     ----------
     model
-        A ``.onnx`` model, fused or not, or a fused ``.engine`` of classic TensorRT; None: the built-in model.
+        A ``.onnx`` model, fused or not, or a fused ``.engine`` of classic TensorRT; None for the built-in model.
     repository
         Folder of models; created if missing. Other models in it are kept.
     name
@@ -84,7 +84,7 @@ def package(
     """
     if instances < 1:
         raise KinetError(f"instances: expected 1 or more, found {instances}")
-    card, content, file, takes, gives, fused_here = _read(model)
+    card, content, file, model_inputs, model_outputs, fused_here = _read(model)
     chosen = re.sub(r"[^A-Za-z0-9_.-]+", "-", card.name).strip("-.") or "kinet" if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", chosen):
         raise KinetError(f"name: expected letters, digits, '_', '-' and '.', found {chosen!r}")
@@ -96,7 +96,7 @@ def package(
         write_atomic(part / "labels.txt", "".join(f"{label}\n" for label in card.classes))
         write_atomic(part / "client.py", _client(chosen))
         write_atomic(part / "README.md", _readme(chosen, card))
-        write_atomic(part / CONFIG, config(chosen, card, takes, gives, instances))
+        write_atomic(part / CONFIG, config(chosen, card, model_inputs, model_outputs, instances))
         _install(part, folder, force)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -145,7 +145,7 @@ def config(name: str, card: ModelCard, inputs: Sequence[Port], outputs: Sequence
 
 
 def _tensor(role: str, port: Port) -> str:
-    dims = ", ".join(str(side) if isinstance(side, int) and side > 0 else "-1" for side in port.shape)
+    dims = ", ".join(str(dim) if isinstance(dim, int) and dim > 0 else "-1" for dim in port.shape)
     return f'{role} [ {{ name: "{port.name}" data_type: {_TYPES[port.dtype]} dims: [ {dims} ] }} ]'
 
 
@@ -194,8 +194,8 @@ def _check_plan(card: ModelCard, path: Path) -> None:
 def _ports(card: ModelCard) -> tuple[Sequence[Port], Sequence[Port]]:
     """Return inputs and outputs of a fused engine; variable sides are ``"?"``."""
     assert card.profile
-    least, _, largest = card.profile
-    n, height, width = (most if fewest == most else "?" for fewest, most in zip(least, largest, strict=True))
+    smallest, _, largest = card.profile
+    n, height, width = (high if low == high else "?" for low, high in zip(smallest, largest, strict=True))
     outputs = [Port("count", "int32", (n,)), Port("detections", "fp32", (n, card.capacity, 4))]
     if card.roi:
         outputs.append(Port("roi", "fp32", (n, 1, height, width)))
@@ -221,7 +221,7 @@ def _readme(name: str, card: ModelCard) -> str:
 Counts nuclei in Ki67-stained tissue: {", ".join(card.classes)} (`labels.txt`, in the order of their numbers).
 {where}
 
-    tritonserver --model-repository=FOLDER     # the folder that holds {name}
+    tritonserver --model-repository=FOLDER     # the folder that contains {name}
     pip install "tritonclient[grpc]" numpy opencv-python-headless
     python client.py field.png --mpp 0.25 --url SERVER:8001 > nuclei.csv
 

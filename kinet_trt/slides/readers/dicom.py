@@ -111,7 +111,7 @@ def is_listed(path: Path) -> bool:
 
 
 def why_no_slide(path: Path) -> str | None:
-    """Return why a DICOM file cannot be counted as a slide; None if it can, or is no DICOM file."""
+    """Return why a DICOM file cannot be counted as a slide; None if it can, or is not a DICOM file."""
     if not is_dicom(path):
         return None
     header = read_header(path)

@@ -49,7 +49,7 @@ class _Plane:
 
 
 class TiffPixels:
-    """The largest image of a TIFF that is no label, macro or thumbnail."""
+    """The largest image of a TIFF that is not a label, macro or thumbnail."""
 
     def __init__(self, path: Path) -> None:
         metadata, self._ome = ome_of(path)
@@ -131,17 +131,19 @@ class TiffPixels:
 
     def _read_plane(self, plane: _Plane, x: int, y: int, width: int, height: int, channels: int) -> NDArray[np.uint8]:
         page, key = plane.page, plane.page.keyframe
-        across, down = (key.tilewidth, key.tilelength) if key.is_tiled else (key.imagewidth, key.rowsperstrip)
-        columns = -(-key.imagewidth // across)
+        tile_width, tile_height = (
+            (key.tilewidth, key.tilelength) if key.is_tiled else (key.imagewidth, key.rowsperstrip)
+        )
+        columns = -(-key.imagewidth // tile_width)
         whole = np.full((height, width, channels), 255, np.uint8)
-        for row in range(y // down, (y + height - 1) // down + 1):
-            for column in range(x // across, (x + width - 1) // across + 1):
+        for row in range(y // tile_height, (y + height - 1) // tile_height + 1):
+            for column in range(x // tile_width, (x + width - 1) // tile_width + 1):
                 segment = self._segment(page, plane.first + row * columns + column)
                 if segment is None:
                     continue
-                left, top = column * across, row * down
-                x0, x1 = max(x, left), min(x + width, left + across)
-                y0, y1 = max(y, top), min(y + height, top + down)
+                left, top = column * tile_width, row * tile_height
+                x0, x1 = max(x, left), min(x + width, left + tile_width)
+                y0, y1 = max(y, top), min(y + height, top + tile_height)
                 part = segment[y0 - top : y1 - top, x0 - left : x1 - left, :channels]
                 if part.shape != (y1 - y0, x1 - x0, channels):
                     raise ValueError(f"a tile of {segment.shape[1]} x {segment.shape[0]} px is smaller than expected")
@@ -257,8 +259,8 @@ def _planes_of(page: Any) -> list[_Plane]:
     _check(key, key.samplesperpixel)
     if key.planarconfig == 1 or key.samplesperpixel == 1:
         return [_Plane(page, 0)]
-    each = len(page.dataoffsets) // key.samplesperpixel
-    return [_Plane(page, each * n) for n in range(3)]
+    plane_segments = len(page.dataoffsets) // key.samplesperpixel
+    return [_Plane(page, plane_segments * n) for n in range(3)]
 
 
 def _check(key: Any, channels: int) -> None:
@@ -271,10 +273,10 @@ def _check(key: Any, channels: int) -> None:
         ) from None
     if key.dtype != np.uint8 or channels not in (3, 4) or key.imagedepth != 1:
         raise ImageError(f"expected 8-bit RGB, found {channels} channels of {key.dtype}: export the slide as 8-bit RGB")
-    across, down = (key.tilewidth, key.tilelength) if key.is_tiled else (key.imagewidth, key.rowsperstrip)
-    if across * down * channels > _MAX_SEGMENT_BYTES:
+    tile_width, tile_height = (key.tilewidth, key.tilelength) if key.is_tiled else (key.imagewidth, key.rowsperstrip)
+    if tile_width * tile_height * channels > _MAX_SEGMENT_BYTES:
         raise ImageError(
-            f"its tiles or strips of {across} x {down} px are too large for memory: export it as a tiled pyramid"
+            f"tiles of {tile_width} x {tile_height} px are too large for memory: export it as a tiled pyramid"
         )
 
 

@@ -20,7 +20,7 @@ _MAX_IMAGES = 1000  # of a collection
 
 
 class ZarrPixels:
-    """An OME-Zarr image, or the largest of a collection (``bioformats2raw.layout``) that is no label or macro."""
+    """An OME-Zarr image, or the largest of a collection (``bioformats2raw.layout``) that is not a label or macro."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -164,13 +164,13 @@ def _mpp(about: Mapping[str, Any], names: Sequence[str]) -> tuple[float | None, 
     """Return um/px of the first level (its scale times that of the image), and why a stated size is not used."""
     size: list[float] = []
     for axis in "xy":
-        place = names.index(axis)
+        index = names.index(axis)
         value = 1.0
         for part in (about, about["datasets"][0]):
             for one in part.get("coordinateTransformations") or []:
                 if one.get("type") == "scale":
-                    value *= float(one["scale"][place])
-        described = about["axes"][place]
+                    value *= float(one["scale"][index])
+        described = about["axes"][index]
         unit = str(described.get("unit") or "") if isinstance(described, dict) else ""
         if is_uncalibrated(unit):
             return None, None if value == 1 else f"states a scale of {value:g} in {axis} without a unit of length"
