@@ -195,7 +195,7 @@ def test_a_lost_scheduler_is_one_message(slide, plan, tmp_path):
             results = on(client, slide, plan)
             client.submit(int, 1)
             scheduler.kill()
-            with pytest.raises(KinetError, match="scheduler is lost"):
+            with pytest.raises(KinetError, match="scheduler was lost"):
                 next(results)
 
 
