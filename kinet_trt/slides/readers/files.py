@@ -29,7 +29,7 @@ _MAX_SET_FILES = 1 << 16  # files of one slide
 def one_for_each_slide(paths: Iterable[Path]) -> list[Path]:
     """Return paths, in order, with the files of each slide replaced by one of them; duplicate links are dropped.
 
-    A DICOM series is represented by its first file other than a label or overview; an index and the images that it names
+    A DICOM series is represented by its first file other than a label or overview; an index and the images it names
     by the index; a set of NDPI files by the set, if it is among the paths.
     """
     folders: dict[Path, _Folder] = {}
