@@ -1,1 +1,1 @@
-"""Quantise models to INT8 and measure the loss. Installed as ``kinet_trt.calibration``."""
+"""Quantize models to INT8 and measure the F1 loss. Installed as ``kinet_trt.calibration``."""

@@ -1,4 +1,4 @@
-"""Loss of a quantised model, judged by its nuclei: against FP32, and against labels where there are any."""
+"""F1 loss of a quantized model, from its nuclei compared with those of FP32 and with labels if available."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from kinet_trt.models.card import ModelCard
 from kinet_trt.models.model import Model
 
 MAX_SIDE = 1024
-"""Longest side of the counted part of an image without labels, model px."""
+"""Maximum side of the counted part of an image without labels, model px."""
 MIN_LABELLED = 300
-"""Labelled nuclei below which chance moves the F1 by more than half a point."""
+"""Minimum number of labelled nuclei; with fewer, chance changes the F1 by more than 0.5 percentage points."""
 MIN_NUCLEI = 50
-"""Nuclei that FP32 must find in the held-out images; with fewer, a single changed one would be 2% and more."""
+"""Minimum number of FP32 nuclei in the held-out images; with fewer, one changed nucleus is more than 2%."""
 F1_PER_CHANGED_NUCLEUS = 0.15
-"""Loss of F1 per changed nucleus, where there are no labels. Borderline nuclei change, and FP32 gets about as many of
-them wrong: kinet-edge lost less than a tenth of the changed share on 100 labelled fields; its present weights and kinet
-lost less than a hundredth on 48. With 0.25, a quarter of kinet-edge's arithmetic stayed in floating point without
-benefit."""
+"""Estimated F1 loss per share of changed nuclei, if there are no labels. Mostly borderline nuclei change, and FP32 is
+wrong about as many of them: kinet-edge lost less than a tenth of the changed share on 100 labelled fields; its current
+weights and kinet lost less than a hundredth on 48. With 0.25, a quarter of the multiplications of kinet-edge stayed in
+floating point without benefit."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,19 @@ class Cost:
 
     Attributes
     ----------
-    pictures
+    images
         Number of images.
     agreement
         Agreement by pixel and class.
     against_fp32
         Detection and classification F1 of INT8 with FP32's nuclei as ground truth, matched within 16 px.
     labelled
-        Labelled nuclei in these images.
+        Number of labelled nuclei in these images.
     before, after
-        Detection and classification F1 of FP32 and of INT8 against the labels; None: there are no labels.
+        Detection and classification F1 of FP32 and of INT8 against the labels; None if there are no labels.
     """
 
-    pictures: int
+    images: int
     agreement: Agreement
     against_fp32: tuple[float, float]
     labelled: int
@@ -67,7 +67,7 @@ class Cost:
 
     @property
     def loss(self) -> float:
-        """The larger loss of detection and classification F1, points (hundredths); negative if the F1 increased."""
+        """Larger of the losses of detection and classification F1, percentage points; negative if both increased."""
         if self.from_labels and self.before and self.after:
             return 100 * max(b - a for b, a in zip(self.before, self.after, strict=True))
         return 100 * F1_PER_CHANGED_NUCLEUS * (1 - min(self.against_fp32))
@@ -84,7 +84,7 @@ class Cost:
                 "classification_f1_after": round(self.after[1], 4),
             }
         return {
-            "held_back": self.pictures,
+            "held_back": self.images,
             "nuclei": self.agreement.same + self.agreement.only_first,
             "moved": round(self.agreement.moved, 4),
             "detection_f1_against_fp32": round(self.against_fp32[0], 4),
@@ -95,14 +95,14 @@ class Cost:
         }
 
 
-def check_nuclei(model: Model, pictures: Sequence[Picture]) -> None:
+def check_nuclei(model: Model, images: Sequence[Picture]) -> None:
     """Raise if the held-out images contain too few nuclei to measure the loss.
 
     Parameters
     ----------
     model
         The FP32 model.
-    pictures
+    images
         The held-out images.
 
     Raises
@@ -111,18 +111,18 @@ def check_nuclei(model: Model, pictures: Sequence[Picture]) -> None:
         If the model finds fewer than `MIN_NUCLEI` nuclei in all of them.
     """
     counter, found = _counter(model), 0
-    for picture in pictures:
-        found += len(counter(_frame(picture, model.card)))
+    for image in images:
+        found += len(counter(_frame(image, model.card)))
         if found >= MIN_NUCLEI:
             return
     raise KinetError(
-        f"INT8 refused: {model.card.name} finds {found} nuclei in FP32 in the {len(pictures)} held-out images, "
-        f"expected at least {MIN_NUCLEI} to measure the loss. Add fields with many nuclei, of your stain and scanner"
+        f"INT8 rejected: expected at least {MIN_NUCLEI} nuclei of {model.card.name} in FP32 in the {len(images)} "
+        f"held-out images to measure the loss, found {found}. Add fields of your stain and scanner with many nuclei"
     )
 
 
 def measure(
-    first: Model, second: Model, pictures: Sequence[Picture], report: Callable[[int, int], None] = lambda *_: None
+    first: Model, second: Model, images: Sequence[Picture], report: Callable[[int, int], None] = lambda *_: None
 ) -> Cost:
     """Count images with two models, FP32 and INT8, and compare the second with the first and with the labels.
 
@@ -130,8 +130,8 @@ def measure(
     ----------
     first, second
         The models.
-    pictures
-        Images from :func:`kinet_trt.calibration.images.choose`; those with labels are counted whole.
+    images
+        Images from :func:`kinet_trt.calibration.images.choose`; those with labels are counted in full.
     report
         Called with the number of finished images and of all images.
 
@@ -144,21 +144,21 @@ def measure(
     card = first.card
     agreement, against = Agreement(0, 0, 0), Comparison.empty(len(CLASSES))
     labelled = [Comparison.empty(len(CLASSES)) for _ in counters]
-    for number, picture in enumerate(pictures):
-        frame = _frame(picture, card)
+    for number, image in enumerate(images):
+        frame = _frame(image, card)
         found = [counter(frame) for counter in counters]
         agreement += Agreement.between(*found)
         scale = np.float32(frame.mpp / card.mpp if frame.mpp else 1.0)
         against += _compare(found[1], found[0], scale)
-        if picture.field:
+        if image.field:
             for i, detections in enumerate(found):
-                nuclei = comparable_nuclei(detections, picture.field)
+                nuclei = comparable_nuclei(detections, image.field)
                 scaled = [(x * scale, y * scale, cls) for x, y, cls in nuclei]
                 labelled[i] += compare(scaled[0], scaled[1], len(CLASSES))
-        report(number + 1, len(pictures))
+        report(number + 1, len(images))
     n = labelled[0].detection.true
     before, after = ((one.detection.f1, one.weighted[2]) if n else None for one in labelled)
-    return Cost(len(pictures), agreement, _f1(against), n, before, after)
+    return Cost(len(images), agreement, _f1(against), n, before, after)
 
 
 def _f1(against: Comparison) -> tuple[float, float]:
@@ -172,10 +172,10 @@ def _counter(model: Model) -> NucleusCounter:
     return NucleusCounter(open_model(model, precision="fp32", runtime="openvino"))
 
 
-def _frame(picture: Picture, card: ModelCard) -> Frame:
-    if picture.field:
-        return picture.field.frame()
-    return Frame(densest(at_scale(picture.path, card), MAX_SIDE, card.multiple), card.mpp)
+def _frame(image: Picture, card: ModelCard) -> Frame:
+    if image.field:
+        return image.field.frame()
+    return Frame(densest(at_scale(image.path, card), MAX_SIDE, card.multiple), card.mpp)
 
 
 def _compare(found: Detections, truth: Detections, scale: np.float32) -> Comparison:
@@ -189,13 +189,13 @@ def find_all(engine: Engine, frames: Sequence[NDArray[np.uint8]]) -> list[Detect
 
 
 def disagreement(found: Sequence[Detections], truth: Sequence[Detections]) -> float:
-    """Return 1 - F1 with the second model's nuclei as ground truth, the larger of detection and classification.
+    """Return 1 - F1 with the nuclei in ``truth`` as ground truth, the larger of detection and classification.
 
     0 if neither model finds any nucleus.
     """
     total = Comparison.empty(len(truth[0].classes))
-    for one, other in zip(found, truth, strict=True):
-        total += _compare(one, other, np.float32(1))
+    for detections, expected in zip(found, truth, strict=True):
+        total += _compare(detections, expected, np.float32(1))
     return 1 - min(_f1(total))
 
 

@@ -21,20 +21,21 @@ from kinet_trt.io.images import read_image
 from kinet_trt.models.card import ModelCard
 
 CROP_SIDE = 384
-"""Longest side of a calibration crop, model px: contains several hundred nuclei, takes a second."""
+"""Maximum side of a calibration crop, model px: it contains several hundred nuclei and takes a second."""
 MAX_READ = 300
-"""Maximum number of files to read; from a larger folder they are drawn at random."""
+"""Maximum number of files to read; a larger folder is sampled at random."""
 MAX_HELD_OUT = 48
+"""Maximum number of held-out images."""
 MIN_IMAGES = 4
-"""Minimum number of different images of tissue."""
+"""Minimum number of distinct images of tissue."""
 TISSUE_DENSITY = 0.08
 """Mean optical density over R, G and B above which a pixel is tissue; pale counterstain has about 0.15."""
 MIN_TISSUE = 0.15
-"""Share of tissue below which an image is glass."""
+"""Share of tissue below which an image counts as glass."""
 BROWN = 0.12
 """Difference of optical density, blue minus red, above which a pixel is DAB; for haematoxylin it is negative."""
-SAME_PLACE = 0.97
-"""Correlation of two thumbnails above which images show the same place."""
+MAX_CORRELATION = 0.97
+"""Correlation of two thumbnails above which the images show the same tissue."""
 _THUMBNAIL = 24
 
 
@@ -50,9 +51,9 @@ class Picture:
         Part with the most tissue, at the model's scale, RGB uint8 [H, W, 3], H and W multiples of the model's alignment
         and at most :data:`CROP_SIDE`.
     brown
-        Share of its tissue that is stained with DAB.
+        Share of the tissue that is stained with DAB.
     field
-        The labelled field; None: the image has no labels.
+        The labelled field; None if the image has no labels.
     """
 
     path: Path
@@ -72,7 +73,7 @@ class Choice:
     held_out
         Images for measuring the result; none of them is in ``calibration``.
     glass, grey, duplicates, unreadable
-        Files that were left out: no tissue, no colour, the same place as another, or not an image.
+        Excluded files: no tissue, no colour, the same tissue as another image, or not an image.
     """
 
     calibration: tuple[Picture, ...]
@@ -97,9 +98,9 @@ def choose(
 ) -> Choice:
     """Choose calibration images from a folder, and hold out others to measure the result.
 
-    At most half of the distinct images of tissue calibrate. They are evenly spaced in the order of the amount of DAB,
-    so that pale and dark ones are included. Of the others, at most :data:`MAX_HELD_OUT` are held out, preferably those
-    with labels.
+    At most half of the distinct images of tissue are used for calibration, evenly spaced in the order of the amount of
+    DAB, so that pale and dark ones are included. Of the others, at most :data:`MAX_HELD_OUT` are held out, preferably
+    those with labels.
 
     Parameters
     ----------
@@ -123,45 +124,47 @@ def choose(
         raise KinetError(f"calibration images: expected 1 or more, found {images}")
     files = _find_files(folder)
     if len(files) > MAX_READ:
-        drawn = np.random.default_rng(seed).choice(len(files), MAX_READ, replace=False)
-        files = [files[i] for i in sorted(drawn)]
-    kept: list[Picture] = []
+        sampled = np.random.default_rng(seed).choice(len(files), MAX_READ, replace=False)
+        files = [files[i] for i in sorted(sampled)]
+    candidates: list[Picture] = []
     thumbnails: list[NDArray[np.float32]] = []
-    left: dict[str, list[Path]] = {"glass": [], "grey": [], "duplicates": [], "unreadable": []}
+    excluded: dict[str, list[Path]] = {"glass": [], "grey": [], "duplicates": [], "unreadable": []}
     for number, (path, field) in enumerate(files):
         report(number, len(files))
         try:
             frame = read_image(path)
-            whole = fit(frame, card.mpp, card.multiple).pixels
+            pixels = fit(frame, card.mpp, card.multiple).pixels
         except ImageError:
-            left["unreadable"].append(path)
+            excluded["unreadable"].append(path)
             continue
-        tissue, brown = stain(whole)
-        thumbnail = _thumbnail(whole)
+        tissue, brown = stain(pixels)
+        thumbnail = _thumbnail(pixels)
         if tissue < MIN_TISSUE:
-            left["glass"].append(path)
+            excluded["glass"].append(path)
         elif frame.is_grey:
-            left["grey"].append(path)
-        elif any(float((thumbnail * other).mean()) > SAME_PLACE for other in thumbnails):
-            left["duplicates"].append(path)
+            excluded["grey"].append(path)
+        elif any(float((thumbnail * other).mean()) > MAX_CORRELATION for other in thumbnails):
+            excluded["duplicates"].append(path)
         else:
-            kept.append(Picture(path, densest(whole, CROP_SIDE, card.multiple), brown, field))
+            candidates.append(Picture(path, densest(pixels, CROP_SIDE, card.multiple), brown, field))
             thumbnails.append(thumbnail)
     report(len(files), len(files))
-    if len(kept) < MIN_IMAGES:
+    if len(candidates) < MIN_IMAGES:
         raise KinetError(
-            f"{folder}: calibration needs at least {MIN_IMAGES} distinct colour images of tissue, found {len(kept)} "
-            f"(left out: {', '.join(f'{len(paths)} {why}' for why, paths in left.items())}): add images of your "
-            "stain and scanner"
+            f"{folder}: calibration needs at least {MIN_IMAGES} distinct colour images of tissue, found "
+            f"{len(candidates)} (excluded: {', '.join(f'{len(files)} {kind}' for kind, files in excluded.items())}). "
+            "Add images of your stain and scanner"
         )
-    kept.sort(key=lambda picture: picture.brown)
-    chosen = set(_evenly_spaced(len(kept), min(images, len(kept) // 2)))
-    rest = [picture for i, picture in enumerate(kept) if i not in chosen]
+    candidates.sort(key=lambda picture: picture.brown)
+    chosen = set(_evenly_spaced(len(candidates), min(images, len(candidates) // 2)))
+    rest = [picture for i, picture in enumerate(candidates) if i not in chosen]
     rest.sort(key=lambda picture: picture.field is None)  # labelled ones first; the sort is stable
     labelled = sum(picture.field is not None for picture in rest)
     pool = rest[:labelled] if labelled >= MAX_HELD_OUT else rest
-    held = [pool[i] for i in _evenly_spaced(len(pool), min(MAX_HELD_OUT, len(pool)))]
-    return Choice(tuple(kept[i] for i in sorted(chosen)), tuple(held), *(tuple(paths) for paths in left.values()))
+    held_out = [pool[i] for i in _evenly_spaced(len(pool), min(MAX_HELD_OUT, len(pool)))]
+    return Choice(
+        tuple(candidates[i] for i in sorted(chosen)), tuple(held_out), *(tuple(paths) for paths in excluded.values())
+    )
 
 
 def _find_files(folder: Path) -> list[tuple[Path, LabelledField | None]]:
@@ -197,7 +200,7 @@ def at_scale(path: Path, card: ModelCard) -> NDArray[np.uint8]:
 
 
 def stain(pixels: NDArray[np.uint8]) -> tuple[float, float]:
-    """Return the share of tissue in an image, and the share of that tissue that is brown.
+    """Return the share of tissue in an image, and the share of the tissue that is brown.
 
     Parameters
     ----------
@@ -221,25 +224,25 @@ def densest(pixels: NDArray[np.uint8], side: int, multiple: int) -> NDArray[np.u
     pixels
         RGB, uint8 [H, W, 3], H and W multiples of ``multiple``.
     side
-        Longest side of the window, px; a multiple of ``multiple``.
+        Maximum side of the window, px; a multiple of ``multiple``.
     multiple
         Alignment of the window, px.
     """
     height, width = (min(side, length) for length in pixels.shape[:2])
     if (height, width) == pixels.shape[:2]:
         return pixels
-    cells = cv2.resize(pixels, (pixels.shape[1] // multiple, pixels.shape[0] // multiple), interpolation=cv2.INTER_AREA)
-    tissue = (-np.log10((cells.astype(np.float32) + 1) / 256)).mean(axis=2) > TISSUE_DENSITY
+    small = cv2.resize(pixels, (pixels.shape[1] // multiple, pixels.shape[0] // multiple), interpolation=cv2.INTER_AREA)
+    tissue = (-np.log10((small.astype(np.float32) + 1) / 256)).mean(axis=2) > TISSUE_DENSITY
     sums = np.pad(tissue.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     h, w = height // multiple, width // multiple
-    inside = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
-    row, column = np.unravel_index(int(inside.argmax()), inside.shape)
+    in_window = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
+    row, column = np.unravel_index(int(in_window.argmax()), in_window.shape)
     top, left = int(row) * multiple, int(column) * multiple
     return np.ascontiguousarray(pixels[top : top + height, left : left + width])
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return a tiny grey image with mean 0 and standard deviation 1, which scale, JPEG and exposure hardly change."""
+    """Return a grey thumbnail with mean 0 and standard deviation 1; scale, JPEG and exposure hardly change it."""
     small = cv2.resize(pixels, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32).mean(axis=2)
     normalised: NDArray[np.float32] = (small - small.mean()) / np.float32(max(float(small.std()), 1e-3))
     return normalised

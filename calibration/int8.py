@@ -1,4 +1,4 @@
-"""Quantise FP32 to INT8: calibrate, measure the loss on held-out images, and refuse a model that loses too much."""
+"""Quantize FP32 to INT8: calibrate, measure the F1 loss on held-out images, and reject a loss that is too large."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 DEFAULT_IMAGES = 24
 """Number of calibration images."""
 MAX_LOSS = 0.5
-"""Default limit of the loss of F1, points (hundredths)."""
+"""Default maximum F1 loss, percentage points."""
 _MARGIN = 0.6
-"""Share of the allowed disagreement that may occur on the calibration images; the rest is left for other images."""
+"""Share of the allowed disagreement that may occur on the calibration images; other images may have more."""
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Details of a quantisation.
+    """Results of a quantization.
 
     Attributes
     ----------
     choice
-        Calibration images, held-out images, and images that were left out with the reason.
+        Calibration images, held-out images, and excluded images by reason.
     layers
         Layers that stayed in floating point, and the sensitivity of each layer.
     cost
-        Loss measured on the held-out images.
+        F1 loss, measured on the held-out images.
     """
 
     choice: Choice
@@ -60,7 +60,7 @@ class Quantised:
     model
         ONNX model with explicit Q/DQ nodes; ``model.card.quantisation`` contains the measurements.
     report
-        Details of the quantisation.
+        Results of the quantization.
     """
 
     model: Model
@@ -77,7 +77,7 @@ def to_int8(
     seed: int = 0,
     report: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Quantised:
-    """Quantise a model to INT8 with a folder of images, measure the loss, and refuse a loss that is too large.
+    """Quantize a model to INT8 with a folder of images, measure the F1 loss, and reject a loss that is too large.
 
     Parameters
     ----------
@@ -87,13 +87,13 @@ def to_int8(
         Images of the stain and scanner that the model will be used with, ideally with labels
         (:func:`kinet_trt.datasets.labelled.read_fields`). At most half of them calibrate; the others evaluate.
     max_loss
-        Maximum loss of detection or classification F1, points (hundredths).
+        Maximum loss of detection F1 and of classification F1, percentage points.
     images
         Maximum number of calibration images.
     cache
-        Folder that caches ranges under the hash of the model and the images; None: no cache.
+        Folder that caches ranges by the hash of the model and the images; None for no cache.
     seed
-        Seed of the random selection of images from a very large folder.
+        Seed of the random selection of images from a large folder.
     report
         Called with the current step (``"images"``, ``"ranges"``, ``"layers"``, ``"measure"``), the finished part of it
         and the total.
@@ -107,23 +107,23 @@ def to_int8(
     card = model.card
     if card.precision != "fp32":
         raise KinetError(
-            f"int8: expected an FP32 model, found one that computes in {card.precision}: use the FP32 model"
+            f"int8: expected an FP32 model, found one that computes in {card.precision}. Use the FP32 model"
         )
     if not 0 <= max_loss <= 100:
-        raise KinetError(f"max-loss: expected 0 to 100 points, found {max_loss:g}")
+        raise KinetError(f"max-loss: expected 0 to 100 percentage points, found {max_loss:g}")
     try:
         from kinet_trt.onnx_graph import qdq
         from kinet_trt.onnx_graph.low_resolution import at_low_resolution
         from kinet_trt.onnx_graph.pointwise import as_pointwise
         from kinet_trt.onnx_graph.precision import weights_to_fp32
     except ModuleNotFoundError as error:
-        raise MissingExtraError("Quantising a model", "build", error.name or "onnx") from None
+        raise MissingExtraError("Quantizing a model", "build", error.name or "onnx") from None
     from kinet_trt.calibration import cost, ranges, sensitivity
     from kinet_trt.calibration.images import choose
 
     graph = at_low_resolution(as_pointwise(weights_to_fp32(model.graph)))
     choice = choose(folder, card, images, seed, partial(report, "images"))
-    # Checked before the work, which takes minutes: without nuclei the F1 would be 1.
+    # Check before the work, which takes minutes: without nuclei the F1 would be 1.
     cost.check_nuclei(model, choice.held_out)
     tensors = [name for group in qdq.groups(graph, ()) for name in group]
     crops = [picture.crop for picture in choice.calibration]
@@ -132,7 +132,7 @@ def to_int8(
     layers = sensitivity.choose_floating(graph, card, histograms, crops, target, partial(report, "layers"))
     quantised = Model.from_graph(
         qdq.insert(graph, sensitivity.steps(graph, histograms, layers.floating), layers.floating),
-        # Parity and metrics were measured on the FP32 model; the INT8 model's measurements are under quantisation.
+        # Parity and metrics were measured on the FP32 model; those of the INT8 model are under `quantisation`.
         replace(
             card,
             precision="int8",
@@ -150,15 +150,15 @@ def to_int8(
 
 
 def _refusal(found: Report, max_loss: float, folder: Path) -> str:
-    """Return the message that a model is refused, with suggestions."""
+    """Return the message that rejects a model, with suggestions."""
     measured = found.cost
-    source = f"on {measured.labelled} labelled nuclei"
+    source = f"measured on {measured.labelled} labelled nuclei"
     if not measured.from_labels:
         source = f"estimated from the nuclei that changed (F1 {min(measured.against_fp32):.3f} against FP32)"
     return (
-        f"INT8 refused: it loses {measured.loss:.2f} points of F1, {source}, in {measured.pictures} held-out images; "
-        f"expected at most {max_loss:g}. It was calibrated on {len(found.choice.calibration)} images of {folder}, and "
-        f"{len(found.layers.floating)} layers stayed in floating point. Use more images of your stain and scanner, "
-        "with labels if available; or the precision fp16, which is nearly as fast on a GPU; or allow the loss with a "
-        f"max-loss of {measured.loss + 0.05:.1f}"
+        f"INT8 rejected: expected an F1 loss of at most {max_loss:g} percentage points, found {measured.loss:.2f} in "
+        f"{measured.images} held-out images, {source}. The model was calibrated on {len(found.choice.calibration)} "
+        f"images of {folder}; {len(found.layers.floating)} layers stayed in floating point. Use more images of your "
+        "stain and scanner, with labels if available; or use fp16, which is nearly as fast on a GPU; or set a max-loss "
+        f"of {measured.loss + 0.05:.1f}"
     )

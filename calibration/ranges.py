@@ -1,4 +1,4 @@
-"""Measure the magnitudes of a network's tensors on calibration images, and choose int8 quantisation steps."""
+"""Measure the magnitudes of a network's tensors on calibration images, and choose int8 quantization steps."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from kinet_trt.onnx_graph.qdq import MAX_CODE
 log = logging.getLogger(__name__)
 
 BINS = 2048
+"""Number of bins of a histogram."""
 CLIPS = np.linspace(0.2, 1.0, 81)
 """Candidates for the clipping value, as fractions of the largest magnitude."""
 _VERSION = b"kinet-trt ranges 1"
@@ -64,12 +65,12 @@ def observe(
     frames
         RGB, uint8 [H, W, 3], H and W multiples of the model's alignment.
     report
-        Called with the number of finished images and of all images, counted over both passes.
+        Called with the number of finished images and of all images, summed over both passes.
 
     Raises
     ------
     KinetError
-        If a tensor is not finite.
+        If a tensor contains a value that is not finite.
     """
     from kinet_trt.engines.openvino import core  # slow to import, and not needed for cached ranges
 
@@ -87,7 +88,7 @@ def observe(
             largest[name] = float(np.maximum(largest[name], np.abs(found[name]).max()))  # keeps NaN
         report(number + 1, 2 * len(frames))
     if bad := [name for name, value in largest.items() if not np.isfinite(value)]:
-        raise KinetError(f"int8: the network's {bad[0]} is not finite on the calibration images: export it again")
+        raise KinetError(f"int8: the tensor {bad[0]} is not finite on the calibration images. Export the model again")
     for number, frame in enumerate(frames):
         found = request.infer({0: frame[None]}, share_outputs=True)
         for name in tensors:
@@ -100,24 +101,24 @@ def observe(
 
 
 def step(histograms: Sequence[Histogram]) -> float:
-    """Return the common quantisation step of tensors with the least mean squared error.
+    """Return the common quantization step of tensors that minimizes the mean squared error.
 
-    The error of each tensor is relative to its own mean square: clipping error is weighed against rounding error. The
-    few large values of a ReLU would otherwise take up most of the codes.
+    The error of a tensor, from clipping and rounding, is relative to its mean square. Otherwise the few large values of
+    a ReLU would use most of the codes.
 
     Parameters
     ----------
     histograms
         Histograms of the tensors, at least one.
     """
-    top = max(histogram.largest for histogram in histograms)
-    if top == 0:
+    max_magnitude = max(histogram.largest for histogram in histograms)
+    if max_magnitude == 0:
         return 1.0 / MAX_CODE
-    steps = CLIPS * top / MAX_CODE
+    steps = CLIPS * max_magnitude / MAX_CODE
     errors = np.zeros(len(steps))
     for histogram in histograms:
         values = (np.arange(BINS) + 0.5) * histogram.largest / BINS
-        # The first bin contains a ReLU's exact zeros, which have no error.
+        # The first bin contains the exact zeros of a ReLU, which have no error.
         values, counts = values[1:], histogram.counts[1:]
         power = float(counts @ values**2)
         if power == 0:
@@ -149,7 +150,7 @@ def cached(
 ) -> dict[str, Histogram]:
     """Return the histograms of :func:`observe`, cached in a folder under the hash of their inputs.
 
-    Another model, other images or another version have another file name; a damaged file is replaced.
+    A different model, set of images or version has a different file name; a damaged file is replaced.
 
     Raises
     ------
@@ -183,10 +184,10 @@ def _read(path: Path, name: str, tensors: Sequence[str]) -> dict[str, Histogram]
             stored, largest, counts, scales = str(file["key"]), file["largest"], file["counts"], file["scales"]
     # A damaged archive raises various errors of zipfile, zlib and NumPy.
     except Exception as error:
-        log.warning("%s: damaged (%s): measuring the ranges again", path, error)
+        log.warning("%s: damaged (%s). Measuring the ranges again", path, error)
         return {}
     shapes = [array.shape for array in (largest, counts, scales)]
     if stored != name or shapes != [(len(tensors),), (len(tensors), BINS), (len(tensors),)]:
-        log.warning("%s: belongs to other inputs: measuring the ranges again", path)
+        log.warning("%s: belongs to other inputs. Measuring the ranges again", path)
         return {}
     return {tensor: Histogram(float(largest[i]), counts[i], float(scales[i])) for i, tensor in enumerate(tensors)}

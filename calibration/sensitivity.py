@@ -1,4 +1,4 @@
-"""Choose the layers that stay in floating point: those whose quantisation changes most nuclei for their cost."""
+"""Choose the layers that stay in floating point: those whose quantization changes the most nuclei for their cost."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from kinet_trt.onnx_graph import qdq
 MAX_FLOATING = 6
 """Maximum number of layers in floating point; for a network that needs more, FP16 is the better choice."""
 MAX_NOISE_SHARE = 0.5
-"""Share of all layers' noise above which a single layer stays in floating point: it distorts the maps, even if few
-nuclei of these images change. In kinet-edge the last layer makes nine tenths of the noise."""
+"""Share of the total noise above which a single layer stays in floating point: it distorts the maps, even if few nuclei
+in these images change. In kinet-edge, the last layer causes nine tenths of the noise."""
 MIN_MOVED = 0.05
-"""Share of nuclei moved by all layers together below which all layers are quantised."""
+"""Share of nuclei moved by all layers together below which all layers are quantized."""
 PROBES = 4
 """Number of calibration crops on which single layers are tested."""
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Sensitivity of one layer to quantisation.
+    """Sensitivity of one layer to quantization.
 
     Attributes
     ----------
     layer
         Name of the layer.
     moved
-        Share of nuclei that move or change class if only this layer is quantised.
+        Share of nuclei that move or change class if only this layer is quantized.
     cost
         Multiplications per pixel of the image.
     """
@@ -45,8 +45,8 @@ class Sensitivity:
     cost: float
 
     @property
-    def worth(self) -> float:
-        """Noise removed per multiplication in floating point. Variances add up, so the moved share is squared."""
+    def benefit(self) -> float:
+        """Reduction of noise per multiplication in floating point: the squared moved share, since variances add up."""
         return self.moved**2 / self.cost if self.cost else 0.0
 
 
@@ -59,7 +59,7 @@ class FloatLayers:
     floating
         Names of the layers.
     layers
-        Sensitivity of every layer, the most worthwhile in floating point first.
+        Sensitivity of every layer, in order of decreasing benefit of floating point.
     disagreement
         Disagreement with FP32 on the calibration crops; see :func:`kinet_trt.calibration.cost.disagreement`.
     """
@@ -70,7 +70,7 @@ class FloatLayers:
 
 
 def steps(graph: onnx.ModelProto, histograms: Mapping[str, Histogram], floating: Sequence[str]) -> dict[str, float]:
-    """Return the quantisation step of each tensor that is quantised if these layers stay in floating point."""
+    """Return the quantization step of each tensor that is quantized if these layers stay in floating point."""
     found: dict[str, float] = {}
     for group in qdq.groups(graph, floating):
         found.update(dict.fromkeys(group, ranges.step([histograms[name] for name in group])))
@@ -85,7 +85,7 @@ def choose_floating(
     target: float,
     report: Callable[[int, int], None] = lambda *_: None,
 ) -> FloatLayers:
-    """Keep the layers with most of the noise in floating point, then as few others as needed to reach a target.
+    """Choose the layers with most of the noise, and then as few others as needed to reach a target.
 
     Parameters
     ----------
@@ -94,42 +94,43 @@ def choose_floating(
     card
         Model card with threshold and NMS radius.
     histograms
-        Histograms of all tensors that may be quantised.
+        Histograms of all tensors that may be quantized.
     frames
         Calibration crops, RGB uint8 [H, W, 3].
     target
-        Maximum disagreement with FP32 with all quantised layers together.
+        Maximum disagreement with FP32 for all quantized layers together.
     report
         Called with the number of finished layers and of all layers.
     """
 
-    def open_quantised(floating: Sequence[str]) -> OpenVinoEngine:
-        made = qdq.insert(graph, steps(graph, histograms, floating), floating)
-        return OpenVinoEngine(card, made.SerializeToString(), "fp32")
+    def open_quantized(floating: Sequence[str]) -> OpenVinoEngine:
+        quantized = qdq.insert(graph, steps(graph, histograms, floating), floating)
+        return OpenVinoEngine(card, quantized.SerializeToString(), "fp32")
 
     expected = cost.find_all(OpenVinoEngine(card, graph.SerializeToString(), "fp32"), frames)
     layers = qdq.layers(graph)
     names = [layer.name for layer in layers]
-    some = range(0, len(frames), -(-len(frames) // PROBES))
-    tried = []
+    probes = range(0, len(frames), -(-len(frames) // PROBES))
+    sensitivities = []
     for number, layer in enumerate(layers):
-        alone = cost.find_all(open_quantised([name for name in names if name != layer.name]), [frames[i] for i in some])
+        others = [name for name in names if name != layer.name]
+        nuclei = cost.find_all(open_quantized(others), [frames[i] for i in probes])
         scale = max(histograms[name].scale for name in layer.origins)
-        moved = cost.moved_share(alone, [expected[i] for i in some])
-        tried.append(Sensitivity(layer.name, moved, layer.cost * scale))
+        moved = cost.moved_share(nuclei, [expected[i] for i in probes])
+        sensitivities.append(Sensitivity(layer.name, moved, layer.cost * scale))
         report(number + 1, len(layers))
-    tried.sort(key=lambda layer: -layer.worth)
-    floating = _dominant(tried)
-    others = [layer.layer for layer in tried if layer.layer not in floating]
-    found = cost.disagreement(cost.find_all(open_quantised(floating), frames), expected)
+    sensitivities.sort(key=lambda layer: -layer.benefit)
+    floating = _dominant(sensitivities)
+    others = [layer.layer for layer in sensitivities if layer.layer not in floating]
+    found = cost.disagreement(cost.find_all(open_quantized(floating), frames), expected)
     while found > target and len(floating) < MAX_FLOATING and len(others) > 1:
         floating.append(others.pop(0))
-        found = cost.disagreement(cost.find_all(open_quantised(floating), frames), expected)
-    return FloatLayers(tuple(floating), tuple(tried), found)
+        found = cost.disagreement(cost.find_all(open_quantized(floating), frames), expected)
+    return FloatLayers(tuple(floating), tuple(sensitivities), found)
 
 
 def _dominant(layers: Sequence[Sensitivity]) -> list[str]:
-    """Return the layers that make most of the noise of the quantised layers, worst first."""
+    """Return the layers that cause most of the noise of the quantized layers, in decreasing order of noise."""
     rest = sorted(layers, key=lambda layer: layer.moved)
     found: list[str] = []
     while len(rest) > 1 and len(found) < MAX_FLOATING:

@@ -14,7 +14,7 @@ from kinet_trt.models.card import ModelCard
 
 
 class Engine(Protocol):
-    """An open model. Outputs maps (:meth:`run`) unless it is fused, and nuclei (:meth:`detect`) if ``detects`` is set.
+    """An open model that outputs maps (:meth:`run`) unless it is fused, and nuclei (:meth:`detect`) if ``detects``.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class Engine(Protocol):
     runtime
         Name, version and device of the runtime.
     detects
-        Whether it outputs nuclei: true for fused models, and for every model on the GPU engine.
+        Whether :meth:`detect` is available: true for fused models, and for every model on the GPU engine.
     """
 
     card: ModelCard
@@ -76,8 +76,8 @@ class Engine(Protocol):
         Raises
         ------
         EngineError
-            If the frames do not fit or the model is not fused, before anything runs; or if a frame holds more nuclei
-            than the model's capacity.
+            If the frames do not fit or the model is not fused, before anything runs; or if a frame contains more
+            nuclei than the model's capacity.
         """
 
 
@@ -85,7 +85,7 @@ class Pending(Protocol):
     """A frame in flight."""
 
     def result(self) -> Detections:
-        """Wait for and return the nuclei, in raster order, px of the input frame."""
+        """Wait for the nuclei and return them in raster order, px of the input frame."""
 
 
 @runtime_checkable
@@ -124,29 +124,28 @@ def check_frames(
     card
         Card of the model.
     fused
-        Whether the caller wants nuclei.
+        Whether nuclei are requested, which needs a fused model.
     size
         Height and width, px, that the model was built for; None for any size.
     """
     if fused and not card.capacity:
         raise EngineError(
-            f"{card.name} outputs maps: call run and find the peaks, or fuse it (kinet_trt.onnx_graph.fuse_peaks)"
+            f"{card.name} outputs maps, not nuclei. Call run and find the peaks, or fuse the model "
+            "(kinet_trt.onnx_graph.fuse_peaks)"
         )
     if card.capacity and not fused:
-        raise EngineError(
-            f"{card.name} is fused and outputs nuclei, not maps: call detect, or use the model it was made from"
-        )
+        raise EngineError(f"{card.name} is fused and outputs nuclei, not maps. Call detect, or use the original model")
     m = card.multiple
     fits = frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3 and min(frames.shape) > 0
     if not fits or frames.shape[1] % m or frames.shape[2] % m:
         raise EngineError(
             f"frames: expected RGB, uint8 [N, H, W, 3] with H and W multiples of {m} px, found {frames.dtype} "
-            f"{list(frames.shape)}: kinet_trt.core.frame.fit pads a frame"
+            f"{list(frames.shape)}. Pad frames with kinet_trt.core.frame.fit"
         )
     if size and frames.shape[1:3] != size:
         raise EngineError(
-            f"{card.name} was built for frames of {size[0]} x {size[1]} px (H x W), found {frames.shape[1]} x "
-            f"{frames.shape[2]}: build it for this size, or without a fixed size"
+            f"{card.name}: expected frames of {size[1]} x {size[0]} px, found {frames.shape[2]} x {frames.shape[1]} "
+            "px. Build the model for this size, or without a fixed size"
         )
 
 
@@ -157,18 +156,20 @@ def check_outputs(names: Iterable[str], card: ModelCard) -> None:
         expected = "nuclei" if card.capacity else "maps"
         raise EngineError(
             f"{card.name}: expected a model that outputs {expected}, as in its card, found outputs "
-            f"{', '.join(sorted(found))}: build it again"
+            f"{', '.join(sorted(found))}. Rebuild the model"
         )
     if card.roi and not card.capacity and "roi" not in found:
-        raise EngineError(f"{card.name}: expected a tumour map, as in its card, found none: export it again")
+        raise EngineError(f"{card.name}: expected a tumour map, as in its card, found none. Export the model again")
 
 
 def check_has_tumor_map(card: ModelCard) -> None:
     """Raise an EngineError unless a model outputs a tumour map."""
     if not card.roi or card.capacity:
-        reason = "is fused and outputs only nuclei" if card.capacity else "has no tumour-region branch"
         raise EngineError(
-            f"{card.name} {reason}: expected a model trained with the branch and exported with kinet-trt export --roi"
+            f"{card.name} is fused and outputs only nuclei. For a tumour map, use the model it was made from"
+            if card.capacity
+            else f"{card.name} has no tumour-region branch. Use a model that was trained with it and exported with "
+            "kinet-trt export --roi"
         )
 
 
@@ -177,7 +178,7 @@ def check_tumor_maps(maps: NDArray[np.floating], frames: NDArray[np.uint8], card
     expected = (frames.shape[0], 1, *frames.shape[1:3])
     if maps.shape != expected:
         raise EngineError(
-            f"{card.name}: expected a tumour map {list(expected)}, found {list(maps.shape)}: export it again"
+            f"{card.name}: expected a tumour map {list(expected)}, found {list(maps.shape)}. Export the model again"
         )
     return maps[:, 0].astype(np.float32)
 
@@ -201,14 +202,14 @@ def read_detections(
     Raises
     ------
     EngineError
-        If a frame holds more nuclei than the model's capacity.
+        If a frame contains more nuclei than the model's capacity.
     """
-    most, capacity = int(count.max(initial=0)), rows.shape[1]
-    if most > capacity:
+    largest, capacity = int(count.max(initial=0)), rows.shape[1]
+    if largest > capacity:
         raise EngineError(
-            f"a frame holds {most} peaks above the threshold {threshold:g}, {card.name} has room for {capacity}: "
-            "raise the threshold, count smaller parts, fuse the model again with a larger capacity, or use the "
-            "original model, which has no limit"
+            f"{card.name}: expected at most {capacity} nuclei in a frame (its capacity), found {largest} above the "
+            f"threshold {threshold:g}. Raise the threshold, count smaller parts, fuse the model again with a larger "
+            "capacity, or use the original model, which has no limit"
         )
     found = []
     for n, frame_rows in zip(count, rows, strict=True):
@@ -222,7 +223,7 @@ def check_maps(maps: NDArray[np.floating], frames: NDArray[np.uint8], card: Mode
     expected = (frames.shape[0], len(card.classes), *frames.shape[1:3])
     if maps.shape != expected:
         raise EngineError(
-            f"the model's card ({', '.join(card.classes)}) expects maps {list(expected)}, found {list(maps.shape)}: "
-            "export it again"
+            f"{card.name}: expected maps {list(expected)}, as in its card ({', '.join(card.classes)}), found "
+            f"{list(maps.shape)}. Export the model again"
         )
     return maps.astype(np.float32, copy=False)

@@ -27,9 +27,9 @@ def open_engine(
     precision
         ``"auto"``, or the precision to compute in.
     threads
-        CPU threads; None: one per core.
+        CPU threads; None for one per core.
     cache
-        Folder in which OpenVINO caches compiled models; None: no cache.
+        Folder in which OpenVINO caches compiled models; None for no cache.
     runtime
         ``"openvino"``, ``"onnxruntime"``, or ``"auto"``: OpenVINO if it is installed, else ONNX Runtime. An engine
         file needs the TensorRT that built it.
@@ -77,10 +77,10 @@ def _open_engine_file(path: Path, precision: str, runtime: str) -> Engine:
 
     card, plan = read_plan(path)
     if runtime != "auto":
-        raise EngineError(f"{path}: {card.runtime} is required, {runtime} was requested: use the .onnx model")
+        raise EngineError(f"{path}: needs {card.runtime}, {runtime} was requested. Use the .onnx model")
     if precision not in ("auto", card.precision):
         raise EngineError(
-            f"{path}: built in {card.precision}, {precision} was requested: build it again in that precision"
+            f"{path}: built in {card.precision}, {precision} was requested. Rebuild the engine in {precision}"
         )
     library, driver = check_machine(card, plan, path)
     from kinet_trt.engines.tensorrt.runtime import TensorRtEngine

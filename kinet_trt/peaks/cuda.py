@@ -1,14 +1,15 @@
 """Peak finding on the device, with the same result as :mod:`kinet_trt.peaks.reference`.
 
-Three kernels (``peaks.cu``) run on one stream, then one copy of the nuclei to pinned memory. Nothing waits for the
-host or allocates during a run. The nuclei are in raster order for any scheduling, from a bit per pixel and counts per
-row.
+Three kernels (``peaks.cu``) run on one stream, followed by one copy of the nuclei to pinned memory. A run neither
+waits for the host nor allocates memory. One bit per pixel and a count per row put the nuclei into raster order,
+regardless of how the GPU schedules the blocks.
 
-Memory traffic, 1920 x 1080 px x 3 classes in FP16: the maps are 12.4 MB; tiles of 32 x 64 px with a margin of 5 px read
-them 1.7 times in sectors of 32 bytes, 21 MB, mostly from the L2 cache into which the network has just written them; the
-bits are 0.26 MB, each written and read once; 5,000 nuclei are 80 kB. FP32 maps are twice as large. At 3 TB/s that is
+Memory traffic for 1920 x 1080 px x 3 classes in FP16: the maps are 12.4 MB; tiles of 32 x 64 px with a margin of 5 px
+read them 1.7 times in sectors of 32 bytes, 21 MB, mostly from the L2 cache, to which the network has just written them;
+the bits are 0.26 MB, written and read once; 5,000 nuclei are 80 kB. FP32 maps are twice as large. At 3 TB/s this takes
 7 us in FP16 and 14 us in FP32; about 90 instructions per pixel take 7 us on 132 multiprocessors. The window maximum is
-separable and in shared memory: 10 comparisons per pixel across and, only for the remaining pixels, 10 down.
+separable and computed in shared memory: 10 horizontal comparisons per pixel and, only for the remaining candidates, 10
+vertical ones.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from kinet_trt.core.errors import EngineError
 from kinet_trt.cuda.kernels import Kernels, Launch, source
 from kinet_trt.peaks.reference import MAX_RADIUS
 
-# Also in peaks.cu.
+# Keep in step with peaks.cu.
 TILE_WIDTH, TILE_HEIGHT, BAND, GATHER_THREADS = 32, 64, 16, 128
 BLOCK = (TILE_WIDTH, 8, 1)
 SETTINGS_BYTES = 16
@@ -34,11 +35,11 @@ NUCLEUS_BYTES = 16
 """x, y, score and class, float32."""
 
 FIRST_NUCLEI = 8192
-"""Nuclei in the first copy to the host, 128 KiB: more than in a dense field of 1920 x 1080 px."""
+"""Maximum number of nuclei in the first copy to the host, 128 KiB; a dense 1920 x 1080 px field has fewer."""
 
 
 class CapacityError(EngineError):
-    """More nuclei than the buffer has room for.
+    """The number of nuclei exceeds the capacity of the buffer.
 
     Attributes
     ----------
@@ -48,8 +49,8 @@ class CapacityError(EngineError):
 
     def __init__(self, count: int, capacity: int) -> None:
         super().__init__(
-            f"{count} nuclei found, room for {capacity}: use a larger capacity, or none for no limit; if the threshold "
-            "is too low, raise it"
+            f"nuclei: expected at most {capacity} (the capacity), found {count}. Use a larger capacity, or None for no "
+            "limit; if the threshold is too low, raise it"
         )
         self.count = count
 
@@ -65,7 +66,7 @@ class PeakPlan:
     dtype
         Dtype of the maps, float32 or float16.
     radius
-        Half the window, px.
+        Radius of the suppression window, px (side 2 x radius + 1).
     limit
         Maximum number of nuclei in all images together; None for no limit.
 
@@ -90,10 +91,10 @@ class PeakPlan:
             raise ValueError(f"radius: expected 1 to {MAX_RADIUS} px, found {self.radius}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"capacity: expected 1 or more, found {self.limit}")
-        # A square of side radius + 1 holds one nucleus at most: the higher of two would suppress the other.
+        # A square of side radius + 1 contains at most one nucleus: the higher of two would suppress the other.
         images, _, height, width = self.shape
-        most = images * -(-height // (self.radius + 1)) * -(-width // (self.radius + 1))
-        object.__setattr__(self, "capacity", most if self.limit is None else min(self.limit, most))
+        max_nuclei = images * -(-height // (self.radius + 1)) * -(-width // (self.radius + 1))
+        object.__setattr__(self, "capacity", max_nuclei if self.limit is None else min(self.limit, max_nuclei))
 
     @property
     def rows(self) -> int:
@@ -102,27 +103,27 @@ class PeakPlan:
 
     @property
     def words(self) -> int:
-        """Words of peak bits per row, which is also the number of tiles across."""
+        """Number of 32-bit words of peak bits per row, equal to the number of tiles per row."""
         return -(-self.shape[3] // TILE_WIDTH)
 
     @property
     def work_bytes(self) -> int:
-        """Device memory for settings, row counts and peak bits, bytes."""
+        """Size of the device memory for settings, row counts and peak bits, bytes."""
         return SETTINGS_BYTES + 4 * self.rows * (1 + self.words)
 
     @property
     def header_bytes(self) -> int:
-        """Length of the start positions that precede the nuclei, bytes."""
+        """Size of the start positions before the nuclei, bytes."""
         return -(-4 * (self.shape[0] + 1) // NUCLEUS_BYTES) * NUCLEUS_BYTES
 
     @property
     def found_bytes(self) -> int:
-        """Memory for start positions and nuclei, on the device and on the host, bytes."""
+        """Size of the buffer of start positions and nuclei, on the device and on the host, bytes."""
         return self.header_bytes + NUCLEUS_BYTES * self.capacity
 
     @property
     def first_bytes(self) -> int:
-        """Length of the first copy to the host, bytes."""
+        """Size of the first copy to the host, bytes."""
         return self.header_bytes + NUCLEUS_BYTES * min(self.capacity, FIRST_NUCLEI)
 
     @cached_property
@@ -140,7 +141,7 @@ class PeakPlan:
         threshold
             Minimum height of a peak, finite; compared as float32.
         height, width
-            Size without the padding at the bottom and the right, px; None for no padding.
+            Size without the padding at the bottom and on the right, px; None for no padding.
 
         Raises
         ------
@@ -150,13 +151,14 @@ class PeakPlan:
         if not np.isfinite(threshold):
             raise ValueError(f"threshold: expected a finite number, found {threshold}")
         with np.errstate(over="ignore"):
-            lowest = np.float32(threshold)
-        own = [self.shape[2] if height is None else height, self.shape[3] if width is None else width]
-        if not (0 <= own[0] <= self.shape[2] and 0 <= own[1] <= self.shape[3]):
-            raise ValueError(f"size: expected at most {list(self.shape[2:])} px, found {own}")
+            minimum = np.float32(threshold)
+        size = [self.shape[2] if height is None else height, self.shape[3] if width is None else width]
+        if not (0 <= size[0] <= self.shape[2] and 0 <= size[1] <= self.shape[3]):
+            expected = f"0 x 0 to {self.shape[3]} x {self.shape[2]} px"
+            raise ValueError(f"size: expected {expected}, found {size[1]} x {size[0]} px")
         blocks = min(-(-self.rows // 256), 64)
         counts = np.uint64(work + SETTINGS_BYTES)
-        arguments = (np.uint64(work), counts, np.int32(self.rows), lowest, np.int32(own[0]), np.int32(own[1]))
+        arguments = (np.uint64(work), counts, np.int32(self.rows), minimum, np.int32(size[0]), np.int32(size[1]))
         return Launch("peaks_begin", (blocks, 1, 1), (256, 1, 1), arguments)
 
     def find(self, maps: int, work: int, found: int) -> tuple[Launch, Launch]:
@@ -218,8 +220,8 @@ class PeakPlan:
 class CudaPeaks:
     """Finds peaks in maps on the current device, in its own buffers. Not thread-safe.
 
-    A run is :meth:`begin`, :meth:`enqueue` and, once the stream has completed them, :meth:`read`; start no other run
-    before that. With two objects one frame can be read while the next is in flight.
+    A run consists of :meth:`begin`, :meth:`enqueue` and, after the stream has completed both, :meth:`read`. Do not
+    start another run before that. With two objects, one frame can be read while the next is in flight.
 
     Parameters
     ----------
@@ -228,7 +230,7 @@ class CudaPeaks:
     dtype
         Dtype of the maps, float32 or float16.
     radius
-        Half the window, px.
+        Radius of the suppression window, px (side 2 x radius + 1).
     classes
         One name per channel.
     capacity
@@ -261,7 +263,7 @@ class CudaPeaks:
         self._host: NDArray[np.uint8] = np.frombuffer(self._pinned, np.uint8, self.plan.found_bytes)
 
     def begin(self, stream: Any, threshold: float, height: int | None = None, width: int | None = None) -> None:
-        """Queue the settings of the next run; do not capture this kernel in a graph, launch it before the graph.
+        """Queue the settings of the next run. Do not capture this kernel in a CUDA graph; launch it before the graph.
 
         Parameters
         ----------
@@ -317,5 +319,5 @@ class CudaPeaks:
     def _copy(self, stream: Any, start: int, end: int) -> None:
         from cupy.cuda import runtime
 
-        source_, target = self._found.ptr + start, self._pinned.ptr + start
-        runtime.memcpyAsync(target, source_, end - start, runtime.memcpyDeviceToHost, stream.ptr)
+        device, host = self._found.ptr + start, self._pinned.ptr + start
+        runtime.memcpyAsync(host, device, end - start, runtime.memcpyDeviceToHost, stream.ptr)

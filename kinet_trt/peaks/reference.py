@@ -1,4 +1,4 @@
-"""Reference implementation of peak finding, in NumPy and OpenCV; all others return exactly its detections."""
+"""Reference implementation of peak finding, in NumPy and OpenCV; the others return exactly the same detections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kinet_trt.core.detections import CLASSES, Detections
 
 MAX_RADIUS = 64
-"""Maximum NMS radius, px; far above any nucleus."""
+"""Maximum NMS radius, px; far larger than any nucleus."""
 
 
 def find_peaks(
@@ -20,10 +20,10 @@ def find_peaks(
 ) -> Detections:
     """Find the nuclei of one frame's proximity maps.
 
-    ``v(p)`` is the largest of the class maps at pixel p. p is a nucleus when ``v(p) >= threshold`` and, for every other
-    q in the square window of the radius, ``v(p) > v(q)``, or ``v(p) == v(q)`` and p comes first in raster order. Its
-    class is the first channel that holds ``v(p)``. Pixels at the border count like any other. NaN is ignored: a pixel
-    that is NaN in every channel is never a nucleus and suppresses none.
+    ``v(p)`` is the largest of the class maps at pixel p. Pixel p is a nucleus if ``v(p) >= threshold`` and, for every
+    other pixel q in the square window around p, ``v(p) > v(q)``, or ``v(p) == v(q)`` and p comes first in raster order.
+    The class is the first channel whose value is ``v(p)``. Pixels at the border are treated like any other. NaN is
+    ignored: a pixel that is NaN in every channel is never a nucleus and suppresses none.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def find_peaks(
     threshold
         Minimum height of a peak, finite.
     radius
-        Half the window, px: 5 is 11 x 11.
+        Radius of the suppression window, px (side 2 x radius + 1).
     classes
         One name per channel.
 
@@ -60,11 +60,11 @@ def find_peaks(
     highest[np.isnan(highest)] = -np.inf
     window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     # OpenCV pads with the lowest finite value, which suppresses no pixel above the threshold.
-    ceiling = cv2.dilate(highest, window)
-    # Compare in float32, the type of the maps and of the fused model's threshold.
+    window_max = cv2.dilate(highest, window)
+    # Compare in float32, like the maps and the threshold of a fused model.
     with np.errstate(over="ignore"):
-        lowest = np.float32(threshold)
-    y, x = np.nonzero((highest == ceiling) & (highest >= lowest) & (highest != -np.inf))
+        minimum = np.float32(threshold)
+    y, x = np.nonzero((highest == window_max) & (highest >= minimum) & (highest != -np.inf))
     first = _first_of_ties(highest, y, x, radius)
     y, x = y[first], x[first]
     score = highest[y, x]
@@ -75,17 +75,19 @@ def find_peaks(
 def _first_of_ties(
     highest: NDArray[np.float32], y: NDArray[np.intp], x: NDArray[np.intp], radius: int
 ) -> NDArray[np.intp]:
-    """Return the indices of the pixels y, x that are the first of their value, in raster order, in their window."""
+    """Return the indices of the pixels that no equal pixel in their window precedes in raster order."""
     width = highest.shape[1]
-    alive = np.arange(len(y))
-    # Nearest offsets first: on a plateau the left neighbour removes nearly all pixels.
+    remaining = np.arange(len(y))
+    # Nearest offsets first: on a plateau, the comparison with the left neighbour removes nearly all pixels.
     for dy in range(0, -radius - 1, -1):
         for dx in range(-1, -radius - 1, -1) if dy == 0 else range(-radius, radius + 1):
-            if len(alive) == 0:
-                return alive
-            qy, qx = y[alive] + dy, x[alive] + dx
-            inside = (qy >= 0) & (qx >= 0) & (qx < width)
-            equal = np.zeros(len(alive), bool)
-            equal[inside] = highest[qy[inside], qx[inside]] == highest[y[alive][inside], x[alive][inside]]
-            alive = alive[~equal]
-    return alive
+            if len(remaining) == 0:
+                return remaining
+            qy, qx = y[remaining] + dy, x[remaining] + dx
+            in_image = (qy >= 0) & (qx >= 0) & (qx < width)
+            equal = np.zeros(len(remaining), bool)
+            equal[in_image] = (
+                highest[qy[in_image], qx[in_image]] == highest[y[remaining][in_image], x[remaining][in_image]]
+            )
+            remaining = remaining[~equal]
+    return remaining

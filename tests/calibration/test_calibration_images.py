@@ -71,7 +71,7 @@ def test_selection_needs_enough_different_images(fields: Path, tmp_path: Path) -
     for i in range(6):
         shutil.copy(fields / "field1.png", tmp_path / f"copy{i}.png")
     with pytest.raises(
-        KinetError, match=r"at least 4 distinct colour images.*found 1 \(left out: 0 glass, 0 grey, 5 duplicates"
+        KinetError, match=r"at least 4 distinct colour images.*found 1 \(excluded: 0 glass, 0 grey, 5 duplicates"
     ):
         choose(tmp_path, CARD, 24)
     empty = tmp_path / "empty"

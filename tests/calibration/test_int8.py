@@ -74,7 +74,7 @@ def test_card_describes_the_calibration(made) -> None:
 def test_sensitivity_covers_every_layer(made) -> None:
     plan = made[0].report.layers
     assert len({layer.layer for layer in plan.layers}) == 29
-    assert [layer.worth for layer in plan.layers] == sorted((layer.worth for layer in plan.layers), reverse=True)
+    assert [layer.benefit for layer in plan.layers] == sorted((layer.benefit for layer in plan.layers), reverse=True)
     hurts = {layer.layer: layer.moved for layer in plan.layers}
     # What is computed last is corrected by nothing that follows.
     assert hurts["network.out.out"] > 2 * np.median(list(hurts.values()))
@@ -136,7 +136,7 @@ def test_model_with_too_large_a_loss_is_refused(fields: Path, planned: None, mon
     # Ranges measured on other tissue: every step is far too small, and what is larger is cut off.
     monkeypatch.setattr(sensitivity, "steps", lambda *what: {n: s / 20 for n, s in honest(*what).items()})
     with pytest.raises(
-        KinetError, match=r"INT8 refused: it loses .* expected at most 0\.5\. .*4 images.*fp16.*max-loss"
+        KinetError, match=r"INT8 rejected: expected an F1 loss of at most 0\.5 .*4 images.*fp16.*max-loss"
     ):
         to_int8(MODEL, fields, max_loss=0.5)
 
@@ -144,7 +144,7 @@ def test_model_with_too_large_a_loss_is_refused(fields: Path, planned: None, mon
 def test_held_out_images_without_nuclei_are_an_error(fields: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensitivity, "choose_floating", lambda *_: pytest.fail("it is refused before the work"))
     message = (
-        r"INT8 refused: kinet-edge finds 0 nuclei in FP32 in the 4 held-out images, expected at least 50.*Add fields"
+        r"INT8 rejected: expected at least 50 nuclei of kinet-edge .* the 4 held-out images .* found 0.*Add fields"
     )
     with pytest.raises(KinetError, match=message):
         to_int8(replace(MODEL, card=replace(CARD, threshold=0.999)), fields)
@@ -187,9 +187,11 @@ def test_loss_is_the_larger_one_by_labels_and_an_estimate_without() -> None:
 
 def test_value_of_a_layer_is_noise_per_multiplication() -> None:
     assert (
-        Sensitivity("a", 0.4, 100.0).worth > Sensitivity("b", 0.4, 1000.0).worth > Sensitivity("c", 0.1, 1000.0).worth
+        Sensitivity("a", 0.4, 100.0).benefit
+        > Sensitivity("b", 0.4, 1000.0).benefit
+        > Sensitivity("c", 0.1, 1000.0).benefit
     )
-    assert Sensitivity("d", 0.4, 0.0).worth == 0
+    assert Sensitivity("d", 0.4, 0.0).benefit == 0
 
 
 def test_layers_with_most_noise_are_found() -> None:

@@ -121,6 +121,6 @@ def test_damaged_or_mismatched_cache_is_ignored(graph, tmp_path, caplog) -> None
         place.write_bytes(content)
         again = ranges.cached(tmp_path, graph, names, FRAMES)
         assert again["sum"].largest == first["sum"].largest
-        assert "measuring the ranges again" in caplog.text
+        assert "Measuring the ranges again" in caplog.text
         caplog.clear()
         assert ranges._read(place, ranges.key(graph, names, FRAMES), names)

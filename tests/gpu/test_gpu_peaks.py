@@ -86,7 +86,7 @@ def test_nuclei_beyond_the_first_copy_are_read():
 def test_capacity_error_reports_the_true_count():
     maps = np.zeros((2, 3, 120, 120), np.float32)
     maps[:, 0, ::6, ::6] = 1
-    with pytest.raises(CapacityError, match="800 nuclei found, room for 799"):
+    with pytest.raises(CapacityError, match=r"at most 799 \(the capacity\), found 800"):
         found_in(maps, 0.5, capacity=799)
     assert [len(one) for one in found_in(maps, 0.5, capacity=800)] == [400, 400]
 

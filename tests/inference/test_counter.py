@@ -248,7 +248,7 @@ def test_tumor_map_without_the_branch_explains_what_is_needed(fused_model):
     frame = Frame(simulate.field(5, 64, 64)[0], 0.34)
     with pytest.raises(KinetError, match=r"has no tumour-region branch.*export --roi"):
         NucleusCounter().tumor_map(frame)
-    with pytest.raises(KinetError, match=r"is fused.*export --roi"):
+    with pytest.raises(KinetError, match=r"is fused.*use the model it was made from"):
         NucleusCounter(fused_model).tumor_map(frame)
 
 

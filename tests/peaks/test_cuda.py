@@ -137,7 +137,7 @@ def test_capacity_error_reports_the_true_count(module):
     maps = np.zeros((2, 1, 40, 70), np.float32)
     maps[:, :, ::4, ::4] = 1
     for limit in (1, 100, 359):
-        with pytest.raises(CapacityError, match=f"360 nuclei found, room for {limit}") as caught:
+        with pytest.raises(CapacityError, match=rf"at most {limit} \(the capacity\), found 360") as caught:
             run(module, maps, 0.5, 2, limit=limit)
         assert caught.value.count == 360
     assert [len(one) for one in run(module, maps, 0.5, 2, limit=360)] == [180, 180]

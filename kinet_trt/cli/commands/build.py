@@ -130,7 +130,7 @@ def _int8(done: Quantised) -> Iterator[str]:
         yield f"{len(floating)} layers stay in floating point: {', '.join(floating)}"
     detection, classification = cost.against_fp32
     yield (
-        f"on {cost.pictures} other images, with the FP32 result as ground truth: detection F1 {detection:.3f}, "
+        f"on {cost.images} other images, with the FP32 result as ground truth: detection F1 {detection:.3f}, "
         f"classification F1 {classification:.3f}"
     )
     if cost.before and cost.after:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _MIN_VERSION = (10, 3)
 _REASONS = {
-    "VERSION_MISMATCH": "another version built it",
+    "VERSION_MISMATCH": "it was built by another version",
     "UNSUPPORTED_CC": "it was not built for this compute capability",
     "OLD_CUDA_DRIVER": "the driver is too old: update it",
     "OLD_CUDA_RUNTIME": "the CUDA runtime is too old",
@@ -37,11 +37,11 @@ _REASONS = {
     "CUDA_ERROR": "CUDA does not work on this machine",
 }
 Report = Callable[[str, int, int], None]
-"""Called with the current step, the units done and the total."""
+"""Called with the name of the step, the finished part of it and the total."""
 
 
 def silent(*_: object) -> None:
-    """Report nothing."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Library:
 
     @property
     def is_rtx(self) -> bool:
-        """Whether it is TensorRT for RTX, which needs no GPU to build and has no timing cache."""
+        """Whether this is TensorRT for RTX, which builds without a GPU and has no timing cache."""
         return self.name == GPU_RUNTIMES["tensorrt-rtx"]
 
 
@@ -92,7 +92,7 @@ def find_runtime(runtime: str = "auto") -> str:
             return name
     if runtime == "tensorrt":
         raise EngineError(
-            "TensorRT is not installed: it comes with JetPack or from NVIDIA (pip install tensorrt), 10.3 or newer"
+            "TensorRT is not installed. Install 10.3 or newer, from JetPack or from NVIDIA (pip install tensorrt)"
         )
     raise MissingExtraError("A TensorRT engine", "tensorrt-rtx", "tensorrt_rtx")
 
@@ -112,10 +112,10 @@ def load_library(runtime: str) -> Library:
         numbers = tuple(int(part) for part in version.split(".")[:2])
     except Exception as error:  # a broken installation raises various exceptions
         raise EngineError(
-            f"{GPU_RUNTIMES[runtime]} is installed but cannot be loaded ({error}): reinstall it"
+            f"{GPU_RUNTIMES[runtime]} is installed but cannot be loaded ({error}). Reinstall it"
         ) from error
     if runtime == "tensorrt" and numbers < _MIN_VERSION:
-        raise EngineError(f"TensorRT: expected 10.3 or newer, found {version}: upgrade it")
+        raise EngineError(f"TensorRT: expected 10.3 or newer, found {version}. Upgrade it")
     messages: list[str] = []
     return Library(module, GPU_RUNTIMES[runtime], version, _create_logger(module, messages), messages)
 
@@ -130,12 +130,12 @@ def build_plan(
     timing: bytes = b"",
     report: Report = silent,
 ) -> tuple[bytes, bytes]:
-    """Build a strongly typed ONNX model; return the plan and the timing cache.
+    """Build a plan from a strongly typed ONNX model; return the plan and the timing cache.
 
     Parameters
     ----------
     library
-        The runtime that builds.
+        Runtime that builds the plan.
     model
         A serialised ONNX model that TensorRT can read.
     profile
@@ -152,7 +152,7 @@ def build_plan(
     Raises
     ------
     EngineError
-        If TensorRT cannot build it, with TensorRT's reasons.
+        If TensorRT cannot build the plan; the message contains TensorRT's reasons.
     KeyboardInterrupt
         If the user interrupts the build.
     """
@@ -228,7 +228,7 @@ def check_machine(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Dr
     ------
     EngineError
         If there is no driver or no GPU, TensorRT or CuPy is missing, or the engine was built by another TensorRT or
-        for another GPU. The message names both sides and the command that builds it here.
+        for another GPU. The message contains the command that rebuilds the engine on this machine.
     """
     try:
         driver = query_driver()
@@ -237,8 +237,8 @@ def check_machine(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Dr
     runtime = next((name for name, title in GPU_RUNTIMES.items() if title == card.runtime), "")
     if not runtime:
         raise EngineError(
-            f"{path}: built by {card.runtime}, expected one of {', '.join(GPU_RUNTIMES.values())}: build it again: "
-            f"{build_command(card, path)}"
+            f"{path}: built by {card.runtime}, expected one of {', '.join(GPU_RUNTIMES.values())}. Rebuild the "
+            f"engine: {build_command(card, path)}"
         )
     library = load_library(_installed_runtime(runtime))
     check_runtime(card, path, library.name, library.version)
@@ -246,17 +246,17 @@ def check_machine(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Dr
     check_gpu(card, path, gpu.name, gpu.capability)
     if find_spec("cupy") is None:
         package = '"kinet-trt[gpu]"' if driver.cuda >= (13, 0) else "cupy-cuda12x"
-        raise EngineError(f"{path}: engines need CuPy, which is not installed: pip install {package}")
+        raise EngineError(f"{path}: engines need CuPy, which is not installed. Install it with: pip install {package}")
     if reasons := incompatibility(library, plan):
         raise EngineError(
-            f"{path}: {library.name} {library.version} cannot run it on {gpu.name}: {reasons}. Build it here: "
-            f"{build_command(card, path)}"
+            f"{path}: {library.name} {library.version} cannot run the engine on {gpu.name} ({reasons}). Rebuild the "
+            f"engine on this machine: {build_command(card, path)}"
         )
     return library, driver
 
 
 def incompatibility(library: Library, plan: bytes) -> str:
-    """Return why this TensorRT cannot run a plan here; empty if it can, or if this version has no such check.
+    """Return why TensorRT cannot run a plan on this machine; empty if it can, or if the version has no such check.
 
     Needs a driver and a plan whose card matches.
     """
@@ -272,7 +272,7 @@ def incompatibility(library: Library, plan: bytes) -> str:
 
 
 def _installed_runtime(runtime: str) -> str:
-    """Return the runtime if it is installed, else the other one, so that the error can name it."""
+    """Return the runtime if it is installed, else the other one if that is, so that the error can name it."""
     try:
         return find_runtime(runtime)
     except KinetError:
@@ -283,7 +283,7 @@ def _installed_runtime(runtime: str) -> str:
 
 
 def _create_logger(trt: Any, messages: list[str]) -> Any:
-    """Return a logger that forwards to Python's logging and collects errors for our own messages."""
+    """Return a logger that forwards to Python's logging and collects errors in ``messages``."""
     levels = {
         trt.ILogger.Severity.INTERNAL_ERROR: logging.INFO,
         trt.ILogger.Severity.ERROR: logging.INFO,
@@ -345,7 +345,7 @@ def _create_monitor(trt: Any, report: Report, stop: threading.Event, failures: l
 
 @contextmanager
 def _interruptible(stop: threading.Event) -> Iterator[None]:
-    """Make Ctrl-C stop TensorRT: a KeyboardInterrupt inside its callbacks would end the process."""
+    """Let Ctrl-C stop a build: a KeyboardInterrupt inside TensorRT's callbacks would end the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -365,7 +365,7 @@ def _interruptible(stop: threading.Event) -> Iterator[None]:
 
 
 def format_error(library: Library, problem: str, reasons: list[str]) -> str:
-    """Return one line with a problem and TensorRT's first two reasons: later ones are seldom the cause."""
+    """Return a one-line message with a problem and TensorRT's first two reasons; later ones are seldom the cause."""
     lines = [" ".join(reason.split()) for reason in reasons if reason.strip()]
     reason = "; ".join(dict.fromkeys(lines[:2])) or "no reason given"
     return f"{library.name} {library.version} {problem}: {reason[:600]}"

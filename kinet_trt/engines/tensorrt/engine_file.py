@@ -29,7 +29,7 @@ def card_path(engine: Path) -> Path:
 
 
 def write_plan(path: Path, plan: bytes, card: ModelCard) -> None:
-    """Write an engine and its card. Opening detects a crash between the two: the card then does not match.
+    """Write an engine and its card. After a crash between the two, :func:`read_plan` reports that they do not match.
 
     Parameters
     ----------
@@ -59,31 +59,31 @@ def read_plan(path: Path) -> tuple[ModelCard, bytes]:
     KinetError
         If a file is missing, unreadable or modified, or the card has a newer version.
     """
-    beside = card_path(path)
+    card_file = card_path(path)
     try:
         plan = path.read_bytes()
     except OSError as error:
-        raise EngineError(f"{path}: the engine cannot be read: {error.strerror or error}") from error
+        raise EngineError(f"{path}: the engine cannot be read ({error.strerror or error})") from error
     try:
-        with beside.open("rb") as file:
+        with card_file.open("rb") as file:
             text = file.read(_MAX_CARD_BYTES + 1)
     except FileNotFoundError:
         raise CardError(
-            f"{path}: expected its model card {beside.name} beside it, found none. Copy both files; or build "
-            f"the engine here: kinet-trt build MODEL.onnx -o {path.name}"
+            f"{path}: expected its model card {card_file.name} beside it, found none. Copy both files, or build "
+            f"the engine on this machine with: kinet-trt build MODEL.onnx -o {path.name}"
         ) from None
     except OSError as error:
-        raise CardError(f"{beside}: the model card cannot be read: {error.strerror or error}") from error
+        raise CardError(f"{card_file}: the model card cannot be read ({error.strerror or error})") from error
     try:
         card = _parse(text)
     except CardError as error:
-        raise CardError(f"{beside}: {error}") from None
+        raise CardError(f"{card_file}: {error}") from None
     actual = hashlib.sha256(plan).hexdigest()
     if actual != card.model_sha256:
         raise CardError(
-            f"{path}: this is not the engine that {beside.name} was written for (sha256 {card.model_sha256[:12]} in "
-            f"the card, {actual[:12]} in the file of {len(plan):,} bytes): the copy or the build was "
-            f"interrupted. Copy both files again, or: {build_command(card, path)}"
+            f"{path}: this is not the engine that {card_file.name} was written for (sha256 {card.model_sha256[:12]} in "
+            f"the card, {actual[:12]} in the file of {len(plan):,} bytes). The copy or the build was interrupted. "
+            f"Copy both files again, or rebuild the engine with: {build_command(card, path)}"
         )
     return card, plan
 
@@ -100,8 +100,8 @@ def check_runtime(card: ModelCard, path: Path, name: str, version: str) -> None:
     """
     if (card.runtime, card.runtime_version) != (name, version):
         raise EngineError(
-            f"{path}: built by {card.runtime} {card.runtime_version}, found {name} {version}: an engine needs the "
-            f"version that built it. Build it here: {build_command(card, path)}"
+            f"{path}: built by {card.runtime} {card.runtime_version}, found {name} {version}. An engine needs the "
+            f"version that built it. Rebuild the engine with the installed one: {build_command(card, path)}"
         )
 
 
@@ -126,8 +126,8 @@ def check_gpu(card: ModelCard, path: Path, name: str, capability: tuple[int, int
         fits = card.gpu == installed
     if not fits:
         raise EngineError(
-            f"{path}: built for {card.gpu}, found {installed}: an engine runs only on the GPU model that built it. "
-            f"Build it here: {build_command(card, path)}"
+            f"{path}: built for {card.gpu}, found {installed}. Rebuild the engine for this GPU: "
+            f"{build_command(card, path)}"
         )
 
 
@@ -142,7 +142,7 @@ def check_profile(card: ModelCard, shape: tuple[int, int, int], path: Path) -> N
     accepted = " to ".join(dict.fromkeys(f"{n} x {h} x {w}" for n, h, w in (smallest, largest)))
     raise EngineError(
         f"{path}: built for frames [N, H, W] of {accepted} px, found {' x '.join(map(str, shape))} px (at the model's "
-        f"{card.mpp:g} um/px, with padding). Build it for these: {build_command(wanted, path)}"
+        f"{card.mpp:g} um/px, with padding). Rebuild the engine for this size: {build_command(wanted, path)}"
     )
 
 
@@ -157,7 +157,7 @@ def rtx_target(capability: tuple[int, int] | None) -> str:
 
 
 def build_command(card: ModelCard, path: Path) -> str:
-    """Return the command that builds an equal engine."""
+    """Return the command that builds an equivalent engine."""
     words = [f"kinet-trt build {card.name or 'MODEL'}.onnx -o {path.name} --precision {card.precision}"]
     if card.precision == "int8":
         words.append("--calibration DIR")
@@ -171,7 +171,7 @@ def build_command(card: ModelCard, path: Path) -> str:
 
 
 def _parse(text: bytes) -> ModelCard:
-    damaged = "expected the model card of an engine, found {}: copy it again, or build the engine again"
+    damaged = "expected the model card of an engine, found {}. Copy it again, or rebuild the engine"
     if len(text) > _MAX_CARD_BYTES:
         raise CardError(damaged.format(f"more than {_MAX_CARD_BYTES:,} bytes"))
     try:
@@ -182,13 +182,13 @@ def _parse(text: bytes) -> ModelCard:
     except (ValueError, RecursionError) as error:
         raise CardError(damaged.format(f"damage ({str(error)[:200]})")) from None
     if not intact:
-        raise CardError(damaged.format("a wrong checksum: it was damaged, or edited by hand"))
+        raise CardError(damaged.format("a wrong checksum (damaged, or edited by hand)"))
     if not card.runtime or not card.runtime_version or card.profile is None:
-        raise CardError(damaged.format("one without builder or sizes, as in an ONNX file"))
+        raise CardError(damaged.format("a card without runtime or sizes, as in an ONNX file"))
     return card
 
 
 def _card_hash(raw: dict[str, Any]) -> str:
-    """Return the sha256 of a card without its hash entry: a flipped bit could change the threshold."""
+    """Return the sha256 of a card without its hash entry; detects a flipped bit, which could change the threshold."""
     rest = {name: value for name, value in raw.items() if name != _CARD_HASH_KEY}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A TensorRT plan loaded on the GPU: its tensors, its scratch memory, its execution contexts."""
+"""A TensorRT plan loaded on the GPU, with its tensors, scratch memory and execution contexts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kinet_trt.models.card import ModelCard
 
 
 class LoadedPlan:
-    """A deserialised plan; the current CUDA context must be the primary one. All contexts run on ``stream``.
+    """A deserialized plan. The current CUDA context must be the primary one. Execution contexts run on ``stream``.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class LoadedPlan:
     Raises
     ------
     EngineError
-        If TensorRT cannot load the plan, or its tensors are not those of the card.
+        If TensorRT cannot load the plan, or the tensors of the plan do not match the card.
     """
 
     def __init__(self, card: ModelCard, data: bytes, library: Library, path: Path, stream: Any) -> None:
@@ -35,7 +35,7 @@ class LoadedPlan:
         self._runtime = library.module.Runtime(library.logger)
         self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
-            raise self.error("cannot load it")
+            raise self.error("cannot load the plan")
         self.tensors = self._read_tensors()
         self._context_options = context_options(library, self._engine)
         self._scratch_bytes = int(self._engine.device_memory_size_v2)
@@ -43,7 +43,7 @@ class LoadedPlan:
             self._scratch = cupy.cuda.alloc(max(1, self._scratch_bytes))
 
     def create_context(self) -> Any:
-        """Return a new execution context. All contexts share one scratch memory, so they must run on one stream.
+        """Return a new execution context. All contexts share one scratch buffer, so they must run on the same stream.
 
         A captured graph belongs to its context, so each shape needs its own.
         """
@@ -54,10 +54,12 @@ class LoadedPlan:
         return context
 
     def error(self, problem: str) -> EngineError:
-        """Return an error with TensorRT's reason for a problem, and the command that builds the engine again."""
+        """Return an error with TensorRT's reason for a problem and the command that rebuilds the engine."""
         message = format_error(self._library, problem, self._library.messages)
         self._library.messages.clear()
-        return EngineError(f"{self._path}: {message}. Build it here: {build_command(self._card, self._path)}")
+        return EngineError(
+            f"{self._path}: {message}. Rebuild the engine on this machine: {build_command(self._card, self._path)}"
+        )
 
     def _read_tensors(self) -> dict[str, tuple[bool, np.dtype[Any]]]:
         trt, engine = self._library.module, self._engine
@@ -73,6 +75,6 @@ class LoadedPlan:
         if tensors.get("frame") != (False, np.dtype(np.uint8)) or not all(name in tensors for name in outputs):
             raise EngineError(
                 f"{self._path}: expected a plan with the input frame, uint8, and the outputs {', '.join(outputs)}, "
-                f"found {', '.join(names)}: {build_command(self._card, self._path)}"
+                f"found {', '.join(names)}. Rebuild the engine: {build_command(self._card, self._path)}"
             )
         return tensors

@@ -128,7 +128,7 @@ def test_unknown_keys_of_version_one_are_ignored(engine):
 @pytest.mark.parametrize("changes", [{"runtime": ""}, {"runtime_version": ""}, {"profile": None}])
 def test_read_plan_rejects_the_card_of_an_onnx_file(engine, changes):
     rewritten(engine, **changes)
-    assert "one without builder or sizes" in message(engine, CardError)
+    assert "a card without runtime or sizes" in message(engine, CardError)
 
 
 @pytest.mark.parametrize(
