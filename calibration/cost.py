@@ -37,28 +37,14 @@ floating point without benefit."""
 
 @dataclass(frozen=True)
 class Cost:
-    """INT8 compared with FP32 on the held-out images.
+    """INT8 compared with FP32 on the held-out images."""
 
-    Attributes
-    ----------
-    images
-        Number of images.
-    agreement
-        Agreement by pixel and class.
-    against_fp32
-        Detection and classification F1 of INT8 with FP32's nuclei as ground truth, matched within 16 px.
-    labelled
-        Number of labelled nuclei in these images.
-    before, after
-        Detection and classification F1 of FP32 and of INT8 against the labels; None if there are no labels.
-    """
-
-    images: int
-    agreement: Agreement
-    against_fp32: tuple[float, float]
-    labelled: int
-    before: tuple[float, float] | None
-    after: tuple[float, float] | None
+    images: int  # number of images
+    agreement: Agreement  # by pixel and class
+    against_fp32: tuple[float, float]  # detection and classification F1 with FP32's nuclei as ground truth
+    labelled: int  # number of labelled nuclei
+    before: tuple[float, float] | None  # detection and classification F1 of FP32 against the labels
+    after: tuple[float, float] | None  # of INT8
 
     @property
     def from_labels(self) -> bool:
@@ -96,20 +82,7 @@ class Cost:
 
 
 def check_nuclei(model: Model, images: Sequence[Picture]) -> None:
-    """Raise if the held-out images contain too few nuclei to measure the loss.
-
-    Parameters
-    ----------
-    model
-        The FP32 model.
-    images
-        The held-out images.
-
-    Raises
-    ------
-    KinetError
-        If the model finds fewer than `MIN_NUCLEI` nuclei in all of them.
-    """
+    """Raise a KinetError if the FP32 model finds fewer than `MIN_NUCLEI` nuclei in all held-out images together."""
     counter, found = _counter(model), 0
     for image in images:
         found += len(counter(_frame(image, model.card)))
@@ -126,19 +99,7 @@ def measure(
 ) -> Cost:
     """Count images with two models, FP32 and INT8, and compare the second with the first and with the labels.
 
-    Parameters
-    ----------
-    first, second
-        The models.
-    images
-        Images from :func:`kinet_trt.calibration.images.choose`; those with labels are counted in full.
-    report
-        Called with the number of finished images and of all images.
-
-    Raises
-    ------
-    KinetError
-        If a model cannot be opened, an image cannot be read, or the extra with ``lapx`` is not installed.
+    Images with labels are counted in full. ``report`` is called with the number of finished images and of all images.
     """
     counters = _counter(first), _counter(second)
     card = first.card

@@ -41,47 +41,24 @@ _THUMBNAIL = 24
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One image of the folder.
-
-    Attributes
-    ----------
-    path
-        Image file.
-    crop
-        Part with the most tissue, at the model's scale, RGB uint8 [H, W, 3], H and W multiples of the model's alignment
-        and at most :data:`CROP_SIDE`.
-    brown
-        Share of the tissue that is stained with DAB.
-    field
-        The labelled field; None if the image has no labels.
-    """
+    """One image of the folder."""
 
     path: Path
-    crop: NDArray[np.uint8]
-    brown: float
-    field: LabelledField | None = None
+    crop: NDArray[np.uint8]  # part with the most tissue, at the model's scale and alignment, RGB uint8 [H, W, 3]
+    brown: float  # share of the tissue that is stained with DAB
+    field: LabelledField | None = None  # None if the image has no labels
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The chosen images.
+    """The chosen images; ``held_out``, for measuring the result, and ``calibration`` are disjoint."""
 
-    Attributes
-    ----------
-    calibration
-        Images for calibration, by increasing amount of DAB.
-    held_out
-        Images for measuring the result; none of them is in ``calibration``.
-    glass, grey, duplicates, unreadable
-        Excluded files: no tissue, no colour, the same tissue as another image, or not an image.
-    """
-
-    calibration: tuple[Picture, ...]
+    calibration: tuple[Picture, ...]  # by increasing amount of DAB
     held_out: tuple[Picture, ...]
-    glass: tuple[Path, ...]
-    grey: tuple[Path, ...]
-    duplicates: tuple[Path, ...]
-    unreadable: tuple[Path, ...]
+    glass: tuple[Path, ...]  # excluded: no tissue
+    grey: tuple[Path, ...]  # excluded: no colour
+    duplicates: tuple[Path, ...]  # excluded: the same tissue as another image
+    unreadable: tuple[Path, ...]  # excluded: not an image
 
     @property
     def sha256(self) -> str:
@@ -98,27 +75,10 @@ def choose(
 ) -> Choice:
     """Choose calibration images from a folder, and hold out others to measure the result.
 
-    At most half of the distinct images of tissue are used for calibration, evenly spaced in the order of the amount of
-    DAB, so that pale and dark ones are included. Of the others, at most :data:`MAX_HELD_OUT` are held out, preferably
-    those with labels.
-
-    Parameters
-    ----------
-    folder
-        Images, labelled fields (:func:`kinet_trt.datasets.labelled.read_fields`), or both.
-    card
-        Model card with the scale and alignment.
-    images
-        Maximum number of calibration images.
-    seed
-        Seed of the random selection, if the folder contains more than :data:`MAX_READ` files.
-    report
-        Called with the number of files read and of all files.
-
-    Raises
-    ------
-    KinetError
-        If fewer than :data:`MIN_IMAGES` distinct images of tissue are found.
+    At most half of the distinct images of tissue, and at most ``images``, are used for calibration, evenly spaced in
+    the order of the amount of DAB, so that pale and dark ones are included. Of the others, at most :data:`MAX_HELD_OUT`
+    are held out, preferably those with labels. ``report`` is called with the number of files read and of all files.
+    Raise a KinetError if fewer than :data:`MIN_IMAGES` distinct images of tissue are found.
     """
     if images < 1:
         raise KinetError(f"calibration images: expected 1 or more, found {images}")
@@ -189,24 +149,12 @@ def _find_files(folder: Path) -> list[tuple[Path, LabelledField | None]]:
 
 
 def at_scale(path: Path, card: ModelCard) -> NDArray[np.uint8]:
-    """Return an image file at a model's scale, padded to its alignment, RGB uint8 [H, W, 3].
-
-    Raises
-    ------
-    ImageError
-        If it cannot be read, or is too small.
-    """
+    """Return an image file at a model's scale, padded to its alignment, RGB uint8 [H, W, 3]."""
     return fit(read_image(path), card.mpp, card.multiple).pixels
 
 
 def stain(pixels: NDArray[np.uint8]) -> tuple[float, float]:
-    """Return the share of tissue in an image, and the share of the tissue that is brown.
-
-    Parameters
-    ----------
-    pixels
-        RGB, uint8 [H, W, 3].
-    """
+    """Return the share of tissue in an image, RGB uint8 [H, W, 3], and the share of the tissue that is brown."""
     small = cv2.resize(
         pixels, (max(1, pixels.shape[1] // 4), max(1, pixels.shape[0] // 4)), interpolation=cv2.INTER_AREA
     )
@@ -219,14 +167,7 @@ def stain(pixels: NDArray[np.uint8]) -> tuple[float, float]:
 def densest(pixels: NDArray[np.uint8], side: int, multiple: int) -> NDArray[np.uint8]:
     """Return the window with the most tissue, at most ``side`` px wide and high.
 
-    Parameters
-    ----------
-    pixels
-        RGB, uint8 [H, W, 3], H and W multiples of ``multiple``.
-    side
-        Maximum side of the window, px; a multiple of ``multiple``.
-    multiple
-        Alignment of the window, px.
+    ``pixels`` are RGB, uint8 [H, W, 3]; H, W, ``side`` and the position of the window are multiples of ``multiple``.
     """
     height, width = (min(side, length) for length in pixels.shape[:2])
     if (height, width) == pixels.shape[:2]:

@@ -79,30 +79,15 @@ def to_int8(
 ) -> Quantised:
     """Quantize a model to INT8 with a folder of images, measure the F1 loss, and reject a loss that is too large.
 
-    Parameters
-    ----------
-    model
-        FP32 ONNX model; its weights may be stored in half precision.
-    folder
-        Images of the stain and scanner that the model will be used with, ideally with labels
-        (:func:`kinet_trt.datasets.labelled.read_fields`). At most half of them calibrate; the others evaluate.
-    max_loss
-        Maximum loss of detection F1 and of classification F1, percentage points.
-    images
-        Maximum number of calibration images.
-    cache
-        Folder that caches ranges by the hash of the model and the images; None for no cache.
-    seed
-        Seed of the random selection of images from a large folder.
-    report
-        Called with the current step (``"images"``, ``"ranges"``, ``"layers"``, ``"measure"``), the finished part of it
-        and the total.
+    ``model`` is FP32; its weights may be stored in half precision. The images of ``folder`` are of the stain and
+    scanner that the model will be used with, ideally with labels (:func:`kinet_trt.datasets.labelled.read_fields`); at
+    most half of them calibrate, the others evaluate. ``max_loss`` is the maximum loss of detection F1 and of
+    classification F1, percentage points. ``cache`` is a folder that caches ranges by the hash of the model and the
+    images; None for no cache. ``report`` is called with the current step (``"images"``, ``"ranges"``, ``"layers"``,
+    ``"measure"``), the finished part of it and the total.
 
-    Raises
-    ------
-    KinetError
-        If the model is not FP32, there are too few images, the held-out images contain too few nuclei to measure the
-        loss, or the result loses more than ``max_loss``.
+    Raise a KinetError if the model is not FP32, there are too few images, the held-out images contain too few nuclei to
+    measure the loss, or the result loses more than ``max_loss``.
     """
     card = model.card
     if card.precision != "fp32":

@@ -29,21 +29,11 @@ _VERSION = b"kinet-trt ranges 1"
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """Histogram of the magnitudes of one tensor.
+    """Histogram of the magnitudes of one tensor."""
 
-    Attributes
-    ----------
-    largest
-        Largest magnitude.
-    counts
-        Number of values in each of :data:`BINS` equal bins from 0 to ``largest``, float64 [BINS].
-    scale
-        Pixels of the tensor per pixel of the image.
-    """
-
-    largest: float
-    counts: NDArray[np.float64]
-    scale: float = 1.0
+    largest: float  # largest magnitude
+    counts: NDArray[np.float64]  # number of values in equal bins from 0 to ``largest``, [BINS]
+    scale: float = 1.0  # pixels of the tensor per pixel of the image
 
 
 def observe(
@@ -54,23 +44,10 @@ def observe(
 ) -> dict[str, Histogram]:
     """Run images through a network in FP32 and record the magnitudes of its tensors.
 
-    Two passes: the largest magnitudes, then the histograms up to them, from every second row and column.
-
-    Parameters
-    ----------
-    graph
-        The network.
-    tensors
-        Names of the tensors.
-    frames
-        RGB, uint8 [H, W, 3], H and W multiples of the model's alignment.
-    report
-        Called with the number of finished images and of all images, summed over both passes.
-
-    Raises
-    ------
-    KinetError
-        If a tensor contains a value that is not finite.
+    Two passes: the largest magnitudes, then the histograms up to them, from every second row and column. ``frames`` are
+    RGB, uint8 [H, W, 3], H and W multiples of the model's alignment. ``report`` is called with the number of finished
+    images and of all images, summed over both passes. Raise a KinetError if a tensor contains a value that is not
+    finite.
     """
     from kinet_trt.engines.openvino import core  # slow to import, and not needed for cached ranges
 
@@ -105,11 +82,6 @@ def step(histograms: Sequence[Histogram]) -> float:
 
     The error of a tensor, from clipping and rounding, is relative to its mean square. Otherwise the few large values of
     a ReLU would use most of the codes.
-
-    Parameters
-    ----------
-    histograms
-        Histograms of the tensors, at least one.
     """
     max_magnitude = max(histogram.largest for histogram in histograms)
     if max_magnitude == 0:
@@ -151,11 +123,6 @@ def cached(
     """Return the histograms of :func:`observe`, cached in a folder under the hash of their inputs.
 
     A different model, set of images or version has a different file name; a damaged file is replaced.
-
-    Raises
-    ------
-    KinetError
-        As :func:`observe`, or if the file cannot be written.
     """
     if folder is None:
         return observe(graph, tensors, frames, report)

@@ -28,21 +28,11 @@ PROBES = 4
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Sensitivity of one layer to quantization.
+    """Sensitivity of one layer to quantization."""
 
-    Attributes
-    ----------
-    layer
-        Name of the layer.
-    moved
-        Share of nuclei that move or change class if only this layer is quantized.
-    cost
-        Multiplications per pixel of the image.
-    """
-
-    layer: str
-    moved: float
-    cost: float
+    layer: str  # name
+    moved: float  # share of nuclei that move or change class if only this layer is quantized
+    cost: float  # multiplications per pixel of the image
 
     @property
     def benefit(self) -> float:
@@ -52,21 +42,11 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class FloatLayers:
-    """The layers that stay in floating point.
+    """The layers that stay in floating point."""
 
-    Attributes
-    ----------
-    floating
-        Names of the layers.
-    layers
-        Sensitivity of every layer, in order of decreasing benefit of floating point.
-    disagreement
-        Disagreement with FP32 on the calibration crops; see :func:`kinet_trt.calibration.cost.disagreement`.
-    """
-
-    floating: tuple[str, ...]
-    layers: tuple[Sensitivity, ...]
-    disagreement: float
+    floating: tuple[str, ...]  # names
+    layers: tuple[Sensitivity, ...]  # every layer, in order of decreasing benefit of floating point
+    disagreement: float  # with FP32, on the calibration crops; see :func:`cost.disagreement`
 
 
 def steps(graph: onnx.ModelProto, histograms: Mapping[str, Histogram], floating: Sequence[str]) -> dict[str, float]:
@@ -87,20 +67,10 @@ def choose_floating(
 ) -> FloatLayers:
     """Choose the layers with most of the noise, and then as few others as needed to reach a target.
 
-    Parameters
-    ----------
-    graph
-        Network with FP32 weights (:func:`kinet_trt.onnx_graph.precision.weights_to_fp32`).
-    card
-        Model card with threshold and NMS radius.
-    histograms
-        Histograms of all tensors that may be quantized.
-    frames
-        Calibration crops, RGB uint8 [H, W, 3].
-    target
-        Maximum disagreement with FP32 for all quantized layers together.
-    report
-        Called with the number of finished layers and of all layers.
+    ``graph`` is a network with FP32 weights (:func:`kinet_trt.onnx_graph.precision.weights_to_fp32`), ``histograms``
+    are those of all tensors that may be quantized, and ``frames`` are calibration crops, RGB uint8 [H, W, 3].
+    ``target`` is the maximum disagreement with FP32 for all quantized layers together. ``report`` is called with the
+    number of finished layers and of all layers.
     """
 
     def open_quantized(floating: Sequence[str]) -> OpenVinoEngine:

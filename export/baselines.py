@@ -49,13 +49,7 @@ def published(frame: Frame) -> Candidate:
 
 
 def eager(card: ModelCard, frame: Frame) -> Candidate:
-    """Return the network of a model card in eager PyTorch in FP32, followed by our peaks; weights are random.
-
-    Raises
-    ------
-    KinetError
-        If the card does not name a network of kinet-trt.
-    """
+    """Return the network of a model card in eager PyTorch in FP32, followed by our peaks; weights are random."""
     try:
         config = NetworkConfig.parse(card.network)
     except ValueError:

@@ -23,34 +23,16 @@ MPP = 0.34
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Results of training other than the weights.
+    """Results of training other than the weights."""
 
-    Attributes
-    ----------
-    classes
-        Class names, in the order of the maps.
-    mpp
-        Scale of the training fields, um/px.
-    mean, std
-        Mean and standard deviation of RGB, 0 to 1, for the normalisation ``(pixel / 255 - mean) / std``.
-    threshold
-        Minimum height of a peak, chosen on validation fields.
-    nms_radius
-        Half the NMS window, px.
-    data
-        Origin of the training fields, as text.
-    metrics
-        Validation figures at this threshold, by name.
-    """
-
-    classes: tuple[str, ...] = CLASSES
-    mpp: float = MPP
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
-    threshold: float = 0.4
-    nms_radius: int = 5
-    data: str = "none: random weights"
-    metrics: dict[str, float] = field(default_factory=dict)
+    classes: tuple[str, ...] = CLASSES  # in the order of the maps
+    mpp: float = MPP  # scale of the training fields, um/px
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of RGB, 0 to 1
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)  # normalisation: (pixel / 255 - mean) / std
+    threshold: float = 0.4  # minimum height of a peak, chosen on validation fields
+    nms_radius: int = 5  # radius of the suppression window, px
+    data: str = "none: random weights"  # origin of the training fields, as text
+    metrics: dict[str, float] = field(default_factory=dict)  # validation figures at this threshold
 
 
 @dataclass(frozen=True)
@@ -79,13 +61,7 @@ def save(path: Path, network: Network, info: ModelInfo, resume: dict[str, Any] |
 
 
 def read_torch_file(path: Path, kind: str) -> Any:
-    """Read a file of ``torch.save``; unpickles only tensors and plain values. ``kind`` names the file in errors.
-
-    Raises
-    ------
-    KinetError
-        If the file is missing or damaged.
-    """
+    """Read a file of ``torch.save``; unpickles only tensors and plain values. ``kind`` names the file in errors."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -98,10 +74,7 @@ def read_torch_file(path: Path, kind: str) -> Any:
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint; unpickles only tensors and plain values.
 
-    Raises
-    ------
-    KinetError
-        If the file is missing, damaged, of a newer version, or not a kinet-trt checkpoint.
+    Raise a KinetError if the file is missing, damaged, of a newer version, or not a kinet-trt checkpoint.
     """
     content = read_torch_file(path, "checkpoint")
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
@@ -121,13 +94,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Describe a checkpoint, in the form of :func:`kinet_trt.onnx_graph.inspect.inspect_file`.
-
-    Raises
-    ------
-    KinetError
-        As :func:`load`.
-    """
+    """Describe a checkpoint, in the form of :func:`kinet_trt.onnx_graph.inspect.inspect_file`."""
     checkpoint = load(path)
     network, content = checkpoint.network, path.read_bytes()
     layers: dict[str, dict[str, Any]] = {}

@@ -21,19 +21,8 @@ GAP = 8
 def contact_sheet(found: Sequence[Detections], fields: Sequence[LabelledField], threshold: float) -> bytes:
     """Draw false negatives (yellow), false positives (magenta) and wrong classes (orange) of a field of each source.
 
-    Parameters
-    ----------
-    found
-        Detections in each field, px of the field.
-    fields
-        Fields at the model's scale.
-    threshold
-        Minimum score.
-
-    Returns
-    -------
-    bytes
-        JPEG file.
+    ``found`` are the detections in each field, px of the field, which is at the model's scale; those below
+    ``threshold`` are not drawn. Return a JPEG file.
     """
     first = {f.source: i for i, f in reversed(list(enumerate(fields)))}
     chosen = sorted(first.values())

@@ -36,34 +36,16 @@ _UNMIX = np.linalg.inv(_STAINS)
 
 @dataclass(frozen=True)
 class CropPlan:
-    """Parameters of the sampling of crops.
+    """Parameters of the sampling of crops."""
 
-    Attributes
-    ----------
-    size
-        Side of a crop, px.
-    per_image
-        Consecutive crops from the same image (the paper: four).
-    distance, alpha
-        Distance (px) and decay (no unit) of the proximity maps (Eq. 1).
-    stain
-        Whether to vary stain, scanner, focus and noise, in addition to rotation, shift and mirroring as in the paper.
-    scale
-        Maximum factor of enlargement or shrinking, at any angle; 1: quarter turns only, without interpolation.
-    simulated
-        Fraction of simulated crops, in which all non-tumour nuclei are known.
-    empty
-        Fraction of crops without tissue, and so without nuclei.
-    """
-
-    size: int = 208
-    per_image: int = 4
-    distance: float = 15.0
-    alpha: float = 3.0
-    stain: bool = False
-    scale: float = 1.0
-    simulated: float = 0.0
-    empty: float = 0.0
+    size: int = 208  # side of a crop, px
+    per_image: int = 4  # consecutive crops from the same image; four in the paper
+    distance: float = 15.0  # distance d of the proximity maps (Eq. 1), px
+    alpha: float = 3.0  # decay of the proximity maps (Eq. 1)
+    stain: bool = False  # vary stain, scanner, focus and noise, not only position and orientation as in the paper
+    scale: float = 1.0  # maximum factor of enlargement or shrinking, at any angle; 1: quarter turns, not interpolated
+    simulated: float = 0.0  # fraction of simulated crops, in which all non-tumour nuclei are known
+    empty: float = 0.0  # fraction of crops without tissue, and so without nuclei
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,20 +78,11 @@ class Crop:
 
 
 class Crops(Dataset[tuple[Tensor, ...]]):
-    """Seeded data set of crops. An item depends only on seed and index, so a resumed run repeats it.
+    """Seeded data set of ``length`` crops. An item depends only on seed and index, so a resumed run repeats it.
 
-    Parameters
-    ----------
-    fields
-        Fields to crop.
-    weights
-        Sampling weights of the fields, at any scale.
-    plan, seed, length
-        Sampling parameters, random seed, and number of crops.
-    target
-        Function that draws the target of the network; None: proximity maps.
-    taught
-        Teacher's maps of each field, uint8 [H, W, classes] (:mod:`kinet_trt.export.distillation`); empty: no teacher.
+    ``weights`` are the sampling weights of the fields, at any scale. ``target`` draws the target of the network; None
+    for proximity maps. ``taught`` are a teacher's maps of each field, uint8 [H, W, classes]
+    (:mod:`kinet_trt.export.distillation`); empty if there is no teacher.
     """
 
     def __init__(
@@ -260,36 +233,17 @@ def _crop(
 def divide_by_class(
     maps: NDArray[np.float32], total: NDArray[np.float32], where: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Divide nuclei without a class among the classes in proportion to a teacher's maps.
+    """Divide nuclei without a class among the classes in proportion to a teacher's maps, float32 [classes, H, W].
 
-    Parameters
-    ----------
-    maps
-        Teacher's maps, float32 [classes, H, W].
-    total
-        Sum of the target maps, float32 [1, H, W].
-    where
-        1 where the teacher's maps are known, float32 [1, H, W].
-
-    Returns
-    -------
-    maps, where
-        Maps with the sum ``total``, and 1 where they are known: not at nuclei that the teacher did not find.
+    ``total`` is the sum of the target maps, ``known`` is 1 where the teacher's maps are known, float32 [1, H, W].
+    Return maps with the sum ``total``, and 1 where they are known: not at nuclei that the teacher did not find.
     """
     found = maps.sum(axis=0, keepdims=True)
     return total * maps / np.maximum(found, MIN_TEACHER_SUM), where * ((found >= MIN_TEACHER_SUM) | (total == 0))
 
 
 def without_tumor(maps: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return maps in which all nuclei in tissue other than tumour are non-tumour.
-
-    Parameters
-    ----------
-    maps
-        Maps, float32 [classes, H, W].
-    other
-        1 in such tissue, float32 [H, W].
-    """
+    """Return maps in which all nuclei in tissue other than tumour, where ``other`` [H, W] is 1, are non-tumour."""
     changed = maps * (1 - other)
     changed[NON_TUMOR] += maps.max(axis=0) * other
     return changed
@@ -302,21 +256,9 @@ def weak_region(
     inside: NDArray[np.float32],
     drawn: bool,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the tumour region and where it is known: the counted area if it was drawn, else around labelled nuclei.
+    """Return the tumour region, and 1 where it is known, float32 [1, H, W].
 
-    Parameters
-    ----------
-    x, y, cls
-        Coordinates, px, and class indices of the nuclei.
-    inside
-        1 in the counted area, float32 [H, W].
-    drawn
-        Whether the counted area was drawn.
-
-    Returns
-    -------
-    tumor, known
-        float32 [1, H, W].
+    It is the counted region, where ``counted`` [H, W] is 1, if that was drawn, else it is around labelled nuclei.
     """
     if drawn:
         return inside[None].copy(), inside[None].copy()
@@ -329,16 +271,11 @@ def weak_region(
 
 
 def vary_stain(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the image with the stain, scanner and camera varied at random.
+    """Return the image, RGB uint8 [H, W, 3], with the stain, scanner and camera varied at random.
 
     Haematoxylin and DAB are unmixed by optical density (Beer-Lambert; Ruifrok and Johnston 2001), scaled, and mixed
     with slightly different stain vectors. White point, gamma and colour matrix of the camera, stray light, focus or
     sharpening, noise and JPEG compression vary, too.
-
-    Parameters
-    ----------
-    pixels
-        RGB, uint8 [H, W, 3].
     """
     density = -np.log((pixels.astype(np.float32) + 1) / 256)
     stains = density.reshape(-1, 3) @ _UNMIX.astype(np.float32)

@@ -25,14 +25,10 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 def mean_of_views(predict: Predict, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the mean of a network's maps over the turned and mirrored views of an image.
+    """Return the mean of a network's maps over the turned and mirrored views of an image, uint8 [H, W, classes].
 
-    The mean is a better target than the maps of a single view: errors that depend on the orientation cancel.
-
-    Returns
-    -------
-    NDArray
-        uint8 [H, W, classes]; 255 stands for 1, and values outside 0 to 1 are clipped.
+    255 stands for 1, and values outside 0 to 1 are clipped. The mean is a better target than the maps of a single view:
+    errors that depend on the orientation cancel.
     """
     total: NDArray[np.float32] | None = None
     for turns, mirrored in VIEWS:
@@ -50,18 +46,9 @@ def mean_of_views(predict: Predict, pixels: NDArray[np.uint8]) -> NDArray[np.uin
 def maps_of_fields(
     predict: Predict, fields: Sequence[LabelledField], folder: Path, key: str
 ) -> list[NDArray[np.uint8]]:
-    """Return :func:`mean_of_views` of each field, cached in a folder.
+    """Return :func:`mean_of_views` of each field, at the network's scale, cached in a folder with one file per image.
 
-    Parameters
-    ----------
-    predict
-        The trained network.
-    fields
-        Fields at the scale of the network.
-    folder
-        Cache with one file per image; created if missing.
-    key
-        Identifier of the network: cached maps of another network are ignored.
+    ``key`` identifies the network: cached maps of another one are ignored.
     """
     found: list[NDArray[np.uint8]] = []
     for f in fields:

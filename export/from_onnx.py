@@ -33,17 +33,9 @@ def load(path: Path) -> Checkpoint:
     """Read an ONNX model written by ``kinet-trt export`` as a network.
 
     Export folds each batch norm into its convolution. They are restored as identities in evaluation;
-    :func:`~kinet_trt.export.networks.norms.restore_statistics` then gives them the statistics that training needs.
-
-    Parameters
-    ----------
-    path
-        The model; the name ``kinet-edge``, if no such file exists, stands for the model in the package.
-
-    Raises
-    ------
-    KinetError
-        If it cannot be read, is INT8 or fused, or is not a network of kinet-trt.
+    :func:`~kinet_trt.export.networks.norms.restore_statistics` then gives them the statistics that training needs. The
+    name ``kinet-edge``, if no such file exists, stands for the model in the package. Raise a KinetError if the model
+    cannot be read, is INT8 or fused, or is not a network of kinet-trt.
     """
     if path.name in (DEFAULT_NAME, DEFAULT_MODEL.name) and not path.exists():
         return load(DEFAULT_MODEL)

@@ -40,25 +40,13 @@ _MAX_SIDE = 1024  # side of the part of a field that statistics are computed on,
 
 @dataclass(frozen=True)
 class Shift:
-    """Change of detections by other statistics of the norms.
+    """Change of detections by other statistics of the norms."""
 
-    Attributes
-    ----------
-    before, after
-        Number of nuclei with the statistics of each image, and with running statistics.
-    matched
-        Number of nuclei found in both, within 16 px.
-    reclassified
-        Number of matched nuclei with another class.
-    distance
-        Mean distance of matched nuclei, px.
-    """
-
-    before: int
-    after: int
-    matched: int
-    reclassified: int
-    distance: float
+    before: int  # number of nuclei with the statistics of each image
+    after: int  # number of nuclei with running statistics
+    matched: int  # number of nuclei found in both, within 16 px
+    reclassified: int  # number of matched nuclei with another class
+    distance: float  # mean distance of matched nuclei, px
 
     def __str__(self) -> str:
         return (
@@ -70,33 +58,18 @@ class Shift:
 
 @dataclass(frozen=True)
 class Imported:
-    """Result of an import.
-
-    Attributes
-    ----------
-    config, parameters
-        Imported network, and number of its parameters.
-    ignored
-        Names of ignored entries of the file.
-    threshold, chosen
-        Minimum height of a peak, and whether it was chosen on labelled fields.
-    calibrated, measured, separate
-        Number of fields for the running statistics and for measuring their effect, and whether these are different
-        fields; 0 if the statistics of each image are used.
-    shift, shift_of_file
-        Effect of the estimated running statistics, and of those in the file.
-    """
+    """Result of an import."""
 
     config: NetworkConfig
-    parameters: int
-    ignored: tuple[str, ...]
-    threshold: float
-    chosen: bool = False
-    calibrated: int = 0
-    measured: int = 0
-    separate: bool = False
-    shift: Shift | None = None
-    shift_of_file: Shift | None = None
+    parameters: int  # number of parameters
+    ignored: tuple[str, ...]  # names of ignored entries of the file
+    threshold: float  # minimum height of a peak
+    chosen: bool = False  # whether the threshold was chosen on labelled fields
+    calibrated: int = 0  # number of fields for the running statistics; 0 if those of each image are used
+    measured: int = 0  # number of fields for measuring the effect of running statistics
+    separate: bool = False  # whether these are other fields
+    shift: Shift | None = None  # effect of the estimated running statistics
+    shift_of_file: Shift | None = None  # effect of the running statistics in the file
 
     def sentences(self) -> list[str]:
         """Return a summary in sentences."""
@@ -122,22 +95,11 @@ class Imported:
 
 
 def import_weights(source: Path, out: Path, fields: Path | None) -> Imported:
-    """Convert a state dict of the authors' release, with or without the region branch, to a checkpoint.
+    """Convert a ``.pth`` of the authors' release, with or without the region branch, to the checkpoint ``out``.
 
-    Parameters
-    ----------
-    source
-        A ``.pth`` of the release; only tensors are unpickled.
-    out
-        The checkpoint to write.
-    fields
-        Images or labelled fields for estimating running statistics; None: the statistics of each image, as in the
-        release.
-
-    Raises
-    ------
-    KinetError
-        If the file is damaged or of another network, or the fields cannot be read.
+    Only tensors are unpickled. ``fields`` are images or labelled fields for estimating running statistics; None for the
+    statistics of each image, as in the release. Raise a KinetError if the file is damaged or of another network, or the
+    fields cannot be read.
     """
     weights, ignored = read_state_dict(source)
     config = _config(weights)
@@ -180,17 +142,9 @@ def import_weights(source: Path, out: Path, fields: Path | None) -> Imported:
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Read the tensors of a ``.pth``, also from a dictionary around them or with the prefix of ``DataParallel``.
+    """Read the tensors of a ``.pth`` by name, and the names of ignored entries.
 
-    Returns
-    -------
-    weights, ignored
-        Tensors by name, and the names of ignored entries.
-
-    Raises
-    ------
-    KinetError
-        If the file cannot be read, or is not a state dict.
+    The tensors may be in a dictionary in the file, and have the prefix of ``DataParallel``.
     """
     content = read_torch_file(path, "state dict")
     for name in _WRAPPERS:

@@ -8,24 +8,11 @@ from torch.nn import functional as F
 
 
 def nucleus_loss(prediction: Tensor, target: Tensor, known: Tensor, lam: float = 5.0, floor: float = 0.0) -> Tensor:
-    """Return Eq. 2 for each image: ``1/2 sum (y + lambda mean(y)) (y_hat - y)^2`` over known pixels.
+    """Return Eq. 2 for each image, float [N]: ``1/2 sum (y + lambda mean(y)) (y_hat - y)^2`` over known pixels.
 
-    Parameters
-    ----------
-    prediction, target
-        float [N, classes, H, W].
-    known
-        1 where a class is labelled and 0 where it is unknown, float [N, classes, H, W]. With all ones this is the
-        paper's sum; the mean of y is over known pixels.
-    lam
-        Weight lambda of the pixels far from nuclei (no unit).
-    floor
-        Minimum of mean(y): with the paper's 0, images without nuclei have no loss.
-
-    Returns
-    -------
-    Tensor
-        float [N].
+    ``known`` is 1 where a class is labelled and 0 where it is unknown, float [N, classes, H, W] like the maps. With all
+    ones this is the paper's sum; the mean of y is over known pixels. ``lam`` is the weight lambda of the pixels far
+    from nuclei (no unit). ``floor`` is the minimum of mean(y): with the paper's 0, images without nuclei have no loss.
     """
     area = known.sum((2, 3), keepdim=True).clamp_min(1)
     mean = (target * known).sum((2, 3), keepdim=True) / area
@@ -37,10 +24,7 @@ def nucleus_loss(prediction: Tensor, target: Tensor, known: Tensor, lam: float =
 def correlation_penalty(hidden: Tensor) -> Tensor:
     """Return the second term of Eq. 3 without eta for each image: the dot products of all pairs of channels.
 
-    Parameters
-    ----------
-    hidden
-        Last layer, as in the paper: the proximity maps, float [N, classes, H, W].
+    ``hidden`` is the last layer, as in the paper: the proximity maps, float [N, classes, H, W].
     """
     flat = hidden.flatten(2)
     gram = flat @ flat.transpose(1, 2)
@@ -48,16 +32,10 @@ def correlation_penalty(hidden: Tensor) -> Tensor:
 
 
 def roi_loss(logits: Tensor, tumor: Tensor, known: Tensor) -> Tensor:
-    """Return Eq. 4 for each image: the cross-entropy summed over annotated pixels.
+    """Return Eq. 4 for each image: the cross-entropy summed over annotated pixels, where ``known`` [N, 1, H, W] is 1.
 
-    Parameters
-    ----------
-    logits
-        float [N, 2, H, W] (softmax: non-tumour, tumour) or [N, 1, H, W] (sigmoid).
-    tumor
-        1 in tumour and 0 elsewhere, float [N, 1, H, W].
-    known
-        1 where the region was annotated, float [N, 1, H, W].
+    ``logits`` are float [N, 2, H, W] (softmax: non-tumour, tumour) or [N, 1, H, W] (sigmoid); ``tumor`` is 1 in tumour
+    and 0 elsewhere, float [N, 1, H, W].
     """
     if logits.shape[1] == 1:
         entropy = F.binary_cross_entropy_with_logits(logits, tumor, reduction="none")

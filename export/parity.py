@@ -32,33 +32,17 @@ FIELDS, SIDE = 4, 512
 
 @dataclass(frozen=True)
 class Parity:
-    """Difference between an exported model and PyTorch.
+    """Difference between an exported model and PyTorch."""
 
-    Attributes
-    ----------
-    max_error
-        Maximum difference of a map value.
-    agreement
-        Agreement of the detections at the card's threshold, over all images.
-    images
-        Number of images.
-    """
-
-    max_error: float
-    agreement: Agreement
-    images: int
+    max_error: float  # maximum difference of a map value
+    agreement: Agreement  # of the detections at the card's threshold, over all images
+    images: int  # number of images
 
 
 def export_file(
     source: Path, out: Path, precision: str, half_weights: bool, roi: bool, images: Path | None
 ) -> tuple[ModelCard, Parity]:
-    """Export a checkpoint to ``out`` and compare it with PyTorch on images or simulated fields.
-
-    Raises
-    ------
-    KinetError
-        If the checkpoint or the images cannot be read, or an option is invalid.
-    """
+    """Export a checkpoint to ``out`` and compare it with PyTorch on images or simulated fields."""
     loaded = checkpoints.load(source)
     frames = _frames(images, loaded.info.mpp, loaded.network.config.multiple)
     model = export(loaded, out.stem, precision, half_weights, roi)
@@ -105,21 +89,10 @@ def parity(
     maps_of: Sequence[NDArray[np.float32]],
     frames: Sequence[NDArray[np.uint8]],
 ) -> Parity:
-    """Compare the maps of a compiled model with those of PyTorch in FP32.
+    """Compare the maps of a compiled model with those of PyTorch in FP32; raise a KinetError if a map is not finite.
 
-    Parameters
-    ----------
-    checkpoint, card
-        The network, and the card of the exported model.
-    maps_of
-        Maps of each frame from the compiled model, float32 [classes, H, W].
-    frames
-        RGB, uint8 [H, W, 3], H and W multiples of the network's alignment.
-
-    Raises
-    ------
-    KinetError
-        If a map is not finite.
+    ``maps_of`` are the maps of each frame from the compiled model, float32 [classes, H, W]; ``frames`` are RGB, uint8
+    [H, W, 3], H and W multiples of the network's alignment.
     """
     deployed = Deployed(checkpoint.network, checkpoint.info, roi=False).eval()
     worst, total = 0.0, Agreement(0, 0, 0)

@@ -35,31 +35,15 @@ def proximity_maps(
     alpha: float = 3.0,
     distance: float = 15.0,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Draw the target maps of nuclei.
+    """Draw the target maps of nuclei, float32 [classes, height, width], 1 at a centre on a pixel.
 
     ``y(u, v, s) = (exp(alpha (1 - D / d)) - 1) / (exp(alpha) - 1)`` where D, the distance to the nearest nucleus of
     class s, is at most d, else 0 (Eq. 1). As in the paper the maps are mutually exclusive: a pixel belongs to the class
     of its nearest nucleus, so between touching nuclei of two classes each map ends half-way.
 
-    Parameters
-    ----------
-    x, y
-        Coordinates of nuclei, px; pixel centres are at integers. Nuclei outside the image are drawn in part.
-    cls
-        Class index of each nucleus.
-    height, width
-        Size of the image, px.
-    classes
-        Number of classes.
-    alpha, distance
-        Decay (no unit) and reach d (px).
-
-    Returns
-    -------
-    maps
-        float32 [classes, height, width], 1 at a centre on a pixel.
-    nearest
-        Distance to the nearest nucleus of any class, px, float32 [height, width]; at most ``distance + 1``.
+    ``x`` and ``y`` are px, pixel centres at integers; nuclei outside the image are drawn in part. ``alpha`` is the
+    decay (no unit), ``distance`` is d (px). Also return the distance to the nearest nucleus of any class, px, float32
+    [height, width]; at most ``distance + 1``.
     """
     nearest = np.full((height, width), distance + 1, np.float32)
     owner = np.full((height, width), -1, np.int16)

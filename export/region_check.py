@@ -28,36 +28,18 @@ _TINT = 0.15
 
 @dataclass(frozen=True)
 class RegionSummary:
-    """Summary of one kind of region in a field.
+    """Summary of one kind of region in a field."""
 
-    Attributes
-    ----------
-    area
-        Fraction of the field's area, 0 to 1.
-    tumor, non_tumor
-        Number of labelled nuclei inside, by class.
-    """
-
-    area: float
-    tumor: int
-    non_tumor: int
+    area: float  # fraction of the field's area, 0 to 1
+    tumor: int  # number of labelled tumour nuclei in it
+    non_tumor: int  # number of labelled non-tumour nuclei in it
 
 
 def read(folder: Path, regions: Path | None = None, mpp: float | None = None) -> list[LabelledField]:
     """Return the images of a folder, with and without labelled nuclei, and their regions.
 
-    Parameters
-    ----------
-    folder, mpp
-        As :func:`kinet_trt.datasets.labelled.read_fields`.
-    regions
-        Folder of GeoJSON files (:func:`kinet_trt.datasets.labelled.with_regions`), in addition to those beside the
-        images.
-
-    Raises
-    ------
-    KinetError
-        As these two.
+    ``regions`` is a folder of GeoJSON files (:func:`kinet_trt.datasets.labelled.with_regions`), in addition to those
+    beside the images.
     """
     fields = read_fields(folder, mpp, unlabelled=True)
     return with_regions(fields, regions) if regions else fields
@@ -93,29 +75,11 @@ def rows(fields: Sequence[LabelledField]) -> tuple[list[str], list[list[str]]]:
 def draw(
     field: LabelledField, box: tuple[int, int, int, int] | None = None, grid: int = GRID, nuclei: bool = True
 ) -> NDArray[np.uint8]:
-    """Draw an enlarged field with a grid, its regions and its labelled nuclei.
+    """Draw an enlarged field with a grid, its regions and, with ``nuclei``, its labelled nuclei, RGB uint8.
 
-    Parameters
-    ----------
-    field
-        Field with or without regions and nuclei.
-    box
-        Left, top, right and bottom of the part to draw, px of the field; None: all of it. It may extend beyond the
-        field.
-    grid
-        Spacing of the grid, px of the field; its labels are coordinates as in QuPath and GeoJSON.
-    nuclei
-        Whether to draw labelled nuclei.
-
-    Returns
-    -------
-    NDArray
-        RGB, uint8.
-
-    Raises
-    ------
-    KinetError
-        If the box is outside the field.
+    ``box`` is left, top, right and bottom of the part to draw, px of the field; None for all of it. It may extend
+    beyond the field; raise a KinetError if it is outside. ``grid`` is the spacing of the grid, px of the field; its
+    labels are coordinates as in QuPath and GeoJSON.
     """
     height, width = field.pixels().shape[:2]
     left, top, right, bottom = box or (0, 0, width, height)

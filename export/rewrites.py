@@ -15,11 +15,6 @@ def expand_upsampler_kernels(network: Network) -> Network:
     reaches at 0 instead of act(bias), so no layer with stride > kernel is exported. Only the side branches of the
     release have such layers: a k3, stride s, padding 1 becomes a k = s with padding (s - 2) / 2, the old taps at offset
     padding - 1, and the same size 8n - 6 or 4n - 2.
-
-    Returns
-    -------
-    Network
-        The same network.
     """
     for module in network.modules():
         for name, child in module.named_children():
@@ -43,13 +38,7 @@ def _expanded(old: nn.ConvTranspose2d) -> nn.ConvTranspose2d:
 
 
 def densify_groups(network: Network) -> Network:
-    """Rewrite grouped convolutions as dense ones with zeros between the groups, in place: engines run these faster.
-
-    Returns
-    -------
-    Network
-        The same network.
-    """
+    """Rewrite grouped convolutions as dense ones with zeros between the groups, in place: engines run these faster."""
     for module in network.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.Conv2d) and child.groups > 1:

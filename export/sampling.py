@@ -24,11 +24,6 @@ def split_fields(fields: Sequence[LabelledField]) -> tuple[list[LabelledField], 
     used for validation if it is wide enough to be counted. If there are still no validation fields, every fifth field
     is used, or else the last. A single narrow field is used for both. Fields without labelled nuclei are not used for
     validation.
-
-    Raises
-    ------
-    KinetError
-        If no field is left for training, or no field has nuclei for validation.
     """
     fields = [f for f in fields if f.split != "test" and (f.labelled or f.split != "val")]
     labelled = [f for f in fields if f.labelled]
@@ -61,12 +56,7 @@ def sampling_weights(fields: Sequence[LabelledField], factors: Mapping[str, floa
 
     The weight of a source is the square root of its number of nuclei, times 3 if every class is labelled, times its
     factor; that of a source without labelled nuclei is :data:`UNLABELLED_WEIGHT` times the sum of the others. The
-    fields of a source have equal weights.
-
-    Raises
-    ------
-    KinetError
-        If a factor is given for an unknown source.
+    fields of a source have equal weights. Raise a KinetError if a factor is given for an unknown source.
     """
     sources = {f.source for f in fields}
     if unknown := set(factors) - sources:

@@ -32,17 +32,10 @@ LICENCE = "Weights: research use only; see data for the terms of the sources."
 
 
 class Deployed(nn.Module):
-    """Network as deployed, from camera pixels to maps.
+    """Network as deployed, from camera pixels to maps and, with ``roi``, the tumour probability.
 
-    Parameters
-    ----------
-    network
-        Network in evaluation mode.
-    info
-        Information with the normalisation. It is not folded into the first convolution, which would be exact only if
-        the padding had the mean colour.
-    roi
-        Whether the tumour probability is an output too.
+    The normalisation is not folded into the first convolution, which would be exact only if the padding had the mean
+    colour.
     """
 
     scale: Tensor
@@ -64,29 +57,15 @@ class Deployed(nn.Module):
 
 
 def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool, roi: bool) -> Model:
-    """Export a checkpoint to an ONNX model with its card.
+    """Export a checkpoint to an ONNX model with its card, which contains ``name``.
 
     N is dynamic, H and W are dynamic in multiples of 16 (FCN-8s: 32). Batch norms are folded, no stride exceeds its
     kernel, side up-samplers are pointwise convolutions (the eightfold ones of the release work at low resolution up to
     the head), the graph is simplified by onnxsim, and its opset is 18.
 
-    Parameters
-    ----------
-    checkpoint
-        Checkpoint to export.
-    name
-        Name of the model, for the card.
-    precision
-        ``"fp32"`` or ``"fp16"``: numeric precision of the network in every runtime, except for pixels and maps.
-    half_weights
-        Store the weights in FP16 and compute in FP32, for half the file size.
-    roi
-        Whether to output the tumour-region map.
-
-    Raises
-    ------
-    KinetError
-        If the precision is unknown, or the network has no region map.
+    ``precision``, ``"fp32"`` or ``"fp16"``, is that of the network in every runtime, except for pixels and maps.
+    ``half_weights`` stores the weights in FP16 and computes in FP32, for half the file size. ``roi`` outputs the
+    tumour-region map.
     """
     if precision not in ("fp32", "fp16"):
         raise KinetError(f"precision: expected fp32 or fp16, found {precision!r}")

@@ -75,11 +75,6 @@ def train_folder(
 
     Fields with a known um/px, from ``options.mpp`` or from the file, are first scaled to that of the network. A quick
     run leaves nothing to resume from, so a full run may write to the same file afterwards.
-
-    Raises
-    ------
-    KinetError
-        If an option is invalid, the fields cannot be read, or training diverges.
     """
     recipe = _recipe(options)
     fields, unlabelled = _read(folder, options)

@@ -65,48 +65,30 @@ def _ignore(progress: Progress) -> None:
 class TrainingRun:
     """Input of :func:`train` and :func:`train_by_stages`.
 
-    Attributes
-    ----------
-    fields
-        Labelled fields; :func:`split_fields` selects those for validation.
-    out
-        Checkpoint to write.
-    config, recipe
-        Network and training regime.
-    factors
-        Factors of the sampling weights of sources, by name.
-    start
-        Initial network, instead of random weights. Its normalisation and scale are kept, and the result is never worse
-        than it on the validation fields.
-    teacher
-        Trained network whose maps are imitated in addition to the labels, and alone where there are none (Hinton,
-        Vinyals and Dean 2015). Its maps are the mean over rotated and mirrored views, computed once per field and
-        cached in ``NAME.teacher``. Nuclei that it finds in drawn tissue other than tumour count as non-tumour.
-    task
-        Tasks to train. With ``"roi"`` the last weights count as the best, since validation is of nuclei.
-    seed
-        Seed of weights, crops and dropout.
-    data
-        Origin of the fields, for the model card.
-    workers
-        Processes that prepare crops; None: one, or none for fewer than 50 iterations, since a process takes seconds to
-        start. Does not change the result.
-    report
-        Called after each iteration.
+    ``start`` is an initial network, instead of random weights. Its normalisation and scale are kept, and the result is
+    never worse than it on the validation fields.
+
+    ``teacher`` is a trained network whose maps are imitated in addition to the labels, and alone where there are none
+    (Hinton, Vinyals and Dean 2015). Its maps are the mean over rotated and mirrored views, computed once per field and
+    cached in ``NAME.teacher``. Nuclei that it finds in drawn tissue other than tumour count as non-tumour.
+
+    With the task ``"roi"`` the last weights count as the best, since validation is of nuclei. ``workers`` are processes
+    that prepare crops; None: one, or none for fewer than 50 iterations, since a process takes seconds to start. Their
+    number does not change the result.
     """
 
-    fields: Sequence[LabelledField]
-    out: Path
+    fields: Sequence[LabelledField]  # :func:`split_fields` selects those for validation
+    out: Path  # checkpoint to write
     config: NetworkConfig
     recipe: Recipe = PAPER
-    factors: Mapping[str, float] = field(default_factory=dict)
+    factors: Mapping[str, float] = field(default_factory=dict)  # factors of the sampling weights of sources
     start: Checkpoint | None = None
     teacher: Checkpoint | None = None
     task: Task = "both"
-    seed: int = 0
-    data: str = ""
+    seed: int = 0  # of weights, crops and dropout
+    data: str = ""  # origin of the fields, for the model card
     workers: int | None = None
-    report: Callable[[Progress], None] = _ignore
+    report: Callable[[Progress], None] = _ignore  # called after each iteration
 
     @property
     def last(self) -> Path:
@@ -118,12 +100,8 @@ def train(run: TrainingRun) -> ModelInfo:
     """Train a network and write its best checkpoint to ``run.out``, and the last one beside it as ``NAME.last.pt``.
 
     An interrupted run resumes from ``NAME.last.pt``. Validations are recorded in the table ``NAME.csv`` and, with their
-    false negatives and false positives, as pictures in ``NAME.pictures``.
-
-    Raises
-    ------
-    KinetError
-        If the loss is no longer finite, or the checkpoint to resume from belongs to another run.
+    false negatives and false positives, as pictures in ``NAME.pictures``. Raise a KinetError if the loss is no longer
+    finite, or the checkpoint to resume from belongs to another run.
     """
     if run.teacher and build(run.config).target:
         raise KinetError(
@@ -168,11 +146,6 @@ def train_by_stages(run: TrainingRun) -> ModelInfo:
     paper does not specify this. Each stage has all iterations of the recipe, so that the nucleus branch learns from as
     many crops as in joint training. The checkpoint of the first stage is ``NAME.roi.pt``. An interrupted run resumes in
     its stage.
-
-    Raises
-    ------
-    KinetError
-        As :func:`train`, or if the network has no region branch.
     """
     if not run.config.roi:
         raise KinetError("training by stages starts with the region branch: this network has none")
@@ -196,15 +169,7 @@ def is_finished(out: Path, recipe: Recipe) -> bool:
 
 
 class _Trainer:
-    """State of a training run: networks, optimizer, fields and the best result.
-
-    Attributes
-    ----------
-    iteration
-        Last completed iteration.
-    best_iteration
-        Iteration of the best result.
-    """
+    """State of a training run: networks, optimizer, fields, last completed iteration, and the best result."""
 
     def __init__(self, run: TrainingRun) -> None:
         self.run = run
@@ -283,10 +248,7 @@ class _Trainer:
     def step(self, iteration: int, examples: Sequence[Tensor], check_weights: bool) -> float:
         """Do one iteration and return its loss.
 
-        Raises
-        ------
-        KinetError
-            If the loss, or with ``check_weights`` a weight, is not finite.
+        Raise a KinetError if the loss, or with ``check_weights`` a weight, is not finite.
         """
         run, recipe = self.run, self.run.recipe
         torch.manual_seed(run.seed * 1_000_003 + iteration)  # the same dropout in a resumed run

@@ -27,23 +27,11 @@ THRESHOLDS = tuple(round(0.15 + 0.025 * i, 3) for i in range(25))
 
 @dataclass(frozen=True)
 class Validation:
-    """Accuracy on validation fields at the best threshold.
+    """Accuracy on validation fields at the best threshold."""
 
-    Attributes
-    ----------
-    threshold
-        Threshold with the highest figure.
-    figure
-        Mean over sources of the mean of detection and classification F1.
-    by_source
-        Detection F1 and weighted classification F1 of each source.
-    found
-        Detections of each field above the lowest threshold that was tried.
-    """
-
-    threshold: float
-    figure: float
-    by_source: dict[str, tuple[float, float]]
+    threshold: float  # with the highest figure
+    figure: float  # mean over sources of the mean of detection and classification F1
+    by_source: dict[str, tuple[float, float]]  # detection F1 and weighted classification F1
     found: tuple[Detections, ...] = field(default=(), repr=False, compare=False)
 
     def metrics(self) -> dict[str, float]:
@@ -58,14 +46,7 @@ class Validation:
     def record(self, out: Path, iteration: int, loss: float, fields: Sequence[LabelledField]) -> None:
         """Append a row to the table ``NAME.csv`` of a training run, and draw the detections in ``NAME.pictures``.
 
-        Parameters
-        ----------
-        out
-            Checkpoint of the run, ``NAME.pt``.
-        iteration, loss
-            Iteration, and the mean loss since the previous validation.
-        fields
-            Validation fields.
+        ``out`` is the checkpoint of the run, ``NAME.pt``; ``loss`` is the mean since the previous validation.
         """
         sheet = contact_sheet(self.found, fields, self.threshold)
         write_atomic(out.with_suffix(".pictures") / f"{iteration:06d}.jpg", sheet)

@@ -17,21 +17,7 @@ def widen(network: Network, width: int, seed: int = 0) -> Network:
 
     Every channel is copied, and each weight that reads it is divided at random among the copies (Net2WiderNet; Chen,
     Goodfellow and Shlens 2016). The shares differ between weights, so that copies get different gradients and diverge
-    in further training.
-
-    Parameters
-    ----------
-    network
-        Narrow network, in training or evaluation mode; not changed.
-    width
-        Channels at full resolution, a multiple of the narrow network's.
-    seed
-        Random seed of the shares.
-
-    Raises
-    ------
-    KinetError
-        If the width is not a multiple.
+    in further training. Raise a KinetError if the width is not a multiple of the network's.
     """
     copies, rest = divmod(width, network.config.width)
     if rest or not copies:

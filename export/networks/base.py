@@ -29,25 +29,13 @@ MULTIPLE = 16
 class NetworkConfig:
     """Architecture and size of a network.
 
-    Attributes
-    ----------
-    architecture
-        ``"paper"``, ``"release"`` or ``"half"`` for KiNet, else a network that the paper compares it with
-        (:mod:`kinet_trt.export.networks`).
-    width
-        Channels at the finest level (full resolution; ``half``: half resolution); deeper levels have multiples of it.
-        32 in KiNet's paper.
-    activation
-        ``"elu"`` (the paper, alpha 1) or ``"relu"`` (as accurate after training, and faster in BF16).
-    roi
-        Whether the network has a tumour-region branch. Its use at inference is optional (see :meth:`Network.forward`).
-    classes
-        Number of nucleus classes, and of maps.
-    dropout
-        Channel dropout rate, 0.5 in KiNet's paper.
-    norm
-        ``"batch"`` (running statistics in evaluation) or ``"instance"`` (statistics of each image; these depend on the
-        rest of the image and cannot be folded).
+    ``architecture`` is ``"paper"``, ``"release"`` or ``"half"`` for KiNet, else a network that the paper compares it
+    with. ``width`` is the number of channels at the finest level (full resolution; ``half``: half resolution), 32 in
+    KiNet's paper; deeper levels have multiples of it. The activation ``"elu"`` is that of the paper, alpha 1;
+    ``"relu"`` is as accurate after training, and faster in BF16. ``roi`` is whether the network has a tumour-region
+    branch; its use at inference is optional. ``dropout`` is that of channels, 0.5 in KiNet's paper. The norm
+    ``"batch"`` uses running statistics in evaluation; ``"instance"`` uses those of each image, which depend on the rest
+    of the image and cannot be folded.
     """
 
     architecture: Architecture = "paper"
@@ -88,13 +76,7 @@ class NetworkConfig:
 
     @classmethod
     def parse(cls, summary: str, roi: bool = False) -> NetworkConfig:
-        """Return the configuration with this :attr:`summary`.
-
-        Raises
-        ------
-        ValueError
-            If it does not describe one of these networks.
-        """
+        """Return the configuration with this :attr:`summary`; raise a ValueError if there is none."""
         architecture, width, activation, *norm = (part.strip() for part in summary.split(","))
         if norm not in ([], ["instance norm"]) or not width.startswith("width "):
             raise ValueError(summary)
@@ -107,11 +89,6 @@ class Network(nn.Module):
 
     Outputs are proximity maps (Eq. 1) and the loss is that of the paper (Eq. 2). A network with other outputs overrides
     ``target`` and :meth:`loss`, and converts its outputs in :meth:`maps`: one map a class, about 1 at nuclei.
-
-    Attributes
-    ----------
-    config
-        Configuration of the network.
     """
 
     roi_channels = 0
@@ -126,22 +103,11 @@ class Network(nn.Module):
         return None
 
     def forward(self, image: Tensor, roi: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Return maps and, on request, tumour-region logits.
+        """Return maps, float [N, classes, H, W], about 1 at nuclei and 0 elsewhere, and tumour-region logits or None.
 
-        Parameters
-        ----------
-        image
-            Normalised RGB, float [N, 3, H, W]; any H and W in PyTorch (training and export use multiples of 16).
-        roi
-            Whether to run the region branch; in ``paper`` and ``release`` it doubles the cost.
-
-        Returns
-        -------
-        maps
-            float [N, classes, H, W], about 1 at nucleus centres and 0 elsewhere.
-        logits
-            float [N, 2, H, W] (non-tumour, tumour before the softmax) or [N, 1, H, W] (``release``: before the
-            sigmoid), or None.
+        ``image`` is normalised RGB, float [N, 3, H, W]; any H and W in PyTorch (training and export use multiples of
+        16). The logits are float [N, 2, H, W] (non-tumour, tumour before the softmax) or [N, 1, H, W] (``release``:
+        before the sigmoid). With ``roi`` the region branch runs; in ``paper`` and ``release`` it doubles the cost.
         """
         outputs, logits = self.outputs(image, roi)
         return self.maps(outputs), logits
@@ -169,16 +135,9 @@ class Network(nn.Module):
     def loss(self, outputs: Tensor, target: Tensor, known: Tensor, lam: float, floor: float) -> Tensor:
         """Return the loss of each image, summed over known pixels, float [N].
 
-        Parameters
-        ----------
-        outputs
-            Result of :meth:`outputs`, FP32.
-        target
-            Result of ``self.target``, float [N, any, H, W].
-        known
-            1 where a class is labelled and 0 where it is unknown, float [N, classes, H, W].
-        lam, floor
-            Parameters of Eq. 2 (:func:`kinet_trt.export.losses.nucleus_loss`); other losses ignore them.
+        ``outputs`` is the result of :meth:`outputs`, FP32; ``target`` that of ``self.target``, float [N, any, H, W].
+        ``known`` is 1 where a class is labelled and 0 where it is unknown, float [N, classes, H, W]. ``lam`` and
+        ``floor`` are parameters of Eq. 2 (:func:`kinet_trt.export.losses.nucleus_loss`); other losses ignore them.
         """
         return nucleus_loss(outputs, target, known, lam, floor)
 

@@ -16,34 +16,20 @@ RADIUS = 6.0
 def discs(x: Points, y: Points, cls: NDArray[np.integer], height: int, width: int, classes: int) -> NDArray[np.float32]:
     """Return 1 within :data:`RADIUS` of a nucleus and 0 elsewhere, in the map of its class.
 
-    Where discs of two classes overlap, a pixel belongs to the nearer nucleus.
-
-    Returns
-    -------
-    NDArray
-        float32 [classes, height, width].
+    Where discs of two classes overlap, a pixel belongs to the nearer nucleus. float32 [classes, height, width].
     """
     near, _ = proximity_maps(x, y, cls, height, width, classes, distance=RADIUS)
     return (near > 0).astype(np.float32)
 
 
 def cross_entropy(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """Return the cross-entropy of each pixel over the classes and the background.
+    """Return the cross-entropy of each pixel over the classes and the background, float [N, H, W].
 
     Where a class is not labelled, a pixel without a marked nucleus is background or that class, and the loss is
     ``-log(p_background + p_class)``. Where no class is labelled, the loss is 0.
 
-    Parameters
-    ----------
-    logits
-        float [N, classes + 1, H, W], the background last.
-    target, known
-        Discs, and 1 where a class is labelled, float [N, classes, H, W].
-
-    Returns
-    -------
-    Tensor
-        float [N, H, W].
+    ``logits`` are float [N, classes + 1, H, W], the background last; ``target`` and ``known`` are discs, and 1 where a
+    class is labelled, float [N, classes, H, W].
     """
     marked = (target * known) > 0
     nothing = ~marked.any(dim=1, keepdim=True)

@@ -31,12 +31,9 @@ STEPS = 256
 def densities(
     x: Points, y: Points, cls: NDArray[np.integer], height: int, width: int, classes: int
 ) -> NDArray[np.float32]:
-    """Return, for each class, the sum of the Gaussians of its nuclei.
+    """Return, for each class, the sum of the Gaussians of its nuclei, float32 [classes, height, width].
 
-    Returns
-    -------
-    NDArray
-        float32 [classes, height, width]; a single nucleus peaks at 1 and sums to ``2 pi SIGMA**2``.
+    A single nucleus peaks at 1 and sums to ``2 pi SIGMA**2``.
     """
     maps = np.zeros((classes, height, width), np.float32)
     for index, (window, dy, dx) in windows(x, y, 5 * SIGMA, height, width):

@@ -11,13 +11,7 @@ from torch import Tensor, nn
 
 
 def with_instance_norms(network: Network) -> Network:
-    """Replace batch norms by instance norms, which use the statistics of each image, in place.
-
-    Returns
-    -------
-    Network
-        The same network.
-    """
+    """Replace batch norms by instance norms, which use the statistics of each image, in place; return the network."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
@@ -31,12 +25,8 @@ def with_instance_norms(network: Network) -> Network:
 def estimate_statistics(network: Network, images: Iterable[Tensor]) -> None:
     """Set the running statistics of the batch norms to the mean of the statistics of single images.
 
-    Parameters
-    ----------
-    network
-        Network with batch norms; changed in place, left in evaluation mode.
-    images
-        Normalised, float32 [1, 3, H, W] each, H and W multiples of 16.
+    ``images`` are normalised, float32 [1, 3, H, W] each, H and W multiples of 16. The network is left in evaluation
+    mode.
     """
     network.eval()
     norms = _batch_norms(network)
@@ -58,11 +48,6 @@ def restore_statistics(network: Network, images: Iterable[Tensor]) -> None:
 
     The running mean and variance of a norm become those of its inputs over the images; its weight and bias compensate.
     In evaluation the output stays the same; in training, where a norm uses the statistics of its batch, it nearly does.
-
-    Parameters
-    ----------
-    network, images
-        As in :func:`estimate_statistics`.
     """
     norms = _batch_norms(network)
     # Per channel: sum, sum of squares, number of values.

@@ -29,12 +29,9 @@ _FAR = 15.0
 def borders(
     x: Points, y: Points, cls: NDArray[np.integer], height: int, width: int, classes: int
 ) -> NDArray[np.float32]:
-    """Return discs and, as the last map, the weight of the background between two nuclei.
+    """Return discs and, as the last map, the weight of the background between two nuclei, from 0 to :data:`BORDER`.
 
-    Returns
-    -------
-    NDArray
-        float32 [classes + 1, height, width]; the last from 0 to :data:`BORDER`.
+    float32 [classes + 1, height, width].
     """
     marked = discs(x, y, cls, height, width, classes)
     nearest = np.full((2, height, width), np.inf, np.float32)

@@ -40,24 +40,12 @@ _NODES = ("/dev/nvidiactl", "/dev/nvidia0")
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU.
-
-    Attributes
-    ----------
-    index
-        Index among the devices in CUDA_VISIBLE_DEVICES.
-    name
-        Name in the driver.
-    capability
-        Compute capability, (9, 0) for Hopper.
-    memory
-        Total memory, bytes.
-    """
+    """One GPU."""
 
     index: int
-    name: str
-    capability: tuple[int, int]
-    memory: int
+    name: str  # in the driver
+    capability: tuple[int, int]  # compute capability, (9, 0) for Hopper
+    memory: int  # bytes
 
     def __str__(self) -> str:
         major, minor = self.capability
@@ -66,18 +54,10 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """A working driver with at least one GPU.
+    """A working driver with at least one GPU."""
 
-    Attributes
-    ----------
-    cuda
-        Newest supported CUDA version, (13, 0).
-    gpus
-        Visible GPUs.
-    """
-
-    cuda: tuple[int, int]
-    gpus: tuple[Gpu, ...]
+    cuda: tuple[int, int]  # newest supported CUDA version, (13, 0)
+    gpus: tuple[Gpu, ...]  # visible GPUs
 
 
 class DriverError(EngineError):
@@ -91,10 +71,7 @@ class DriverError(EngineError):
 def newest_cuda(libraries: tuple[str, ...] = LIBRARIES) -> tuple[int, int] | None:
     """Return the newest CUDA version the driver supports, without initialising it; None if unknown.
 
-    Raises
-    ------
-    DriverError
-        If there is no driver.
+    Raise a DriverError if there is no driver. ``libraries`` are candidate names of the driver's library.
     """
     version = ctypes.c_int()
     known = _load(libraries).cuDriverGetVersion(ctypes.byref(version)) == 0 and version.value > 0
@@ -104,17 +81,7 @@ def newest_cuda(libraries: tuple[str, ...] = LIBRARIES) -> tuple[int, int] | Non
 def query_driver(min_cuda: tuple[int, int] = MIN_CUDA, libraries: tuple[str, ...] = LIBRARIES) -> Driver:
     """Query the driver; not cached, since the driver may be updated.
 
-    Parameters
-    ----------
-    min_cuda
-        Oldest CUDA version accepted.
-    libraries
-        Candidate names of the driver's library.
-
-    Raises
-    ------
-    DriverError
-        If there is no driver, no GPU, or the driver is too old; the message suggests a fix.
+    Raise a DriverError that suggests a fix if there is no driver, no GPU, or the driver is older than ``min_cuda``.
     """
     # The version is available before cuInit, which fails on old drivers.
     cuda = newest_cuda(libraries)

@@ -34,35 +34,18 @@ _DEVICES = {4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 14: "oneAPI"}
 
 @dataclass(frozen=True, eq=False)
 class DevicePixels:
-    """A frame in the memory of an NVIDIA GPU.
+    """A frame in the memory of an NVIDIA GPU."""
 
-    Attributes
-    ----------
-    address
-        Address of the first pixel.
-    height, width
-        px.
-    row, pixel
-        Strides of rows and pixels, bytes; negative for flipped frames.
-    red, green, blue
-        Offsets of the channels within a pixel, bytes.
-    stream
-        CUDA stream that writes the pixels (1: legacy default stream, 2: per-thread default stream); None if they are
-        ready, or the producer has synchronised.
-    owner
-        Object that owns the memory; keep a reference until the pixels have been read.
-    """
-
-    address: int
+    address: int  # of the first pixel
     height: int
     width: int
-    row: int
-    pixel: int
-    red: int
+    row: int  # stride of rows, bytes; negative for flipped frames
+    pixel: int  # stride of pixels, bytes
+    red: int  # offset in a pixel, bytes, like the other channels
     green: int
     blue: int
-    stream: int | None
-    owner: object
+    stream: int | None  # that writes the pixels (1: legacy default, 2: per-thread default); None if they are ready
+    owner: object  # owns the memory; keep a reference until the pixels have been read
 
 
 def read_frame(frame: object, order: str | None = None, stream: Any = None) -> NDArray[np.uint8] | DevicePixels:
@@ -143,21 +126,9 @@ def delay_writes(pixels: DevicePixels, stream: Any) -> None:
 
 
 def parse_interface(interface: Mapping[str, Any], order: str | None, owner: object) -> DevicePixels:
-    """Read a CUDA array interface, versions 0 to 3.
+    """Read a CUDA array interface, versions 0 to 3, of memory that ``owner`` owns.
 
-    Parameters
-    ----------
-    interface
-        ``__cuda_array_interface__``.
-    order
-        See :func:`read_frame`.
-    owner
-        Object that owns the memory.
-
-    Raises
-    ------
-    EngineError
-        If it is not a frame, or the interface is incomplete or invalid.
+    Raise an EngineError if it is not a frame, or the interface is incomplete or invalid.
     """
     try:
         shape = tuple(int(side) for side in interface["shape"])

@@ -19,25 +19,13 @@ OPTIONS = ("-std=c++17", "--fmad=false")
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch.
-
-    Attributes
-    ----------
-    kernel
-        Name of the kernel.
-    grid, block
-        Number of blocks, and of threads per block: x, y, z.
-    arguments
-        Arguments in order; device addresses are ``numpy.uint64``.
-    shared
-        Dynamic shared memory per block, bytes.
-    """
+    """One kernel launch."""
 
     kernel: str
-    grid: tuple[int, int, int]
-    block: tuple[int, int, int]
-    arguments: tuple[np.generic, ...]
-    shared: int = 0
+    grid: tuple[int, int, int]  # number of blocks: x, y, z
+    block: tuple[int, int, int]  # number of threads per block: x, y, z
+    arguments: tuple[np.generic, ...]  # in order; device addresses are ``numpy.uint64``
+    shared: int = 0  # dynamic shared memory per block, bytes
 
 
 def source(package: str, name: str) -> str:
@@ -51,13 +39,7 @@ def kernel_names(text: str) -> list[str]:
 
 
 class Kernels:
-    """The kernels of a CUDA file, compiled for the current device or read from CuPy's cache on disk.
-
-    Parameters
-    ----------
-    text
-        Text of the file.
-    """
+    """The kernels of a CUDA file, given as text, compiled for the current device or read from CuPy's cache on disk."""
 
     def __init__(self, text: str) -> None:
         import cupy

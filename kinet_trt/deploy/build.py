@@ -82,22 +82,12 @@ class Built:
 
 @dataclass(frozen=True)
 class Speed:
-    """Time to count a simulated field on this machine, with the built model and with its FP32 source.
+    """Time to count a simulated field on this machine, with the built model and with its FP32 source."""
 
-    Attributes
-    ----------
-    before_ms, after_ms
-        Median time of a count with the source and with the built model, measured alternately, ms; 0 if not measured.
-    size
-        Height and width of the field, px.
-    skipped
-        Why the speed was not measured, as a message; empty if it was.
-    """
-
-    before_ms: float = 0.0
-    after_ms: float = 0.0
-    size: Size = (0, 0)
-    skipped: str = ""
+    before_ms: float = 0.0  # median with the source, measured alternately with the other; 0 if not measured
+    after_ms: float = 0.0  # median with the built model
+    size: Size = (0, 0)  # height and width of the field, px
+    skipped: str = ""  # why the speed was not measured, as a message; empty if it was
 
     @property
     def ratio(self) -> float:
@@ -198,15 +188,7 @@ def build(
 
 
 def measure_speed(source: Model, out: Path) -> Speed:
-    """Time counting with a built model and with its source, alternately, on this machine.
-
-    Parameters
-    ----------
-    source
-        The model that was built.
-    out
-        Output file of the build.
-    """
+    """Time counting with a built model, the file ``out``, and with its source, alternately, on this machine."""
     if source.card.precision != "fp32" or source.card.capacity:
         return Speed(skipped="not measured: the source must be FP32 and unfused")
     try:
@@ -232,14 +214,8 @@ def measure_speed(source: Model, out: Path) -> Speed:
 def make_profile(card: ModelCard, sizes: Sequence[Size], batch: int) -> Profile:
     """Return the minimum, optimum and maximum shape [N, H, W] that an engine accepts.
 
-    Parameters
-    ----------
-    card
-        Model card; the largest tile with its halo is the default maximum.
-    sizes
-        As in :func:`build`, aligned.
-    batch
-        Maximum number of frames per run; the engine accepts any number up to it.
+    ``sizes`` are as in :func:`build`, aligned; the largest tile with its halo is the default maximum. The engine
+    accepts any number of frames per run up to ``batch``.
     """
     if not sizes:
         side = card.tile + 2 * card.halo

@@ -90,15 +90,9 @@ class Pending(Protocol):
 
 @runtime_checkable
 class DeviceEngine(Protocol):
-    """An :class:`Engine` that also accepts whole frames, on the host or the GPU, and scales them itself.
+    """An :class:`Engine` that also accepts whole frames, on the host or the GPU, and scales them itself."""
 
-    Attributes
-    ----------
-    max_in_flight
-        Maximum number of frames in flight.
-    """
-
-    max_in_flight: int
+    max_in_flight: int  # frames
 
     def submit(
         self,
@@ -117,16 +111,8 @@ def check_frames(
 ) -> None:
     """Raise an EngineError unless the model can run the frames.
 
-    Parameters
-    ----------
-    frames
-        Expected: uint8 [N, H, W, 3] with H and W multiples of the model's alignment.
-    card
-        Card of the model.
-    fused
-        Whether nuclei are requested, which needs a fused model.
-    size
-        Height and width, px, that the model was built for; None for any size.
+    ``fused``: nuclei are requested, which needs a fused model. ``size``: height and width, px, that the model was built
+    for; None for any.
     """
     if fused and not card.capacity:
         raise EngineError(
@@ -188,21 +174,8 @@ def read_detections(
 ) -> list[Detections]:
     """Convert the outputs of a fused model to detections.
 
-    Parameters
-    ----------
-    count
-        Numbers of nuclei, int32 [N]; may exceed the capacity.
-    rows
-        x, y, score, class, float32 [N, capacity, 4].
-    card
-        Card of the model.
-    threshold
-        Threshold of the run, for messages.
-
-    Raises
-    ------
-    EngineError
-        If a frame contains more nuclei than the model's capacity.
+    Raise an EngineError if a frame contains more nuclei than the capacity. ``count``, int32 [N], may exceed the
+    capacity; ``rows``, float32 [N, capacity, 4], are x, y, score, class. ``threshold`` is for messages.
     """
     largest, capacity = int(count.max(initial=0)), rows.shape[1]
     if largest > capacity:

@@ -29,19 +29,8 @@ _ERRORS_ONLY = 3
 class OnnxRuntimeEngine:
     """An ONNX model on the CPU; see :class:`kinet_trt.engines.Engine`.
 
-    Parameters
-    ----------
-    card, model
-        The card and the bytes of an ONNX file, checked against each other (:func:`kinet_trt.models.card.read_card`).
-    precision
-        ``"auto"`` or ``"fp32"``: it computes in FP32, or in FP16 if the model contains FP16 layers.
-    threads
-        CPU threads; defaults to ONNX Runtime's choice.
-
-    Raises
-    ------
-    EngineError
-        If ONNX Runtime cannot read the model, or another precision is requested.
+    ``precision`` is ``"auto"`` or ``"fp32"``: it computes in FP32, or in FP16 if the model contains FP16 layers.
+    ``threads`` defaults to ONNX Runtime's choice.
     """
 
     def __init__(self, card: ModelCard, model: bytes, precision: str = "auto", threads: int | None = None) -> None:

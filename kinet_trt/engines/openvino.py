@@ -65,17 +65,12 @@ MIN_INT8_SIDE = 128
 
 
 def read_network(model: bytes) -> ov.Model:
-    """Read a serialised ONNX model so that its INT8 layers are correct on this CPU.
+    """Read a serialised ONNX model so that its INT8 layers are correct on this CPU; raise a RuntimeError if that fails.
 
     Without AMX, OpenVINO 2026.4 stores int8 activations as uint8 with an offset of 128. When it concatenates tensors
-    quantised by QuantizeLinear and DequantizeLinear, it then rounds to integers instead of to the quantisation step:
+    quantized by QuantizeLinear and DequantizeLinear, it then rounds to integers instead of to the quantization step:
     the maps are off by a quarter of their standard deviation, without an error. With one FakeQuantize operation each,
     OpenVINO's native form, they are correct and as fast.
-
-    Raises
-    ------
-    RuntimeError
-        If OpenVINO cannot read the model.
     """
     network = core().read_model(io.BytesIO(model))
     if not _has_amx():
@@ -103,25 +98,12 @@ def _merge_dequantisation(quantise: Any) -> None:
 class OpenVinoEngine:
     """An ONNX model on the CPU; see :class:`kinet_trt.engines.Engine`.
 
-    OpenVINO defaults to BF16 on CPUs that support it. Here ``"auto"`` chooses BF16 only on CPUs with AMX, where it is
-    several times faster, and only if it agrees with FP32 on a probe field; otherwise FP32.
+    OpenVINO defaults to BF16 on CPUs that support it. Here ``precision="auto"`` chooses BF16 only on CPUs with AMX,
+    where it is several times faster, and only if it agrees with FP32 on a probe field; otherwise FP32. For an INT8
+    model, ``precision`` is that of its other layers, and ``"int8"`` means ``"auto"``.
 
-    Parameters
-    ----------
-    card, model
-        The card and the bytes of an ONNX file, checked against each other (:func:`kinet_trt.models.card.read_card`).
-    precision
-        ``"auto"``, ``"fp32"``, ``"bf16"`` or ``"fp16"``; for an INT8 model, the precision of its other layers, and
-        ``"int8"`` means ``"auto"``.
-    threads
-        CPU threads; defaults to OpenVINO's choice.
-    cache
-        Folder for compiled models; None: no cache. Compiling kinet-edge takes a tenth of a second.
-
-    Raises
-    ------
-    EngineError
-        If OpenVINO cannot read the model, or this CPU does not support the precision.
+    ``threads`` defaults to OpenVINO's choice. ``cache`` is a folder for compiled models, or None: compiling kinet-edge
+    takes a tenth of a second.
     """
 
     def __init__(

@@ -212,13 +212,7 @@ def _expect(holds: bool, name: str, expected: str, card: ModelCard) -> None:
 
 
 def onnx_hash(model: bytes) -> str:
-    """Return the sha256 of a serialised ONNX model without its metadata, in hexadecimal.
-
-    Raises
-    ------
-    CardError
-        If the bytes are not a protobuf message.
-    """
+    """Return the sha256 of a serialised ONNX model without its metadata, in hexadecimal."""
     digest = hashlib.sha256()
     for number, start, _, end in walk(model):
         if number != _METADATA_FIELD:
@@ -242,11 +236,8 @@ def with_card(model: bytes, card: ModelCard) -> bytes:
 def read_onnx_card(model: bytes) -> ModelCard:
     """Read the card of a serialised ONNX model and verify the checksums of both.
 
-    Raises
-    ------
-    CardError
-        If there is no card, if it is damaged or newer than this version, or if the model was changed after its card was
-        written.
+    Raise a CardError if there is no card, if it is damaged or newer than this version, or if the model was changed
+    after its card was written.
     """
     card = stated_card(model)
     if changed := changed_since(card, model):
@@ -267,13 +258,7 @@ def changed_since(card: ModelCard, model: bytes) -> str:
 
 
 def stated_card(model: bytes) -> ModelCard:
-    """Read the card of a serialised ONNX model without checking the model's hash (:func:`changed_since`).
-
-    Raises
-    ------
-    CardError
-        If there is no card, or if it is damaged or newer than this version.
-    """
+    """Read the card of a serialised ONNX model without checking the model's hash (:func:`changed_since`)."""
     found = dict(_entry(model[value:end]) for number, _, value, end in walk(model) if number == _METADATA_FIELD)
     if CARD_KEY not in found:
         raise CardError(
@@ -309,12 +294,7 @@ def read_card(path: Path) -> tuple[ModelCard, bytes]:
 def walk(message: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
     """Yield (field number, start, start of its value, end) of each field of a protobuf message.
 
-    The wire format: https://protobuf.dev/programming-guides/encoding
-
-    Raises
-    ------
-    CardError
-        If the bytes are not a protobuf message.
+    Raise a CardError if the bytes are not one. The wire format: https://protobuf.dev/programming-guides/encoding
     """
     position = 0
     while position < len(message):
@@ -337,13 +317,7 @@ def walk(message: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
-    """Return the unsigned integer at a position of a protobuf message, and the position after it.
-
-    Raises
-    ------
-    CardError
-        If there is none.
-    """
+    """Return the unsigned integer at a position of a protobuf message, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(message):

@@ -19,18 +19,10 @@ DEFAULT_MODEL = Path(__file__).with_name("kinet-edge.onnx")
 
 @dataclass(frozen=True)
 class Model:
-    """An ONNX model and its card. The graph is parsed once, on first use; a pass returns another model.
-
-    Attributes
-    ----------
-    card
-        The model card.
-    data
-        The serialised model.
-    """
+    """An ONNX model and its card. The graph is parsed once, on first use; a pass returns another model."""
 
     card: ModelCard
-    data: bytes
+    data: bytes  # the serialised model
 
     @classmethod
     def read(cls, path: Path = DEFAULT_MODEL) -> Model:
@@ -41,10 +33,7 @@ class Model:
     def from_graph(cls, graph: onnx.ModelProto, card: ModelCard) -> Model:
         """Check and serialise a graph, and store the card with its hash in it. Do not change the graph afterwards.
 
-        Raises
-        ------
-        KinetError
-            If the graph is not valid ONNX.
+        Raise a KinetError if the graph is not valid ONNX.
         """
         import onnx
 
@@ -86,15 +75,7 @@ class Model:
 
 
 def parse(data: bytes) -> onnx.ModelProto:
-    """Parse a serialised ONNX model.
-
-    Raises
-    ------
-    MissingExtraError
-        If the ``onnx`` package is not installed.
-    CardError
-        If the bytes are not an ONNX model.
-    """
+    """Parse a serialised ONNX model; raise a CardError if it is not one."""
     try:
         import onnx
         from google.protobuf.message import DecodeError

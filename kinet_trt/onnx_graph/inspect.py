@@ -36,30 +36,15 @@ _MAX_ELEMENTS = 1 << 40
 
 @dataclass(frozen=True)
 class Layers:
-    """All layers of one type.
+    """All layers of one type."""
 
-    Attributes
-    ----------
-    type
-        Operator, like ``"Conv"``; operators outside the ONNX standard are preceded by their domain.
-    count
-        Number of layers.
-    parameters, bytes
-        Number of weights, and their size as stored. 64-bit integers are shapes and are not counted.
-    stored, computed
-        Types in which the weights are stored and in which the layers compute, like ``"fp16"``, joined with ``"+"``.
-        A layer computes in ``"int8"`` if its inputs come from DequantizeLinear nodes, which runtimes fuse.
-    macs_per_pixel
-        Multiply-accumulate operations per pixel of the input; None if unknown.
-    """
-
-    type: str
+    type: str  # operator, like "Conv"; those outside the ONNX standard follow their domain
     count: int
-    parameters: int
-    bytes: int
-    stored: str
-    computed: str
-    macs_per_pixel: float | None
+    parameters: int  # without 64-bit integers, which are shapes
+    bytes: int  # as stored
+    stored: str  # types of the weights, joined with "+"
+    computed: str  # types of the computation; "int8" if the inputs come from DequantizeLinear nodes
+    macs_per_pixel: float | None  # multiply-accumulate operations per input pixel; None if unknown
 
 
 @dataclass(frozen=True)
@@ -81,32 +66,16 @@ class _Tensor:
 
 @dataclass
 class _Graph:
-    """A graph with the properties of its tensors, by name.
+    """A graph with the properties of its tensors, by name, for a tile of the input."""
 
-    Attributes
-    ----------
-    nodes, inputs, outputs
-        Nodes in execution order, and names of the graph's inputs and outputs.
-    tensors
-        All tensors of known type, for a tile of the input.
-    pixels
-        Pixels of that tile; 0 if unknown.
-    constants
-        Names of tensors that do not depend on the input.
-    weights
-        Name of a constant -> name of the initializer from which it was converted, or its own name.
-    dequantized
-        Names of the outputs of DequantizeLinear nodes.
-    """
-
-    nodes: list[onnx.NodeProto]
+    nodes: list[onnx.NodeProto]  # in execution order
     inputs: list[str]
     outputs: list[str]
-    tensors: dict[str, _Tensor]
-    pixels: int
-    constants: set[str] = field(default_factory=set)
-    weights: dict[str, str] = field(default_factory=dict)
-    dequantized: set[str] = field(default_factory=set)
+    tensors: dict[str, _Tensor]  # all of known type
+    pixels: int  # of the tile; 0 if unknown
+    constants: set[str] = field(default_factory=set)  # tensors that do not depend on the input
+    weights: dict[str, str] = field(default_factory=dict)  # constant -> initializer that it comes from
+    dequantized: set[str] = field(default_factory=set)  # outputs of DequantizeLinear nodes
 
 
 def inspect_file(path: Path) -> dict[str, Any]:
@@ -193,15 +162,10 @@ def _describe_engine(card: ModelCard) -> dict[str, Any]:
 def summarise(model: onnx.ModelProto) -> tuple[list[Layers], dict[str, Any]]:
     """Return the layers by type, the most expensive first, and the memory.
 
-    Returns
-    -------
-    list of Layers
-        One entry per type.
-    dict
-        ``weights_bytes`` as stored; ``activations_bytes``, the peak when the layers run in the file's order and in
-        place where possible, estimated for ``tile`` x ``tile`` px (measured on two KiNets in FP32, OpenVINO took 1.3
-        times and ONNX Runtime twice as much); ``activations``: ``"estimated"``; ``unknown_tensors``: number of tensors
-        of unknown size, which were left out.
+    The memory is ``weights_bytes`` as stored; ``activations_bytes``, the peak when the layers run in the file's order
+    and in place where possible, estimated for ``tile`` x ``tile`` px (measured on two KiNets in FP32, OpenVINO took 1.3
+    times and ONNX Runtime twice as much); ``activations``: ``"estimated"``; ``unknown_tensors``: number of tensors of
+    unknown size, which were left out.
     """
     graph = _graph(model)
     counted: set[str] = set()

@@ -36,35 +36,17 @@ _UPSAMPLER_OPS = (("Pad",), ("Slice",), ("DepthToSpace",), ("Relu", "Elu"), ("Co
 
 @dataclass(frozen=True, eq=False)
 class _SparseUpsampler:
-    """A sparse upsampler and the head that reads it.
+    """A sparse upsampler and the head that reads it."""
 
-    Attributes
-    ----------
-    conv, activation
-        Pointwise convolution of the low-resolution input, and its activation.
-    rearrangement
-        Nodes that rearrange the pixels, crop the border and pad it with zeros.
-    concat, concat_index
-        Concatenation that the head reads, and the index of the upsampler among its inputs.
-    head
-        Convolution that keeps the size.
-    stride
-        Height and width of the block of output pixels per low-resolution pixel.
-    margin
-        Rows and columns of zeros at each border.
-    variable
-        Indices of the rows, and of the columns, of a block that depend on the image.
-    """
-
-    conv: onnx.NodeProto
+    conv: onnx.NodeProto  # pointwise convolution of the low-resolution input
     activation: onnx.NodeProto
-    rearrangement: Sequence[onnx.NodeProto]
-    concat: onnx.NodeProto
-    concat_index: int
-    head: onnx.NodeProto
-    stride: int
-    margin: int
-    variable: NDArray[np.int64]
+    rearrangement: Sequence[onnx.NodeProto]  # rearranges the pixels, crops the border and pads it with zeros
+    concat: onnx.NodeProto  # read by the head
+    concat_index: int  # index of the upsampler among the inputs of ``concat``
+    head: onnx.NodeProto  # convolution that keeps the size
+    stride: int  # height and width of the block of output pixels per low-resolution pixel
+    margin: int  # rows and columns of zeros at each border
+    variable: NDArray[np.int64]  # rows, and columns, of a block that depend on the image
 
     @property
     def name(self) -> str:
@@ -76,12 +58,7 @@ def at_low_resolution(graph: onnx.ModelProto) -> onnx.ModelProto:
     """Return a network that computes the contributions of eightfold upsamplers to its heads at an eighth of the size.
 
     The outputs are equal except for the order of additions, for frames of any multiple of 16 px. All other layers are
-    unchanged.
-
-    Parameters
-    ----------
-    graph
-        Graph from :func:`kinet_trt.onnx_graph.pointwise.as_pointwise` with FP32 weights; not changed.
+    unchanged. ``graph``, from :func:`kinet_trt.onnx_graph.pointwise.as_pointwise` with FP32 weights, is not changed.
     """
     result = onnx.ModelProto()
     result.CopyFrom(graph)
@@ -238,18 +215,10 @@ def _activated(values: NDArray[Any], activation: onnx.NodeProto) -> NDArray[np.f
 def _response_to_constant(rows: NDArray[np.float64], response: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the output of the head for an input that is constant in some rows and columns and 0 in the others.
 
-    Parameters
-    ----------
-    rows
-        1 where a row of the kernel reads one of these rows, [first, middle and last low-resolution pixel, stride,
-        kernel]; the same for columns.
-    response
-        The head's weights times the constant, [outputs, kernel, kernel].
-
-    Returns
-    -------
-    array
-        Packed channels of a low-resolution pixel of each kind, [3, 3, stride * stride * outputs].
+    ``rows`` is 1 where a row of the kernel reads one of these rows, [first, middle and last low-resolution pixel,
+    stride, kernel]; the same for columns. ``response`` is the head's weights times the constant, [outputs, kernel,
+    kernel]. The result is the packed channels of a low-resolution pixel of each kind, [3, 3, stride * stride *
+    outputs].
     """
     result: NDArray[np.float64] = np.einsum("ayk,bxl,okl->abyxo", rows, rows, response)
     return result.reshape(3, 3, -1)

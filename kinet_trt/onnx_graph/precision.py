@@ -25,19 +25,9 @@ HALF_SCALES_OPSET = 19
 
 
 def convert(model: Model, precision: str) -> Model:
-    """Return a model whose weights and computations are FP32 or FP16.
+    """Return a model whose weights and computations are FP32 or FP16, also the weights stored in FP16 to save space.
 
-    Parameters
-    ----------
-    model
-        An unfused ONNX model.
-    precision
-        ``"fp32"`` or ``"fp16"``. Weights that are stored in half precision to save space are converted as well.
-
-    Raises
-    ------
-    KinetError
-        If the model was already converted to another precision, or a weight overflows half precision.
+    Raise a KinetError if the model was already converted to another precision or is fused, or a weight overflows FP16.
     """
     if precision not in ("fp32", "fp16"):
         raise KinetError(f"precision: expected fp32 or fp16, found {precision!r}")
@@ -72,11 +62,6 @@ def float_layers_to_fp16(model: Model) -> Model:
     """Return an INT8 model whose float layers and Q/DQ scales are FP16 instead of FP32.
 
     On GPUs, FP32 layers cost more time than INT8 saves. CPUs without FP16 arithmetic gain nothing.
-
-    Raises
-    ------
-    KinetError
-        If a weight overflows half precision.
     """
     graph = weights_to_fp32(model.graph)
     compute_in_fp16(graph)
@@ -174,15 +159,7 @@ def cast_first(graph: onnx.ModelProto) -> None:
 
 
 def for_tensorrt(model: Model, shape: tuple[int, int, int] | None) -> Model:
-    """Return a model that TensorRT can read: the pixels are cast first, and the frame size may be fixed.
-
-    Parameters
-    ----------
-    model
-        An ONNX model whose first input is ``frame``.
-    shape
-        N, H, W of the frames, px; None if variable.
-    """
+    """Return a model that TensorRT can read: the pixels are cast first, and the frames may be fixed to N, H, W, px."""
     graph = model.graph_copy()
     cast_first(graph)
     if shape:
@@ -193,13 +170,7 @@ def for_tensorrt(model: Model, shape: tuple[int, int, int] | None) -> Model:
 
 
 def to_fp16(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    """Return an FP32 tensor as FP16.
-
-    Raises
-    ------
-    KinetError
-        If a value overflows half precision or is NaN.
-    """
+    """Return an FP32 tensor as FP16; raise a KinetError if a value overflows or is NaN."""
     values = numpy_helper.to_array(tensor)
     largest = float(np.abs(values).max(initial=0))
     if not largest < float(np.finfo(np.float16).max):

@@ -37,24 +37,12 @@ padding of 0 would otherwise prevent int8 for Pad and for every tensor that is c
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution.
+    """A convolution."""
 
-    Attributes
-    ----------
-    name
-        Name of the weights without the suffix, like ``network.up1.up.0``.
-    input
-        Name of the input tensor.
-    origins
-        Tensors from which the values of ``input`` come, through nodes that concatenate or move them.
-    cost
-        Multiplications per pixel of the input.
-    """
-
-    name: str
+    name: str  # name of the weights without the suffix, like ``network.up1.up.0``
     input: str
-    origins: tuple[str, ...]
-    cost: float
+    origins: tuple[str, ...]  # tensors whose values nodes concatenate or move to ``input``
+    cost: float  # multiplications per pixel of the input
 
 
 def layers(graph: onnx.ModelProto) -> list[Layer]:
@@ -79,14 +67,9 @@ def _pixels_per_step(node: onnx.NodeProto) -> int:
 
 
 def groups(graph: onnx.ModelProto, floating: Collection[str]) -> list[tuple[str, ...]]:
-    """Return the tensors to quantize, grouped by shared scale.
+    """Return the tensors to quantize, grouped by shared scale; layers named in ``floating`` stay in float.
 
-    Parameters
-    ----------
-    graph
-        Graph with FP32 weights (:func:`kinet_trt.onnx_graph.precision.weights_to_fp32`).
-    floating
-        Names of the layers that stay in float.
+    The weights of the graph are FP32 (:func:`kinet_trt.onnx_graph.precision.weights_to_fp32`).
     """
     producers = {name: node for node in graph.graph.node for name in node.output}
     merged: list[set[str]] = []
@@ -112,21 +95,10 @@ def _origins(tensor: str, producers: Mapping[str, onnx.NodeProto]) -> list[str]:
 
 
 def insert(graph: onnx.ModelProto, scales: Mapping[str, float], floating: Collection[str]) -> onnx.ModelProto:
-    """Return a network whose layers compute in int8, except those in ``floating``.
+    """Return a network whose layers compute in int8, except those named in ``floating``.
 
-    Parameters
-    ----------
-    graph
-        Graph with FP32 weights (:func:`kinet_trt.onnx_graph.precision.weights_to_fp32`); not changed.
-    scales
-        Quantization step of each tensor from :func:`groups`.
-    floating
-        Names of the layers that stay in float.
-
-    Raises
-    ------
-    KinetError
-        If the weights of a layer are not stored in the model, or are not finite.
+    The weights of ``graph``, which is not changed, are FP32. ``scales`` are the quantization steps of the tensors from
+    :func:`groups`. Raise a KinetError if the weights of a layer are not stored in the model, or are not finite.
     """
     result = onnx.ModelProto()
     result.CopyFrom(graph)
@@ -173,13 +145,7 @@ def _weights(body: onnx.GraphProto, tensor: onnx.TensorProto, axis: int) -> list
 
 
 def quantise(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return weights as int8 codes, and the step of each channel along ``axis`` (1 if all its weights are 0).
-
-    Raises
-    ------
-    KinetError
-        If a weight is not finite.
-    """
+    """Return weights as int8 codes, and the step of each channel along ``axis`` (1 if all its weights are 0)."""
     if not np.isfinite(values).all():
         raise KinetError("int8: the weights of the model contain NaN or infinity. Export the model again")
     others = tuple(i for i in range(values.ndim) if i != axis)

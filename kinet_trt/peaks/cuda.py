@@ -134,19 +134,8 @@ class PeakPlan:
     def begin(self, work: int, threshold: float, height: int | None = None, width: int | None = None) -> Launch:
         """Return the launch that must precede every :meth:`find`.
 
-        Parameters
-        ----------
-        work
-            Device address of ``work_bytes`` bytes.
-        threshold
-            Minimum height of a peak, finite; compared as float32.
-        height, width
-            Size without the padding at the bottom and on the right, px; None for no padding.
-
-        Raises
-        ------
-        ValueError
-            If threshold, height or width is invalid.
+        ``work`` is the device address of ``work_bytes`` bytes; ``threshold`` is compared as float32. ``height`` and
+        ``width`` are without the padding at the bottom and on the right, px; None for no padding.
         """
         if not np.isfinite(threshold):
             raise ValueError(f"threshold: expected a finite number, found {threshold}")
@@ -164,12 +153,8 @@ class PeakPlan:
     def find(self, maps: int, work: int, found: int) -> tuple[Launch, Launch]:
         """Return the launches that find the nuclei; can be captured in a CUDA graph.
 
-        Parameters
-        ----------
-        maps
-            Device address of the maps, contiguous.
-        work, found
-            Device addresses of ``work_bytes`` and ``found_bytes`` bytes, at multiples of 16.
+        ``maps`` is the device address of the maps, contiguous; ``work`` and ``found`` are those of ``work_bytes`` and
+        ``found_bytes`` bytes, at multiples of 16.
         """
         images, channels, height, width = self.shape
         settings, counts = np.uint64(work), np.uint64(work + SETTINGS_BYTES)
@@ -263,27 +248,14 @@ class CudaPeaks:
         self._host: NDArray[np.uint8] = np.frombuffer(self._pinned, np.uint8, self.plan.found_bytes)
 
     def begin(self, stream: Any, threshold: float, height: int | None = None, width: int | None = None) -> None:
-        """Queue the settings of the next run. Do not capture this kernel in a CUDA graph; launch it before the graph.
+        """Queue the settings of the next run, see :meth:`PeakPlan.begin`.
 
-        Parameters
-        ----------
-        stream
-            A CuPy stream.
-        threshold, height, width
-            See :meth:`PeakPlan.begin`.
+        Do not capture this kernel in a CUDA graph; launch it before the graph.
         """
         self._kernels.issue([self.plan.begin(self._work.ptr, threshold, height, width)], stream)
 
     def enqueue(self, stream: Any, maps: int) -> None:
-        """Queue the kernels and the copy to the host; can be captured in a CUDA graph.
-
-        Parameters
-        ----------
-        stream
-            A CuPy stream.
-        maps
-            Device address of the maps, contiguous.
-        """
+        """Queue the kernels and the copy to the host, for maps at a device address; can be captured in a CUDA graph."""
         self._kernels.issue(self.plan.find(maps, self._work.ptr, self._found.ptr), stream)
         self._copy(stream, 0, self.plan.first_bytes)
 

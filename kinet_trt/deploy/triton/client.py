@@ -24,26 +24,12 @@ GREY = 8  # largest difference of R, G and B (of 255) in a grey image with noise
 
 @dataclass(frozen=True)
 class Model:
-    """Properties of a model from the server's configuration.
-
-    Attributes
-    ----------
-    name
-        Name on the server.
-    mpp
-        Scale of its input frames, um/px.
-    multiple
-        Height and width of a frame are multiples of this many px.
-    threshold
-        Minimum height of a peak.
-    classes
-        Names of the classes 0, 1, 2 ...
-    """
+    """Properties of a model from the server's configuration."""
 
     name: str
-    mpp: float
-    multiple: int
-    threshold: float
+    mpp: float  # scale of its input frames, um/px
+    multiple: int  # height and width of a frame are multiples of this many px
+    threshold: float  # minimum height of a peak
     classes: tuple[str, ...]
 
 

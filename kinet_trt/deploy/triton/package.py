@@ -106,16 +106,8 @@ def package(
 def config(name: str, card: ModelCard, inputs: Sequence[Port], outputs: Sequence[Port], instances: int = 1) -> str:
     """Return a model's configuration, Triton's ``ModelConfig`` as text.
 
-    Parameters
-    ----------
-    name
-        Name of the model and its folder.
-    card
-        Model card; the values that a client needs are written under ``parameters``.
-    inputs, outputs
-        Inputs and outputs of the model file; a variable side becomes -1.
-    instances
-        Number of frames counted at a time.
+    The values of the card that a client needs are written under ``parameters``; a variable side of a port becomes -1.
+    ``instances`` is the number of frames counted at a time.
     """
     serves = 'platform: "tensorrt_plan"' if card.runtime else 'backend: "onnxruntime"'
     known = {

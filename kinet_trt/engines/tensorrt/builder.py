@@ -46,25 +46,13 @@ def silent(*_: object) -> None:
 
 @dataclass(frozen=True)
 class Library:
-    """TensorRT, or TensorRT for RTX.
+    """TensorRT, or TensorRT for RTX."""
 
-    Attributes
-    ----------
-    module
-        ``tensorrt`` or ``tensorrt_rtx``.
-    name, version
-        Name and version as in a model card: ``"TensorRT for RTX"``, ``"1.7.1.116"``.
-    logger
-        Shared by the whole process: TensorRT ignores a second logger.
-    messages
-        Errors logged since the list was last cleared.
-    """
-
-    module: Any
-    name: str
+    module: Any  # ``tensorrt`` or ``tensorrt_rtx``
+    name: str  # as in a model card, like the version: "TensorRT for RTX"
     version: str
-    logger: Any
-    messages: list[str]
+    logger: Any  # shared by the whole process: TensorRT ignores a second one
+    messages: list[str]  # errors logged since the list was last cleared
 
     @property
     def is_rtx(self) -> bool:
@@ -75,15 +63,7 @@ class Library:
 def find_runtime(runtime: str = "auto") -> str:
     """Return the name of an installed GPU runtime, TensorRT before TensorRT for RTX, without importing it.
 
-    Parameters
-    ----------
-    runtime
-        ``"auto"``, or a name in :data:`GPU_RUNTIMES`.
-
-    Raises
-    ------
-    EngineError
-        If the runtime is unknown or not installed.
+    ``runtime`` is ``"auto"``, or a name in :data:`GPU_RUNTIMES`.
     """
     if runtime not in ("auto", *GPU_RUNTIMES):
         raise EngineError(f"runtime: expected auto, {' or '.join(GPU_RUNTIMES)}, found {runtime!r}")
@@ -99,13 +79,7 @@ def find_runtime(runtime: str = "auto") -> str:
 
 @cache
 def load_library(runtime: str) -> Library:
-    """Import a runtime by its name in :data:`GPU_RUNTIMES`.
-
-    Raises
-    ------
-    EngineError
-        If it cannot be loaded or is too old.
-    """
+    """Import a runtime, a name in :data:`GPU_RUNTIMES`; raise an EngineError if it fails or is too old."""
     try:
         module = importlib.import_module(runtime.replace("-", "_"))
         version = str(module.__version__)
@@ -132,29 +106,11 @@ def build_plan(
 ) -> tuple[bytes, bytes]:
     """Build a plan from a strongly typed ONNX model; return the plan and the timing cache.
 
-    Parameters
-    ----------
-    library
-        Runtime that builds the plan.
-    model
-        A serialised ONNX model that TensorRT can read.
-    profile
-        Smallest, optimal and largest shape [N, H, W] of the input ``frame``; None if the model fixes the shape.
-    tf32
-        Whether FP32 multiplications may use TF32.
-    turing
-        Whether TensorRT for RTX builds for compute capability 7.5 instead of 8.0 and newer.
-    timing
-        Timing cache of an earlier build, or empty.
-    report
-        Progress callback, in percent.
-
-    Raises
-    ------
-    EngineError
-        If TensorRT cannot build the plan; the message contains TensorRT's reasons.
-    KeyboardInterrupt
-        If the user interrupts the build.
+    ``profile`` is the smallest, optimal and largest shape [N, H, W] of the input ``frame``; None if the model fixes the
+    shape. ``tf32`` lets FP32 multiplications use TF32. With ``turing``, TensorRT for RTX builds for compute capability
+    7.5 instead of 8.0 and newer. ``timing`` is the timing cache of an earlier build, or empty. ``report`` is called in
+    percent. Raise an EngineError with TensorRT's reasons if it cannot build the plan, and a KeyboardInterrupt on
+    Ctrl-C.
     """
     trt = library.module
     library.messages.clear()
@@ -213,22 +169,11 @@ def context_options(library: Library, engine: Any) -> Any:
 
 
 def check_machine(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Driver]:
-    """Return the runtime and driver that can run an engine on this machine.
+    """Return the runtime and driver that can run an engine, from :func:`read_plan`, on this machine.
 
-    Check the driver before TensorRT is imported, and the versions before TensorRT parses the plan.
-
-    Parameters
-    ----------
-    card, plan
-        Result of :func:`kinet_trt.engines.tensorrt.engine_file.read_plan`.
-    path
-        Path of the engine file, for messages.
-
-    Raises
-    ------
-    EngineError
-        If there is no driver or no GPU, TensorRT or CuPy is missing, or the engine was built by another TensorRT or
-        for another GPU. The message contains the command that rebuilds the engine on this machine.
+    Check the driver before TensorRT is imported, and the versions before TensorRT parses the plan. Raise an EngineError
+    if there is no driver or no GPU, TensorRT or CuPy is missing, or the engine was built by another TensorRT or for
+    another GPU; the message contains the command that rebuilds the engine on this machine.
     """
     try:
         driver = query_driver()

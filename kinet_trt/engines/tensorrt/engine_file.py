@@ -29,22 +29,7 @@ def card_path(engine: Path) -> Path:
 
 
 def write_plan(path: Path, plan: bytes, card: ModelCard) -> None:
-    """Write an engine and its card. After a crash between the two, :func:`read_plan` reports that they do not match.
-
-    Parameters
-    ----------
-    path
-        Path of the engine.
-    plan
-        Serialised plan.
-    card
-        Model card with the sha256 of the plan.
-
-    Raises
-    ------
-    KinetError
-        If a file cannot be written.
-    """
+    """Write an engine and its card. After a crash between the two, :func:`read_plan` reports that they do not match."""
     raw = json.loads(card.to_json())
     raw[_CARD_HASH_KEY] = _card_hash(raw)
     write_atomic(path, plan)
@@ -54,10 +39,7 @@ def write_plan(path: Path, plan: bytes, card: ModelCard) -> None:
 def read_plan(path: Path) -> tuple[ModelCard, bytes]:
     """Read an engine and its card, and check that both are intact and match.
 
-    Raises
-    ------
-    KinetError
-        If a file is missing, unreadable or modified, or the card has a newer version.
+    Raise a KinetError if a file is missing, unreadable or modified, or the card has a newer version.
     """
     card_file = card_path(path)
     try:
@@ -89,15 +71,7 @@ def read_plan(path: Path) -> tuple[ModelCard, bytes]:
 
 
 def check_runtime(card: ModelCard, path: Path, name: str, version: str) -> None:
-    """Raise an EngineError unless this TensorRT built the engine: plans do not run on other versions.
-
-    Parameters
-    ----------
-    card, path
-        Card and path of the engine.
-    name, version
-        Installed TensorRT, as in :class:`kinet_trt.engines.tensorrt.builder.Library`.
-    """
+    """Raise an EngineError unless this TensorRT, name and version, built the engine: plans run on no other version."""
     if (card.runtime, card.runtime_version) != (name, version):
         raise EngineError(
             f"{path}: built by {card.runtime} {card.runtime_version}, found {name} {version}. An engine needs the "
@@ -106,17 +80,7 @@ def check_runtime(card: ModelCard, path: Path, name: str, version: str) -> None:
 
 
 def check_gpu(card: ModelCard, path: Path, name: str, capability: tuple[int, int]) -> None:
-    """Raise an EngineError unless the engine was built for this GPU.
-
-    Parameters
-    ----------
-    card, path
-        Card and path of the engine.
-    name
-        Name of the installed GPU in the driver.
-    capability
-        Compute capability of the GPU.
-    """
+    """Raise an EngineError unless the engine was built for this GPU; ``name`` is that in the driver."""
     installed = gpu_label(name, capability)
     if card.gpu == AMPERE:
         fits = capability >= (8, 0)

@@ -16,15 +16,8 @@ from kinet_trt.models.card import ModelCard
 class LoadedPlan:
     """A deserialized plan. The current CUDA context must be the primary one. Execution contexts run on ``stream``.
 
-    Attributes
-    ----------
-    tensors
-        Name of each tensor -> whether it is an output, and its dtype.
-
-    Raises
-    ------
-    EngineError
-        If TensorRT cannot load the plan, or the tensors of the plan do not match the card.
+    ``tensors`` is the name of each tensor -> whether it is an output, and its dtype. Raise an EngineError if TensorRT
+    cannot load the plan, or its tensors do not match the card.
     """
 
     def __init__(self, card: ModelCard, data: bytes, library: Library, path: Path, stream: Any) -> None:

@@ -33,18 +33,10 @@ _MIN_SHARE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """Weights of source rows, or columns, in each target row or column.
+    """Weights of source rows, or columns, in each target row or column."""
 
-    Attributes
-    ----------
-    first
-        First source index, int32 [target]; indices outside the source are clamped.
-    weights
-        Weights from the first index on, int32 or float32 [target, taps].
-    """
-
-    first: NDArray[np.int32]
-    weights: NDArray[Any]
+    first: NDArray[np.int32]  # first source index, [target]; clamped to the source
+    weights: NDArray[Any]  # from the first index on, int32 or float32 [target, taps]
 
     @property
     def taps(self) -> int:
@@ -55,13 +47,8 @@ class Axis:
 def linear_axis(source_size: int, target_size: int, clamp: bool) -> Axis:
     """Return OpenCV's half-pixel bilinear weights, in 2048ths.
 
-    Parameters
-    ----------
-    source_size, target_size
-        Lengths, px.
-    clamp
-        Whether one pixel gets the whole weight at the edge, as in OpenCV's columns. In its rows the edge pixel gets
-        two weights, which rounds differently.
+    With ``clamp``, one pixel gets the whole weight at the edge, as in OpenCV's columns. In its rows the edge pixel gets
+    two weights, which rounds differently.
     """
     position = ((np.arange(target_size) + 0.5) * _step(source_size, target_size) - 0.5).astype(np.float32)
     first = np.floor(position)
@@ -103,23 +90,13 @@ def _step(source_size: int, target_size: int) -> float:
 
 @dataclass(frozen=True)
 class PreparePlan:
-    """The launch for frames of one size; needs no GPU.
-
-    Attributes
-    ----------
-    source_height, source_width
-        Size of the frame, px.
-    scaled_height, scaled_width
-        Size at the model's scale, px.
-    multiple
-        Alignment of height and width, px.
-    """
+    """The launch for frames of one size, px; needs no GPU."""
 
     source_height: int
     source_width: int
     scaled_height: int
     scaled_width: int
-    multiple: int
+    multiple: int  # alignment of height and width, px
 
     @classmethod
     def for_frame(cls, height: int, width: int, frame_mpp: float | None, mpp: float, multiple: int) -> PreparePlan:
@@ -167,23 +144,11 @@ class PreparePlan:
         return np.concatenate(parts)
 
     def launch(self, pixels: DevicePixels, table: int, target: int, has_color: int) -> Launch:
-        """Return the launch that prepares one frame.
+        """Return the launch that prepares one frame, of the plan's size.
 
-        Parameters
-        ----------
-        pixels
-            The frame, of the plan's size.
-        table
-            Device address of a copy of :attr:`table`.
-        target
-            Device address of the model's input, uint8 [height, width, 3].
-        has_color
-            Device address of an int32 that is set to 1 if the frame has colour, and left unchanged if it is grey.
-
-        Raises
-        ------
-        ValueError
-            If the frame has another size.
+        ``table`` and ``target`` are the device addresses of a copy of :attr:`table` and of the model's input, uint8
+        [height, width, 3]; ``has_color`` is that of an int32 that is set to 1 if the frame has colour, and left
+        unchanged if it is grey.
         """
         if (pixels.height, pixels.width) != (self.source_height, self.source_width):
             raise ValueError(
@@ -212,12 +177,7 @@ class PreparePlan:
 class CudaPrepare:
     """Prepares frames on the current device and caches the weights of the last frame size. Not thread-safe.
 
-    Parameters
-    ----------
-    mpp
-        The model's scale, um/px.
-    multiple
-        Alignment of height and width, px.
+    ``mpp`` is the model's scale, um/px; ``multiple`` the alignment of height and width, px.
     """
 
     def __init__(self, mpp: float, multiple: int) -> None:
@@ -227,27 +187,14 @@ class CudaPrepare:
         self._table: Any = None
 
     def plan(self, height: int, width: int, frame_mpp: float | None) -> PreparePlan:
-        """Return the plan for frames of this size and um/px.
-
-        Raises
-        ------
-        ImageError
-            See :func:`kinet_trt.core.frame.fit`.
-        """
+        """Return the plan for frames of this size and um/px; errors as in :func:`kinet_trt.core.frame.fit`."""
         plan = PreparePlan.for_frame(height, width, frame_mpp, self._mpp, self._multiple)
         return self._plan if self._plan == plan else plan
 
     def enqueue(self, stream: Any, plan: PreparePlan, pixels: DevicePixels, target: int, has_color: int) -> None:
-        """Queue the preparation of one frame, after the copy of the weights if its size is new.
+        """Queue the preparation of one frame on a CuPy stream, after the copy of the weights if its size is new.
 
-        Parameters
-        ----------
-        stream
-            A CuPy stream.
-        plan
-            Result of :meth:`plan`.
-        pixels, target, has_color
-            See :meth:`PreparePlan.launch`; the flag is set to 0 first.
+        ``target`` and ``has_color`` are as in :meth:`PreparePlan.launch`; the flag is set to 0 first.
         """
         import cupy
 

@@ -52,20 +52,6 @@ class TensorRtEngine:
     Thread-safe. :meth:`run` and :meth:`detect` hold a lock until they have their result; :meth:`submit` holds it only
     while it queues the work, and waiting for a submitted result needs no lock. At most two frames may be in flight; a
     third raises. Not fork-safe: a forked process must open its own engine.
-
-    Parameters
-    ----------
-    card, plan
-        Results of :func:`kinet_trt.engines.tensorrt.engine_file.read_plan`.
-    library, driver
-        Results of :func:`kinet_trt.engines.tensorrt.builder.check_machine`.
-    path
-        Path of the engine file, for messages.
-
-    Raises
-    ------
-    EngineError
-        If TensorRT cannot load or run the plan, or the GPU has too little memory.
     """
 
     def __init__(self, card: ModelCard, plan: bytes, library: Library, driver: Driver, path: Path) -> None:
@@ -258,10 +244,7 @@ class PendingFrame:
     def result(self) -> Detections:
         """Wait for the frame and return its nuclei in raster order, px of the input frame.
 
-        Raises
-        ------
-        EngineError
-            If it holds more nuclei than a fused model has room for, or the GPU failed.
+        Raise an EngineError if the frame contains more nuclei than a fused model's capacity, or the GPU failed.
         """
         with self._lock:
             if self._found is None:

@@ -31,18 +31,10 @@ def pinned_array(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
 class Slot:
     """Runs batches of one shape, one at a time.
 
-    ``shape`` is N, H, W of the batch; ``upload_stream`` is the CuPy stream of copies to the device.
-
-    Attributes
-    ----------
-    frames
-        Input of the network, uint8 [N, H, W, 3] on the device.
-    has_color, host_has_color
-        Whether the frame has colour, int32 [1]; the host's copy is valid after :attr:`done`.
-    done
-        CUDA event at the end of the queued work.
-    user
-        Weak reference to the caller's handle of the result; None: free.
+    ``shape`` is N, H, W of the batch; ``upload_stream`` is the CuPy stream of copies to the device. ``frames`` is the
+    input of the network, uint8 [N, H, W, 3] on the device; ``has_color`` and ``host_has_color``, int32 [1], are whether
+    the frame has colour, on the device and, after the CUDA event ``done``, on the host. ``user`` is a weak reference to
+    the caller's handle of the result; None if the slot is free.
     """
 
     def __init__(
