@@ -58,36 +58,33 @@ def find_peaks(
 
     highest = np.fmax.reduce(maps, axis=0)
     highest[np.isnan(highest)] = -np.inf
-    window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
-    # OpenCV pads with the lowest finite value, which suppresses no pixel above the threshold.
-    window_max = cv2.dilate(highest, window)
     # Compare in float32, like the maps and the threshold of a fused model.
     with np.errstate(over="ignore"):
         minimum = np.float32(threshold)
-    y, x = np.nonzero((highest == window_max) & (highest >= minimum) & (highest != -np.inf))
-    first = _first_of_ties(highest, y, x, radius)
-    y, x = y[first], x[first]
+    window_max = _dilate(highest, 2 * radius + 1, 2 * radius + 1, (radius, radius))
+    is_peak = (highest == window_max) & (highest >= minimum) & (highest != -np.inf)
+    # np.nonzero takes several times as long as np.flatnonzero.
+    y, x = np.divmod(np.flatnonzero(is_peak), highest.shape[1])
+    first_of_equals = highest[y, x] > _earlier_max(highest, y, x, radius)
+    y, x = y[first_of_equals], x[first_of_equals]
     score = highest[y, x]
     cls = np.argmax(maps[:, y, x] == score, axis=0)
     return Detections(x.astype(np.float32), y.astype(np.float32), cls.astype(np.uint8), score, classes)
 
 
-def _first_of_ties(
+def _earlier_max(
     highest: NDArray[np.float32], y: NDArray[np.intp], x: NDArray[np.intp], radius: int
-) -> NDArray[np.intp]:
-    """Return the indices of the pixels that no equal pixel in their window precedes in raster order."""
-    width = highest.shape[1]
-    remaining = np.arange(len(y))
-    # Nearest offsets first: on a plateau, the comparison with the left neighbour removes nearly all pixels.
-    for dy in range(0, -radius - 1, -1):
-        for dx in range(-1, -radius - 1, -1) if dy == 0 else range(-radius, radius + 1):
-            if len(remaining) == 0:
-                return remaining
-            qy, qx = y[remaining] + dy, x[remaining] + dx
-            in_image = (qy >= 0) & (qx >= 0) & (qx < width)
-            equal = np.zeros(len(remaining), bool)
-            equal[in_image] = (
-                highest[qy[in_image], qx[in_image]] == highest[y[remaining][in_image], x[remaining][in_image]]
-            )
-            remaining = remaining[~equal]
-    return remaining
+) -> NDArray[np.float32]:
+    """Return the maximum over the pixels of each window that come before its centre in raster order."""
+    rows = _dilate(highest, radius, 2 * radius + 1, (radius, radius - 1))
+    row = _dilate(highest, 1, radius, (radius - 1, 0))
+    above = np.where(y > 0, rows[y - 1, x], -np.inf)
+    left = np.where(x > 0, row[y, x - 1], -np.inf)
+    return np.maximum(above, left)
+
+
+def _dilate(image: NDArray[np.float32], height: int, width: int, anchor: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the maximum over a window of height x width px, with the pixel at ``anchor`` (x, y) in the window."""
+    outside = (-np.inf,) * 4
+    window = np.ones((height, width), np.uint8)
+    return np.asarray(cv2.dilate(image, window, anchor=anchor, borderType=cv2.BORDER_CONSTANT, borderValue=outside))
