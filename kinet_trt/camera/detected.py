@@ -13,17 +13,7 @@ DEVICES = Path("/dev")
 
 @dataclass(frozen=True)
 class DetectedCamera:
-    """A camera.
-
-    Attributes
-    ----------
-    index
-        N of ``kinet-trt live N`` and of /dev/videoN.
-    name
-        Its name in its driver.
-    readable
-        Whether this user may open it.
-    """
+    """A camera: its number in /dev/videoN, its name in its driver, and whether this user may open it."""
 
     index: int
     name: str

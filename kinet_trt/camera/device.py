@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
 
 import cv2
 
@@ -15,49 +14,27 @@ from kinet_trt.camera.source import Properties, SourceTextError
 from kinet_trt.core.errors import shown
 
 
-@dataclass(frozen=True)
-class DeviceSettings:
-    """Settings to request from a camera. It may refuse them; its frames show what it uses.
-
-    Attributes
-    ----------
-    size
-        Width, height, px; None for the driver's default, often 640 x 480.
-    fps
-        Frames per second; None for the driver's default.
-    fourcc
-        Pixel encoding, such as MJPG (a USB 2 camera needs it above 640 x 480) or YUYV; None for the default.
-    """
-
-    size: tuple[int, int] | None = None
-    fps: float | None = None
-    fourcc: str | None = None
-
-
 class DeviceSource(OpenCVSource):
-    """A camera of the operating system, read through OpenCV. Its timeout is the driver's (10 s on Linux).
+    """A camera of the operating system, /dev/video``index``, read through OpenCV. Its timeout is the driver's.
 
-    Parameters
-    ----------
-    index
-        Its number: N of /dev/videoN.
-    settings
-        Settings to request.
+    On Linux that is 10 s. The camera may refuse the requested ``frame_size`` (width, height, px), ``fps`` and
+    ``fourcc`` (pixel encoding, such as YUYV, or MJPG, which a USB 2 camera needs above 640 x 480); its frames show what
+    it uses.
     """
 
-    def __init__(self, index: int, settings: DeviceSettings | None = None) -> None:
+    def __init__(
+        self,
+        index: int,
+        frame_size: tuple[int, int] | None = None,
+        fps: float | None = None,
+        fourcc: str | None = None,
+    ) -> None:
         super().__init__(f"camera {index} gives no more frames: is it still plugged in?")
-        self._index, self._settings = index, settings or DeviceSettings()
+        self._index, self._frame_size, self._fps, self._fourcc = index, frame_size, fps, fourcc
 
     @classmethod
     def parse(cls, text: str) -> DeviceSource:
-        """Parse ``N,size=1920x1080,fps=30,fourcc=MJPG`` or ``/dev/videoN,...``.
-
-        Raises
-        ------
-        SourceTextError
-            If the text has another form.
-        """
+        """Parse ``N,size=1920x1080,fps=30,fourcc=MJPG`` or ``/dev/videoN,...``."""
         place, _, rest = text.partition(",")
         index = re.fullmatch(r"(?:/dev/video)?([0-9]{1,3})", place)
         if not index:
@@ -66,26 +43,25 @@ class DeviceSource(OpenCVSource):
         fourcc = options.get("fourcc")
         if fourcc is not None and not re.fullmatch(r"[A-Za-z0-9]{4}", fourcc):
             raise SourceTextError(f"option fourcc: expected four letters such as MJPG, found {shown(fourcc)}")
-        settings = DeviceSettings(
+        return cls(
+            int(index[1]),
             size("size", options["size"]) if "size" in options else None,
             number("fps", options["fps"], 0.1, 1000) if "fps" in options else None,
             fourcc,
         )
-        return cls(int(index[1]), settings)
 
     def open(self) -> Properties:
         """See `kinet_trt.camera.FrameSource.open`."""
         name, hint = f"camera {self._index}", advice(self._index, list_cameras())
         backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
         capture = self._capture = Capture(name, self._index, backend, [], hint)
-        settings = self._settings
-        if settings.fourcc:
-            capture.request(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*settings.fourcc))
-        if settings.size:
-            capture.request(cv2.CAP_PROP_FRAME_WIDTH, settings.size[0])
-            capture.request(cv2.CAP_PROP_FRAME_HEIGHT, settings.size[1])
-        if settings.fps:
-            capture.request(cv2.CAP_PROP_FPS, settings.fps)
+        if self._fourcc:
+            capture.request(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*self._fourcc))
+        if self._frame_size:
+            capture.request(cv2.CAP_PROP_FRAME_WIDTH, self._frame_size[0])
+            capture.request(cv2.CAP_PROP_FRAME_HEIGHT, self._frame_size[1])
+        if self._fps:
+            capture.request(cv2.CAP_PROP_FPS, self._fps)
         # Drivers queue several frames by default and deliver the oldest first.
         capture.request(cv2.CAP_PROP_BUFFERSIZE, 1)
         return Properties(name, *capture.size, fps=capture.fps)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.errors import ImageError
-from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame
 
 WHITE = 240
@@ -23,30 +21,17 @@ _MAX_DEVIATION = 0.06  # relative deviation from its surroundings
 class FlatField:
     """Flat-field correction of vignetting, coloured light and dust: ``WHITE * frame / blank``, pixel by pixel.
 
-    Attributes
-    ----------
-    blank
-        The blank field, RGB uint8 [height, width, 3], smoothed.
+    ``blank`` is the blank field, RGB uint8 [height, width, 3], smoothed.
     """
 
     blank: NDArray[np.uint8]
-
-    def __post_init__(self) -> None:
-        Frame(self.blank)  # raises unless it is RGB uint8
 
     @classmethod
     def from_blank(cls, frames: list[Frame]) -> FlatField:
         """Return the correction from frames of a blank field, preferably 10.
 
-        Parameters
-        ----------
-        frames
-            Frames of one size that show glass without tissue, with the light and the objective that will be used.
-
-        Raises
-        ------
-        ImageError
-            If there are none, their sizes differ, they are too dark or too bright, or they are not blank.
+        They show glass without tissue, with the light and the objective that will be used. ImageError if there are
+        none, their sizes differ, they are too dark or too bright, or they are not blank.
         """
         if not frames or len({frame.pixels.shape for frame in frames}) != 1:
             raise ImageError("blank field: expected one or more frames of one size")
@@ -60,10 +45,7 @@ class FlatField:
     def __call__(self, frame: Frame) -> Frame:
         """Return the corrected frame, with the same um/px, time and stage position.
 
-        Raises
-        ------
-        ImageError
-            If its size is not the blank field's.
+        ImageError if its size is not the blank field's.
         """
         if frame.pixels.shape != self.blank.shape:
             raise ImageError(
@@ -72,30 +54,6 @@ class FlatField:
             )
         corrected = cv2.divide(frame.pixels, self.blank, scale=WHITE)
         return replace(frame, pixels=np.asarray(corrected, np.uint8))
-
-    def save(self, path: Path) -> None:
-        """Write the blank field as a PNG.
-
-        Raises
-        ------
-        KinetError
-            If it cannot be written.
-        """
-        _, png = cv2.imencode(".png", cv2.cvtColor(self.blank, cv2.COLOR_RGB2BGR))
-        write_atomic(path, png.tobytes())
-
-    @classmethod
-    def load(cls, path: Path) -> FlatField:
-        """Read a file that `save` wrote.
-
-        Raises
-        ------
-        ImageError
-            If it is missing or not an image.
-        """
-        from kinet_trt.io.images import read_image
-
-        return cls(read_image(path).pixels)
 
 
 def _check(smooth: NDArray[np.float32]) -> None:

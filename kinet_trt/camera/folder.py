@@ -17,12 +17,7 @@ IMAGES_PER_SECOND = 1.0
 class FolderSource:
     """A folder of images, one per second, or each as soon as it is taken, in natural order: 2.png before 10.png.
 
-    Parameters
-    ----------
-    folder
-        Folder with PNG, JPEG, TIFF or BMP files; other files, hidden files and subfolders are ignored.
-    every_frame
-        Whether every image waits until it is taken, instead of one per second.
+    It reads PNG, JPEG, TIFF and BMP files; other files, hidden files and subfolders are ignored.
     """
 
     def __init__(self, folder: Path, *, every_frame: bool = False) -> None:

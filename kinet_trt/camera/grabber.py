@@ -15,7 +15,7 @@ from kinet_trt.core.errors import ImageError, KinetError
 log = logging.getLogger(__name__)
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Pauses before each attempt to reconnect, s; the last one repeats."""
+"""Pauses before the first, second, ... attempt to reconnect, s; the last one repeats."""
 PATIENCE = 5.0
 """Time without a frame after which a camera is closed and opened again, s."""
 _READ = 0.5  # s: timeout of one call of `FrameSource.newest`, and so how long `close` waits if the source obeys
@@ -28,56 +28,23 @@ Phase = Literal["connecting", "connected", "stalled", "reconnecting", "ended", "
 
 @dataclass(frozen=True)
 class CameraState:
-    """State of the camera.
+    """State of the camera."""
 
-    Attributes
-    ----------
-    phase
-        "connecting"; "connected"; "stalled": connected, but without frames; "reconnecting": waiting for the next
-        attempt; "ended": end of a recording; "closed".
-    seconds
-        Time in this phase, s.
-    why
-        Last error; empty while frames come.
-    retry_in
-        Time to the next attempt, s; None unless reconnecting.
-    name
-        Name of the source; empty before it is opened.
-    fps
-        Frames received per second, over the last 2 s.
-    frames
-        Frames received.
-    dropped
-        Received frames that were replaced by a newer one before they were taken.
-    missed
-        Frames that the camera numbered but that were not received.
-    bad
-        Damaged frames that were skipped.
-    bad_why
-        Error of the last damaged frame.
-    width, height
-        Size of the last frame, px; 0 before the first.
-    mpp
-        um/px of the last frame; None if unknown.
-    mpp_note
-        Why the um/px of frames is rejected; empty if it is accepted.
-    """
-
-    phase: Phase
-    seconds: float
-    why: str = ""
-    retry_in: float | None = None
-    name: str = ""
-    fps: float = 0.0
-    frames: int = 0
-    dropped: int = 0
-    missed: int = 0
-    bad: int = 0
-    width: int = 0
+    phase: Phase  # stalled: connected, but without frames; reconnecting: waiting for the next attempt
+    seconds: float  # time in this phase, s
+    why: str = ""  # last error; empty while frames come
+    retry_in: float | None = None  # s; None unless reconnecting
+    name: str = ""  # empty before it is opened
+    fps: float = 0.0  # frames received per second, over the last 2 s
+    frames: int = 0  # received
+    dropped: int = 0  # received, and replaced by a newer one before they were taken
+    missed: int = 0  # numbered by the camera, but not received
+    bad: int = 0  # damaged and skipped
+    width: int = 0  # px of the last frame, as `height`; 0 before the first
     height: int = 0
-    mpp: float | None = None
-    mpp_note: str = ""
-    bad_why: str = ""
+    mpp: float | None = None  # um/px of the last frame; None if unknown
+    mpp_note: str = ""  # why the um/px of frames is rejected; empty if it is accepted
+    bad_why: str = ""  # error of the last damaged frame
 
     def sentence(self) -> str:
         """Return the state as a sentence."""
@@ -118,20 +85,9 @@ class FrameGrabber:
     The reading thread does not wait for consumers: it keeps one frame, the newest, and counts frames that were not
     taken as dropped. Only a recording with `Properties.waits` is read as fast as its frames are taken.
 
-    A camera that fails is closed and opened again, after increasing pauses, until `close`. Sequence numbers keep
-    growing. A um/px that a person entered (``mpp``, or a source's constant) applies only to frames of the size that it
-    was first used with: when the size changes, ``Frame.mpp`` is None, and `CameraState.mpp_note` states the reason.
-
-    Parameters
-    ----------
-    source
-        The source, not open: the thread opens, reads and closes it.
-    mpp
-        um/px, entered by a person; defaults to the source's.
-    pauses
-        Pauses before the first, second, ... attempt to reconnect, s; the last one repeats.
-    patience
-        Time without a frame after which the camera is closed and opened again, s.
+    A camera that fails is closed and opened again, after the ``pauses``, until `close`. Sequence numbers keep growing.
+    A um/px that a person entered (``mpp``, or a source's constant) applies only to frames of the size that it was first
+    used with: when the size changes, ``Frame.mpp`` is None, and `CameraState.mpp_note` states the reason.
     """
 
     def __init__(
@@ -169,15 +125,7 @@ class FrameGrabber:
     def take(self, timeout: float) -> SourceFrame | None:
         """Take the newest frame that was not taken yet.
 
-        Parameters
-        ----------
-        timeout
-            Timeout, s.
-
-        Returns
-        -------
-        SourceFrame
-            None after the timeout, at the end of a recording, and after `close`.
+        None after ``timeout`` s, at the end of a recording, and after `close`.
         """
         with self._lock:
             self._lock.wait_for(lambda: self._newest is not None or self._state.phase in ("ended", "closed"), timeout)
@@ -209,10 +157,7 @@ class FrameGrabber:
     def set_mpp(self, mpp: float | None) -> int:
         """Set the um/px from the next frame on, for frames of its size; None restores the source's value.
 
-        Returns
-        -------
-        int
-            Sequence number of the last frame before the change.
+        Returns the sequence number of the last frame before the change.
         """
         with self._lock:
             self._given, self._person = mpp, None

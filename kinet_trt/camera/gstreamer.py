@@ -12,14 +12,10 @@ SINK = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 
 
 
 class GStreamerSource(OpenCVSource):
-    """A GStreamer pipeline.
+    """A pipeline as for ``gst-launch-1.0``, such as ``nvarguscamerasrc ! nvvidconv ! video/x-raw,format=BGRx``.
 
-    Parameters
-    ----------
-    pipeline
-        As for ``gst-launch-1.0``, such as ``nvarguscamerasrc ! nvvidconv ! video/x-raw,format=BGRx``. Without an
-        ``appsink``, one that keeps the newest frame is appended. OpenCV before 4.8 has no timeout:
-        `kinet_trt.camera.grabber.CameraState` then reports "stalled", and the program must be restarted.
+    Without an ``appsink``, one that keeps the newest frame is appended. OpenCV before 4.8 has no timeout:
+    `kinet_trt.camera.grabber.CameraState` then reports "stalled", and the program must be restarted.
     """
 
     def __init__(self, pipeline: str) -> None:

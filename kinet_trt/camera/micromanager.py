@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kinet_trt.camera.source import CameraError, NoFrameError, Properties, SourceFrame, SourceTextError, to_rgb
+from kinet_trt.camera.pixels import to_rgb
+from kinet_trt.camera.source import CameraError, NoFrameError, Properties, SourceFrame, SourceTextError
 from kinet_trt.core.errors import MissingExtraError
 from kinet_trt.core.frame import Frame
 
@@ -23,13 +24,9 @@ class MicroManagerSource:
     ``Frame.mpp`` is Micro-Manager's pixel size for the objective and the binning in use (None if it is not calibrated),
     ``Frame.stage`` the position of its XY stage, um, in the stage's own directions.
 
-    Parameters
-    ----------
-    config
-        The configuration, ``MMConfig_....cfg``, as Micro-Manager's hardware wizard writes it. pymmcore-plus searches
-        for Micro-Manager in MICROMANAGER_PATH, then in the usual places.
-    order
-        Meaning of one-channel pixels: "GREY", or raw colour, "RGGB", "GRBG", "BGGR" or "GBRG".
+    ``config`` is ``MMConfig_....cfg``, as Micro-Manager's hardware wizard writes it. pymmcore-plus searches for
+    Micro-Manager in MICROMANAGER_PATH, then in the usual places. ``order`` is the meaning of one-channel pixels:
+    "GREY", or raw colour, "RGGB", "GRBG", "BGGR" or "GBRG".
     """
 
     def __init__(self, config: Path, order: str = "GREY") -> None:
@@ -41,13 +38,7 @@ class MicroManagerSource:
 
     @classmethod
     def parse(cls, text: str) -> MicroManagerSource:
-        """Parse ``CONFIG.cfg`` or ``CONFIG.cfg,bayer=RGGB``.
-
-        Raises
-        ------
-        SourceTextError
-            If it contains no configuration.
-        """
+        """Parse ``CONFIG.cfg`` or ``CONFIG.cfg,bayer=RGGB``."""
         parts = re.fullmatch(r"(.+?)(?:,bayer=(RGGB|GRBG|BGGR|GBRG))?", text)
         if not parts:
             raise SourceTextError("mm: expected a Micro-Manager configuration, such as mm:MMConfig_demo.cfg")

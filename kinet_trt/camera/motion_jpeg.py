@@ -14,22 +14,10 @@ from kinet_trt.io.jpeg import find_damage
 
 
 def decode(packet: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Decode a frame of Motion JPEG to RGB.
+    """Decode a frame of Motion JPEG, uint8 [n], to RGB, uint8 [height, width, 3].
 
-    Parameters
-    ----------
-    packet
-        Its bytes, uint8 [n]. Bytes after the end marker are ignored.
-
-    Returns
-    -------
-    pixels
-        uint8 [height, width, 3].
-
-    Raises
-    ------
-    ImageError
-        If a part of it is missing or damaged; decoders would return a picture that is partly grey or black.
+    Bytes after the end marker are ignored. ImageError if a part is missing or damaged; decoders would return a picture
+    that is partly grey or black.
     """
     data = packet.tobytes()
     name = f"a JPEG frame of {len(data)} bytes"

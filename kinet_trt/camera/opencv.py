@@ -21,25 +21,10 @@ PACKETS = [cv2.CAP_PROP_FORMAT, -1]
 
 
 class Capture:
-    """An open cv2.VideoCapture.
+    """An open cv2.VideoCapture; CameraError if it cannot be opened.
 
-    Parameters
-    ----------
-    name
-        Its name in messages.
-    source
-        Device number, file name, address or pipeline.
-    backend
-        One of cv2.CAP_*.
-    settings
-        Pairs of cv2.CAP_PROP_* and value; OpenCV fails to open the source if it refuses one.
-    hint
-        Advice in the error when it cannot be opened.
-
-    Raises
-    ------
-    CameraError
-        If it cannot be opened.
+    ``source`` is a device number, file name, address or pipeline. ``settings`` are pairs of cv2.CAP_PROP_* and value:
+    OpenCV fails to open the source if it refuses one. ``hint`` is advice for the error.
     """
 
     def __init__(self, name: str, source: int | str, backend: int, settings: list[int], hint: str) -> None:
@@ -110,10 +95,7 @@ class Capture:
 class OpenCVSource:
     """Base of sources that read frames from a :class:`Capture`; a subclass adds ``open``.
 
-    Parameters
-    ----------
-    end_message
-        Message of the error when no frame comes any more.
+    ``end_message`` is the error when no frame comes any more.
     """
 
     def __init__(self, end_message: str) -> None:

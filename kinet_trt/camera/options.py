@@ -10,20 +10,7 @@ from kinet_trt.core.errors import shown
 
 
 def parse_options(text: str, known: tuple[str, ...]) -> dict[str, str]:
-    """Split ``name=value,name=value``.
-
-    Parameters
-    ----------
-    text
-        Options; may be empty.
-    known
-        Allowed names.
-
-    Raises
-    ------
-    SourceTextError
-        If a part is not ``name=value``, a name is unknown or repeated.
-    """
+    """Split ``name=value,name=value``; SourceTextError if a name is not in ``known``, or repeated."""
     found: dict[str, str] = {}
     for part in text.split(",") if text else []:
         name, equals, value = part.partition("=")

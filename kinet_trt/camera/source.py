@@ -13,7 +13,6 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol
 
-from kinet_trt.camera.pixels import to_rgb as to_rgb
 from kinet_trt.core.errors import KinetError, shown
 from kinet_trt.core.frame import Frame
 

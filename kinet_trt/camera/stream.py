@@ -14,19 +14,12 @@ from kinet_trt.camera.source import Properties
 
 
 class StreamSource(OpenCVSource):
-    """A network camera.
+    """A network camera, ``rtsp://...`` or ``http://...``, with ``user:password@`` if it requires one; timeouts in s.
 
     OpenCV 4.7 and later scale every frame of a stream to the size of its first one (its issue 27116), which would make
     the um/px wrong without notice. MJPEG over HTTP is therefore decoded here, frame by frame, at its own size. A
     damaged JPEG is an ImageError. A size change within a running RTSP stream is not detected; most cameras end the
     stream then.
-
-    Parameters
-    ----------
-    address
-        ``rtsp://...`` or ``http://...``, with ``user:password@`` if the camera requires it.
-    open_timeout, read_timeout
-        Timeouts for opening the stream and for its next frame, s.
     """
 
     def __init__(self, address: str, open_timeout: float = OPEN_TIMEOUT, read_timeout: float = READ_TIMEOUT) -> None:

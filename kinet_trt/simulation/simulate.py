@@ -12,6 +12,7 @@ Nuclei are placed in fixed cells and pixels rendered in fixed tiles, so that ove
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.simulation.lattice import Reals, hash_bits, noise, normal, quantile, uniform
+from kinet_trt.simulation.stain import REACH, background, stain_nuclei, transmit
 
 __all__ = ["CLASSES", "NOMINAL_MPP", "TILE", "SimulatedSlide", "Truth", "field", "find_tissue"]
 
@@ -30,20 +32,18 @@ NOMINAL_MPP = 0.34
 """One unit, µm: at this µm/px a unit is a pixel."""
 
 TILE = 200  # px: side of a rendered tile; three tiles cover the 596 px of the public pancreatic fields
+Tile = tuple[int, int]
+"""Column and row of a tile."""
+Box = tuple[int, int, int, int]
+"""Left, top, width and height, px of the slide."""
 _SITE = 10.0  # units: side of a square with one candidate nucleus
 _CELL = 32  # sites along the edge of a cell
 _ROUNDS = 3  # of dart throwing; each reaches four sites further, the last one two
 _RING = 4 * _ROUNDS - 2
 _STEP = 4.0  # units between tissue samples when nuclei are placed
-_REACH = 16.5  # units: maximum distance of nucleus and cytoplasm from the centre
 _SUBPIXEL = 64  # centres are multiples of 1/64 px, so that float32 is exact for any origin
 
-# Optical density in R, G, B: Ruifrok & Johnston (2001), slightly greyer as in whole slide scanners.
-_HAEMATOXYLIN = (0.65, 0.645, 0.35)
-_DAB = (0.32, 0.57, 0.76)
-_WHITE = (241.0, 240.0, 243.0)
-_STRAY = 0.055  # share of stray light: the darkest DAB is not zero
-
+_WHITE = (241.0, 240.0, 243.0)  # glass in R, G, B
 _TUMOR, _LYMPHOCYTE, _SPINDLE = 0, 1, 2
 _NUCLEUS = np.dtype(
     [("x", "f8"), ("y", "f8"), ("cls", "u1")]
@@ -53,19 +53,11 @@ _NUCLEUS = np.dtype(
 
 @dataclass(frozen=True)
 class Truth:
-    """Ground truth of a region in raster order (by y, then x).
-
-    Attributes
-    ----------
-    x, y
-        Centres, float32, px of the region, pixel centres at integers.
-    cls
-        Index in `CLASSES`, uint8.
-    """
+    """Ground truth of a region in raster order (by y, then x): centres in px, pixel centres at integers."""
 
     x: NDArray[np.float32]
     y: NDArray[np.float32]
-    cls: NDArray[np.uint8]
+    cls: NDArray[np.uint8]  # index in `CLASSES`
 
     def __len__(self) -> int:
         """Return the number of nuclei."""
@@ -74,34 +66,17 @@ class Truth:
 
 @dataclass(frozen=True)
 class SimulatedSlide:
-    """An endless simulated Ki67 slide.
+    """An endless simulated Ki67 slide. ``seed`` also determines the appearance: chromatin, cytoplasm, crowding."""
 
-    Attributes
-    ----------
-    seed
-        0 to 2**64 - 1. It also determines the appearance: chromatin, cytoplasm, crowding.
-    mpp
-        µm/px, 0.05 to 4. It does not change the nuclei.
-    positive_fraction
-        Mean share of positive tumour nuclei, 0 to 1; it varies locally, with hot spots.
-    tumor_share
-        Approximate share of tumour nests in the tissue, 0 to 1; the rest is stroma.
-    glass_share
-        Approximate share of glass, 0 to 1: gaps and glandular lumens.
-    counterstain, dab
-        Strength of haematoxylin and of DAB, multipliers from 0 to 4.
-    hue_shift
-        Rotation of both stain vectors about the grey axis of optical density, degrees, -180 to 180. Scanners and
-        laboratories differ by about 10; positive values turn haematoxylin towards purple, DAB towards yellow.
-    """
-
-    seed: int = 0
-    mpp: float = NOMINAL_MPP
-    positive_fraction: float = 0.15
-    tumor_share: float = 0.6
-    glass_share: float = 0.08
-    counterstain: float = 1.0
-    dab: float = 1.0
+    seed: int = 0  # 0 to 2**64 - 1
+    mpp: float = NOMINAL_MPP  # µm/px, 0.05 to 4; does not change the nuclei
+    positive_fraction: float = 0.15  # mean share of positive tumour nuclei, 0 to 1; varies locally, with hot spots
+    tumor_share: float = 0.6  # approximate share of tumour nests in the tissue, 0 to 1; the rest is stroma
+    glass_share: float = 0.08  # approximate share of glass, 0 to 1: gaps and glandular lumens
+    counterstain: float = 1.0  # strength of haematoxylin, 0 to 4
+    dab: float = 1.0  # strength of DAB, 0 to 4
+    # Rotation of both stain vectors about the grey axis of optical density, degrees, -180 to 180. Scanners and
+    # laboratories differ by about 10; positive values turn haematoxylin towards purple, DAB towards yellow.
     hue_shift: float = 0.0
 
     def __post_init__(self) -> None:
@@ -114,39 +89,41 @@ class SimulatedSlide:
         _expect("hue_shift", self.hue_shift, -180.0, 180.0)
 
     def region(self, x: int, y: int, width: int, height: int) -> tuple[NDArray[np.uint8], Truth]:
-        """Render a rectangle of the slide.
+        """Render a rectangle of the slide from its upper left pixel x, y, which may be negative; sizes in px.
 
-        Parameters
-        ----------
-        x, y
-            Upper left pixel; may be negative.
-        width, height
-            Size, px, at least 1.
-
-        Returns
-        -------
-        image
-            RGB uint8 [height, width, 3].
-        truth
-            Nuclei with centres in [-0.5, width - 0.5) x [-0.5, height - 0.5).
+        Returns RGB uint8 [height, width, 3] and the nuclei with centres in [-0.5, width - 0.5) x [-0.5, height - 0.5).
         """
         for name, value, low in (("x", x, -(2**31)), ("y", y, -(2**31)), ("width", width, 1), ("height", height, 1)):
             _expect(name, value, low, 2**31, whole=True)
         cells: dict[tuple[int, int], NDArray[np.void]] = {}  # shared by tiles
-        image = np.empty((height, width, 3), np.uint8)
-        for ty in range(y // TILE, (y + height - 1) // TILE + 1):
-            for tx in range(x // TILE, (x + width - 1) // TILE + 1):
-                left, top = max(x, tx * TILE), max(y, ty * TILE)
-                right, bottom = min(x + width, (tx + 1) * TILE), min(y + height, (ty + 1) * TILE)
-                tile = _render(self, tx, ty, cells)
-                image[top - y : bottom - y, left - x : right - x] = tile[
-                    top - ty * TILE : bottom - ty * TILE, left - tx * TILE : right - tx * TILE
-                ]
+        image = draw_box((x, y, width, height), lambda tile: _render(self, *tile, cells))
         return image, _truth(self, x, y, width, height, cells)
 
     def truth(self, x: int, y: int, width: int, height: int) -> Truth:
         """Return the ground truth of `region` without rendering it."""
         return _truth(self, x, y, width, height, {})
+
+
+def tiles_of(box: Box) -> list[Tile]:
+    """Return the tiles that a box touches, row by row."""
+    left, top, width, height = box
+    return [
+        (tx, ty)
+        for ty in range(top // TILE, (top + height - 1) // TILE + 1)
+        for tx in range(left // TILE, (left + width - 1) // TILE + 1)
+    ]
+
+
+def draw_box(box: Box, draw_tile: Callable[[Tile], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return a box of the slide, RGB uint8 [height, width, 3], a new array; ``draw_tile`` returns a tile."""
+    left, top, width, height = box
+    image = np.empty((height, width, 3), np.uint8)
+    for tile in tiles_of(box):
+        pixels, x, y = draw_tile(tile), tile[0] * TILE, tile[1] * TILE
+        x0, x1 = max(x, left), min(x + TILE, left + width)
+        y0, y1 = max(y, top), min(y + TILE, top + height)
+        image[y0 - top : y1 - top, x0 - left : x1 - left] = pixels[y0 - y : y1 - y, x0 - x : x1 - x]
+    return image
 
 
 def field(seed: int, width: int = 596, height: int = 596, **options: float) -> tuple[NDArray[np.uint8], Truth]:
@@ -359,17 +336,17 @@ def _render(
     pad = math.ceil(3 * sigma)
     px, py = (np.arange(t * TILE - pad, (t + 1) * TILE + pad) for t in (tx, ty))
     xs, ys = (px + 0.5) / scale, (py + 0.5) / scale
-    haem, dab = _background(slide, xs, ys)
+    tissue = _tissue(slide, xs, ys)
+    haem, dab = background(slide.seed, tissue.nest, tissue.glass, xs, ys)
 
-    reach = math.ceil(_REACH * scale) + 1
+    reach = math.ceil(REACH * scale) + 1
     nuclei = _gather(slide, px[0] - reach, py[0] - reach, px[-1] + reach, py[-1] + reach, cells)
-    _stain(slide, nuclei, px, py, haem, dab)
-
     seed = slide.seed
+    grain = noise(seed, 60, xs, ys, 2.4, 1.1)
+    stain_nuclei(nuclei, grain, px, py, haem, dab, scale=scale, cytoplasm=_style(slide)[3])
+
     drift = np.exp(0.14 * noise(seed, 8, xs, ys, 1500, 500)) * np.float32(slide.counterstain)
-    vectors = _vectors(slide.hue_shift)
-    density = (haem * drift)[..., None] * vectors[0] + (dab * np.float32(slide.dab))[..., None] * vectors[1]
-    light = np.float32(_STRAY) + np.float32(1 - _STRAY) * np.exp(np.float32(-math.log(10)) * density)
+    light = transmit(haem * drift, dab * np.float32(slide.dab), slide.hue_shift)
     light = cv2.GaussianBlur(light, (2 * pad + 1, 2 * pad + 1), sigma)[pad:-pad, pad:-pad]
 
     # Sensor noise, partly common to the channels: overlapping sums of the four 16-bit parts of a hash.
@@ -379,96 +356,6 @@ def _render(
     value = light * np.array(_WHITE, np.float32) + (sensor - np.float32(1.5)) * np.float32(3.0)
     pixels: NDArray[np.uint8] = np.clip(np.round(value), 0, 255).astype(np.uint8)
     return pixels
-
-
-def _background(slide: SimulatedSlide, xs: Reals, ys: Reals) -> tuple[Reals, Reals]:
-    """Return haematoxylin and DAB without cells, as amounts of the stain vectors."""
-    seed = slide.seed
-    tissue = _tissue(slide, xs, ys)
-    grain = noise(seed, 50, xs, ys, 2.4, 1.1)
-    present = np.clip(0.5 - tissue.glass / np.float32(0.12), 0, 1)
-    nest = np.clip(tissue.nest / np.float32(0.1) + np.float32(0.5), 0, 1)
-    # Collagen: bands along the edges of the nests, bent by noise.
-    bend = noise(seed, 51, xs, ys, 55, 18, 6)
-    fibre = (np.sin(tissue.nest * 27 + 3 * bend) + np.sin(tissue.nest * 61 - 2 * bend)) * np.float32(0.5) * bend
-    cleft = np.clip(1 - np.abs(tissue.nest + np.float32(0.1)) / np.float32(0.07), 0, 1)
-    cleft *= np.clip(noise(seed, 52, xs, ys, 45) - np.float32(0.3), 0, 1)
-    stroma = (np.float32(0.09) + np.float32(0.03) * fibre) * (1 - cleft)
-    haem = present * (np.float32(0.055) * nest + stroma * (1 - nest)) * (1 + np.float32(0.35) * grain)
-    brown = np.float32(0.035) * np.exp(np.float32(0.5) * noise(seed, 53, xs, ys, 700, 120))
-    specks = np.clip(noise(seed, 54, xs, ys, 3.5) - np.float32(3.1), 0, 1)  # precipitate
-    return np.maximum(haem, 0), present * (brown * (1 + np.float32(0.3) * grain) + specks)
-
-
-def _stain(
-    slide: SimulatedSlide,
-    nuclei: NDArray[np.void],
-    px: NDArray[np.int64],
-    py: NDArray[np.int64],
-    haem: Reals,
-    dab: Reals,
-) -> None:
-    """Add cytoplasm and nuclei to `haem` and `dab` in place; the nuclei of a tile are drawn as a stack of patches."""
-    scale = NOMINAL_MPP / slide.mpp
-    reach = math.ceil(_REACH * scale) + 1
-    columns = np.floor(nuclei["x"] + 0.5).astype(np.int64)[:, None] + np.arange(-reach, reach + 1)
-    rows = np.floor(nuclei["y"] + 0.5).astype(np.int64)[:, None] + np.arange(-reach, reach + 1)
-    dx = ((columns - nuclei["x"][:, None]) / scale).astype(np.float32)[:, None, :]
-    dy = ((rows - nuclei["y"][:, None]) / scale).astype(np.float32)[:, :, None]
-
-    def column_of(name: str) -> Reals:
-        column: Reals = nuclei[name][:, None, None]
-        return column
-
-    u = (dx * column_of("cos") + dy * column_of("sin")) / column_of("a")
-    v = (dy * column_of("cos") - dx * column_of("sin")) / column_of("b")
-    square = u * u + v * v
-    # Three lobes, cos(3 angle), which do not move the centroid.
-    lobes = column_of("lobe") * (u * u - 3 * v * v) * u / (square * np.sqrt(square) + np.float32(1e-3))
-    radius = np.sqrt(square) * (1 + lobes)
-    soft = np.maximum(column_of("soft"), np.float32(1 / scale))
-    inside = np.clip((1 - radius) * column_of("b") / soft + np.float32(0.5), 0, 1)
-    inside *= inside * (3 - 2 * inside)
-
-    grain = noise(slide.seed, 60, (px + 0.5) / scale, (py + 0.5) / scale, 2.4, 1.1)
-    row, column = rows - py[0], columns - px[0]
-    chromatin = grain[np.clip(row, 0, len(py) - 1)[:, :, None], np.clip(column, 0, len(px) - 1)[:, None, :]]
-    rim = np.clip(1 - np.abs(radius - np.float32(0.82)) * 5, 0, 1)
-    dot = np.clip(1 - ((u - np.float32(0.15)) ** 2 + v * v) * 14, 0, 1)
-    body = np.maximum(1 + column_of("texture") * (chromatin + rim) + column_of("nucleolus") * dot, 0.1) * inside
-    # Uneven chromatin moves the centroid: tilt the stain to compensate.
-    for axis in (u, v):
-        moment = (body * axis).sum(axis=(1, 2), keepdims=True) / (body * axis * axis).sum(axis=(1, 2), keepdims=True)
-        body *= np.maximum(1 - moment * axis, 0)
-    blue, brown = body * column_of("h"), body * column_of("dab")
-    ragged = 1 + np.float32(0.06) * chromatin
-    cell = np.clip((1 - ragged * np.sqrt(dx * dx + dy * dy) / np.maximum(column_of("cell"), np.float32(0.1))) * 3, 0, 1)
-    cell *= np.float32(0.03 + 0.09 * _style(slide)[3])
-
-    # The maximum of cytoplasm leaves a pale line between cells.
-    cytoplasm = np.zeros_like(haem)
-    for k in range(len(nuclei)):
-        y0, y1 = max(0, row[k, 0]), min(len(py), row[k, -1] + 1)
-        x0, x1 = max(0, column[k, 0]), min(len(px), column[k, -1] + 1)
-        to = np.s_[y0:y1, x0:x1]
-        source = np.s_[k, y0 - row[k, 0] : y1 - row[k, 0], x0 - column[k, 0] : x1 - column[k, 0]]
-        for canvas, stain in ((haem[to], blue[source]), (dab[to], brown[source])):
-            # Touching nuclei mostly flatten in a 3 µm section and overlap little.
-            canvas[...] = np.maximum(canvas, stain) + np.float32(0.3) * np.minimum(canvas, stain)
-        np.maximum(cytoplasm[to], cell[source], out=cytoplasm[to])
-    haem += cytoplasm * (1 + np.float32(0.3) * grain)
-
-
-def _vectors(hue_shift: float) -> Reals:
-    """Return haematoxylin and DAB as unit vectors [2, 3], rotated by `hue_shift` degrees about grey."""
-    vectors = np.array([_HAEMATOXYLIN, _DAB])
-    axis = np.full(3, 1 / math.sqrt(3))
-    angle = math.radians(hue_shift)
-    along = (vectors @ axis)[:, None] * axis
-    turned = along + (vectors - along) * math.cos(angle) + np.cross(axis, vectors) * math.sin(angle)
-    turned = np.maximum(turned, 0)
-    unit: Reals = (turned / np.linalg.norm(turned, axis=1, keepdims=True)).astype(np.float32)
-    return unit
 
 
 def _expect(name: str, value: float, low: float, high: float, *, whole: bool = False) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,15 +50,6 @@ def test_corrected_tissue_looks_evenly_lit(blank: list[Frame]) -> None:
     after = np.abs(corrected.pixels - wanted).mean()
     assert after < 4  # the sensor's noise, a little more of it in the corners
     assert before > 4 * after
-
-
-def test_flat_field_round_trips_through_a_file(blank: list[Frame], tmp_path: Path) -> None:
-    correction = FlatField.from_blank(blank)
-    correction.save(tmp_path / "blank.png")
-    loaded = FlatField.load(tmp_path / "blank.png")
-    np.testing.assert_array_equal(loaded.blank, correction.blank)
-    with pytest.raises(ImageError, match="cannot be read"):
-        FlatField.load(tmp_path / "none.png")
 
 
 def test_from_blank_refuses_unsuitable_frames(blank: list[Frame]) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinet_trt.camera import source as rooms
-from kinet_trt.camera.device import DeviceSettings, DeviceSource
+from kinet_trt.camera.device import DeviceSource
 from kinet_trt.camera.folder import FolderSource
 from kinet_trt.camera.gstreamer import GStreamerSource
 from kinet_trt.camera.micromanager import MicroManagerSource
@@ -55,7 +55,7 @@ def test_files_and_folders_need_no_name(tmp_path: Path) -> None:
 
 def test_device_options_are_parsed() -> None:
     source = DeviceSource.parse("/dev/video3,size=1920x1080,fps=30,fourcc=MJPG")
-    assert source._settings == DeviceSettings((1920, 1080), 30.0, "MJPG")
+    assert (source._frame_size, source._fps, source._fourcc) == ((1920, 1080), 30.0, "MJPG")
     assert source._index == 3
 
 

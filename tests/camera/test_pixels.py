@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinet_trt.camera.source import to_rgb
+from kinet_trt.camera.pixels import to_rgb
 from kinet_trt.core.errors import ImageError
 
 RGB = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)

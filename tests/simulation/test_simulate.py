@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kinet_trt.simulation.simulate import CLASSES, NOMINAL_MPP, SimulatedSlide, Truth, _place, _stain, field
+from kinet_trt.simulation.lattice import noise
+from kinet_trt.simulation.simulate import CLASSES, NOMINAL_MPP, SimulatedSlide, Truth, _place, field
+from kinet_trt.simulation.stain import stain_nuclei
 
 WHOLE = (-310, -270, 560, 520)  # crosses the origin, tile edges and cell edges
 
@@ -208,7 +210,8 @@ def test_nuclei_are_centred_on_their_truth() -> None:
         stain, brown = np.zeros((41, 41), np.float32), np.zeros((41, 41), np.float32)
         one = nucleus[None].copy()
         one["cell"] = 0
-        _stain(slide, one, px, py, stain, brown)
+        grain = noise(slide.seed, 60, px + 0.5, py + 0.5, 2.4, 1.1)
+        stain_nuclei(one, grain, px, py, stain, brown, scale=1.0, cytoplasm=0.5)
         stain += brown
         off = (
             (stain * px).sum() / stain.sum() - nucleus["x"],

@@ -32,11 +32,6 @@ class SimulatedMicroscope:
     Frame n shows the slide under the stage n / fps s after the first `open`; frames that are read too late are missing
     from the sequence, as with a real camera. ``Frame.stage`` is the centre of the frame on the slide, um, x to the
     right and y down in the picture, in steps of a pixel. ``Frame.mpp`` is the um/px of the options.
-
-    Parameters
-    ----------
-    options
-        Settings; default: `Options`.
     """
 
     def __init__(self, options: Options | None = None) -> None:
@@ -61,13 +56,7 @@ class SimulatedMicroscope:
 
     @classmethod
     def parse(cls, text: str) -> SimulatedMicroscope:
-        """Parse the options after ``sim:``; see `Options`.
-
-        Raises
-        ------
-        SourceTextError
-            If the text has another form.
-        """
+        """Parse the options after ``sim:``; see `Options`."""
         return cls(Options.parse(text))
 
     # --- control ---------------------------------------------------------------------------------------------------

@@ -12,17 +12,7 @@ _SPARE = 64  # px by which the noise is larger than a frame: each frame uses ano
 
 
 class Optics:
-    """Light, lens and sensor.
-
-    Parameters
-    ----------
-    width, height
-        Frame size, px.
-    vignetting, tint, noise, hot
-        See `kinet_trt.camera.simulated.options.Options`.
-    seed
-        Seed of noise and hot pixels.
-    """
+    """Light, lens and sensor for frames of ``width`` x ``height`` px; see `Options` of the microscope."""
 
     def __init__(
         self, width: int, height: int, *, vignetting: float, tint: float, noise: float, hot: int, seed: int
@@ -40,16 +30,9 @@ class Optics:
         self._hot = rng.integers(0, height, hot), rng.integers(0, width, hot)
 
     def expose(self, scene: NDArray[np.uint8], exposure: float, sequence: int) -> NDArray[np.uint8]:
-        """Return the pixels that the camera reads, RGB uint8 [height, width, 3].
+        """Return the pixels that the camera reads, RGB uint8 [height, width, 3] like the scene.
 
-        Parameters
-        ----------
-        scene
-            RGB uint8 [height, width, 3].
-        exposure
-            Exposure relative to the normal one.
-        sequence
-            Number of the frame; selects its noise.
+        ``exposure`` is relative to the normal one; ``sequence``, the number of the frame, selects its noise.
         """
         raw = cv2.multiply(scene, self._light, scale=exposure / 255)
         if self._black:
@@ -62,17 +45,7 @@ class Optics:
 
 
 def smear(scene: NDArray[np.uint8], right: float, down: float, defocus: float) -> NDArray[np.uint8]:
-    """Apply motion blur and defocus to a scene.
-
-    Parameters
-    ----------
-    scene
-        RGB uint8 [height, width, 3].
-    right, down
-        Displacement during the exposure, px.
-    defocus
-        Sigma of the blur, px.
-    """
+    """Blur a scene, RGB uint8 [height, width, 3], by its motion during the exposure, px, and by defocus (sigma, px)."""
     box = tuple(2 * round(min(abs(shift), 200.0) / 2) + 1 for shift in (right, down))
     if box != (1, 1):
         scene = np.asarray(cv2.blur(scene, (box[0], box[1])), np.uint8)

@@ -20,17 +20,7 @@ camera cannot be opened any more."""
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault.
-
-    Attributes
-    ----------
-    kind
-        One of `FAULTS`.
-    start
-        s after the microscope was first opened.
-    seconds
-        Duration, s.
-    """
+    """A fault that starts ``start`` s after the microscope was first opened."""
 
     kind: Kind
     start: float = 0.0
@@ -43,81 +33,34 @@ class Fault:
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of the simulated microscope.
+    """Settings of the simulated microscope; `_NUMBERS` and `_WHOLE` have the ranges."""
 
-    Attributes
-    ----------
-    seed
-        Seed of the slide, 0 to 2**64 - 1.
-    mpp
-        um/px, 0.05 to 4.
-    size
-        Width and height of a frame, px, even numbers.
-    fps
-        Frames a second, 0.1 to 1000.
-    path
-        "snake": field by field over some tissue; "still"; or points x:y, um from the start, joined by "/".
-    overlap
-        Share of a field that the next one of the snake shows again, 0 to 0.95.
-    speed
-        Speed of the stage, um/s.
-    rest
-        Pause at each point of the path, s.
-    exposure
-        Exposure time, ms; a moving stage blurs the picture.
-    vignetting
-        Light lost in the corners, 0 to 0.9.
-    defocus
-        Sigma of the blur, px, 0 to 20.
-    noise
-        Standard deviation of the sensor's noise, grey levels, 0 to 30.
-    hot
-        Hot pixels, 0 to 10000.
-    drift
-        Relative amplitude of the exposure's drift, 0 to 0.5, with a period of 20 s.
-    tint
-        Share of blue missing in the light, 0 to 0.5.
-    positive, tumor, glass
-        Shares of the slide, as in `kinet_trt.simulation.simulate.SimulatedSlide`.
-    blank
-        1: glass without tissue, for flat-field correction.
-    hurry
-        Simulated seconds per second, 0.01 to 1000: speeds up frames, stage and faults.
-    faults
-        Faults: kind@start+seconds, joined by "/", such as stall@5+2/torn@9.
-    """
-
-    seed: int = 7
-    mpp: float = 0.17
-    size: tuple[int, int] = (1280, 960)
-    fps: float = 30.0
+    seed: int = 7  # of the slide
+    mpp: float = 0.17  # um/px
+    size: tuple[int, int] = (1280, 960)  # width and height of a frame, px, even
+    fps: float = 30.0  # frames a second
+    # "snake": field by field over some tissue; "still"; or points x:y, um from the start, joined by "/"
     path: Literal["snake", "still"] | tuple[Point, ...] = "snake"
-    overlap: float = 0.5
-    speed: float = 300.0
-    rest: float = 2.0
-    exposure: float = 5.0
-    vignetting: float = 0.15
-    defocus: float = 0.0
-    noise: float = 2.0
-    hot: int = 20
-    drift: float = 0.02
-    tint: float = 0.05
-    positive: float = 0.15
+    overlap: float = 0.5  # share of a field that the next one of the snake shows again
+    speed: float = 300.0  # of the stage, um/s
+    rest: float = 2.0  # pause at each point of the path, s
+    exposure: float = 5.0  # ms; a moving stage blurs the picture
+    vignetting: float = 0.15  # light lost in the corners
+    defocus: float = 0.0  # sigma of the blur, px
+    noise: float = 2.0  # standard deviation of the sensor's noise, grey levels
+    hot: int = 20  # number of hot pixels
+    drift: float = 0.02  # relative amplitude of the exposure, with a period of 20 s
+    tint: float = 0.05  # share of blue missing in the light
+    positive: float = 0.15  # share as in `kinet_trt.simulation.simulate.SimulatedSlide`, as the next two
     tumor: float = 0.6
     glass: float = 0.08
-    blank: int = 0
-    hurry: float = 1.0
-    faults: tuple[Fault, ...] = ()
+    blank: int = 0  # 1: glass without tissue, for flat-field correction
+    hurry: float = 1.0  # simulated seconds per second: speeds up frames, stage and faults
+    faults: tuple[Fault, ...] = ()  # kind@start+seconds, joined by "/", such as stall@5+2/torn@9
 
     @classmethod
     def parse(cls, text: str) -> Options:
-        """Parse ``name=value,name=value``; missing options have their defaults.
-
-        Raises
-        ------
-        SourceTextError
-            If a name is unknown or a value invalid.
-        """
+        """Parse ``name=value,name=value``; missing options have their defaults."""
         given = parse_options(text, tuple(field.name for field in fields(cls)))
         values: dict[str, object] = {}
         for name, value in given.items():

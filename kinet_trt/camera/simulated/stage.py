@@ -20,24 +20,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Route:
-    """Route of the stage.
-
-    Attributes
-    ----------
-    points
-        x, y, um; at least one.
-    speed
-        um/s.
-    rest
-        Pause at each point, s.
-    loop
-        Whether it repeats from the first point; otherwise it ends at the last.
-    """
+    """Route of the stage over at least one point x, y, um, at ``speed``, um/s, with a pause of ``rest`` s at each."""
 
     points: tuple[Point, ...]
     speed: float
     rest: float
-    loop: bool = True
+    loop: bool = True  # back to the first point and again; otherwise it ends at the last
 
     def at(self, time: float) -> Place:
         """Return position and velocity ``time`` s after the arrival at the first point."""
@@ -61,19 +49,7 @@ class Route:
 
 
 def snake(start: Point, field: Point, overlap: float, columns: int = 5, rows: int = 4) -> tuple[Point, ...]:
-    """Return the points of a serpentine route over fields.
-
-    Parameters
-    ----------
-    start
-        The first point, um.
-    field
-        Width and height of a field, um.
-    overlap
-        Overlap of neighbouring fields, 0 to below 1.
-    columns, rows
-        Number of fields.
-    """
+    """Return the points, um, of a serpentine route over fields of a size, um, whose neighbours overlap by a share."""
     step_x, step_y = field[0] * (1 - overlap), field[1] * (1 - overlap)
     return tuple(
         (start[0] + step_x * (column if row % 2 == 0 else columns - 1 - column), start[1] + step_y * row)

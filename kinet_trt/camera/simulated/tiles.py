@@ -9,11 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.simulation.simulate import TILE, SimulatedSlide
-
-Box = tuple[int, int, int, int]
-"""Left, top, width and height, px of the slide."""
-_Key = tuple[int, int]  # column and row of a tile
+from kinet_trt.simulation.simulate import TILE, Box, SimulatedSlide, Tile, draw_box, tiles_of
 
 _KEPT = 600  # tiles: 72 MB, some 17 fields of 1280 x 960 px
 _IDLE = 0.1  # s
@@ -22,21 +18,15 @@ _IDLE = 0.1  # s
 class DrawnSlide:
     """Crops of a slide, with a cache of drawn tiles.
 
-    Parameters
-    ----------
-    slide
-        The slide.
-    ahead
-        Returns the boxes that will be needed soon, the most urgent first; called repeatedly from the drawing thread.
-    field
-        Width and height of the crops, px: the cache has room for at least four.
+    ``ahead`` returns the boxes that will be needed soon, the most urgent first; it is called repeatedly from the
+    drawing thread. ``field`` is the width and height of the crops, px: the cache has room for at least four.
     """
 
     def __init__(self, slide: SimulatedSlide, ahead: Callable[[], Iterator[Box]], field: tuple[int, int]) -> None:
         self._slide, self._ahead = slide, ahead
-        self._kept = max(_KEPT, 4 * len(_keys((0, 0, field[0] + TILE, field[1] + TILE))))
-        self._tiles: OrderedDict[_Key, NDArray[np.uint8]] = OrderedDict()
-        self._drawing: set[_Key] = set()
+        self._kept = max(_KEPT, 4 * len(tiles_of((0, 0, field[0] + TILE, field[1] + TILE))))
+        self._tiles: OrderedDict[Tile, NDArray[np.uint8]] = OrderedDict()
+        self._drawing: set[Tile] = set()
         self._lock = threading.Condition()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -56,42 +46,34 @@ class DrawnSlide:
 
     def crop(self, box: Box) -> NDArray[np.uint8]:
         """Return a crop of the slide, RGB uint8 [height, width, 3], a new array; draws missing tiles."""
-        left, top, width, height = box
-        picture = np.empty((height, width, 3), np.uint8)
-        for key in _keys(box):
-            tile = self._tile(key)
-            x, y = key[0] * TILE, key[1] * TILE
-            x0, x1 = max(x, left), min(x + TILE, left + width)
-            y0, y1 = max(y, top), min(y + TILE, top + height)
-            picture[y0 - top : y1 - top, x0 - left : x1 - left] = tile[y0 - y : y1 - y, x0 - x : x1 - x]
-        return picture
+        return draw_box(box, self._tile)
 
-    def _tile(self, key: _Key) -> NDArray[np.uint8]:
+    def _tile(self, tile: Tile) -> NDArray[np.uint8]:
         with self._lock:
-            self._lock.wait_for(lambda: key not in self._drawing)  # another thread draws it
-            if key in self._tiles:
-                self._tiles.move_to_end(key)
-                return self._tiles[key]
-            self._drawing.add(key)
-        tile = None
+            self._lock.wait_for(lambda: tile not in self._drawing)  # another thread draws it
+            if tile in self._tiles:
+                self._tiles.move_to_end(tile)
+                return self._tiles[tile]
+            self._drawing.add(tile)
+        pixels = None
         try:
-            tile, _ = self._slide.region(key[0] * TILE, key[1] * TILE, TILE, TILE)
+            pixels, _ = self._slide.region(tile[0] * TILE, tile[1] * TILE, TILE, TILE)
         finally:
             with self._lock:
-                self._drawing.discard(key)
-                if tile is not None:
-                    self._tiles[key] = tile
+                self._drawing.discard(tile)
+                if pixels is not None:
+                    self._tiles[tile] = pixels
                 while len(self._tiles) > self._kept:
                     self._tiles.popitem(last=False)
                 self._lock.notify_all()
-        return tile
+        return pixels
 
-    def _next_missing(self) -> _Key | None:
+    def _next_missing(self) -> Tile | None:
         for box in self._ahead():
             with self._lock:
-                for key in _keys(box):
-                    if key not in self._tiles and key not in self._drawing:
-                        return key
+                for tile in tiles_of(box):
+                    if tile not in self._tiles and tile not in self._drawing:
+                        return tile
         return None
 
     def _draw_ahead(self) -> None:
@@ -101,12 +83,3 @@ class DrawnSlide:
                 self._stop.wait(_IDLE)
             else:
                 self._tile(missing)
-
-
-def _keys(box: Box) -> list[_Key]:
-    left, top, width, height = box
-    return [
-        (x, y)
-        for y in range(top // TILE, (top + height - 1) // TILE + 1)
-        for x in range(left // TILE, (left + width - 1) // TILE + 1)
-    ]
