@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,24 +42,12 @@ Level = Literal["fine", "warning", "problem", "absent"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem or warning.
-
-    Attributes
-    ----------
-    level
-        ``"problem"``: something does not work. ``"warning"``: it works, with limitations.
-    component
-        Row of the table that it belongs to.
-    message
-        Description.
-    fixes
-        Suggested commands, one per line; empty if ``message`` describes the fix.
-    """
+    """A problem (something does not work) or a warning (it works, with limitations)."""
 
     level: Level
-    component: str
+    component: str  # row of the table that it belongs to
     message: str
-    fixes: tuple[str, ...] = ()
+    fixes: tuple[str, ...] = ()  # suggested commands, one a line; empty if the message describes the fix
 
 
 def findings(installation: Installation) -> list[Finding]:
@@ -97,14 +85,10 @@ def _check_packages(installation: Installation) -> Iterator[Finding]:
         message = f"not installed: {', '.join(wanted.name for wanted in missing)}"
         yield Finding("problem", "kinet-trt", message, (f"pip install {' '.join(map(_quoted, missing))}",))
     if len(opencvs) > 1:
-        message = f"{' and '.join(opencvs)} are both installed and overwrite each other's files"
-        commands = (f"pip uninstall -y {' '.join(opencvs)}", f"pip install {headless}")
-        yield Finding("warning", "kinet-trt", message, commands)
+        yield _conflict("warning", "kinet-trt", opencvs, f"pip install {headless}")
     runtimes = [name for name in packages_of("onnxruntime") if name in packages]
     if len(runtimes) > 1:
-        message = f"{' and '.join(runtimes)} are both installed and overwrite each other's files"
-        commands = (f"pip uninstall -y {' '.join(runtimes)}", _install_command(installation, "onnxruntime"))
-        yield Finding("warning", "ONNX Runtime", message, commands)
+        yield _conflict("warning", "ONNX Runtime", runtimes, _install_command(installation, "onnxruntime"))
 
 
 def _check_engines(installation: Installation) -> Iterator[Finding]:
@@ -197,9 +181,7 @@ def _check_gpu_packages(installation: Installation) -> Iterator[Finding]:
     fitting = min(newest or 13, 12 if old else 13)
     right = f"cupy-cuda{fitting}x"
     if len(found) > 1:
-        message = f"{' and '.join(found)} are both installed and overwrite each other's files"
-        commands = (f"pip uninstall -y {' '.join(found)}", _install_command(installation, right))
-        yield Finding("problem", "CuPy", message, commands)
+        yield _conflict("problem", "CuPy", found, _install_command(installation, right))
     elif driver.devices and not found:
         message = "this machine has a GPU, but CuPy, which the GPU engine needs, is not installed"
         yield Finding("warning", "CuPy", message, (_install_command(installation, right),))
@@ -258,6 +240,11 @@ def _check_jetpack(installation: Installation, flavours: Mapping[str, tuple[str,
         )
         commands = ("sudo apt install python3-libnvinfer", "python3 -m venv --system-site-packages .venv")
         yield Finding("warning", "TensorRT", message, commands)
+
+
+def _conflict(level: Level, component: str, packages: Collection[str], install: str) -> Finding:
+    message = f"{' and '.join(packages)} are both installed and overwrite each other's files"
+    return Finding(level, component, message, (f"pip uninstall -y {' '.join(packages)}", install))
 
 
 def _install_command(installation: Installation, package: str) -> str:

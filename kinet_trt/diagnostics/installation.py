@@ -26,28 +26,14 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Installation:
-    """Facts that the checks are based on.
-
-    Attributes
-    ----------
-    machine, driver
-        The machine and NVIDIA's driver.
-    packages
-        Version of each installed package by normalised name.
-    requirements
-        Requirements of kinet-trt.
-    engines
-        Installed CPU engines, and whether they can count.
-    libraries
-        Error of each GPU library that was tried, by module; empty if it works.
-    """
+    """Facts that the checks are based on."""
 
     machine: Machine
     driver: DriverReport
-    packages: Mapping[str, str]
-    requirements: tuple[Requirement, ...]
-    engines: tuple[EngineProbe, ...]
-    libraries: Mapping[str, str]
+    packages: Mapping[str, str]  # version of each installed package by normalised name
+    requirements: tuple[Requirement, ...]  # of kinet-trt
+    engines: tuple[EngineProbe, ...]  # installed CPU engines, and whether they can count
+    libraries: Mapping[str, str]  # error of each GPU library that was tried, by module; empty if it works
 
     @property
     def counts(self) -> bool:
@@ -58,10 +44,7 @@ class Installation:
 def examine(report: Callable[[int, int], None] = lambda *_: None) -> Installation:
     """Collect the facts; takes a few seconds and does not raise on problems that it finds.
 
-    Parameters
-    ----------
-    report
-        Called after each step with the number of finished steps and of all steps.
+    ``report`` is called after each step with the number of finished steps and of all steps.
     """
     packages = installed()
     runtimes = [name for name in CPU_RUNTIMES if any(p in packages for p in packages_of(name))] or ["openvino"]

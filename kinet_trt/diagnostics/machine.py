@@ -25,58 +25,28 @@ _JETPACKS = {"35": "5", "36": "6", "38": "7"}
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine.
+    """A machine."""
 
-    Attributes
-    ----------
-    system, python, executable
-        Operating system and processor family, version of Python, and its path.
-    cpu, features
-        Name of the CPU, and those of :data:`CPU_FEATURES` that it has; Linux only.
-    cores, usable_cores
-        Number of CPU cores, and of those that this process may use.
-    memory, free_memory
-        Total and free memory in bytes, of the container if it has a limit; None: unknown.
-    home, home_problem
-        Home folder, and why it cannot be used; empty if it can.
-    disks
-        Free space in bytes of the home folder and the temporary folder, by path.
-    nvidia_cards
-        Number of NVIDIA graphics cards on the PCI bus, with or without a driver; Linux only.
-    jetpack
-        Version of NVIDIA's JetPack, like ``"6 (R36.3)"``; empty: not a Jetson.
-    driver_version
-        Version of NVIDIA's kernel driver, like ``"580.65.06"``; empty: unknown.
-    cuda_visible
-        ``CUDA_VISIBLE_DEVICES``; None: not set.
-    """
-
-    system: str
+    system: str  # operating system and processor family
     python: str
-    executable: str
-    cpu: str
-    features: tuple[str, ...]
+    executable: str  # path of Python
+    cpu: str  # empty if unknown
+    features: tuple[str, ...]  # those of `CPU_FEATURES` that it has; Linux only
     cores: int
-    usable_cores: int
-    memory: int | None
-    free_memory: int | None
+    usable_cores: int  # by this process
+    memory: int | None  # bytes, of the container if it has a limit; None if unknown
+    free_memory: int | None  # bytes, as `memory`
     home: str
-    home_problem: str
-    disks: dict[str, int]
-    nvidia_cards: int
-    jetpack: str
-    driver_version: str
-    cuda_visible: str | None
+    home_problem: str  # why it cannot be used; empty if it can
+    disks: dict[str, int]  # free bytes of the home folder and the temporary folder, by path
+    nvidia_cards: int  # on the PCI bus, with or without a driver; Linux only
+    jetpack: str  # like "6 (R36.3)"; empty if it is not a Jetson
+    driver_version: str  # of NVIDIA's kernel driver, like "580.65.06"; empty if unknown
+    cuda_visible: str | None  # CUDA_VISIBLE_DEVICES; None if it is not set
 
 
 def read_machine(root: Path = Path("/")) -> Machine:
-    """Collect the facts about this machine.
-
-    Parameters
-    ----------
-    root
-        Folder that contains ``proc``, ``sys`` and ``etc``.
-    """
+    """Collect the facts about this machine; ``root`` contains ``proc``, ``sys`` and ``etc``."""
     name, features = cpu(root)
     memory, free = _memory(root)
     home, problem = _home()

@@ -27,18 +27,10 @@ def report(**facts):
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Output of a probe.
+    """Output of a probe."""
 
-    Attributes
-    ----------
-    facts
-        Reported values by name; ``stage`` is the error message for its current step.
-    problem
-        Why it failed; empty on success.
-    """
-
-    facts: dict[str, Any]
-    problem: str
+    facts: dict[str, Any]  # reported values by name; `stage` is the error message for the current step
+    problem: str  # why it failed; empty on success
 
 
 @dataclass(frozen=True)
@@ -52,73 +44,34 @@ class Device:
 
 @dataclass(frozen=True)
 class DriverReport:
-    """NVIDIA's driver.
+    """NVIDIA's driver."""
 
-    Attributes
-    ----------
-    library
-        Whether its library is installed.
-    cuda
-        Newest supported CUDA version; None: unknown.
-    devices
-        GPUs that it reports.
-    problem
-        Why there are none; empty if there are.
-    second
-        Names of the GPUs that nvidia-smi reports, as a cross-check.
-    """
-
-    library: bool
-    cuda: tuple[int, int] | None
+    library: bool  # whether its library is installed
+    cuda: tuple[int, int] | None  # newest supported CUDA version; None if unknown
     devices: tuple[Device, ...]
-    problem: str
-    second: tuple[str, ...] = ()
+    problem: str  # why there are no devices; empty if there are
+    second: tuple[str, ...] = ()  # names of the GPUs that nvidia-smi reports, as a cross-check
 
 
 @dataclass(frozen=True)
 class EngineProbe:
-    """A CPU engine that was asked to count one simulated field with the built-in model.
+    """A CPU engine that was asked to count one simulated field with the built-in model."""
 
-    Attributes
-    ----------
-    runtime
-        ``"openvino"`` or ``"onnxruntime"``.
-    version, offers
-        Its version; its devices or providers, and supported precisions.
-    precision
-        Precision in which the model runs here.
-    nuclei, true
-        Number of nuclei found, and the true number; None: it failed.
-    seconds
-        Time from opening the model to the nuclei.
-    warnings
-        Warnings logged meanwhile, for example about a precision that gives wrong results here.
-    problem
-        Why it failed; empty on success.
-    """
-
-    runtime: str
+    runtime: str  # "openvino" or "onnxruntime"
     version: str
-    offers: tuple[str, ...]
-    precision: str
-    nuclei: int | None
-    true: int | None
-    seconds: float | None
-    warnings: tuple[str, ...]
-    problem: str
+    offers: tuple[str, ...]  # its devices or providers, and supported precisions
+    precision: str  # in which the model runs here
+    nuclei: int | None  # found; None if it failed
+    true: int | None  # number of nuclei of the field; None if it failed
+    seconds: float | None  # from opening the model to the nuclei
+    warnings: tuple[str, ...]  # logged meanwhile, for example about a precision that gives wrong results here
+    problem: str  # why it failed; empty on success
 
 
 def ask(program: str, arguments: Sequence[str], timeout: float) -> ProbeResult:
-    """Run a program that reports values with ``report(name=value)``, and return them even if it crashes.
+    """Run Python source that reports values with ``report(name=value)``, and return them even if it crashes.
 
-    Parameters
-    ----------
-    program
-        Python source.
-    arguments
-        Its ``sys.argv[1:]``.
-    timeout
-        Seconds after which it is stopped.
+    ``arguments`` are its ``sys.argv[1:]``; it is stopped after ``timeout`` s.
     """
     command = [sys.executable, "-c", _REPORT + program, *arguments]
     try:
@@ -153,9 +106,9 @@ def probe_driver(timeout: float = DRIVER_TIMEOUT) -> DriverReport:
     return DriverReport(bool(facts.get("library")), version, devices, problem, _nvidia_smi(timeout))
 
 
-def try_counting(runtime: str, timeout: float = COUNT_TIMEOUT) -> EngineProbe:
+def try_counting(runtime: str) -> EngineProbe:
     """Count one simulated field with the built-in model on a CPU engine."""
-    answer = ask(_COUNT, [runtime], timeout)
+    answer = ask(_COUNT, [runtime], COUNT_TIMEOUT)
     facts, problem = answer.facts, answer.problem
     if problem and (stage := facts.get("stage")):
         problem = f"{stage}: {problem}"
@@ -172,15 +125,12 @@ def try_counting(runtime: str, timeout: float = COUNT_TIMEOUT) -> EngineProbe:
     )
 
 
-def try_library(module: str, timeout: float = LIBRARY_TIMEOUT) -> str:
-    """Use a GPU library once: a kernel of CuPy, a runtime of TensorRT. Call it only if the driver reports a GPU.
+def try_library(module: str) -> str:
+    """Use a GPU library once: a kernel of CuPy, a runtime of TensorRT. Returns the error message; empty on success.
 
-    Returns
-    -------
-    str
-        Error message; empty on success.
+    Call it only if the driver reports a GPU.
     """
-    return ask(_CUPY if module == "cupy" else _TENSORRT, [module], timeout).problem
+    return ask(_CUPY if module == "cupy" else _TENSORRT, [module], LIBRARY_TIMEOUT).problem
 
 
 def _reported(line: bytes) -> dict[str, Any]:
