@@ -36,47 +36,26 @@ _MIN_CORRELATION = 0.3  # of two aligned thumbnails of the same place
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality of a frame, by itself and relative to the previous one.
+    """Quality of a frame, by itself and relative to the previous one."""
 
-    Attributes
-    ----------
-    contrast
-        Standard deviation of the tissue structure, relative to the mean brightness.
-    sharpness
-        Share of the finest structure (0.3 to 0.7 um) in all structure (to 3 um), 0 to 1; None if empty.
-    shift
-        Shift since the previous frame, um; None if unknown.
-    speed
-        Shift per second, um/s, from the times of the frames, which for a recording are the times of reading.
-    damaged
-        Whether the lower part of the frame is missing: rows of one colour, as decoders leave them.
-    empty, blurred, moving
-        Conclusions from the above; ``moving`` also if two consecutive frames show different places.
-    rested
-        Whether the stage has just stopped on a sharp field at a new place; once for each place, for automatic capture.
-    """
-
-    contrast: float
+    contrast: float  # standard deviation of the tissue structure, relative to the mean brightness
+    # share of the finest structure (0.3 to 0.7 um) in all structure (to 3 um), 0 to 1; None if empty
     sharpness: float | None
-    shift: float | None
-    speed: float | None
+    shift: float | None  # since the previous frame, um; None if unknown
+    speed: float | None  # um/s, from the times of the frames, which for a recording are the times of reading
     empty: bool
     blurred: bool
-    moving: bool
+    moving: bool  # also if two consecutive frames show different places
+    # the stage has just stopped on a sharp field at a new place; once for each place, for automatic capture
     rested: bool
-    damaged: bool = False
+    damaged: bool = False  # the lower part is missing: rows of one colour, as decoders leave them
 
 
 class QualityMonitor:
-    """Assesses consecutive frames. Not thread-safe.
+    """Assesses consecutive frames. Not thread-safe. ``mpp`` is the model's um/px.
 
     Sharpness is that of `kinet_trt.quality.focus`, at the model's um/px. Motion is the phase correlation (Kuglin and
     Hines 1975) of thumbnails, accepted if the aligned thumbnails correlate.
-
-    Parameters
-    ----------
-    mpp
-        The model's um/px.
     """
 
     def __init__(self, mpp: float) -> None:
@@ -88,17 +67,7 @@ class QualityMonitor:
         self._reset()
 
     def assess(self, frame: Frame, mpp: float, time: float) -> Quality:
-        """Assess the next frame.
-
-        Parameters
-        ----------
-        frame
-            The frame.
-        mpp
-            Its um/px.
-        time
-            Its time, s.
-        """
+        """Assess the next frame; ``mpp`` is its um/px, ``time`` in s."""
         if self._size != (frame.width, frame.height, mpp):
             self._size, self._before = (frame.width, frame.height, mpp), None
             self._reset()

@@ -52,7 +52,7 @@ from kinet_trt.camera.video import VideoSource
 from kinet_trt.core.errors import EngineError, KinetError
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.live.acquisition.loop import Loop
-from kinet_trt.live.acquisition.results import FrameResult, Status
+from kinet_trt.live.acquisition.results import FrameResult, Status, rounded
 from kinet_trt.quality.domain_check import DomainCheck
 
 SCHEMA = 1
@@ -73,32 +73,12 @@ def run(
 ) -> int:
     """Count a source and write one line per counted frame, until its end, ``frames`` counted frames, or Ctrl-C.
 
-    Parameters
-    ----------
-    source
-        The source, not open. A recording should wait until each frame is taken.
-    counter
-        The counter.
-    out
-        Output; each line is flushed.
-    notify
-        Called with a sentence when the state of the camera or of the count changes.
-    mpp
-        um/px, entered by a person.
-    frames
-        Number of frames to count; None: unlimited.
-    detections
-        Whether lines contain each nucleus.
+    A recording should wait until each frame is taken. Each line is flushed. ``notify`` is called with a sentence when
+    the state of the camera or of the count changes. ``mpp`` is the um/px that a person entered. ``detections`` adds
+    each nucleus to the lines.
 
-    Returns
-    -------
-    int
-        Exit status: 0, also if ``out`` is a closed pipe; 130 after Ctrl-C.
-
-    Raises
-    ------
-    KinetError
-        If the engine fails, a recording cannot be read, or the lines cannot be written.
+    Returns the exit status: 0, also if ``out`` is a closed pipe; 130 after Ctrl-C. KinetError if the engine fails, a
+    recording cannot be read, or the lines cannot be written.
     """
     recorded = isinstance(source, FolderSource | VideoSource)
     notifier, counted = _Notifier(notify, recorded), 0
@@ -148,9 +128,9 @@ def record(result: FrameResult, status: Status, counter: NucleusCounter, detecti
         "counts": result.detections.counts(),
         "ki67_index": ki67.index,
         "interval": list(ki67.interval) if ki67.interval else None,
-        "sharpness": _rounded(quality.sharpness, 4),
-        "shift_um": _rounded(quality.shift, 2),
-        "speed_um_s": _rounded(quality.speed, 1),
+        "sharpness": rounded(quality.sharpness, 4),
+        "shift_um": rounded(quality.shift, 2),
+        "speed_um_s": rounded(quality.speed, 1),
         "offered": result.can_capture,
         "hindrances": list(result.capture_blockers),
         "rested": result.rested,
@@ -158,8 +138,8 @@ def record(result: FrameResult, status: Status, counter: NucleusCounter, detecti
         "unlike": result.domain_warning,
         "latency_ms": round(result.latency_ms, 1),
         "counting_ms": round(result.counting_ms, 1),
-        "p50_ms": _rounded(status.shown_p50, 1),
-        "p99_ms": _rounded(status.shown_p99, 1),
+        "p50_ms": rounded(status.shown_p50, 1),
+        "p99_ms": rounded(status.shown_p99, 1),
         "fps": round(status.fps, 2),
         "camera_fps": round(status.camera.fps, 2),
         "dropped": status.camera.dropped,
@@ -245,7 +225,3 @@ def _silence(out: BinaryIO) -> None:
         os.close(nowhere)
     except OSError:
         pass
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)

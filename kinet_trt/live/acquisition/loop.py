@@ -56,20 +56,8 @@ class Loop:
     visible. If a frame cannot be counted (too small at this um/px, not the size of the blank field),
     `FrameResult.uncounted` contains the reason.
 
-    Parameters
-    ----------
-    grabber
-        The camera. The caller enters it before the loop and closes it after the loop.
-    counter
-        The counter.
-    mpp, mpp_source
-        um/px that a person entered, as given to ``grabber``, and how it is known; None: none.
-    source_mpp
-        How um/px of the source is known: "camera" or "file".
-    checks
-        Checks of each counted frame; their warnings become remarks.
-    patience
-        Time without a counted frame after which `Status.stalled` is set, s.
+    The caller enters ``grabber`` before the loop and closes it after the loop. ``mpp`` is the um/px that a person gave
+    to ``grabber`` too; ``source_mpp`` says how that of the source is known. Warnings of ``checks`` become remarks.
     """
 
     def __init__(
@@ -78,18 +66,15 @@ class Loop:
         counter: NucleusCounter,
         *,
         mpp: float | None = None,
-        mpp_source: MppSource = "option",
         source_mpp: MppSource = "camera",
         checks: Sequence[FrameCheck] = (),
-        patience: float = PATIENCE,
     ) -> None:
         self.grabber = grabber
-        self._patience = patience
         self._set_after = -1  # sequence number of the last frame before um/px was set
         self._last_result: float | None = None  # time of the last result
         self._counting_time = 0.0  # of the last count, s
         self._counter, self._source_mpp, self._checks = counter, source_mpp, tuple(checks)
-        self._entered: tuple[float, MppSource] | None = None if mpp is None else (mpp, mpp_source)
+        self._entered: tuple[float, MppSource] | None = None if mpp is None else (mpp, "option")
         self._flat_field: FlatField | None = None
         self._blanks: list[Frame] | None = None  # frames of a blank field, while a caller waits for them
         self._blanks_wanted = 0
@@ -100,7 +85,7 @@ class Loop:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="count", daemon=True)
         self._counted = self._rests = 0
-        self._counted_latencies, self._shown_latencies = Rolling(WINDOW), Rolling(WINDOW)
+        self._shown_latencies = Rolling(WINDOW)
         self._counts = Rolling(2.0)
         self._monitor = QualityMonitor(counter.engine.card.mpp)
 
@@ -116,10 +101,7 @@ class Loop:
     def viewer(self, *, every: bool = False) -> Viewer:
         """Open a viewer. Open it before entering the loop to receive the first frame.
 
-        Parameters
-        ----------
-        every
-            Whether counting waits for this viewer, so that it receives each counted frame.
+        With ``every``, counting waits for this viewer, so that it receives each counted frame.
         """
         viewer = Viewer(self._shown_latencies, every=every)
         with self._lock:
@@ -141,15 +123,13 @@ class Loop:
         with self._lock:
             phase, why, counted = self._phase, self._why, self._counted
             silent = 0.0 if self._last_result is None else clock.now() - self._last_result
-            slow = silent > max(self._patience, 3 * self._counting_time)
+            slow = silent > max(PATIENCE, 3 * self._counting_time)
         return Status(
             phase=phase,
             why=why,
             camera=camera,
             counted=counted,
             fps=self._counts.rate(now),
-            counted_p50=self._counted_latencies.percentile(0.5, now),
-            counted_p99=self._counted_latencies.percentile(0.99, now),
             shown_p50=self._shown_latencies.percentile(0.5, now),
             shown_p99=self._shown_latencies.percentile(0.99, now),
             silent=silent,
@@ -181,31 +161,12 @@ class Loop:
                 self._phase, self._why = "counting", ""
 
     def set_threshold(self, threshold: Threshold) -> None:
-        """Change the threshold from the next frame on.
-
-        Raises
-        ------
-        KinetError
-            If the model is fused and the threshold relative.
-        """
+        """Change the threshold from the next frame on; KinetError if the model is fused and the threshold relative."""
         with self._lock:
             self._counter = self._counter.with_threshold(threshold)
 
     def set_mpp(self, mpp: float | None, source: MppSource = "option") -> None:
-        """Set um/px from the next frame of the camera on; None restores the camera's value.
-
-        Parameters
-        ----------
-        mpp
-            um/px.
-        source
-            How it is known.
-
-        Raises
-        ------
-        KinetError
-            If it is not from 0.01 to 100.
-        """
+        """Set um/px, from 0.01 to 100, from the next frame of the camera on; None restores the camera's value."""
         if mpp is not None:
             check_mpp(mpp)
         with self._lock:
@@ -224,20 +185,9 @@ class Loop:
             return self._flat_field is not None
 
     def take_flat_field(self, frames: int = 10, timeout: float = 20.0) -> FlatField:
-        """Set the flat-field correction from the next frames, which must show a blank field.
+        """Set the flat-field correction from the next frames, which must show a blank field; timeout in s.
 
-        Parameters
-        ----------
-        frames
-            Number of frames.
-        timeout
-            Timeout, s.
-
-        Raises
-        ------
-        ImageError
-            If the frames do not show a blank field, another call is in progress, or too few frames come; the previous
-            correction stays.
+        ImageError if they do not, another call is in progress, or too few frames come; the previous correction stays.
         """
         with self._lock:
             if self._blanks is not None:
@@ -323,11 +273,9 @@ class Loop:
         if detections is not None:
             domain_warning = " ".join(self._check(frame, detections)) or None
             remarks += [domain_warning] if domain_warning else []
-            now = time.monotonic()
             with self._lock:
                 self._counted += 1
-            self._counts.add(1.0, now)
-            self._counted_latencies.add(_ms_since(captured), now)
+            self._counts.add(1.0, time.monotonic())
         result = FrameResult(
             number=self._counted,
             sequence=sequence,

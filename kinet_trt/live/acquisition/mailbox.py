@@ -12,10 +12,8 @@ T = TypeVar("T")
 class Mailbox(Generic[T]):
     """A slot for one item. `put` replaces an item that was not taken; `take` waits for a new one.
 
-    Parameters
-    ----------
-    every
-        Whether `put` waits until the slot is empty instead of replacing, for a consumer that must receive every item.
+    With ``every``, `put` waits until the slot is empty instead of replacing, for a consumer that must receive every
+    item.
     """
 
     def __init__(self, *, every: bool = False) -> None:

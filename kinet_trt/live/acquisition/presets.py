@@ -17,20 +17,7 @@ MAX_NAME_LENGTH = 60
 
 @dataclass(frozen=True)
 class Preset:
-    """An objective of this microscope, with this camera.
-
-    Attributes
-    ----------
-    name
-        Name, such as "20x".
-    mpp
-        um/px.
-
-    Raises
-    ------
-    KinetError
-        If the name is empty or too long, or um/px not from 0.01 to 100.
-    """
+    """An objective of this microscope, with this camera, such as "20x"; um/px from 0.01 to 100."""
 
     name: str
     mpp: float
@@ -44,13 +31,7 @@ class Preset:
 
 
 def load(path: Path) -> tuple[Preset, ...]:
-    """Read presets; none if the file is missing.
-
-    Raises
-    ------
-    KinetError
-        If the file cannot be read or is damaged.
-    """
+    """Read presets; none if the file is missing."""
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
@@ -70,12 +51,6 @@ def check(presets: Sequence[Preset]) -> None:
 
 
 def save(path: Path, presets: Sequence[Preset]) -> None:
-    """Write presets.
-
-    Raises
-    ------
-    KinetError
-        If there are too many, two have the same name, or the file cannot be written.
-    """
+    """Write presets after `check`."""
     check(presets)
     write_atomic(path, json.dumps({"presets": [asdict(one) for one in presets]}, indent=1) + "\n")

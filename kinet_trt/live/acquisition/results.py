@@ -27,63 +27,26 @@ class FrameCheck(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class FrameResult:
-    """Result of one frame.
+    """Result of one frame."""
 
-    Attributes
-    ----------
-    number
-        1-based index of the counted frame; for a frame that was not counted, that of the last counted one.
-    sequence
-        The camera's number of the frame; gaps are dropped frames.
-    captured
-        Time of the frame, s since the epoch.
-    frame
-        The frame, after flat-field correction if there is one; ``frame.mpp`` is None if unknown.
-    mpp, mpp_source
-        um/px of the count, and how it is known.
-    threshold, precision
-        Threshold and numeric precision of the count.
-    detections
-        Its nuclei; None if it was not counted.
-    uncounted
-        Why it was not counted; empty if it was.
-    quality
-        Sharpness and motion.
-    remarks
-        Sentences for people, above all that um/px is only assumed.
-    counting_ms
-        Duration of the count, ms.
-    latency_ms
-        Time from capture to the end of the count, ms; see also `Viewer.shown`.
-    camera
-        State of the camera at the time of the count.
-    rests
-        Number of times the stage has stopped so far on a field that can be captured (`rested`), so that consumers that
-        skip frames notice it.
-    at
-        Time of this result, s of `kinet_trt.live.clock`.
-    domain_warning
-        The remark that the frame is out of distribution; None if it is not.
-    """
-
-    number: int
-    sequence: int
-    captured: float
-    frame: Frame
-    mpp: float
+    number: int  # 1-based index of the counted frame; for a frame that was not counted, that of the last counted one
+    sequence: int  # the camera's number of the frame; gaps are dropped frames
+    captured: float  # s since the epoch
+    frame: Frame  # after flat-field correction if there is one; its mpp is None if unknown
+    mpp: float  # um/px of the count
     mpp_source: MppSource
     threshold: Threshold
     precision: str
-    detections: Detections | None
-    uncounted: str
+    detections: Detections | None  # None if it was not counted
+    uncounted: str  # why it was not counted; empty if it was
     quality: Quality
-    remarks: tuple[str, ...]
+    remarks: tuple[str, ...]  # sentences for people, above all that um/px is only assumed
     counting_ms: float
-    latency_ms: float
-    camera: CameraState
-    rests: int = 0
-    at: float = 0.0
-    domain_warning: str | None = None
+    latency_ms: float  # from capture to the end of the count; see also `Viewer.shown`
+    camera: CameraState  # at the time of the count
+    rests: int = 0  # number of stops (`rested`) so far, so that consumers that skip frames notice one
+    at: float = 0.0  # time of this result, s of `kinet_trt.live.clock`
+    domain_warning: str | None = None  # the remark that the frame is out of distribution; None if it is not
 
     @property
     def ki67(self) -> Ki67 | None:
@@ -116,39 +79,19 @@ class FrameResult:
 
 @dataclass(frozen=True)
 class Status:
-    """State of the loop.
+    """State of the loop."""
 
-    Attributes
-    ----------
-    phase
-        "counting"; "paused"; "failed": the engine failed, and `Loop.resume` retries; "ended": end of a recording;
-        "closed".
-    why
-        Error of the engine.
-    camera
-        State of the camera.
-    counted
-        Frames counted.
-    fps
-        Frames counted per second, over the last seconds.
-    counted_p50, counted_p99
-        Percentiles of the latency from capture to the end of the count, ms; None without frames.
-    shown_p50, shown_p99
-        Percentiles of the latency from capture until a viewer had shown the frame, ms.
-    silent
-        Time since the last frame passed, s; 0 before the first.
-    stalled
-        Whether the camera delivers frames and none has passed for too long: the model hangs.
-    """
-
-    phase: Phase
-    why: str
+    phase: Phase  # failed: the engine failed, and `Loop.resume` retries; ended: end of a recording
+    why: str  # error of the engine
     camera: CameraState
-    counted: int
-    fps: float
-    counted_p50: float | None
-    counted_p99: float | None
-    shown_p50: float | None
+    counted: int  # frames
+    fps: float  # frames counted per second, over the last seconds
+    shown_p50: float | None  # latency from capture until a viewer had shown the frame, ms; None without frames
     shown_p99: float | None
-    silent: float = 0.0
-    stalled: bool = False
+    silent: float = 0.0  # time since the last frame passed, s; 0 before the first
+    stalled: bool = False  # the camera delivers frames and none has passed for too long: the model hangs
+
+
+def rounded(value: float | None, digits: int) -> float | None:
+    """Round a value for JSON; None stays None."""
+    return None if value is None else round(value, digits)

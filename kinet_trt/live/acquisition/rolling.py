@@ -8,15 +8,7 @@ from collections import deque
 
 
 class Rolling:
-    """Values of the last seconds. Thread-safe.
-
-    Parameters
-    ----------
-    seconds
-        Window, s.
-    max_values
-        Maximum number of values; the oldest are dropped.
-    """
+    """Values of the last ``seconds``, at most ``max_values`` of them. Thread-safe."""
 
     def __init__(self, seconds: float, max_values: int = 10_000) -> None:
         self.seconds = seconds
@@ -30,19 +22,19 @@ class Rolling:
 
     def percentile(self, share: float, now: float) -> float | None:
         """Return the lowest value that a share of at least ``share`` does not exceed; None without values."""
-        values = sorted(self._recent(now))
+        values = sorted(value for _, value in self._recent(now))
         return values[max(0, math.ceil(share * len(values)) - 1)] if values else None
 
     def rate(self, now: float) -> float:
         """Return values per second, over the window or since the first value in it."""
-        with self._lock:
-            times = [time for time, _ in self._values if time > now - self.seconds]
+        times = [time for time, _ in self._recent(now)]
         if len(times) < 2:
             return len(times) / self.seconds
         return (len(times) - 1) / max(times[-1] - times[0], 1e-6)
 
-    def _recent(self, now: float) -> list[float]:
+    def _recent(self, now: float) -> list[tuple[float, float]]:
+        """Return times and values in the window."""
         with self._lock:
             while self._values and self._values[0][0] <= now - self.seconds:
                 self._values.popleft()
-            return [value for _, value in self._values]
+            return list(self._values)

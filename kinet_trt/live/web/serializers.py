@@ -24,7 +24,7 @@ from kinet_trt.io.overlay import RING_UM
 from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.live import clock
 from kinet_trt.live.acquisition.presets import Preset
-from kinet_trt.live.acquisition.results import FrameResult
+from kinet_trt.live.acquisition.results import FrameResult, rounded
 from kinet_trt.live.session.region import Polygon, Region
 from kinet_trt.live.session.summary import GOALS, Summary
 from kinet_trt.live.web.controller import CAPTURE_BLOCKERS, Controller
@@ -50,15 +50,15 @@ def state(controller: Controller, presets: tuple[Preset, ...]) -> Json:
         "camera": _attributes(camera, "phase", "why", "name", "dropped", "missed", "width", "height")
         | {
             "sentence": camera.sentence(),
-            "retry_in": _rounded(camera.retry_in, 2),
+            "retry_in": rounded(camera.retry_in, 2),
             "fps": round(camera.fps, 1),
             "damaged": camera.bad,
         },
         "loop": _attributes(status, "phase", "why", "counted", "stalled")
         | {
             "fps": round(status.fps, 1),
-            "p50": _rounded(status.shown_p50, 1),
-            "p99": _rounded(status.shown_p99, 1),
+            "p50": rounded(status.shown_p50, 1),
+            "p99": rounded(status.shown_p99, 1),
             "silent": round(status.silent, 1),
         },
         "held": None if held is None else held.sequence,
@@ -149,7 +149,7 @@ def frame(seen: FrameResult, width: int, *, blind: bool = False) -> bytes:
         "offered": seen.can_capture,
         "hindrances": list(seen.capture_blockers),
         "hindered": " ".join(filter(None, map(CAPTURE_BLOCKERS.get, seen.capture_blockers))),
-        "sharpness": _rounded(seen.quality.sharpness, 3),
+        "sharpness": rounded(seen.quality.sharpness, 3),
         "remarks": [] if blind else list(seen.remarks),
         "x": _tenths(found.x) if found is not None else [],
         "y": _tenths(found.y) if found is not None else [],
@@ -268,7 +268,3 @@ def _pair(values: tuple[float, float] | None) -> list[float] | None:
 
 def _tenths(values: NDArray[np.float32]) -> list[float]:
     return [round(value, 1) for value in values.tolist()]
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)

@@ -168,7 +168,7 @@ def test_damaged_recording_ends_the_run(live, tmp_path):
 
 def status(phase: str, why: str = "", loop: str = "counting", loop_why: str = "") -> Status:
     """Return a status of the loop."""
-    return Status(loop, loop_why, CameraState(phase, 1.0, why, 2.0, "cam"), 0, 0, None, None, None, None)
+    return Status(loop, loop_why, CameraState(phase, 1.0, why, 2.0, "cam"), 0, 0, None, None)
 
 
 def test_state_is_reported_once_per_change():

@@ -112,7 +112,6 @@ def test_idle_viewer_blocks_nothing(counter):
         status = loop.status
     assert status.phase == "counting"
     assert status.counted >= 10
-    assert 0 < status.counted_p50 <= status.counted_p99
     assert status.shown_p50 == status.shown_p99 == latency
     assert status.fps > 0
 
