@@ -75,10 +75,10 @@ class QualityMonitor:
         empty = contrast < MIN_CONTRAST
         shift, lost = self._moved(frame, mpp, empty)
         passed, self._time = time - self._time, time
-        way = None if shift is None else math.hypot(*shift)
-        speed = None if way is None or passed <= 0 else way / passed
+        distance = None if shift is None else math.hypot(*shift)
+        speed = None if distance is None or passed <= 0 else distance / passed
         # Without distinct times, assume 0.1 s between the frames.
-        moving = lost or (speed > MOVING if speed is not None else way is not None and way > 0.1 * MOVING)
+        moving = lost or (speed > MOVING if speed is not None else distance is not None and distance > 0.1 * MOVING)
         self._accumulate(shift, lost, min(frame.width, frame.height) * mpp)
         blurred = self._is_blurred(ratio, moving, passed) if not empty else False
         if moving:
@@ -93,7 +93,7 @@ class QualityMonitor:
         return Quality(
             contrast=contrast,
             sharpness=None if empty else ratio,
-            shift=way,
+            shift=distance,
             speed=speed,
             empty=empty,
             blurred=blurred,
@@ -139,12 +139,12 @@ class QualityMonitor:
 
 def _scaled(frame: Frame, scale: float) -> NDArray[np.float32]:
     """Return the green channel, in which both stains are visible, at the model's um/px."""
-    most = math.floor(math.sqrt(_MAX_PIXELS) / scale)
-    top, left = (max(0, (side - most) // 2) for side in (frame.height, frame.width))
-    green = cv2.extractChannel(frame.pixels[top : top + most, left : left + most], 1)
+    size = math.floor(math.sqrt(_MAX_PIXELS) / scale)
+    top, left = (max(0, (side - size) // 2) for side in (frame.height, frame.width))
+    green = cv2.extractChannel(frame.pixels[top : top + size, left : left + size], 1)
     height, width = (max(1, round(side * scale)) for side in green.shape[:2])
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return cv2.resize(green, (width, height), interpolation=way).astype(np.float32)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(green, (width, height), interpolation=interpolation).astype(np.float32)
 
 
 def _thumbnail(frame: Frame, mpp: float, model_mpp: float) -> tuple[NDArray[np.float32], float]:
@@ -154,8 +154,8 @@ def _thumbnail(frame: Frame, mpp: float, model_mpp: float) -> tuple[NDArray[np.f
     size = max(8, round(frame.width / shrink)), max(8, round(frame.height / shrink))
     small = cv2.resize(cv2.extractChannel(frame.pixels, 1), size, interpolation=cv2.INTER_AREA)
     # Remove structure that does not move with the stage: hot pixels by the median, vignetting by the wide blur.
-    even = cv2.medianBlur(small, 3).astype(np.float32)
-    return np.asarray(cv2.subtract(even, cv2.GaussianBlur(even, (0, 0), 6)), np.float32), mpp * shrink
+    smooth = cv2.medianBlur(small, 3).astype(np.float32)
+    return np.asarray(cv2.subtract(smooth, cv2.GaussianBlur(smooth, (0, 0), 6)), np.float32), mpp * shrink
 
 
 def _shift(before: NDArray[np.float32], now: NDArray[np.float32]) -> tuple[tuple[float, float], float]:
@@ -163,9 +163,9 @@ def _shift(before: NDArray[np.float32], now: NDArray[np.float32]) -> tuple[tuple
     height, width = now.shape
     (x, y), _ = cv2.phaseCorrelate(before, now, cv2.createHanningWindow((width, height), cv2.CV_32F))
     right, down = round(x), round(y)
-    there, here = _correlation(before, now, right, down), _correlation(before, now, 0, 0)
+    shifted, unshifted = _correlation(before, now, right, down), _correlation(before, now, 0, 0)
     # Phase correlation fails if only the fine structure changed, by focusing: prefer no shift if it correlates better.
-    return ((x, y), there) if there > here or (right, down) == (0, 0) else ((0.0, 0.0), here)
+    return ((x, y), shifted) if shifted > unshifted or (right, down) == (0, 0) else ((0.0, 0.0), unshifted)
 
 
 def _correlation(before: NDArray[np.float32], now: NDArray[np.float32], right: int, down: int) -> float:

@@ -25,25 +25,14 @@ SAME_UM = 4.0
 
 @dataclass(frozen=True)
 class ReaderAgreement:
-    """Agreement of two readers of the same fields.
-
-    Attributes
-    ----------
-    first, second
-        Index of each reader.
-    classes
-        Class names.
-    table
-        Nuclei that both marked, by class of the first (rows) and of the second reader (columns).
-    only_first, only_second
-        Nuclei that one of them marked.
-    """
+    """Agreement of two readers of the same fields."""
 
     first: Ki67
     second: Ki67
     classes: tuple[str, ...]
+    # nuclei that both marked, by class of the first (rows) and of the second reader (columns)
     table: tuple[tuple[int, ...], ...]
-    only_first: int
+    only_first: int  # number of nuclei that only the first marked
     only_second: int
 
     @property
@@ -75,13 +64,7 @@ class ReaderAgreement:
 
 
 def compare_readings(first: Merged, second: Merged) -> ReaderAgreement:
-    """Compare two readings of the same fields.
-
-    Parameters
-    ----------
-    first, second
-        Merged nuclei of each reading, with the same layout.
-    """
+    """Compare two readings, with the same layout, of the same fields."""
     n = len(first.classes)
     table, both = np.zeros((n, n), np.int64), 0
     for place in np.union1d(first.place, second.place):

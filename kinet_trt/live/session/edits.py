@@ -25,86 +25,39 @@ REVERSALS = ("undo", "redo")
 
 @dataclass(frozen=True)
 class Edit:
-    """One edit.
-
-    Attributes
-    ----------
-    id
-        Id, in the order of the edits.
-    field, reading
-        Field and reading that it belongs to.
-    kind
-        ``"add"``, ``"remove"``, ``"reclassify"``, ``"region"`` (change of the region), ``"undo"`` or
-        ``"redo"``.
-    nucleus
-        Number of the nucleus in its field; -1 for edits of the region.
-    x, y
-        Position of an added nucleus, px of the frame; None for other edits.
-    cls
-        New class by name for ``"add"`` and ``"reclassify"``; None for other edits.
-    undoes
-        Id of the edit that it cancels: for ``"undo"`` any edit, for ``"redo"`` an undo.
-    reader
-        Name of the person who made it.
-    time
-        s since the epoch.
-    """
+    """One edit; ids are in the order of the edits."""
 
     id: int
     field: int
     reading: int
-    kind: Kind
-    nucleus: int
-    x: float | None
+    kind: Kind  # region: change of the region of the field
+    nucleus: int  # its number in the field; -1 for edits of the region
+    x: float | None  # px of the frame, of an added nucleus; None for other edits
     y: float | None
-    cls: str | None
-    undoes: int | None
+    cls: str | None  # new class by name for add and reclassify; None for other edits
+    undoes: int | None  # id of the edit that it cancels: for undo any edit, for redo an undo
     reader: str
-    time: float
+    time: float  # s since the epoch
 
 
 @dataclass(frozen=True, eq=False)
 class EditedNuclei:
-    """Nuclei of a field after the edits of one reading, removed ones included.
+    """Nuclei of a field after the edits of one reading, removed ones included."""
 
-    Attributes
-    ----------
-    x, y
-        Centres, float32 [n], px of the frame.
-    cls
-        Class, index in ``classes``, uint8 [n].
-    model_cls
-        Class by the model, int16 [n]; -1 for added nuclei.
-    score
-        Score by the model, float32 [n]; NaN for added nuclei.
-    removed
-        Whether it was removed, bool [n].
-    touched
-        Id of its last active edit, int64 [n]; -1 without edits.
-    classes
-        Class names.
-    """
-
-    x: NDArray[np.float32]
+    x: NDArray[np.float32]  # [n], px of the frame
     y: NDArray[np.float32]
-    cls: NDArray[np.uint8]
-    model_cls: NDArray[np.int16]
-    score: NDArray[np.float32]
+    cls: NDArray[np.uint8]  # index in `classes`
+    model_cls: NDArray[np.int16]  # -1 for added nuclei
+    score: NDArray[np.float32]  # by the model; NaN for added nuclei
     removed: NDArray[np.bool_]
-    touched: NDArray[np.int64]
+    touched: NDArray[np.int64]  # id of the last active edit; -1 without edits
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.x)
 
     def detections(self, inside: NDArray[np.bool_] | bool = True) -> Detections:
-        """Return the nuclei that were not removed, in raster order; added nuclei have the score 1.
-
-        Parameters
-        ----------
-        inside
-            Nuclei to include, bool [n]; default: all.
-        """
+        """Return the nuclei ``inside``, [n], that were not removed, in raster order; added nuclei have the score 1."""
         kept = np.flatnonzero(~self.removed & inside)
         kept = kept[np.lexsort((self.x[kept], self.y[kept]))]
         score = np.where(np.isnan(self.score), np.float32(1), self.score)
@@ -139,19 +92,9 @@ def _cancelled(edits: Sequence[Edit]) -> set[int]:
 
 
 def replay(model: Detections, edits: Sequence[Edit]) -> EditedNuclei:
-    """Return the nuclei of a field after edits.
+    """Return the nuclei of a field after the edits, in order, of one reading, which started with ``model`` or none.
 
-    Parameters
-    ----------
-    model
-        Nuclei that the reading started with: the model's, or none.
-    edits
-        Edits of the field in one reading, in order.
-
-    Raises
-    ------
-    KinetError
-        If an edit refers to a nucleus or a class that does not exist.
+    KinetError if an edit refers to a nucleus or a class that does not exist.
     """
     edits = [one for one in edits if one.nucleus >= 0 or one.kind not in ("region", *REVERSALS)]
     added = [one for one in edits if one.kind == "add"]
@@ -177,13 +120,7 @@ def replay(model: Detections, edits: Sequence[Edit]) -> EditedNuclei:
 
 
 def class_index(name: str, classes: tuple[str, ...]) -> int:
-    """Return the index of a class.
-
-    Raises
-    ------
-    KinetError
-        If the class is unknown.
-    """
+    """Return the index of a class; KinetError if it is unknown."""
     if name not in classes:
         raise KinetError(f"a nucleus' class: expected one of {', '.join(classes)}, found {shown(name)}")
     return classes.index(name)

@@ -126,14 +126,7 @@ def _warnings(field: Field, domain_warning: str) -> tuple[str, ...]:
 def geojson(nuclei: FieldNuclei, region: Region | None, counted: NDArray[np.bool_]) -> str:
     """Return the nuclei of a field as a GeoJSON FeatureCollection for QuPath, to be opened with the field's picture.
 
-    Parameters
-    ----------
-    nuclei
-        Nuclei of the field.
-    region
-        Region that counts; exported as an annotation.
-    counted
-        Which nuclei count in the session, bool [n].
+    The region is an annotation. ``counted``: which nuclei count in the session, bool [n].
     """
     edited = nuclei.edited
     areas: list[dict[str, Any]] = [
@@ -169,10 +162,7 @@ def outlines(region: Region | None) -> list[list[tuple[float, float]]]:
 def write_geojson(store: Store, counted: SessionCount, folder: Path, *, force: bool = False) -> list[Path]:
     """Write ``field-001.geojson`` and its picture ``field-001.png`` for each field; return the paths.
 
-    Raises
-    ------
-    KinetError
-        If a file exists and ``force`` is False, or cannot be written.
+    KinetError if a file exists and ``force`` is False, or cannot be written.
     """
     names = [f"field-{field.number:03d}" for field in counted.fields]
     targets = [folder / f"{name}{suffix}" for name in names for suffix in (".png", ".geojson")]
@@ -187,20 +177,7 @@ def write_geojson(store: Store, counted: SessionCount, folder: Path, *, force: b
 
 
 def figure(store: Store, counted: SessionCount, field: int) -> bytes:
-    """Return a field with its nuclei, legend and scale bar as PNG.
-
-    Parameters
-    ----------
-    store, counted
-        Session file, and count of the session.
-    field
-        Number of the field in the session.
-
-    Raises
-    ------
-    KinetError
-        If the session has no such field, or its picture cannot be read.
-    """
+    """Return a field, by its number in the session, with its nuclei, legend and scale bar as PNG."""
     known = {one.number: (one, nuclei) for one, nuclei in zip(counted.fields, counted.field_nuclei, strict=True)}
     if field not in known:
         raise KinetError(f"expected a field of this session, found number {field}")

@@ -15,36 +15,19 @@ _MAX_CONTRADICTION_UM = 4.0  # between a link and the positions that other links
 
 @dataclass(frozen=True)
 class Placed:
-    """Position of a field.
+    """Position of a field in its place: a group of aligned fields. Offsets between places are unknown."""
 
-    Attributes
-    ----------
-    place
-        Its place: a group of aligned fields, numbered from 0 in the order of their first fields. Offsets between places
-        are unknown.
-    x, y
-        Upper left corner, um, relative to that of the first field of the place.
-    """
-
-    place: int
-    x: float
+    place: int  # numbered from 0 in the order of the first fields of the places
+    x: float  # um from the upper left corner of the first field of the place to that of this one
     y: float
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Positions of all fields.
-
-    Attributes
-    ----------
-    placed
-        Positions by field, in the order of capture.
-    contradictions
-        Unused links that contradict links with more nuclei.
-    """
+    """Positions of all fields, in the order of capture."""
 
     placed: Mapping[int, Placed]
-    contradictions: tuple[Link, ...] = ()
+    contradictions: tuple[Link, ...] = ()  # unused links that contradict links with more nuclei
 
     @property
     def places(self) -> int:
@@ -53,19 +36,11 @@ class Layout:
 
 
 def lay_out(fields: Sequence[int], links: Sequence[Link], *, balanced: bool = True) -> Layout:
-    """Compute the position of every field from links between pairs.
+    """Compute the position of every field, by ids in the order of capture, from links between pairs.
 
     The links with most nuclei form a tree; other links that agree with it are used too. Positions are the least-squares
-    solution, weighted by nuclei, so that small errors do not accumulate along a path.
-
-    Parameters
-    ----------
-    fields
-        Ids in the order of capture.
-    links
-        Links; those with other fields are ignored.
-    balanced
-        Whether to solve by least squares; otherwise use the tree alone, which is fast and slightly less exact.
+    solution, weighted by nuclei, so that small errors do not accumulate along a path. Without ``balanced``, they are
+    those of the tree alone, which is fast and slightly less exact. Links with other fields are ignored.
     """
     root = {f: f for f in fields}
     at = dict.fromkeys(fields, (0.0, 0.0))

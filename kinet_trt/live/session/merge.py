@@ -23,28 +23,14 @@ _MIN_STEP_UM, _MAX_PIXELS = 0.5, 1 << 22  # of the canvas on which areas are add
 
 @dataclass(frozen=True, eq=False)
 class FieldNuclei:
-    """A field with its nuclei in one reading, as input of :func:`merge`.
-
-    Attributes
-    ----------
-    id
-        Id of the field.
-    width, height
-        px.
-    mpp
-        um/px.
-    edited
-        Its nuclei.
-    region
-        Region that counts, bool [height, width]; None: the whole field.
-    """
+    """A field with its nuclei in one reading, as input of :func:`merge`."""
 
     id: int
-    width: int
+    width: int  # px
     height: int
-    mpp: float
+    mpp: float  # um/px
     edited: EditedNuclei
-    region: NDArray[np.bool_] | None = None
+    region: NDArray[np.bool_] | None = None  # region that counts, [height, width]; None: the whole field
 
     def inside(self) -> NDArray[np.bool_]:
         """Return which of its nuclei, removed ones included, lie in its region, bool [n]."""
@@ -57,43 +43,19 @@ class FieldNuclei:
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """Nuclei of a session, each once.
+    """Nuclei of a session, each once."""
 
-    Attributes
-    ----------
-    place
-        Place (group of aligned fields), int32 [n].
-    x, y
-        Centre in its place, um, float64 [n].
-    cls
-        Index in ``classes``, uint8 [n].
-    field
-        Field that decides on it, int64 [n].
-    nucleus
-        Its number in that field, int64 [n].
-    seen
-        Number of fields that show it, int32 [n].
-    corrected
-        Whether an edit decides on it, bool [n].
-    classes
-        Class names.
-    counted
-        By field: which of its nuclei are in this list, bool [nuclei of the field].
-    repeats
-        Nuclei of the fields that are not in this list because another field shows them.
-    """
-
-    place: NDArray[np.int32]
-    x: NDArray[np.float64]
+    place: NDArray[np.int32]  # group of aligned fields, [n]
+    x: NDArray[np.float64]  # centre in its place, um
     y: NDArray[np.float64]
-    cls: NDArray[np.uint8]
-    field: NDArray[np.int64]
-    nucleus: NDArray[np.int64]
-    seen: NDArray[np.int32]
-    corrected: NDArray[np.bool_]
+    cls: NDArray[np.uint8]  # index in `classes`
+    field: NDArray[np.int64]  # id of the field that decides on it
+    nucleus: NDArray[np.int64]  # its number in that field
+    seen: NDArray[np.int32]  # number of fields that show it
+    corrected: NDArray[np.bool_]  # an edit decides on it
     classes: tuple[str, ...]
-    counted: Mapping[int, NDArray[np.bool_]]
-    repeats: int
+    counted: Mapping[int, NDArray[np.bool_]]  # by field: which of its nuclei are in this list
+    repeats: int  # nuclei of the fields that are not in this list because another field shows them
 
     def __len__(self) -> int:
         return len(self.x)
@@ -105,22 +67,13 @@ class Merged:
 
 
 def merge(fields: Sequence[FieldNuclei], layout: Layout, radius: float = MATCH_UM) -> Merged:
-    """Count each nucleus of several fields once.
+    """Count each nucleus of several fields, in the order of capture, once.
 
-    Sightings of one nucleus, at most one per field, are grouped; its position is their mean. Among the fields that show
-    that position within their region, the one that shows it furthest from its edge decides whether there is a nucleus
-    and of which class, since the network sees most context there. If the edge is nearer than the radius, so that the
-    nucleus may be outside the picture, the sighting of another field counts. Edits take precedence: the last edit of
-    any sighting decides.
-
-    Parameters
-    ----------
-    fields
-        Fields in the order of capture.
-    layout
-        Their positions.
-    radius
-        Maximum distance of a sighting from the mean of the others, um.
+    Sightings of one nucleus, at most one per field, are grouped if they lie within ``radius`` um of the mean of the
+    others; its position is their mean. Among the fields that show that position within their region, the one that shows
+    it furthest from its edge decides whether there is a nucleus and of which class, since the network sees most context
+    there. If the edge is nearer than the radius, so that the nucleus may be outside the picture, the sighting of
+    another field counts. Edits take precedence: the last edit of any sighting decides.
     """
     classes = tuple(dict.fromkeys([*CLASSES, *(name for field in fields for name in field.edited.classes)]))
     gathered = [_gather(group, layout, radius, classes) for group in _by_place(fields, layout)]

@@ -11,24 +11,11 @@ Reals = NDArray[np.floating]
 def pair(
     x: Reals, y: Reals, other_x: Reals, other_y: Reals, radius: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """Pair the points of two lists, the nearest pair first, each point at most once.
+    """Pair the points of two lists, [n] and [m], the nearest pair first, each point at most once.
 
     Unlike :func:`kinet_trt.evaluation.metrics.match`, it does not maximise the number of pairs, and needs no extra
-    package.
-
-    Parameters
-    ----------
-    x, y, other_x, other_y
-        Positions in one unit, [n] and [m].
-    radius
-        Maximum distance of a pair, in that unit, inclusive.
-
-    Returns
-    -------
-    first, second
-        Indices of the paired points, int [pairs], ascending in the first.
-    distance
-        Distance of each pair, float64 [pairs].
+    package. Pairs are at most ``radius`` apart. Returns the indices of the paired points, ascending in the first, and
+    the distance of each pair.
     """
     order = np.argsort(other_x, kind="stable")
     sorted_x = np.asarray(other_x, np.float64)[order]

@@ -13,24 +13,12 @@ from kinet_trt.models.card import ModelCard
 
 @dataclass(frozen=True)
 class Session:
-    """A session: the fields of one case.
-
-    Attributes
-    ----------
-    id
-        Id in its file.
-    title
-        Title; may be empty.
-    created
-        Time of its creation, s since the epoch.
-    closed
-        Time of its closing, s since the epoch; None if it is open, or was interrupted.
-    """
+    """A session: the fields of one case."""
 
     id: int
     title: str
-    created: float
-    closed: float | None = None
+    created: float  # s since the epoch
+    closed: float | None = None  # s since the epoch; None if it is open, or was interrupted
 
 
 @dataclass(frozen=True)
@@ -49,85 +37,40 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """A captured field, without its pixels (:meth:`~kinet_trt.live.session.store.Store.pixels`).
-
-    Attributes
-    ----------
-    id
-        Id in its file.
-    session, number
-        Its session, and its 1-based number in it.
-    time
-        Time of the frame, s since the epoch.
-    width, height
-        px.
-    mpp, mpp_source
-        um/px, and how it is known: a key of :data:`kinet_trt.io.pixel_size.HOW_KNOWN`.
-    stage
-        Stage position x, y, um; None if unknown.
-    threshold
-        Threshold of the count.
-    automatic
-        Whether it was captured because the stage stopped.
-    model
-        Model of the count.
-    detections
-        The model's nuclei.
-    region
-        Region that counts; None: the whole field.
-    registered
-        Version of the registration that processed it; 0: none yet.
-    """
+    """A captured field, without its pixels (:meth:`~kinet_trt.live.session.store.fields.FieldTable.pixels`)."""
 
     id: int
     session: int
-    number: int
-    time: float
-    width: int
+    number: int  # 1-based, in its session
+    time: float  # of the frame, s since the epoch
+    width: int  # px
     height: int
-    mpp: float
-    mpp_source: str
-    stage: tuple[float, float] | None
+    mpp: float  # um/px
+    mpp_source: str  # key of `kinet_trt.io.pixel_size.HOW_KNOWN`
+    stage: tuple[float, float] | None  # x, y, um; None if unknown
     threshold: Threshold
-    automatic: bool
+    automatic: bool  # captured because the stage stopped
     model: Model
-    detections: Detections
-    region: Region | None
-    registered: int
+    detections: Detections  # the model's nuclei
+    region: Region | None  # region that counts; None: the whole field
+    registered: int  # version of the registration that processed it; 0 if none yet
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A reading of a session by one person: the first one, or a recount.
-
-    Attributes
-    ----------
-    id, session
-        Its id, and that of its session.
-    reader
-        Name of the person; may be empty.
-    start
-        Nuclei that each field starts with: ``"model"``, the model's, or ``"nothing"``.
-    blind
-        Whether it is a recount that hides the first reading.
-    created
-        s since the epoch.
-    """
+    """A reading of a session by one person: the first one, or a recount."""
 
     id: int
     session: int
     reader: str
-    start: Literal["model", "nothing"]
-    blind: bool
-    created: float
+    start: Literal["model", "nothing"]  # nuclei that each field starts with: the model's, or none
+    blind: bool  # a recount that hides the first reading
+    created: float  # s since the epoch
 
 
 @dataclass(frozen=True)
 class Note:
-    """A note on a session or one of its fields, plain text.
-
-    ``reading`` is the recount in which it was written; None outside a recount.
-    """
+    """A note on a session or one of its fields, plain text."""
 
     id: int
     session: int
@@ -135,28 +78,16 @@ class Note:
     reader: str
     text: str
     time: float
-    reading: int | None = None
+    reading: int | None = None  # recount in which it was written; None outside a recount
 
 
 @dataclass(frozen=True)
 class Link:
-    """Offset of two overlapping fields.
-
-    Attributes
-    ----------
-    first, second
-        Ids of the fields.
-    dx, dy
-        From the upper left corner of the first to that of the second, um.
-    pairs
-        Number of nuclei that coincide.
-    likeness
-        Normalised cross-correlation of their optical density in the overlap, up to 1.
-    """
+    """Offset of two overlapping fields."""
 
     first: int
     second: int
-    dx: float
+    dx: float  # from the upper left corner of the first field to that of the second, um
     dy: float
-    pairs: int
-    likeness: float
+    pairs: int  # number of nuclei that coincide
+    likeness: float  # normalised cross-correlation of their optical density in the overlap, up to 1

@@ -22,15 +22,8 @@ _MAX_COORDINATE = 1e6  # px
 class Polygon:
     """A drawn outline. Where it crosses itself, the even-odd rule applies.
 
-    Attributes
-    ----------
-    points
-        Corners x, y, px of the frame (pixel centres at integers); the last is joined to the first.
-
-    Raises
-    ------
-    KinetError
-        If there are fewer than 3 points, more than 10,000, or invalid coordinates.
+    ``points`` are 3 to 10,000 corners x, y, px of the frame (pixel centres at integers); the last is joined to the
+    first.
     """
 
     points: tuple[tuple[float, float], ...]
@@ -49,13 +42,7 @@ class Polygon:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """A mask of the pixels that count, such as the thresholded tumour map of the network.
-
-    Attributes
-    ----------
-    inside
-        bool [height, width].
-    """
+    """A mask, bool [height, width], of the pixels that count, such as the thresholded tumour map of the network."""
 
     inside: NDArray[np.bool_]
 
@@ -66,13 +53,7 @@ class Mask:
             )
 
     def mask(self, height: int, width: int) -> NDArray[np.bool_]:
-        """Return the mask, bool [height, width].
-
-        Raises
-        ------
-        KinetError
-            If the frame has another size.
-        """
+        """Return the mask, bool [height, width]; KinetError if the frame has another size."""
         if self.inside.shape != (height, width):
             raise KinetError(
                 f"a region mask: expected the field's {width} x {height} px, found {self.inside.shape[1]} x "
@@ -93,13 +74,7 @@ def to_bytes(region: Region) -> tuple[str, bytes]:
 
 
 def from_bytes(kind: str, data: bytes) -> Region:
-    """Return a stored region.
-
-    Raises
-    ------
-    KinetError
-        If it is damaged.
-    """
+    """Return a stored region; KinetError if it is damaged."""
     if kind == "polygon":
         try:
             points = tuple((float(x), float(y)) for x, y in json.loads(data))
@@ -115,17 +90,7 @@ def from_bytes(kind: str, data: bytes) -> Region:
 def contains(
     region: NDArray[np.bool_] | None, width: int, height: int, x: NDArray[np.floating], y: NDArray[np.floating]
 ) -> NDArray[np.bool_]:
-    """Return which points lie in a frame and in its region, bool [n].
-
-    Parameters
-    ----------
-    region
-        bool [height, width]; None: the whole frame.
-    width, height
-        Size of the frame, px.
-    x, y
-        Points, px [n].
-    """
+    """Return which points x, y, px, lie in a frame and in its region, [height, width]; None: the whole frame."""
     inside = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
     if region is not None:
         column = np.clip(np.floor(x + 0.5).astype(np.intp), 0, width - 1)
@@ -135,13 +100,7 @@ def contains(
 
 
 def polygon(points: Sequence[Sequence[float]]) -> Polygon:
-    """Return a polygon from corners as in JSON.
-
-    Raises
-    ------
-    KinetError
-        If the corners are invalid.
-    """
+    """Return a polygon from corners as in JSON."""
     try:
         return Polygon(tuple((float(x), float(y)) for x, y in points))
     except (TypeError, ValueError):

@@ -44,32 +44,16 @@ _AMBIGUOUS = 0.75
 
 @dataclass(frozen=True, eq=False)
 class FieldFeatures:
-    """Features of a field for registration, 40 kB.
-
-    Attributes
-    ----------
-    id
-        Id of the field.
-    width, height
-        Size, um.
-    picture
-        Optical density without its smooth part, int8 [rows, columns].
-    step
-        um/px of the picture.
-    x, y
-        The model's nuclei, um from the upper left corner, float64 [n].
-    stage
-        Stage position x, y, um; None if unknown.
-    """
+    """Features of a field for registration, 40 kB."""
 
     id: int
-    width: float
+    width: float  # um
     height: float
-    picture: NDArray[np.int8]
-    step: float
-    x: NDArray[np.float64]
+    picture: NDArray[np.int8]  # optical density without its smooth part, [rows, columns]
+    step: float  # um/px of the picture
+    x: NDArray[np.float64]  # the model's nuclei, um from the upper left corner
     y: NDArray[np.float64]
-    stage: tuple[float, float] | None = None
+    stage: tuple[float, float] | None = None  # x, y, um; None if unknown
     _spectra: dict[tuple[float, int, int], NDArray[np.complex64]] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
@@ -81,21 +65,7 @@ class FieldFeatures:
         mpp: float,
         stage: tuple[float, float] | None = None,
     ) -> FieldFeatures:
-        """Extract the features of a field.
-
-        Parameters
-        ----------
-        identity
-            Id of the field.
-        pixels
-            RGB, uint8 [height, width, 3].
-        detections
-            The model's nuclei, px.
-        mpp
-            um/px.
-        stage
-            Stage position, um; None if unknown.
-        """
+        """Extract the features of a field, RGB uint8 [height, width, 3], with the model's nuclei, px."""
         height, width = pixels.shape[0] * mpp, pixels.shape[1] * mpp
         step = STEP_UM
         while height * width / step**2 > _MAX_PIXELS:
@@ -139,28 +109,14 @@ class FieldFeatures:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Agreement of two fields at an offset.
+    """Agreement of two fields at an offset."""
 
-    Attributes
-    ----------
-    dx, dy
-        Offset from the first field to the second, um.
-    pairs
-        Pairs of nuclei within :data:`MATCH_UM`.
-    share
-        2 pairs / (nuclei of both in the overlap).
-    evidence
-        Chernoff bound on -log of the probability of as many pairs by chance, nats.
-    likeness
-        Normalised cross-correlation of the pictures in the overlap.
-    """
-
-    dx: float
+    dx: float  # from the first field to the second, um
     dy: float
-    pairs: int
-    share: float
-    evidence: float
-    likeness: float
+    pairs: int  # of nuclei within `MATCH_UM`
+    share: float  # 2 pairs / (nuclei of both in the overlap)
+    evidence: float  # Chernoff bound on -log of the probability of as many pairs by chance, nats
+    likeness: float  # normalised cross-correlation of the pictures in the overlap
 
     @property
     def is_reliable(self) -> bool:
@@ -174,14 +130,9 @@ class Alignment:
 
 
 def join(first: FieldFeatures, second: FieldFeatures) -> Link | None:
-    """Return the link between two fields.
+    """Return the link between two fields; None if they do not overlap, or not reliably.
 
     Peaks of their cross-correlation are candidate offsets; each is refined with the nuclei of both fields and tested.
-
-    Returns
-    -------
-    Link or None
-        None if they do not overlap, or not reliably.
     """
     fits: list[Alignment] = []
     for dx, dy in _candidates(first, second)[0]:
@@ -205,7 +156,7 @@ def _candidates(
 ) -> tuple[list[tuple[float, float]], float]:
     """Return candidate offsets, um, the best first; and the height of the best peak over the noise."""
     step = max(first.step, second.step) * coarser
-    sides = [one.picture.shape if one.step == step else one.at(step).shape for one in (first, second)]
+    sides = [one.at(step).shape for one in (first, second)]
     rows, columns = (cv2.getOptimalDFTSize(a + b) for a, b in zip(*sides, strict=True))
     columns += columns % 2
     product = first.spectrum(step, rows, columns) * np.conj(second.spectrum(step, rows, columns))
@@ -327,13 +278,6 @@ class Registration:
     A new field is compared with the last ones, with those near it by stage position, with those around the position
     that its first links give, and, if there are several places, with the most similar fields of other places, so that a
     path that returns is closed.
-
-    Attributes
-    ----------
-    fields
-        Features by id, in the order of capture.
-    links
-        Links found so far.
     """
 
     RECENT, NEAR, AROUND, ELSEWHERE = 2, 4, 6, 3
@@ -344,18 +288,7 @@ class Registration:
         self.links: list[Link] = []
 
     def add(self, field: FieldFeatures) -> list[Link]:
-        """Link a field with earlier ones.
-
-        Parameters
-        ----------
-        field
-            Features of the new field.
-
-        Returns
-        -------
-        list of Link
-            Links from earlier fields to this one.
-        """
+        """Link a field with earlier ones; return the links from them to this one."""
         found: dict[int, Link] = {}
         tried: set[int] = set()
 
@@ -372,10 +305,7 @@ class Registration:
             # Twice: the first links give a position, and fields around it are the next candidates.
             for _ in range(2):
                 attempt(self._around(field, list(found.values())))
-                if (
-                    not found
-                    or len({one.place for one in lay_out(earlier, self.links, balanced=False).placed.values()}) > 1
-                ):
+                if not found or lay_out(earlier, self.links, balanced=False).places > 1:
                     attempt(self._elsewhere(field, list(found.values()), tried))
         self.fields[field.id] = field
         links = [found[other] for other in sorted(found)]

@@ -42,21 +42,9 @@ _PICTURE_SIDE, _SMALL_PICTURE_SIDE, _MANY_FIELDS = 960, 640, 24
 
 
 def build(store: Store, session: int, *, bands: Bands | None = NET, hot_spot: int = HOT_SPOT) -> str:
-    """Return the report of a session as HTML.
+    """Return the report of a session, by its id, as HTML.
 
-    Parameters
-    ----------
-    store, session
-        Session file, and id of the session in it.
-    bands
-        Grade ranges; None: the report mentions none.
-    hot_spot
-        Hot-spot size in tumour nuclei.
-
-    Raises
-    ------
-    KinetError
-        If the session does not exist, or is damaged.
+    ``bands`` are the grade ranges; with None the report mentions none. ``hot_spot`` is its size in tumour nuclei.
     """
     live = OpenSession(store, session)
     counted = live.count()
@@ -113,13 +101,7 @@ def listing(store: Store) -> list[str]:
 
 
 def choose(store: Store, session: int | None) -> Session:
-    """Return a session by its id, or the only one of a file.
-
-    Raises
-    ------
-    KinetError
-        If it does not exist, or the file contains several and ``session`` is None.
-    """
+    """Return a session by its id, or the only one of a file."""
     if session is not None:
         return store.sessions.get(session)
     known = store.sessions.all()

@@ -122,20 +122,9 @@ def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Fie
 def field(
     field: Field, nuclei: FieldNuclei, in_session: NDArray[np.bool_], pixels: NDArray[np.uint8], side: int, label: str
 ) -> Markup:
-    """Return a drawing of a field with its nuclei, edits and region.
+    """Return a drawing of a field with its nuclei, edits and region; the picture has at most ``side`` px.
 
-    Parameters
-    ----------
-    field, nuclei
-        The field, and its nuclei in one reading.
-    in_session
-        Which nuclei count in the session, bool [n].
-    pixels
-        RGB uint8 [height, width, 3].
-    side
-        Maximum longer side of the picture, px.
-    label
-        Counts by class, for screen readers.
+    ``in_session``: which nuclei count in the session, bool [n]; ``label``: counts by class, for screen readers.
     """
     edited = nuclei.edited
     radius = max(2.0, RING_UM / field.mpp)

@@ -11,11 +11,11 @@ from kinet_trt.core.frame import Frame
 from kinet_trt.live.session.agreement import ReaderAgreement, compare_readings
 from kinet_trt.live.session.edits import EditedNuclei
 from kinet_trt.live.session.layout import Layout, lay_out
-from kinet_trt.live.session.merge import FieldNuclei
+from kinet_trt.live.session.merge import FieldNuclei, merge
 from kinet_trt.live.session.records import Field, Link, Reading, Session
 from kinet_trt.live.session.registration import VERSION, FieldFeatures, Registration
 from kinet_trt.live.session.store import Store
-from kinet_trt.live.session.summary import SessionCount, count_fields
+from kinet_trt.live.session.summary import SessionCount
 from kinet_trt.quality.domain_check import DomainCheck
 
 log = logging.getLogger(__name__)
@@ -24,17 +24,7 @@ log = logging.getLogger(__name__)
 class OpenSession:
     """An open session. Thread-safe.
 
-    Parameters
-    ----------
-    store
-        Its session file.
-    session
-        Its id.
-
-    Raises
-    ------
-    KinetError
-        If the session does not exist.
+    Links that cannot be stored (full disk, read-only file) are kept in memory while the session is open.
 
     Examples
     --------
@@ -58,29 +48,15 @@ class OpenSession:
         """Its record in the store."""
         return self.store.sessions.get(self.id)
 
-    def register(self) -> Layout:
-        """Register new fields, and return the layout of all fields.
-
-        Links that cannot be stored (full disk, read-only file) are kept in memory while the session is open.
-        """
-        return self._register()[1]
-
     def count(self, reading: Reading | None = None, only: Collection[int] | None = None) -> SessionCount:
-        """Count the session.
-
-        Parameters
-        ----------
-        reading
-            The reading; None: the session's first.
-        only
-            Ids of the fields to count; None: all.
-        """
+        """Count the session in a reading (None: its first); ``only``: ids of the fields to count (None: all)."""
         with self._lock:
             fields, layout = self._register()
             fields = [f for f in fields if only is None or f.id in only]
             edited = self.store.edits.nuclei_of(fields, reading or self.store.readings.first(self.id))
-        field_nuclei = [nuclei_of(f, nuclei) for f, nuclei in zip(fields, edited, strict=True)]
-        return count_fields(fields, field_nuclei, layout, self.domain_warnings(fields))
+        field_nuclei = tuple(nuclei_of(f, nuclei) for f, nuclei in zip(fields, edited, strict=True))
+        merged = merge(field_nuclei, layout)
+        return SessionCount(tuple(fields), field_nuclei, layout, merged, self.domain_warnings(fields))
 
     def domain_warnings(self, fields: Sequence[Field]) -> dict[int, str]:
         """Return the warnings of out-of-distribution fields by id; cached, as each field is checked once."""
@@ -110,6 +86,7 @@ class OpenSession:
                 self._load(field, self.store.links.in_session(self.id))
 
     def _register(self) -> tuple[list[Field], Layout]:
+        """Register new fields; return all fields and their layout."""
         with self._lock:
             fields = self.store.fields.in_session(self.id)
             links = self.store.links.in_session(self.id)

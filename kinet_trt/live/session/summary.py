@@ -13,7 +13,7 @@ from kinet_trt.core.hot_spot import HOT_SPOT as HOT_SPOT
 from kinet_trt.core.hot_spot import MAX_CENTRES, Disc, find_disc
 from kinet_trt.core.ki67 import NET, Bands, Ki67, Statement
 from kinet_trt.live.session.layout import Layout
-from kinet_trt.live.session.merge import FieldNuclei, Merged, area_mm2, merge
+from kinet_trt.live.session.merge import FieldNuclei, Merged, area_mm2
 from kinet_trt.live.session.records import Field
 
 GOALS = (500, 2_000)
@@ -22,96 +22,43 @@ GOALS = (500, 2_000)
 
 @dataclass(frozen=True, eq=False)
 class SessionCount:
-    """Count of a session in one reading.
+    """Count of a session in one reading."""
 
-    Attributes
-    ----------
-    fields
-        Fields in the order of capture.
-    field_nuclei
-        Their nuclei, as input of the merge.
-    layout
-        Their positions.
-    merged
-        Nuclei of the session, each once.
-    domain_warnings
-        Warnings of out-of-distribution fields, by id.
-    """
-
-    fields: tuple[Field, ...]
-    field_nuclei: tuple[FieldNuclei, ...]
+    fields: tuple[Field, ...]  # in the order of capture
+    field_nuclei: tuple[FieldNuclei, ...]  # input of the merge
     layout: Layout
     merged: Merged
-    domain_warnings: Mapping[int, str]
+    domain_warnings: Mapping[int, str]  # of out-of-distribution fields, by id
 
 
 @dataclass(frozen=True)
 class SessionHotSpot:
-    """Hot spot of a session: the disc of n tumour nuclei with the highest index.
-
-    Attributes
-    ----------
-    place, x, y
-        Place, and centre in it, um.
-    radius
-        Radius, um.
-    ki67
-        Index of its nuclei; as the highest of many, slightly too high by chance.
-    fields
-        Fields that show its nuclei.
-    """
+    """Hot spot of a session: the disc of n tumour nuclei with the highest index."""
 
     place: int
-    x: float
+    x: float  # centre in its place, um
     y: float
-    radius: float
-    ki67: Ki67
-    fields: tuple[int, ...]
+    radius: float  # um
+    ki67: Ki67  # as the highest of many, slightly too high by chance
+    fields: tuple[int, ...]  # ids of the fields that show its nuclei
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Summary of a session.
+    """Summary of a session."""
 
-    Attributes
-    ----------
-    fields, places
-        Numbers of fields and of places (groups of aligned fields).
-    counts
-        Nuclei by class, each once.
-    ki67
-        Average index, over all nuclei.
-    statement
-        Statement on the grade ranges of average and hot spot.
-    more_nuclei
-        How many more tumour nuclei, at this rate, bring the whole interval of the average into one range; 0: it lies in
-        one; None: counting more is unlikely to help.
-    mean_of_fields
-        Mean of the indices of the fields; None without tumour nuclei.
-    hot_spot
-        None if no place has enough tumour nuclei.
-    area_mm2
-        Counted area, overlaps once.
-    repeats
-        Nuclei that were not counted because another field shows them.
-    corrected
-        Counted nuclei that were added, confirmed or reclassified.
-    cautions
-        Sentences on possible errors of the count.
-    """
-
-    fields: int
-    places: int
-    counts: dict[str, int]
-    ki67: Ki67
-    statement: Statement
-    more_nuclei: int | None
-    mean_of_fields: float | None
-    hot_spot: SessionHotSpot | None
-    area_mm2: float
-    repeats: int
-    corrected: int
-    cautions: tuple[str, ...]
+    fields: int  # number of fields
+    places: int  # number of groups of aligned fields
+    counts: dict[str, int]  # by class, each nucleus once
+    ki67: Ki67  # over all nuclei
+    statement: Statement  # on the grade ranges of average and hot spot
+    more_nuclei: int | None  # tumour nuclei still to count, see `Ki67.more_nuclei`
+    mean_of_fields: float | None  # mean of the indices of the fields; None without tumour nuclei
+    hot_spot: SessionHotSpot | None  # None if no place has enough tumour nuclei
+    area_mm2: float  # overlaps once
+    repeats: int  # not counted because another field shows them
+    corrected: int  # counted nuclei that were added, confirmed or reclassified
+    cautions: tuple[str, ...]  # sentences on possible errors of the count
 
     @property
     def progress(self) -> tuple[float, ...]:
@@ -119,27 +66,10 @@ class Summary:
         return tuple(min(1.0, self.ki67.tumor / goal) for goal in GOALS)
 
 
-def count_fields(
-    fields: Sequence[Field],
-    field_nuclei: Sequence[FieldNuclei],
-    layout: Layout,
-    domain_warnings: Mapping[int, str] | None = None,
-) -> SessionCount:
-    """Count the fields of a session by merging their nuclei."""
-    return SessionCount(tuple(fields), tuple(field_nuclei), layout, merge(field_nuclei, layout), domain_warnings or {})
-
-
 def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands | None = NET) -> Summary:
     """Summarise the count of a session.
 
-    Parameters
-    ----------
-    counted
-        Count of the session.
-    hot_spot
-        Hot-spot size in tumour nuclei.
-    bands
-        Grade ranges; None: no ranges are stated.
+    ``hot_spot`` is its size in tumour nuclei; with ``bands`` None no grade ranges are stated.
     """
     merged = counted.merged
     counts = merged.counts()
@@ -162,22 +92,10 @@ def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands |
 
 
 def find_session_hot_spot(merged: Merged, n: int = HOT_SPOT) -> SessionHotSpot | None:
-    """Find the disc of n tumour nuclei with the highest index.
+    """Find the disc of n tumour nuclei with the highest index; None if no place has n tumour nuclei.
 
     About tumour nuclei (all of them, or up to 800 spread evenly) the n nearest tumour nuclei of the same place are
     taken, the centre included; the highest index wins, and of equal ones the smallest disc.
-
-    Parameters
-    ----------
-    merged
-        Nuclei, each once.
-    n
-        Tumour nuclei of a disc, at least 1.
-
-    Returns
-    -------
-    SessionHotSpot or None
-        None where no place has n tumour nuclei.
     """
     tumor = np.isin(merged.cls, [k for k, name in enumerate(merged.classes) if name in ("positive", "negative")])
     positive = np.array([name == "positive" for name in merged.classes])[merged.cls]

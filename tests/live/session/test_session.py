@@ -119,7 +119,7 @@ def test_two_programs_register_each_others_fields(path, tmp_path):
         for k, field in enumerate(one.fields.in_session(live.id)[:4]):
             told = {"model": field.model, "threshold": field.threshold, "mpp": field.mpp, "mpp_source": "file"}
             (one, two)[k % 2].fields.capture(live.id, Frame(one.fields.pixels(field.id)), field.detections, **told)
-            (first, second)[k % 2].register()
+            (first, second)[k % 2].count()
         assert first.count().layout == second.count().layout
         assert first.count().layout.places == 1
         assert len(first.count().merged) == len(live.count().merged)

@@ -234,9 +234,12 @@ def test_any_edits_and_undos_equal_their_replay(tmp_path_factory, moves):
 def test_edits_keep_their_readers(store):
     session = store.sessions.create("", "A").id
     field = keep(store, session)
+    reading = store.readings.first(session).id
     store.edits.reclassify(field.id, 2, "positive")
-    store.edits.remove(field.id, 3, reader="B")
-    store.edits.undo(session, reader="C")
+    store.readings.rename_reader(reading, "B")
+    store.edits.remove(field.id, 3)
+    store.readings.rename_reader(reading, "C")
+    store.edits.undo(session)
     assert [(one.kind, one.reader, one.nucleus) for one in store.edits.of_field(field.id)] == [
         ("reclassify", "A", 2),
         ("remove", "B", 3),
@@ -253,7 +256,8 @@ def test_redo_appends_an_entry_and_ends_with_a_new_edit(store):
     assert store.edits.redo(session) is None
     assert store.edits.undo(session, field=field.id).nucleus == 1  # not the last one of all
     assert store.edits.redo(session, field=other.id) is None
-    assert store.edits.redo(session, field=field.id, reader="B").nucleus == 1
+    store.readings.rename_reader(store.readings.first(session).id, "B")
+    assert store.edits.redo(session, field=field.id).nucleus == 1
     assert store.edits.nuclei(field.id).removed[1]
     assert [(one.kind, one.reader) for one in store.edits.of_field(field.id)] == [
         ("remove", "A"),
@@ -424,7 +428,7 @@ def test_threads_share_a_store(store):
         try:
             for k in range(6):
                 keep(store, session, some_frame(seed=number * 10 + k))
-                store.edits.add(first.id, k, number, "positive", reader=str(number))
+                store.edits.add(first.id, k, number, "positive")
                 store.fields.in_session(session)
         except BaseException as error:  # whatever it is, the test must hear of it
             errors.append(error)
@@ -628,7 +632,7 @@ from kinet_trt import KinetError
 from kinet_trt.live.session.store import Store
 
 with Store.open(Path(sys.argv[1]), create=False) as store:
-    print(len(store.fields.in_session(1)), store.writable)
+    print(len(store.fields.in_session(1)), store.database.writable)
     store.sessions.export(1, Path(sys.argv[3]))
     add = lambda: store.edits.add(1, 2, 2, "positive")
     for change in (lambda: keep(store, 1), lambda: store.sessions.delete(1), add):

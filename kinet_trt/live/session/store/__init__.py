@@ -51,26 +51,11 @@ class Store:
         """The file."""
         return self.database.path
 
-    @property
-    def writable(self) -> bool:
-        """Whether it was opened for writing."""
-        return self.database.writable
-
     @classmethod
     def open(cls, path: Path, *, create: bool = True) -> Store:
         """Open a session file, or create it.
 
-        Parameters
-        ----------
-        path
-            The file.
-        create
-            Whether to create a missing file. With False, a file that cannot be written is opened for reading.
-
-        Raises
-        ------
-        KinetError
-            If it cannot be opened, is not a session file, or has a newer version.
+        Without ``create``, a missing file is an error, and one that cannot be written is opened for reading.
         """
         path = Path(path)
         try:

@@ -24,17 +24,7 @@ class Database:
     A committed transaction is on disk: the write-ahead log is synced at each commit (``synchronous=FULL``), so neither
     a killed process nor a power cut loses it. A transaction that fails leaves the file as it was.
 
-    Parameters
-    ----------
-    path
-        The file.
-    mode
-        "rwc" creates a missing file; "rw"; "ro&immutable=1" opens a file that cannot be written.
-
-    Raises
-    ------
-    KinetError
-        If it cannot be opened, is not a session file, or has a newer version.
+    ``mode``: "rwc" creates a missing file; "rw"; "ro&immutable=1" opens a file that cannot be written.
     """
 
     def __init__(self, path: Path, mode: str) -> None:
@@ -109,12 +99,7 @@ class Database:
     def checked(self, rows: Sequence[Sequence[Any]], types: str) -> Sequence[Sequence[Any]]:
         """Return rows after checking the type of each value.
 
-        Parameters
-        ----------
-        rows
-            Rows of a query.
-        types
-            One letter per column: "i" integer, "f" finite number, "t" text; a capital letter also accepts NULL.
+        ``types`` has a letter per column: "i" integer, "f" finite number, "t" text; a capital letter also accepts NULL.
         """
         for row in rows:
             for value, kind in zip(row, types, strict=True):
@@ -188,13 +173,7 @@ def inserted_id(cursor: sqlite3.Cursor) -> int:
 
 
 def clean_text(name: str, text: str, max_length: int) -> str:
-    """Return text as typed by a person, with control characters replaced by spaces.
-
-    Raises
-    ------
-    KinetError
-        If it is not text, or too long.
-    """
+    """Return text as typed by a person, up to a length, with control characters replaced by spaces."""
     if not isinstance(text, str) or len(text) > max_length:
         raise KinetError(f"{name}: expected text of up to {max_length:,} characters, found {shown(text)}")
     clean = "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()

@@ -12,10 +12,9 @@ from kinet_trt.live.session.edits import KINDS, Edit, EditedNuclei, Kind, active
 from kinet_trt.live.session.records import Field, Reading
 from kinet_trt.live.session.region import Region
 from kinet_trt.live.session.schema import DELETED
-from kinet_trt.live.session.store.database import Database, clean_text, inserted_id
+from kinet_trt.live.session.store.database import Database, inserted_id
 from kinet_trt.live.session.store.fields import FieldTable, to_stored
 from kinet_trt.live.session.store.readings import ReadingTable
-from kinet_trt.live.session.store.sessions import MAX_NAME_LENGTH
 
 _MAX_COORDINATE = 10_000_000  # px
 
@@ -23,25 +22,15 @@ _MAX_COORDINATE = 10_000_000  # px
 class EditTable:
     """Edits of nuclei and regions, by reading; see :class:`~kinet_trt.live.session.store.Store`.
 
-    In all methods ``reading`` is the id of a reading and defaults to the session's first one; ``reader`` is the name of
-    the person who makes the edit and defaults to the reader of the reading.
+    In all methods ``reading`` is the id of a reading and defaults to the session's first one. An edit keeps the name
+    that the reader of the reading then has.
     """
 
     def __init__(self, database: Database, fields: FieldTable, readings: ReadingTable) -> None:
         self._database, self._fields, self._readings = database, fields, readings
 
-    def add(self, field: int, x: float, y: float, cls: str, *, reader: str = "", reading: int | None = None) -> Edit:
-        """Add a nucleus.
-
-        Parameters
-        ----------
-        field
-            Its field.
-        x, y
-            Its centre, px of the frame.
-        cls
-            Its class, by name.
-        """
+    def add(self, field: int, x: float, y: float, cls: str, *, reading: int | None = None) -> Edit:
+        """Add a nucleus at x, y, px of the frame, with a class by name."""
         with self._database.write():
             known = self._fields.get(field)
             if not (-0.5 <= x < known.width - 0.5 and -0.5 <= y < known.height - 0.5):
@@ -51,67 +40,44 @@ class EditTable:
             of_reading = self._readings.of_field(known, reading)
             earlier = self.of_field(field, of_reading.id)
             number = len(_start(known, of_reading)) + sum(one.kind == "add" for one in earlier)
-            return self._append(known, of_reading, "add", number, reader, x=float(x), y=float(y), cls=cls)
+            return self._append(known, of_reading, "add", number, x=float(x), y=float(y), cls=cls)
 
-    def remove(self, field: int, nucleus: int, *, reader: str = "", reading: int | None = None) -> Edit:
+    def remove(self, field: int, nucleus: int, *, reading: int | None = None) -> Edit:
         """Remove a nucleus by its number in the field; the model's result stays in the file."""
-        return self._change("remove", field, nucleus, reader, reading)
+        return self._change("remove", field, nucleus, reading)
 
-    def reclassify(self, field: int, nucleus: int, cls: str, *, reader: str = "", reading: int | None = None) -> Edit:
+    def reclassify(self, field: int, nucleus: int, cls: str, *, reading: int | None = None) -> Edit:
         """Change the class of a nucleus; giving it the class that it has confirms it."""
-        return self._change("reclassify", field, nucleus, reader, reading, cls)
+        return self._change("reclassify", field, nucleus, reading, cls)
 
-    def set_region(self, field: int, region: Region | None, *, reader: str = "") -> Edit:
+    def set_region(self, field: int, region: Region | None) -> Edit:
         """Limit the count of a field to a region; None: the whole field counts. :meth:`undo` reverts it."""
         with self._database.write() as db:
             known = self._fields.get(field)
             before, after = self._fields.stored_region(field), to_stored(region, known.height, known.width)
-            made = self._append(known, self._readings.of_field(known), "region", -1, reader)
+            made = self._append(known, self._readings.of_field(known), "region", -1)
             db.execute("INSERT INTO region_changes VALUES (?, ?, ?, ?, ?)", (made.id, *before, *after))
             self._fields.put_region(field, after)
         return made
 
-    def undo(
-        self, session: int, *, field: int | None = None, reader: str = "", reading: int | None = None
-    ) -> Edit | None:
-        """Undo the last active edit; each call goes one edit further back.
-
-        Parameters
-        ----------
-        session
-            The session.
-        field
-            Only edits of this field; None: of all fields.
-
-        Returns
-        -------
-        Edit or None
-            The edit that was undone; None if there is none.
-        """
+    def undo(self, session: int, *, field: int | None = None, reading: int | None = None) -> Edit | None:
+        """Undo the last active edit of a session or a field, and return it; each call goes one edit further back."""
         with self._database.write():
             candidates = active(self._of_reading(session, field, reading))
             if not candidates:
                 return None
-            self._reverse(candidates[-1], candidates[-1].id, "undo", reader)
+            self._reverse(candidates[-1], candidates[-1].id, "undo")
             return candidates[-1]
 
-    def redo(
-        self, session: int, *, field: int | None = None, reader: str = "", reading: int | None = None
-    ) -> Edit | None:
-        """Redo the edit that was undone last; possible until a new edit is made. Parameters as of :meth:`undo`.
-
-        Returns
-        -------
-        Edit or None
-            The edit that is active again; None if there is none.
-        """
+    def redo(self, session: int, *, field: int | None = None, reading: int | None = None) -> Edit | None:
+        """Redo the edit that was undone last, and return it; possible until a new edit is made."""
         with self._database.write():
             edits = self._of_reading(session, field, reading)
             undo = redoable(edits)
             undone = next((one for one in edits if undo is not None and one.id == undo.undoes), None)
             if undo is None or undone is None:
                 return None
-            self._reverse(undone, undo.id, "redo", reader)
+            self._reverse(undone, undo.id, "redo")
             return undone
 
     def of_field(self, field: int, reading: int | None = None) -> list[Edit]:
@@ -171,7 +137,6 @@ class EditTable:
         kind: Literal["remove", "reclassify"],
         field: int,
         nucleus: int,
-        reader: str,
         reading: int | None,
         cls: str | None = None,
     ) -> Edit:
@@ -182,12 +147,12 @@ class EditTable:
             nuclei = self.nuclei(field, of_reading.id)
             if not 0 <= nucleus < len(nuclei) or nuclei.removed[nucleus]:
                 raise KinetError(f"field {known.number} has no nucleus {nucleus}: it may have been removed meanwhile")
-            return self._append(known, of_reading, kind, nucleus, reader, cls=cls)
+            return self._append(known, of_reading, kind, nucleus, cls=cls)
 
-    def _reverse(self, edit: Edit, cancels: int, kind: Literal["undo", "redo"], reader: str) -> None:
+    def _reverse(self, edit: Edit, cancels: int, kind: Literal["undo", "redo"]) -> None:
         """Append an undo or a redo of an edit, and change the region back where the edit is about one."""
         field = self._fields.get(edit.field)
-        self._append(field, self._readings.of_field(field, edit.reading), kind, edit.nucleus, reader, undoes=cancels)
+        self._append(field, self._readings.of_field(field, edit.reading), kind, edit.nucleus, undoes=cancels)
         if edit.kind == "region":
             which = "before_kind, before" if kind == "undo" else "after_kind, after"
             query = f"SELECT {which} FROM region_changes WHERE correction = ?"  # noqa: S608
@@ -203,7 +168,6 @@ class EditTable:
         reading: Reading,
         kind: Kind,
         nucleus: int,
-        reader: str,
         *,
         x: float | None = None,
         y: float | None = None,
@@ -212,8 +176,7 @@ class EditTable:
     ) -> Edit:
         if cls is not None:
             class_index(cls, field.detections.classes)
-        who = clean_text("reader", reader, MAX_NAME_LENGTH) or reading.reader
-        values = (field.id, reading.id, kind, int(nucleus), x, y, cls, undoes, who, time.time())
+        values = (field.id, reading.id, kind, int(nucleus), x, y, cls, undoes, reading.reader, time.time())
         with self._database.write() as db:
             cursor = db.execute(
                 "INSERT INTO corrections (field, reading, kind, nucleus, x, y, cls, undoes, reader, time) "

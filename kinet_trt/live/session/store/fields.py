@@ -58,29 +58,10 @@ class FieldTable:
         automatic: bool = False,
         region: Region | None = None,
     ) -> Field:
-        """Store a field.
+        """Store a field: pixels, time and stage position of a frame, and the model's nuclei, px of the frame.
 
-        Parameters
-        ----------
-        session
-            Its session.
-        frame
-            Its pixels, time and stage position.
-        detections
-            The model's nuclei, px of the frame.
-        model, threshold
-            Model and threshold of the count.
-        mpp, mpp_source
-            um/px of the count, and how it is known: a key of :data:`~kinet_trt.io.pixel_size.HOW_KNOWN`.
-        automatic
-            Whether it was captured because the stage stopped.
-        region
-            Region that counts; None: the whole field.
-
-        Raises
-        ------
-        KinetError
-            If it could not be stored; the file then contains nothing of it.
+        ``mpp_source`` is a key of :data:`~kinet_trt.io.pixel_size.HOW_KNOWN`; ``automatic``: captured because the stage
+        stopped. If it could not be stored, the file contains nothing of it.
         """
         check_mpp(mpp)
         if mpp_source not in HOW_KNOWN:
@@ -162,13 +143,7 @@ class FieldTable:
             self._mark_deleted(db, self.get(field).id, True)
 
     def restore(self, field: int) -> Field:
-        """Restore a deleted field with its nuclei, edits and notes.
-
-        Raises
-        ------
-        KinetError
-            If it was not deleted, or its session was closed since.
-        """
+        """Restore a deleted field with its nuclei, edits and notes, until its session is closed."""
         with self._database.write() as db:
             if db.execute(f"SELECT 1 WHERE ? IN {DELETED}", (field,)).fetchone() is None:
                 raise KinetError(f"{self._database.path}: there is no deleted field {field}: its session was closed")

@@ -24,19 +24,7 @@ class NoteTable:
     def add(
         self, session: int, text: str, *, reader: str = "", field: int | None = None, reading: int | None = None
     ) -> Note:
-        """Add a note.
-
-        Parameters
-        ----------
-        session, text
-            Its session and text.
-        reader
-            Name of its writer.
-        field
-            The field that it is about; None: the session.
-        reading
-            The recount in which it is written; None: outside a recount.
-        """
+        """Add a note to a session or one of its fields, perhaps within a recount, by its id."""
         text, reader = clean_text("note", text, MAX_NOTE_LENGTH), clean_text("reader", reader, MAX_NAME_LENGTH)
         now = time.time()
         with self._database.write() as db:

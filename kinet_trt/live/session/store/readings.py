@@ -22,14 +22,7 @@ class ReadingTable:
     def start_recount(self, session: int, reader: str, start: Literal["model", "nothing"] = "nothing") -> Reading:
         """Start a second reader's blind recount.
 
-        Parameters
-        ----------
-        session
-            The session.
-        reader
-            Name of the second reader.
-        start
-            Nuclei that each field starts with: none, or the model's; never those of the first reading.
+        Each field starts with no nuclei, or with the model's; never with those of the first reading.
         """
         reader = clean_text("reader", reader, MAX_NAME_LENGTH)
         if start not in ("model", "nothing"):

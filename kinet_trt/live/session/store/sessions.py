@@ -27,15 +27,7 @@ class SessionTable:
         self._database = database
 
     def create(self, title: str = "", reader: str = "") -> Session:
-        """Create a session and its first reading.
-
-        Parameters
-        ----------
-        title
-            Title of its report.
-        reader
-            Name of the person who counts.
-        """
+        """Create a session and its first reading, by the person who counts."""
         title, reader = clean_text("title", title, MAX_NAME_LENGTH), clean_text("reader", reader, MAX_NAME_LENGTH)
         now = time.time()
         with self._database.write() as db:
@@ -93,13 +85,7 @@ class SessionTable:
             log.warning("the session is deleted, but its space on disk was not freed: %s", error)
 
     def export(self, session: int, path: Path) -> None:
-        """Write one session to a new session file, without its deleted fields; atomic.
-
-        Raises
-        ------
-        KinetError
-            If the file exists, or cannot be written.
-        """
+        """Write one session to a new session file, without its deleted fields; atomic."""
         self.get(session)
         if os.path.lexists(path):
             raise KinetError(f"{path}: exists already: choose another name")
