@@ -347,13 +347,13 @@ def _render(
 
     drift = np.exp(0.14 * noise(seed, 8, xs, ys, 1500, 500)) * np.float32(slide.counterstain)
     light = transmit(haem * drift, dab * np.float32(slide.dab), slide.hue_shift)
-    light = cv2.GaussianBlur(light, (2 * pad + 1, 2 * pad + 1), sigma)[pad:-pad, pad:-pad]
+    blurred = cv2.GaussianBlur(light, (2 * pad + 1, 2 * pad + 1), sigma)[pad:-pad, pad:-pad]
 
     # Sensor noise, partly common to the channels: overlapping sums of the four 16-bit parts of a hash.
     bits = hash_bits(seed, 9, px[None, pad:-pad], py[pad:-pad, None])
     piece = [((bits >> np.uint64(16 * k)) & np.uint64(0xFFFF)).astype(np.float32) / np.float32(65536) for k in range(4)]
     sensor = np.stack([piece[0] + piece[1] + piece[k] for k in (2, 3)] + [piece[0] + piece[2] + piece[3]], axis=-1)
-    value = light * np.array(_WHITE, np.float32) + (sensor - np.float32(1.5)) * np.float32(3.0)
+    value = blurred * np.array(_WHITE, np.float32) + (sensor - np.float32(1.5)) * np.float32(3.0)
     pixels: NDArray[np.uint8] = np.clip(np.round(value), 0, 255).astype(np.uint8)
     return pixels
 

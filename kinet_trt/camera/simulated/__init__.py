@@ -16,11 +16,11 @@ from kinet_trt.camera.simulated.options import Fault as Fault
 from kinet_trt.camera.simulated.options import Kind
 from kinet_trt.camera.simulated.options import Options as Options
 from kinet_trt.camera.simulated.stage import Place, Point, Route, snake
-from kinet_trt.camera.simulated.tiles import Box, DrawnSlide
+from kinet_trt.camera.simulated.tiles import DrawnSlide
 from kinet_trt.camera.source import CameraError, NoFrameError, Properties, SourceFrame
 from kinet_trt.core.frame import Frame
 from kinet_trt.core.geometry import rescale
-from kinet_trt.simulation.simulate import SimulatedSlide, Truth, find_tissue
+from kinet_trt.simulation.simulate import Box, SimulatedSlide, Truth, find_tissue
 
 _AHEAD, _AHEAD_STEP = 4.0, 0.2  # s: how far ahead of the stage the slide is drawn, and in which steps
 _DRIFT_PERIOD = 20.0  # s

@@ -73,9 +73,9 @@ class Loop:
         self._set_after = -1  # sequence number of the last frame before um/px was set
         self._last_result: float | None = None  # time of the last result
         self._counting_time = 0.0  # of the last count, s
-        self._counter, self._source_mpp, self._checks = counter, source_mpp, tuple(checks)
+        self.counter, self._source_mpp, self._checks = counter, source_mpp, tuple(checks)
         self._entered: tuple[float, MppSource] | None = None if mpp is None else (mpp, "option")
-        self._flat_field: FlatField | None = None
+        self.flat_field: FlatField | None = None
         self._blanks: list[Frame] | None = None  # frames of a blank field, while a caller waits for them
         self._blanks_wanted = 0
         self._phase: Phase = "counting"
@@ -111,12 +111,6 @@ class Loop:
         return viewer
 
     @property
-    def counter(self) -> NucleusCounter:
-        """The counter: model and threshold."""
-        with self._lock:
-            return self._counter
-
-    @property
     def status(self) -> Status:
         """State of the loop."""
         now, camera = time.monotonic(), self.grabber.state
@@ -140,7 +134,7 @@ class Loop:
     def scale(self) -> tuple[float, MppSource]:
         """um/px of the next frame, and how it is known."""
         with self._lock:
-            entered, card, current = self._entered, self._counter.engine.card, self.grabber.state.mpp
+            entered, card, current = self._entered, self.counter.engine.card, self.grabber.state.mpp
         return _how_known(current, entered, self._source_mpp) or (card.mpp, "model")
 
     def is_outdated(self, result: FrameResult) -> bool:
@@ -163,7 +157,7 @@ class Loop:
     def set_threshold(self, threshold: Threshold) -> None:
         """Change the threshold from the next frame on; KinetError if the model is fused and the threshold relative."""
         with self._lock:
-            self._counter = self._counter.with_threshold(threshold)
+            self.counter = self.counter.with_threshold(threshold)
 
     def set_mpp(self, mpp: float | None, source: MppSource = "option") -> None:
         """Set um/px, from 0.01 to 100, from the next frame of the camera on; None restores the camera's value."""
@@ -176,13 +170,7 @@ class Loop:
     def set_flat_field(self, flat_field: FlatField | None) -> None:
         """Set the flat-field correction from the next frame on; None: no correction."""
         with self._lock:
-            self._flat_field = flat_field
-
-    @property
-    def has_flat_field(self) -> bool:
-        """Whether frames are corrected."""
-        with self._lock:
-            return self._flat_field is not None
+            self.flat_field = flat_field
 
     def take_flat_field(self, frames: int = 10, timeout: float = 20.0) -> FlatField:
         """Set the flat-field correction from the next frames, which must show a blank field; timeout in s.
@@ -239,7 +227,7 @@ class Loop:
     def _process(self, raw: Frame, sequence: int) -> FrameResult:
         captured = time.time() if raw.time is None else raw.time
         with self._lock:
-            counter, flat_field, entered, phase = self._counter, self._flat_field, self._entered, self._phase
+            counter, flat_field, entered, phase = self.counter, self.flat_field, self._entered, self._phase
             if self._blanks is not None and len(self._blanks) < self._blanks_wanted:
                 self._blanks.append(raw)
                 self._lock.notify_all()

@@ -18,6 +18,8 @@ from kinet_trt.live.session.pairing import pair
 from kinet_trt.live.session.region import contains
 from kinet_trt.live.session.registration import MATCH_UM
 
+_COLUMNS = ("place", "x", "y", "cls", "field", "nucleus", "seen", "corrected")  # of `Merged`
+_MERGED = np.dtype(list(zip(_COLUMNS, ("i4", "f8", "f8", "u1", "i8", "i8", "i4", "?"), strict=True)))
 _MIN_STEP_UM, _MAX_PIXELS = 0.5, 1 << 22  # of the canvas on which areas are added
 
 
@@ -76,23 +78,16 @@ def merge(fields: Sequence[FieldNuclei], layout: Layout, radius: float = MATCH_U
     another field counts. Edits take precedence: the last edit of any sighting decides.
     """
     classes = tuple(dict.fromkeys([*CLASSES, *(name for field in fields for name in field.edited.classes)]))
-    gathered = [_gather(group, layout, radius, classes) for group in _by_place(fields, layout)]
-    parts = [
-        _decide(group, seen, layout, radius) for group, seen in zip(_by_place(fields, layout), gathered, strict=True)
-    ]
-    counted = {field.id: np.zeros(len(field.edited), np.bool_) for field in fields}
-    total = 0
+    groups = _by_place(fields, layout)
+    parts = [_decide(group, _gather(group, layout, radius, classes), layout, radius) for group in groups]
+    merged = np.concatenate([np.empty(0, _MERGED), *parts])
+    counted = {}
     for field in fields:
-        total += int((field.inside() & ~field.edited.removed).sum())
-    columns = [np.concatenate([part[k] for part in parts]) if parts else np.empty(0) for k in range(8)]
-    place, x, y, cls, owner, nucleus, seen_in, corrected = columns
-    for name, number in zip(owner.astype(np.int64), nucleus.astype(np.int64), strict=True):
-        counted[int(name)][number] = True
-    return Merged(
-        *(place.astype(np.int32), x.astype(np.float64), y.astype(np.float64), cls.astype(np.uint8)),
-        *(owner.astype(np.int64), nucleus.astype(np.int64), seen_in.astype(np.int32), corrected.astype(np.bool_)),
-        *(classes, counted, max(0, total - len(x))),
-    )
+        counted[field.id] = np.zeros(len(field.edited), np.bool_)
+        counted[field.id][merged["nucleus"][merged["field"] == field.id]] = True
+    total = sum(int((field.inside() & ~field.edited.removed).sum()) for field in fields)
+    columns: dict[str, Any] = {name: np.ascontiguousarray(merged[name]) for name in _COLUMNS}
+    return Merged(**columns, classes=classes, counted=counted, repeats=max(0, total - len(merged)))
 
 
 def _by_place(fields: Sequence[FieldNuclei], layout: Layout) -> list[list[FieldNuclei]]:
@@ -158,10 +153,8 @@ def _gather(fields: Sequence[FieldNuclei], layout: Layout, radius: float, classe
     return _Sightings(owner, number, group, cls, inside, removed, touched, sum_x / seen, sum_y / seen)
 
 
-def _decide(
-    fields: Sequence[FieldNuclei], seen: _Sightings, layout: Layout, radius: float
-) -> list[NDArray[np.float64]]:
-    """Return the columns place, x, y, class, field, number, sightings and corrected of the nuclei that count."""
+def _decide(fields: Sequence[FieldNuclei], seen: _Sightings, layout: Layout, radius: float) -> NDArray[np.void]:
+    """Return the nuclei of a place that count, `_MERGED` [n]."""
     n = len(seen.x)
     # For each nucleus the field that shows it furthest from the edge.
     depth, judge = np.full(n, -np.inf), np.full(n, -1, np.intp)
@@ -186,18 +179,15 @@ def _decide(
     chosen = last[(rank[last] >= 0) & ~seen.removed[last]]
     group = seen.group[chosen]
     times = np.bincount(seen.group[~seen.removed], minlength=n)
-    ids = np.array([field.id for field in fields], np.float64)
-    place = layout.placed[fields[0].id].place
-    return [
-        np.full(len(chosen), place, np.float64),
-        seen.x[group],
-        seen.y[group],
-        seen.cls[chosen].astype(np.float64),
-        ids[seen.owner[chosen]],
-        seen.number[chosen].astype(np.float64),
-        np.maximum(times[group], 1).astype(np.float64),
-        (seen.touched[chosen] >= 0).astype(np.float64),
-    ]
+    merged = np.empty(len(chosen), _MERGED)
+    merged["place"] = layout.placed[fields[0].id].place
+    merged["x"], merged["y"] = seen.x[group], seen.y[group]
+    merged["cls"] = seen.cls[chosen]
+    merged["field"] = np.array([field.id for field in fields])[seen.owner[chosen]]
+    merged["nucleus"] = seen.number[chosen]
+    merged["seen"] = np.maximum(times[group], 1)
+    merged["corrected"] = seen.touched[chosen] >= 0
+    return merged
 
 
 def _places(field: FieldNuclei, layout: Layout) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -44,7 +44,8 @@ _PICTURE_SIDE, _SMALL_PICTURE_SIDE, _MANY_FIELDS = 960, 640, 24
 def build(store: Store, session: int, *, bands: Bands | None = NET, hot_spot: int = HOT_SPOT) -> str:
     """Return the report of a session, by its id, as HTML.
 
-    ``bands`` are the grade ranges; with None the report mentions none. ``hot_spot`` is its size in tumour nuclei.
+    ``bands`` are the grade ranges; with None the report mentions none. ``hot_spot`` is the number of tumour nuclei in a
+    hot spot.
     """
     live = OpenSession(store, session)
     counted = live.count()

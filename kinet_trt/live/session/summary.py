@@ -69,7 +69,7 @@ class Summary:
 def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands | None = NET) -> Summary:
     """Summarise the count of a session.
 
-    ``hot_spot`` is its size in tumour nuclei; with ``bands`` None no grade ranges are stated.
+    ``hot_spot`` is the number of tumour nuclei in a hot spot; with ``bands`` None no grade ranges are stated.
     """
     merged = counted.merged
     counts = merged.counts()

@@ -47,44 +47,25 @@ _MAX_MESSAGE = 1 << 16  # bytes of a WebSocket message from a page
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the live page.
+    """Options of the live page; see also `Controller`."""
 
-    Attributes
-    ----------
-    store
-        Session file; None: ``sessions.kinet`` in the user's data folder.
-    host, port
-        Address to listen on. Port 0: any free port; None: 8765, or any free port if that is taken.
-    mpp
-        Pixel size entered by hand, um/px; None: the camera's.
-    title, reader, bands, hot_spot, auto
-        See `Controller`.
-    browser
-        Whether to open the page in the user's browser.
-    limits
-        Timeouts between page and server.
-    """
-
-    store: Path | None = None
+    store: Path | None = None  # session file; None: sessions.kinet in the user's data folder
     host: str = "127.0.0.1"
-    port: int | None = None
-    mpp: float | None = None
+    port: int | None = None  # 0: any free port; None: 8765, or any free port if that is taken
+    mpp: float | None = None  # um/px entered by hand; None: the camera's
     title: str = ""
     reader: str = ""
     bands: Bands | None = NET
     hot_spot: int = HOT_SPOT
     auto: bool = False
-    browser: bool = True
+    browser: bool = True  # open the page in the user's browser
     limits: Limits = field(default_factory=Limits)
 
 
 def run(source: FrameSource, counter: NucleusCounter, options: Options, tell: Callable[[str], None]) -> int:
     """Serve the page until SIGINT or SIGTERM; return the exit status.
 
-    Raises
-    ------
-    KinetError
-        If the session file cannot be used, another process has it open, or the address is taken.
+    KinetError if the session file cannot be used, another process has it open, or the address is taken.
     """
     stop = threading.Event()
     checks = (DomainCheck(counter.engine.card.mpp),)
@@ -106,25 +87,13 @@ def run(source: FrameSource, counter: NucleusCounter, options: Options, tell: Ca
 
 @dataclass(frozen=True)
 class LivePage:
-    """A running live page.
+    """A running live page."""
 
-    Attributes
-    ----------
-    url
-        URL, including the token if there is one.
-    port, token
-        Port; access token, empty on the loopback interface.
-    controller
-        Controller of the page.
-    alive
-        Returns whether the server is running.
-    """
-
-    url: str
+    url: str  # with the token if there is one
     port: int
-    token: str
+    token: str  # empty on the loopback interface
     controller: Controller
-    alive: Callable[[], bool]
+    alive: Callable[[], bool]  # returns whether the server is running
 
 
 @contextlib.contextmanager

@@ -35,22 +35,13 @@ _SAFE_METHODS = ("GET", "HEAD")
 
 @dataclass(frozen=True)
 class Access:
-    """Access rules.
+    """Access rules: ``hosts`` or a ``token`` is required."""
 
-    Attributes
-    ----------
-    hosts
-        Accepted Host headers with port, like ``127.0.0.1:8765``. None: any, which requires a token: browsers do not
-        send the cookie to another name that resolves to this machine.
-    token
-        Access token; None: no token required.
-    cookie
-        Name of the cookie that holds the token. It contains the port, because cookies are shared between ports.
-    """
-
+    # Accepted Host headers with port, like 127.0.0.1:8765. None: any, which requires a token: browsers do not send the
+    # cookie to another name that resolves to this machine.
     hosts: frozenset[str] | None
     token: str | None
-    cookie: str = "kinet_trt"
+    cookie: str = "kinet_trt"  # its name contains the port, because cookies are shared between ports
 
     def __post_init__(self) -> None:
         if self.hosts is None and not self.token:
@@ -71,13 +62,6 @@ class Guard:
     """Middleware that enforces `Access` and adds security headers to every response.
 
     Starlette's TrustedHostMiddleware ignores ports, so hosts are checked here.
-
-    Parameters
-    ----------
-    app
-        Guarded application.
-    access
-        Access rules.
     """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:

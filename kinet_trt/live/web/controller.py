@@ -40,28 +40,10 @@ _POLL = 0.25  # s
 class Controller:
     """A microscope with its open session. Thread-safe; use it as a context manager.
 
-    Parameters
-    ----------
-    loop
-        Counting loop. The caller enters it after the controller and closes it before.
-    store
-        Session file; the caller closes it. Resumes a session that was open when an earlier process was killed, else
-        starts a new one. An empty session is removed when it is left.
-    title, reader
-        Title and reader of a new session.
-    bands
-        Grade ranges; None: none.
-    hot_spot
-        Hot-spot size in tumour nuclei.
-    auto
-        Capture automatically when the stage stops.
-    max_age
-        See `DisplayedFrames`.
-
-    Attributes
-    ----------
-    frames
-        Displayed frames, which can be captured.
+    The caller enters ``loop`` after the controller and closes it before, and closes ``store``. A session that was open
+    when an earlier process was killed is resumed, else a new one starts, with ``title`` and ``reader``. An empty
+    session is removed when it is left. ``auto`` captures a field whenever the stage stops; ``hot_spot`` is the
+    size of the hot spot in tumour nuclei; ``max_age`` is that of `DisplayedFrames`, which ``frames`` holds.
     """
 
     def __init__(
@@ -84,8 +66,9 @@ class Controller:
         self._closed = False
         self._listeners: tuple[Callable[[], object], ...] = ()
         self._captured: dict[int, Field] = {}  # of this session, by sequence number of the frame
-        self._auto, self._rests, self._auto_error = auto, 0, ""
-        self._region: Polygon | None = None
+        self.auto, self._rests = auto, 0
+        self.auto_error = ""  # of the last automatic capture; empty if it succeeded
+        self.region: Polygon | None = None  # of interest, for the next captured fields; None: the whole field
         interrupted = [session for session in store.sessions.all() if session.closed is None]
         session = interrupted[-1] if interrupted else store.sessions.create(title, reader)
         resumed = bool(interrupted and store.fields.in_session(session.id))
@@ -152,63 +135,26 @@ class Controller:
         """Whether a recount is in progress, which is blind to the nuclei of the model and of the first reader."""
         return self._recount is not None
 
-    @property
-    def auto_error(self) -> str:
-        """Error of the last automatic capture; empty if it succeeded."""
-        with self._lock:
-            return self._auto_error
-
-    @property
-    def auto(self) -> bool:
-        """Whether a field is captured automatically when the stage stops."""
-        with self._lock:
-            return self._auto
-
-    @property
-    def region(self) -> Polygon | None:
-        """Region of interest for the next captured fields; None: the whole field."""
-        with self._lock:
-            return self._region
-
     # --- live view ---------------------------------------------------------------------------------------------------
 
     def set_auto(self, on: bool) -> None:
         """Capture automatically from the next stop of the stage on, or no longer."""
         latest = self.frames.latest
         with self._lock:
-            self._auto, self._rests, self._auto_error = on, latest.rests if latest else 0, ""
+            self.auto, self._rests, self.auto_error = on, latest.rests if latest else 0, ""
         self.notify()
 
     def set_region(self, region: Polygon | None) -> None:
         """Set the region of interest for the next captured fields."""
-        with self._lock:
-            self._region = region
+        self.region = region
         self.notify()
 
     def capture(self, sequence: int, *, anyway: bool = False, automatic: bool = False) -> Field:
-        """Capture a displayed frame; it is on disk when this returns.
+        """Capture a displayed frame by its sequence number; it is on disk when this returns, or nothing of it is.
 
-        Parameters
-        ----------
-        sequence
-            `FrameResult.sequence` of the displayed frame.
-        anyway
-            Capture even if blurred or moving, with a note.
-        automatic
-            Whether the stopped stage triggered the capture.
-
-        Returns
-        -------
-        Field
-            The captured field; the existing one if the frame was captured before.
-
-        Raises
-        ------
-        RefusedError
-            If the frame is no longer available, too old, not counted, counted before the pixel size changed, empty,
-            blurred or moving, or during a recount.
-        KinetError
-            If it could not be saved; nothing of it is on disk.
+        ``anyway`` captures it even if blurred or moving, with a note. A frame that was captured before returns its
+        field. RefusedError if the frame is no longer available, too old, not counted, counted before the pixel size
+        changed, empty, blurred or moving, or during a recount.
         """
         with self._changing:
             self._require_no_recount("capturing fields")
@@ -371,7 +317,7 @@ class Controller:
 
     def _enter(self, session: Session) -> None:
         self._open, self._recount = OpenSession(self.store, session.id), None
-        self._captured, self._region = {}, None
+        self._captured, self.region = {}, None
         self._changed(at_once=True)
 
     def _leave(self) -> None:
@@ -405,7 +351,7 @@ class Controller:
                 continue
             self.frames.latest = seen
             with self._lock:
-                if not (self._auto and seen.rests > self._rests and seen.can_capture and self._recount is None):
+                if not (self.auto and seen.rests > self._rests and seen.can_capture and self._recount is None):
                     continue
                 self._rests = seen.rests
             self.frames.show(seen)
@@ -415,6 +361,5 @@ class Controller:
             except KinetError as reason:
                 log.warning("a field could not be captured automatically: %s", reason)
                 error = str(reason)
-            with self._lock:
-                self._auto_error = error
+            self.auto_error = error
             self.notify()

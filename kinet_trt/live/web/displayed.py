@@ -23,31 +23,20 @@ class RefusedError(KinetError):
 class DisplayedFrames:
     """Frames of a loop on the screens of pages. Thread-safe.
 
-    Parameters
-    ----------
-    loop
-        Counting loop.
-    max_age
-        s after which a frame is too old to be captured, or three times the interval between the last two frames if that
-        is longer. Does not apply to a held frame or to the last frame of a recording.
+    ``max_age``: s after which a frame is too old to be captured, or three times the interval between the last two
+    frames if that is longer. It does not apply to a held frame or to the last frame of a recording.
     """
 
     def __init__(self, loop: Loop, max_age: float = MAX_AGE) -> None:
         self._loop, self._max_age, self._interval = loop, max_age, 0.0
         self._lock = threading.Lock()
         self._shown: OrderedDict[int, FrameResult] = OrderedDict()
-        self._held: FrameResult | None = None
+        self.held: FrameResult | None = None  # frame that every page shows while paused; None if not paused
         self._latest: FrameResult | None = None
 
     @property
-    def held(self) -> FrameResult | None:
-        """Frame that every page shows while paused; None if not paused."""
-        with self._lock:
-            return self._held
-
-    @property
     def latest(self) -> FrameResult | None:
-        """FrameGrabber frame of the loop."""
+        """Latest frame of the loop."""
         with self._lock:
             return self._latest
 
@@ -73,37 +62,28 @@ class DisplayedFrames:
     def pause(self, sequence: int | None = None) -> None:
         """Stop counting and hold a frame, which can be captured as long as it is held.
 
-        Parameters
-        ----------
-        sequence
-            `FrameResult.sequence` of the displayed frame; holds the last counted frame if None or no longer available.
+        That is the displayed frame with this sequence number, or the last counted one if it is no longer available.
         """
         with self._lock:
             shown = None if sequence is None else self._shown.get(sequence)
             frames = (self._latest, *self._shown.values())
             counted = [frame for frame in frames if frame and frame.detections is not None]
-            self._held = self._held or shown or (counted[-1] if counted else None)
+            self.held = self.held or shown or (counted[-1] if counted else None)
         self._loop.pause()
         if self._loop.status.phase != "paused":
             with self._lock:
-                self._held = None
+                self.held = None
 
     def resume(self) -> None:
         """Resume counting, also after a failure, and release the held frame."""
         self._loop.resume()
         with self._lock:
-            self._held = None
+            self.held = None
 
     def find(self, sequence: int) -> FrameResult:
-        """Return a displayed frame that is recent and counted at the current pixel size.
-
-        Raises
-        ------
-        RefusedError
-            If it is no longer available, too old, or was counted before the pixel size changed.
-        """
+        """Return a displayed frame that is recent and counted at the current pixel size."""
         with self._lock:
-            held = self._held
+            held = self.held
             seen = held if held and held.sequence == sequence else self._shown.get(sequence)
         if seen is None:
             raise RefusedError("that frame is no longer available: capture the one shown now")

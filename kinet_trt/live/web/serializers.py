@@ -81,7 +81,7 @@ def state(controller: Controller, presets: tuple[Preset, ...]) -> Json:
         "threshold": str(counter.threshold),
         "fused": engine.detects,
         "auto": controller.auto,
-        "blank": loop.has_flat_field,
+        "blank": loop.flat_field is not None,
         "live_region": None if region is None or controller.blind else [list(point) for point in region.points],
         "presets": [asdict(preset) for preset in presets],
         "joining": view.joining,

@@ -37,36 +37,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """Timeouts between page and server, s.
+    """Timeouts between page and server, s."""
 
-    Attributes
-    ----------
-    silence
-        Without a message for this long, a page marks its picture as out of date and captures nothing.
-    request
-        Timeout of a page's request.
-    late
-        A request that arrives this long after the key press is refused.
-    """
-
+    # without a message for this long, a page marks its picture as out of date and captures nothing
     silence: float = 3.0
-    request: float = 10.0
-    late: float = 5.0
+    request: float = 10.0  # timeout of a page's request
+    late: float = 5.0  # a request that arrives this long after the key press is refused
 
 
 class Server:
-    """Web application of a controller.
+    """Web application of a controller, which the caller enters.
 
-    Parameters
-    ----------
-    controller
-        Entered by the caller.
-    access
-        Access rules.
-    presets
-        File of the objective presets; None: presets are not saved.
-    limits
-        Timeouts between page and server.
+    ``presets`` is the file of the objective presets; None: they are not saved.
     """
 
     def __init__(

@@ -18,24 +18,9 @@ _MARK = "made by kinet-trt"  # files without it are not replaced
 
 
 def install(arguments: Sequence[str], platform: str = sys.platform) -> list[Path]:
-    """Install the shortcut on the desktop, on Linux also in the applications menu.
+    """Install the shortcut on the desktop, on Linux also in the applications menu; return the files.
 
-    Parameters
-    ----------
-    arguments
-        Command line of ``kinet-trt``, run in the current folder.
-    platform
-        As `sys.platform`.
-
-    Returns
-    -------
-    list of Path
-        Files that were written.
-
-    Raises
-    ------
-    KinetError
-        If there is no home folder, another file has the name, or the shortcut cannot be written.
+    It runs ``kinet-trt`` with these arguments in the current folder. ``platform`` is that of `sys.platform`.
     """
     try:
         home = Path.home()

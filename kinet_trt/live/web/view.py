@@ -29,44 +29,20 @@ CLOSE_TIMEOUT = 30.0
 
 @dataclass(frozen=True, eq=False)
 class FieldView:
-    """A captured field as the page shows it.
-
-    Attributes
-    ----------
-    field, answer
-        The stored field; its nuclei in the displayed reading.
-    counts
-        Number of nuclei inside its region by class, including those that another field also shows.
-    corrections
-        Number of corrected nuclei in that reading.
-    undoable, redoable
-        Whether that reading has an edit to undo or to redo.
-    placed
-        Position on the map; None until it is known.
-    counted
-        Which nuclei the session's total takes from this field, bool [n]; None until it is known.
-    notes
-        Notes on the field.
-    finished
-        Whether the field is done in the recount in progress.
-    blind
-        Whether a blind recount is in progress.
-    unlike
-        How the field differs from the training data, one sentence; empty if it does not, or until it is known.
-    """
+    """A captured field as the page shows it."""
 
     field: Field
-    answer: EditedNuclei
-    counts: dict[str, int]
-    corrections: int
-    undoable: bool
+    answer: EditedNuclei  # its nuclei in the displayed reading
+    counts: dict[str, int]  # nuclei inside its region by class, including those that another field also shows
+    corrections: int  # number of corrected nuclei in that reading
+    undoable: bool  # that reading has an edit to undo
     redoable: bool
-    placed: Placed | None
-    counted: NDArray[np.bool_] | None
+    placed: Placed | None  # position on the map; None until it is known
+    counted: NDArray[np.bool_] | None  # its nuclei that are in the session's total, bool [n]; None until it is known
     notes: tuple[Note, ...]
-    finished: bool
-    blind: bool
-    unlike: str = ""
+    finished: bool  # done in the recount in progress
+    blind: bool  # a blind recount is in progress
+    unlike: str = ""  # how it differs from the training data, one sentence; empty if it does not, or until it is known
 
 
 @dataclass(frozen=True)
@@ -82,46 +58,22 @@ class Recount:
 class SessionView:
     """The open session as the page shows it.
 
-    Attributes
-    ----------
-    version
-        Grows with every change, across all sessions of a controller.
-    session
-        The stored session.
-    resumed
-        Whether an earlier process was killed while the session was open.
-    reading, recount
-        The first reading; the recount in progress, or None. A recount is blind: fields then have the second reader's
-        nuclei, and there is no summary.
-    fields
-        Fields in the order of capture.
-    notes
-        Notes on the session; during a recount only those written in it.
-    deleted
-        Deleted fields that can be restored, the last deleted one last.
-    count, summary
-        Total of the session; None until it is computed, and during a recount.
-    recounts
-        All recounts with their agreement; empty during a recount.
-    joining
-        Whether fields are being registered or summed.
-    trouble
-        Error of the last computation; empty if there was none.
+    A recount is blind: fields then have the second reader's nuclei, and there is no summary.
     """
 
-    version: int
+    version: int  # grows with every change, across all sessions of a controller
     session: Session
-    resumed: bool
-    reading: Reading
-    recount: Reading | None
-    fields: tuple[FieldView, ...]
-    notes: tuple[Note, ...]
-    deleted: tuple[Field, ...] = ()
-    count: SessionCount | None = None
-    summary: Summary | None = None
-    recounts: tuple[Recount, ...] = ()
-    joining: bool = True
-    trouble: str = ""
+    resumed: bool  # an earlier process was killed while it was open
+    reading: Reading  # the first one
+    recount: Reading | None  # in progress, or None
+    fields: tuple[FieldView, ...]  # in the order of capture
+    notes: tuple[Note, ...]  # on the session; during a recount only those written in it
+    deleted: tuple[Field, ...] = ()  # can be restored, the last deleted one last
+    count: SessionCount | None = None  # None until it is computed, and during a recount
+    summary: Summary | None = None  # None as `count`
+    recounts: tuple[Recount, ...] = ()  # with their agreement; empty during a recount
+    joining: bool = True  # fields are being registered or summed
+    trouble: str = ""  # error of the last computation; empty if there was none
 
 
 def quick_view(
