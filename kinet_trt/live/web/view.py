@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.ki67 import Bands
 from kinet_trt.live.session.agreement import ReaderAgreement
-from kinet_trt.live.session.edits import Edit, EditedNuclei, active, redoable
+from kinet_trt.live.session.edits import EditedNuclei, active, redoable
 from kinet_trt.live.session.layout import Placed
 from kinet_trt.live.session.records import Field, Note, Reading, Session
 from kinet_trt.live.session.region import Mask
@@ -88,10 +87,7 @@ def quick_view(
         notes = [note for note in notes if note.reading == recount.id]
         fields = [replace(field, region=None) if isinstance(field.region, Mask) else field for field in fields]
     answers, finished = store.edits.nuclei_of(fields, reading), store.readings.finished(reading.id)
-    edits: defaultdict[int, list[Edit]] = defaultdict(list)
-    for edit in store.edits.in_session(session.id):
-        if edit.reading == reading.id:
-            edits[edit.field].append(edit)
+    edits = store.edits.by_field(reading)
     if previous and (previous.session.id, previous.recount) != (session.id, recount):
         previous = None
     known = {view.field.id: view for view in previous.fields} if previous else {}

@@ -23,11 +23,6 @@ class Store:
     :class:`~kinet_trt.core.errors.KinetError`, and nothing else, for a full disk, a file that cannot be written, a
     damaged file, or a session or field that does not exist.
 
-    Attributes
-    ----------
-    sessions, fields, edits, readings, notes, links
-        The tables.
-
     Examples
     --------
     >>> with Store.open(Path("monday.kinet")) as store:  # doctest: +SKIP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
 
@@ -89,6 +90,14 @@ class EditTable:
         """Return the edits of a session, of all readings, in order, undos included."""
         return self._select("f.session = ?", session)
 
+    def by_field(self, reading: Reading) -> defaultdict[int, list[Edit]]:
+        """Return the edits of a reading by field, in order, undos included."""
+        edits: defaultdict[int, list[Edit]] = defaultdict(list)
+        for one in self.in_session(reading.session):
+            if one.reading == reading.id:
+                edits[one.field].append(one)
+        return edits
+
     def nuclei(self, field: int, reading: int | None = None) -> EditedNuclei:
         """Return the nuclei of a field after the edits of a reading."""
         with self._database.lock:
@@ -98,11 +107,8 @@ class EditTable:
 
     def nuclei_of(self, fields: Sequence[Field], reading: Reading) -> list[EditedNuclei]:
         """Return the nuclei of several fields of a session after the edits of a reading."""
-        by_field: dict[int, list[Edit]] = {}
-        for one in self.in_session(reading.session):
-            if one.reading == reading.id:
-                by_field.setdefault(one.field, []).append(one)
-        return [self._replay(field, reading, by_field.get(field.id, [])) for field in fields]
+        edits = self.by_field(reading)
+        return [self._replay(field, reading, edits[field.id]) for field in fields]
 
     def _of_reading(self, session: int, field: int | None, reading: int | None) -> list[Edit]:
         """Return the edits of a reading, of one field or of all."""
