@@ -1,4 +1,4 @@
-"""The protocol of cameras, `FrameSource`, and `open_source`, which creates a source from its text.
+"""The protocol of cameras, `FrameSource`.
 
 A source only delivers frames. `kinet_trt.camera.grabber.FrameGrabber` reads it in a thread, keeps the newest frame,
 reconnects, and checks the um/px; `kinet_trt.camera.flat_field` corrects the illumination. No module here counts nuclei.
@@ -6,18 +6,11 @@ reconnects, and checks the um/px; `kinet_trt.camera.flat_field` corrects the ill
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Protocol
 
-from kinet_trt.core.errors import KinetError, shown
+from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame
-
-ENTRY_POINTS = "kinet_trt.sources"
-"""Entry-point group in which other packages register their sources."""
 
 
 class CameraError(KinetError):
@@ -168,82 +161,3 @@ class FrameSource(Protocol):
     def close(self) -> None:
         """Release the camera: threads, files, handles. It may be called twice, and after a failed `open`."""
         ...
-
-
-KNOWN = (
-    "a camera number (0), /dev/videoN or device:N,size=WxH,fps=N; rtsp://... or http://...; a video file; "
-    "a folder of images; mm:CONFIG.cfg (Micro-Manager); gst:PIPELINE (GStreamer); sim: (a simulated microscope)"
-)
-
-
-_BUILT_IN = {
-    "device": "kinet_trt.camera.device:DeviceSource.parse",
-    "folder": "kinet_trt.camera.folder:FolderSource",
-    "gst": "kinet_trt.camera.gstreamer:GStreamerSource",
-    "mm": "kinet_trt.camera.micromanager:MicroManagerSource.parse",
-    "sim": "kinet_trt.camera.simulated:SimulatedMicroscope.parse",
-    "stream": "kinet_trt.camera.stream:StreamSource",
-    "video": "kinet_trt.camera.video:VideoSource",
-}
-"""Sources by name, as entry points, which are imported when they are used."""
-
-
-def open_source(text: str, *, every_frame: bool = False) -> FrameSource:
-    """Return the source that SOURCE of ``kinet-trt live SOURCE`` names, not yet open.
-
-    Parameters
-    ----------
-    text
-        ``NAME:REST``, or a short form: a number and ``/dev/videoN`` are ``device:``; ``rtsp://`` and ``http://`` are
-        streams; an existing folder is ``folder:``, an existing file ``video:``. Other names are looked up
-        in the entry-point group ``kinet_trt.sources``.
-    every_frame
-        Files only: read every frame as fast as it is taken, instead of at the file's own pace.
-
-    Raises
-    ------
-    SourceTextError
-        If the text names no source, or has an option that the source does not have.
-    """
-    name, rest = _split(text)
-    if name not in _BUILT_IN:
-        return _third_party(name, rest, text)
-    create: Callable[..., FrameSource] = EntryPoint(name, _BUILT_IN[name], ENTRY_POINTS).load()
-    return create(Path(rest), every_frame=every_frame) if name in ("folder", "video") else create(rest)
-
-
-def _split(text: str) -> tuple[str, str]:
-    """Return the source's name and the rest; an empty name if it has none."""
-    if re.fullmatch(r"[0-9]{1,3}|/dev/video[0-9]+", text):
-        return "device", text
-    if re.match(r"(rtsps?|https?)://", text, re.IGNORECASE):
-        return "stream", text
-    # At least two letters: "C:\images" is a folder of Windows, not a source named C.
-    if named := re.match(r"([A-Za-z][A-Za-z0-9_.-]+):", text):
-        return named[1], text[named.end() :]
-    try:
-        if text and Path(text).is_dir():
-            return "folder", text
-        if text and Path(text).exists():
-            return "video", text
-    except (OSError, ValueError):  # a name that no file can have
-        pass
-    return "", text
-
-
-def _third_party(name: str, rest: str, text: str) -> FrameSource:
-    others = entry_points(group=ENTRY_POINTS)
-    for other in others:
-        if other.name == name:
-            try:
-                source: FrameSource = other.load()(rest)
-            except KinetError:
-                raise
-            # Another package's code may raise anything; name the package and the error.
-            except Exception as error:
-                raise CameraError(
-                    f"the source {name}: ({other.value}) did not start: {type(error).__name__}: {error}"
-                ) from error
-            return source
-    installed = f"; installed beside them: {', '.join(f'{o.name}:' for o in others)}" if others else ""
-    raise SourceTextError(f"no camera, file or folder is called {shown(text)}: expected {KNOWN}{installed}")

@@ -137,15 +137,9 @@ def _free(folder: str) -> int | None:
 
 
 def _nvidia_cards(root: Path) -> int:
-    cards = 0
-    try:
-        devices = list((root / "sys/bus/pci/devices").iterdir())
-    except OSError:
-        return 0
-    for device in devices:
-        graphics = _read(device / "class").startswith("0x03")
-        cards += graphics and _read(device / "vendor").strip() == "0x10de"
-    return cards
+    devices = (root / "sys/bus/pci/devices").glob("*")
+    graphics = (device for device in devices if _read(device / "class").startswith("0x03"))
+    return sum(_read(device / "vendor").strip() == "0x10de" for device in graphics)
 
 
 def _jetpack(root: Path) -> str:

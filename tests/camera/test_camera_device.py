@@ -9,9 +9,10 @@ import pytest
 from camera_films import number_of, numbered, open_files
 
 import kinet_trt.camera.device as room
+from kinet_trt.camera import open_source
 from kinet_trt.camera.device import DeviceSource
 from kinet_trt.camera.opencv import Capture
-from kinet_trt.camera.source import CameraError, open_source
+from kinet_trt.camera.source import CameraError
 
 
 def test_missing_camera_is_one_message() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kinet_trt.camera import open_source
 from kinet_trt.camera.gstreamer import SINK, GStreamerSource, _has_gstreamer
-from kinet_trt.camera.source import CameraError, open_source
+from kinet_trt.camera.source import CameraError
 
 
 def test_opencv_without_gstreamer_is_one_message() -> None:

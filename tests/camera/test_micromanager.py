@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from camera_films import open_files
 
+from kinet_trt.camera import open_source
 from kinet_trt.camera.grabber import FrameGrabber
 from kinet_trt.camera.micromanager import MicroManagerSource
-from kinet_trt.camera.source import CameraError, open_source
+from kinet_trt.camera.source import CameraError
 from kinet_trt.core.errors import MissingExtraError
 
 CONFIG = """

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinet_trt.camera import source as rooms
+from kinet_trt.camera import open_source, registry
 from kinet_trt.camera.device import DeviceSource
 from kinet_trt.camera.folder import FolderSource
 from kinet_trt.camera.gstreamer import GStreamerSource
 from kinet_trt.camera.micromanager import MicroManagerSource
 from kinet_trt.camera.simulated import SimulatedMicroscope
-from kinet_trt.camera.source import CameraError, FrameSource, NoFrameError, SourceTextError, open_source
+from kinet_trt.camera.source import CameraError, FrameSource, NoFrameError, SourceTextError
 from kinet_trt.camera.stream import StreamSource
 from kinet_trt.camera.video import VideoSource
 from kinet_trt.core.errors import KinetError
@@ -132,7 +132,7 @@ def acme(monkeypatch: pytest.MonkeyPatch) -> Acme:
     installed = EntryPoints(
         [EntryPoint("acme", "acme_kinet:AcmeSource", group), EntryPoint("broken", "acme_kinet:Broken", group)]
     )
-    monkeypatch.setattr(rooms, "entry_points", lambda group: installed.select(group=group))
+    monkeypatch.setattr(registry, "entry_points", lambda group: installed.select(group=group))
     return library
 
 

@@ -10,8 +10,9 @@ import cv2
 import pytest
 from camera_films import number_of, numbered, open_files
 
+from kinet_trt.camera import open_source
 from kinet_trt.camera.grabber import FrameGrabber
-from kinet_trt.camera.source import CameraError, NoFrameError, RecordingError, open_source
+from kinet_trt.camera.source import CameraError, NoFrameError, RecordingError
 from kinet_trt.camera.video import VideoSource
 from kinet_trt.core.errors import ImageError
 

@@ -57,7 +57,7 @@ def live(
     threads: ThreadsOption = None,
 ) -> None:
     """Count the live picture of a microscope. JSON lines: see python -m pydoc kinet_trt.live.acquisition.headless."""
-    from kinet_trt.camera.source import open_source
+    from kinet_trt.camera import open_source
     from kinet_trt.inference.counter import NucleusCounter
 
     if not headless:

@@ -39,10 +39,12 @@ Every line is an object with these keys; within a schema, keys are only added.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from kinet_trt.camera.folder import FolderSource
@@ -211,17 +213,9 @@ def _write(out: BinaryIO, line: dict[str, Any]) -> None:
         out.flush()
     except OSError as error:
         # Python flushes standard output at exit and would report the error again.
-        _silence(out)
+        with contextlib.suppress(OSError), Path(os.devnull).open("wb") as null:
+            os.dup2(null.fileno(), out.fileno())
         # On Windows, writing to a closed pipe is an invalid argument.
         if error.errno in (errno.EPIPE, errno.EINVAL):
             raise _PipeClosedError from None
         raise KinetError(f"standard output cannot be written: {error.strerror}") from error
-
-
-def _silence(out: BinaryIO) -> None:
-    try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, out.fileno())
-        os.close(nowhere)
-    except OSError:
-        pass

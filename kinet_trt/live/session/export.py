@@ -38,15 +38,10 @@ def file_name(session: Session, content: str) -> str:
     return f"{case}_{datetime.fromtimestamp(session.created):%Y-%m-%d}_{content}"
 
 
-def state(edited: EditedNuclei, nucleus: int) -> str:
-    """Return the state of a nucleus: ``model``, ``added``, ``removed``, ``reclassified`` or ``confirmed``."""
-    if edited.touched[nucleus] < 0:
-        return "model"
-    if edited.removed[nucleus]:
-        return "removed"
-    if edited.model_cls[nucleus] < 0:
-        return "added"
-    return "confirmed" if edited.model_cls[nucleus] == edited.cls[nucleus] else "reclassified"
+def states(edited: EditedNuclei) -> NDArray[np.str_]:
+    """Return the state of each nucleus: ``model``, ``removed``, ``added``, ``confirmed`` or ``reclassified``."""
+    conditions = [edited.touched < 0, edited.removed, edited.model_cls < 0, edited.model_cls == edited.cls]
+    return np.select(conditions, ["model", "removed", "added", "confirmed"], "reclassified")
 
 
 def nuclei_csv(counted: SessionCount) -> str:
@@ -62,7 +57,7 @@ def nuclei_csv(counted: SessionCount) -> str:
     table.writerow(COLUMNS)
     for field, nuclei in zip(counted.fields, counted.field_nuclei, strict=True):
         edited, at = nuclei.edited, counted.layout.placed[field.id]
-        own = counted.merged.counted[field.id]
+        own, state = counted.merged.counted[field.id], states(edited)
         for k in np.flatnonzero(~edited.removed | (edited.touched >= 0)):
             by_model = edited.model_cls[k] >= 0
             x, y = float(edited.x[k]), float(edited.y[k])
@@ -73,7 +68,7 @@ def nuclei_csv(counted: SessionCount) -> str:
                     edited.classes[edited.cls[k]],
                     edited.classes[edited.model_cls[k]] if by_model else "",
                     round(min(max(float(edited.score[k]), -65504.0), 65504.0), 4) if by_model else "",
-                    *(state(edited, int(k)), int(own[k])),
+                    *(state[k], int(own[k])),
                 ]
             )
     return text.getvalue()

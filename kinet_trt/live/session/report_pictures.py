@@ -16,7 +16,7 @@ from kinet_trt.core.detections import NAMES
 from kinet_trt.core.ki67 import Bands, Ki67
 from kinet_trt.io.overlay import RING_UM, round_length
 from kinet_trt.live.session.edits import EditedNuclei
-from kinet_trt.live.session.export import outlines, state
+from kinet_trt.live.session.export import outlines, states
 from kinet_trt.live.session.merge import FieldNuclei
 from kinet_trt.live.session.records import Field
 from kinet_trt.live.session.store import Store
@@ -135,11 +135,11 @@ def field(
             shapes.append(_outlined(mark(name, points, radius), css_class(name)))
     if away := _points(edited, exists & ~in_session):
         shapes.append(f'<path class="away" d="{dot(away, radius * 0.38)}"/>')
-    states = np.array([state(edited, k) for k in range(len(edited))], np.str_)
+    state = states(edited)
     for which, draw, size in (
-        (exists & (states == "added"), plus, radius * 0.7),
-        (exists & np.isin(states, ("reclassified", "confirmed")), dot, radius * 0.25),
-        (states == "removed", cross, radius * 0.6),
+        (exists & (state == "added"), plus, radius * 0.7),
+        (exists & np.isin(state, ("reclassified", "confirmed")), dot, radius * 0.25),
+        (state == "removed", cross, radius * 0.6),
     ):
         if points := _points(edited, which):
             shapes.append(_outlined(draw(points, size), "edited"))

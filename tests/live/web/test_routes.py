@@ -640,7 +640,7 @@ def test_session_file_open_in_another_process_is_refused_with_its_address(served
 
 
 def test_address_in_use_is_refused(served, counter, tmp_path):
-    from kinet_trt.camera.source import open_source
+    from kinet_trt.camera import open_source
 
     options = app.Options(store=tmp_path / "s.kinet", port=served[0].port, browser=False)
     taken = pytest.raises(KinetError, match=f":{served[0].port}: cannot listen.*--port 0")
