@@ -94,8 +94,8 @@ def _check_packages(installation: Installation) -> Iterator[Finding]:
 def _check_engines(installation: Installation) -> Iterator[Finding]:
     for one in installation.engines:
         name = CPU_RUNTIMES[one.runtime]
-        here = has(installation, one.runtime)
-        if one.problem and not here and installation.requirements:
+        is_installed = has(installation, one.runtime)
+        if one.problem and not is_installed and installation.requirements:
             continue  # _check_packages has reported that it is not installed
         if one.problem:
             # If another engine has priority and works, this is only a warning.
@@ -178,15 +178,15 @@ def _check_gpu_packages(installation: Installation) -> Iterator[Finding]:
     newest = driver.cuda[0] if driver.cuda else None
     # CUDA 13 does not support GPUs before Turing.
     old = any(device.capability < MIN_CAPABILITY for device in driver.devices)
-    fitting = min(newest or 13, 12 if old else 13)
-    right = f"cupy-cuda{fitting}x"
+    cuda_major = min(newest or 13, 12 if old else 13)
+    cupy = f"cupy-cuda{cuda_major}x"
     if len(found) > 1:
-        yield _conflict("problem", "CuPy", found, _install_command(installation, right))
+        yield _conflict("problem", "CuPy", found, _install_command(installation, cupy))
     elif driver.devices and not found:
         message = "this machine has a GPU, but CuPy, which the GPU engine needs, is not installed"
-        yield Finding("warning", "CuPy", message, (_install_command(installation, right),))
+        yield Finding("warning", "CuPy", message, (_install_command(installation, cupy),))
     for name, built in found.items():
-        replacement = (f"pip uninstall -y {name}", _install_command(installation, right))
+        replacement = (f"pip uninstall -y {name}", _install_command(installation, cupy))
         if built and newest and built > newest and len(found) == 1:
             message = f"{name} needs CUDA {built}, but the driver supports only up to CUDA {newest}: update it, or"
             yield Finding("problem", "CuPy", message, replacement)
@@ -208,7 +208,7 @@ def _check_gpu_packages(installation: Installation) -> Iterator[Finding]:
         component = "CuPy" if module == "cupy" else "TensorRT"
         if problem:
             # CuPy nearly always lacks CUDA's compiler and headers, which are not in its wheel.
-            command = (_install_command(installation, right),) if module == "cupy" else ()
+            command = (_install_command(installation, cupy),) if module == "cupy" else ()
             yield Finding("problem", component, f"{module} does not work here: {problem}", command)
     if jetpack:
         yield from _check_jetpack(installation, flavours)
@@ -216,7 +216,7 @@ def _check_gpu_packages(installation: Installation) -> Iterator[Finding]:
         message = "this machine has a GPU, but TensorRT is not installed"
         listed = all(d.capability in RTX_CAPABILITIES or d.capability >= (12, 0) for d in driver.devices)
         flavour = "tensorrt-rtx" if listed else "tensorrt"
-        yield Finding("warning", "TensorRT", message, (_install_command(installation, f"{flavour}-cu{fitting}"),))
+        yield Finding("warning", "TensorRT", message, (_install_command(installation, f"{flavour}-cu{cuda_major}"),))
     if "pycuda" in installation.packages and (found or flavours):
         message = (
             "`import pycuda.autoinit` creates a second CUDA context that conflicts with CuPy and TensorRT: use the "

@@ -135,14 +135,14 @@ def _gpu_rows(installation: Installation) -> dict[str, str]:
     gpus = [f"{d.name}, compute {dotted(d.capability)}, {gigabytes(d.memory)}" for d in driver.devices]
     version = f"driver {installation.machine.driver_version}" if installation.machine.driver_version else "driver"
     runs = f"{version} supports CUDA up to {dotted(driver.cuda)}" if driver.cuda else ""
-    nothing = f"none ({driver.problem})" if driver.library or installation.machine.nvidia_cards else ""
+    no_gpu = f"none ({driver.problem})" if driver.library or installation.machine.nvidia_cards else ""
     flavours = [
         f"{'classic' if module == 'tensorrt' else 'for RTX'} {release}" + (f" (CUDA {cuda})" if cuda else "")
         for module, (release, cuda) in tensorrts(packages).items()
     ]
     built = [f"{name} {packages[name]}" for name in cupys(packages)]
     return {
-        "GPU": "; ".join(filter(None, [*gpus, "" if gpus else nothing, runs])),
+        "GPU": "; ".join(filter(None, [*gpus, "" if gpus else no_gpu, runs])),
         "TensorRT": ", ".join(flavours),
         "CuPy": ", ".join(built),
         "PyCUDA": packages.get("pycuda", ""),
@@ -152,9 +152,9 @@ def _gpu_rows(installation: Installation) -> dict[str, str]:
 
 def _extras_row(installation: Installation) -> str:
     extras = list(dict.fromkeys(wanted.extra for wanted in installation.requirements if wanted.extra))
-    whole = [extra for extra in extras if not missing(installation, extra)]
-    parts = [_absent(installation, extra) for extra in extras if extra not in whole]
-    message = [f"installed: {', '.join(whole) or 'none'}"] if extras else ["unknown"]
+    complete = [extra for extra in extras if not missing(installation, extra)]
+    parts = [_absent(installation, extra) for extra in extras if extra not in complete]
+    message = [f"installed: {', '.join(complete) or 'none'}"] if extras else ["unknown"]
     return "; ".join([*message, f"not installed: {', '.join(parts)}"] if parts else message)
 
 

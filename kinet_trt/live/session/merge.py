@@ -162,12 +162,12 @@ def _decide(fields: Sequence[FieldNuclei], seen: _Sightings, layout: Layout, rad
         at = layout.placed[field.id]
         width, height = field.width * field.mpp, field.height * field.mpp
         x, y = seen.x - at.x, seen.y - at.y
-        own = np.minimum(np.minimum(x, width - x), np.minimum(y, height - y))
-        better = np.flatnonzero((own >= 0) & (own > depth))
+        margin = np.minimum(np.minimum(x, width - x), np.minimum(y, height - y))
+        better = np.flatnonzero((margin >= 0) & (margin > depth))
         if field.region is not None:
             px, py = x[better] / field.mpp - 0.5, y[better] / field.mpp - 0.5
             better = better[contains(field.region, field.width, field.height, px, py)]
-        depth[better], judge[better] = own[better], index
+        depth[better], judge[better] = margin[better], index
     # For each nucleus the deciding sighting, by rank: the last edit; the field chosen above; at an edge any other.
     judged = seen.owner == judge[seen.group]
     edge = depth[seen.group] < radius
@@ -227,9 +227,9 @@ def _union(fields: Sequence[FieldNuclei], layout: Layout) -> float:
         column, row = math.floor((x0 - left) / step), math.floor((y0 - top) / step)
         if field.region is None:
             # Share of each pixel of the canvas between two edges.
-            across = _covered((x0 - left) / step - column, (x1 - left) / step - column, columns)
-            down = _covered((y0 - top) / step - row, (y1 - top) / step - row, rows)
-            drawn = np.outer(down, across).astype(np.float32)
+            column_shares = _covered((x0 - left) / step - column, (x1 - left) / step - column, columns)
+            row_shares = _covered((y0 - top) / step - row, (y1 - top) / step - row, rows)
+            drawn = np.outer(row_shares, column_shares).astype(np.float32)
         else:
             scale = step / field.mpp
             # From canvas pixels, which start at integers, to px of the field, whose centres are at integers.

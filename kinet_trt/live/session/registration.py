@@ -338,12 +338,12 @@ class Registration:
         if not found:
             return []
         placed = lay_out([*self.fields, field.id], [*self.links, *found], balanced=False).placed
-        here, share = placed[field.id], dict[int, float]()
+        of_field, share = placed[field.id], dict[int, float]()
         for name, other in self.fields.items():
-            there = placed[name]
-            if there.place != here.place:
+            of_other = placed[name]
+            if of_other.place != of_field.place:
                 continue
-            overlap = _overlap(other, field, here.x - there.x, here.y - there.y)
+            overlap = _overlap(other, field, of_field.x - of_other.x, of_field.y - of_other.y)
             if overlap:
                 share[name] = (overlap[2] - overlap[0]) * (overlap[3] - overlap[1])
         return sorted(share, key=lambda name: -share[name])[: self.AROUND]
@@ -351,10 +351,10 @@ class Registration:
     def _elsewhere(self, field: FieldFeatures, found: Sequence[Link], tried: set[int]) -> list[int]:
         """Return the fields of other places that correlate best with a field."""
         placed = lay_out([*self.fields, field.id], [*self.links, *found], balanced=False).placed
-        here = placed[field.id].place
+        own_place = placed[field.id].place
         peak = {
             name: _candidates(other, field, coarser=2)[1]
             for name, other in self.fields.items()
-            if placed[name].place != here and name not in tried
+            if placed[name].place != own_place and name not in tried
         }
         return sorted(peak, key=lambda name: -peak[name])[: self.ELSEWHERE]

@@ -104,18 +104,18 @@ def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Fie
         if spot and spot.place == place
         else ""
     )
-    wide, high = right - left, bottom - top
-    length = round_length(wide / 5)
+    span_x, span_y = right - left, bottom - top
+    length = round_length(span_x / 5)
     ruler = (
-        f'<rect class="bar" x="{wide * 0.02:.1f}" y="{high - wide * 0.02:.1f}" width="{length:.1f}" '
-        f'height="{wide * 0.006:.2f}"/>'
+        f'<rect class="bar" x="{span_x * 0.02:.1f}" y="{span_y - span_x * 0.02:.1f}" width="{length:.1f}" '
+        f'height="{span_x * 0.006:.2f}"/>'
     )
-    word = f"{length:g} µm" if length < 1000 else f"{length / 1000:g} mm"
+    length_text = f"{length:g} µm" if length < 1000 else f"{length / 1000:g} mm"
     return Markup(  # noqa: S704 - numbers
-        f'<figure><svg viewBox="0 0 {wide:.1f} {high:.1f}" role="img" aria-label="{len(fields)} aligned fields">'
-        f'<image width="{wide:.1f}" height="{high:.1f}" preserveAspectRatio="none" href="{data_uri(canvas)}"/>'
+        f'<figure><svg viewBox="0 0 {span_x:.1f} {span_y:.1f}" role="img" aria-label="{len(fields)} aligned fields">'
+        f'<image width="{span_x:.1f}" height="{span_y:.1f}" preserveAspectRatio="none" href="{data_uri(canvas)}"/>'
         f"{''.join(frames)}{circle}{''.join(numbers)}{ruler}</svg>"
-        f"<figcaption>Group {place + 1}: {len(fields)} fields. Scale bar: {word}.</figcaption></figure>"
+        f"<figcaption>Group {place + 1}: {len(fields)} fields. Scale bar: {length_text}.</figcaption></figure>"
     )
 
 
