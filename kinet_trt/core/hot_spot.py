@@ -21,16 +21,9 @@ _ROW = 50.0  # µm: height of the rows along which centres are taken
 
 @dataclass(frozen=True)
 class HotSpot:
-    """The hot spot of a picture or a slide.
+    """The hot spot of a picture or a slide; its index has a small upward bias, because it is the maximum of many.
 
-    Attributes
-    ----------
-    x, y
-        Centre, px of the picture, or of level 0 of the slide.
-    radius
-        Radius, µm.
-    ki67
-        Index of its nuclei. It has a small upward bias, because it is the maximum of many.
+    The centre is in px of the picture, or of level 0 of the slide; the radius in µm.
     """
 
     x: float
@@ -53,52 +46,29 @@ class HotSpot:
 
 
 def find_hot_spot(nuclei: Detections, mpp: float, n: int = HOT_SPOT) -> HotSpot | None:
-    """Find the hot spot of a picture.
-
-    Parameters
-    ----------
-    nuclei
-        All nuclei of the picture.
-    mpp
-        Pixel size, µm/px.
-    n
-        Number of tumour nuclei in the hot spot, at least 1.
-
-    Returns
-    -------
-    HotSpot or None
-        None if the picture has fewer tumour nuclei.
-    """
-    tumor = nuclei.where(
-        np.isin(nuclei.cls, [k for k, c in enumerate(nuclei.classes) if c in ("positive", "negative")])
-    )
-    positive = np.asarray([name == "positive" for name in nuclei.classes])[tumor.cls]
+    """Find the hot spot of n tumour nuclei in a picture; None if it has fewer."""
+    tumor, positive = tumor_nuclei(nuclei)
     spot = find_disc(tumor.x * np.float32(mpp), tumor.y * np.float32(mpp), positive, n, -(-len(tumor) // MAX_CENTRES))
     if spot is None:
         return None
     return HotSpot(float(tumor.x[spot.centre]), float(tumor.y[spot.centre]), spot.radius, Ki67(spot.positive, n))
 
 
+def tumor_nuclei(nuclei: Detections) -> tuple[Detections, NDArray[np.bool_]]:
+    """Return the tumour nuclei, and the mask of the positive ones among them."""
+    classes = [k for k, name in enumerate(nuclei.classes) if name in ("positive", "negative")]
+    tumor = nuclei.where(np.isin(nuclei.cls, classes))
+    return tumor, np.asarray([name == "positive" for name in nuclei.classes])[tumor.cls]
+
+
 @dataclass(frozen=True, eq=False)
 class Disc:
-    """A disc about one nucleus.
+    """A disc about one nucleus."""
 
-    Attributes
-    ----------
-    centre
-        Index of the nucleus at its centre.
-    positive
-        Number of positive nuclei.
-    radius
-        Radius, µm.
-    nuclei
-        Indices of its nuclei.
-    """
-
-    centre: int
-    positive: int
-    radius: float
-    nuclei: NDArray[np.intp]
+    centre: int  # index of the nucleus at its centre
+    positive: int  # number of positive nuclei
+    radius: float  # µm
+    nuclei: NDArray[np.intp]  # indices
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -109,26 +79,11 @@ class Disc:
 def find_disc(
     x: NDArray[np.floating], y: NDArray[np.floating], positive: NDArray[np.bool_], n: int, step: int
 ) -> Disc | None:
-    """Find the disc of n tumour nuclei with the most positive ones.
+    """Find the disc of n tumour nuclei with the most positive ones; None if there are fewer than n nuclei.
 
-    A candidate is the n nuclei nearest to a tumour nucleus, itself included. Ties go to the smallest disc, then to the
-    first.
-
-    Parameters
-    ----------
-    x, y
-        Centres of tumour nuclei, µm [total].
-    positive
-        Mask of the positive ones, bool [total].
-    n
-        Number of nuclei in a disc, at least 1.
-    step
-        Try every ``step``-th nucleus as a centre, in row order, which spreads the centres evenly.
-
-    Returns
-    -------
-    Disc or None
-        None if there are fewer than n nuclei.
+    ``x``, ``y`` are centres of tumour nuclei, µm [total], and ``positive`` is the mask of the positive ones, bool
+    [total]. A candidate is the n nuclei nearest to a tumour nucleus, itself included. Ties go to the smallest disc,
+    then to the first. Every ``step``-th nucleus is tried as a centre, in row order, which spreads the centres evenly.
     """
     if len(x) < n:
         return None

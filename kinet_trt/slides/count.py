@@ -7,8 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,17 +16,19 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
-from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot, find_disc
+from kinet_trt.core.frame import Frame
+from kinet_trt.core.geometry import rescale
+from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot, find_disc, tumor_nuclei
 from kinet_trt.core.ki67 import Ki67
 from kinet_trt.core.result import CountResult
 from kinet_trt.core.user_folders import user_cache
 from kinet_trt.inference.counter import NucleusCounter
-from kinet_trt.slides.domain import domain_warning
+from kinet_trt.quality.domain_check import Cause, describe, find_causes, measure_field
 from kinet_trt.slides.plan import Plan, make_plan
 from kinet_trt.slides.region import Region
 from kinet_trt.slides.results_db import SUFFIX, ResultsDB
 from kinet_trt.slides.slide import Slide, open_slide
-from kinet_trt.slides.tiles import count_tiles
+from kinet_trt.slides.tiles import count_tiles, read_window
 from kinet_trt.slides.tissue import Thumbnail, read_thumbnail
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ KEPT_DAYS = 30
 """Days after which counted tiles that were not used are deleted."""
 COARSE = 1.5
 """Ratio of a slide's finest um/px to the model's above which a warning is given."""
+CHECKED_TILES = 5
+"""Number of tiles for the domain check: those with the most nuclei, which are most likely to show tissue."""
 _MAX_CENTRES = 20_000
 
 TileCounter = Callable[[Slide, Plan, Sequence[int]], Iterable[tuple[int, Detections]]]
@@ -108,7 +111,7 @@ def count_slide(
     report: Callable[[int, int], None] = lambda _done, _total: None,
     notify: Callable[[str], None] = log.info,
 ) -> tuple[CountedSlide, Thumbnail]:
-    """Count a slide; an earlier run with the same slide, model, threshold and region is resumed.
+    """Count a slide; an earlier run with the same slide, model, threshold, region and tile is resumed.
 
     Parameters
     ----------
@@ -148,7 +151,7 @@ def count_slide(
     with open_slide(path, mpp) as slide:
         thumbnail = read_thumbnail(slide, slide.mpp) if slide.mpp else None
         card = counter.engine.card
-        plan = make_plan(slide, card, counter.threshold, counter.engine.precision, region, thumbnail)
+        plan = make_plan(slide, card, counter.threshold, counter.engine.precision, region, thumbnail, counter.tile)
         assert thumbnail is not None  # make_plan rejects a slide without um/px
         tiles_file = tiles_path(folder, path, plan)
         with ResultsDB(tiles_file, plan) as results:
@@ -159,7 +162,7 @@ def count_slide(
             elif missing:
                 notify(f"{path}: {total:,} tiles; they are kept in {tiles_file}")
             report(done, total)
-            count = tile_counter or partial(_count_here, counter)
+            count = tile_counter or (lambda *work: count_tiles(*work, counter))
             try:
                 for number, nuclei in count(slide, plan, missing):
                     done += results.save(number, nuclei)
@@ -173,7 +176,7 @@ def count_slide(
                 raise KinetError(f"{len(left):,} of {total:,} tiles were not counted. Run the command again to resume")
             tiles_file.touch()
             counts, spot = _sum_up(results, plan, hot_spot)
-            warning = domain_warning(slide, plan, results, card.mpp) or None
+            warning = _domain_warning(slide, plan, results, card.mpp) or None
         counted = CountedSlide(
             image=path,
             width=slide.width,
@@ -191,12 +194,6 @@ def count_slide(
             resumed=resumed,
         )
         return counted, thumbnail
-
-
-def _count_here(
-    counter: NucleusCounter, slide: Slide, plan: Plan, numbers: Sequence[int]
-) -> Iterator[tuple[int, Detections]]:
-    return count_tiles(slide, plan, numbers, counter)
 
 
 def cache_folder() -> Path:
@@ -223,13 +220,11 @@ def _delete_old(folder: Path) -> None:
 def _sum_up(results: ResultsDB, plan: Plan, n: int) -> tuple[dict[str, int], HotSpot | None]:
     """Return the counts and the hot spot, with 9 bytes of memory per tumour nucleus."""
     counts = Counter(dict.fromkeys(plan.classes, 0))
-    tumor = [plan.classes.index(name) for name in ("positive", "negative") if name in plan.classes]
     parts: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]] = []
     for row in results.iter_detections():
         counts.update(row.counts())
-        own = row[np.isin(row.cls, tumor)]
-        positive = np.asarray([name == "positive" for name in plan.classes])[own.cls]
-        parts.append((own.x, own.y, positive))
+        tumor, positive = tumor_nuclei(row)
+        parts.append((tumor.x, tumor.y, positive))
     if not parts:
         return dict(counts), None
     x, y, hits = (np.concatenate(columns) for columns in zip(*parts, strict=True))
@@ -240,6 +235,24 @@ def _sum_up(results: ResultsDB, plan: Plan, n: int) -> tuple[dict[str, int], Hot
         return dict(counts), None
     centre = spot.centre
     return dict(counts), HotSpot(float(x[centre]), float(y[centre]), spot.radius, Ki67(spot.positive, n))
+
+
+def _domain_warning(slide: Slide, plan: Plan, results: ResultsDB, mpp: float) -> str:
+    """Return a warning if most of the checked tiles are out-of-distribution, else an empty string.
+
+    ``mpp`` is the model's; see `kinet_trt.quality.domain_check`.
+    """
+    cause_counts, checked = Counter[Cause](), 0
+    scale_x, scale_y = plan.model_per_slide
+    for number in results.tiles_with_most_nuclei(CHECKED_TILES):
+        tile, nuclei = plan.tile_of(number), results.tile(number)
+        x, y = rescale(nuclei.x, scale_x) - tile.window_left, rescale(nuclei.y, scale_y) - tile.window_top
+        in_window = replace(nuclei, x=x, y=y)
+        features = measure_field(Frame(read_window(slide, plan, number), mpp), in_window, mpp)
+        if features is not None:
+            checked += 1
+            cause_counts.update(find_causes(features))
+    return describe(tuple(cause for cause, n in cause_counts.items() if 2 * n > checked), plan.mpp, slide=True)
 
 
 def _area(thumbnail: Thumbnail, plan: Plan) -> float:

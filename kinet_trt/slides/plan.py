@@ -115,8 +115,7 @@ class Plan:
         if not 0 <= row < len(rows):
             raise KinetError(f"tile: expected 0 to {len(rows) * len(columns) - 1}, found {number}")
         (top, bottom), (left, right) = rows[row], columns[column]
-        window_y = _window(top, rows[0][1], _padded(self.scaling.height, self.multiple), self.halo)
-        window_x = _window(left, columns[0][1], _padded(self.scaling.width, self.multiple), self.halo)
+        window_y, window_x = _window(top, rows, self.halo), _window(left, columns, self.halo)
         return Tile(top, bottom, left, right, *window_y, *window_x)
 
     @property
@@ -136,6 +135,7 @@ def make_plan(
     precision: str,
     region: Region | None = None,
     thumbnail: Thumbnail | None = None,
+    tile: int | None = None,
 ) -> Plan:
     """Plan the count of a slide.
 
@@ -153,6 +153,8 @@ def make_plan(
         Region to count; None for the whole slide.
     thumbnail
         Thumbnail of the slide; read from the slide if None.
+    tile
+        Maximum side of the core of a tile, model px; defaults to that of the card, which is never exceeded.
 
     Raises
     ------
@@ -191,7 +193,7 @@ def make_plan(
         level=level,
         downsample=source.downsample,
         scaling=scaling,
-        tile=_core(card),
+        tile=_core(card, tile),
         halo=card.halo,
         multiple=card.multiple,
         tiles=(),
@@ -222,12 +224,13 @@ def _level(slide: Slide, mpp: float) -> int:
     return max(fine, key=lambda n: slide.levels[n].downsample) if fine else 0
 
 
-def _core(card: ModelCard) -> int:
-    """Return the maximum side of a core whose window fits the frames that an engine was built for."""
+def _core(card: ModelCard, tile: int | None) -> int:
+    """Return the maximum side of a core: ``tile`` or less, so that its window fits the card and its engine."""
+    core = min(card.tile, tile or card.tile)
     if card.profile is None:
-        return card.tile
+        return core
     _, _, (_, *largest) = card.profile
-    core = min(card.tile, min(largest) // card.multiple * card.multiple - 2 * card.halo)
+    core = min(core, min(largest) // card.multiple * card.multiple - 2 * card.halo)
     if core < card.multiple:
         raise EngineError(
             f"{card.name} was built for frames of up to {largest[1]} x {largest[0]} px, but tiles of a slide need a "
@@ -256,7 +259,9 @@ def _padded(length: int, multiple: int) -> int:
     return length + -length % multiple
 
 
-def _window(start: int, core: int, length: int, halo: int) -> tuple[int, int]:
-    size = min(length, core + 2 * halo)
+def _window(start: int, cores: list[tuple[int, int]], halo: int) -> tuple[int, int]:
+    """Return the window of the core that begins at ``start``; the first core is the longest."""
+    length = cores[-1][1]
+    size = min(length, cores[0][1] + 2 * halo)
     first = min(max(0, start - halo), length - size)
     return first, first + size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from slide_parts import CANVAS, WHOLE, Blobs, counter_of, joined, same
 
+from kinet_trt import NucleusCounter
 from kinet_trt.core.errors import ImageError, KinetError
 from kinet_trt.slides.count import cache_folder, count_slide
 from kinet_trt.slides.tiles import count_tiles
@@ -41,6 +42,21 @@ def test_others_may_count_the_tiles_in_any_order_and_more_than_once(tmp_path, sl
     again, _ = count_slide(counter, slide, folder=tmp_path, hot_spot=20)
     assert again.resumed == total
     assert again.hot_spot == counted.hot_spot
+
+
+def test_the_counters_tile_applies_up_to_the_cards_and_its_tiles_are_not_mixed_with_others(tmp_path, slide):
+    whole = counter_of(Blobs())(WHOLE)
+    assert len(whole) > 80
+    by_tile = {}
+    for tile in (None, 64, 512):
+        counter = NucleusCounter(Blobs(), tile=tile)
+        counted, _ = count_slide(counter, slide, folder=tmp_path, hot_spot=20)
+        assert same(joined(list(counted.iter_detections())), whole)
+        by_tile[tile] = counted
+    assert {tile: counted.plan.tile for tile, counted in by_tile.items()} == {None: 128, 64: 64, 512: 128}
+    assert by_tile[64].plan.identity != by_tile[None].plan.identity
+    assert by_tile[64].resumed == 0
+    assert by_tile[512].resumed == len(by_tile[None].plan.tiles)
 
 
 def test_work_that_ends_early_is_told_and_goes_on(tmp_path, slide):
