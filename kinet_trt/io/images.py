@@ -102,8 +102,7 @@ def _read(data: bytes) -> _Read:
         # Importing tifffile takes as long as counting a small picture.
         from kinet_trt.io.tiff import read_tiff
 
-        picture = read_tiff(data)
-        return picture.pixels, picture.sizes, picture.remarks
+        return read_tiff(data)
     if data.startswith(_JPEG_XL):
         return _read_jpeg_xl(data)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:

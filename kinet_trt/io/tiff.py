@@ -10,7 +10,6 @@ import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -22,13 +21,12 @@ from PIL import Image
 from kinet_trt.core.errors import ImageError
 from kinet_trt.io.bit_depth import to_8_bit
 from kinet_trt.io.jpeg import find_damage
-from kinet_trt.io.ome import is_ome, read_ome
+from kinet_trt.io.ome import OmeImage, is_ome, read_ome
 from kinet_trt.io.pillow import EIGHT_BIT_MODES, MAX_IMAGE_PIXELS, as_stored, over_white, to_rgb
 from kinet_trt.io.pixel_size import Stated, described, positive, resolution
 
 log = logging.getLogger(__name__)
 
-MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 COLOURS = ("red", "green", "blue")
 
 _REDUCED = 1  # bit of NewSubfileType
@@ -45,71 +43,37 @@ _PILLOW = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946)
 _PREMULTIPLIED, _ALPHA = 1, 2  # extra samples
 
 
-@dataclass(frozen=True, eq=False)
-class TiffPicture:
-    """A picture from a TIFF file.
-
-    Attributes
-    ----------
-    pixels
-        RGB, uint8 [height, width, 3]; the orientation tag is not applied.
-    sizes
-        Pixel sizes from several places of the file, the most reliable first.
-    remarks
-        Notes on the choice of the page and the scaling of its values.
-    """
-
-    pixels: NDArray[np.uint8]
-    sizes: Sequence[Stated | None]
-    remarks: tuple[str, ...]
+Picture = tuple[NDArray[np.uint8], Sequence[Stated | None], tuple[str, ...]]
+"""RGB, uint8 [height, width, 3]; pixel sizes from several places of the file, the most reliable first; notes on how it
+was read."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Selection:
-    """The page to read, or three pages of one picture.
-
-    Attributes
-    ----------
-    pages
-        One page, or those of red, green and blue.
-    remarks
-        Notes on the choice.
-    """
-
-    pages: Sequence[Any]
-    remarks: tuple[str, ...]
-
-
-def read_tiff(data: bytes) -> TiffPicture:
+def read_tiff(data: bytes) -> Picture:
     """Read the largest picture of a TIFF file from its bytes; the first of several with the same size.
 
-    Raises
-    ------
-    ImageError
-        If its kind is not supported, or it is too large.
-    Exception
-        Any other exception if it is damaged.
+    The orientation tag is not applied. A picture that is too large or of an unsupported kind is an ImageError; a file
+    that is damaged may raise any exception.
     """
-    with _quiet(), _open(data) as file:
-        chosen = _select(file)
-        first = chosen.pages[0].keyframe
+    with quiet_tifffile(), _open(data) as file:
+        pages, remarks = _select(file)
+        first = pages[0].keyframe
         if first.imagewidth * first.imagelength > MAX_IMAGE_PIXELS:
             raise ImageError(
                 f"too large to read as one image ({first.imagewidth} x {first.imagelength} px): export a region of it"
             )
         text = file.pages[0].description
         own = first.description if first.index else ""
-        density = [_ratio(first.tags.get(number)) for number in (282, 283)]
+        density = [ratio(first.tags.get(number)) for number in (282, 283)]
         unit = int(_value(first, 296, 2))
         size = first.imagewidth, first.imagelength
         sizes = described(own, density, size), described(text, density, size), resolution(density, unit)
-        parts, remarks = [], chosen.remarks
-        for page in chosen.pages:
+        parts = []
+        for page in pages:
             part, notes = _read_page(page, data, _significant_bits(text, size))
             parts.append(part)
             remarks += notes
     pixels = parts[0] if len(parts) == 1 else np.stack([part[..., 0] for part in parts], axis=2)
-    return TiffPicture(np.ascontiguousarray(pixels), sizes, tuple(dict.fromkeys(remarks)))
+    return np.ascontiguousarray(pixels), sizes, tuple(dict.fromkeys(remarks))
 
 
 def _open(data: bytes) -> Any:
@@ -123,8 +87,8 @@ def _open(data: bytes) -> Any:
     return file
 
 
-def _select(file: Any) -> _Selection:
-    """Select the largest picture: a colour page, or three grey pages of one picture."""
+def _select(file: Any) -> tuple[Sequence[Any], tuple[str, ...]]:
+    """Select the largest picture: a colour page, or those of red, green and blue; return it with notes."""
     whole = [one for one in file.series if any(page is not None for page in one.pages)]
     if not whole:
         raise ImageError("the TIFF holds no picture")
@@ -138,22 +102,20 @@ def _select(file: Any) -> _Selection:
         axes, shape = "Q" if len(pages) > 1 else "", (len(pages),)
     grey = _is_grey(page)
     # In ImageJ the slices of a stack may be labelled Red, Green, Blue.
-    along = axes if _colour_order(_channel_names(file)) else _COLOUR_AXES
+    along = axes if colour_order(_channel_names(file)) else _COLOUR_AXES
     colour = next((axis for axis in axes if axis in along), None) if grey else None
     if colour and shape[axes.index(colour)] == len(COLOURS):
         grid = np.moveaxis(np.arange(len(pages)).reshape(shape), axes.index(colour), -1).reshape(-1, len(COLOURS))
         chosen = next(([pages[n] for n in row] for row in grid if all(pages[n] is not None for n in row)), None)
         if chosen:
             rest = axes.replace(colour, "")
-            return _Selection(
-                _in_order(file, chosen), _colour_remarks(file, colour) + _others(file, chosen, rest, shape)
-            )
+            return _in_order(file, chosen), _colour_remarks(file, colour) + _others(file, chosen, rest, shape)
     if colour == "C" and shape[axes.index("C")] > 1:
         count = shape[axes.index("C")]
         raise ImageError(f"expected red, green and blue, found {count} channels in grey pages: save the picture as RGB")
     if grey and len(pages) > 1:
         raise ImageError(f"expected red, green and blue, found {len(pages)} grey pages: save the picture as RGB")
-    return _Selection([page], _others(file, [page], axes, shape))
+    return [page], _others(file, [page], axes, shape)
 
 
 def _others(file: Any, chosen: Sequence[Any], axes: str, shape: Sequence[int]) -> tuple[str, ...]:
@@ -179,17 +141,17 @@ def _colour_remarks(file: Any, axis: str) -> tuple[str, ...]:
     if axis in "IQ":
         return ("Three grey pages are read as red, green and blue.",)
     names = _channel_names(file)
-    if len(names) == len(COLOURS) and all(names) and _colour_order(names) is None:
+    if len(names) == len(COLOURS) and all(names) and colour_order(names) is None:
         return (f"The channels {', '.join(names)} are read as red, green and blue.",)
     return ()
 
 
 def _in_order(file: Any, pages: Sequence[Any]) -> Sequence[Any]:
-    order = _colour_order(_channel_names(file))
+    order = colour_order(_channel_names(file))
     return [pages[n] for n in order] if order else pages
 
 
-def _colour_order(names: Sequence[str]) -> list[int] | None:
+def colour_order(names: Sequence[str]) -> list[int] | None:
     """Return the indices of red, green and blue in the names of channels; None if they have other names."""
     first = [name.strip().lower()[:1] if name.strip().lower() in (*COLOURS, "r", "g", "b") else "" for name in names]
     return [first.index(colour[0]) for colour in COLOURS] if sorted(first) == ["b", "g", "r"] else None
@@ -198,21 +160,21 @@ def _colour_order(names: Sequence[str]) -> list[int] | None:
 def _channel_names(file: Any) -> Sequence[str]:
     text = file.pages[0].description
     if is_ome(text):
-        try:
-            return next((one.channels for one in read_ome(text).images if len(one.channels) == len(COLOURS)), ())
-        except ValueError:
-            return ()
+        return next((one.channels for one in _ome_images(text) if len(one.channels) == len(COLOURS)), ())
     return tuple(map(str, (file.imagej_metadata or {}).get("Labels", ())))[: len(COLOURS)] if file.is_imagej else ()
 
 
 def _significant_bits(text: str, size: tuple[int, int]) -> int | None:
-    if not is_ome(text):
-        return None
+    fitting = (one for one in _ome_images(text) if (one.width, one.height) == size)
+    return next((one.significant_bits for one in fitting), None)
+
+
+def _ome_images(text: str) -> Sequence[OmeImage]:
+    """Return the images of a description; none if it is not OME-XML that can be read."""
     try:
-        images = read_ome(text).images
+        return read_ome(text).images if is_ome(text) else ()
     except ValueError:
-        return None
-    return next((one.significant_bits for one in images if (one.width, one.height) == size), None)
+        return ()
 
 
 def _read_page(page: Any, data: bytes, significant: int | None) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
@@ -372,7 +334,8 @@ def _value(page: Any, number: int, default: float) -> float:
     return float(value[0] if isinstance(value, tuple) else value)
 
 
-def _ratio(tag: Any) -> float | None:
+def ratio(tag: Any) -> float | None:
+    """Return the value of a resolution tag, px per unit; None if it is missing or not positive."""
     try:
         over, under = tag.value
         return positive(float(over) / float(under))
@@ -381,16 +344,16 @@ def _ratio(tag: Any) -> float | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Redirect the warnings of tifffile to our debug log."""
+def quiet_tifffile() -> Iterator[None]:
+    """Log the warnings of tifffile at debug level: for a damaged file, there is one error."""
 
-    def ours(record: logging.LogRecord) -> bool:
+    def demote(record: logging.LogRecord) -> bool:
         log.debug("tifffile: %s", record.getMessage())
         return False
 
     logger = logging.getLogger("tifffile")
-    logger.addFilter(ours)
+    logger.addFilter(demote)
     try:
         yield
     finally:
-        logger.removeFilter(ours)
+        logger.removeFilter(demote)

@@ -202,6 +202,11 @@ def test_three_grey_planes_are_colours_only_where_they_may_be(tmp_path):
             np.testing.assert_array_equal(slide.read(0, 0, 0, 512, 384), WHOLE)
             (remark,) = slide.remarks
             assert re.fullmatch(rf"The file contains three grey planes{channels}; they were read as .*", remark)
+    names = {"metadata": {"axes": "CYX", "Channel": {"Name": ["B", "G", "R"]}}}
+    tifffile.imwrite(tmp_path / "bgr.ome.tif", planes[::-1], tile=(128, 128), photometric="minisblack", **names)
+    with open_slide(tmp_path / "bgr.ome.tif") as slide:
+        np.testing.assert_array_equal(slide.read(0, 0, 0, 512, 384), WHOLE)
+        assert slide.remarks == ()
     for name in ("z.ome.tif", "t.ome.tif"):
         with pytest.raises(ImageError, match="a stack of 3 grey planes"):
             open_slide(tmp_path / name)

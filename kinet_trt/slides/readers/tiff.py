@@ -5,9 +5,7 @@ Only the tiles or strips in the requested rectangle are decoded. Those that a sp
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,11 @@ from numpy.typing import NDArray
 from kinet_trt.core.errors import ImageError
 from kinet_trt.io.ome import Ome, OmeImage
 from kinet_trt.io.pixel_size import described, first_usable, pixel_size, resolution
+from kinet_trt.io.tiff import colour_order, quiet_tifffile, ratio
 from kinet_trt.slides.readers import tiff_tags
 from kinet_trt.slides.readers.files import COMPANION_SUFFIX, ome_of, tiffs_of
 from kinet_trt.slides.readers.main_image import is_aside, others_remark
 
-log = logging.getLogger(__name__)
-
-_COLOURS = ("red", "green", "blue")
 _COLOUR_AXES = ("C", "S", "I", "Q")
 """Axes of tifffile along which three grey pages may be colours: channels, samples and unknown."""
 _MAX_SEGMENT_BYTES = 1 << 28
@@ -34,18 +30,10 @@ _MAX_SEGMENT_BYTES = 1 << 28
 
 @dataclass(frozen=True, eq=False)
 class _Plane:
-    """Location of one or all channels of a level.
-
-    Attributes
-    ----------
-    page
-        A TiffPage or TiffFrame.
-    first
-        Index of its first segment: the planes of a page are stored one after another.
-    """
+    """One or all channels of a level: a TiffPage or TiffFrame, and the index of its first segment."""
 
     page: Any
-    first: int
+    first: int  # the planes of a page are stored one after another
 
 
 class TiffPixels:
@@ -59,7 +47,7 @@ class TiffPixels:
             {"omexml": metadata.read_text("utf-8-sig"), "is_ome": True} if metadata != path else {}
         )
         self._levels: list[list[_Plane]] = []
-        with _quiet():
+        with quiet_tifffile():
             try:
                 self._file: Any = tifffile.TiffFile(path, **options)
             except Exception as error:  # tifffile raises many kinds on damaged files
@@ -92,7 +80,7 @@ class TiffPixels:
         self.sizes: Sequence[tuple[int, int]] = [
             (planes[0].page.keyframe.imagewidth, planes[0].page.keyframe.imagelength) for planes in self._levels
         ]
-        for file in {id(plane.page.parent): plane.page.parent for level in self._levels for plane in level}.values():
+        for file in self._files():
             if file.filehandle.closed:  # tifffile closes the other files of a set
                 file.filehandle.open()
         self.mpp, self.unused_size = self._mpp(first, image)
@@ -106,7 +94,7 @@ class TiffPixels:
         if image and image.mpp:
             return pixel_size(*image.mpp)
         text, unit = self._file.pages[0].tags.get(270), first.tags.get(296)
-        density = [_ratio(first.tags.get(number)) for number in (282, 283)]
+        density = [ratio(first.tags.get(number)) for number in (282, 283)]
         stated = described(str(text.value) if text else "", density) if self._ome is None else None
         return first_usable([stated, resolution(density, int(unit.value) if unit else 2)])
 
@@ -131,9 +119,7 @@ class TiffPixels:
 
     def _read_plane(self, plane: _Plane, x: int, y: int, width: int, height: int, channels: int) -> NDArray[np.uint8]:
         page, key = plane.page, plane.page.keyframe
-        tile_width, tile_height = (
-            (key.tilewidth, key.tilelength) if key.is_tiled else (key.imagewidth, key.rowsperstrip)
-        )
+        tile_width, tile_height = _segment_size(key)
         columns = -(-key.imagewidth // tile_width)
         whole = np.full((height, width, channels), 255, np.uint8)
         for row in range(y // tile_height, (y + height - 1) // tile_height + 1):
@@ -170,25 +156,13 @@ class TiffPixels:
 
     def close(self) -> None:
         """Close the file."""
-        for file in {id(plane.page.parent): plane.page.parent for level in self._levels for plane in level}.values():
+        for file in self._files():
             file.filehandle.close()
         self._file.close()
 
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Log the warnings of tifffile at debug level: for a damaged file, there is one error."""
-
-    def demote(record: logging.LogRecord) -> bool:
-        log.debug("tifffile: %s", record.getMessage())
-        return False
-
-    logger = logging.getLogger("tifffile")
-    logger.addFilter(demote)
-    try:
-        yield
-    finally:
-        logger.removeFilter(demote)
+    def _files(self) -> Iterable[Any]:
+        """Return the open files of a set, each once."""
+        return {id(plane.page.parent): plane.page.parent for level in self._levels for plane in level}.values()
 
 
 def _tiff_of(path: Path, ome: Ome | None) -> Path:
@@ -228,12 +202,12 @@ def _levels(picture: Any, image: OmeImage | None) -> tuple[list[list[_Plane]], t
             f"expected one RGB image, found a stack of 3 grey planes ({picture.axes} {list(picture.shape)}): export "
             "the plane to count as RGB"
         )
-    names = [name.strip().lower() for name in image.channels] if image else []
-    order = [names.index(colour) for colour in _COLOURS] if sorted(names) == sorted(_COLOURS) else [0, 1, 2]
-    levels = [[planes[n] for n in order] for planes in (_planes(level) for level in picture.levels)]
-    shown = f" ({', '.join(image.channels)})" if image and all(names) and len(names) == 3 else ""
-    if names and sorted(names) in (sorted(_COLOURS), sorted(("r", "g", "b"))):
+    names = image.channels if image else ()
+    order = colour_order(names)
+    levels = [[planes[n] for n in order or range(3)] for planes in map(_planes, picture.levels)]
+    if order:
         return levels, ()
+    shown = f" ({', '.join(names)})" if len(names) == 3 and all(map(str.strip, names)) else ""
     return levels, (f"The file contains three grey planes{shown}; they were read as red, green and blue.",)
 
 
@@ -273,16 +247,13 @@ def _check(key: Any, channels: int) -> None:
         ) from None
     if key.dtype != np.uint8 or channels not in (3, 4) or key.imagedepth != 1:
         raise ImageError(f"expected 8-bit RGB, found {channels} channels of {key.dtype}: export the slide as 8-bit RGB")
-    tile_width, tile_height = (key.tilewidth, key.tilelength) if key.is_tiled else (key.imagewidth, key.rowsperstrip)
+    tile_width, tile_height = _segment_size(key)
     if tile_width * tile_height * channels > _MAX_SEGMENT_BYTES:
         raise ImageError(
             f"tiles of {tile_width} x {tile_height} px are too large for memory: export it as a tiled pyramid"
         )
 
 
-def _ratio(tag: Any) -> float | None:
-    try:
-        over, under = tag.value
-        return float(over) / float(under)
-    except (AttributeError, TypeError, ValueError, ZeroDivisionError):
-        return None
+def _segment_size(key: Any) -> tuple[int, int]:
+    """Return width and height of a tile or strip, px."""
+    return (key.tilewidth, key.tilelength) if key.is_tiled else (key.imagewidth, key.rowsperstrip)
