@@ -34,28 +34,12 @@ def check_names(
 ) -> bool:
     """Check the names of files and folders to write, before any work.
 
-    Parameters
-    ----------
-    targets
-        File names by option; ``-`` is standard output.
-    format_
-        Value of ``--format``: anything but a table is data on standard output.
-    folders
-        Folders by option.
-    out
-        Suffixes of ``--out``.
+    ``targets`` are file names by option, ``-`` for standard output; ``format_`` is the value of ``--format``, and
+    anything but a table is data on standard output; ``folders`` are folders by option; ``out`` are the suffixes of
+    ``--out``. Returns whether data goes to standard output: nothing else may be printed there.
 
-    Returns
-    -------
-    bool
-        Whether data goes to standard output: nothing else may be printed there.
-
-    Raises
-    ------
-    BadParameter
-        If a suffix is not one of the option's, a folder looks like a file, or two options write to standard output.
-    KinetError
-        If the package that writes a type of file is missing.
+    Raises BadParameter if a suffix is not one of the option's, a folder looks like a file, or two options write to
+    standard output; a KinetError if the package that writes a type of file is missing.
     """
     for option, target in targets.items():
         expected = out if option == "--out" else SUFFIXES[option]

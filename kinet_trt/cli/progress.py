@@ -21,17 +21,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Bars(Progress):
-    """Progress bars on standard error; a line every ten seconds if that is no terminal.
-
-    Parameters
-    ----------
-    quiet
-        Show neither.
-    file
-        Destination; None: standard error.
-    clock
-        Returns the current time in s.
-    """
+    """Progress bars on standard error; a line every ten seconds if that is no terminal."""
 
     def __init__(
         self, *, quiet: bool = False, file: IO[str] | None = None, clock: Callable[[], float] = time.monotonic

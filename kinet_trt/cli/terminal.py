@@ -33,16 +33,7 @@ def print_rows(
 ) -> None:
     """Print a table; on a terminal that is too narrow for it, print each row as a block of lines.
 
-    Parameters
-    ----------
-    console
-        Destination.
-    headers, rows
-        Text of the cells.
-    left
-        Number of left-aligned columns; the others are numbers.
-    bold
-        Rows to print in bold; empty: none.
+    The first ``left`` columns are left-aligned, the others are numbers; ``bold`` are the rows to print in bold.
     """
     styles = ["bold" if is_bold else None for is_bold in bold] or [None] * len(rows)
     columns = list(zip(headers, *rows, strict=True))

@@ -14,18 +14,9 @@ from kinet_trt.core.errors import KinetError
 def write_atomic(path: Path, content: bytes | str | Iterable[str]) -> None:
     """Write a temporary file and rename it, so that readers see the old file or the new one.
 
-    Parameters
-    ----------
-    path
-        Target; missing folders are created. A link is followed. A pipe or a device is written to directly.
-    content
-        Bytes, or text, which is written as UTF-8 (see :func:`encoded`). An iterable is written part by part; if it
-        raises, the old file stays.
-
-    Raises
-    ------
-    KinetError
-        If the file cannot be written; an old file is unchanged.
+    Missing folders are created, a link is followed, and a pipe or a device is written to directly. Text is written as
+    UTF-8 (see :func:`encoded`). An iterable is written part by part; if it raises, or the file cannot be written, the
+    old file stays.
     """
     try:
         parts = [content] if isinstance(content, (bytes, str)) else content

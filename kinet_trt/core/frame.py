@@ -86,16 +86,9 @@ def is_grey(pixels: NDArray[np.uint8]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A frame at the model's scale, padded.
+    """A frame at the model's scale, padded at the bottom and the right to multiples of the model's alignment.
 
-    Attributes
-    ----------
-    pixels
-        RGB, uint8 [H, W, 3], H and W multiples of the model's alignment.
-    height, width
-        Size without the padding, which is at the bottom and the right, model px.
-    scale_y, scale_x
-        Model px per frame px.
+    Height and width are those without the padding, model px; scales are model px per frame px.
     """
 
     pixels: NDArray[np.uint8]
@@ -112,23 +105,10 @@ class Fitted:
 
 
 def fit(frame: Frame, mpp: float, multiple: int) -> Fitted:
-    """Scale a frame to ``mpp`` and pad it to multiples of ``multiple``.
+    """Scale a frame to ``mpp`` and pad it to multiples of ``multiple`` px; raises as `fitted_size`.
 
-    Enlarging is bilinear with half-pixel centres, shrinking averages areas; padding repeats the last row and column.
-
-    Parameters
-    ----------
-    frame
-        A frame; without µm/px it is assumed to have the model's scale.
-    mpp
-        The model's scale, µm/px.
-    multiple
-        Alignment of height and width, px.
-
-    Raises
-    ------
-    ImageError
-        If the shorter side is below :data:`MIN_SIDE`, or the frame is larger than :data:`MAX_PIXELS`.
+    Enlarging is bilinear with half-pixel centres, shrinking averages areas; padding repeats the last row and column. A
+    frame without µm/px is assumed to have the model's scale.
     """
     height, width = fitted_size(frame.height, frame.width, frame.mpp, mpp)
     pixels = frame.pixels
@@ -152,10 +132,7 @@ def fit(frame: Frame, mpp: float, multiple: int) -> Fitted:
 def fitted_size(height: int, width: int, frame_mpp: float | None, mpp: float) -> tuple[int, int]:
     """Return height and width of a frame at the model's ``mpp``, px, without padding.
 
-    Raises
-    ------
-    ImageError
-        As :func:`fit`.
+    Raises an ImageError if the shorter side is below :data:`MIN_SIDE`, or the frame is larger than :data:`MAX_PIXELS`.
     """
     scale = 1.0 if frame_mpp is None else frame_mpp / mpp
     if max(height, width) * scale > MAX_SIDE or height * width * scale**2 > MAX_PIXELS:

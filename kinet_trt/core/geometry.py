@@ -22,19 +22,9 @@ _RIGHT, _DOWN = 1e-6, 1e-9
 
 
 def rescale(centres: _Floats, scale: float) -> _Floats:
-    """Map x or y from one pixel grid to another of the same area, computed in float64.
+    """Map x or y, px, from one pixel grid to another of the same area, computed in float64.
 
-    Parameters
-    ----------
-    centres
-        Positions, px; any shape.
-    scale
-        Pixels of the new grid per pixel of the old one.
-
-    Returns
-    -------
-    NDArray
-        Positions on the new grid, px, with the dtype of ``centres``.
+    ``scale`` is pixels of the new grid per pixel of the old one. Shape and dtype stay.
     """
     if scale == 1.0:
         return centres
@@ -42,15 +32,7 @@ def rescale(centres: _Floats, scale: float) -> _Floats:
 
 
 def contains(shape: Sequence[Ring], x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Return which points lie inside a polygon, bool [n].
-
-    Parameters
-    ----------
-    shape
-        Outline and holes.
-    x, y
-        Points [n], px.
-    """
+    """Return which points [n], px, lie inside a polygon, bool [n]."""
     import shapely  # only regions need it
 
     outline, *holes = map(shapely.linearrings, shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -101,35 +102,18 @@ class Ki67:
             low, high = wilson(self.index, self.tumor + extra)
             return bands.range_of(low) == bands.range_of(high)
 
-        if not within_one(MAX_MORE_NUCLEI):
-            return None
-        low, high = -1, MAX_MORE_NUCLEI
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if within_one(middle) else (middle, high)
-        return high
+        more = bisect_left(range(MAX_MORE_NUCLEI + 1), True, key=within_one)
+        return more if more <= MAX_MORE_NUCLEI else None
 
 
 @dataclass(frozen=True)
 class Statement:
-    """Sentences about the grade ranges of the average and the hot spot. WHO grades by the hot spot.
+    """Sentences about the grade ranges of the average and the hot spot. WHO grades by the hot spot."""
 
-    Attributes
-    ----------
-    average
-        Index of all counted nuclei.
-    hot_spot
-        Index of the hot spot, if there is one.
-    bands
-        Grade ranges; None to omit them.
-    no_range
-        Sentence that replaces the range; empty if a range is given.
-    """
-
-    average: Ki67
+    average: Ki67  # of all counted nuclei
     hot_spot: Ki67 | None = None
-    bands: Bands | None = NET
-    no_range: str = ""
+    bands: Bands | None = NET  # None to omit the ranges
+    no_range: str = ""  # sentence that replaces the range; empty if a range is given
 
     def range_of(self, ki67: Ki67 | None) -> str:
         """Return the range of an index; empty if none is given."""

@@ -13,10 +13,7 @@ from kinet_trt.core.errors import KinetError
 class LockFile:
     """Lock a file for one process; the lock ends with the process, also when it is killed.
 
-    Parameters
-    ----------
-    path
-        The file to lock. The lock is ``NAME.lock`` beside it; ``NAME.lock.txt`` holds the note of its holder.
+    The lock is ``NAME.lock`` beside the file; ``NAME.lock.txt`` holds the note of its holder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,13 +21,7 @@ class LockFile:
         self._note = path.with_name(f"{path.name}.lock.txt")
 
     def acquire(self) -> bool:
-        """Return True if the lock was acquired, False if another process or object holds it.
-
-        Raises
-        ------
-        KinetError
-            If the lock file cannot be created.
-        """
+        """Return True if the lock was acquired, False if another process or object holds it."""
         try:
             self._note.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(blocking=False)

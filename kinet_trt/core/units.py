@@ -54,27 +54,16 @@ def is_mpp(value: object) -> bool:
 
 
 def check_mpp(value: object) -> None:
-    """Check that a value is a pixel size, µm/px.
-
-    Raises
-    ------
-    ImageError
-        Unless :func:`is_mpp`.
-    """
+    """Raise an ImageError unless a value is a pixel size, µm/px: see :func:`is_mpp`."""
     if not is_mpp(value):
         raise ImageError(f"µm/px: expected a number from {MIN_MPP:g} to {MAX_MPP:g}, found {shown(value)}")
 
 
 def um_in(unit: str) -> float | None:
-    r"""Return one unit of length in µm; None if it is not a known unit of length.
+    r"""Return one unit of length in µm, by its symbol or its name in singular or plural; None if it is not known.
 
     The micro sign may be U+00B5, the Greek letter U+03BC, ``u``, or the escape ``\u00B5`` that ImageJ writes. Case
     matters only where it distinguishes units (``Mm``, ``mm``).
-
-    Parameters
-    ----------
-    unit
-        A symbol or a name, singular or plural, such as ``um``, ``Å``, ``nanometer``, ``inches``.
     """
     text = _normal(unit)
     if text in _SYMBOLS:

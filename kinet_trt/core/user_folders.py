@@ -24,13 +24,7 @@ def user_data() -> Path | None:
 
 
 def sessions_file() -> Path:
-    """Return the default session file, ``sessions.kinet`` in :func:`user_data`.
-
-    Raises
-    ------
-    KinetError
-        If there is no home folder.
-    """
+    """Return the default session file, ``sessions.kinet`` in :func:`user_data`; an error without a home folder."""
     folder = user_data()
     if folder is None:
         raise KinetError("no home folder for the sessions: give a session file (kinet-trt live: --sessions FILE)")

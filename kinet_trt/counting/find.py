@@ -23,19 +23,7 @@ def find_images(paths: Sequence[Path], *, slides: bool = False) -> list[Path]:
     """Return the images that paths, folders (without their subfolders) and patterns name, each once, in order.
 
     Masks (``*_counted.png``) and overlays (``*_overlay.png``) in folders and patterns are left out. A slide of several
-    files is returned once, and so is a file with several links to it.
-
-    Parameters
-    ----------
-    paths
-        Files, folders and glob patterns.
-    slides
-        Include slides.
-
-    Raises
-    ------
-    KinetError
-        If a folder or a pattern contains no image.
+    files is returned once, and so is a file with several links to it. A folder or a pattern without images is an error.
     """
     found: list[Path] = []
     for path in paths:
@@ -68,12 +56,7 @@ def find_images(paths: Sequence[Path], *, slides: bool = False) -> list[Path]:
 def skipped_files(paths: Sequence[Path], found: Sequence[Path]) -> list[str]:
     """Return one sentence for each kind of image in folders and patterns that is not read, such as GIF.
 
-    Parameters
-    ----------
-    paths
-        Files, folders and glob patterns.
-    found
-        Result of :func:`find_images` for them.
+    ``found`` is the result of :func:`find_images` for the same paths.
     """
     lines, counted = [], set(found)
     for path in paths:

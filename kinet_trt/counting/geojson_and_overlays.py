@@ -38,12 +38,7 @@ def output_names(images: Sequence[Path]) -> dict[Path, str]:
 class Outputs:
     """Names and contents of the files of each image.
 
-    Attributes
-    ----------
-    geojson, overlay
-        Folders; None if these files are not written.
-    names
-        File names without suffix, by image: see :func:`output_names`.
+    Folders are None if their files are not written; ``names`` are those of :func:`output_names`.
     """
 
     geojson: Path | None
@@ -62,20 +57,7 @@ class Outputs:
             yield self.overlay / f"{self.names[image]}{OVERLAY_SUFFIX}"
 
     def write(self, counted: CountResult, draw: Callable[[], NDArray[np.uint8]]) -> None:
-        """Write the files of one image.
-
-        Parameters
-        ----------
-        counted
-            Result for one of the images.
-        draw
-            Returns the overlay, RGB uint8 [H, W, 3].
-
-        Raises
-        ------
-        KinetError
-            If a file cannot be written, or there is not enough memory for the overlay.
-        """
+        """Write the files of one image; ``draw`` returns its overlay, RGB uint8 [H, W, 3]."""
         for path in self.paths(counted.image):
             if path.suffix == ".geojson":
                 features = (

@@ -19,13 +19,7 @@ from kinet_trt.quality.domain_check import DomainCheck
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CountedImage(CountResult):
-    """Result of counting an image, without its pixels.
-
-    Attributes
-    ----------
-    detections
-        Nuclei, px of the image.
-    """
+    """Result of counting an image, without its pixels; nuclei in px of the image."""
 
     detections: Detections
     qupath_type: ClassVar[str] = "annotation"
@@ -38,29 +32,7 @@ class CountedImage(CountResult):
 def count_image(
     counter: NucleusCounter, image: Path, mpp: float | None = None, hot_spot: int = HOT_SPOT
 ) -> tuple[CountedImage, Frame]:
-    """Count one image file.
-
-    Parameters
-    ----------
-    counter
-        An open model.
-    image
-        The file.
-    mpp
-        um/px; defaults to the file's, else the model's.
-    hot_spot
-        Hot-spot size in tumour nuclei.
-
-    Returns
-    -------
-    counted, frame
-        The result, and the image.
-
-    Raises
-    ------
-    KinetError
-        If the file cannot be read or counted.
-    """
+    """Count one image file; return the result and the image. ``mpp`` defaults to the file's, else the model's."""
     frame = read_image(image)
     if not frame.pixels.any():
         raise ImageError("every pixel is black: the file holds no picture: export it again")

@@ -17,16 +17,7 @@ from kinet_trt.core.result import CountResult
 class PooledCount:
     """Sum of several results.
 
-    Attributes
-    ----------
-    images
-        Number of images.
-    counts
-        Nuclei by class.
-    hot_spot, hot_spot_image
-        The hot spot with the highest index, and its image; None if no image has one.
-    unlike
-        Images that are unlike the training data.
+    The hot spot is the one with the highest index; ``unlike`` are the images that are unlike the training data.
     """
 
     images: int
@@ -62,12 +53,12 @@ class PooledCount:
 
     def record(self) -> dict[str, Any]:
         """Return the member ``together`` of the JSON."""
-        interval, spot = self.ki67.interval, self.hot_spot
+        spot = self.hot_spot
         return {
             "images": self.images,
             "counts": self.counts,
             "ki67_index": self.ki67.index,
-            "interval": list(interval) if interval else None,
+            "interval": self.ki67.interval,
             "hot_spot": {"image": str(self.hot_spot_image), **spot.record()} if spot else None,
             "unlike": [str(image) for image in self.unlike],
         }

@@ -78,7 +78,7 @@ class CountRun:
         yield "\n"
 
     def _record(self, result: CountResult) -> dict[str, Any]:
-        threshold, interval = self.counter.threshold, result.ki67.interval
+        threshold = self.counter.threshold
         return {
             "image": str(result.image),
             "width": result.width,
@@ -89,7 +89,7 @@ class CountRun:
             "precision": self.counter.engine.precision,
             "counts": result.counts,
             "ki67_index": result.ki67.index,
-            "interval": list(interval) if interval else None,
+            "interval": result.ki67.interval,
             "hot_spot": result.hot_spot.record() if result.hot_spot else None,
             "unlike": result.unlike,
             "remarks": list(result.remarks),
@@ -201,29 +201,9 @@ def count_files(
 ) -> CountRun:
     """Count image files and slides. A file that cannot be counted does not affect the others.
 
-    Parameters
-    ----------
-    files
-        From :func:`kinet_trt.counting.find.find_images`.
-    counter
-        An open model.
-    mpp
-        um/px; defaults to each file's, else the model's (a slide must have its own).
-    region
-        Region to count of each slide; None for all. With a region, images are errors.
-    hot_spot
-        Hot-spot size in tumour nuclei.
-    pool
-        Add up the results: the files are of one case.
-    outputs
-        Files to write for each image.
-    tile_counter, on_tiles, notify
-        Slides only: see :func:`kinet_trt.slides.count.count_slide`.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        On Ctrl-C; its message says how to resume a slide.
+    ``mpp`` defaults to each file's, else the model's; a slide must have its own. With a region, which is for slides,
+    images are errors. ``pool`` adds up the results: the files are of one case. For ``tile_counter``, ``on_tiles``,
+    ``notify`` and Ctrl-C see :func:`kinet_trt.slides.count.count_slide`.
     """
     results: list[CountResult] = []
     errors: list[tuple[Path, str]] = []

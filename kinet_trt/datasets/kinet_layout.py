@@ -27,16 +27,8 @@ _MAX_FLAT_TOP = 32  # px: area of the largest peak with a constant value
 class MappedImage:
     """An image and its maps.
 
-    Attributes
-    ----------
-    image
-        The image file.
-    split
-        Name of the subfolder of ``images``; empty if the image is in ``images``.
-    maps
-        Proximity maps of the labelled classes.
-    regions
-        Region map, if there is one.
+    ``split`` is the subfolder of ``images``, empty if the image is in ``images``; ``maps`` are the proximity maps of
+    the labelled classes.
     """
 
     image: Path
@@ -74,24 +66,11 @@ def _find_map(image: Path, folder: Path) -> Path | None:
 def read_centres(path: Path, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Find the nuclei of a proximity map (Eq. 1): its peaks above half of the maximum.
 
-    Parameters
-    ----------
-    path
-        Grey picture that is brightest at the nuclei of one class, and black far from them.
-    height, width
-        Size of the image, px.
-
-    Returns
-    -------
-    x, y
-        float32 [n], px, in raster order; the centroid of a peak of several px.
-
-    Raises
-    ------
-    KinetError
-        If the map cannot be read, has another size, or has large flat tops and is therefore not a proximity map.
+    The map is a grey picture of the size of its image, brightest at the nuclei of one class and black far from them. A
+    picture with large flat tops is not such a map, and an error. Returns x and y, float32 [n], px, in raster order; the
+    centroid of a peak of several px.
     """
-    values = _grey(path, height, width)
+    values = read_grey(path, height, width, "map")
     highest = int(values.max())
     if highest == 0:
         return np.empty(0, np.float32), np.empty(0, np.float32)
@@ -112,29 +91,22 @@ def read_centres(path: Path, height: int, width: int) -> tuple[NDArray[np.float3
 def read_regions(path: Path, height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Read a region map: tumour is white, other tissue black, and unannotated areas grey.
 
-    Returns
-    -------
-    tumor, known
-        bool [height, width].
-
-    Raises
-    ------
-    KinetError
-        If it cannot be read, or has another size.
+    Returns the masks of tumour and of the annotated area, bool [height, width].
     """
-    values = _grey(path, height, width)
+    values = read_grey(path, height, width, "map")
     tumor, other = values >= 192, values < 64
     return tumor, tumor | other
 
 
-def _grey(path: Path, height: int, width: int) -> NDArray[np.uint8]:
+def read_grey(path: Path, height: int, width: int, kind: str) -> NDArray[np.uint8]:
+    """Read a grey picture, uint8 [height, width], of the size of its image; ``kind`` names it in messages."""
     try:
         values = read_image(path).pixels[..., 0]
     except ImageError as error:
         raise KinetError(f"{path}: {error}") from None
     if values.shape != (height, width):
         raise KinetError(
-            f"{path}: expected a map of {width} x {height} px like its image, found {values.shape[1]} x "
+            f"{path}: expected a {kind} of {width} x {height} px like its image, found {values.shape[1]} x "
             f"{values.shape[0]}: export it again"
         )
     return np.ascontiguousarray(values)

@@ -42,19 +42,8 @@ def read_fields(folder: Path, mpp: float | None = None, *, unlabelled: bool = Fa
     labelled nuclei. Without a class list for a source, the classes that occur in its fields are assumed to be labelled
     (``guessed``). ``*_counted.png`` are masks. Fields with only unknown classes are excluded with a warning.
 
-    Parameters
-    ----------
-    folder
-        Folder of the fields.
-    mpp
-        µm/px of the images, for positions in µm and the size of outlined nuclei; defaults to that of each file.
-    unlabelled
-        Also return images without labels, in folders of images and label files.
-
-    Raises
-    ------
-    KinetError
-        If no fields are found, or a label file is invalid.
+    ``mpp`` is the µm/px of the images, for positions in µm and the size of outlined nuclei; it defaults to that of each
+    file. ``unlabelled`` adds images without labels, in folders of images and label files.
     """
     indices = [path / "index.csv" for path in (folder, folder.parent) if (path / "index.csv").is_file()]
     indexed = [f for index in indices[:1] for f in _from_index(index, folder, mpp)]
@@ -79,17 +68,8 @@ def read_fields(folder: Path, mpp: float | None = None, *, unlabelled: bool = Fa
 def with_regions(fields: Sequence[LabelledField], folder: Path) -> list[LabelledField]:
     """Add regions from a folder of GeoJSON files to fields; log the number of fields with regions.
 
-    Parameters
-    ----------
-    fields
-        Fields with unique image names.
-    folder
-        Folder with ``NAME.geojson`` or ``NAME.regions.geojson`` for the image ``NAME.*``, searched recursively.
-
-    Raises
-    ------
-    KinetError
-        If no field has a file, a field has two, or a file cannot be read.
+    The folder has ``NAME.geojson`` or ``NAME.regions.geojson`` for the image ``NAME.*``, and is searched recursively.
+    Several files for a name, or none for all fields, are an error.
     """
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*.geojson")):
@@ -135,13 +115,7 @@ def _listing(folder: Path) -> str:
 
 
 def with_nuclei(fields: Sequence[LabelledField]) -> list[LabelledField]:
-    """Return the fields with labelled nuclei; log the number of fields without.
-
-    Raises
-    ------
-    KinetError
-        As :func:`check_nuclei`.
-    """
+    """Return the fields with labelled nuclei; log the number of fields without. Raises as :func:`check_nuclei`."""
     kept = [f for f in fields if f.labelled]
     if len(kept) < len(fields):
         log.warning("excluded %d of %d fields: regions but no nuclei", len(fields) - len(kept), len(fields))
@@ -150,14 +124,16 @@ def with_nuclei(fields: Sequence[LabelledField]) -> list[LabelledField]:
     return kept
 
 
-def check_nuclei(fields: Sequence[LabelledField]) -> None:
-    """Check that fields contain labelled nuclei.
+def read_split(folder: Path, split: str | None, mpp: float | None = None) -> list[LabelledField]:
+    """Read the fields of a folder that have labelled nuclei, only those of a split if it is given."""
+    fields = with_nuclei([f for f in read_fields(folder, mpp) if split in (None, f.split)])
+    if not fields:
+        raise KinetError(f"{folder}: no fields with nuclei" + (f" of the split {split!r}" if split else ""))
+    return fields
 
-    Raises
-    ------
-    KinetError
-        If there is no labelled nucleus in the counted region of any field.
-    """
+
+def check_nuclei(fields: Sequence[LabelledField]) -> None:
+    """Raise a KinetError if there is no labelled nucleus in the counted region of any field."""
     folder = fields[0].image.parent
     total = sum(len(f.x) for f in fields)
     if not total:
@@ -170,13 +146,7 @@ def check_nuclei(fields: Sequence[LabelledField]) -> None:
 
 
 def with_classes(fields: Sequence[LabelledField], classes: Sequence[str]) -> list[LabelledField]:
-    """Return fields with these labelled classes; fields without nuclei are unchanged.
-
-    Raises
-    ------
-    KinetError
-        If a class is unknown.
-    """
+    """Return fields with these labelled classes; fields without nuclei are unchanged."""
     if unknown := set(classes) - set(CLASSES):
         raise KinetError(f"unknown class {shown(sorted(unknown))}; known are {', '.join(CLASSES)}")
     named = tuple(name for name in CLASSES if name in classes)
@@ -320,13 +290,7 @@ def _find_labels(image: Path, names: Mapping[str, Path]) -> list[Path]:
 
 
 def _shared_table(folder: Path, images: Sequence[Path], others: Sequence[Path]) -> Table | None:
-    """Return the measurement table for several images of a folder, if there is one.
-
-    Raises
-    ------
-    KinetError
-        If there are two tables.
-    """
+    """Return the measurement table for several images of a folder, if there is one; two are an error."""
     tables = []
     for path in others:
         if path.suffix.lower() in points.SUFFIXES and path.is_file() and points.is_table(path):

@@ -27,47 +27,21 @@ Regions = tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
 @dataclass(frozen=True, eq=False)
 class LabelledField:
-    """An image file and its labelled nuclei.
-
-    Attributes
-    ----------
-    image
-        The image file.
-    x, y
-        Nucleus centres, float32 [n], px of the image, pixel centres at integers.
-    cls
-        Index in :data:`CLASSES`, uint8 [n].
-    labelled
-        Classes that are labelled in this field; empty for a field with regions only.
-    counted
-        Mask file of the area in which nuclei were labelled (white); None for the whole image.
-    partial
-        Classes that are labelled incompletely: absence of a label does not mean absence of a nucleus.
-    classified
-        False if nuclei are labelled without a class; ``cls`` is then undefined.
-    guessed
-        True if ``labelled`` is assumed from the classes that occur.
-    outlines
-        Areas from a GeoJSON file.
-    region_map
-        Region map: tumour (white), other tissue (black), unannotated (grey).
-    source, split
-        Source of the field; ``"train"``, ``"val"`` or ``""``.
-    """
+    """An image file and its labelled nuclei; their centres in px of the image, pixel centres at integers."""
 
     image: Path
     x: NDArray[np.float32]
     y: NDArray[np.float32]
-    cls: NDArray[np.uint8]
-    labelled: tuple[str, ...] = CLASSES
-    counted: Path | None = None
+    cls: NDArray[np.uint8]  # index in CLASSES
+    labelled: tuple[str, ...] = CLASSES  # classes that are labelled in this field; empty with regions only
+    counted: Path | None = None  # mask of the area in which nuclei were labelled (white); None for the whole image
     source: str = ""
-    split: str = ""
-    partial: tuple[str, ...] = ()
-    classified: bool = True
-    guessed: bool = False
+    split: str = ""  # "train", "val" or ""
+    partial: tuple[str, ...] = ()  # classes labelled incompletely: absence of a label is not absence of a nucleus
+    classified: bool = True  # False if nuclei are labelled without a class: cls is then undefined
+    guessed: bool = False  # labelled is assumed from the classes that occur
     outlines: Outlines = field(default_factory=Outlines)
-    region_map: Path | None = None
+    region_map: Path | None = None  # tumour (white), other tissue (black), unannotated (grey)
     _masks: list[NDArray[np.bool_]] = field(default_factory=list, repr=False)
     _regions: list[Regions] = field(default_factory=list, repr=False)
     _empty: list[NDArray[np.bool_]] = field(default_factory=list, repr=False)
@@ -90,17 +64,7 @@ class LabelledField:
     def at_scale(self, own: float | None, mpp: float) -> LabelledField:
         """Return the field scaled to ``mpp`` µm/px, in memory.
 
-        Parameters
-        ----------
-        own
-            µm/px of its pixels; None for that of the file, else ``mpp``.
-        mpp
-            Target, µm/px.
-
-        Raises
-        ------
-        ImageError
-            If it is too small or too large at that scale.
+        ``own`` is µm/px of its pixels; None for that of the file, else ``mpp``.
         """
         used = own or self.frame().mpp or mpp
         if used == mpp:
@@ -146,21 +110,17 @@ class LabelledField:
 
     def _check_inside(self, frame: Frame) -> None:
         """Raise if most nuclei or corners lie outside of the image, and so belong to another one."""
-        inside = (self.x > -1) & (self.x < frame.width) & (self.y > -1) & (self.y < frame.height)
-        if 2 * inside.sum() < len(self.x):
-            self._frames.clear()
-            raise KinetError(
-                f"{self.image}: {len(self.x) - inside.sum()} of its {len(self.x)} labelled nuclei lie outside of its "
-                f"{frame.width} x {frame.height} px: they belong to another image, or at another scale"
-            )
+        x, y = self.x, self.y
+        nuclei = (x <= -1) | (x >= frame.width) | (y <= -1) | (y >= frame.height)
         x, y = self.outlines.corners().T
-        outside = (x < -1) | (x > frame.width) | (y < -1) | (y > frame.height)
-        if 2 * outside.sum() > len(x):
-            self._frames.clear()
-            raise KinetError(
-                f"{self.image}: {outside.sum()} of the {len(x)} corners of its regions lie outside of its "
-                f"{frame.width} x {frame.height} px: they belong to another image, or at another scale"
-            )
+        corners = (x < -1) | (x > frame.width) | (y < -1) | (y > frame.height)
+        for outside, whose, what in ((nuclei, "its", "labelled nuclei"), (corners, "the", "corners of its regions")):
+            if 2 * outside.sum() > len(outside):
+                self._frames.clear()
+                raise KinetError(
+                    f"{self.image}: {outside.sum()} of {whose} {len(outside)} {what} lie outside of its "
+                    f"{frame.width} x {frame.height} px: they belong to another image, or at another scale"
+                )
 
     def pixels(self) -> NDArray[np.uint8]:
         """Return the pixels of the image, RGB uint8 [H, W, 3]."""
@@ -179,7 +139,7 @@ class LabelledField:
         if not self._masks:
             mask = self.outlines.counted_mask(height, width)
             if self.counted is not None:
-                mask &= self._read_mask(self.counted, height, width)
+                mask &= kinet_layout.read_grey(self.counted, height, width, "mask") > 127
             self._masks.append(mask)
         return self._masks[0]
 
@@ -209,15 +169,3 @@ class LabelledField:
             elif (drawn := self.outlines.regions(height, width)) is not None:
                 self._regions.append(drawn)
         return self._regions
-
-    def _read_mask(self, path: Path, height: int, width: int) -> NDArray[np.bool_]:
-        try:
-            mask = read_image(path).pixels[..., 0]
-        except ImageError as error:
-            raise KinetError(f"{path}: the mask of {self.image.name}: {error}") from None
-        if mask.shape != (height, width):
-            raise KinetError(
-                f"{path}: expected a mask of {width} x {height} px like its image, found {mask.shape[1]} x "
-                f"{mask.shape[0]}: export it again"
-            )
-        return np.asarray(mask > 127)

@@ -10,7 +10,6 @@ from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import MissingExtraError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame
-from kinet_trt.core.ki67 import Ki67
 from kinet_trt.evaluation.metrics import Score, match
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.io.images import read_image
@@ -25,33 +24,17 @@ LABELLED = 8
 
 @dataclass(frozen=True)
 class DemoField:
-    """One counted field of the demo.
+    """One counted field of the demo, and the file of its overlay.
 
-    Attributes
-    ----------
-    title
-        Description of the field.
-    picture, overlay
-        Files written.
-    detections
-        Nuclei found.
-    truth
-        True counts by class; None: unknown.
-    score
-        Detections compared with the ground truth; None: unknown, or the extra ``eval`` is not installed.
+    ``truth`` are the true counts by class, None if unknown; ``score`` is None also if the extra ``eval`` is not
+    installed.
     """
 
     title: str
-    picture: Path
     overlay: Path
     detections: Detections
     truth: dict[str, int] | None = None
     score: Score | None = None
-
-    @property
-    def ki67(self) -> Ki67:
-        """Index of the detected nuclei."""
-        return Ki67.from_counts(self.detections.counts())
 
 
 def simulated(counter: NucleusCounter, folder: Path) -> DemoField:
@@ -64,9 +47,9 @@ def simulated(counter: NucleusCounter, folder: Path) -> DemoField:
         score = Score(len(match(found.x, found.y, truth.x, truth.y)[0]), len(found), len(truth))
     except MissingExtraError:
         score = None  # the counts are still compared
-    picture, overlay = _write(folder, "simulated", frame, found, simulate.NOMINAL_MPP)
+    overlay = _write(folder, "simulated", to_png(pixels), frame, found, simulate.NOMINAL_MPP)
     title = "Simulated Ki67 field (ground truth is exact; other fields of this simulator were among the training data)"
-    return DemoField(title, picture, overlay, found, numbers, score)
+    return DemoField(title, overlay, found, numbers, score)
 
 
 def real(counter: NucleusCounter, folder: Path) -> DemoField:
@@ -74,11 +57,10 @@ def real(counter: NucleusCounter, folder: Path) -> DemoField:
     with resources.as_file(resources.files("kinet_trt.demo") / "ki67_field.png") as path:
         data, frame = path.read_bytes(), read_image(path)
     found = counter(frame)
-    picture, overlay = folder / "real.png", folder / "real_overlay.png"
-    write_atomic(picture, data)  # with its um/px
-    write_atomic(overlay, to_png(draw(frame, found, frame.mpp or counter.engine.card.mpp)))
+    # The file as it is, with its um/px.
+    overlay = _write(folder, "real", data, frame, found, frame.mpp or counter.card.mpp)
     title = "Real Ki67 field (slide OS-2 of the OpenSlide test data; not labelled, so check the overlay)"
-    return DemoField(title, picture, overlay, found)
+    return DemoField(title, overlay, found)
 
 
 def labelled(folder: Path) -> Path:
@@ -93,8 +75,9 @@ def labelled(folder: Path) -> Path:
     return fields
 
 
-def _write(folder: Path, name: str, frame: Frame, found: Detections, mpp: float) -> tuple[Path, Path]:
-    picture, overlay = folder / f"{name}.png", folder / f"{name}_overlay.png"
-    write_atomic(picture, to_png(frame.pixels))
+def _write(folder: Path, name: str, png: bytes, frame: Frame, found: Detections, mpp: float) -> Path:
+    """Write a picture and its overlay; return the file of the latter."""
+    overlay = folder / f"{name}_overlay.png"
+    write_atomic(folder / f"{name}.png", png)
     write_atomic(overlay, to_png(draw(frame, found, mpp)))
-    return picture, overlay
+    return overlay

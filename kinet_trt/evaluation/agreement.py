@@ -9,15 +9,7 @@ from kinet_trt.core.detections import Detections
 
 @dataclass(frozen=True)
 class Agreement:
-    """Number of nuclei that two sets of detections share.
-
-    Attributes
-    ----------
-    same
-        Nuclei at the same pixel with the same class in both.
-    only_first, only_second
-        Nuclei in one set only.
-    """
+    """Number of nuclei that two sets of detections share (at the same pixel with the same class), and of the others."""
 
     same: int
     only_first: int

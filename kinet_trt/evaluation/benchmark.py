@@ -37,15 +37,7 @@ Run = Callable[[], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A counter or a baseline to be timed.
-
-    Attributes
-    ----------
-    name, runtime, precision
-        Labels for the results.
-    run
-        Counts a frame once and returns the time it took.
-    """
+    """A counter or a baseline to be timed; ``run`` counts a frame once and returns the time it took."""
 
     name: str
     runtime: str
@@ -78,25 +70,10 @@ def measure(
     yardsticks: Baselines | None = None,
     report: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Time models and baselines, interleaved.
+    """Time models and baselines, interleaved, on a frame; return the content of the JSON, schema 1.
 
-    Parameters
-    ----------
-    settings
-        Models to time.
-    frame
-        Frame to count.
-    rounds
-        Timed runs per model.
-    yardsticks
-        Baselines; None for no comparison.
-    report
-        Called after each run with the numbers of finished runs and of all runs.
-
-    Returns
-    -------
-    dict
-        Content of the JSON, schema 1: the machine, and a row for each candidate.
+    That is the machine, and a row for each candidate. ``report`` is called after each run with the numbers of finished
+    runs and of all runs.
     """
     counters = [setting.open() for setting in settings]
     ours = [candidate(counter, frame) for counter in counters]
@@ -120,12 +97,8 @@ def measure(
 def candidate(counter: NucleusCounter, frame: Frame) -> Candidate:
     """Return a counter as a candidate with the stages prepare, network and peaks.
 
-    If the engine finds the peaks, they are part of the network stage.
-
-    Raises
-    ------
-    KinetError
-        If the frame is larger than one tile: tiling would be timed, not the engine.
+    If the engine finds the peaks, they are part of the network stage. A frame larger than one tile is an error: tiling
+    would be timed, not the engine.
     """
     engine, card = counter.engine, counter.engine.card
     if max(frame.width, frame.height) > card.tile:
@@ -155,21 +128,8 @@ def interleave(
 ) -> list[NDArray[np.float64]]:
     """Run all candidates in turn, so that a slow phase of the machine affects all of them.
 
-    An untimed run precedes each timed run: in continuous use the caches hold data of the same network.
-
-    Parameters
-    ----------
-    candidates
-        Counters and baselines to time.
-    rounds
-        Timed runs per candidate.
-    report
-        Called after each run with the numbers of finished runs and of all runs.
-
-    Returns
-    -------
-    list
-        Times of each candidate, s, float64 [rounds, stages]; NaN for stages that it does not have.
+    An untimed run precedes each timed run: in continuous use the caches hold data of the same network. Returns the
+    times of each candidate, s, float64 [rounds, stages]; NaN for stages that it does not have.
     """
     times: list[list[list[float]]] = [[] for _ in candidates]
     total, done = 2 * rounds * len(candidates), 0
@@ -189,14 +149,7 @@ def accuracy(
 ) -> list[dict[str, float]]:
     """Return ``detection_f1`` and ``classification_f1`` of each setting, all fields pooled; needs the extra ``eval``.
 
-    Parameters
-    ----------
-    settings
-        Models to evaluate.
-    fields
-        Labelled fields.
-    report
-        Called after each field with the numbers of finished fields and of all fields, over all settings.
+    ``report`` is called after each field with the numbers of finished fields and of all fields, over all settings.
     """
     from kinet_trt.evaluation.evaluate import Evaluation, evaluate_field
 
@@ -214,12 +167,8 @@ def accuracy(
 def plot_png(rows: Sequence[Mapping[str, Any]], size: Sequence[int]) -> bytes:
     """Plot F1 against median latency, with the Pareto front, as a PNG; needs matplotlib (extra ``eval``).
 
-    Parameters
-    ----------
-    rows
-        From :func:`measure`; rows with the results of :func:`accuracy` are plotted.
-    size
-        Width and height of the timed frame, px.
+    Rows of :func:`measure` with the results of :func:`accuracy` are plotted; ``size`` is width and height of the timed
+    frame, px.
     """
     from matplotlib.figure import Figure
 
@@ -247,13 +196,7 @@ def plot_png(rows: Sequence[Mapping[str, Any]], size: Sequence[int]) -> bytes:
 
 
 def pareto_front(cost: Sequence[float], gain: Sequence[float]) -> list[int]:
-    """Return the indices of the Pareto-optimal points by increasing cost.
-
-    Parameters
-    ----------
-    cost, gain
-        Cost (lower is better) and gain (higher is better) of each point.
-    """
+    """Return the indices of the Pareto-optimal points (low cost, high gain) by increasing cost."""
     best: list[int] = []
     for i in sorted(range(len(cost)), key=lambda i: (cost[i], -gain[i])):
         if not best or gain[i] > gain[best[-1]]:
@@ -289,16 +232,8 @@ print(json.dumps({"seconds": seconds, "peak_memory_mib": peak}))
 def cold_start(setting: Setting, width: int, height: int) -> dict[str, float | None]:
     """Open a model and count once in a new process.
 
-    Returns
-    -------
-    dict
-        ``seconds`` from the start of the imports to the nuclei, without drawing the field, and ``peak_memory_mib``
-        (None where the system does not report it).
-
-    Raises
-    ------
-    KinetError
-        If the process fails.
+    Returns ``seconds`` from the start of the imports to the nuclei, without drawing the field, and ``peak_memory_mib``
+    (None where the system does not report it).
     """
     threads = str(setting.threads or "")
     arguments = [str(setting.model or ""), setting.precision, setting.runtime, threads, str(width), str(height)]
@@ -314,14 +249,8 @@ def row(
 ) -> dict[str, Any]:
     """Return the results of one candidate.
 
-    Parameters
-    ----------
-    one, times
-        From :func:`interleave`.
-    cold
-        From :func:`cold_start`; empty if it was not measured.
-    yardsticks
-        Median time of each baseline, s, by name: ``published`` gives ``speedup_over_published``.
+    ``cold`` is from :func:`cold_start`, or empty; ``yardsticks`` is the median time of each baseline, s, by name:
+    ``published`` gives ``speedup_over_published``.
     """
     whole = times[:, STAGES.index("whole")]
     stages = {

@@ -28,19 +28,9 @@ FALSE_NEGATIVE, FALSE_POSITIVE, WRONG_CLASS, CORRECT = (255, 210, 0), (230, 0, 2
 
 
 def comparable_nuclei(found: Detections, field: LabelledField) -> tuple[Nuclei, Nuclei]:
-    """Return the detections and annotations of a field that can be compared.
+    """Return the detections and annotations of a field that can be compared; px of the field's image.
 
     These lie inside the counted region and belong to the classes that the source labels.
-
-    Parameters
-    ----------
-    found
-        Detections, px of the field's image.
-
-    Returns
-    -------
-    found, true
-        x, y, px, and class index in :data:`kinet_trt.core.detections.CLASSES`.
     """
     labelled = [CLASSES.index(name) for name in field.labelled]
     known = np.array([CLASSES.index(name) if name in CLASSES else len(CLASSES) for name in found.classes], np.uint8)
@@ -53,20 +43,9 @@ def comparable_nuclei(found: Detections, field: LabelledField) -> tuple[Nuclei, 
 
 @dataclass(frozen=True, eq=False)
 class FieldEvaluation:
-    """Evaluation of one field.
+    """Evaluation of one field: at the counter's threshold, and at the relative thresholds :data:`XI` (the curve).
 
-    Attributes
-    ----------
-    field
-        The labelled field.
-    mpp
-        um/px used for counting.
-    found, true
-        Compared detections and annotations, px of the field.
-    at_threshold
-        Result at the counter's threshold.
-    curve
-        Results at the relative thresholds :data:`XI`.
+    ``found`` and ``true`` are the compared detections and annotations, px of the field; ``mpp`` was used for counting.
     """
 
     field: LabelledField
@@ -131,21 +110,7 @@ def _pooled(parts: Iterable[Comparison]) -> Comparison:
 def evaluate_field(counter: NucleusCounter, field: LabelledField, mpp: float | None = None) -> FieldEvaluation:
     """Count one field and compare the detections with the annotations.
 
-    Nuclei match within 16 px at the model's scale.
-
-    Parameters
-    ----------
-    counter
-        Counts at its threshold.
-    field
-        The labelled field.
-    mpp
-        um/px; defaults to the file's, else the model's.
-
-    Raises
-    ------
-    KinetError
-        If the field's image or mask cannot be read.
+    Nuclei match within 16 px at the model's scale. ``mpp`` defaults to the file's, else the model's.
     """
     card = counter.engine.card
     used = mpp or field.frame().mpp or card.mpp
@@ -234,26 +199,11 @@ def _field(f: FieldEvaluation) -> dict[str, Any]:
     }
 
 
-def picture(f: FieldEvaluation, scale: float) -> NDArray[np.uint8]:
+def marked(pixels: NDArray[np.uint8], found: Nuclei, truth: Nuclei, scale: float) -> NDArray[np.uint8]:
     """Draw false negatives (yellow), false positives (magenta), wrong classes (orange), matches (small, white).
 
-    Parameters
-    ----------
-    f
-        The field.
-    scale
-        Model px per field px.
-
-    Returns
-    -------
-    NDArray
-        RGB, uint8 [H, W, 3].
+    ``pixels`` are RGB, uint8 [H, W, 3], and are not changed; nuclei are in their px. ``scale`` is model px per px.
     """
-    return marked(f.field.pixels(), f.found, f.true, scale)
-
-
-def marked(pixels: NDArray[np.uint8], found: Nuclei, truth: Nuclei, scale: float) -> NDArray[np.uint8]:
-    """Draw the marks of :func:`picture` on a copy of ``pixels``; nuclei in its px."""
     image = pixels.copy()
     (x, y, cls), (true_x, true_y, true_cls) = found, truth
     detected, true, _ = match(x * scale, y * scale, true_x * scale, true_y * scale)

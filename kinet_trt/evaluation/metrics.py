@@ -22,26 +22,8 @@ def match(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
     """Pair detections with annotations: as many pairs as possible within the radius, then the smallest total distance.
 
-    Parameters
-    ----------
-    x, y
-        Detections, px.
-    true_x, true_y
-        Annotations, px.
-    radius
-        Largest distance of a pair, px.
-
-    Returns
-    -------
-    detected, true
-        Indices of the paired detections and annotations, int [pairs].
-    distance
-        Their distances, px [pairs].
-
-    Raises
-    ------
-    MissingExtraError
-        If the extra ``eval`` is not installed.
+    Positions and radius are in px. Returns the indices of the paired detections and annotations, int [pairs], and their
+    distances, px [pairs]. Needs the extra ``eval``.
     """
     try:
         from lap import lapjv  # needs the extra eval
@@ -73,13 +55,7 @@ def match(
 
 @dataclass(frozen=True)
 class Score:
-    """Precision, recall and F1 from counts.
-
-    Attributes
-    ----------
-    paired, detected, true
-        Pairs, detections and annotations.
-    """
+    """Precision, recall and F1 from the numbers of pairs, detections and annotations."""
 
     paired: int
     detected: int
@@ -106,16 +82,9 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Detections compared with annotations, in one field or several.
+    """Detections compared with annotations, in one field or several: all classes together, and per class.
 
-    Attributes
-    ----------
-    detection
-        All classes together.
-    per_class
-        Detections and annotations of the same class.
-    distance
-        Distances of the pairs of ``detection``, px at the model's scale, float64 [pairs].
+    ``distance`` has the distances of the pairs of ``detection``, px at the model's scale, float64 [pairs].
     """
 
     detection: Score
@@ -149,17 +118,7 @@ def compare(
     classes: int,
     radius: float = MATCH_RADIUS,
 ) -> Comparison:
-    """Compare detections with annotations, over all classes and per class.
-
-    Parameters
-    ----------
-    found, true
-        x and y, px, and class index of each nucleus.
-    classes
-        Number of classes.
-    radius
-        Largest distance of a pair, px.
-    """
+    """Compare detections with annotations (x and y, px, and class index of each), over all classes and per class."""
     (x, y, cls), (true_x, true_y, true_cls) = found, true
     _, _, distance = match(x, y, true_x, true_y, radius)
     per_class = []
@@ -171,13 +130,7 @@ def compare(
 
 
 def area(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
-    """Return the area under a precision-recall curve: trapezoids up to the largest recall.
-
-    Parameters
-    ----------
-    recall, precision
-        Points of the curve in any order, float64 [n].
-    """
+    """Return the area under a precision-recall curve, points in any order: trapezoids up to the largest recall."""
     order = np.lexsort((-precision, recall))
     r, p = recall[order], precision[order]
     return float((np.diff(r) * (p[1:] + p[:-1]) / 2).sum())

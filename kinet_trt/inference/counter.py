@@ -21,7 +21,7 @@ from kinet_trt.cuda.interop import ORDERS, is_on_device, read_frame
 from kinet_trt.engines.base import DeviceEngine, Engine
 from kinet_trt.engines.open import open_engine
 from kinet_trt.inference.pipeline import Workers
-from kinet_trt.inference.tiling import Tile, over_tiles
+from kinet_trt.inference.tiling import Tile, tiles
 from kinet_trt.models.card import ModelCard
 from kinet_trt.models.model import DEFAULT_MODEL
 from kinet_trt.peaks.reference import find_peaks
@@ -338,7 +338,8 @@ class NucleusCounter:
     def _over_tiles(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
         card = self.engine.card
         side = max(pixels.shape) if _built_for(card, pixels.shape[0], pixels.shape[1]) else self.tile
-        return over_tiles(pixels, side, card.halo, card.multiple)
+        for tile in tiles(pixels.shape[0], pixels.shape[1], side, card.halo, card.multiple):
+            yield tile, pixels[tile.window]
 
     def _find(self, fitted: Fitted, cancel: threading.Event | None) -> Detections:
         """Return the nuclei in model px."""
@@ -369,14 +370,7 @@ Counter = NucleusCounter
 def find_nuclei(engine: Engine, pixels: NDArray[np.uint8], threshold: float) -> Detections:
     """Return the nuclei of one image at the model's scale, px of that image, in raster order.
 
-    Parameters
-    ----------
-    engine
-        An open model, fused or not.
-    pixels
-        RGB, uint8 [H, W, 3], H and W multiples of the model's alignment.
-    threshold
-        Minimum height of a peak.
+    ``pixels`` are RGB, uint8 [H, W, 3], H and W multiples of the model's alignment.
     """
     if engine.detects:
         return engine.detect(pixels[None], threshold)[0]

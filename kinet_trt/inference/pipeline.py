@@ -23,24 +23,17 @@ THREADS = 2
 class Workers:
     """A thread pool that yields results in order, at most one item ahead per thread."""
 
-    def __init__(self, threads: int = THREADS) -> None:
-        self._threads = threads
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._closed = False
 
     def submit(self, work: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        """Queue work.
-
-        Raises
-        ------
-        EngineError
-            Once closed.
-        """
+        """Queue work; an EngineError once closed."""
         with self._lock:
             self.check_open()
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads, "kinet-trt")
+                self._pool = ThreadPoolExecutor(THREADS, "kinet-trt")
             return self._pool.submit(work, *arguments)
 
     def check_open(self) -> None:
@@ -59,14 +52,10 @@ class Workers:
         """Yield the results in the order of the items.
 
         A separate thread draws the items, at most :data:`THREADS` ahead of the last result taken: a result never waits
-        for the next item, and a slow consumer slows the source down.
-
-        Raises
-        ------
-        Exception
-            Exceptions of the items or the work, at their place in the order; they end the iteration.
+        for the next item, and a slow consumer slows the source down. Exceptions of the items or the work are raised at
+        their place in the order and end the iteration.
         """
-        room = threading.Semaphore(self._threads)
+        room = threading.Semaphore(THREADS)
         turns: queue.SimpleQueue[Future[Result] | None] = queue.SimpleQueue()
         stop = threading.Event()
 
@@ -110,7 +99,7 @@ class Workers:
         self, work: Work[Item, Result], items: Iterable[Item] | AsyncIterable[Item]
     ) -> AsyncIterator[Result]:
         """Yield the results as :meth:`in_order`, in an event loop."""
-        room = asyncio.Semaphore(self._threads)
+        room = asyncio.Semaphore(THREADS)
         turns: asyncio.Queue[asyncio.Task[Result] | asyncio.Future[Result] | None] = asyncio.Queue()
         source = items if isinstance(items, AsyncIterable) else _from_a_thread(items)
 

@@ -13,19 +13,12 @@ from kinet_trt.core.detections import Detections
 
 @dataclass(frozen=True)
 class Tile:
-    """A core, and the window around it that the network sees.
+    """A core, and the window around it that the network sees; px, the ends (bottom and right) exclusive.
 
     A nucleus belongs to the one tile whose core contains its peak. Cores cover the image without overlap, so no nucleus
     is lost or counted twice at a seam. The window extends a halo beyond the core. The halo is at least the network's
     reach plus the NMS radius, and every window begins on a multiple of the network's alignment, so the maps of a core
     are those of the whole image.
-
-    Attributes
-    ----------
-    top, bottom, left, right
-        The core, px; bottom and right are exclusive.
-    window_top, window_bottom, window_left, window_right
-        The window, px.
     """
 
     top: int
@@ -61,16 +54,10 @@ class Tile:
 
 
 def tiles(height: int, width: int, tile: int, halo: int, multiple: int) -> Iterator[Tile]:
-    """Cut an image into tiles; an image that fits into one tile with its halo stays whole.
+    """Cut a padded image into tiles; an image that fits into one tile with its halo stays whole.
 
-    Parameters
-    ----------
-    height, width
-        Size of the padded image, px; multiples of ``multiple``.
-    tile, halo
-        Largest side of a core, and width of the margin around it, px; multiples of ``multiple``.
-    multiple
-        Alignment of windows, px.
+    ``tile`` is the largest side of a core, ``halo`` the width of the margin around it, ``multiple`` the alignment of
+    windows. All lengths are in px, multiples of the latter.
     """
     for top, bottom in spans(height, tile, halo, multiple):
         for left, right in spans(width, tile, halo, multiple):
@@ -86,36 +73,11 @@ def tiles(height: int, width: int, tile: int, halo: int, multiple: int) -> Itera
             )
 
 
-def over_tiles(
-    pixels: NDArray[np.uint8], tile: int, halo: int, multiple: int
-) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
-    """Yield the tiles of an image, each with the pixels of its window.
-
-    Parameters
-    ----------
-    pixels
-        The padded image, uint8 [height, width, 3].
-    tile, halo, multiple
-        See :func:`tiles`.
-    """
-    for one in tiles(pixels.shape[0], pixels.shape[1], tile, halo, multiple):
-        yield one, pixels[one.window]
-
-
 def spans(length: int, tile: int, halo: int, multiple: int) -> list[tuple[int, int]]:
     """Cut a length into aligned spans of similar size; a length that fits into one tile with its halo stays whole.
 
-    Parameters
-    ----------
-    length
-        Length in px, a multiple of ``multiple``.
-    tile, halo, multiple
-        See :func:`tiles`.
-
-    Returns
-    -------
-    list
-        Start and end (exclusive) of each span, px. The first is the longest.
+    Lengths are in px, multiples of ``multiple``. Returns start and end (exclusive) of each span; the first is the
+    longest.
     """
     if length <= tile + 2 * halo:
         return [(0, length)]

@@ -16,28 +16,12 @@ _OVERSHOOT = 1.1  # times white, after filters and white balance
 
 
 def to_8_bit(values: NDArray[np.generic], stated_bits: int | None = None) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Scale channel values so that white is 255.
+    """Scale channel values [height, width, channels] so that white is 255; return uint8 and notes on the scaling.
 
-    Cameras store 10, 12 or 14 bits in 16: white is the largest value of the fewest bits that cover all but 2% of
-    the pixels, or of the bit depth in the file. Pixels with the largest value of the type, such as scale bars, are
-    ignored. Floats range from 0 to 1, or from 0 to the largest value of 8 to 16 bits.
-
-    Parameters
-    ----------
-    values
-        Integers or floats [height, width, channels].
-    stated_bits
-        Bits per channel according to the file, if it states them.
-
-    Returns
-    -------
-    pixels, remarks
-        uint8 of the same shape, and notes on the scaling.
-
-    Raises
-    ------
-    ImageError
-        If the values are not light intensities: complex, negative, not finite, or floats of an unknown range.
+    Cameras store 10, 12 or 14 bits in 16: white is the largest value of the fewest bits that cover all but 2% of the
+    pixels, or of the bit depth that the file states. Pixels with the largest value of the type, such as scale bars, are
+    ignored. Floats range from 0 to 1, or from 0 to the largest value of 8 to 16 bits. Values that are not light
+    intensities (complex, negative, not finite, or floats of an unknown range) are an ImageError.
     """
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False), ()

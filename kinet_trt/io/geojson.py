@@ -61,20 +61,12 @@ _SHIFT = 4  # fractional bits of the corners of outlines
 
 @dataclass(frozen=True, eq=False)
 class Outlines:
-    """Annotated areas.
+    """Annotated areas of an image.
 
-    Attributes
-    ----------
-    counted
-        Areas in which every nucleus was labelled; if empty, the whole image.
-    ignored
-        Areas that are excluded from training and evaluation.
-    tumor, other
-        Tumour areas and other tissue: the training data of the region branch.
-    empty
-        Areas without nuclei, such as glass and blood: detections there are false positives.
-    unknown
-        Centres of nuclei of unknown class, float64 [n, 2], px. A disc around each is excluded.
+    Nuclei were labelled in ``counted`` areas, or in the whole image if there are none. Excluded from training and
+    evaluation are ``ignored`` areas, and a disc around each nucleus of ``unknown`` class (centres, float64 [n, 2], px).
+    ``tumor`` and ``other`` tissue are the training data of the region branch. ``empty`` areas, such as glass and blood,
+    contain no nuclei: detections there are false positives.
     """
 
     counted: tuple[Shape, ...] = ()
@@ -128,18 +120,10 @@ class Outlines:
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """Nuclei and areas of one file.
+    """Nuclei and areas of one file, and the number of unknown objects by kind.
 
-    Attributes
-    ----------
-    x, y
-        Nucleus centres, float32 [n], px, pixel centres at integers.
-    cls
-        Index in :data:`CLASSES`, uint8 [n].
-    outlines
-        The areas.
-    unknown_objects
-        Number of unknown objects by kind.
+    Nucleus centres ``x``, ``y`` are float32 [n], px, pixel centres at integers; ``cls`` is an index in :data:`CLASSES`,
+    uint8 [n].
     """
 
     x: NDArray[np.float32]
@@ -174,13 +158,7 @@ def _words(name: str) -> list[str]:
 
 
 def read_areas(path: Path) -> Outlines:
-    """Read a GeoJSON file of areas; outlines of any size are areas.
-
-    Raises
-    ------
-    KinetError
-        If the file cannot be read, is not GeoJSON, has a coordinate that is not a finite number, or holds points.
-    """
+    """Read a GeoJSON file of areas: outlines of any size are areas, and points or detections are an error."""
     found = read_geojson(path, lambda: np.inf)
     if nuclei := len(found.x) + len(found.outlines.unknown):
         raise KinetError(
@@ -190,25 +168,16 @@ def read_areas(path: Path) -> Outlines:
 
 
 def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> Annotations:
-    """Read a GeoJSON file of QuPath or of ``kinet-trt count --geojson``.
+    """Read a GeoJSON file of QuPath or of ``kinet-trt count --geojson``, also in ``.gz`` or ``.zip``.
 
     Points, cells, detections and outlined annotations up to :data:`MAX_NUCLEUS_AREA` are nuclei. Larger annotations are
     areas by their class: unclassified or ``Region*`` (counted), ``Ignore*``, ``Tumor``, ``Stroma`` and other tissue,
-    ``Blood``, ``Glass`` and other areas without nuclei; TMA cores are counted areas. Nested objects
-    (``childObjects``) are read once. The name of an annotation without a class serves as its class. Unknown objects are
-    excluded together with their area, and logged.
+    ``Blood``, ``Glass`` and other areas without nuclei; TMA cores are counted areas. Nested objects (``childObjects``)
+    are read once. The name of an annotation without a class serves as its class. Unknown objects are excluded together
+    with their area, and logged.
 
-    Parameters
-    ----------
-    path
-        ``.geojson`` or ``.json``; ``.gz`` and ``.zip`` are unpacked.
-    mpp
-        Returns the µm/px of the image, or None for :data:`DEFAULT_MPP`; called if there are outlined annotations.
-
-    Raises
-    ------
-    KinetError
-        If the file cannot be read, is not GeoJSON, or has a coordinate that is not a finite number.
+    ``mpp`` returns the µm/px of the image, or None for :data:`DEFAULT_MPP`; it is called if there are outlined
+    annotations.
     """
     document = _document(path)
     max_area = 0.0  # px, not known yet

@@ -7,33 +7,23 @@ from collections.abc import Iterable, Iterator
 
 
 def json_parts(value: object) -> Iterator[str]:
-    """Yield the parts of a value as JSON, ASCII.
+    """Yield the parts of a value as JSON, ASCII, as :func:`json.dumps`; NaN is an error.
 
-    Parameters
-    ----------
-    value
-        As for :func:`json.dumps`; NaN is an error. In addition, an iterator becomes a list with one item per line, and
-        a dictionary may have iterators as values.
+    In addition, an iterator becomes a list with one item per line, and a dictionary may have iterators as values.
     """
+    items: Iterable[tuple[str, object]]
     if isinstance(value, Iterator):
-        yield from _joined("[", (json_parts(item) for item in value), "]")
+        opening, items, closing = "[", (("", item) for item in value), "]"
     elif isinstance(value, dict) and any(isinstance(member, Iterator) for member in value.values()):
-        yield from _joined("{", (_member(name, member) for name, member in value.items()), "}")
+        opening, items, closing = "{", ((f"{json.dumps(name)}: ", member) for name, member in value.items()), "}"
     else:
         # ASCII, so that every terminal can show it and any file name can be in it.
         yield json.dumps(value, allow_nan=False)
-
-
-def _member(name: str, value: object) -> Iterator[str]:
-    yield f"{json.dumps(name)}: "
-    yield from json_parts(value)
-
-
-def _joined(opening: str, items: Iterable[Iterator[str]], closing: str) -> Iterator[str]:
+        return
     yield opening
     separator = "\n"
-    for item in items:
-        yield separator
-        yield from item
+    for label, item in items:
+        yield separator + label
+        yield from json_parts(item)
         separator = ",\n"
     yield f"\n{closing}"

@@ -16,53 +16,22 @@ _DEFAULT_UNIT = "µm"  # of PhysicalSizeX, by the schema
 
 @dataclass(frozen=True)
 class OmeImage:
-    """One image of an OME-XML document.
+    """One image of an OME-XML document."""
 
-    Attributes
-    ----------
-    name
-        Name; may be empty.
-    width, height
-        Size, px.
-    channels
-        Channel names; empty for a channel without a name. A channel may have three samples (RGB).
-    channel_colours
-        Channel colours, RGBA in a signed 32-bit integer; None for a channel without a colour.
-    significant_bits
-        Number of bits that are used, if stated.
-    planes
-        Number of focal planes times time points.
-    mpp
-        µm/px in x and y; None unless both are stated in a known unit.
-    unused
-        Reason why a stated size is not used; None if it is used, or not stated.
-    files
-        Names of the files with its planes, in order; empty if they are in the file with the XML.
-    """
-
-    name: str
+    name: str  # may be empty
     width: int
     height: int
-    channels: tuple[str, ...]
-    channel_colours: tuple[int | None, ...]
+    channels: tuple[str, ...]  # names; empty for a channel without one. A channel may have three samples (RGB)
     significant_bits: int | None
-    planes: int
-    mpp: tuple[float, float] | None
-    unused: str | None
-    files: tuple[str, ...]
+    planes: int  # number of focal planes times time points
+    mpp: tuple[float, float] | None  # µm/px in x and y; None unless both are stated in a known unit
+    unused: str | None  # reason why a stated size is not used
+    files: tuple[str, ...]  # with its planes, in order; empty if they are in the file with the XML
 
 
 @dataclass(frozen=True)
 class Ome:
-    """Content of an OME-XML document.
-
-    Attributes
-    ----------
-    images
-        The images, in order.
-    companion
-        Name of the file with the metadata, if they are not in this one.
-    """
+    """Images of an OME-XML document, and the name of the file with the metadata if they are not in this one."""
 
     images: tuple[OmeImage, ...]
     companion: str | None = None
@@ -74,17 +43,9 @@ def is_ome(text: str) -> bool:
 
 
 def read_ome(text: str) -> Ome:
-    """Parse an OME-XML document.
+    """Parse an OME-XML document: the description of a TIFF's first page, or the content of a companion file.
 
-    Parameters
-    ----------
-    text
-        The description of a TIFF's first page, or the content of a companion file.
-
-    Raises
-    ------
-    ValueError
-        If it is not well-formed, or a size in px is not a number.
+    A document that is not well-formed, or with a size in px that is not a number, is a ValueError.
     """
     # Entities can expand to gigabytes, and OME-XML declares none.
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
@@ -112,7 +73,6 @@ def _image(image: Xml.Element, pixels: Xml.Element) -> OmeImage:
         width=int(pixels.get("SizeX") or 0),
         height=int(pixels.get("SizeY") or 0),
         channels=tuple(one.get("Name") or "" for one in channels),
-        channel_colours=tuple(_integer(one.get("Color")) for one in channels),
         significant_bits=_integer(pixels.get("SignificantBits")),
         planes=int(pixels.get("SizeZ") or 1) * int(pixels.get("SizeT") or 1),
         mpp=(across, down) if across and down else None,

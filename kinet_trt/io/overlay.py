@@ -25,46 +25,17 @@ _HALO, _BLACK, _WHITE = (255, 212, 59), (17, 17, 17), (255, 255, 255)
 
 @dataclass(frozen=True, eq=False)
 class Marks:
-    """Nuclei with the same symbol in a figure.
+    """Nuclei with the same symbol in a figure."""
 
-    Attributes
-    ----------
-    words
-        Entry in the legend.
-    cls
-        Class name, which determines shape and colour.
-    places
-        Centres x, y, px of the picture, float [n, 2].
-    small
-        True for a small white symbol: not counted in this picture.
-    by_hand
-        True for a yellow halo: corrected by a person.
-    """
-
-    words: str
-    cls: str
-    places: NDArray[np.floating]
-    small: bool = False
-    by_hand: bool = False
+    words: str  # entry in the legend
+    cls: str  # class name, which determines shape and colour
+    places: NDArray[np.floating]  # centres x, y, px of the picture [n, 2]
+    small: bool = False  # a small white symbol: not counted in this picture
+    by_hand: bool = False  # a yellow halo: corrected by a person
 
 
 def draw(frame: Frame, detections: Detections, mpp: float) -> NDArray[np.uint8]:
-    """Draw a ring on each nucleus in the colour of its class.
-
-    Parameters
-    ----------
-    frame
-        The picture.
-    detections
-        Its nuclei.
-    mpp
-        µm/px of the frame, for the size of the rings.
-
-    Returns
-    -------
-    NDArray
-        RGB, uint8, of the frame's size.
-    """
+    """Draw a ring on each nucleus in the colour of its class; ``mpp`` of the frame determines its size."""
     picture = frame.pixels.copy()
     radius = max(2.0, RING_UM / mpp)
     thickness = max(1, round(radius / 7))
@@ -91,25 +62,9 @@ def figure(
 ) -> NDArray[np.uint8]:
     """Draw a picture with its nuclei and a scale bar; below it a caption, a legend with numbers, and the notice.
 
-    Symbols are a circle (positive), a square (negative), a triangle (non-tumour) and a diamond (other classes).
-
-    Parameters
-    ----------
-    pixels
-        RGB, uint8 [H, W, 3]; enlarged by a whole factor if it is less than 900 px wide.
-    marks
-        Nuclei, in drawing order.
-    mpp
-        µm/px of ``pixels``.
-    caption
-        Text, which is wrapped.
-    outlines
-        Outlines of the counted region, px of ``pixels``.
-
-    Returns
-    -------
-    NDArray
-        RGB, uint8; the picture is at the top.
+    Symbols are a circle (positive), a square (negative), a triangle (non-tumour) and a diamond (other classes), in the
+    order of ``marks``. ``pixels``, RGB uint8 [H, W, 3], are enlarged by a whole factor if they are less than 900 px
+    wide. ``outlines`` are those of the counted region, px of ``pixels``.
     """
     height, width = pixels.shape[:2]
     factor = max(1, -(-_MIN_WIDTH // width))

@@ -36,13 +36,7 @@ def as_stored(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the pixels of an image over white (glass), RGB uint8 [height, width, 3].
-
-    Raises
-    ------
-    ImageError
-        If every pixel is transparent.
-    """
+    """Return an image over white (glass), RGB uint8 [height, width, 3]; an error if every pixel is transparent."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() == (0, 0):
@@ -54,21 +48,10 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 def over_white(
     pixels: NDArray[np.uint8], alpha: NDArray[np.uint8], *, premultiplied: bool = False
 ) -> NDArray[np.uint8]:
-    """Composite pixels over white.
+    """Composite pixels over white; an error if every pixel is transparent.
 
-    Parameters
-    ----------
-    pixels
-        uint8 [height, width, channels].
-    alpha
-        uint8 [height, width, 1]; 255 is opaque.
-    premultiplied
-        True if the pixels are multiplied by alpha already.
-
-    Raises
-    ------
-    ImageError
-        If every pixel is transparent.
+    Pixels are uint8 [height, width, channels], ``premultiplied`` if they are multiplied by alpha already; alpha is
+    uint8 [height, width, 1], 255 where opaque.
     """
     if not alpha.any():
         raise ImageError(_TRANSPARENT)

@@ -28,17 +28,9 @@ _UM_OF_TIFF_UNIT = {2: 25_400.0, 3: 10_000.0}
 
 
 def pixel_size(x: object, y: object) -> tuple[float | None, str | None]:
-    """Check the pixel size of a file.
+    """Check the pixel size of a file, µm/px in x and y as numbers or text; None if not stated.
 
-    Parameters
-    ----------
-    x, y
-        µm/px in x and y, as numbers or text; None if not stated.
-
-    Returns
-    -------
-    mpp, unused
-        µm/px or None, and the reason why a stated size is not used or None.
+    Returns µm/px or None, and the reason why a stated size is not used or None.
     """
     if x is None or y is None:
         return None, None
@@ -58,17 +50,9 @@ def pixel_size(x: object, y: object) -> tuple[float | None, str | None]:
 
 
 def first_usable(statements: Iterable[Stated | None]) -> tuple[float | None, str | None]:
-    """Return the first usable pixel size, or the reason why the first stated size is not used.
+    """Return the first usable pixel size, or the reason why the first stated size is not used; see `pixel_size`.
 
-    Parameters
-    ----------
-    statements
-        Pixel sizes from several places of a file, the most reliable first; None for a place without one.
-
-    Returns
-    -------
-    mpp, unused
-        See :func:`pixel_size`.
+    The statements are from several places of a file, the most reliable first; None for a place without one.
     """
     used: float | None = None
     unused: str | None = None
@@ -86,14 +70,8 @@ def first_usable(statements: Iterable[Stated | None]) -> tuple[float | None, str
 def described(text: str, density: Sequence[float | None], size: tuple[int, int] | None = None) -> Stated | None:
     """Return the pixel size in the ImageDescription of a TIFF by ImageJ, OME-TIFF or Aperio.
 
-    Parameters
-    ----------
-    text
-        The ImageDescription.
-    density
-        Resolution tags of x and y, px per unit; None if missing.
-    size
-        Width and height of the picture that is read, px; a description may cover several pictures.
+    ``density`` is the resolution in the tags, in x and y, px per unit. ``size`` is width and height of the picture that
+    is read, px: a description may cover several pictures.
     """
     if text.startswith("ImageJ="):
         return _imagej(text, density)

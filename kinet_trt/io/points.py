@@ -35,29 +35,17 @@ Rows = tuple[tuple[int, dict[str, str]], ...]
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns with the nuclei.
-
-    Attributes
-    ----------
-    x, y, cls
-        Columns of position and class.
-    unit
-        Unit of x and y, µm; None for px.
-    qupath
-        True for a measurement table of QuPath, whose origin is the corner of the first pixel.
-    image, roi, number, area
-        Columns of a measurement table: image name, shape, number of points, area (µm² or px²); empty if absent.
-    """
+    """Names of the columns with the nuclei; empty for a column that is absent."""
 
     x: str
     y: str
     cls: str
-    unit: float | None
-    qupath: bool
+    unit: float | None  # of x and y, µm; None for px
+    qupath: bool  # a measurement table of QuPath, whose origin is the corner of the first pixel
     image: str = ""
-    roi: str = ""
-    number: str = ""
-    area: str = ""
+    roi: str = ""  # shape
+    number: str = ""  # of points
+    area: str = ""  # µm² or px²
 
     def __str__(self) -> str:
         return f"{self.x!r}, {self.y!r} and {self.cls!r}"
@@ -65,17 +53,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of nuclei.
-
-    Attributes
-    ----------
-    path
-        File of the table.
-    columns
-        Columns with the nuclei.
-    rows
-        All rows.
-    """
+    """A table of nuclei with all of its rows."""
 
     path: Path
     columns: Columns
@@ -89,19 +67,9 @@ class Table:
         return tuple(dict.fromkeys(row[self.columns.image] for _, row in self.rows))
 
     def nuclei(self, image: Path, mpp: Callable[[], float | None]) -> Annotations:
-        """Return the nuclei of one image.
+        """Return the nuclei of one image, which selects the rows of a table with image names.
 
-        Parameters
-        ----------
-        image
-            File of the image; selects the rows of a table with image names.
-        mpp
-            Returns the µm/px of the image; called if the positions are lengths.
-
-        Raises
-        ------
-        KinetError
-            If no row belongs to the image, a row is invalid, or a required µm/px is unknown.
+        ``mpp`` returns the µm/px of the image; it is called if the positions are lengths.
         """
         rows = self.rows
         if self.images:
@@ -132,11 +100,6 @@ def read_table(path: Path) -> Table:
 
     Separators (comma, semicolon, tab, bar), decimal commas, capitals, spaces and encodings of spreadsheets are
     recognised. Columns with other names than ``x,y,class`` are logged.
-
-    Raises
-    ------
-    KinetError
-        If the file cannot be read or has no such columns.
     """
     columns, rows = read_rows(path, _columns, "a header with the columns x,y,class, or QuPath's measurement table")
     if (columns.x, columns.y, columns.cls) != ("x", "y", "class"):
@@ -157,19 +120,8 @@ def is_table(path: Path) -> bool:
 def read_rows(path: Path, wanted: Callable[[Sequence[str]], T | None], expected: str) -> tuple[T, Rows]:
     """Read a table with any separator.
 
-    Parameters
-    ----------
-    path
-        The file.
-    wanted
-        Parses the names of the columns; returns None if they are not the expected ones.
-    expected
-        Description of the expected columns for the error message.
-
-    Raises
-    ------
-    KinetError
-        If the file cannot be read, or has other columns.
+    ``wanted`` parses the names of the columns, and returns None if they are not the expected ones, which ``expected``
+    describes in the message of the error.
     """
     try:
         text = _text(path.read_bytes())

@@ -14,21 +14,9 @@ from kinet_trt.core.errors import KinetError
 def sqlite_errors(path: Path, *, content: str, kept: str, repair: str) -> Iterator[None]:
     """Raise what SQLite raises as a KinetError that names the file and what to do.
 
-    Parameters
-    ----------
-    path
-        The database.
-    content
-        What the file should contain, such as "a session file".
-    kept
-        What a failed write leaves intact, such as "earlier tiles are kept".
-    repair
-        What to do about a damaged file, such as "restore it from a copy".
-
-    Raises
-    ------
-    KinetError
-        In place of sqlite3.Error, of text that is not UTF-8, and of an integer above 64 bits.
+    So are text that is not UTF-8 and an integer above 64 bits. ``content`` is what the file should contain, such as "a
+    session file"; ``kept`` what a failed write leaves intact, such as "earlier tiles are kept"; ``repair`` what to do
+    about a damaged file, such as "restore it from a copy".
     """
     try:
         yield

@@ -26,46 +26,20 @@ _MAX_WIDTH = 60  # of a column in a workbook, characters
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a summary table.
+    """One row of a summary table."""
 
-    Attributes
-    ----------
-    picture
-        File name, or the field of a session.
-    counts
-        Nuclei by class.
-    hot_spot
-        Index of the hot spot; None with too few tumour nuclei.
-    mpp
-        µm/px that was used; None for a total of pictures with different µm/px.
-    mpp_known
-        Source of the µm/px, as people read it.
-    model
-        Name and precision of the model.
-    warnings
-        Warnings about the picture.
-    case
-        Case of the picture, such as the title of a session. Without any case the table has no such column.
-    """
-
-    picture: str
+    picture: str  # file name, or the field of a session
     counts: dict[str, int]
-    hot_spot: Ki67 | None
-    mpp: float | None
-    mpp_known: str
-    model: str
+    hot_spot: Ki67 | None  # None with too few tumour nuclei
+    mpp: float | None  # None for a total of pictures with different µm/px
+    mpp_known: str  # source of the µm/px, as people read it
+    model: str  # name and precision
     warnings: tuple[str, ...] = ()
-    case: str = ""
+    case: str = ""  # such as the title of a session; without any case the table has no such column
 
 
 def check_suffix(path: Path) -> None:
-    """Check that a table can be written to a path.
-
-    Raises
-    ------
-    KinetError
-        If the suffix is neither .csv nor .xlsx, or openpyxl is missing for the latter.
-    """
+    """Raise a KinetError if the suffix is neither .csv nor .xlsx, or openpyxl is missing for the latter."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise KinetError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}, found {suffix or 'no suffix'}")
@@ -90,15 +64,7 @@ def to_plain(rows: Sequence[Row]) -> str:
 
 
 def to_xlsx(rows: Sequence[Row], total: Row | None = None) -> bytes:
-    """Return the table as an Excel workbook.
-
-    Parameters
-    ----------
-    rows
-        Rows of the sheet "Pictures".
-    total
-        Totals for a sheet "Total", which comes first.
-    """
+    """Return an Excel workbook with the rows in the sheet "Pictures", and before it a sheet "Total", if given."""
     from openpyxl import Workbook
     from openpyxl.styles import Alignment, Font
     from openpyxl.utils import get_column_letter

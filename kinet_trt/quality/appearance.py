@@ -54,15 +54,10 @@ _EACH, _TOGETHER, _BRIGHT = 0.03, 0.95, 216
 
 @dataclass(frozen=True)
 class Appearance:
-    """Features of one window.
+    """Features of one window: one finite number for each of `NAMES`.
 
-    Attributes
-    ----------
-    numbers
-        One finite number for each of `NAMES`.
-    both_stains
-        True if the window shows haematoxylin and DAB, hardly any other colour, and a bright background. False does not
-        exclude tissue, where one stain may dominate.
+    ``both_stains`` is True if the window shows haematoxylin and DAB, hardly any other colour, and a bright background.
+    False does not exclude tissue, where one stain may dominate.
     """
 
     numbers: tuple[float, ...]

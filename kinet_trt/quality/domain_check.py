@@ -66,34 +66,19 @@ _BINS = 72  # of 5 degrees
 
 @dataclass(frozen=True)
 class Features:
-    """Features of a field.
+    """Features of a field; see also `kinet_trt.quality.focus` and `kinet_trt.quality.appearance.Appearance`.
 
-    Attributes
-    ----------
-    magenta
-        Share of eosin in the optical density of eosin and DAB: the larger value of the two white points.
-    foreign
-        Share of optical density at hues of neither stain (green).
-    darkness
-        Distance of the median brightness from the maximum, as a share of the range; 0 if the median is bright. Above
-        0.5 the background is darker than the structures.
-    contrast, sharpness
-        See `kinet_trt.quality.focus`.
-    size
-        `SIZE_FEATURES` numbers; NaN if there are too few nuclei.
-    spectrum
-        `OCTAVES` numbers.
-    appearance, both_stains
-        See `kinet_trt.quality.appearance.Appearance`.
+    Darkness is the distance of the median brightness from the maximum, as a share of the range; 0 if the median is
+    bright. Above 0.5 the background is darker than the structures.
     """
 
-    magenta: float
-    foreign: float
+    magenta: float  # share of eosin in the optical density of eosin and DAB: the larger value of the two white points
+    foreign: float  # share of optical density at hues of neither stain (green)
     darkness: float
     contrast: float
     sharpness: float
-    size: tuple[float, ...]
-    spectrum: tuple[float, ...]
+    size: tuple[float, ...]  # SIZE_FEATURES numbers; NaN if there are too few nuclei
+    spectrum: tuple[float, ...]  # OCTAVES numbers
     appearance: tuple[float, ...]
     both_stains: bool
 
@@ -122,9 +107,8 @@ class DeviationScore:
 
     def value(self, numbers: tuple[float, ...]) -> float:
         """Return the score."""
-        z = (np.asarray(numbers) - np.asarray(self.usual)) / np.asarray(self.spread)
-        z = np.clip(z, -MAX_Z, MAX_Z)
-        return self.bias + float(np.maximum(-z, 0) @ np.asarray(self.below) + np.maximum(z, 0) @ np.asarray(self.above))
+        z = np.clip((np.asarray(numbers) - self.usual) / self.spread, -MAX_Z, MAX_Z)
+        return self.bias + float(np.maximum(-z, 0) @ self.below + np.maximum(z, 0) @ self.above)
 
 
 @cache
@@ -144,8 +128,8 @@ class LinearScore:
 
     def value(self, features: tuple[float, ...]) -> float:
         """Return the score."""
-        z = (np.asarray(features) - np.asarray(self.mean)) / np.asarray(self.deviation)
-        return self.bias + float(np.nan_to_num(z) @ np.asarray(self.weight))
+        z = (np.asarray(features) - self.mean) / self.deviation
+        return self.bias + float(np.nan_to_num(z) @ self.weight)
 
 
 class DomainCheck:
@@ -167,18 +151,15 @@ class DomainCheck:
 
 
 def find_causes(
-    features: Features,
-    large: LinearScore | None = None,
-    small: LinearScore | None = None,
-    tissue: DeviationScore | None = None,
+    features: Features, large: LinearScore | None = None, small: LinearScore | None = None
 ) -> tuple[Cause, ...]:
     """Return the reasons why features are out-of-distribution, without those that follow from others.
 
-    The scores of size and spectrum (``large``), of size (``small``) and of `Features.tissue` default to the tables.
+    The scores of size and spectrum (``large``) and of size (``small``) default to the tables.
     """
     if features.contrast < MIN_CONTRAST and features.darkness <= DARK:
         return ("empty",)
-    score = (tissue or _tissue()).value(features.tissue)
+    score = _tissue().value(features.tissue)
     found: list[Cause] = ["other"] if score > ALLOWANCE * features.both_stains else []
     stain = features.magenta > MAGENTA or features.foreign > FOREIGN
     if found and features.darkness > DARK:  # densely stained tissue is dark but not "other"
@@ -195,17 +176,7 @@ def find_causes(
 
 
 def describe(found: tuple[Cause, ...], mpp: float, *, slide: bool = False) -> str:
-    """Return a warning with the causes; empty without any.
-
-    Parameters
-    ----------
-    found
-        Causes.
-    mpp
-        µm/px of the picture.
-    slide
-        True if the causes apply to most of a slide.
-    """
+    """Return a warning with the causes; empty without any. ``slide``: they apply to most of a slide."""
     if not found:
         return ""
     words: dict[Cause, str] = {
@@ -230,21 +201,9 @@ def describe(found: tuple[Cause, ...], mpp: float, *, slide: bool = False) -> st
 
 
 def measure_field(frame: Frame, detections: Detections, model_mpp: float) -> Features | None:
-    """Measure a field.
+    """Measure a field; None for a picture without colour, or smaller than `MIN_SIDE`.
 
-    Parameters
-    ----------
-    frame
-        The picture; without µm/px the model's is assumed.
-    detections
-        Its nuclei, px of the frame.
-    model_mpp
-        The model's µm/px.
-
-    Returns
-    -------
-    Features or None
-        None for a picture without colour, or smaller than `MIN_SIDE`.
+    Nuclei are in px of the frame; without µm/px, the model's is assumed.
     """
     scale = (frame.mpp or model_mpp) / model_mpp
     if min(frame.height, frame.width) * scale < MIN_SIDE or frame.is_grey:

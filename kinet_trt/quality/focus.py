@@ -20,10 +20,7 @@ MIN_SHARPNESS = 0.14
 def contrast_and_sharpness(green: NDArray[np.float32]) -> tuple[float, float]:
     """Return contrast, the standard deviation of structure over the mean brightness, and sharpness, 0 to 1.
 
-    Parameters
-    ----------
-    green
-        The green channel at the model's µm/px, 0 to 255, float32 [height, width].
+    The green channel is at the model's µm/px, 0 to 255, float32 [height, width].
     """
     one, two = cv2.GaussianBlur(green, (0, 0), 1), cv2.GaussianBlur(green, (0, 0), 2)
     # The wide blur is much cheaper at a quarter of the resolution.

@@ -16,12 +16,9 @@ _MIN_ROWS = 8
 
 
 def check_not_blank(pixels: NDArray[np.uint8]) -> None:
-    """Check that pixels, RGB uint8 [height, width, 3], are not all of one colour.
+    """Raise an ImageError if RGB pixels, uint8 [height, width, 3], are all of one colour darker than glass.
 
-    Raises
-    ------
-    ImageError
-        If they are, up to the rounding of the decoder, and darker than glass.
+    The rounding of a decoder does not matter.
     """
     if _is_flat(pixels[::64, ::64]) and _is_flat(pixels):
         colour = pixels[0, 0].tolist()

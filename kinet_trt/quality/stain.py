@@ -15,14 +15,8 @@ _STAINED = 0.15  # sum of optical densities above which a px is stained
 class Chroma:
     """Chroma of the stained pixels, float32 [m] each.
 
-    Attributes
-    ----------
-    blue
-        Optical density on the axis from brown (below 0) to blue (above 0).
-    magenta
-        Optical density on the axis from green (below 0) to magenta (above 0).
-    total
-        Sum of the optical densities.
+    ``blue`` and ``magenta`` are optical densities: on the axis from brown (below 0) to blue, and from green (below 0)
+    to magenta. ``total`` is the sum of the optical densities.
     """
 
     blue: NDArray[np.float32]

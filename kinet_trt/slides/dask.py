@@ -58,14 +58,7 @@ Tiles = list[tuple[int, Detections]]
 class Batch:
     """Tiles of one slide.
 
-    Attributes
-    ----------
-    slide
-        Absolute path.
-    mpp
-        um/px; None for that of the file.
-    plan
-        Plan with the tiles of this batch only.
+    The path is absolute, the um/px None for that of the file, and the plan has the tiles of this batch only.
     """
 
     slide: Path
@@ -75,20 +68,11 @@ class Batch:
 
 @contextmanager
 def connect(address: str, workers: int | None = None) -> Iterator[Client]:
-    """Provide a client of a cluster.
+    """Provide a client of a cluster; raise a KinetError if no scheduler answers.
 
-    Parameters
-    ----------
-    address
-        Address of a Dask scheduler, such as ``tcp://10.0.0.5:8786``; or ``"local"`` for a cluster on this machine,
-        which ends with the context.
-    workers
-        Number of workers of a local cluster, with one thread each; defaults to one per core.
-
-    Raises
-    ------
-    KinetError
-        If no scheduler answers.
+    ``address`` is that of a Dask scheduler, such as ``tcp://10.0.0.5:8786``, or ``"local"`` for a cluster on this
+    machine, which ends with the context. A local cluster has ``workers`` workers with one thread each, by default one
+    per core.
     """
     with ExitStack() as stack:
         if address == LOCAL:
@@ -118,15 +102,7 @@ def connect(address: str, workers: int | None = None) -> Iterator[Client]:
 
 
 def cluster_tile_counter(client: Client, model: Path | None) -> TileCounter:
-    """Return a tile counter for :func:`kinet_trt.slides.count.count_slide` that counts on a cluster.
-
-    Parameters
-    ----------
-    client
-        From :func:`connect`.
-    model
-        See :func:`count_batches`.
-    """
+    """Return a tile counter for `kinet_trt.slides.count.count_slide` that counts on a cluster; see `count_batches`."""
 
     def count(slide: Slide, plan: Plan, numbers: Sequence[int]) -> Iterator[tuple[int, Detections]]:
         mpp = slide.mpp if slide.mpp_source == "option" else None
@@ -151,28 +127,11 @@ def batches(
 def count_batches(
     client: Client, work: Iterable[Batch], model: Path | None, plan: Plan
 ) -> Iterator[tuple[Batch, Tiles | KinetError]]:
-    """Count batches on a cluster.
+    """Count batches on a cluster; yield each with its tiles or an error, in the order of completion.
 
-    Parameters
-    ----------
-    client
-        From :func:`connect`.
-    work
-        The batches; iterated as workers become free.
-    model
-        The model file, under the same path on every machine; None for the built-in model.
-    plan
-        A plan with the model, threshold and precision of all batches.
-
-    Yields
-    ------
-    batch, result
-        The tiles of a batch, or an error, in the order of completion.
-
-    Raises
-    ------
-    KinetError
-        If the connection to the scheduler is lost.
+    The work is iterated as workers become free. ``model`` is the model file, under the same path on every machine, or
+    None for the built-in model. All batches are counted with the model, threshold and precision of ``plan``. Raises a
+    KinetError if the connection to the scheduler is lost.
     """
     plugin = SlideWorker(model.resolve() if model else None, plan)
     with _connection_errors():
@@ -222,14 +181,8 @@ class SlideWorker(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
         for slide in self._slides.values():
             slide.close()
 
-    def count(self, batch: Batch) -> Tiles:
-        """Count the tiles of a batch.
-
-        Raises
-        ------
-        KinetError
-            If the batch cannot be counted; the message names the worker.
-        """
+    def count(self, batch: Batch) -> Tiles | KinetError:
+        """Count a batch. A KinetError is returned, not raised: another worker would fail in the same way."""
         try:
             with self._lock:
                 if self._counter is None:
@@ -245,18 +198,15 @@ class SlideWorker(WorkerPlugin):  # type: ignore[misc]  # Dask has no types
             return list(count_tiles(slide, batch.plan, batch.plan.tiles, self._counter))
         except KinetError as error:
             # A plain KinetError, which every process can unpickle.
-            raise KinetError(
+            return KinetError(
                 f"{error} (on the worker {self._address}; slides and models must have the same path on every machine)"
-            ) from None
+            )
 
 
 def _count_on_worker(name: str, batch: Batch) -> Tiles | KinetError:
-    """Count a batch on a worker. A KinetError is returned, not raised: another worker would fail in the same way."""
+    """Count a batch on a worker that has the plugin of this name."""
     plugin: SlideWorker = get_worker().plugins[name]
-    try:
-        return plugin.count(batch)
-    except KinetError as error:
-        return error
+    return plugin.count(batch)
 
 
 def _wait_for_any(client: Client, futures: list[Future[Any]]) -> list[Future[Any]]:

@@ -26,19 +26,8 @@ _DARK, _WHITE = (40, 40, 40), 255
 def heat_map(counted: CountedSlide, thumbnail: Thumbnail) -> NDArray[np.uint8]:
     """Draw two panels over the thumbnail of a slide: the Ki67 index, and all nuclei per mm2.
 
-    Glass is not coloured. A white ring marks the hot spot, a dark outline the region. Each panel has a colour scale.
-
-    Parameters
-    ----------
-    counted
-        The counted slide; its nuclei are read once, row by row.
-    thumbnail
-        Its thumbnail.
-
-    Returns
-    -------
-    NDArray
-        RGB, uint8; each panel has at most 2,000 px on its longer side.
+    Glass is not coloured. A white ring marks the hot spot, a dark outline the region. Each panel has a colour scale,
+    and at most :data:`MAX_SIDE` px on its longer side. The nuclei are read once, row by row. Returns RGB, uint8.
     """
     rows, columns = thumbnail.pixels.shape[:2]
     factor = min(1.0, MAX_SIDE / max(rows, columns))

@@ -18,13 +18,7 @@ from kinet_trt.io.geojson import read_geojson
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Polygons to count, without ignored polygons.
-
-    Attributes
-    ----------
-    counted, ignored
-        Polygons with their holes, px of level 0, pixel centres at integers.
-    """
+    """Polygons to count, without ignored polygons, with their holes; px of level 0, pixel centres at integers."""
 
     counted: tuple[Shape, ...]
     ignored: tuple[Shape, ...] = ()
@@ -53,13 +47,7 @@ class Region:
         return float(left), float(top), float(right), float(bottom)
 
     def contains(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Return which points lie in a counted polygon and not in an ignored one, bool [n].
-
-        Parameters
-        ----------
-        x, y
-            px of level 0 [n].
-        """
+        """Return which points, px of level 0 [n], lie in a counted polygon and not in an ignored one, bool [n]."""
         inside = np.zeros(len(x), np.bool_)
         for shape in self.counted:
             inside |= polygon_contains(shape, x, y)
@@ -70,12 +58,7 @@ class Region:
     def touched_pixels(self, height: int, width: int, downsample: float) -> NDArray[np.bool_]:
         """Return which pixels of a thumbnail lie in or near the counted polygons, bool [height, width].
 
-        Parameters
-        ----------
-        height, width
-            Size of the thumbnail, px.
-        downsample
-            px of level 0 per thumbnail pixel.
+        ``downsample`` is px of level 0 per thumbnail pixel.
         """
         mask = np.zeros((height, width), np.uint8)
         for shape in self.counted:
@@ -93,11 +76,6 @@ def read_region(path: Path) -> Region:
 
     Annotations without a class, those called ``Region*`` and TMA cores are counted; ``Ignore*`` and missing cores are
     not. If there are none to count, annotations called ``Tumor`` are counted.
-
-    Raises
-    ------
-    KinetError
-        If the file cannot be read, or contains no region to count.
     """
     marked = read_geojson(path)
     outlines = marked.outlines

@@ -27,15 +27,7 @@ Read = Callable[[int, int, int, int], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Scaling:
-    """Scaling of a level to the model's scale.
-
-    Attributes
-    ----------
-    source_width, source_height
-        Size of the level, px.
-    width, height
-        Size at the model's scale, px.
-    """
+    """Scaling of a level (the source) to the model's scale; sizes in px."""
 
     source_width: int
     source_height: int
@@ -43,19 +35,10 @@ class Scaling:
     height: int
 
     def window(self, read: Read, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
-        """Return a window of the scaled level; beyond its right and bottom edges, the last px is repeated.
+        """Return a window of the scaled level, RGB uint8 [height, width, 3].
 
-        Parameters
-        ----------
-        read
-            Reads the level.
-        x, y, width, height
-            px at the model's scale; x and y lie inside the level.
-
-        Returns
-        -------
-        NDArray
-            RGB, uint8 [height, width, 3].
+        Beyond the right and bottom edges of the level, the last px is repeated. ``read`` reads the level; x, y, width
+        and height are px at the model's scale, with x and y inside the level.
         """
         inside_width, inside_height = min(width, self.width - x), min(height, self.height - y)
         pixels = self._inside(read, x, y, inside_width, inside_height)
@@ -73,8 +56,8 @@ class Scaling:
             scale_x, scale_y = self.source_width // self.width, self.source_height // self.height
             source = read(x * scale_x, y * scale_y, width * scale_x, height * scale_y)
             return cv2.resize(source, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-        columns = _columns(self.source_width, self.width, shrinking)
-        rows = _rows(self.source_height, self.height, shrinking)
+        columns = _axis(self.source_width, self.width, shrinking, clamp=True)
+        rows = _axis(self.source_height, self.height, shrinking, clamp=False)
         left, right = _span(columns, x, width, self.source_width)
         top, bottom = _span(rows, y, height, self.source_height)
         source = read(left, top, right - left, bottom - top)
@@ -89,14 +72,9 @@ class Scaling:
         return pixels
 
 
-@lru_cache(maxsize=8)
-def _columns(source: int, target: int, shrinking: bool) -> Axis:
-    return area_axis(source, target) if shrinking else linear_axis(source, target, clamp=True)
-
-
-@lru_cache(maxsize=8)
-def _rows(source: int, target: int, shrinking: bool) -> Axis:
-    return area_axis(source, target) if shrinking else linear_axis(source, target, clamp=False)
+@lru_cache(maxsize=16)
+def _axis(source: int, target: int, shrinking: bool, *, clamp: bool) -> Axis:
+    return area_axis(source, target) if shrinking else linear_axis(source, target, clamp=clamp)
 
 
 def _span(axis: Axis, start: int, length: int, size: int) -> tuple[int, int]:

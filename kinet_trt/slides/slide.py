@@ -32,7 +32,6 @@ from kinet_trt.slides.readers.fingerprint import fingerprint
 OPENSLIDE_SUFFIXES = (
     ".svs", ".ndpi", SET_SUFFIX, ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".avs", dicom.SUFFIX,
 )  # fmt: skip
-ZARR_SUFFIX = ".zarr"
 _UNSUPPORTED: Mapping[str, str] = {
     ".vsi": "an Olympus VSI",
     ".isyntax": "a Philips iSyntax",
@@ -49,15 +48,9 @@ _WHITE = 255
 
 @dataclass(frozen=True)
 class Level:
-    """A level of the pyramid.
+    """A level of the pyramid: its size, px, and px of level 0 per px of this level.
 
-    Attributes
-    ----------
-    width, height
-        px.
-    downsample
-        px of level 0 per px of this level; px i covers the px of level 0 from ``i * downsample`` to
-        ``(i + 1) * downsample``.
+    Px i covers the px of level 0 from ``i * downsample`` to ``(i + 1) * downsample``.
     """
 
     width: int

@@ -87,13 +87,7 @@ def count_tiles(
 
 
 def read_window(slide: Slide, plan: Plan, number: int) -> NDArray[np.uint8]:
-    """Read the window of a tile at the model's scale, RGB uint8 [H, W, 3].
-
-    Raises
-    ------
-    ImageError
-        If the window cannot be decoded.
-    """
+    """Read the window of a tile at the model's scale, RGB uint8 [H, W, 3]."""
     tile = plan.tile_of(number)
     return plan.scaling.window(
         lambda x, y, width, height: slide.read(plan.level, x, y, width, height),
@@ -105,17 +99,7 @@ def read_window(slide: Slide, plan: Plan, number: int) -> NDArray[np.uint8]:
 
 
 def count_window(counter: NucleusCounter, plan: Plan, number: int, pixels: NDArray[np.uint8]) -> Detections:
-    """Return the nuclei in the core of a tile, px of level 0, in raster order.
-
-    Parameters
-    ----------
-    counter
-        The counter of the plan.
-    plan, number
-        The tile.
-    pixels
-        Its window, from :func:`read_window`.
-    """
+    """Return the nuclei in the core of a tile, px of level 0, in raster order; ``pixels`` is its window."""
     nuclei = plan.tile_of(number).own(find_nuclei(counter.engine, pixels, counter.threshold.value))
     nuclei = nuclei.where((nuclei.x < plan.scaling.width) & (nuclei.y < plan.scaling.height))
     nuclei = nuclei.where(np.lexsort((nuclei.x, nuclei.y)))

@@ -27,15 +27,7 @@ _BLOCK_PIXELS = 1 << 22  # px of a level that are read at once
 
 @dataclass(frozen=True, eq=False)
 class Thumbnail:
-    """A small image of the whole slide.
-
-    Attributes
-    ----------
-    pixels
-        RGB, uint8 [rows, columns, 3].
-    downsample
-        px of level 0 per thumbnail pixel.
-    """
+    """A small image of the whole slide, RGB uint8 [rows, columns, 3], and px of level 0 per thumbnail pixel."""
 
     pixels: NDArray[np.uint8]
     downsample: float
@@ -60,17 +52,7 @@ class Thumbnail:
 def read_thumbnail(slide: Slide, mpp: float) -> Thumbnail:
     """Return a thumbnail of a slide at about 8 um/px, averaged over blocks of whole pixels of a level.
 
-    Parameters
-    ----------
-    slide
-        The slide.
-    mpp
-        um/px of level 0.
-
-    Raises
-    ------
-    ImageError
-        If the slide cannot be decoded.
+    ``mpp`` is that of level 0.
     """
     fine = [n for n, level in enumerate(slide.levels) if level.downsample * mpp <= THUMBNAIL_MPP * 1.01]
     number = max(fine, key=lambda n: slide.levels[n].downsample) if fine else 0

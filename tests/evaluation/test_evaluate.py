@@ -10,7 +10,7 @@ import pytest
 
 from kinet_trt import Detections, Frame, NucleusCounter, Threshold
 from kinet_trt.datasets.labelled_field import LabelledField
-from kinet_trt.evaluation.evaluate import XI, Evaluation, comparable_nuclei, curve_png, evaluate_field, picture, to_json
+from kinet_trt.evaluation.evaluate import XI, Evaluation, comparable_nuclei, curve_png, evaluate_field, marked, to_json
 from kinet_trt.evaluation.metrics import compare
 from kinet_trt.simulation import simulate
 
@@ -115,8 +115,9 @@ def test_no_fields_and_empty_fields_give_no_figures_but_no_crash(counter):
 
 def test_the_pictures_can_be_looked_at(counter, field):
     result = evaluate_field(counter, field)
-    assert picture(result, 1.0).shape == field.pixels().shape
-    assert not np.array_equal(picture(result, 1.0), field.pixels())
+    drawn = marked(field.pixels(), result.found, result.true, 1.0)
+    assert drawn.shape == field.pixels().shape
+    assert not np.array_equal(drawn, field.pixels())
     pytest.importorskip("matplotlib")
     png = curve_png(Evaluation((result,)), "kinet-edge")
     assert cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).shape[2] == 3

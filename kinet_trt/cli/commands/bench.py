@@ -13,7 +13,7 @@ from kinet_trt.cli.options import FormatOption, JsonOption, RuntimeOption, Threa
 from kinet_trt.cli.outputs import check_names, write
 from kinet_trt.cli.progress import steps
 from kinet_trt.cli.terminal import print_rows, stdout_console, tab_separated
-from kinet_trt.core.errors import KinetError, printable
+from kinet_trt.core.errors import printable
 
 
 def bench(
@@ -36,7 +36,7 @@ def bench(
     format_: FormatOption = "table",
 ) -> None:
     """Time the stages of a count. Models, precisions and PyTorch are timed in turn."""
-    from kinet_trt.datasets.labelled import read_fields, with_nuclei
+    from kinet_trt.datasets.labelled import read_split
     from kinet_trt.evaluation.benchmark import Baselines, Setting, accuracy, measure, plot_png, simulated_frame
 
     width, height = parse_size(size)
@@ -46,9 +46,7 @@ def bench(
         raise typer.BadParameter("--plot and --split require FIELDS, a folder of labelled fields")
     if fields:
         require("bench", "eval", "lap", *(["matplotlib"] if plot else []))
-        labelled = with_nuclei([f for f in read_fields(fields) if split in (None, f.split)])
-        if not labelled:
-            raise KinetError(f"{fields}: no fields with nuclei" + (f" of the split {split!r}" if split else ""))
+        labelled = read_split(fields, split)
     frame = simulated_frame(width, height)
     chosen: list[Path | None] = [*models] if models else [None]
     settings = [Setting(model, p, runtime, threads) for model in chosen for p in precisions or ["auto"]]

@@ -62,15 +62,11 @@ def build(
             timed=True,
             report=report,
         )
-    show_built(built)
-
-
-def show_built(built: Built) -> None:
-    """Print a summary of a build: file, frame sizes, loss of accuracy."""
     print_lines(stdout_console(), list(_summary(built)))
 
 
 def _summary(built: Built) -> Iterator[str]:
+    """Yield lines on a build: file, frame sizes, loss of accuracy."""
     from kinet_trt.engines.tensorrt.engine_file import card_path
 
     card, path = built.card, built.path

@@ -29,7 +29,7 @@ def demo(
         for name, n in shown.detections.counts().items():
             known = f"   (truth {shown.truth[name]})" if shown.truth else ""
             typer.echo(f"  {class_name(name):<10} {n:5d}{known}")
-        typer.echo(f"  {shown.ki67.sentences()[0]}")
+        typer.echo(f"  {shown.detections.ki67.sentences()[0]}")
         if shown.truth:
             index = Ki67.from_counts(shown.truth).index or 0.0
             typer.echo(f"  The true index is {100 * index:.1f}%.")

@@ -23,7 +23,7 @@ from kinet_trt.cli.options import (
 from kinet_trt.cli.outputs import check_existing, check_names, check_targets, report_written, write
 from kinet_trt.cli.progress import track
 from kinet_trt.cli.terminal import engine_line, print_lines, print_rows, stdout_console, tab_separated
-from kinet_trt.core.errors import KinetError, printable
+from kinet_trt.core.errors import printable
 from kinet_trt.core.notice import NOTICE
 
 if TYPE_CHECKING:
@@ -53,17 +53,15 @@ def evaluate(
     require("eval", "eval", "lap", *(["matplotlib"] if plot else []))
     from kinet_trt.core.files import write_atomic
     from kinet_trt.counting.geojson_and_overlays import Outputs, output_names
-    from kinet_trt.datasets.labelled import class_list_warning, read_fields, with_classes, with_nuclei
-    from kinet_trt.evaluation.evaluate import Evaluation, curve_png, evaluate_field, picture, to_json
+    from kinet_trt.datasets.labelled import class_list_warning, read_split, with_classes
+    from kinet_trt.evaluation.evaluate import Evaluation, curve_png, evaluate_field, marked, to_json
     from kinet_trt.inference.counter import NucleusCounter
     from kinet_trt.io.overlay import to_png
 
     minimum = parse_threshold(threshold)
     targets = {"--json": json_file, "--plot": str(plot) if plot else None}
     has_data = check_names(targets, format_, folders={"--overlay": overlay})
-    chosen = with_nuclei([f for f in read_fields(fields, mpp) if split in (None, f.split)])
-    if not chosen:
-        raise KinetError(f"{fields}: no fields with nuclei" + (f" of the split {split!r}" if split else ""))
+    chosen = read_split(fields, split, mpp)
     if classes:
         chosen = with_classes(chosen, classes.split(","))
     elif sentence := class_list_warning(chosen):
@@ -77,10 +75,12 @@ def evaluate(
         one = evaluate_field(counter, f, mpp)
         done.append(one)
         for path in outputs.paths(f.image):
-            write_atomic(path, to_png(picture(one, one.mpp / counter.engine.card.mpp)))
+            write_atomic(path, to_png(marked(f.pixels(), one.found, one.true, one.mpp / counter.card.mpp)))
     evaluation = Evaluation(tuple(done))
     if not has_data:
-        show_evaluation(evaluation, counter)
+        console = stdout_console()
+        print_rows(console, *evaluation_rows(evaluation))
+        print_lines(console, list(_remarks(evaluation, counter)))
     report_written([path for f in chosen for path in outputs.paths(f.image)], has_data)
     if plot:
         write(str(plot), curve_png(evaluation, counter.engine.card.name), has_data)
@@ -113,14 +113,8 @@ def evaluation_rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]
     return ["source", "fields", "nuclei", "P", "R", "F1", "px off", "class F1", "labelled"], rows
 
 
-def show_evaluation(evaluation: Evaluation, counter: NucleusCounter) -> None:
-    """Print the paper's metrics: by source and together, by class, and the index."""
-    console = stdout_console()
-    print_rows(console, *evaluation_rows(evaluation))
-    print_lines(console, list(_remarks(evaluation, counter)))
-
-
 def _remarks(evaluation: Evaluation, counter: NucleusCounter) -> Iterator[str]:
+    """Yield the metrics by class, and the error of the index."""
     from kinet_trt.core.detections import CLASSES, class_name
 
     pooled = evaluation.at_threshold

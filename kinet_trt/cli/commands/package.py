@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from kinet_trt.cli.terminal import print_lines, stdout_console
 from kinet_trt.core.notice import NOTICE
-
-if TYPE_CHECKING:
-    from kinet_trt.deploy.triton.package import Packaged
 
 
 def package(
@@ -26,16 +23,12 @@ def package(
     """Write a model for a Triton server. Includes the configuration, labels and an example client."""
     from kinet_trt.deploy.triton.package import package as write
 
-    show_packaged(write(model, triton, name=name, instances=instances, force=force), triton)
-
-
-def show_packaged(packaged: Packaged, repository: Path) -> None:
-    """Print the files that were written for a server, and how to start it."""
+    packaged = write(model, triton, name=name, instances=instances, force=force)
     card = packaged.card
     lines = (
         f"{packaged.folder}: {card.name} in {card.precision}{', now fused' if packaged.fused_here else ''}",
         f"  output   up to {card.capacity:,} nuclei per frame",
-        f"  serve    tritonserver --model-repository={repository.resolve()}",
+        f"  serve    tritonserver --model-repository={triton.resolve()}",
         f'  client   pip install "tritonclient[grpc]" numpy opencv-python-headless; {packaged.folder / "client.py"}',
         NOTICE,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +41,7 @@ def regions(
     for field, picture in zip(track(found, "Drawing", [f.name for f in found]), pictures, strict=True):
         write_atomic(picture, to_png(drawing.draw(field, part, grid)))
     report_written(pictures, err=False)
-    show_regions(*drawing.rows(found))
+    print_rows(stdout_console(), *drawing.rows(found))
 
 
 def _box(text: str) -> tuple[int, int, int, int]:
@@ -54,8 +53,3 @@ def _box(text: str) -> tuple[int, int, int, int]:
     if not (0 <= left < right and 0 <= top < bottom):
         raise typer.BadParameter(f"--box: expected LEFT,TOP,RIGHT,BOTTOM in px, like 0,0,300,300, found {text!r}")
     return left, top, right, bottom
-
-
-def show_regions(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print what the regions of fields hold."""
-    print_rows(stdout_console(), headers, rows)

@@ -22,22 +22,11 @@ _LAST_TAG = 0x0020000E  # SeriesInstanceUID: the tags after it are long, and not
 
 @dataclass(frozen=True)
 class Header:
-    """Header of a DICOM file.
+    """Header of a DICOM file; text is empty if the file does not state it.
 
-    Attributes
-    ----------
-    kind
-        Kind of file, like ``"CT Image"``; empty if the file does not state it.
-    series, instance
-        Unique identifiers of the series and of the file; empty if the file does not state them.
-    is_slide
-        Whether it is part of a whole slide.
-    is_directory
-        Whether it lists other files (``DICOMDIR``) and contains no image.
-    is_aside
-        Whether it is the slide's label, overview or thumbnail.
-    compression
-        Name of its transfer syntax.
+    ``kind`` is the kind of file, like ``"CT Image"``; ``series`` and ``instance`` are unique identifiers;
+    ``compression`` is the name of the transfer syntax. A directory (``DICOMDIR``) lists other files and contains no
+    image. An aside is the label, overview or thumbnail of a slide.
     """
 
     kind: str
@@ -88,13 +77,7 @@ def read_header(path: Path) -> Header | None:
 
 
 def series_files(path: Path) -> dict[Path, Header]:
-    """Return the files in the same folder that are of the same series as a DICOM file, itself included.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be read.
-    """
+    """Return the files in the same folder that are of the same series as a DICOM file, itself included."""
     own = read_header(path)
     if own is None or not own.series:
         return {}

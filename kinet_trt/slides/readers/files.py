@@ -54,13 +54,7 @@ def slide_of_folder(path: Path) -> Path | None:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files of a slide, including the named one; folders (OME-Zarr, or of a ``.mrxs``) as such.
-
-    Raises
-    ------
-    OSError
-        If they cannot be listed.
-    """
+    """Return the files of a slide, including the named one; folders (OME-Zarr, or of a ``.mrxs``) as such."""
     found = [path]
     suffix = path.suffix.lower()
     if suffix in (*INDEX_SUFFIXES, SET_SUFFIX):
@@ -68,8 +62,7 @@ def files_of(path: Path) -> list[Path]:
     elif suffix == MRXS_SUFFIX:
         found += [path.with_suffix("")] if path.with_suffix("").is_dir() else []
     elif suffix in TIFF_SUFFIXES:
-        metadata, ome = ome_of(path)
-        image = _image_of(ome, path.name) if ome else None
+        metadata, image = _ome_image(path)
         found += [metadata, *tiffs_of(path, image)] if image else [metadata]
     elif dicom.is_dicom(path):
         found += dicom.series_files(path)
@@ -105,8 +98,7 @@ def tiffs_of(path: Path, image: OmeImage) -> list[Path]:
 
 def is_ome_set(path: Path) -> bool:
     """Return whether the image of an OME-TIFF, or its metadata, are in several files."""
-    metadata, ome = ome_of(path)
-    image = _image_of(ome, path.name) if ome else None
+    metadata, image = _ome_image(path)
     return image is not None and (len(image.files) > 1 or metadata != path)
 
 
@@ -150,11 +142,8 @@ class _Folder:
 
     def _first_of_set(self, path: Path) -> Path:
         """Return the file with the first plane of the image in an OME-TIFF set that a file belongs to."""
-        _, ome = ome_of(path)
-        image = _image_of(ome, path.name) if ome else None
-        if image is None:
-            return path
-        return next(iter(tiffs_of(path, image)), path)
+        _, image = _ome_image(path)
+        return next(iter(tiffs_of(path, image)), path) if image else path
 
     def _header(self, path: Path) -> dicom.Header | None:
         if path not in self._headers:
@@ -172,13 +161,15 @@ class _Folder:
         return path
 
 
-def _image_of(ome: Ome, name: str) -> OmeImage | None:
-    """Return the largest image with planes in a file; for a companion file, the largest of all.
+def _ome_image(path: Path) -> tuple[Path, OmeImage | None]:
+    """Return the file of the metadata, and the largest image with planes in a file; for a companion file, of all.
 
     None if the metadata do not name the file: it may have been renamed, and the names may be of other files.
     """
-    own = [image for image in ome.images if name in image.files or name.lower().endswith(COMPANION_SUFFIX)]
-    return max(own, key=lambda image: image.width * image.height, default=None)
+    metadata, ome = ome_of(path)
+    is_companion = path.name.lower().endswith(COMPANION_SUFFIX)
+    own = [image for image in (ome.images if ome else ()) if is_companion or path.name in image.files]
+    return metadata, max(own, key=lambda image: image.width * image.height, default=None)
 
 
 def _named_in_index(path: Path) -> list[Path]:

@@ -19,11 +19,6 @@ def fingerprint(path: Path) -> str:
     A file is sampled at 32 evenly spaced positions, 64 KiB each, so that slides on network drives are not read twice.
     For a folder (OME-Zarr, or the one of a ``.mrxs``), the hash covers the name and size of every file, all metadata
     files and 32 others. Names and times of the slide itself do not matter: a copy has the same fingerprint.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read.
     """
     parts = sorted(_hash(part) for part in files_of(path))
     return parts[0] if len(parts) == 1 else hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -16,19 +16,9 @@ def is_aside(name: str) -> bool:
 
 
 def others_remark(chosen: tuple[int, int], others: Sequence[tuple[tuple[int, int], str]]) -> tuple[str, ...]:
-    """Return a remark about images that are not counted although they may contain tissue.
+    """Return a sentence about images that are not counted although they may contain tissue, or nothing.
 
-    Parameters
-    ----------
-    chosen
-        Width and height of the image that is read, px.
-    others
-        Width and height, px, and name of each other image.
-
-    Returns
-    -------
-    tuple
-        One sentence, or empty.
+    Sizes are width and height, px: of the image that is read (``chosen``), and of each other image with its name.
     """
     area = chosen[0] * chosen[1]
     left = [size for size, name in others if not is_aside(name) and size[0] * size[1] >= _SMALL * area]

@@ -44,10 +44,7 @@ def is_slide(path: Path) -> bool:
 def is_level(full_size: tuple[int, int], size: tuple[int, int]) -> bool:
     """Return whether an image has the proportions of a larger one, within 1 px, like a level of its pyramid.
 
-    Parameters
-    ----------
-    full_size, size
-        Width and height of the larger and of the smaller image, px.
+    Sizes are width and height, px.
     """
     if min(*full_size, *size) < 1:
         return False
@@ -65,13 +62,7 @@ def is_tiled(path: Path) -> bool:
 
 
 def description(path: Path) -> str:
-    """Return the description of the first page of a TIFF; empty if it has none, or is not a TIFF.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    """
+    """Return the description of the first page of a TIFF; empty if it has none, or is not a TIFF."""
     try:
         with path.open("rb") as file:
             for _, text in _pages(file, max_pages=1):

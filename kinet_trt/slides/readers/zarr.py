@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,9 @@ class ZarrPixels:
         try:
             images = _images(group, path)
             wanted = [one for one in images if not is_aside(one.name)] or images
-            image = max(wanted, key=lambda one: one.width * one.height)
+            image = max(wanted, key=lambda one: math.prod(one.size))
             self._read_header(image.group, image.about)
-            others = [((one.width, one.height), one.name) for one in images if one is not image]
+            others = [(one.size, one.name) for one in images if one is not image]
             self.remarks: Sequence[str] = others_remark(self.sizes[0], others)
         except ImageError:
             raise
@@ -89,30 +90,17 @@ class _Image:
         return str(self.about.get("name") or "")
 
     @property
-    def width(self) -> int:
-        return self._length("x")
-
-    @property
-    def height(self) -> int:
-        return self._length("y")
-
-    def _length(self, axis: str) -> int:
-        """Return the length of the first level, px; 0 if it is missing."""
+    def size(self) -> tuple[int, int]:
+        """Width and height of the first level, px; 0 if it is missing."""
         try:
-            shape = self.group[self.about["datasets"][0]["path"]].shape
-            return int(shape[_axes(self.about).index(axis)])
-        except (KeyError, ValueError):
-            return 0
+            lengths = dict(zip(_axes(self.about), self.group[self.about["datasets"][0]["path"]].shape, strict=False))
+            return int(lengths["x"]), int(lengths["y"])
+        except KeyError:
+            return 0, 0
 
 
 def _images(group: Any, path: Path) -> list[_Image]:
-    """Return the image of a folder, or the images of a collection.
-
-    Raises
-    ------
-    ImageError
-        If there is none, or the user must choose one.
-    """
+    """Return the image of a folder, or the images of a collection; raise if the user must choose one."""
     attributes = _attributes(group)
     if about := _multiscales(attributes):
         return [_Image(group, about)]
