@@ -162,7 +162,7 @@ def count_slide(
             elif missing:
                 notify(f"{path}: {total:,} tiles; they are kept in {tiles_file}")
             report(done, total)
-            count = tile_counter or (lambda *work: count_tiles(*work, counter))
+            count = tile_counter or (lambda slide, plan, numbers: count_tiles(slide, plan, numbers, counter))
             try:
                 for number, nuclei in count(slide, plan, missing):
                     done += results.save(number, nuclei)
