@@ -11,7 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 from kinet_trt.core.runtimes import CPU_RUNTIMES
 from kinet_trt.diagnostics.installation import Installation, Requirement, cupys, has, packages_of, tensorrts
-from kinet_trt.diagnostics.probes import EngineProbe
+from kinet_trt.diagnostics.probes import DriverReport, EngineProbe
 
 MIN_FREE_MEMORY = 1_500_000_000
 """Memory that should be free, bytes: kinet-edge on a large image takes about 1 GB."""
@@ -52,7 +52,8 @@ class Finding:
 
 def findings(installation: Installation) -> list[Finding]:
     """Return problems and warnings, problems first."""
-    checks = (_check_packages, _check_engines, _check_machine, _check_driver, _check_gpu_packages)
+    checks = [_check_packages, _check_engines, _check_machine, _check_driver]
+    checks += [_check_cupy, _check_tensorrt, _check_gpu_use]
     found = [finding for check in checks for finding in check(installation)]
     return sorted(found, key=lambda finding: finding.level != "problem")
 
@@ -172,27 +173,41 @@ def _check_driver(installation: Installation) -> Iterator[Finding]:
             yield Finding("warning", "GPU", message)
 
 
-def _check_gpu_packages(installation: Installation) -> Iterator[Finding]:
-    driver, jetpack = installation.driver, installation.machine.jetpack
-    found, flavours = cupys(installation.packages), tensorrts(installation.packages)
+def _has_old_gpu(driver: DriverReport) -> bool:
+    """Return whether a GPU is older than Turing, which CUDA 13 does not support."""
+    return any(device.capability < MIN_CAPABILITY for device in driver.devices)
+
+
+def _fitting_cuda(driver: DriverReport) -> int:
+    """Return the major CUDA version of the packages to install."""
+    return min(driver.cuda[0] if driver.cuda else 13, 12 if _has_old_gpu(driver) else 13)
+
+
+def _install_cupy(installation: Installation) -> str:
+    return _install_command(installation, f"cupy-cuda{_fitting_cuda(installation.driver)}x")
+
+
+def _check_cupy(installation: Installation) -> Iterator[Finding]:
+    driver, found, install = installation.driver, cupys(installation.packages), _install_cupy(installation)
     newest = driver.cuda[0] if driver.cuda else None
-    # CUDA 13 does not support GPUs before Turing.
-    old = any(device.capability < MIN_CAPABILITY for device in driver.devices)
-    cuda_major = min(newest or 13, 12 if old else 13)
-    cupy = f"cupy-cuda{cuda_major}x"
     if len(found) > 1:
-        yield _conflict("problem", "CuPy", found, _install_command(installation, cupy))
+        yield _conflict("problem", "CuPy", found, install)
     elif driver.devices and not found:
         message = "this machine has a GPU, but CuPy, which the GPU engine needs, is not installed"
-        yield Finding("warning", "CuPy", message, (_install_command(installation, cupy),))
+        yield Finding("warning", "CuPy", message, (install,))
     for name, built in found.items():
-        replacement = (f"pip uninstall -y {name}", _install_command(installation, cupy))
+        replacement = (f"pip uninstall -y {name}", install)
         if built and newest and built > newest and len(found) == 1:
             message = f"{name} needs CUDA {built}, but the driver supports only up to CUDA {newest}: update it, or"
             yield Finding("problem", "CuPy", message, replacement)
-        elif built and built >= 13 and old and len(found) == 1:
+        elif built and built >= 13 and _has_old_gpu(driver) and len(found) == 1:
             message = f"{name} is built for CUDA {built}, which does not support this GPU"
             yield Finding("problem", "CuPy", message, replacement)
+
+
+def _check_tensorrt(installation: Installation) -> Iterator[Finding]:
+    driver, flavours = installation.driver, tensorrts(installation.packages)
+    newest = driver.cuda[0] if driver.cuda else None
     if flavours and not driver.devices:
         use = "engines can be built here but not run" if "tensorrt_rtx" in flavours else "it cannot be used here"
         message = f"{' and '.join(flavours)} is installed, but no GPU with a driver: {use}"
@@ -204,20 +219,23 @@ def _check_gpu_packages(installation: Installation) -> Iterator[Finding]:
             message = f"{module} {version} needs CUDA {built}, but the driver supports up to {newest}: update it, or"
             commands = (f"pip uninstall -y {' '.join(wrong)}", _install_command(installation, f"{package}{newest}"))
             yield Finding("problem", "TensorRT", message, commands)
-    for module, problem in installation.libraries.items():
-        component = "CuPy" if module == "cupy" else "TensorRT"
-        if problem:
-            # CuPy nearly always lacks CUDA's compiler and headers, which are not in its wheel.
-            command = (_install_command(installation, cupy),) if module == "cupy" else ()
-            yield Finding("problem", component, f"{module} does not work here: {problem}", command)
-    if jetpack:
+    if installation.machine.jetpack:
         yield from _check_jetpack(installation, flavours)
     elif driver.devices and not flavours:
         message = "this machine has a GPU, but TensorRT is not installed"
         listed = all(d.capability in RTX_CAPABILITIES or d.capability >= (12, 0) for d in driver.devices)
-        flavour = "tensorrt-rtx" if listed else "tensorrt"
-        yield Finding("warning", "TensorRT", message, (_install_command(installation, f"{flavour}-cu{cuda_major}"),))
-    if "pycuda" in installation.packages and (found or flavours):
+        package = f"{'tensorrt-rtx' if listed else 'tensorrt'}-cu{_fitting_cuda(driver)}"
+        yield Finding("warning", "TensorRT", message, (_install_command(installation, package),))
+
+
+def _check_gpu_use(installation: Installation) -> Iterator[Finding]:
+    for module, problem in installation.libraries.items():
+        component = "CuPy" if module == "cupy" else "TensorRT"
+        if problem:
+            # CuPy nearly always lacks CUDA's compiler and headers, which are not in its wheel.
+            command = (_install_cupy(installation),) if module == "cupy" else ()
+            yield Finding("problem", component, f"{module} does not work here: {problem}", command)
+    if "pycuda" in installation.packages and (cupys(installation.packages) or tensorrts(installation.packages)):
         message = (
             "`import pycuda.autoinit` creates a second CUDA context that conflicts with CuPy and TensorRT: use the "
             "primary context, pycuda.driver.Device(0).retain_primary_context()"
