@@ -85,8 +85,8 @@ def run(
     recorded = isinstance(source, FolderSource | VideoSource)
     notifier, counted = _Notifier(notify, recorded), 0
     grabber = FrameGrabber(source, mpp=mpp)
-    checks = (DomainCheck(counter.engine.card.mpp),)
-    loop = Loop(grabber, counter, mpp=mpp, source_mpp="file" if recorded else "camera", checks=checks)
+    check = DomainCheck(counter.engine.card.mpp)
+    loop = Loop(grabber, counter, mpp=mpp, source_mpp="file" if recorded else "camera", check=check)
     viewer = loop.viewer(every=True)  # opened before the loop starts, to receive the first frame
     try:
         with grabber, loop:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 from kinet_trt.camera.flat_field import FlatField
@@ -57,7 +56,7 @@ class Loop:
     `FrameResult.uncounted` contains the reason.
 
     The caller enters ``grabber`` before the loop and closes it after the loop. ``mpp`` is the um/px that a person gave
-    to ``grabber`` too; ``source_mpp`` says how that of the source is known. Warnings of ``checks`` become remarks.
+    to ``grabber`` too; ``source_mpp`` says how that of the source is known. A warning of ``check`` becomes a remark.
     """
 
     def __init__(
@@ -67,13 +66,13 @@ class Loop:
         *,
         mpp: float | None = None,
         source_mpp: MppSource = "camera",
-        checks: Sequence[FrameCheck] = (),
+        check: FrameCheck | None = None,
     ) -> None:
         self.grabber = grabber
         self._set_after = -1  # sequence number of the last frame before um/px was set
         self._last_result: float | None = None  # time of the last result
         self._counting_time = 0.0  # of the last count, s
-        self.counter, self._source_mpp, self._checks = counter, source_mpp, tuple(checks)
+        self.counter, self._source_mpp, self._check = counter, source_mpp, check
         self._entered: tuple[float, MppSource] | None = None if mpp is None else (mpp, "option")
         self.flat_field: FlatField | None = None
         self._blanks: list[Frame] | None = None  # frames of a blank field, while a caller waits for them
@@ -259,7 +258,7 @@ class Loop:
             why = camera.mpp_note or unused or "µm/px is unknown: set it"
             remarks.append(f"Counted at the model's {card.mpp:g} µm/px, which is only assumed: {why}.")
         if detections is not None:
-            domain_warning = " ".join(self._check(frame, detections)) or None
+            domain_warning = self._warning(frame, detections)
             remarks += [domain_warning] if domain_warning else []
             with self._lock:
                 self._counted += 1
@@ -302,15 +301,13 @@ class Loop:
         log.error("counting stopped: %s", why)
         return why
 
-    def _check(self, frame: Frame, detections: Detections) -> list[str]:
-        warnings = []
-        for check in self._checks:
-            try:
-                warnings.append(check(frame, detections))
-            # The count is valid without the check.
-            except Exception:
-                log.warning("a check of a frame failed", exc_info=True)
-        return [warning for warning in warnings if warning]
+    def _warning(self, frame: Frame, detections: Detections) -> str | None:
+        try:
+            return (self._check and self._check(frame, detections)) or None
+        # The count is valid without the check.
+        except Exception:
+            log.warning("the check of a frame failed", exc_info=True)
+            return None
 
     def _finish(self, phase: Phase) -> None:
         with self._lock:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from kinet_trt.camera.grabber import CameraState
 from kinet_trt.core.detections import Detections
@@ -17,12 +18,9 @@ MppSource = Literal["option", "calibrated", "objective", "camera", "file", "mode
 Phase = Literal["counting", "paused", "failed", "ended", "closed"]
 
 
-class FrameCheck(Protocol):
-    """Check of a counted frame, such as whether it is out of distribution."""
-
-    def __call__(self, frame: Frame, detections: Detections) -> str:
-        """Return a warning; empty if there is none. It runs in the counting thread and must be fast."""
-        ...
+FrameCheck = Callable[[Frame, Detections], str]
+"""Check whether a counted frame is out of distribution. It returns a warning, empty if there is none, runs in the
+counting thread and must be fast."""
 
 
 @dataclass(frozen=True, eq=False)

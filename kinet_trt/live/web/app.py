@@ -68,8 +68,8 @@ def run(source: FrameSource, counter: NucleusCounter, options: Options, tell: Ca
     KinetError if the session file cannot be used, another process has it open, or the address is taken.
     """
     stop = threading.Event()
-    checks = (DomainCheck(counter.engine.card.mpp),)
-    with _signals(stop), serving(source, counter, options, checks) as page:
+    check = DomainCheck(counter.engine.card.mpp)
+    with _signals(stop), serving(source, counter, options, check) as page:
         tell(f"Live page: {page.url}")
         if page.token:
             tell("The URL contains the access token; it is not shown again.")
@@ -98,7 +98,7 @@ class LivePage:
 
 @contextlib.contextmanager
 def serving(
-    source: FrameSource, counter: NucleusCounter, options: Options, checks: tuple[FrameCheck, ...] = ()
+    source: FrameSource, counter: NucleusCounter, options: Options, check: FrameCheck | None = None
 ) -> Iterator[LivePage]:
     """Serve the page in threads while the context is open; raises like `run`."""
     folder = user_data()
@@ -117,7 +117,7 @@ def serving(
         port: int = listener.getsockname()[1]
         store = stack.enter_context(Store.open(path))
         grabber = FrameGrabber(source, mpp=options.mpp)
-        loop = Loop(grabber, counter, mpp=options.mpp, source_mpp="file" if recorded else "camera", checks=checks)
+        loop = Loop(grabber, counter, mpp=options.mpp, source_mpp="file" if recorded else "camera", check=check)
         controller = Controller(
             loop,
             store,

@@ -288,7 +288,7 @@ def test_failing_engine_stops_the_count_only(counter, tissue, error, said, caplo
     assert len(caplog.records) == 1  # not one a frame
 
 
-def test_frame_checks_add_remarks_and_may_fail(counter, tissue, caplog):
+def test_frame_check_adds_a_remark_and_may_fail(counter, tissue, caplog):
     def unlike(frame, detections):
         return f"unlike: {frame.width} px, {len(detections)} nuclei"
 
@@ -298,10 +298,13 @@ def test_frame_checks_add_remarks_and_may_fail(counter, tissue, caplog):
     def broken(frame, detections):
         raise ZeroDivisionError
 
-    with running(Pictures(tissue, mpp=0.34), counter, checks=(silent, broken, unlike)) as loop:
-        seen = until(loop.viewer(), counted)
-    assert seen.remarks == (f"unlike: 320 px, {len(seen.detections)} nuclei",)
-    assert "a check of a frame failed" in caplog.text
+    for check in (unlike, silent, broken):
+        with running(Pictures(tissue, mpp=0.34), counter, check=check) as loop:
+            seen = until(loop.viewer(), counted)
+        remark = f"unlike: 320 px, {len(seen.detections)} nuclei"
+        assert seen.remarks == ((remark,) if check is unlike else ())
+        assert seen.domain_warning == (remark if check is unlike else None)
+    assert "the check of a frame failed" in caplog.text
 
 
 def test_recording_is_counted_to_its_last_image(counter, tissue, tmp_path):
