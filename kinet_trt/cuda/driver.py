@@ -42,14 +42,9 @@ _NODES = ("/dev/nvidiactl", "/dev/nvidia0")
 class Gpu:
     """One GPU."""
 
-    index: int
     name: str  # in the driver
     capability: tuple[int, int]  # compute capability, (9, 0) for Hopper
     memory: int  # bytes
-
-    def __str__(self) -> str:
-        major, minor = self.capability
-        return f"{self.name} (sm_{major}{minor}, {self.memory / 2**30:.0f} GiB)"
 
 
 @dataclass(frozen=True)
@@ -83,15 +78,14 @@ def query_driver(min_cuda: tuple[int, int] = MIN_CUDA, libraries: tuple[str, ...
 
     Raise a DriverError that suggests a fix if there is no driver, no GPU, or the driver is older than ``min_cuda``.
     """
-    # The version is available before cuInit, which fails on old drivers.
-    cuda = newest_cuda(libraries)
+    cuda = newest_cuda(libraries)  # available before cuInit, which fails on old drivers
     library = _load(libraries)
     outcome = library.cuInit(0)
     if cuda and (cuda < min_cuda or outcome == _INSUFFICIENT):
         raise DriverError(
             "it is too old",
-            f"NVIDIA's driver is too old: expected one for CUDA {_dotted(min_cuda)} or newer, found CUDA "
-            f"{_dotted(cuda)}: update the driver, or count on the CPU with the .onnx model",
+            f"NVIDIA's driver is too old: expected one for CUDA {min_cuda[0]}.{min_cuda[1]} or newer, found CUDA "
+            f"{cuda[0]}.{cuda[1]}. Update the driver, or count on the CPU with the .onnx model",
         )
     if outcome:
         raise _failure(library, outcome)
@@ -131,7 +125,7 @@ def _gpu(library: ctypes.CDLL, index: int) -> Gpu:
     ):
         if outcome:
             raise _failure(library, outcome)
-    return Gpu(index, name.value.decode(errors="replace"), (major.value, minor.value), memory.value)
+    return Gpu(name.value.decode(errors="replace"), (major.value, minor.value), memory.value)
 
 
 def _failure(library: ctypes.CDLL, outcome: int) -> DriverError:
@@ -151,7 +145,3 @@ def _error_string(library: ctypes.CDLL, outcome: int) -> str:
     text = ctypes.c_char_p()
     known = hasattr(library, "cuGetErrorString") and library.cuGetErrorString(outcome, ctypes.byref(text)) == 0
     return text.value.decode(errors="replace") if known and text.value else "unknown reason"
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"

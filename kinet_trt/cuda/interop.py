@@ -131,11 +131,11 @@ def parse_interface(interface: Mapping[str, Any], order: str | None, owner: obje
     Raise an EngineError if it is not a frame, or the interface is incomplete or invalid.
     """
     try:
-        shape = tuple(int(side) for side in interface["shape"])
+        shape = tuple(map(int, interface["shape"]))
         kind = str(interface["typestr"])
         address = int(interface["data"][0])
-        steps = interface.get("strides")
-        strides = None if steps is None else tuple(int(step) for step in steps)
+        strides = interface.get("strides")
+        strides = None if strides is None else tuple(map(int, strides))
         stream = interface.get("stream")
         stream = None if stream is None else int(stream)
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -161,12 +161,6 @@ def parse_interface(interface: Mapping[str, Any], order: str | None, owner: obje
         *(address, shape[0], shape[1], row, pixel),
         *(red * channel, green * channel, blue * channel, stream, owner),
     )
-
-
-def rgb(pixels: NDArray[np.uint8], order: str | None = None) -> NDArray[np.uint8]:
-    """Return an RGB view [height, width, 3] of host pixels from :func:`read_frame`."""
-    red, _, blue = _channels(pixels.shape, order)
-    return pixels[:, :, :3] if red < blue else pixels[:, :, 2::-1]
 
 
 def _on_host(pixels: NDArray[Any], order: str | None) -> NDArray[np.uint8]:

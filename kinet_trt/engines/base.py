@@ -122,8 +122,8 @@ def check_frames(
     if card.capacity and not fused:
         raise EngineError(f"{card.name} is fused and outputs nuclei, not maps. Call detect, or use the original model")
     m = card.multiple
-    fits = frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3 and min(frames.shape) > 0
-    if not fits or frames.shape[1] % m or frames.shape[2] % m:
+    is_rgb = frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3 and min(frames.shape) > 0
+    if not is_rgb or frames.shape[1] % m or frames.shape[2] % m:
         raise EngineError(
             f"frames: expected RGB, uint8 [N, H, W, 3] with H and W multiples of {m} px, found {frames.dtype} "
             f"{list(frames.shape)}. Pad frames with kinet_trt.core.frame.fit"
@@ -150,13 +150,13 @@ def check_outputs(names: Iterable[str], card: ModelCard) -> None:
 
 def check_has_tumor_map(card: ModelCard) -> None:
     """Raise an EngineError unless a model outputs a tumour map."""
-    if not card.roi or card.capacity:
+    if not card.roi:
         raise EngineError(
-            f"{card.name} is fused and outputs only nuclei. For a tumour map, use the model it was made from"
-            if card.capacity
-            else f"{card.name} has no tumour-region branch. Use a model that was trained with it and exported with "
+            f"{card.name} has no tumour-region branch. Use a model that was trained with it and exported with "
             "kinet-trt export --roi"
         )
+    if card.capacity:
+        raise EngineError(f"{card.name} is fused. For a tumour map, use the model that it was fused from")
 
 
 def check_tumor_maps(maps: NDArray[np.floating], frames: NDArray[np.uint8], card: ModelCard) -> NDArray[np.float32]:

@@ -36,7 +36,7 @@ class OnnxRuntimeEngine:
     def __init__(self, card: ModelCard, model: bytes, precision: str = "auto", threads: int | None = None) -> None:
         if precision not in ("auto", "fp32"):
             raise EngineError(
-                f"precision {precision}: expected fp32 with ONNX Runtime: use OpenVINO, or omit the precision"
+                f"precision: expected fp32 with ONNX Runtime, found {precision}. Use OpenVINO, or omit the precision"
             )
         if threads is not None and threads < 1:
             raise EngineError(f"threads: expected 1 or more, found {threads}")
@@ -72,8 +72,8 @@ class OnnxRuntimeEngine:
         """Return the tumour map; see :meth:`kinet_trt.engines.Engine.tumor_map`."""
         check_has_tumor_map(self.card)
         check_frames(frames, self.card, size=self._size)
-        (given,) = self._infer(["roi"], frames, {})
-        return check_tumor_maps(given, frames, self.card)
+        (maps,) = self._infer(["roi"], frames, {})
+        return check_tumor_maps(maps, frames, self.card)
 
     def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
         """Return the nuclei of a batch; see :meth:`kinet_trt.engines.Engine.detect`."""

@@ -76,20 +76,20 @@ def read_network(model: bytes) -> ov.Model:
     if not _has_amx():
         for operation in network.get_ordered_ops():
             if operation.get_type_name() == "FakeQuantize":
-                _merge_dequantisation(operation)
+                _merge_dequantization(operation)
     return network
 
 
-def _merge_dequantisation(quantise: Any) -> None:
-    """Replace a FakeQuantize to int8 and its dequantisation by one FakeQuantize; leave others unchanged."""
-    last = quantise
+def _merge_dequantization(quantize: Any) -> None:
+    """Replace a FakeQuantize to int8 and its dequantization by one FakeQuantize; leave others unchanged."""
+    last = quantize
     for kind in ("Convert", "Convert", "Subtract", "Multiply"):
         readers = [reader.get_node() for reader in last.output(0).get_target_inputs()]
         if [reader.get_type_name() for reader in readers] != [kind]:
             return
         last = readers[0]
-    values, low, high = quantise.input_values()[:3]
-    levels = quantise.get_attributes()["levels"]
+    values, low, high = quantize.input_values()[:3]
+    levels = quantize.get_attributes()["levels"]
     merged = opset8.fake_quantize(values, low, high, low, high, levels)
     merged.set_friendly_name(last.get_friendly_name())
     last.output(0).replace(merged.output(0))
@@ -120,7 +120,7 @@ class OpenVinoEngine:
             raise EngineError(f"precision: expected auto, int8, {', '.join(HINTS)}, found {precision!r}")
         if precision == "int8" and card.precision != "int8":
             raise EngineError(
-                f"precision int8: this model computes in {card.precision}: build an int8 model with kinet-trt build"
+                f"precision int8: this model computes in {card.precision}. Build an int8 model with kinet-trt build"
             )
         if threads is not None and threads < 1:
             raise EngineError(f"threads: expected 1 or more, found {threads}")
@@ -163,15 +163,15 @@ class OpenVinoEngine:
         found = read_detections(results["count"], results["detections"], self.card, threshold)
         if padded is frames:
             return found
-        return [one.where((one.x < frames.shape[2]) & (one.y < frames.shape[1])) for one in found]
+        return [nuclei.where((nuclei.x < frames.shape[2]) & (nuclei.y < frames.shape[1])) for nuclei in found]
 
     def _pad(self, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Pad frames to `MIN_INT8_SIDE` px a side if the model is INT8 and of dynamic size."""
         if self._size or self.card.precision != "int8":
             return frames
         side = -(-MIN_INT8_SIDE // self.card.multiple) * self.card.multiple
-        below, right = (max(0, side - length) for length in frames.shape[1:3])
-        return np.pad(frames, ((0, 0), (0, below), (0, right), (0, 0)), "edge") if below or right else frames
+        bottom, right = (max(0, side - length) for length in frames.shape[1:3])
+        return np.pad(frames, ((0, 0), (0, bottom), (0, right), (0, 0)), "edge") if bottom or right else frames
 
     def _infer(self, frames: NDArray[np.uint8], *inputs: NDArray[np.float32]) -> Any:
         if not hasattr(self._local, "request"):
@@ -179,7 +179,7 @@ class OpenVinoEngine:
         return _infer(self._local.request, frames, *inputs)
 
     def _describe_int8(self) -> None:
-        """Set the precision and description of a quantised model; its float layers run in the compiled precision."""
+        """Set the precision and description of a quantized model; its float layers run in the compiled precision."""
         if "INT8" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             self.runtime += f" (int8, the rest in {self.precision})"
             self.precision = "int8"
@@ -195,13 +195,13 @@ class OpenVinoEngine:
             needed = {"bf16": "BF16", "fp16": "FP16"}.get(requested)
             supported = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             if needed and needed not in supported:
-                raise EngineError(f"precision {requested}: this CPU supports {', '.join(supported)}: choose fp32")
+                raise EngineError(f"precision {requested}: this CPU supports {', '.join(supported)}. Use fp32")
         self._compiled = self._compile(precision)
         if precision == "fp32":
             return precision
         if problem := self._compare_with_fp32(precision):
             if requested != "auto":
-                raise EngineError(f"precision {requested} gives wrong results on this CPU ({problem}): choose fp32")
+                raise EngineError(f"precision {requested} gives wrong results on this CPU ({problem}). Use fp32")
             log.warning("BF16 gives wrong results on this CPU (%s): using FP32", problem)
             self._compiled = self._compile("fp32")
             return "fp32"
@@ -234,8 +234,8 @@ class OpenVinoEngine:
         network = _map_network(self._network) if card.capacity else self._network
         compiled = self._compile(precision, network) if card.capacity else self._compiled
         expected, found = (
-            np.array(_infer(one.create_infer_request(), pixels)[0][0], np.float32)
-            for one in (self._compile("fp32", network), compiled)
+            np.array(_infer(model.create_infer_request(), pixels)[0][0], np.float32)
+            for model in (self._compile("fp32", network), compiled)
         )
         error = float(np.abs(found - expected).mean() / max(float(expected.std()), 1e-6))
         if not error <= MAX_ERROR:

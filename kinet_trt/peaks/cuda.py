@@ -14,7 +14,7 @@ vertical ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from kinet_trt.core.detections import CLASSES, Detections
-from kinet_trt.core.errors import EngineError
 from kinet_trt.cuda.kernels import Kernels, Launch, source
 from kinet_trt.peaks.reference import MAX_RADIUS
 
@@ -38,49 +37,13 @@ FIRST_NUCLEI = 8192
 """Maximum number of nuclei in the first copy to the host, 128 KiB; a dense 1920 x 1080 px field has fewer."""
 
 
-class CapacityError(EngineError):
-    """The number of nuclei exceeds the capacity of the buffer.
-
-    Attributes
-    ----------
-    count
-        Number of nuclei.
-    """
-
-    def __init__(self, count: int, capacity: int) -> None:
-        super().__init__(
-            f"nuclei: expected at most {capacity} (the capacity), found {count}. Use a larger capacity, or None for no "
-            "limit; if the threshold is too low, raise it"
-        )
-        self.count = count
-
-
 @dataclass(frozen=True)
 class PeakPlan:
-    """Launches and memory layout for maps of one shape; needs no GPU.
+    """Launches and memory layout for maps of one shape; needs no GPU."""
 
-    Attributes
-    ----------
-    shape
-        Shape of the maps: images, classes, height, width.
-    dtype
-        Dtype of the maps, float32 or float16.
-    radius
-        Radius of the suppression window, px (side 2 x radius + 1).
-    limit
-        Maximum number of nuclei in all images together; None for no limit.
-
-    Raises
-    ------
-    ValueError
-        If shape, dtype, radius or limit is invalid.
-    """
-
-    shape: tuple[int, int, int, int]
-    dtype: np.dtype[Any]
-    radius: int = 5
-    limit: int | None = None
-    capacity: int = field(init=False)
+    shape: tuple[int, int, int, int]  # of the maps: images, classes, height, width
+    dtype: np.dtype[Any]  # of the maps, float32 or float16
+    radius: int = 5  # of the suppression window, px (side 2 x radius + 1)
 
     def __post_init__(self) -> None:
         if len(self.shape) != 4 or min(self.shape) < 1:
@@ -89,12 +52,13 @@ class PeakPlan:
             raise ValueError(f"maps: expected float32 or float16, found {self.dtype}")
         if not 1 <= self.radius <= MAX_RADIUS:
             raise ValueError(f"radius: expected 1 to {MAX_RADIUS} px, found {self.radius}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"capacity: expected 1 or more, found {self.limit}")
+
+    @cached_property
+    def capacity(self) -> int:
+        """Maximum number of nuclei in all images together."""
         # A square of side radius + 1 contains at most one nucleus: the higher of two would suppress the other.
         images, _, height, width = self.shape
-        max_nuclei = images * -(-height // (self.radius + 1)) * -(-width // (self.radius + 1))
-        object.__setattr__(self, "capacity", max_nuclei if self.limit is None else min(self.limit, max_nuclei))
+        return images * -(-height // (self.radius + 1)) * -(-width // (self.radius + 1))
 
     @property
     def rows(self) -> int:
@@ -126,11 +90,6 @@ class PeakPlan:
         """Size of the first copy to the host, bytes."""
         return self.header_bytes + NUCLEUS_BYTES * min(self.capacity, FIRST_NUCLEI)
 
-    @cached_property
-    def _shared(self) -> int:
-        span, rows = TILE_WIDTH + 2 * self.radius, TILE_HEIGHT + 2 * self.radius
-        return 4 * (BAND * span + rows * TILE_WIDTH + TILE_HEIGHT * TILE_WIDTH + TILE_HEIGHT)
-
     def begin(self, work: int, threshold: float, height: int | None = None, width: int | None = None) -> Launch:
         """Return the launch that must precede every :meth:`find`.
 
@@ -161,12 +120,13 @@ class PeakPlan:
         marks = np.uint64(work + SETTINGS_BYTES + 4 * self.rows)
         starts, nuclei = np.uint64(found), np.uint64(found + self.header_bytes)
         size = np.int32(channels), np.int32(height), np.int32(width)
+        tile_rows, tile_columns = TILE_HEIGHT + 2 * self.radius, TILE_WIDTH + 2 * self.radius
         mark = Launch(
             f"peaks_mark_{self.dtype}",
             (self.words, -(-height // TILE_HEIGHT), images),
             BLOCK,
             (np.uint64(maps), *size, np.int32(self.radius), settings, marks, counts),
-            self._shared,
+            4 * (BAND * tile_columns + tile_rows * TILE_WIDTH + TILE_HEIGHT * TILE_WIDTH + TILE_HEIGHT),
         )
         gather = Launch(
             f"peaks_gather_{self.dtype}",
@@ -180,24 +140,16 @@ class PeakPlan:
         )
         return mark, gather
 
-    def count(self, found: NDArray[np.uint8]) -> int:
-        """Return the number of nuclei in all images; may exceed the capacity."""
-        return int(found[: 4 * (self.shape[0] + 1)].view(np.int32)[-1])
+    def starts(self, found: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """Return the index of the first nucleus of each image, and the number of nuclei, from the buffer ``found``."""
+        return found[: 4 * (self.shape[0] + 1)].view(np.int32)
 
-    def read(self, found: NDArray[np.uint8], classes: tuple[str, ...] = CLASSES) -> list[Detections]:
-        """Return the nuclei of each image from the buffer ``found``, copied to the host.
-
-        Raises
-        ------
-        CapacityError
-            If there are more nuclei than the capacity.
-        """
-        starts = found[: 4 * (self.shape[0] + 1)].view(np.int32)
-        if (total := self.count(found)) > self.capacity:
-            raise CapacityError(total, self.capacity)
-        end = self.header_bytes + NUCLEUS_BYTES * total
+    def read(self, found: NDArray[np.uint8], classes: tuple[str, ...]) -> list[Detections]:
+        """Return the nuclei of each image from the buffer ``found``, copied to the host."""
+        starts = self.starts(found)
+        end = self.header_bytes + NUCLEUS_BYTES * int(starts[-1])
         # Copy: the next run overwrites the buffer.
-        table = found[self.header_bytes : end].view(np.float32).reshape(total, 4).T.copy()
+        table = found[self.header_bytes : end].view(np.float32).reshape(-1, 4).T.copy()
         parts = (table[:, start:stop] for start, stop in pairwise(starts))
         return [Detections(x, y, cls.astype(np.uint8), score, classes) for x, y, score, cls in parts]
 
@@ -206,25 +158,8 @@ class CudaPeaks:
     """Finds peaks in maps on the current device, in its own buffers. Not thread-safe.
 
     A run consists of :meth:`begin`, :meth:`enqueue` and, after the stream has completed both, :meth:`read`. Do not
-    start another run before that. With two objects, one frame can be read while the next is in flight.
-
-    Parameters
-    ----------
-    shape
-        Shape of the maps: images, classes, height, width.
-    dtype
-        Dtype of the maps, float32 or float16.
-    radius
-        Radius of the suppression window, px (side 2 x radius + 1).
-    classes
-        One name per channel.
-    capacity
-        Maximum number of nuclei in all images together; None for no limit.
-
-    Raises
-    ------
-    ValueError
-        If an argument is invalid.
+    start another run before that. With two objects, one frame can be read while the next is in flight. The maps are as
+    in :class:`PeakPlan`.
     """
 
     def __init__(
@@ -233,11 +168,10 @@ class CudaPeaks:
         dtype: DTypeLike = np.float32,
         radius: int = 5,
         classes: tuple[str, ...] = CLASSES,
-        capacity: int | None = None,
     ) -> None:
         import cupy
 
-        self.plan = PeakPlan(shape, np.dtype(dtype), radius, capacity)
+        self.plan = PeakPlan(shape, np.dtype(dtype), radius)
         if len(classes) != shape[1]:
             raise ValueError(f"classes: expected {shape[1]} names, found {list(classes)}")
         self.classes = classes
@@ -260,33 +194,12 @@ class CudaPeaks:
         self._copy(stream, 0, self.plan.first_bytes)
 
     def read(self, stream: Any) -> list[Detections]:
-        """Return the nuclei of each image, in raster order, map coordinates; the run must be complete.
-
-        Raises
-        ------
-        CapacityError
-            If there are more nuclei than the capacity.
-        """
-        end = self.plan.header_bytes + NUCLEUS_BYTES * min(self.plan.count(self._host), self.plan.capacity)
+        """Return the nuclei of each image, in raster order, map coordinates; the run must be complete."""
+        end = self.plan.header_bytes + NUCLEUS_BYTES * int(self.plan.starts(self._host)[-1])
         if end > self.plan.first_bytes:
             self._copy(stream, self.plan.first_bytes, end)
             stream.synchronize()
         return self.plan.read(self._host, self.classes)
-
-    def __call__(self, maps: Any, threshold: float) -> list[Detections]:
-        """Find the nuclei of each image of a contiguous CuPy array, synchronously."""
-        import cupy
-
-        if maps.shape != self.plan.shape or maps.dtype != self.plan.dtype or not maps.flags.c_contiguous:
-            raise ValueError(
-                f"maps: expected contiguous {self.plan.dtype} {list(self.plan.shape)}, found {maps.dtype} "
-                f"{list(maps.shape)}"
-            )
-        stream = cupy.cuda.get_current_stream()
-        self.begin(stream, threshold)
-        self.enqueue(stream, maps.data.ptr)
-        stream.synchronize()
-        return self.read(stream)
 
     def _copy(self, stream: Any, start: int, end: int) -> None:
         from cupy.cuda import runtime

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kinet_trt.core.errors import EngineError
-from kinet_trt.cuda.interop import ORDERS, DevicePixels, parse_interface, read_frame, rgb
+from kinet_trt.cuda.interop import ORDERS, DevicePixels, parse_interface, read_frame
 
 
 def pixels(height=5, width=7, channels=3):
@@ -38,6 +38,11 @@ class Producer:
 
     def __dlpack__(self, **_):
         raise BufferError("it requires gradients")
+
+
+def rgb(pixels, order="RGB"):
+    """Return an RGB view of pixels on the host."""
+    return pixels[:, :, :3] if ORDERS[order][0] == 0 else pixels[:, :, 2::-1]
 
 
 def gather(frame, height, width):

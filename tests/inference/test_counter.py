@@ -12,6 +12,7 @@ import pytest
 
 from kinet_trt import CountCancelledError, EngineError, Frame, ImageError, KinetError, NucleusCounter, Threshold
 from kinet_trt.datasets.labelled import read_fields
+from kinet_trt.engines.base import check_has_tumor_map
 from kinet_trt.evaluation.evaluate import Evaluation, evaluate_field
 from kinet_trt.evaluation.metrics import match
 from kinet_trt.simulation import simulate
@@ -248,8 +249,10 @@ def test_tumor_map_without_the_branch_explains_what_is_needed(fused_model):
     frame = Frame(simulate.field(5, 64, 64)[0], 0.34)
     with pytest.raises(KinetError, match=r"has no tumour-region branch.*export --roi"):
         NucleusCounter().tumor_map(frame)
-    with pytest.raises(KinetError, match=r"is fused.*use the model it was made from"):
+    with pytest.raises(KinetError, match=r"has no tumour-region branch.*export --roi"):
         NucleusCounter(fused_model).tumor_map(frame)
+    with pytest.raises(KinetError, match=r"is fused.*use the model that it was fused from"):
+        check_has_tumor_map(replace(NucleusCounter(fused_model).card, roi=True))
 
 
 def test_counter_accepts_other_libraries_and_orders(counter):

@@ -12,7 +12,7 @@ from cuda_on_cpu import ARCHITECTURES, Buffer, CpuModule, compile_for, nvrtc
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.cuda.kernels import source
 from kinet_trt.peaks import cuda
-from kinet_trt.peaks.cuda import CapacityError, PeakPlan
+from kinet_trt.peaks.cuda import PeakPlan
 from kinet_trt.peaks.reference import MAX_RADIUS, find_peaks
 from peak_rule import INF, NAN, as_tuples, brute_force, levelled_maps
 
@@ -22,9 +22,9 @@ def module(tmp_path_factory):
     return CpuModule(source("kinet_trt.peaks", "peaks.cu"), tmp_path_factory.mktemp("peaks"))
 
 
-def run(module, maps, threshold, radius, size=None, limit=None, seed=0):
+def run(module, maps, threshold, radius, size=None, seed=0):
     """Return the kernels' nuclei for maps [images, classes, height, width], per image."""
-    plan = PeakPlan(maps.shape, maps.dtype, radius, limit)
+    plan = PeakPlan(maps.shape, maps.dtype, radius)
     work, found = Buffer(plan.work_bytes), Buffer(plan.found_bytes)
     given = Buffer(maps.nbytes)
     given.bytes[:] = np.frombuffer(np.ascontiguousarray(maps), np.uint8)
@@ -133,19 +133,9 @@ def test_threshold_beyond_float32(module):
         assert tuples_of(module, maps, threshold, 1) == as_tuples(find_peaks(maps, threshold, 1, ("a",)))
 
 
-def test_capacity_error_reports_the_true_count(module):
-    maps = np.zeros((2, 1, 40, 70), np.float32)
-    maps[:, :, ::4, ::4] = 1
-    for limit in (1, 100, 359):
-        with pytest.raises(CapacityError, match=rf"at most {limit} \(the capacity\), found 360") as caught:
-            run(module, maps, 0.5, 2, limit=limit)
-        assert caught.value.count == 360
-    assert [len(one) for one in run(module, maps, 0.5, 2, limit=360)] == [180, 180]
-
-
 @settings(max_examples=50)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), radius=st.integers(1, 8))
-def test_capacity_suffices_without_a_limit(module, height, width, radius):
+def test_capacity_suffices(module, height, width, radius):
     maps = np.zeros((1, 1, height, width), np.float32)
     maps[:, :, :: radius + 1, :: radius + 1] = 1
     plan = PeakPlan(maps.shape, maps.dtype, radius)
@@ -164,19 +154,18 @@ def test_result_outlives_the_buffer():
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "radius", "limit", "reason"),
+    ("shape", "dtype", "radius", "reason"),
     [
-        ((3, 8, 8), np.float32, 5, None, "maps: expected"),
-        ((1, 3, 0, 8), np.float32, 5, None, "maps: expected"),
-        ((1, 3, 8, 8), np.float64, 5, None, "float32 or float16"),
-        ((1, 3, 8, 8), np.float32, 0, None, "radius: expected"),
-        ((1, 3, 8, 8), np.float32, MAX_RADIUS + 1, None, "radius: expected"),
-        ((1, 3, 8, 8), np.float32, 5, 0, "capacity: expected"),
+        ((3, 8, 8), np.float32, 5, "maps: expected"),
+        ((1, 3, 0, 8), np.float32, 5, "maps: expected"),
+        ((1, 3, 8, 8), np.float64, 5, "float32 or float16"),
+        ((1, 3, 8, 8), np.float32, 0, "radius: expected"),
+        ((1, 3, 8, 8), np.float32, MAX_RADIUS + 1, "radius: expected"),
     ],
 )
-def test_invalid_arguments_are_rejected(shape, dtype, radius, limit, reason):
+def test_invalid_arguments_are_rejected(shape, dtype, radius, reason):
     with pytest.raises(ValueError, match=reason):
-        PeakPlan(shape, np.dtype(dtype), radius, limit)
+        PeakPlan(shape, np.dtype(dtype), radius)
 
 
 @pytest.mark.parametrize(

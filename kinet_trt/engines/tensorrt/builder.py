@@ -229,20 +229,17 @@ def _installed_runtime(runtime: str) -> str:
 
 def _create_logger(trt: Any, messages: list[str]) -> Any:
     """Return a logger that forwards to Python's logging and collects errors in ``messages``."""
-    levels = {
-        trt.ILogger.Severity.INTERNAL_ERROR: logging.INFO,
-        trt.ILogger.Severity.ERROR: logging.INFO,
-        trt.ILogger.Severity.WARNING: logging.INFO,
-    }
+    errors = trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+            if severity in errors:
                 messages.append(message)
-            log.log(levels.get(severity, logging.DEBUG), "%s", message)
+            is_warning = severity in (*errors, trt.ILogger.Severity.WARNING)
+            log.log(logging.INFO if is_warning else logging.DEBUG, "%s", message)
 
     return Logger()
 

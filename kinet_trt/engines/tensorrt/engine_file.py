@@ -83,14 +83,15 @@ def check_gpu(card: ModelCard, path: Path, name: str, capability: tuple[int, int
     """Raise an EngineError unless the engine was built for this GPU; ``name`` is that in the driver."""
     installed = gpu_label(name, capability)
     if card.gpu == AMPERE:
-        fits = capability >= (8, 0)
+        is_supported = capability >= (8, 0)
     elif card.gpu == TURING:
-        fits = capability == (7, 5)
+        is_supported = capability == (7, 5)
     else:
-        fits = card.gpu == installed
-    if not fits:
+        is_supported = card.gpu == installed
+    if not is_supported:
+        expected = card.gpu.replace("any of", "any GPU of") if card.gpu in (AMPERE, TURING) else card.gpu
         raise EngineError(
-            f"{path}: built for {card.gpu}, found {installed}. Rebuild the engine for this GPU: "
+            f"{path}: built for {expected}, found {installed}. Rebuild the engine for this GPU: "
             f"{build_command(card, path)}"
         )
 
@@ -100,13 +101,13 @@ def check_profile(card: ModelCard, shape: tuple[int, int, int], path: Path) -> N
     if card.profile is None:
         return
     smallest, _, largest = card.profile
-    if all(low <= side <= high for low, side, high in zip(smallest, shape, largest, strict=True)):
+    if all(low <= dim <= high for low, dim, high in zip(smallest, shape, largest, strict=True)):
         return
-    wanted = replace(card, profile=(shape, shape, shape))
+    rebuilt = replace(card, profile=(shape, shape, shape))
     accepted = " to ".join(dict.fromkeys(f"{n} x {h} x {w}" for n, h, w in (smallest, largest)))
     raise EngineError(
         f"{path}: built for frames [N, H, W] of {accepted} px, found {' x '.join(map(str, shape))} px (at the model's "
-        f"{card.mpp:g} um/px, with padding). Rebuild the engine for this size: {build_command(wanted, path)}"
+        f"{card.mpp:g} um/px, with padding). Rebuild the engine for this size: {build_command(rebuilt, path)}"
     )
 
 
@@ -135,20 +136,20 @@ def build_command(card: ModelCard, path: Path) -> str:
 
 
 def _parse(text: bytes) -> ModelCard:
-    damaged = "expected the model card of an engine, found {}. Copy it again, or rebuild the engine"
+    message = "expected the model card of an engine, found {}. Copy it again, or rebuild the engine"
     if len(text) > _MAX_CARD_BYTES:
-        raise CardError(damaged.format(f"more than {_MAX_CARD_BYTES:,} bytes"))
+        raise CardError(message.format(f"more than {_MAX_CARD_BYTES:,} bytes"))
     try:
         decoded = text.decode()
         card = ModelCard.from_json(decoded)
         raw = json.loads(decoded)
-        intact = raw.get(_CARD_HASH_KEY) == _card_hash(raw)
+        is_intact = raw.get(_CARD_HASH_KEY) == _card_hash(raw)
     except (ValueError, RecursionError) as error:
-        raise CardError(damaged.format(f"damage ({str(error)[:200]})")) from None
-    if not intact:
-        raise CardError(damaged.format("a wrong checksum (damaged, or edited by hand)"))
+        raise CardError(message.format(f"damage ({str(error)[:200]})")) from None
+    if not is_intact:
+        raise CardError(message.format("a wrong checksum (damaged, or edited by hand)"))
     if not card.runtime or not card.runtime_version or card.profile is None:
-        raise CardError(damaged.format("a card without runtime or sizes, as in an ONNX file"))
+        raise CardError(message.format("a card without runtime or sizes, as in an ONNX file"))
     return card
 
 

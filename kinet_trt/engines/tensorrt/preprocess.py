@@ -22,9 +22,6 @@ from kinet_trt.cuda.interop import DevicePixels
 from kinet_trt.cuda.kernels import Kernels, Launch, source
 
 BLOCK = (32, 8, 1)
-FLAG_BYTES = 4
-"""Size of the flag for colour, bytes."""
-
 _UNIT = np.float32(2048)
 """The weight 1 in OpenCV's 11-bit fixed point."""
 _MIN_SHARE = 1e-3
@@ -203,6 +200,6 @@ class CudaPrepare:
             with stream:
                 self._table = cupy.asarray(plan.table) if plan.table.size else None
             self._plan = plan
-        cupy.cuda.runtime.memsetAsync(has_color, 0, FLAG_BYTES, stream.ptr)
+        cupy.cuda.runtime.memsetAsync(has_color, 0, np.dtype(np.int32).itemsize, stream.ptr)
         table = 0 if self._table is None else self._table.data.ptr
         self._kernels.issue([plan.launch(pixels, table, target, has_color)], stream)

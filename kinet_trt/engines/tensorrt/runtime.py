@@ -17,6 +17,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,6 @@ from kinet_trt.core.errors import EngineError
 from kinet_trt.core.frame import NO_COLOUR, Frame
 from kinet_trt.core.geometry import rescale
 from kinet_trt.cuda.driver import Driver
-from kinet_trt.cuda.errors import convert_cuda_errors
 from kinet_trt.cuda.interop import DevicePixels, delay_writes, read_frame, wait_for
 from kinet_trt.engines.base import check_frames
 from kinet_trt.engines.tensorrt.builder import Library
@@ -44,6 +44,25 @@ MAX_IN_FLIGHT = 2
 """Frames that may be in flight."""
 MAX_SHAPES = 4
 """Shapes whose buffers and graphs are cached: enough for the tiles of one image."""
+
+
+@contextmanager
+def _convert_cuda_errors(path: Path) -> Iterator[None]:
+    """Raise an EngineError instead of CuPy's exceptions; its message begins with the path of the engine file."""
+    import cupy
+
+    try:
+        yield
+    except cupy.cuda.memory.OutOfMemoryError as error:
+        free, total = cupy.cuda.runtime.memGetInfo()
+        raise EngineError(
+            f"{path}: out of GPU memory, {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB are free ({error}). Close "
+            "other programs that use the GPU, or build the engine for smaller frames or a smaller batch"
+        ) from error
+    except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:  # copies; kernels
+        raise EngineError(f"{path}: the GPU failed: {error}. Restart the process after such an error") from error
+    except cupy.cuda.compiler.CompileException as error:
+        raise EngineError(f"{path}: CuPy cannot compile the kernels for this GPU: {error}") from error
 
 
 class TensorRtEngine:
@@ -64,7 +83,7 @@ class TensorRtEngine:
         self._path, self._process = path, os.getpid()
         self._lock = threading.Lock()
         self._slots: dict[tuple[int, int, int], list[Slot]] = {}
-        with convert_cuda_errors(path):
+        with _convert_cuda_errors(path):
             cupy.cuda.Device(0).use()
             cupy.cuda.runtime.free(0)  # creates the primary context
             self.stream, self._upload_stream = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
@@ -83,8 +102,8 @@ class TensorRtEngine:
     def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Raise: GPU engines do not output the tumour map (:meth:`kinet_trt.engines.Engine.tumor_map`)."""
         raise EngineError(
-            f"{self.card.name}: a GPU engine outputs no tumour map for {list(frames.shape)}: use the .onnx model it "
-            "was made from"
+            f"{self.card.name}: a GPU engine outputs no tumour map for {list(frames.shape)}. Use the .onnx model that "
+            "it was built from"
         )
 
     def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
@@ -126,15 +145,15 @@ class TensorRtEngine:
         KinetError
             If the frame does not fit the engine, or two frames are already in flight.
         """
-        given: object = frame
+        source: object = frame
         if isinstance(frame, Frame):
-            given, mpp, order = frame.pixels, frame.mpp if mpp is None else mpp, "RGB"
+            source, mpp, order = frame.pixels, frame.mpp if mpp is None else mpp, "RGB"
         threshold = self.card.threshold if threshold is None else threshold
         if not np.isfinite(threshold):
             raise EngineError(f"threshold: expected a finite number, found {threshold}")
-        with self._lock, convert_cuda_errors(self._path):
+        with self._lock, _convert_cuda_errors(self._path):
             self._enter()
-            pixels = read_frame(given, order, self.stream)
+            pixels = read_frame(source, order, self.stream)
             height, width = pixels.shape[:2] if isinstance(pixels, np.ndarray) else (pixels.height, pixels.width)
             plan = self._prepare.plan(height, width, mpp)
             check_profile(self.card, (1, plan.height, plan.width), self._path)
@@ -143,13 +162,13 @@ class TensorRtEngine:
             self._prepare.enqueue(self.stream, plan, on_device, slot.frames.data.ptr, slot.has_color.data.ptr)
             delay_writes(on_device, self.stream)
             slot.start(threshold, plan.scaled_height, plan.scaled_width)
-            pending = PendingFrame(self, slot, plan, threshold, (given, on_device))
+            pending = PendingFrame(self, slot, plan, threshold, (source, on_device))
             slot.user = weakref.ref(pending)
             return pending
 
     def _collect(self, slot: Slot, threshold: float) -> tuple[Detections, bool]:
         """Wait for a slot, return its nuclei in model px and whether its frame has colour, and free it."""
-        with convert_cuda_errors(self._path):
+        with _convert_cuda_errors(self._path):
             slot.done.synchronize()
             with self._lock:
                 try:
@@ -165,7 +184,7 @@ class TensorRtEngine:
             part = frames[start : start + max_batch]
             shape = (part.shape[0], part.shape[1], part.shape[2])
             check_profile(self.card, shape, self._path)
-            with self._lock, convert_cuda_errors(self._path):
+            with self._lock, _convert_cuda_errors(self._path):
                 self._enter()
                 slot = self._free_slot(shape)
                 slot.frames.set(np.ascontiguousarray(part), stream=self.stream)
@@ -176,8 +195,8 @@ class TensorRtEngine:
     def _enter(self) -> None:
         if os.getpid() != self._process:
             raise EngineError(
-                f"{self._path}: this process was forked after the engine was opened, which CUDA does not support: "
-                "open the engine in each process, or start them with the method 'spawn'"
+                f"{self._path}: this process was forked after the engine was opened, which CUDA does not support. "
+                "Open the engine in each process, or start them with the method 'spawn'"
             )
         import cupy
 
@@ -188,7 +207,7 @@ class TensorRtEngine:
         # The slot of a dropped PendingFrame is free: its work ends first, because the stream runs in order.
         in_flight = [slot for cached in self._slots.values() for slot in cached if slot.in_use]
         if len(in_flight) >= MAX_IN_FLIGHT:
-            raise EngineError(f"{MAX_IN_FLIGHT} frames are in flight: call result() before submitting the next")
+            raise EngineError(f"{MAX_IN_FLIGHT} frames are in flight. Call result() before submitting the next")
         for slot in slots:
             if not slot.in_use:
                 return slot

@@ -31,10 +31,7 @@ def pinned_array(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
 class Slot:
     """Runs batches of one shape, one at a time.
 
-    ``shape`` is N, H, W of the batch; ``upload_stream`` is the CuPy stream of copies to the device. ``frames`` is the
-    input of the network, uint8 [N, H, W, 3] on the device; ``has_color`` and ``host_has_color``, int32 [1], are whether
-    the frame has colour, on the device and, after the CUDA event ``done``, on the host. ``user`` is a weak reference to
-    the caller's handle of the result; None if the slot is free.
+    ``shape`` is N, H, W of the batch; ``upload_stream`` is the CuPy stream of copies to the device.
     """
 
     def __init__(
@@ -45,14 +42,14 @@ class Slot:
         self._plan, self._card, self._shape = plan, card, shape
         self._stream, self._upload_stream = stream, upload_stream
         self._peaks: CudaPeaks | None = None
-        self.user: weakref.ref[object] | None = None
-        self.done = cupy.cuda.Event(block=True, disable_timing=True)
+        self.user: weakref.ref[object] | None = None  # handle of the result; None if the slot is free
+        self.done = cupy.cuda.Event(block=True, disable_timing=True)  # end of the queued work
         self._uploaded = cupy.cuda.Event(disable_timing=True)
         self._pinned: NDArray[np.uint8] | None = None
         self._staged: Any = None
         with stream:
-            self.frames = cupy.empty((*shape, 3), np.uint8)
-            self.has_color = cupy.zeros(1, np.int32)
+            self.frames = cupy.empty((*shape, 3), np.uint8)  # input of the network
+            self.has_color = cupy.zeros(1, np.int32)  # 1 if the frame has colour; on the host after `done`
             self._threshold = cupy.empty(1, np.float32)
             self._context = plan.create_context()
             if not self._context.set_input_shape("frame", (*shape, 3)):

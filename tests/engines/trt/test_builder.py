@@ -176,7 +176,7 @@ def test_names_of_tensorrt_in_a_build_are_in_every_version():
 # --- check_machine ------------------------------------------------------------------------------------------
 
 PLAN = b"vtrt" + bytes(200)
-DRIVER = Driver((13, 0), (Gpu(0, "NVIDIA GeForce RTX 4090", (8, 9), 24 << 30),))
+DRIVER = Driver((13, 0), (Gpu("NVIDIA GeForce RTX 4090", (8, 9), 24 << 30),))
 
 
 def a_card(**changes):
