@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -58,9 +59,7 @@ class Model:
 
     def graph_copy(self) -> onnx.ModelProto:
         """Return a copy of :attr:`graph` for a pass to change."""
-        graph = type(self.graph)()
-        graph.CopyFrom(self.graph)
-        return graph
+        return copy.deepcopy(self.graph)
 
     def with_card(self, card: ModelCard) -> Model:
         """Return the same graph with another card."""
@@ -68,7 +67,7 @@ class Model:
 
     @property
     def frame_size(self) -> tuple[int, int] | None:
-        """The only height and width, px, of the frames that the model takes; None: it takes several."""
+        """Height and width of the frames, px, if the model accepts only one size; else None."""
         shape = self.graph.graph.input[0].type.tensor_type.shape.dim
         height, width = (shape[i].dim_value if len(shape) == 4 else 0 for i in (1, 2))
         return (height, width) if height and width else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kinet_trt.core.errors import CardError, KinetError, MissingExtraError
 from kinet_trt.engines.tensorrt.engine_file import read_plan
-from kinet_trt.models.card import CARD_KEY, ModelCard, changed_since, stated_card
+from kinet_trt.models.card import CARD_KEY, changed_since, stated_card
 from kinet_trt.models.model import parse
 from kinet_trt.onnx_graph.reader import bits, dtype_name, inputs, ports, text
 
@@ -111,8 +112,11 @@ def inspect_file(path: Path) -> dict[str, Any]:
         "size_bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
+    if card:
+        note = "Only TensorRT on the engine's GPU can list its layers. Inspect the .onnx that it was built from."
+        return document | {"card": asdict(card), "notes": [note]}
     try:
-        return document | (_describe_engine(card) if card else _describe_onnx(content))
+        return document | _describe_onnx(content)
     except CardError as error:
         raise CardError(f"{path}: {error}") from None
 
@@ -135,7 +139,7 @@ def _describe_onnx(content: bytes) -> dict[str, Any]:
     rows, memory = summarise(model)
     unknown = [row.type for row in rows if row.macs_per_pixel is None]
     if unknown:
-        notes.append(f"The MACs of {', '.join(unknown)} cannot be determined.")
+        notes.append(f"The MACs of {', '.join(unknown)} are unknown. The total does not include them.")
     return {
         "card": asdict(card) if card else None,
         "producer": f"{text(model.producer_name)} {text(model.producer_version)}".strip(),
@@ -152,11 +156,6 @@ def _describe_onnx(content: bytes) -> dict[str, Any]:
         "memory": memory,
         "notes": notes,
     }
-
-
-def _describe_engine(card: ModelCard) -> dict[str, Any]:
-    note = "Only TensorRT on the engine's GPU can list its layers: inspect the .onnx that it was built from."
-    return {"card": asdict(card), "notes": [note]}
 
 
 def summarise(model: onnx.ModelProto) -> tuple[list[Layers], dict[str, Any]]:
@@ -217,8 +216,7 @@ def _infer_shapes(model: onnx.ModelProto) -> onnx.GraphProto:
     """Return the graph with the shapes for one tile; without shapes if they cannot be inferred."""
     import onnx
 
-    sized = onnx.ModelProto()
-    sized.CopyFrom(model)
+    sized = copy.deepcopy(model)
     # The shapes in the file are those for variable sizes.
     del sized.graph.value_info[:]
     for value in sized.graph.output:
@@ -274,10 +272,8 @@ def _layer(node: onnx.NodeProto, graph: _Graph, counted: set[str]) -> Layers:
     ins = [name for name in node.input if name]
     is_constant = bool(ins) and graph.constants.issuperset(ins)
     converts_weights = any(name in graph.weights for name in node.output)
-    names = (
-        [] if converts_weights else list(dict.fromkeys(graph.weights[name] for name in ins if name in graph.weights))
-    )
-    tensors = {name: graph.tensors[name] for name in names if graph.tensors[name].dtype != "int64"}
+    weights = [] if converts_weights else [graph.weights[name] for name in ins if name in graph.weights]
+    tensors = {name: graph.tensors[name] for name in weights if graph.tensors[name].dtype != "int64"}
     new = [tensor for name, tensor in tensors.items() if name not in counted]
     counted.update(tensors)
     int8 = len(ins) > 1 and graph.dequantized.issuperset(ins[:2])

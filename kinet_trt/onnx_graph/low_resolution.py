@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from kinet_trt.onnx_graph.pointwise import numbers
+from kinet_trt.onnx_graph.qdq import layer_name
 
 # The eightfold upsampler turns each low-resolution pixel into a block of 8 x 8 pixels. Only 3 x 3 pixels of a block
 # depend on the image; the others contain the activated bias. The head's 5 x 5 kernel spreads these 3 x 3 over 7 x 7
@@ -51,7 +53,7 @@ class _SparseUpsampler:
     @property
     def name(self) -> str:
         """Name of the head's layer."""
-        return str(self.head.input[1]).removesuffix(".weight")
+        return layer_name(self.head)
 
 
 def at_low_resolution(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -60,8 +62,7 @@ def at_low_resolution(graph: onnx.ModelProto) -> onnx.ModelProto:
     The outputs are equal except for the order of additions, for frames of any multiple of 16 px. All other layers are
     unchanged. ``graph``, from :func:`kinet_trt.onnx_graph.pointwise.as_pointwise` with FP32 weights, is not changed.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(graph)
+    result = copy.deepcopy(graph)
     body = result.graph
     tensors = {tensor.name: tensor for tensor in body.initializer}
     constants = {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
@@ -238,8 +239,7 @@ def _replacement_nodes(upsampler: _SparseUpsampler) -> list[onnx.NodeProto]:
     """Return the nodes that replace the head."""
     name, make = upsampler.name, helper.make_node
     others = [tensor for i, tensor in enumerate(upsampler.concat.input) if i != upsampler.concat_index]
-    dense = onnx.NodeProto()
-    dense.CopyFrom(upsampler.head)
+    dense = copy.deepcopy(upsampler.head)
     dense.input[0], dense.output[0] = f"{name}.others", f"{name}.dense"
     weights, one = [f"{name}.side.weight", f"{name}.side.bias"], numpy_helper.from_array(np.array([1], np.int64))
     nodes = list[onnx.NodeProto]()

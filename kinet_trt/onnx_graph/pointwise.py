@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,8 +21,7 @@ def as_pointwise(graph: onnx.ModelProto) -> onnx.ModelProto:
     and DepthToSpace; a Slice replaces the padding. The outputs are bit-identical. For transposed convolutions with such
     strides, OpenVINO has no int8 kernel and does not fuse the activation in BF16; for pointwise convolutions it does.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(graph)
+    result = copy.deepcopy(graph)
     body = result.graph
     initializers = {tensor.name: tensor for tensor in body.initializer}
     consumers: dict[str, list[onnx.NodeProto]] = {}

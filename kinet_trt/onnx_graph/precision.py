@@ -6,6 +6,7 @@ package ``onnx``, but not PyTorch.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from kinet_trt.core.errors import KinetError
 from kinet_trt.models.card import ModelCard
 from kinet_trt.models.model import Model
+from kinet_trt.onnx_graph.pointwise import numbers
 
 LAYERS = ("Conv", "ConvTranspose")
-QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 MIN_SCALE = 2.0**-18
 """Smallest scale whose rounding error in half precision, 2^-25 / 2^-18 = 0.8%, is below that of an INT8 value."""
 HALF_SCALES_OPSET = 19
@@ -73,16 +75,17 @@ def float_layers_to_fp16(model: Model) -> Model:
 
 def weights_to_fp16(graph: onnx.ModelProto) -> None:
     """Store the convolutions' weights as FP16, in place, each followed by a Cast to FP32 that runtimes fold."""
-    layers = _layer_weights(graph)
+    body = graph.graph
+    weights = {name for node in body.node if node.op_type in LAYERS for name in node.input[1:]}
     casts = []
-    for tensor in graph.graph.initializer:
-        if tensor.name in layers and tensor.data_type == TensorProto.FLOAT:
+    for tensor in body.initializer:
+        if tensor.name in weights and tensor.data_type == TensorProto.FLOAT:
             name = tensor.name
             tensor.CopyFrom(to_fp16(tensor))
             tensor.name = f"{name}.half"
             casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}.cast", to=TensorProto.FLOAT))
     for position, cast in enumerate(casts):
-        graph.graph.node.insert(position, cast)
+        body.node.insert(position, cast)
 
 
 def weights_to_fp32(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -90,14 +93,13 @@ def weights_to_fp32(graph: onnx.ModelProto) -> onnx.ModelProto:
 
     Reverts :func:`weights_to_fp16`: TensorRT needs constant weights, and may not recognise them behind a Cast.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(graph)
+    result = copy.deepcopy(graph)
     body = result.graph
     stored = {tensor.name: tensor for tensor in body.initializer if tensor.data_type == TensorProto.FLOAT16}
     casts = [
         node
         for node in body.node
-        if node.op_type == "Cast" and node.input[0] in stored and _attribute(node, "to") == TensorProto.FLOAT
+        if node.op_type == "Cast" and node.input[0] in stored and numbers(node, "to") == [TensorProto.FLOAT]
     ]
     for cast in casts:
         values = numpy_helper.to_array(stored[cast.input[0]])
@@ -121,7 +123,7 @@ def compute_in_fp16(graph: onnx.ModelProto) -> None:
     converted = [node for node in list(body.node)[first:] if node.op_type != "InstanceNormalization"]
     # The factors of a Resize are always FP32.
     constants = {name for node in converted for name in (node.input[:1] if node.op_type == "Resize" else node.input)}
-    scales = {node.input[1] for node in body.node if node.op_type in QUANTISERS}
+    scales = {node.input[1] for node in body.node if node.op_type in QUANTIZERS}
     _raise_scales(body)
     for tensor in body.initializer:
         if tensor.name in constants | scales and tensor.data_type == TensorProto.FLOAT:
@@ -149,9 +151,9 @@ def cast_first(graph: onnx.ModelProto) -> None:
             continue
         users = [node for node in body.node if transpose.output[0] in node.input]
         if len(users) == 1 and users[0].op_type == "Cast":
-            cast, frame, between = users[0], transpose.input[0], f"{transpose.output[0]}.float"
-            new_cast = helper.make_node("Cast", [frame], [between], cast.name, to=_attribute(cast, "to"))
-            transpose.input[0], transpose.output[0] = between, cast.output[0]
+            cast, pixels = users[0], f"{transpose.output[0]}.float"
+            new_cast = helper.make_node("Cast", [transpose.input[0]], [pixels], cast.name, to=numbers(cast, "to")[0])
+            transpose.input[0], transpose.output[0] = pixels, cast.output[0]
             body.node.remove(cast)
             body.node.insert(list(body.node).index(transpose), new_cast)
             del body.value_info[:]
@@ -163,8 +165,8 @@ def for_tensorrt(model: Model, shape: tuple[int, int, int] | None) -> Model:
     graph = model.graph_copy()
     cast_first(graph)
     if shape:
-        for dimension, size in zip(graph.graph.input[0].type.tensor_type.shape.dim, shape, strict=False):
-            dimension.dim_value = size
+        for dim, size in zip(graph.graph.input[0].type.tensor_type.shape.dim, shape, strict=False):
+            dim.dim_value = size
         del graph.graph.value_info[:]
     return Model.from_graph(graph, model.card)
 
@@ -193,7 +195,7 @@ def _raise_scales(body: onnx.GraphProto) -> None:
     """Raise scales that are too small for FP16, and requantize the weights of these nearly dead channels."""
     stored = {tensor.name: tensor for tensor in body.initializer}
     for node in body.node:
-        scale = stored.get(node.input[1]) if node.op_type in QUANTISERS else None
+        scale = stored.get(node.input[1]) if node.op_type in QUANTIZERS else None
         if scale is None or scale.data_type != TensorProto.FLOAT:
             continue
         values = numpy_helper.to_array(scale)
@@ -204,15 +206,10 @@ def _raise_scales(body: onnx.GraphProto) -> None:
             codes = numpy_helper.to_array(weights)
             shape = [1] * codes.ndim
             if values.ndim:
-                shape[next((a.i for a in node.attribute if a.name == "axis"), 1)] = -1
+                shape[(numbers(node, "axis") or [1])[0]] = -1
             smaller = np.rint(codes * (values / raised).reshape(shape)).astype(codes.dtype)
             weights.CopyFrom(numpy_helper.from_array(smaller, weights.name))
         scale.CopyFrom(numpy_helper.from_array(raised, scale.name))
-
-
-def _layer_weights(graph: onnx.ModelProto) -> set[str]:
-    """Return the names of the initializers that convolutions use."""
-    return {name for node in graph.graph.node if node.op_type in LAYERS for name in node.input[1:]}
 
 
 def _image(body: onnx.GraphProto) -> str:
@@ -221,10 +218,6 @@ def _image(body: onnx.GraphProto) -> str:
     image = next((str(node.input[0]) for node in body.node if node.op_type in LAYERS), None)
     if image is None:
         raise KinetError("the model has no convolution: expected a model from kinet-trt export")
-    while image in producers and producers[image].op_type in QUANTISERS:
+    while image in producers and producers[image].op_type in QUANTIZERS:
         image = str(producers[image].input[0])
     return image
-
-
-def _attribute(node: onnx.NodeProto, name: str) -> int:
-    return next((a.i for a in node.attribute if a.name == name), 0)

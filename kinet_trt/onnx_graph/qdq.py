@@ -14,6 +14,7 @@ TensorRT and OpenVINO quantize exactly where these nodes are: their positions de
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -25,10 +26,10 @@ from onnx import helper, numpy_helper
 
 from kinet_trt.core.errors import KinetError
 from kinet_trt.onnx_graph.pointwise import numbers
+from kinet_trt.onnx_graph.precision import LAYERS
 
 MAX_CODE = 127
 """Codes are -127 to 127: symmetric, so that zero is exact and -128 is not needed."""
-_LAYERS = ("Conv", "ConvTranspose")
 _MOVES = ("Concat", "Pad", "DepthToSpace", "Slice")
 """Nodes that move values without changing them: their inputs are quantized instead of their outputs. The output of Pad
 is quantized as well, which changes no value: without AMX, OpenVINO stores signed values with an offset of 128, and a
@@ -39,7 +40,7 @@ padding of 0 would otherwise prevent int8 for Pad and for every tensor that is c
 class Layer:
     """A convolution."""
 
-    name: str  # name of the weights without the suffix, like ``network.up1.up.0``
+    name: str  # see :func:`layer_name`
     input: str
     origins: tuple[str, ...]  # tensors whose values nodes concatenate or move to ``input``
     cost: float  # multiplications per pixel of the input
@@ -49,21 +50,14 @@ def layers(graph: onnx.ModelProto) -> list[Layer]:
     """Return a network's convolutions, first to last."""
     producers = {name: node for node in graph.graph.node for name in node.output}
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.graph.initializer}
-    return [
-        Layer(
-            _name(node),
-            node.input[0],
-            tuple(_origins(node.input[0], producers)),
-            sizes.get(node.input[1], 0) / _pixels_per_step(node),
-        )
-        for node in graph.graph.node
-        if node.op_type in _LAYERS
-    ]
-
-
-def _pixels_per_step(node: onnx.NodeProto) -> int:
-    """Return the number of input pixels per output pixel of a convolution; 1 for a transposed convolution."""
-    return math.prod(numbers(node, "strides")) if node.op_type == "Conv" else 1
+    found = []
+    for node in graph.graph.node:
+        if node.op_type in LAYERS:
+            # Each weight is used once per output pixel, or once per input pixel of a transposed convolution.
+            stride = math.prod(numbers(node, "strides")) if node.op_type == "Conv" else 1
+            origins = tuple(_origins(node.input[0], producers))
+            found.append(Layer(layer_name(node), node.input[0], origins, sizes.get(node.input[1], 0) / stride))
+    return found
 
 
 def groups(graph: onnx.ModelProto, floating: Collection[str]) -> list[tuple[str, ...]]:
@@ -100,11 +94,10 @@ def insert(graph: onnx.ModelProto, scales: Mapping[str, float], floating: Collec
     The weights of ``graph``, which is not changed, are FP32. ``scales`` are the quantization steps of the tensors from
     :func:`groups`. Raise a KinetError if the weights of a layer are not stored in the model, or are not finite.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(graph)
+    result = copy.deepcopy(graph)
     body = result.graph
     initializers = {tensor.name: tensor for tensor in body.initializer}
-    quantized = [node for node in body.node if node.op_type in _LAYERS and _name(node) not in floating]
+    quantized = [node for node in body.node if node.op_type in LAYERS and layer_name(node) not in floating]
     tensors = {name for group in groups(graph, floating) for name in group}
     weight_nodes: list[onnx.NodeProto] = []
     for node in quantized:
@@ -127,14 +120,15 @@ def insert(graph: onnx.ModelProto, scales: Mapping[str, float], floating: Collec
     return result
 
 
-def _name(node: onnx.NodeProto) -> str:
+def layer_name(node: onnx.NodeProto) -> str:
+    """Return the name of a convolution: that of its weights without the suffix, like ``network.up1.up.0``."""
     return str(node.input[1]).removesuffix(".weight")
 
 
 def _weights(body: onnx.GraphProto, tensor: onnx.TensorProto, axis: int) -> list[onnx.NodeProto]:
     """Replace FP32 weights with int8 weights; return the node that dequantizes them."""
     name, values = tensor.name, numpy_helper.to_array(tensor)
-    codes, scale = quantise(values, axis)
+    codes, scale = quantize(values, axis)
     body.initializer.remove(tensor)
     body.initializer.extend(
         numpy_helper.from_array(array, f"{name}.{part}")
@@ -144,7 +138,7 @@ def _weights(body: onnx.GraphProto, tensor: onnx.TensorProto, axis: int) -> list
     return [helper.make_node("DequantizeLinear", inputs, [f"{name}.dequantised"], f"{name}.dequantise", axis=axis)]
 
 
-def quantise(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantize(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return weights as int8 codes, and the step of each channel along ``axis`` (1 if all its weights are 0)."""
     if not np.isfinite(values).all():
         raise KinetError("int8: the weights of the model contain NaN or infinity. Export the model again")

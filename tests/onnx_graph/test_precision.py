@@ -173,7 +173,7 @@ def test_unquantized_layers_and_scales_of_int8_become_half_precision(edge, pixel
     assert layer_kinds(made) == {TensorProto.FLOAT16}
     stored = {t.name: t for t in onnx.load_from_string(made).graph.initializer}
     nodes = onnx.load_from_string(made).graph.node
-    quantisers = [node for node in nodes if node.op_type in precision.QUANTISERS]
+    quantisers = [node for node in nodes if node.op_type in precision.QUANTIZERS]
     assert len(quantisers) > 50
     assert {stored[node.input[1]].data_type for node in quantisers} == {TensorProto.FLOAT16}
     assert [e.version for e in onnx.load_from_string(made).opset_import if e.domain == ""] == [19]

@@ -190,7 +190,7 @@ def test_network_without_stored_weights_is_an_error(small: onnx.ModelProto) -> N
 @given(seed=st.integers(0, 10_000), axis=st.integers(0, 1), size=st.floats(-6, 6))
 def test_quantized_weights_differ_by_at_most_half_a_step(seed: int, axis: int, size: float) -> None:
     values = (np.random.default_rng(seed).normal(0, 10.0**size, (3, 4, 2, 2))).astype(np.float32)
-    codes, scale = qdq.quantise(values, axis)
+    codes, scale = qdq.quantize(values, axis)
     shape = [-1 if i == axis else 1 for i in range(4)]
     assert codes.dtype == np.int8
     assert np.abs(codes).max() == 127
@@ -200,9 +200,9 @@ def test_quantized_weights_differ_by_at_most_half_a_step(seed: int, axis: int, s
 def test_zero_channels_stay_zero_and_nan_is_an_error() -> None:
     weights = np.zeros((3, 1, 3, 3), np.float32)
     weights[1] = 0.5
-    codes, scale = qdq.quantise(weights, 0)
+    codes, scale = qdq.quantize(weights, 0)
     assert codes.any(axis=(1, 2, 3)).tolist() == [False, True, False]
     # Not a step so small that an engine which divides by it, or multiplies it with the input's, leaves all numbers.
     np.testing.assert_allclose(scale, [1, 0.5 / 127, 1])
     with pytest.raises(KinetError, match="NaN or infinity"):
-        qdq.quantise(np.full((1, 1, 1, 1), np.nan, np.float32), 0)
+        qdq.quantize(np.full((1, 1, 1, 1), np.nan, np.float32), 0)
