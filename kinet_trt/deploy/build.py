@@ -158,7 +158,7 @@ def build(
     model_out, quantised, agreement = source, None, None
     if precision == "int8":
         if source.card.precision != "int8":
-            quantised = _quantise(source, calibration, max_loss, report)
+            quantised = _quantize(source, calibration, max_loss, report)
             model_out = quantised.model
         if library and model_out.card.capacity:
             log.warning(
@@ -327,7 +327,7 @@ def _agreement(full: Model, half: Model) -> Agreement | None:
     return Agreement.between(expected, find_peaks(maps, card.threshold, card.nms_radius, card.classes))
 
 
-def _quantise(model: Model, calibration: Path | None, max_loss: float, report: trt.Report) -> Quantised:
+def _quantize(model: Model, calibration: Path | None, max_loss: float, report: trt.Report) -> Quantised:
     from kinet_trt.onnx_graph.precision import check_convertible
 
     check_convertible(model.card, "int8")
@@ -338,8 +338,7 @@ def _quantise(model: Model, calibration: Path | None, max_loss: float, report: t
         )
     from kinet_trt.calibration.int8 import to_int8
 
-    full = _convert(model, "fp32")
-    return to_int8(full, calibration, max_loss=max_loss, cache=user_cache(), report=report)
+    return to_int8(_convert(model, "fp32"), calibration, max_loss=max_loss, cache=user_cache(), report=report)
 
 
 def _target(library: trt.Library) -> str:

@@ -50,9 +50,9 @@ def fit(pixels: NDArray[np.uint8], mpp: float, model: Model) -> tuple[NDArray[np
     scale = mpp / model.mpp
     height, width = round(pixels.shape[0] * scale), round(pixels.shape[1] * scale)
     if (height, width) != pixels.shape[:2]:
-        shrinking = height * width < pixels.shape[0] * pixels.shape[1]
-        how = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-        pixels = cv2.resize(pixels, (width, height), interpolation=how).astype(np.uint8, copy=False)
+        is_smaller = height * width < pixels.shape[0] * pixels.shape[1]
+        interpolation = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
+        pixels = cv2.resize(pixels, (width, height), interpolation=interpolation).astype(np.uint8, copy=False)
     bottom, right = -height % model.multiple, -width % model.multiple
     padded = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
     return padded.astype(np.uint8, copy=False), height, width
@@ -70,10 +70,10 @@ def count(
     frame.set_data_from_numpy(fitted[None])
     limit = triton.InferInput("threshold", [1], "FP32")
     limit.set_data_from_numpy(np.array([threshold], np.float32))
-    answer = client.infer(model.name, [frame, limit])
-    found, rows = int(answer.as_numpy("count")[0]), answer.as_numpy("detections")[0]
+    result = client.infer(model.name, [frame, limit])
+    found, rows = int(result.as_numpy("count")[0]), result.as_numpy("detections")[0]
     if found > len(rows):
-        sys.exit(f"the image has {found} nuclei, the model returns up to {len(rows)}: count parts of the image")
+        sys.exit(f"the image has {found} nuclei, the model returns up to {len(rows)}. Count parts of the image")
     nuclei: NDArray[np.float32] = rows[:found].copy()
     nuclei = nuclei[(nuclei[:, 0] < width) & (nuclei[:, 1] < height)]  # drop those in the padding
     for column, scale in ((0, width / pixels.shape[1]), (1, height / pixels.shape[0])):
@@ -85,31 +85,31 @@ def count(
 def wilson(positive: int, n: int) -> tuple[float, float]:
     """Return the 95% Wilson interval of a proportion."""
     z, share = 1.96, positive / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
-    return middle - half, middle + half
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half_width = z / (1 + z * z / n) * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+    return centre - half_width, centre + half_width
 
 
 def main() -> None:
     """Count one image: nuclei to standard output, the index to standard error."""
-    options = argparse.ArgumentParser(description="Count the nuclei of an image on a Triton server.")
-    options.add_argument("image")
-    options.add_argument("--mpp", type=float, help="um/px of the image; defaults to the model's")
-    options.add_argument("--url", default="localhost:8001", help="address of the server's gRPC port")
-    options.add_argument("--model", default=MODEL)
-    options.add_argument("--threshold", type=float, help="minimum height of a peak; defaults to the model's")
-    chosen = options.parse_args()
-    picture = cv2.imread(chosen.image, cv2.IMREAD_COLOR)
-    if picture is None:
-        sys.exit(f"{chosen.image}: OpenCV cannot read this image")
-    pixels = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    parser = argparse.ArgumentParser(description="Count the nuclei of an image on a Triton server.")
+    parser.add_argument("image")
+    parser.add_argument("--mpp", type=float, help="um/px of the image; defaults to the model's")
+    parser.add_argument("--url", default="localhost:8001", help="address of the server's gRPC port")
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--threshold", type=float, help="minimum height of a peak; defaults to the model's")
+    options = parser.parse_args()
+    image = cv2.imread(options.image, cv2.IMREAD_COLOR)
+    if image is None:
+        sys.exit(f"{options.image}: OpenCV cannot read this image")
+    pixels = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
     try:
-        with triton.InferenceServerClient(chosen.url) as client:
-            model = describe(client, chosen.model)
-            least = model.threshold if chosen.threshold is None else chosen.threshold
-            nuclei = count(client, model, pixels, chosen.mpp or model.mpp, least)
+        with triton.InferenceServerClient(options.url) as client:
+            model = describe(client, options.model)
+            threshold = model.threshold if options.threshold is None else options.threshold
+            nuclei = count(client, model, pixels, options.mpp or model.mpp, threshold)
     except InferenceServerException as error:
-        sys.exit(f"error from the server {chosen.url}: {error}")
+        sys.exit(f"error from the server {options.url}: {error}")
     print("x,y,class,score")  # noqa: T201
     for x, y, score, cls in nuclei:
         print(f"{x:.2f},{y:.2f},{model.classes[int(cls)]},{score:.4f}")  # noqa: T201

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from importlib.metadata import version as package_version
@@ -33,7 +33,7 @@ from kinet_trt.onnx_graph.reader import Port, inputs, ports
 
 CONFIG = "config.pbtxt"
 _TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "fp32": "TYPE_FP32", "fp16": "TYPE_FP16"}
-_MADE_BY = "# Written by kinet-trt package"
+_HEADER = "# Written by kinet-trt package"
 """First words of a configuration that kinet-trt wrote: ``--force`` replaces only such a model."""
 
 
@@ -85,32 +85,33 @@ def package(
     if instances < 1:
         raise KinetError(f"instances: expected 1 or more, found {instances}")
     card, content, file, model_inputs, model_outputs, fused_here = _read(model)
-    chosen = re.sub(r"[^A-Za-z0-9_.-]+", "-", card.name).strip("-.") or "kinet" if name is None else name
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", chosen):
-        raise KinetError(f"name: expected letters, digits, '_', '-' and '.', found {chosen!r}")
-    folder = repository / chosen
+    if name is None:
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", card.name).strip("-.") or "kinet"
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise KinetError(f"name: expected letters, digits, '_', '-' and '.', found {name!r}")
+    folder = repository / name
     _check_folder(folder, force)
     part = repository / f".kinet-{secrets.token_hex(8)}.part"
+    client = (resources.files("kinet_trt.deploy.triton") / "client.py").read_text(encoding="utf-8")
     try:
         write_atomic(part / "1" / file, content)
         write_atomic(part / "labels.txt", "".join(f"{label}\n" for label in card.classes))
-        write_atomic(part / "client.py", _client(chosen))
-        write_atomic(part / "README.md", _readme(chosen, card))
-        write_atomic(part / CONFIG, config(chosen, card, model_inputs, model_outputs, instances))
+        write_atomic(part / "client.py", client.replace('MODEL = "kinet-edge"', f'MODEL = "{name}"'))
+        write_atomic(part / "README.md", _readme(name, card))
+        write_atomic(part / CONFIG, config(name, card, model_inputs, model_outputs, instances))
         _install(part, folder, force)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return Packaged(folder, chosen, card, fused_here)
+    return Packaged(folder, name, card, fused_here)
 
 
 def config(name: str, card: ModelCard, inputs: Sequence[Port], outputs: Sequence[Port], instances: int = 1) -> str:
     """Return a model's configuration, Triton's ``ModelConfig`` as text.
 
-    The values of the card that a client needs are written under ``parameters``; a variable side of a port becomes -1.
+    The values of the card that a client needs are written under ``parameters``; a variable dimension becomes -1.
     ``instances`` is the number of frames counted at a time.
     """
-    serves = 'platform: "tensorrt_plan"' if card.runtime else 'backend: "onnxruntime"'
-    known = {
+    parameters = {
         "classes": ",".join(card.classes),
         "mpp": repr(card.mpp),
         "multiple": str(card.multiple),
@@ -122,15 +123,18 @@ def config(name: str, card: ModelCard, inputs: Sequence[Port], outputs: Sequence
     kind = "KIND_GPU" if card.runtime else "KIND_AUTO"
     return "\n".join(
         [
-            f"{_MADE_BY} {package_version('kinet-trt')}. {NOTICE}",
+            f"{_HEADER} {package_version('kinet-trt')}. {NOTICE}",
             f'name: "{name}"',
-            serves,
+            'platform: "tensorrt_plan"' if card.runtime else 'backend: "onnxruntime"',
             "# Complete shapes, no dynamic batching: threshold has no batch dimension.",
             "max_batch_size: 0",
             *(_tensor("input", port) for port in inputs),
             *(_tensor("output", port) for port in outputs),
             f"instance_group [ {{ count: {instances} kind: {kind} }} ]",
-            *_parameters(known),
+            *(
+                f'parameters {{ key: "{key}" value: {{ string_value: {_quoted(value)} }} }}'
+                for key, value in parameters.items()
+            ),
             "",
         ]
     )
@@ -139,10 +143,6 @@ def config(name: str, card: ModelCard, inputs: Sequence[Port], outputs: Sequence
 def _tensor(role: str, port: Port) -> str:
     dims = ", ".join(str(dim) if isinstance(dim, int) and dim > 0 else "-1" for dim in port.shape)
     return f'{role} [ {{ name: "{port.name}" data_type: {_TYPES[port.dtype]} dims: [ {dims} ] }} ]'
-
-
-def _parameters(known: Mapping[str, str]) -> list[str]:
-    return [f'parameters {{ key: "{key}" value: {{ string_value: {_quoted(text)} }} }}' for key, text in known.items()]
 
 
 def _quoted(text: str) -> str:
@@ -174,17 +174,18 @@ def _check_plan(card: ModelCard, path: Path) -> None:
     if card.runtime != GPU_RUNTIMES["tensorrt"]:
         raise EngineError(
             f"{path}: built by {card.runtime}, but Triton needs a plan of classic TensorRT in the version of its "
-            f"container: use the .onnx model, or build the engine there: {build_command(card, path)} --runtime tensorrt"
+            "container. Use the .onnx model, or build the engine in the container with "
+            f"{build_command(card, path)} --runtime tensorrt"
         )
     if not card.capacity:
         raise EngineError(
-            f"{path}: it outputs maps, but Triton needs a model that outputs nuclei. Build it fused: "
+            f"{path}: expected an engine that outputs nuclei, found one that outputs maps. Build it with "
             f"{build_command(card, path)} --fused"
         )
 
 
 def _ports(card: ModelCard) -> tuple[Sequence[Port], Sequence[Port]]:
-    """Return inputs and outputs of a fused engine; variable sides are ``"?"``."""
+    """Return inputs and outputs of a fused engine; variable dimensions are ``"?"``."""
     assert card.profile
     smallest, _, largest = card.profile
     n, height, width = (high if low == high else "?" for low, high in zip(smallest, largest, strict=True))
@@ -194,13 +195,8 @@ def _ports(card: ModelCard) -> tuple[Sequence[Port], Sequence[Port]]:
     return [Port("frame", "uint8", (n, height, width, 3)), Port("threshold", "fp32", (1,))], outputs
 
 
-def _client(name: str) -> str:
-    source = (resources.files("kinet_trt.deploy.triton") / "client.py").read_text(encoding="utf-8")
-    return source.replace('MODEL = "kinet-edge"', f'MODEL = "{name}"')
-
-
 def _readme(name: str, card: ModelCard) -> str:
-    where = (
+    requirements = (
         f"A plan for {card.gpu}, built by {card.runtime} {card.runtime_version}: the server needs that GPU and a "
         "container with that version of TensorRT."
         if card.runtime
@@ -211,7 +207,7 @@ def _readme(name: str, card: ModelCard) -> str:
 **{NOTICE}**
 
 Counts nuclei in Ki67-stained tissue: {", ".join(card.classes)} (`labels.txt`, in the order of their numbers).
-{where}
+{requirements}
 
     tritonserver --model-repository=FOLDER     # the folder that contains {name}
     pip install "tritonclient[grpc]" numpy opencv-python-headless
@@ -234,13 +230,13 @@ def _check_folder(folder: Path, force: bool) -> None:
     if not force:
         raise KinetError(f"{folder} exists already: force replaces it; or choose another name")
     if not _is_ours(folder):
-        raise KinetError(f"{folder}: not written by kinet-trt package, so not replaced: choose another name")
+        raise KinetError(f"{folder}: not written by kinet-trt package, so not replaced. Choose another name")
 
 
 def _is_ours(folder: Path) -> bool:
     try:
         with (folder / CONFIG).open(encoding="utf-8", errors="replace") as file:
-            return file.read(len(_MADE_BY)) == _MADE_BY
+            return file.read(len(_HEADER)) == _HEADER
     except OSError:
         return False
 
