@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kinet_trt.core.errors import KinetError, MissingExtraError
 from kinet_trt.models.model import Model
@@ -25,46 +25,13 @@ _MARGIN = 0.6
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
-    """Results of a quantization.
-
-    Attributes
-    ----------
-    choice
-        Calibration images, held-out images, and excluded images by reason.
-    layers
-        Layers that stayed in floating point, and the sensitivity of each layer.
-    cost
-        F1 loss, measured on the held-out images.
-    """
-
-    choice: Choice
-    layers: FloatLayers
-    cost: Cost
-
-    def record(self) -> dict[str, Any]:
-        """Return the figures for a model card."""
-        return {
-            "calibration_images": len(self.choice.calibration),
-            "floating": list(self.layers.floating),
-            **self.cost.record(),
-        }
-
-
-@dataclass(frozen=True, eq=False)
 class Quantised:
-    """An INT8 model.
-
-    Attributes
-    ----------
-    model
-        ONNX model with explicit Q/DQ nodes; ``model.card.quantisation`` contains the measurements.
-    report
-        Results of the quantization.
-    """
+    """An INT8 model with explicit Q/DQ nodes; ``model.card.quantisation`` contains the measurements."""
 
     model: Model
-    report: Report
+    choice: Choice
+    layers: FloatLayers
+    cost: Cost  # measured on the held-out images
 
 
 def to_int8(
@@ -74,7 +41,6 @@ def to_int8(
     max_loss: float = MAX_LOSS,
     images: int = DEFAULT_IMAGES,
     cache: Path | None = None,
-    seed: int = 0,
     report: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Quantised:
     """Quantize a model to INT8 with a folder of images, measure the F1 loss, and reject a loss that is too large.
@@ -107,7 +73,7 @@ def to_int8(
     from kinet_trt.calibration.images import choose
 
     graph = at_low_resolution(as_pointwise(weights_to_fp32(model.graph)))
-    choice = choose(folder, card, images, seed, partial(report, "images"))
+    choice = choose(folder, card, images, report=partial(report, "images"))
     # Check before the work, which takes minutes: without nuclei the F1 would be 1.
     cost.check_nuclei(model, choice.held_out)
     tensors = [name for group in qdq.groups(graph, ()) for name in group]
@@ -115,7 +81,7 @@ def to_int8(
     histograms = ranges.cached(cache, graph, tensors, crops, partial(report, "ranges"))
     target = _MARGIN * max_loss / 100 / cost.F1_PER_CHANGED_NUCLEUS
     layers = sensitivity.choose_floating(graph, card, histograms, crops, target, partial(report, "layers"))
-    quantised = Model.from_graph(
+    quantized = Model.from_graph(
         qdq.insert(graph, sensitivity.steps(graph, histograms, layers.floating), layers.floating),
         # Parity and metrics were measured on the FP32 model; those of the INT8 model are under `quantisation`.
         replace(
@@ -127,23 +93,21 @@ def to_int8(
             metrics={},
         ),
     )
-    measured = cost.measure(model, quantised, choice.held_out, partial(report, "measure"))
-    found = Report(choice, layers, measured)
+    measured = cost.measure(model, quantized, choice.held_out, partial(report, "measure"))
     if not measured.loss <= max_loss:
-        raise KinetError(_refusal(found, max_loss, folder))
-    return Quantised(quantised.with_card(replace(quantised.card, quantisation=found.record())), found)
-
-
-def _refusal(found: Report, max_loss: float, folder: Path) -> str:
-    """Return the message that rejects a model, with suggestions."""
-    measured = found.cost
-    source = f"measured on {measured.labelled} labelled nuclei"
-    if not measured.from_labels:
-        source = f"estimated from the nuclei that changed (F1 {min(measured.against_fp32):.3f} against FP32)"
-    return (
-        f"INT8 rejected: expected an F1 loss of at most {max_loss:g} percentage points, found {measured.loss:.2f} in "
-        f"{measured.images} held-out images, {source}. The model was calibrated on {len(found.choice.calibration)} "
-        f"images of {folder}; {len(found.layers.floating)} layers stayed in floating point. Use more images of your "
-        "stain and scanner, with labels if available; or use fp16, which is nearly as fast on a GPU; or set a max-loss "
-        f"of {measured.loss + 0.05:.1f}"
-    )
+        source = f"measured on {measured.labelled} labelled nuclei"
+        if not measured.from_labels:
+            source = f"estimated from the nuclei that changed (F1 {min(measured.against_fp32):.3f} against FP32)"
+        raise KinetError(
+            f"INT8 rejected: expected an F1 loss of at most {max_loss:g} percentage points, found {measured.loss:.2f} "
+            f"in {measured.images} held-out images, {source}. The model was calibrated on {len(choice.calibration)} "
+            f"images of {folder}; {len(layers.floating)} layers stayed in floating point. Use more images of your "
+            "stain and scanner, with labels if available; or use fp16, which is nearly as fast on a GPU; or set a "
+            f"max-loss of {measured.loss + 0.05:.1f}"
+        )
+    record = {
+        "calibration_images": len(choice.calibration),
+        "floating": list(layers.floating),
+        **measured.record(),
+    }
+    return Quantised(quantized.with_card(replace(quantized.card, quantisation=record)), choice, layers, measured)

@@ -77,6 +77,9 @@ def choose_floating(
         quantized = qdq.insert(graph, steps(graph, histograms, floating), floating)
         return OpenVinoEngine(card, quantized.SerializeToString(), "fp32")
 
+    def disagreement() -> float:
+        return cost.disagreement(cost.find_all(open_quantized(floating), frames), expected)
+
     expected = cost.find_all(OpenVinoEngine(card, graph.SerializeToString(), "fp32"), frames)
     layers = qdq.layers(graph)
     names = [layer.name for layer in layers]
@@ -92,10 +95,10 @@ def choose_floating(
     sensitivities.sort(key=lambda layer: -layer.benefit)
     floating = _dominant(sensitivities)
     others = [layer.layer for layer in sensitivities if layer.layer not in floating]
-    found = cost.disagreement(cost.find_all(open_quantized(floating), frames), expected)
+    found = disagreement()
     while found > target and len(floating) < MAX_FLOATING and len(others) > 1:
         floating.append(others.pop(0))
-        found = cost.disagreement(cost.find_all(open_quantized(floating), frames), expected)
+        found = disagreement()
     return FloatLayers(tuple(floating), tuple(sensitivities), found)
 
 

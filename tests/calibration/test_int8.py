@@ -60,19 +60,19 @@ def test_card_describes_the_calibration(made) -> None:
     card = read_onnx_card(quantised.model.data)
     assert card == quantised.model.card
     assert (card.precision, card.weights_precision) == ("int8", "int8")
-    assert card.calibration_sha256 == quantised.report.choice.sha256
+    assert card.calibration_sha256 == quantised.choice.sha256
     assert card.weights_sha256 == CARD.weights_sha256
     assert card.threshold == CARD.threshold
     figures = card.quantisation
     assert (figures["calibration_images"], figures["held_back"], figures["loss_from"]) == (4, 4, "labels")
-    assert figures["floating"] == list(quantised.report.layers.floating)
+    assert figures["floating"] == list(quantised.layers.floating)
     assert figures["loss_points"] <= 2
     assert figures["labelled_nuclei"] > 100
     assert ModelCard.from_json(card.to_json()) == card
 
 
 def test_sensitivity_covers_every_layer(made) -> None:
-    plan = made[0].report.layers
+    plan = made[0].layers
     assert len({layer.layer for layer in plan.layers}) == 29
     assert [layer.benefit for layer in plan.layers] == sorted((layer.benefit for layer in plan.layers), reverse=True)
     hurts = {layer.layer: layer.moved for layer in plan.layers}
@@ -220,10 +220,10 @@ def test_agreement_is_full_without_nuclei_and_counts_false_positives() -> None:
 @pytest.mark.slow
 def test_int8_loses_at_most_half_a_point_on_real_fields(shared_data: Path, tmp_path: Path) -> None:
     quantised = to_int8(MODEL, shared_data)
-    assert quantised.report.cost.from_labels
-    assert quantised.report.cost.loss <= int8.MAX_LOSS
-    assert quantised.report.layers.floating == ("network.out.out",)
-    calibrated = {p.path for p in quantised.report.choice.calibration}
+    assert quantised.cost.from_labels
+    assert quantised.cost.loss <= int8.MAX_LOSS
+    assert quantised.layers.floating == ("network.out.out",)
+    calibrated = {p.path for p in quantised.choice.calibration}
     assert calibrated < {f.image for f in read_fields(shared_data)}
     from kinet_trt.datasets.labelled_field import LabelledField
     from kinet_trt.evaluation.evaluate import Evaluation, evaluate_field

@@ -111,7 +111,7 @@ def _speed(speed: Speed) -> str:
 
 def _int8(done: Quantised) -> Iterator[str]:
     """Yield lines on the calibration of INT8 and its cost."""
-    choice, floating, cost = done.report.choice, done.report.layers.floating, done.report.cost
+    choice, floating, cost = done.choice, done.layers.floating, done.cost
     left = {
         "glass": choice.glass,
         "without colour": choice.grey,
