@@ -103,14 +103,14 @@ def measure(
     """
     counters = _counter(first), _counter(second)
     card = first.card
-    agreement, against = Agreement(0, 0, 0), Comparison.empty(len(CLASSES))
+    agreement, with_fp32 = Agreement(0, 0, 0), Comparison.empty(len(CLASSES))
     labelled = [Comparison.empty(len(CLASSES)) for _ in counters]
     for number, image in enumerate(images):
         frame = _frame(image, card)
         found = [counter(frame) for counter in counters]
         agreement += Agreement.between(*found)
         scale = np.float32(frame.mpp / card.mpp if frame.mpp else 1.0)
-        against += _compare(found[1], found[0], scale)
+        with_fp32 += _compare(found[1], found[0], scale)
         if image.field:
             for i, detections in enumerate(found):
                 nuclei = comparable_nuclei(detections, image.field)
@@ -118,15 +118,15 @@ def measure(
                 labelled[i] += compare(scaled[0], scaled[1], len(CLASSES))
         report(number + 1, len(images))
     n = labelled[0].detection.true
-    before, after = ((one.detection.f1, one.weighted[2]) if n else None for one in labelled)
-    return Cost(len(images), agreement, _f1(against), n, before, after)
+    before, after = ((total.detection.f1, total.weighted[2]) if n else None for total in labelled)
+    return Cost(len(images), agreement, _f1(with_fp32), n, before, after)
 
 
-def _f1(against: Comparison) -> tuple[float, float]:
+def _f1(comparison: Comparison) -> tuple[float, float]:
     """Return detection and classification F1; both 1 if neither model finds any nucleus."""
-    if against.detection.true == 0:
-        return (0.0, 0.0) if against.detection.detected else (1.0, 1.0)
-    return against.detection.f1, against.weighted[2]
+    if comparison.detection.true == 0:
+        return (0.0, 0.0) if comparison.detection.detected else (1.0, 1.0)
+    return comparison.detection.f1, comparison.weighted[2]
 
 
 def _counter(model: Model) -> NucleusCounter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ BROWN = 0.12
 """Difference of optical density, blue minus red, above which a pixel is DAB; for haematoxylin it is negative."""
 MAX_CORRELATION = 0.97
 """Correlation of two thumbnails above which the images show the same tissue."""
-_THUMBNAIL = 24
+_THUMBNAIL_SIDE = 24  # px
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +118,9 @@ def choose(
         )
     candidates.sort(key=lambda picture: picture.brown)
     chosen = set(_evenly_spaced(len(candidates), min(images, len(candidates) // 2)))
-    rest = [picture for i, picture in enumerate(candidates) if i not in chosen]
-    rest.sort(key=lambda picture: picture.field is None)  # labelled ones first; the sort is stable
-    labelled = sum(picture.field is not None for picture in rest)
-    pool = rest[:labelled] if labelled >= MAX_HELD_OUT else rest
+    others = [picture for i, picture in enumerate(candidates) if i not in chosen]
+    labelled = [picture for picture in others if picture.field]
+    pool = labelled if len(labelled) >= MAX_HELD_OUT else labelled + [p for p in others if not p.field]
     held_out = [pool[i] for i in _evenly_spaced(len(pool), min(MAX_HELD_OUT, len(pool)))]
     return Choice(
         tuple(candidates[i] for i in sorted(chosen)), tuple(held_out), *(tuple(paths) for paths in excluded.values())
@@ -130,21 +130,17 @@ def choose(
 def _find_files(folder: Path) -> list[tuple[Path, LabelledField | None]]:
     """Return the images of a folder with their labels, labelled ones first."""
     fields: list[LabelledField] = []
-    plain: list[Path] = []
-    problems: list[KinetError] = []
-    try:
+    images: list[Path] = []
+    with suppress(KinetError):
         fields = read_fields(folder)
-    except KinetError as error:
-        problems.append(error)
     try:
-        plain = find_images([folder])
-    except KinetError as error:
-        problems.append(error)
-    if not fields and not plain:
-        raise problems[-1]
+        images = find_images([folder])
+    except KinetError:
+        if not fields:
+            raise
     known = {os.path.abspath(field.image) for field in fields}
     return [(f.image, f if f.labelled else None) for f in fields] + [
-        (path, None) for path in plain if os.path.abspath(path) not in known
+        (path, None) for path in images if os.path.abspath(path) not in known
     ]
 
 
@@ -155,10 +151,7 @@ def at_scale(path: Path, card: ModelCard) -> NDArray[np.uint8]:
 
 def stain(pixels: NDArray[np.uint8]) -> tuple[float, float]:
     """Return the share of tissue in an image, RGB uint8 [H, W, 3], and the share of the tissue that is brown."""
-    small = cv2.resize(
-        pixels, (max(1, pixels.shape[1] // 4), max(1, pixels.shape[0] // 4)), interpolation=cv2.INTER_AREA
-    )
-    density = -np.log10((small.astype(np.float32) + 1) / 256)
+    density = _optical_density(pixels, 4)
     tissue = density.mean(axis=2) > TISSUE_DENSITY
     brown = tissue & (density[..., 2] - density[..., 0] > BROWN)
     return float(tissue.mean()), float(brown.sum() / max(1, tissue.sum()))
@@ -172,8 +165,7 @@ def densest(pixels: NDArray[np.uint8], side: int, multiple: int) -> NDArray[np.u
     height, width = (min(side, length) for length in pixels.shape[:2])
     if (height, width) == pixels.shape[:2]:
         return pixels
-    small = cv2.resize(pixels, (pixels.shape[1] // multiple, pixels.shape[0] // multiple), interpolation=cv2.INTER_AREA)
-    tissue = (-np.log10((small.astype(np.float32) + 1) / 256)).mean(axis=2) > TISSUE_DENSITY
+    tissue = _optical_density(pixels, multiple).mean(axis=2) > TISSUE_DENSITY
     sums = np.pad(tissue.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     h, w = height // multiple, width // multiple
     in_window = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
@@ -182,10 +174,18 @@ def densest(pixels: NDArray[np.uint8], side: int, multiple: int) -> NDArray[np.u
     return np.ascontiguousarray(pixels[top : top + height, left : left + width])
 
 
+def _optical_density(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.float32]:
+    """Return the optical density of R, G and B, at 1 / ``factor`` of the size."""
+    size = max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor)
+    scaled = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    return -np.log10((scaled + 1) / 256)  # type: ignore[no-any-return]
+
+
 def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return a grey thumbnail with mean 0 and standard deviation 1; scale, JPEG and exposure hardly change it."""
-    small = cv2.resize(pixels, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32).mean(axis=2)
-    normalised: NDArray[np.float32] = (small - small.mean()) / np.float32(max(float(small.std()), 1e-3))
+    rgb = cv2.resize(pixels, (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
+    grey = rgb.astype(np.float32).mean(axis=2)
+    normalised: NDArray[np.float32] = (grey - grey.mean()) / np.float32(max(float(grey.std()), 1e-3))
     return normalised
 
 
