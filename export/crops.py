@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -48,40 +49,25 @@ class CropPlan:
     empty: float = 0.0  # fraction of crops without tissue, and so without nuclei
 
 
-@dataclass(frozen=True, eq=False)
-class Crop:
-    """A training example.
+class Crop(NamedTuple):
+    """A training example; the maps are float32, [size, size] each."""
 
-    Attributes
-    ----------
-    pixels
-        RGB, uint8 [size, size, 3].
-    maps, known
-        Target, float32 [classes or more, size, size], and 1 where it is known, float32 [classes, size, size].
-    tumor, region
-        Tumour region, and 1 where it is known, float32 [1, size, size].
-    taught, imitated
-        Maps of a teacher, float32 [classes, size, size], and 1 where there are any, float32 [1, size, size].
-    total, unclassified
-        Sum of the maps, and 1 where only the sum is known, at nuclei without a class; float32 [1, size, size].
-    """
-
-    pixels: NDArray[np.uint8]
-    maps: NDArray[np.float32]
-    known: NDArray[np.float32]
-    tumor: NDArray[np.float32]
-    region: NDArray[np.float32]
-    taught: NDArray[np.float32]
-    imitated: NDArray[np.float32]
-    total: NDArray[np.float32]
-    unclassified: NDArray[np.float32]
+    pixels: NDArray[np.uint8]  # RGB, [size, size, 3]
+    maps: NDArray[np.float32]  # target, [classes or more]
+    known: NDArray[np.float32]  # 1 where the target is known, [classes]
+    tumor: NDArray[np.float32]  # tumour region, [1]
+    region: NDArray[np.float32]  # 1 where the region is known, [1]
+    total: NDArray[np.float32]  # sum of the maps, [1]
+    unclassified: NDArray[np.float32]  # 1 where only the sum is known, at nuclei without a class, [1]
+    teacher_maps: NDArray[np.float32]  # [classes]
+    teacher_known: NDArray[np.float32]  # 1 where there are maps of a teacher, [1]
 
 
 class Crops(Dataset[tuple[Tensor, ...]]):
     """Seeded data set of ``length`` crops. An item depends only on seed and index, so a resumed run repeats it.
 
     ``weights`` are the sampling weights of the fields, at any scale. ``target`` draws the target of the network; None
-    for proximity maps. ``taught`` are a teacher's maps of each field, uint8 [H, W, classes]
+    for proximity maps. ``teacher_maps`` are those of each field, uint8 [H, W, classes]
     (:mod:`kinet_trt.export.distillation`); empty if there is no teacher.
     """
 
@@ -93,9 +79,9 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         seed: int,
         length: int,
         target: Target | None = None,
-        taught: Sequence[NDArray[np.uint8]] = (),
+        teacher_maps: Sequence[NDArray[np.uint8]] = (),
     ) -> None:
-        self.fields, self.taught = list(fields), list(taught)
+        self.fields, self.teacher_maps = list(fields), list(teacher_maps)
         self.share = np.asarray(weights, np.float64) / np.sum(weights)
         self.plan, self.seed, self.length, self.target = plan, seed, length, target
 
@@ -104,11 +90,7 @@ class Crops(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         crop = self.draw(index)
-        arrays = (
-            *(crop.pixels, crop.maps, crop.known, crop.tumor, crop.region),
-            *(crop.total, crop.unclassified, crop.taught, crop.imitated),
-        )
-        return tuple(torch.from_numpy(a) for a in (arrays if self.taught else arrays[:-2]))
+        return tuple(map(torch.from_numpy, crop if self.teacher_maps else crop[:-2]))
 
     def draw(self, index: int) -> Crop:
         """Return crop ``index``."""
@@ -117,12 +99,12 @@ class Crops(Dataset[tuple[Tensor, ...]]):
         if kind < self.plan.empty:
             return _empty_crop(rng, self.plan, self.target)
         if kind < self.plan.empty + self.plan.simulated:
-            chosen = _simulated_field(int(rng.integers(SIMULATED_FIELDS)), int(self.plan.size * 1.5))
-            return _crop(rng, chosen, self.plan, self.target, None)
-        image = np.random.default_rng([self.seed, index // self.plan.per_image, 1])
-        number = image.choice(len(self.fields), p=self.share)
-        taught = self.taught[number] if self.taught else None
-        return _crop(rng, self.fields[number], self.plan, self.target, taught)
+            field = _simulated_field(int(rng.integers(SIMULATED_FIELDS)), int(self.plan.size * 1.5))
+            return _crop(rng, field, self.plan, self.target, None)
+        field_rng = np.random.default_rng([self.seed, index // self.plan.per_image, 1])
+        number = field_rng.choice(len(self.fields), p=self.share)
+        teacher_map = self.teacher_maps[number] if self.teacher_maps else None
+        return _crop(rng, self.fields[number], self.plan, self.target, teacher_map)
 
 
 @lru_cache(maxsize=SIMULATED_FIELDS)
@@ -152,11 +134,10 @@ def _empty_crop(rng: np.random.Generator, plan: CropPlan, target: Target | None)
     if rng.random() < 0.5:
         noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.5, 2.0)))
     pixels = pixels + noise * rng.uniform(0, 12)
-    nothing = np.zeros((len(CLASSES), size, size), np.float32)
-    none = np.zeros(0)
-    maps = target(none, none, none.astype(np.uint8), size, size, len(CLASSES)) if target else nothing
+    zeros, no_points = np.zeros((len(CLASSES), size, size), np.float32), np.zeros(0)
+    maps = target(no_points, no_points, no_points.astype(np.uint8), size, size, len(CLASSES)) if target else zeros
     rgb = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    return Crop(rgb, maps, np.ones_like(nothing), nothing[:1], nothing[:1], nothing, *(nothing[:1],) * 3)
+    return Crop(rgb, maps, np.ones_like(zeros), *(zeros[:1],) * 4, zeros, zeros[:1])
 
 
 def _crop(
@@ -164,7 +145,7 @@ def _crop(
     source: LabelledField,
     plan: CropPlan,
     target: Target | None,
-    teacher: NDArray[np.uint8] | None,
+    teacher_map: NDArray[np.uint8] | None,
 ) -> Crop:
     pixels = source.pixels()
     height, width = pixels.shape[:2]
@@ -187,18 +168,18 @@ def _crop(
         nearest = cv2.warpAffine(binary, affine, (size, size), flags=cv2.INTER_NEAREST, borderValue=(0,))
         return nearest.astype(np.float32)
 
-    inside = warped(source.counted_mask())
+    counted = warped(source.counted_mask())
     x, y = affine @ np.vstack([source.x, source.y, np.ones_like(source.x)])
     reach = max(ROI_REACH, plan.distance) + 1
-    near = (x > -reach) & (x < size + reach) & (y > -reach) & (y < size + reach)
-    x, y, cls = x[near], y[near], source.cls[near]
+    in_reach = (x > -reach) & (x < size + reach) & (y > -reach) & (y < size + reach)
+    x, y, cls = x[in_reach], y[in_reach], source.cls[in_reach]
 
     maps, nearest = proximity_maps(x, y, cls, size, size, len(CLASSES), plan.alpha, plan.distance)
-    known = np.repeat(inside[None], len(CLASSES), axis=0)
+    known = np.repeat(counted[None], len(CLASSES), axis=0)
     total, unclassified = np.zeros((2, 1, size, size), np.float32)
     if not source.classified:
         total, maps = maps.sum(axis=0, keepdims=True), np.zeros_like(maps)
-        unclassified = inside[None] * (nearest <= plan.distance)
+        unclassified = counted[None] * (nearest <= plan.distance)
         known = known - unclassified
     for s, name in enumerate(CLASSES if source.classified else ()):
         if name not in source.labelled or name in source.partial:
@@ -206,32 +187,34 @@ def _crop(
             known[s] *= (nearest <= plan.distance) | (maps[s] > 0)
     if target:
         maps = target(x, y, cls, size, size, len(CLASSES))
-    taught = np.zeros((len(CLASSES), size, size), np.float32)
-    imitated = np.zeros((1, size, size), np.float32)
-    if teacher is not None:
-        turned = np.asarray(cv2.warpAffine(teacher, affine, (size, size)), np.float32)
-        taught = turned.transpose(2, 0, 1) / np.float32(255)
-        imitated = warped(np.ones((height, width), bool))[None]
+    teacher_maps = np.zeros((len(CLASSES), size, size), np.float32)
+    teacher_known = np.zeros((1, size, size), np.float32)
+    if teacher_map is not None:
+        teacher_view = np.asarray(cv2.warpAffine(teacher_map, affine, (size, size)), np.float32)
+        teacher_maps = teacher_view.transpose(2, 0, 1) / np.float32(255)
+        teacher_known = warped(np.ones((height, width), bool))[None]
         if not source.classified:
-            taught, imitated = divide_by_class(taught, total, imitated)
-    marked = inside if source.classified else np.zeros_like(inside)
-    tumor, region = weak_region(x, y, cls, marked, source.counted is not None and source.classified)
+            teacher_maps, teacher_known = divide_by_class(teacher_maps, total, teacher_known)
+    classified = counted if source.classified else np.zeros_like(counted)
+    tumor, region = weak_region(x, y, cls, classified, source.counted is not None and source.classified)
     if regions := source.regions():
-        inside_tumor, drawn = (warped(mask)[None] for mask in regions)
-        tumor, region = np.where(drawn > 0, inside_tumor, tumor), np.maximum(region, drawn)
-        taught = without_tumor(taught, drawn[0] * (1 - inside_tumor[0]))
+        drawn_tumor, drawn = (warped(mask)[None] for mask in regions)
+        tumor, region = np.where(drawn > 0, drawn_tumor, tumor), np.maximum(region, drawn)
+        teacher_maps = without_tumor(teacher_maps, drawn[0] * (1 - drawn_tumor[0]))
     # Glass and blood: known to have no nuclei of any class, labelled or not, and no tumour.
     if source.outlines.empty:
         empty = warped(source.empty_mask())[None]
         known, region, tumor = np.maximum(known, empty), np.maximum(region, empty), tumor * (1 - empty)
-        taught = taught * (1 - empty)
+        teacher_maps = teacher_maps * (1 - empty)
     rgb = np.asarray(view, np.uint8)
-    shown = vary_stain(rng, rgb) if plan.stain else rgb
-    return Crop(shown, maps, known, tumor, region, np.ascontiguousarray(taught), imitated, total, unclassified)
+    if plan.stain:
+        rgb = vary_stain(rng, rgb)
+    teacher_maps = np.ascontiguousarray(teacher_maps)
+    return Crop(rgb, maps, known, tumor, region, total, unclassified, teacher_maps, teacher_known)
 
 
 def divide_by_class(
-    maps: NDArray[np.float32], total: NDArray[np.float32], where: NDArray[np.float32]
+    maps: NDArray[np.float32], total: NDArray[np.float32], known: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Divide nuclei without a class among the classes in proportion to a teacher's maps, float32 [classes, H, W].
 
@@ -239,7 +222,7 @@ def divide_by_class(
     Return maps with the sum ``total``, and 1 where they are known: not at nuclei that the teacher did not find.
     """
     found = maps.sum(axis=0, keepdims=True)
-    return total * maps / np.maximum(found, MIN_TEACHER_SUM), where * ((found >= MIN_TEACHER_SUM) | (total == 0))
+    return total * maps / np.maximum(found, MIN_TEACHER_SUM), known * ((found >= MIN_TEACHER_SUM) | (total == 0))
 
 
 def without_tumor(maps: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -253,7 +236,7 @@ def weak_region(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     cls: NDArray[np.uint8],
-    inside: NDArray[np.float32],
+    counted: NDArray[np.float32],
     drawn: bool,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the tumour region, and 1 where it is known, float32 [1, H, W].
@@ -261,11 +244,11 @@ def weak_region(
     It is the counted region, where ``counted`` [H, W] is 1, if that was drawn, else it is around labelled nuclei.
     """
     if drawn:
-        return inside[None].copy(), inside[None].copy()
-    near = [np.zeros(inside.shape, np.uint8) for _ in range(2)]
+        return counted[None].copy(), counted[None].copy()
+    discs = [np.zeros(counted.shape, np.uint8) for _ in range(2)]
     for px, py, s in zip(x, y, cls, strict=True):
-        cv2.circle(near[int(s == NON_TUMOR)], (round(px), round(py)), ROI_REACH, (1,), -1)
-    tumor, other = (a.astype(np.float32) * inside for a in near)
+        cv2.circle(discs[int(s == NON_TUMOR)], (round(px), round(py)), ROI_REACH, (1,), -1)
+    tumor, other = (disc.astype(np.float32) * counted for disc in discs)
     known = np.abs(tumor - other)  # unknown where both kinds are close together
     return (tumor * known)[None], known[None]
 

@@ -72,9 +72,9 @@ def training_step(
         nucleus = nucleus + nucleus_loss(predicted.sum(1, keepdim=True), total, unclassified, recipe.lam, recipe.floor)
     has_nuclei = (torch.cat([known, unclassified], 1).amax((1, 2, 3)) > 0).float()
     if teacher:
-        taught, imitated = teacher
-        share = IMITATION_SHARE * imitated.amax((1, 2, 3))
-        imitation = nucleus_loss(predicted, taught, imitated.expand_as(known), recipe.lam, recipe.floor)
+        teacher_maps, teacher_known = teacher
+        share = IMITATION_SHARE * teacher_known.amax((1, 2, 3))
+        imitation = nucleus_loss(predicted, teacher_maps, teacher_known.expand_as(known), recipe.lam, recipe.floor)
         nucleus = (1 - share) * nucleus + share * imitation
         has_nuclei = torch.ones_like(nucleus)
     if recipe.eta and iteration > recipe.eta_after and network.config.architecture in KINET_ARCHITECTURES:

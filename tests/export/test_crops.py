@@ -48,7 +48,7 @@ def draw(source: LabelledField | list[LabelledField], plan: CropPlan, n: int = 1
 
 
 def same(a: Crop, b: Crop) -> bool:
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
+    return all(map(np.array_equal, a, b))
 
 
 @pytest.mark.parametrize(
@@ -334,13 +334,16 @@ def test_crops_carry_the_maps_of_a_teacher_where_the_field_is() -> None:
     maps = np.zeros((SIDE, SIDE, 3), np.uint8)
     maps[:, : SIDE // 2, 1] = 255
     plan = CropPlan(size=2 * SIDE)  # larger than the field, outside which the teacher is unknown
-    crop = Crops([dotted()], [1], plan, 0, 1, taught=[maps]).draw(0)
-    assert crop.taught.shape == (3, 2 * SIDE, 2 * SIDE)
-    assert crop.imitated.sum() == pytest.approx(SIDE**2, rel=0.02)
-    assert crop.taught[1].sum() == pytest.approx(SIDE**2 / 2, rel=0.02)
-    assert not crop.taught[:, crop.imitated[0] == 0].any()
-    assert not crop.taught[[0, 2]].any()
-    assert len(Crops([dotted()], [1], plan, 0, 1, taught=[maps])[0]) == len(Crops([dotted()], [1], plan, 0, 1)[0]) + 2
+    crop = Crops([dotted()], [1], plan, 0, 1, teacher_maps=[maps]).draw(0)
+    assert crop.teacher_maps.shape == (3, 2 * SIDE, 2 * SIDE)
+    assert crop.teacher_known.sum() == pytest.approx(SIDE**2, rel=0.02)
+    assert crop.teacher_maps[1].sum() == pytest.approx(SIDE**2 / 2, rel=0.02)
+    assert not crop.teacher_maps[:, crop.teacher_known[0] == 0].any()
+    assert not crop.teacher_maps[[0, 2]].any()
+    assert (
+        len(Crops([dotted()], [1], plan, 0, 1, teacher_maps=[maps])[0])
+        == len(Crops([dotted()], [1], plan, 0, 1)[0]) + 2
+    )
 
 
 def test_nuclei_of_a_teacher_in_other_tissue_are_non_tumor() -> None:
@@ -356,8 +359,8 @@ def test_nuclei_of_a_teacher_in_other_tissue_are_non_tumor() -> None:
 def test_simulated_and_empty_crops_have_no_teacher() -> None:
     maps = np.full((SIDE, SIDE, 3), 255, np.uint8)
     for plan in (CropPlan(size=64, simulated=1.0), CropPlan(size=64, empty=1.0)):
-        crop = Crops([dotted()], [1], plan, 0, 1, taught=[maps]).draw(0)
-        assert not crop.imitated.any()
+        crop = Crops([dotted()], [1], plan, 0, 1, teacher_maps=[maps]).draw(0)
+        assert not crop.teacher_known.any()
 
 
 def test_drawn_regions_override_those_around_nuclei() -> None:
