@@ -53,7 +53,7 @@ def eager(card: ModelCard, frame: Frame) -> Candidate:
     try:
         config = NetworkConfig.parse(card.network)
     except ValueError:
-        raise KinetError(f"bench: {card.name}: its card names no known network ({card.network!r})") from None
+        raise KinetError(f"bench: the card of {card.name} names no known network ({card.network!r})") from None
     network = _network(config)
     info = ModelInfo(mpp=card.mpp, mean=card.mean, std=card.std)
 

@@ -78,10 +78,10 @@ def load(path: Path) -> Checkpoint:
     """
     content = read_torch_file(path, "checkpoint")
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
-        raise KinetError(f"{path}: not a kinet-trt checkpoint: expected one that `kinet-trt train` wrote")
+        raise KinetError(f"{path}: not a kinet-trt checkpoint, as `kinet-trt train` writes")
     if content["schema"] > SCHEMA:
         raise KinetError(
-            f"{path}: checkpoint version {content['schema']}, this kinet-trt reads up to {SCHEMA}: upgrade kinet-trt"
+            f"{path}: checkpoint version {content['schema']}, this kinet-trt reads up to {SCHEMA}. Upgrade kinet-trt"
         )
     try:
         network = build(NetworkConfig(**content["network"]))
@@ -90,7 +90,7 @@ def load(path: Path) -> Checkpoint:
         info = ModelInfo(**{**info, **{name: tuple(info[name]) for name in ("classes", "mean", "std")}})
         return Checkpoint(network.eval(), info, dict(content["resume"]))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise KinetError(f"{path}: the checkpoint is inconsistent ({error}): copy it again") from error
+        raise KinetError(f"{path}: the checkpoint is inconsistent ({error}). Copy it again") from error
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def load(path: Path) -> Checkpoint:
     model = Model.read(path)
     card = model.card
     if card.precision == "int8" or card.capacity:
-        raise KinetError(f"{path}: INT8 and fused models cannot be trained further: start from the original model")
+        raise KinetError(f"{path}: INT8 and fused models cannot be trained further. Start from the original model")
     try:
         config = replace(NetworkConfig.parse(card.network, card.roi), dropout=DROPOUT)
         network = build(config).eval()
@@ -50,7 +50,7 @@ def load(path: Path) -> Checkpoint:
     except (KeyError, ValueError) as error:
         raise KinetError(
             f"{path}: expected the weights of a network that kinet-trt exports, found {card.network!r} "
-            f"({error}): start from its checkpoint"
+            f"({error}). Start from its checkpoint"
         ) from None
     metrics = {name: float(value) for name, value in card.metrics.items()}
     info = ModelInfo(card.classes, card.mpp, card.mean, card.std, card.threshold, card.nms_radius, card.data, metrics)

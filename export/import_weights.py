@@ -190,7 +190,7 @@ def _load(network: Network, weights: Mapping[str, Tensor], path: Path) -> None:
         )
     broken = [name for name, value in weights.items() if not value.float().isfinite().all()]
     if broken:
-        raise KinetError(f"{path}: {broken[0]} contains NaN or infinity: download the file again")
+        raise KinetError(f"{path}: {broken[0]} contains NaN or infinity. Download the file again")
     network.load_state_dict(dict(weights), strict=False)
 
 

@@ -101,7 +101,7 @@ def parity(
             expected = deployed(torch.tensor(frame[None]))[0][0].numpy()
         error = float(np.abs(maps - expected).max())
         if not np.isfinite(error):
-            raise KinetError("export: the maps contain NaN or infinity: the model cannot be used in this precision")
+            raise KinetError("export: the maps contain NaN or infinity, so the model cannot be used in this precision")
         worst = max(worst, error)
         first, second = (_peaks(m, card) for m in (expected, maps))
         total += Agreement.between(first, second)

@@ -60,7 +60,7 @@ def sampling_weights(fields: Sequence[LabelledField], factors: Mapping[str, floa
     """
     sources = {f.source for f in fields}
     if unknown := set(factors) - sources:
-        raise KinetError(f"no source named {sorted(unknown)}: expected one of {sorted(sources)}")
+        raise KinetError(f"weight: expected one of the sources {sorted(sources)}, found {sorted(unknown)}")
     weight = {}
     for source in sources:
         own = [f for f in fields if f.source == source]

@@ -71,7 +71,7 @@ def export(checkpoint: Checkpoint, name: str, precision: str, half_weights: bool
         raise KinetError(f"precision: expected fp32 or fp16, found {precision!r}")
     network, info = copy.deepcopy(checkpoint.network), checkpoint.info
     if roi and not network.config.roi:
-        raise KinetError("roi: this network was trained without the tumour-region branch: omit roi")
+        raise KinetError("roi: this network was trained without the tumour-region branch. Omit roi")
     multiple = network.config.multiple
     halo = -(-(reach(network) + info.nms_radius) // multiple) * multiple
     graph = _traced(Deployed(densify_groups(expand_upsampler_kernels(network)), info, roi).eval())
@@ -123,9 +123,7 @@ def _traced(deployed: Deployed) -> onnx.ModelProto:
     graph = program.model_proto
     found = next(entry.version for entry in graph.opset_import if entry.domain == "")
     if found != OPSET:
-        raise KinetError(
-            f"export: expected ONNX opset {OPSET}, the exporter gave {found}: pip install 'kinet-trt[train]'"
-        )
+        raise KinetError(f"export: expected ONNX opset {OPSET}, found {found}. Run pip install 'kinet-trt[train]'")
     return graph
 
 
@@ -137,7 +135,7 @@ def _simplified(graph: onnx.ModelProto) -> onnx.ModelProto:
         simplified, valid = onnxsim.simplify(graph)
     if not valid:
         raise KinetError(
-            "export: onnxsim changed the network's results: report this with the checkpoint's configuration"
+            "export: onnxsim changed the network's results. Report this with the checkpoint's configuration"
         )
     return simplified  # type: ignore[no-any-return]
 

@@ -80,9 +80,9 @@ def train_folder(
     fields, unlabelled = _read(folder, options)
     factors = {source: _factor(text) for source, text in options.weight.items()}
     if options.start and options.network != "kinet":
-        raise KinetError(f"network: {options.start} already defines the network: omit {options.network}")
+        raise KinetError(f"network: {options.start} already defines the network. Omit {options.network}")
     if options.network == "skinet" and options.teacher:
-        raise KinetError("teacher: not supported for training by stages: omit it, or train the network kinet")
+        raise KinetError("teacher: not supported for training by stages. Omit it, or train the network kinet")
     start = _initial(options.start, options) if options.start else None
     new = _new_network(options)
     config = start.network.config if start else new
@@ -165,7 +165,7 @@ def _new_network(options: TrainOptions) -> NetworkConfig:
     try:
         if options.network in get_args(Architecture):
             if options.architecture:
-                raise KinetError(f"architecture: only for KiNet: omit it for the network {options.network}")
+                raise KinetError(f"architecture: only for KiNet. Omit it for the network {options.network}")
             other: Architecture = options.network  # type: ignore[assignment]
             return NetworkConfig(other, width, options.activation or "relu", roi=False, dropout=dropout)
         if options.network == "skinet" and not options.roi:
@@ -186,7 +186,7 @@ def _initial(path: Path, options: TrainOptions) -> Checkpoint:
     else:
         start = checkpoint.load(path)
     if start.info.classes != CLASSES:
-        raise KinetError(f"{path}: expected the classes {CLASSES}, found {start.info.classes}: it cannot be trained")
+        raise KinetError(f"{path}: expected the classes {CLASSES}, found {start.info.classes}. It cannot be trained")
     network = start.network
     if options.width:
         network = widen(network, options.width)

@@ -105,7 +105,7 @@ def train(run: TrainingRun) -> ModelInfo:
     """
     if run.teacher and build(run.config).target:
         raise KinetError(
-            f"teacher: its maps are proximity maps, but {run.config.architecture} learns other maps: omit it"
+            f"teacher: its maps are proximity maps, but {run.config.architecture} learns other maps. Omit it"
         )
     trainer = _Trainer(run)
     trainer.resume_or_start()
@@ -196,7 +196,7 @@ class _Trainer:
             self._resume()
             if self.iteration >= run.recipe.iterations:
                 raise KinetError(
-                    f"{run.out} is finished after {self.iteration} iterations: set more iterations, or remove "
+                    f"{run.out} is finished after {self.iteration} iterations. Set more iterations, or remove "
                     f"{run.last} to start over"
                 )
             log.warning("resuming from iteration %d of %s; remove that file to start over", self.iteration, run.last)
@@ -212,10 +212,10 @@ class _Trainer:
         last = self.run.last
         saved = checkpoint.load(last)
         if asdict(saved.network.config) != asdict(self.network.config):
-            raise KinetError(f"{last} is of another network ({saved.network.config}): remove it, or choose another -o")
+            raise KinetError(f"{last} is of another network ({saved.network.config}). Remove it, or choose another -o")
         if saved.resume.get("fingerprint") != self.fingerprint:
             raise KinetError(
-                f"{last} is of another run (recipe, seed, fields or weights differ): remove it to start over, or "
+                f"{last} is of another run (recipe, seed, fields or weights differ). Remove it to start over, or "
                 "choose another -o"
             )
         self.network.load_state_dict(saved.resume["network"])
@@ -257,8 +257,8 @@ class _Trainer:
             if run.last.exists():  # keep the next attempt from resuming with diverging weights
                 run.last.replace(run.out.with_suffix(".diverged.pt"))
             raise KinetError(
-                f"training diverged at iteration {iteration}: the loss is {loss}. Expected it to stay finite with "
-                f"lambda {recipe.lam:g} and lr {recipe.lr:g}: divide lr by 10, or lower lambda (in the paper training "
+                f"training diverged at iteration {iteration}: the loss is {loss}. It must stay finite with "
+                f"lambda {recipe.lam:g} and lr {recipe.lr:g}. Divide lr by 10, or lower lambda (in the paper training "
                 "diverged with lambda 50, too)"
             )
         update_average(self.average, self.network, min(recipe.average, iteration / (iteration + 10)))

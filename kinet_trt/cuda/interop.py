@@ -75,7 +75,7 @@ def read_frame(frame: object, order: str | None = None, stream: Any = None) -> N
         if kind not in (_CUDA, _MANAGED):
             device = _DEVICES.get(kind, f"device type {kind}")
             raise EngineError(
-                f"frame: expected it on the host or on an NVIDIA GPU, found {device}: copy it to the host"
+                f"frame: expected it on the host or on an NVIDIA GPU, found {device}. Copy it to the host"
             )
         import cupy
 
@@ -151,11 +151,11 @@ def parse_interface(interface: Mapping[str, Any], order: str | None, owner: obje
         raise EngineError(f"frame: expected one stride for each of {list(shape)}, found {list(strides)}")
     if stream == 0:
         raise EngineError(
-            "frame: its __cuda_array_interface__ names stream 0, which the protocol forbids as ambiguous: use 1 "
+            "frame: its __cuda_array_interface__ names stream 0, which the protocol forbids as ambiguous. Use 1 "
             "for the legacy default stream, 2 for the per-thread default stream"
         )
     if address == 0:
-        raise EngineError("frame: expected a device address, found 0: its memory was freed")
+        raise EngineError("frame: expected a device address, found 0 because its memory was freed")
     row, pixel, channel = strides
     return DevicePixels(
         *(address, shape[0], shape[1], row, pixel),
@@ -199,4 +199,4 @@ def _exported(library: Any, frame: object) -> Any:
         return library.from_dlpack(frame)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         kind = f"{type(frame).__module__}.{type(frame).__qualname__}"
-        raise EngineError(f"frame: {kind} cannot be shared through DLPack: {error}") from error
+        raise EngineError(f"frame: {kind} cannot be shared through DLPack ({error})") from error

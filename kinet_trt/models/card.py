@@ -162,14 +162,14 @@ class ModelCard:
         try:
             raw = json.loads(text, parse_constant=_finite)
         except (ValueError, RecursionError) as error:
-            raise CardError(f"the model card is damaged ({error}): export the model again") from None
+            raise CardError(f"the model card is damaged ({error}). Export the model again") from None
         version = raw.get("version") if isinstance(raw, dict) else None
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             raise CardError(f"the model card is damaged: expected a version number, found {shown(version)}")
         if version > VERSION:
             raise CardError(
-                f"the model card is of version {version}, this kinet-trt reads up to version {VERSION}: "
-                "upgrade kinet-trt"
+                f"the model card is of version {version}, this kinet-trt reads up to version {VERSION}. "
+                "Upgrade kinet-trt"
             )
         known = {f.name for f in fields(cls)}
         for name in ("classes", "mean", "std"):
@@ -180,7 +180,7 @@ class ModelCard:
         try:
             return cls(**{name: value for name, value in raw.items() if name in known})
         except TypeError as error:
-            raise CardError(f"the model card is incomplete or damaged ({error}): export the model again") from None
+            raise CardError(f"the model card is incomplete or damaged ({error}). Export the model again") from None
 
 
 def _number(value: object) -> bool:
@@ -263,7 +263,7 @@ def stated_card(model: bytes) -> ModelCard:
     if CARD_KEY not in found:
         raise CardError(
             "no model card: expected an ONNX file that `kinet-trt export` wrote. Without a card, "
-            "um/px, classes and threshold are unknown: export it again from its checkpoint"
+            "um/px, classes and threshold are unknown. Export it again from its checkpoint"
         )
     text = found[CARD_KEY]
     if hashlib.sha256(text.encode()).hexdigest() != found.get(CARD_HASH_KEY):
@@ -282,9 +282,9 @@ def read_card(path: Path) -> tuple[ModelCard, bytes]:
     try:
         model = path.read_bytes()
     except OSError as error:
-        raise CardError(f"{path}: the model cannot be read: {error.strerror or error}") from error
+        raise CardError(f"{path}: the model cannot be read ({error.strerror or error})") from error
     if not model:
-        raise CardError(f"{path}: the file is empty (0 bytes): copy or export it again")
+        raise CardError(f"{path}: the file is empty (0 bytes). Copy or export it again")
     try:
         return read_onnx_card(model), model
     except CardError as error:
@@ -309,9 +309,9 @@ def walk(message: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
         elif wire in (1, 5):
             end = position + (8 if wire == 1 else 4)
         else:
-            raise CardError("not an ONNX file, or a damaged one: copy or export it again")
+            raise CardError("not an ONNX file, or a damaged one. Copy or export it again")
         if end > len(message) or number == 0:
-            raise CardError("not an ONNX file, or one that is cut short: copy or export it again")
+            raise CardError("not an ONNX file, or one that is cut short. Copy or export it again")
         yield number, start, position, end
         position = end
 
@@ -327,7 +327,7 @@ def _varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    raise CardError("not an ONNX file, or a damaged one: copy or export it again")
+    raise CardError("not an ONNX file, or a damaged one. Copy or export it again")
 
 
 def _entry(message: bytes) -> tuple[str, str]:
@@ -336,7 +336,7 @@ def _entry(message: bytes) -> tuple[str, str]:
     try:
         return parts.get(1, b"").decode(), parts.get(2, b"").decode()
     except UnicodeDecodeError:
-        raise CardError("the model's metadata is damaged: copy or export it again") from None
+        raise CardError("the model's metadata is damaged. Copy or export it again") from None
 
 
 def _field(number: int, value: bytes) -> bytes:

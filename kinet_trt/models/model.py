@@ -84,5 +84,5 @@ def parse(data: bytes) -> onnx.ModelProto:
         return onnx.load_model_from_string(data)
     except DecodeError as error:
         raise CardError(
-            f"not an ONNX file, or one that is damaged or cut short ({error}): copy or export it again"
+            f"not an ONNX file, or one that is damaged or cut short ({error}). Copy or export it again"
         ) from None

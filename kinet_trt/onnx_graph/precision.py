@@ -52,7 +52,7 @@ def check_convertible(card: ModelCard, precision: str) -> None:
     if card.precision != "fp32":
         raise KinetError(
             f"{card.name}: expected an FP32 model to convert to {precision}, found one that computes in "
-            f"{card.precision}. Use the FP32 model: rounding cannot be undone"
+            f"{card.precision}. Use the FP32 model, because rounding cannot be undone"
         )
     if card.capacity:
         raise KinetError(

@@ -129,7 +129,7 @@ def test_load_reports_any_damaged_byte_as_a_kinet_error(tmp_path: Path) -> None:
 def test_load_of_another_torch_file_names_the_command_that_writes_checkpoints(tmp_path: Path, content: object) -> None:
     path = tmp_path / "kinet.pt"
     torch.save(content, path)
-    with pytest.raises(KinetError, match="not a kinet-trt checkpoint: expected one that `kinet-trt train` wrote"):
+    with pytest.raises(KinetError, match="not a kinet-trt checkpoint, as `kinet-trt train` writes"):
         checkpoint.load(path)
 
 

@@ -121,7 +121,7 @@ def test_load_refuses_a_model_that_does_not_match_its_card(tmp_path: Path) -> No
         assert "tiny.onnx" in str(raised.value)
     for changed in (replace(card, precision="int8"), replace(card, capacity=100)):
         path.write_bytes(with_card(model, changed))
-        with pytest.raises(KinetError, match="start from the original model"):
+        with pytest.raises(KinetError, match="Start from the original model"):
             from_onnx.load(path)
 
 

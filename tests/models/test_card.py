@@ -109,7 +109,7 @@ def test_from_json_ignores_unknown_values():
 
 
 def test_from_json_of_a_newer_version_asks_for_an_upgrade():
-    with pytest.raises(CardError, match=rf"version {VERSION + 1}, .* up to version {VERSION}: upgrade kinet-trt"):
+    with pytest.raises(CardError, match=rf"version {VERSION + 1}, .* up to version {VERSION}. Upgrade kinet-trt"):
         ModelCard.from_json(json.dumps(as_dict(version=VERSION + 1, name=None)))
 
 
@@ -289,7 +289,7 @@ def test_card_with_a_wrong_or_missing_checksum_is_damaged():
 def test_newer_card_in_an_intact_file_asks_for_an_upgrade():
     text = json.dumps(as_dict(version=VERSION + 1))
     model = BARE + entry(CARD_KEY, text) + entry(CARD_HASH_KEY, hashlib.sha256(text.encode()).hexdigest())
-    with pytest.raises(CardError, match="upgrade kinet-trt"):
+    with pytest.raises(CardError, match="Upgrade kinet-trt"):
         read_onnx_card(model)
 
 

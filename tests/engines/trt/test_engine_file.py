@@ -117,7 +117,7 @@ def test_newer_cards_ask_for_an_upgrade(engine):
     text = message(engine, CardError)
     assert f"version {VERSION + 1}" in text
     assert f"up to version {VERSION}" in text
-    assert "upgrade kinet-trt" in text
+    assert "Upgrade kinet-trt" in text
 
 
 def test_unknown_keys_of_version_one_are_ignored(engine):
