@@ -22,8 +22,8 @@ from kinet_trt.peaks.reference import find_peaks
 def eager_pytorch(cards: Sequence[ModelCard], frame: Frame) -> dict[str, list[Candidate]]:
     """Return the baselines of each model: the published pipeline, and the model's network in eager PyTorch."""
     networks = {card.network: card for card in cards}
-    own = {network: eager(card, frame) for network, card in networks.items()}
-    return {"published": [published(frame)] * len(cards), "eager": [own[card.network] for card in cards]}
+    by_network = {network: eager(card, frame) for network, card in networks.items()}
+    return {"published": [published(frame)] * len(cards), "eager": [by_network[card.network] for card in cards]}
 
 
 def published(frame: Frame) -> Candidate:

@@ -101,12 +101,11 @@ def describe(path: Path) -> dict[str, Any]:
     for layer in network.modules():
         if any(layer.children()):
             continue
-        own = list(layer.parameters())
         name = type(layer).__name__
         row = layers.setdefault(name, {"type": name, "count": 0, "parameters": 0, "bytes": 0})
         row["count"] += 1
-        row["parameters"] += sum(weight.numel() for weight in own)
-        row["bytes"] += sum(weight.numel() * weight.element_size() for weight in own)
+        row["parameters"] += sum(weight.numel() for weight in layer.parameters())
+        row["bytes"] += sum(weight.nbytes for weight in layer.parameters())
         row |= {"stored": "fp32" if row["bytes"] else "", "computed": ""}
     rows = sorted(layers.values(), key=lambda row: (-row["parameters"], -row["count"], row["type"]))
     config = {name: value for name, value in asdict(network.config).items() if name != "classes"}

@@ -11,6 +11,7 @@ import torch
 from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
 from kinet_trt.export.networks.base import Network, NetworkConfig
 from kinet_trt.export.networks.registry import build
+from kinet_trt.export.prediction import predict
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -101,8 +102,8 @@ def _unpacked(
             offset = (module.stride[0] - 2) // 2 - int(module.padding[0])
             weight = weight[:, :, offset : offset + kernel, offset : offset + kernel]
     elif module.groups > 1 and weight.shape[1] == module.in_channels:
-        inputs, own = module.in_channels // module.groups, outputs // module.groups
-        blocks = [weight[g * own : (g + 1) * own, g * inputs : (g + 1) * inputs] for g in range(module.groups)]
+        rows, columns = outputs // module.groups, module.in_channels // module.groups
+        blocks = [weight[g * rows : (g + 1) * rows, g * columns : (g + 1) * columns] for g in range(module.groups)]
         weight = np.concatenate(blocks)
     return weight, bias
 
@@ -122,8 +123,8 @@ def _with_side(
     # The row where the first tap meets the first row of the kernel.
     last = int(np.flatnonzero(varying.any(axis=(1, 2, 3)))[-1])
     rows = np.arange(last, last - size, -1)
-    own = varying[np.ix_(rows, rows)].transpose(2, 3, 0, 1)
-    return np.concatenate([weight[:, : dense // 2], own, weight[:, dense // 2 :]], axis=1)
+    kernel = varying[np.ix_(rows, rows)].transpose(2, 3, 0, 1)
+    return np.concatenate([weight[:, : dense // 2], kernel, weight[:, dense // 2 :]], axis=1)
 
 
 def _identity(norm: nn.BatchNorm2d, bias: NDArray[np.float32], name: str) -> None:
@@ -146,16 +147,11 @@ def _copy(parameter: Tensor, values: NDArray[np.float32]) -> None:
 
 def _check(path: Path, model: Model, loaded: Checkpoint) -> None:
     """Compare the network with the model on a simulated field."""
-    card = model.card
     pixels, _ = simulate.field(0, 256, 256)
     expected = open_model(model, "fp32", runtime="openvino").run(pixels[None])[0]
-    mean, std = (np.asarray(values, np.float32) for values in (card.mean, card.std))
-    image = ((pixels.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)
-    with torch.inference_mode():
-        maps = loaded.network(torch.from_numpy(image[None].astype(np.float32)))[0][0].numpy()
-    error = float(np.abs(maps - expected).max())
+    error = float(np.abs(predict(loaded.network, loaded.info, pixels) - expected).max())
     if not error <= MAX_DIFFERENCE:
         raise KinetError(
-            f"{path}: its weights do not reproduce the maps of the model (difference {error:.3g}): it was not exported "
-            "by this version of kinet-trt. Start from its checkpoint"
+            f"{path}: the network does not reproduce the maps of the model (difference {error:.3g}). Another version "
+            "of kinet-trt exported it. Start from its checkpoint"
         )

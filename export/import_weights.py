@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import MPP, ModelInfo, read_torch_file
-from kinet_trt.export.networks.base import MULTIPLE, Network, NetworkConfig
+from kinet_trt.export.networks.base import Network, NetworkConfig
 from kinet_trt.export.networks.norms import estimate_statistics, with_instance_norms
 from kinet_trt.export.networks.registry import build
-from kinet_trt.export.prediction import normalise, predict
+from kinet_trt.export.prediction import detect, network_input
 from kinet_trt.export.sampling import unlabelled_fields
 from kinet_trt.export.validation import validate
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.core.errors import KinetError
-from kinet_trt.core.frame import Frame, fit
 from kinet_trt.counting.find import find_images
 from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.evaluation.metrics import match
-from kinet_trt.peaks.reference import find_peaks
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +82,10 @@ class Imported:
                 "folded. --calibrate FIELDS estimates running statistics instead."
             )
         else:
-            which = "other fields" if self.separate else "the same fields, so the result is optimistic"
+            where = "other fields" if self.separate else "the same fields, so the result is optimistic"
             lines += [
                 f"The norms now use running statistics, estimated on {self.calibrated} fields. Measured on "
-                f"{self.measured} fields ({which}): {self.shift}.",
+                f"{self.measured} fields ({where}): {self.shift}.",
                 f"With the running statistics in the file, which the release does not use: {self.shift_of_file}.",
             ]
         how = "chosen on the labelled fields" if self.chosen else "the release's, relative to the highest peak there"
@@ -107,20 +106,18 @@ def import_weights(source: Path, out: Path, fields: Path | None) -> Imported:
     _load(network, weights, source)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     info = ModelInfo(CLASSES, MPP, MEAN, STD, THRESHOLD, data=f"weights of KiNet's authors ({source.name})")
-    own = build(config).eval()
-    own.load_state_dict(network.state_dict())
-    own = with_instance_norms(own)
+    per_image = with_instance_norms(copy.deepcopy(network))
     if fields is None:
         info = replace(info, data=f"{info.data}; instance norms: results depend on the rest of the image")
-        checkpoint.save(out, own, info)
-        return Imported(own.config, parameters, ignored, info.threshold)
+        checkpoint.save(out, per_image, info)
+        return Imported(per_image.config, parameters, ignored, info.threshold)
 
     images = [field.at_scale(None, MPP) for field in _fields(fields)]
     separate = len(images) >= 4
     estimating, measuring = (images[::2], images[1::2]) if separate else (images, images)
-    before = _detect(own, info, measuring)
+    before = _detect(per_image, info, measuring)
     shift_of_file = _shift(before, _detect(network, info, measuring))
-    estimate_statistics(network, (_normalised(field, info) for field in estimating))
+    estimate_statistics(network, (network_input(_part(field), info) for field in estimating))
     shift = _shift(before, _detect(network, info, measuring))
     info = replace(info, data=f"{info.data}; norms calibrated on {len(estimating)} fields of {fields.name}")
     labelled = [field for field in images if field.labelled and len(field.x)]
@@ -163,8 +160,8 @@ def _config(weights: Mapping[str, Tensor]) -> NetworkConfig:
     """Return the network that the tensors appear to belong to; loading them verifies it."""
     stem = weights.get("in_tr_100.conv.weight")
     width = len(stem) if stem is not None and stem.ndim == 4 else 32
-    even = width if width >= 2 and not width % 2 else 32
-    return NetworkConfig("release", even, "elu", roi=any("_ROI" in name for name in weights))
+    valid_width = width if width >= 2 and not width % 2 else 32
+    return NetworkConfig("release", valid_width, "elu", roi=any("_ROI" in name for name in weights))
 
 
 def _load(network: Network, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -175,15 +172,14 @@ def _load(network: Network, weights: Mapping[str, Tensor], path: Path) -> None:
     unknown = sorted(set(weights) - set(expected))
     wrong = [name for name in sorted(set(expected) & set(weights)) if expected[name].shape != weights[name].shape]
     if missing or unknown or wrong:
-        problems = [
-            *([f"{len(missing)} are missing, like {missing[0]}"] if missing else []),
-            *([f"{len(unknown)} are unknown, like {unknown[0]}"] if unknown else []),
-            *(
-                [f"{wrong[0]} is {list(weights[wrong[0]].shape)} instead of {list(expected[wrong[0]].shape)}"]
-                if wrong
-                else []
-            ),
-        ]
+        problems = []
+        if missing:
+            problems.append(f"{len(missing)} are missing, like {missing[0]}")
+        if unknown:
+            problems.append(f"{len(unknown)} are unknown, like {unknown[0]}")
+        if wrong:
+            found, right = weights[wrong[0]].shape, expected[wrong[0]].shape
+            problems.append(f"{wrong[0]} is {list(found)} instead of {list(right)}")
         raise KinetError(
             f"{path}: expected the {len(expected)} tensors of the authors' release ({network.config.summary}); "
             f"{'; '.join(problems)}"
@@ -203,28 +199,21 @@ def _fields(folder: Path) -> list[LabelledField]:
     return unlabelled_fields(find_images([folder]))
 
 
-def _normalised(field: LabelledField, info: ModelInfo) -> Tensor:
-    """Return the upper left part of a field as the input of a network."""
-    pixels = fit(Frame(field.pixels()[:_MAX_SIDE, :_MAX_SIDE]), info.mpp, MULTIPLE).pixels
-    return normalise(torch.tensor(pixels[None]), info)
+def _part(field: LabelledField) -> NDArray[np.uint8]:
+    """Return the upper left part of a field."""
+    return field.pixels()[:_MAX_SIDE, :_MAX_SIDE]
 
 
 def _detect(network: Network, info: ModelInfo, fields: Sequence[LabelledField]) -> list[Detections]:
-    found = []
-    for field in fields:
-        view = field.pixels()[:_MAX_SIDE, :_MAX_SIDE]
-        peaks = find_peaks(predict(network, info, view), info.threshold, info.nms_radius)
-        found.append(peaks.where((peaks.x < view.shape[1]) & (peaks.y < view.shape[0])))
-    return found
+    return [detect(network, info, _part(field), info.threshold) for field in fields]
 
 
 def _shift(before: Sequence[Detections], after: Sequence[Detections]) -> Shift:
-    matched, reclassified, distances = 0, 0, [np.empty(0)]
-    for one, other in zip(before, after, strict=True):
-        second, first, apart = match(other.x, other.y, one.x, one.y)
-        matched += len(first)
-        reclassified += int((other.cls[second] != one.cls[first]).sum())
-        distances.append(apart)
-    every = np.concatenate(distances)
-    mean = float(every.mean()) if len(every) else 0.0
-    return Shift(sum(map(len, before)), sum(map(len, after)), matched, reclassified, mean)
+    reclassified, distances = 0, [np.empty(0)]
+    for a, b in zip(before, after, strict=True):
+        index_after, index_before, distance = match(b.x, b.y, a.x, a.y)
+        reclassified += int((b.cls[index_after] != a.cls[index_before]).sum())
+        distances.append(distance)
+    matched = np.concatenate(distances)
+    mean = float(matched.mean()) if len(matched) else 0.0
+    return Shift(sum(map(len, before)), sum(map(len, after)), len(matched), reclassified, mean)

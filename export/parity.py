@@ -13,7 +13,6 @@ from kinet_trt.export.checkpoint import Checkpoint
 from kinet_trt.export.to_onnx import Deployed, export
 from numpy.typing import NDArray
 
-from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import ImageError, KinetError
 from kinet_trt.core.files import write_atomic
 from kinet_trt.core.frame import Frame, fit
@@ -95,18 +94,14 @@ def parity(
     [H, W, 3], H and W multiples of the network's alignment.
     """
     deployed = Deployed(checkpoint.network, checkpoint.info, roi=False).eval()
-    worst, total = 0.0, Agreement(0, 0, 0)
+    max_error, total = 0.0, Agreement(0, 0, 0)
     for maps, frame in zip(maps_of, frames, strict=True):
         with torch.inference_mode():
             expected = deployed(torch.tensor(frame[None]))[0][0].numpy()
         error = float(np.abs(maps - expected).max())
         if not np.isfinite(error):
             raise KinetError("export: the maps contain NaN or infinity, so the model cannot be used in this precision")
-        worst = max(worst, error)
-        first, second = (_peaks(m, card) for m in (expected, maps))
-        total += Agreement.between(first, second)
-    return Parity(worst, total, len(frames))
-
-
-def _peaks(maps: NDArray[np.float32], card: ModelCard) -> Detections:
-    return find_peaks(maps, card.threshold, card.nms_radius, card.classes)
+        max_error = max(max_error, error)
+        pytorch, compiled = (find_peaks(m, card.threshold, card.nms_radius, card.classes) for m in (expected, maps))
+        total += Agreement.between(pytorch, compiled)
+    return Parity(max_error, total, len(frames))

@@ -11,7 +11,9 @@ from kinet_trt.export.networks.base import MULTIPLE, Network
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kinet_trt.core.detections import Detections
 from kinet_trt.core.frame import Frame, fit
+from kinet_trt.peaks.reference import find_peaks
 
 ISA_WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 """Values of ONEDNN_MAX_CPU_ISA with which oneDNN has no BF16 arithmetic."""
@@ -24,14 +26,23 @@ def normalise(pixels: Tensor, info: ModelInfo) -> Tensor:
     return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
+def network_input(pixels: NDArray[np.uint8], info: ModelInfo, device: torch.device | None = None) -> Tensor:
+    """Return an RGB image, uint8 [H, W, 3], padded and normalised, float32 [1, 3, H', W']."""
+    return normalise(torch.tensor(fit(Frame(pixels), info.mpp, MULTIPLE).pixels[None], device=device), info)
+
+
 def predict(network: Network, info: ModelInfo, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the maps of an RGB image, uint8 [H, W, 3], as float32 [classes, H', W'] with padded H' and W'."""
-    fitted = fit(Frame(pixels), info.mpp, MULTIPLE)
-    device = next(network.parameters()).device
-    image = normalise(torch.tensor(fitted.pixels[None], device=device), info)
+    image = network_input(pixels, info, next(network.parameters()).device)
     with torch.inference_mode():
         maps, _ = network(image)
     return maps[0].float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def detect(network: Network, info: ModelInfo, pixels: NDArray[np.uint8], threshold: float) -> Detections:
+    """Return the nuclei of an RGB image, uint8 [H, W, 3], whose peaks are not in the padding."""
+    peaks = find_peaks(predict(network, info, pixels), threshold, info.nms_radius)
+    return peaks.where((peaks.x < pixels.shape[1]) & (peaks.y < pixels.shape[0]))
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -63,10 +63,10 @@ def sampling_weights(fields: Sequence[LabelledField], factors: Mapping[str, floa
         raise KinetError(f"weight: expected one of the sources {sorted(sources)}, found {sorted(unknown)}")
     weight = {}
     for source in sources:
-        own = [f for f in fields if f.source == source]
-        nuclei = sum(len(f.x) for f in own) + 1
-        complete = all(set(f.labelled) == set(CLASSES) for f in own)
-        weight[source] = np.sqrt(nuclei) * (3 if complete else 1)
+        members = [f for f in fields if f.source == source]
+        nuclei = sum(len(f.x) for f in members) + 1
+        is_complete = all(set(f.labelled) == set(CLASSES) for f in members)
+        weight[source] = np.sqrt(nuclei) * (3 if is_complete else 1)
     unlabelled = {source for source in sources if not any(f.labelled for f in fields if f.source == source)}
     total = sum(weight[source] for source in sources - unlabelled) or 1.0
     weight |= dict.fromkeys(unlabelled, UNLABELLED_WEIGHT * total)

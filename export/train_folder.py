@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import MPP, Checkpoint, ModelInfo
-from kinet_trt.export.networks.base import MULTIPLE, Activation, Architecture, NetworkConfig
+from kinet_trt.export.networks.base import Activation, Architecture, NetworkConfig
 from kinet_trt.export.networks.norms import restore_statistics
 from kinet_trt.export.networks.registry import build
-from kinet_trt.export.prediction import normalise
+from kinet_trt.export.prediction import network_input
 from kinet_trt.export.recipes import RECIPES, Recipe
 from kinet_trt.export.sampling import unlabelled_fields
 from kinet_trt.export.training import Progress, TrainingRun, train, train_by_stages
@@ -23,7 +22,6 @@ from kinet_trt.export.widen import widen
 
 from kinet_trt.core.detections import CLASSES
 from kinet_trt.core.errors import KinetError
-from kinet_trt.core.frame import Frame, fit
 from kinet_trt.counting.find import find_images
 from kinet_trt.datasets.labelled import check_nuclei, class_list_warning, read_fields, with_classes, with_regions
 from kinet_trt.datasets.labelled_field import LabelledField
@@ -87,13 +85,12 @@ def train_folder(
     new = _new_network(options)
     config = start.network.config if start else new
     if not config.roi and (regions_only := [f for f in fields if not f.labelled and not f.outlines.empty]):
-        log.warning("%d fields have only regions, which need the region branch: not used", len(regions_only))
+        log.warning("%d fields with regions only are not used, since they need the region branch", len(regions_only))
         fields = [f for f in fields if f not in regions_only]
     mpp = start.info.mpp if start else MPP
     fields = [f.at_scale(options.mpp, mpp) for f in [*fields, *unlabelled]]
     if start and options.start and _is_exported(options.start):
         _restore_statistics(start, [f for f in fields if f.split != "test"])
-    by_stages = options.network == "skinet"
     run = TrainingRun(
         fields,
         out,
@@ -106,7 +103,7 @@ def train_folder(
         data=folder.name + ":",
         report=report,
     )
-    info = train_by_stages(run) if by_stages else train(run)
+    info = train_by_stages(run) if options.network == "skinet" else train(run)
     if options.quick:
         for stage in (out.with_name(f"{out.stem}.roi.pt"), out):
             stage.with_suffix(".last.pt").unlink(missing_ok=True)
@@ -129,8 +126,8 @@ def _read(folder: Path, options: TrainOptions) -> tuple[list[LabelledField], lis
         raise KinetError("unlabelled: fields without labels need a teacher")
     unlabelled = unlabelled_fields(find_images([options.unlabelled])) if options.unlabelled else []
     if options.regions:
-        both = with_regions([*fields, *unlabelled], options.regions)
-        fields, unlabelled = both[: len(fields)], both[len(fields) :]
+        all_fields = with_regions([*fields, *unlabelled], options.regions)
+        fields, unlabelled = all_fields[: len(fields)], all_fields[len(fields) :]
     if options.classes:
         fields = with_classes(fields, options.classes)
     elif warning := class_list_warning(fields):
@@ -206,6 +203,5 @@ def _restore_statistics(start: Checkpoint, fields: Sequence[LabelledField]) -> N
     """Give the batch norms, which export has folded, the statistics of the fields."""
     indices = np.linspace(0, len(fields), STATISTICS_FIELDS, endpoint=False).astype(int)
     chosen = [fields[i] for i in np.unique(indices)] if fields else []
-    views = [f.pixels()[:STATISTICS_SIDE, :STATISTICS_SIDE] for f in chosen]
-    padded = [torch.tensor(fit(Frame(view), start.info.mpp, MULTIPLE).pixels[None]) for view in views]
-    restore_statistics(start.network, [normalise(pixels, start.info) for pixels in padded])
+    parts = [f.pixels()[:STATISTICS_SIDE, :STATISTICS_SIDE] for f in chosen]
+    restore_statistics(start.network, [network_input(part, start.info) for part in parts])

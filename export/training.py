@@ -57,10 +57,6 @@ class Progress:
     seconds: float | None = None
 
 
-def _ignore(progress: Progress) -> None:
-    del progress
-
-
 @dataclass(frozen=True)
 class TrainingRun:
     """Input of :func:`train` and :func:`train_by_stages`.
@@ -88,7 +84,7 @@ class TrainingRun:
     seed: int = 0  # of weights, crops and dropout
     data: str = ""  # origin of the fields, for the model card
     workers: int | None = None
-    report: Callable[[Progress], None] = _ignore  # called after each iteration
+    report: Callable[[Progress], None] = lambda _: None  # called after each iteration
 
     @property
     def last(self) -> Path:
@@ -154,8 +150,8 @@ def train_by_stages(run: TrainingRun) -> ModelInfo:
 
         def report_first(progress: Progress) -> None:
             if progress.seconds is not None:  # the second stage takes about as long
-                whole = progress.seconds * progress.iterations / (progress.iterations - progress.iteration)
-                progress = replace(progress, seconds=progress.seconds + whole)
+                stage_seconds = progress.seconds * progress.iterations / (progress.iterations - progress.iteration)
+                progress = replace(progress, seconds=progress.seconds + stage_seconds)
             run.report(progress)
 
         train(replace(run, out=first, task="roi", report=report_first))
@@ -182,8 +178,8 @@ class _Trainer:
         self.optimizer = make_optimizer(self.network, run.recipe)
         self.info = _model_info(self.training_fields, run.data)
         if run.start:
-            more = "" if run.start.info.data == self.info.data else f"; then {self.info.data}"
-            self.info = replace(run.start.info, data=run.start.info.data + more, metrics={})
+            suffix = "" if run.start.info.data == self.info.data else f"; then {self.info.data}"
+            self.info = replace(run.start.info, data=run.start.info.data + suffix, metrics={})
         self.weights = sampling_weights(self.training_fields, run.factors)
         self.fingerprint = _fingerprint(run, self.training_fields, self.weights)
         self.iteration = self.best_iteration = 0

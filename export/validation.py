@@ -8,21 +8,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from kinet_trt.export.checkpoint import ModelInfo
-from kinet_trt.export.contact_sheet import contact_sheet
 from kinet_trt.export.networks.base import Network
-from kinet_trt.export.prediction import predict
+from kinet_trt.export.prediction import detect
+from numpy.typing import NDArray
 
 from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.core.files import write_atomic
 from kinet_trt.datasets.labelled_field import LabelledField
-from kinet_trt.evaluation.evaluate import comparable_nuclei
+from kinet_trt.evaluation.evaluate import comparable_nuclei, marked
 from kinet_trt.evaluation.metrics import Comparison, compare
-from kinet_trt.peaks.reference import find_peaks
 
 THRESHOLDS = tuple(round(0.15 + 0.025 * i, 3) for i in range(25))
 """Thresholds that are tried in validation."""
+MAX_FIELDS, SIDE = 6, 512
+"""Number of fields in a sheet, and side of the upper left part of each, px."""
+GAP = 8
+"""Space between fields, px."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,7 @@ class Validation:
 
 def validate(network: Network, info: ModelInfo, fields: Sequence[LabelledField]) -> Validation:
     """Return the accuracy at the threshold with the highest mean F1 over sources."""
-    found = []
-    for f in fields:
-        maps = predict(network, info, f.pixels())
-        height, width = f.pixels().shape[:2]
-        peaks = find_peaks(maps, THRESHOLDS[0], info.nms_radius)
-        found.append(peaks.where((peaks.x < width) & (peaks.y < height)))
+    found = [detect(network, info, f.pixels(), THRESHOLDS[0]) for f in fields]
     best = Validation(THRESHOLDS[0], -1.0, {})
     for threshold in THRESHOLDS:
         by_source = {
@@ -93,3 +92,22 @@ def _f1_scores(pairs: Sequence[tuple[Detections, LabelledField]], threshold: flo
             f = replace(f, cls=np.zeros_like(f.cls), labelled=CLASSES[:1])
         total += compare(*comparable_nuclei(found, f), len(CLASSES))
     return total.detection.f1, total.weighted[2]
+
+
+def contact_sheet(found: Sequence[Detections], fields: Sequence[LabelledField], threshold: float) -> bytes:
+    """Draw false negatives (yellow), false positives (magenta) and wrong classes (orange) of a field of each source.
+
+    ``found`` are the detections in each field, px of the field, which is at the model's scale; those below
+    ``threshold`` are not drawn. Return a JPEG file.
+    """
+    first = {f.source: i for i, f in reversed(list(enumerate(fields)))}
+    order = sorted(range(len(fields)), key=lambda i: (i != first[fields[i].source], i))
+    pictures: list[NDArray[np.uint8]] = []
+    for i in order[:MAX_FIELDS]:
+        nuclei = comparable_nuclei(found[i].where(found[i].score >= np.float32(threshold)), fields[i])
+        pictures.append(marked(fields[i].pixels(), *nuclei, 1.0)[:SIDE, :SIDE])
+    height = max(map(len, pictures))
+    padded = [np.pad(p, ((0, height - len(p)), (0, GAP), (0, 0)), constant_values=255) for p in pictures]
+    sheet = np.hstack(padded)[:, :-GAP]
+    packed: bytes = cv2.imencode(".jpg", sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+    return packed

@@ -42,9 +42,9 @@ def widen(network: Network, width: int, seed: int = 0) -> Network:
 
 def _copied(old: Tensor, new: Tensor, source: int, random: torch.Generator) -> Tensor:
     """Copy the output channels of a weight, and divide it among the copies of its input channels."""
-    made = old.repeat_interleave(new.shape[1 - source] // old.shape[1 - source], dim=1 - source)
+    repeated = old.repeat_interleave(new.shape[1 - source] // old.shape[1 - source], dim=1 - source)
     copies = new.shape[source] // old.shape[source]
-    shares = torch.rand(*made.shape, copies, generator=random) + 0.25
+    shares = torch.rand(*repeated.shape, copies, generator=random) + 0.25
     shares /= shares.sum(-1, keepdim=True)
-    shared = (made.unsqueeze(-1) * shares).movedim(-1, source + 1)
-    return shared.reshape(new.shape)
+    divided = (repeated.unsqueeze(-1) * shares).movedim(-1, source + 1)
+    return divided.reshape(new.shape)

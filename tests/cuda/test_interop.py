@@ -171,7 +171,7 @@ def test_read_frame_rejects_orders_that_do_not_fit():
 
 
 def test_read_frame_rejects_other_devices_and_objects():
-    with pytest.raises(EngineError, match="found ROCm. Copy it to the host"):
+    with pytest.raises(EngineError, match=r"found ROCm\. Copy it to the host"):
         read_frame(Producer(10))
     with pytest.raises(EngineError, match="found device type 99"):
         read_frame(Producer(99))

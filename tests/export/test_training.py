@@ -17,14 +17,13 @@ torch = pytest.importorskip("torch")
 
 from kinet_trt.export import checkpoint
 from kinet_trt.export.checkpoint import Checkpoint, ModelInfo
-from kinet_trt.export.contact_sheet import contact_sheet
 from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.networks.registry import build
 from kinet_trt.export.prediction import normalise, predict
 from kinet_trt.export.recipes import BEST, PAPER, RECIPES, Recipe
 from kinet_trt.export.sampling import sampling_weights, split_fields
 from kinet_trt.export.training import TIMED_ITERATIONS, Progress, TrainingRun, train
-from kinet_trt.export.validation import THRESHOLDS, validate
+from kinet_trt.export.validation import THRESHOLDS, contact_sheet, validate
 from torch import Tensor, nn
 
 from kinet_trt.core.detections import Detections
@@ -478,7 +477,7 @@ def test_sampling_weight_without_labels_is_a_fifth_of_the_others() -> None:
 
 
 def test_factor_of_an_unknown_source_lists_the_known_ones() -> None:
-    with pytest.raises(KinetError, match=r"no source named \['nobody'\]: expected one of \['a', 'b'\]"):
+    with pytest.raises(KinetError, match=r"weight: expected one of the sources \['a', 'b'\], found \['nobody'\]"):
         sampling_weights([blank(source="b"), blank(source="a")], {"a": 1, "nobody": 2})
 
 
