@@ -95,14 +95,14 @@ def check_nuclei(model: Model, images: Sequence[Picture]) -> None:
 
 
 def measure(
-    first: Model, second: Model, images: Sequence[Picture], report: Callable[[int, int], None] = lambda *_: None
+    fp32: Model, int8: Model, images: Sequence[Picture], report: Callable[[int, int], None] = lambda *_: None
 ) -> Cost:
     """Count images with two models, FP32 and INT8, and compare the second with the first and with the labels.
 
     Images with labels are counted in full. ``report`` is called with the number of finished images and of all images.
     """
-    counters = _counter(first), _counter(second)
-    card = first.card
+    counters = _counter(fp32), _counter(int8)
+    card = fp32.card
     agreement, with_fp32 = Agreement(0, 0, 0), Comparison.empty(len(CLASSES))
     labelled = [Comparison.empty(len(CLASSES)) for _ in counters]
     for number, image in enumerate(images):

@@ -64,7 +64,7 @@ def _fill(network: Network, graph: onnx.ModelProto) -> None:
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     readers = {node.input[1]: list(node.input) for node in graph.graph.node if node.op_type in LAYERS}
     modules = list(network.named_modules())
-    for (name, module), (after, follower) in zip(modules, [*modules[1:], ("", None)], strict=True):
+    for (name, module), (next_name, next_module) in zip(modules, [*modules[1:], ("", None)], strict=True):
         if isinstance(module, nn.InstanceNorm2d):
             _copy(module.weight, stored[f"network.{name}.weight"])
             _copy(module.bias, stored[f"network.{name}.bias"])
@@ -77,8 +77,8 @@ def _fill(network: Network, graph: onnx.ModelProto) -> None:
             weight = _with_side(module, weight, side[..., 0, 0].astype(np.float32))
         weight, bias = _unpacked(module, weight, bias)
         _copy(module.weight, weight)
-        if isinstance(follower, nn.BatchNorm2d):
-            _identity(follower, bias, after)
+        if isinstance(next_module, nn.BatchNorm2d):
+            _identity(next_module, bias, next_name)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif module.bias is not None:

@@ -54,20 +54,21 @@ def check(field: LabelledField) -> dict[str, RegionSummary]:
     other = field.cls == NON_TUMOR
     found = {}
     for kind, mask in masks.items():
-        inside = mask[row, column]
-        found[kind] = RegionSummary(float(mask.mean()), int((inside & ~other).sum()), int((inside & other).sum()))
+        in_region = mask[row, column]
+        tumor, non_tumor = int((in_region & ~other).sum()), int((in_region & other).sum())
+        found[kind] = RegionSummary(float(mask.mean()), tumor, non_tumor)
     return found
 
 
 def rows(fields: Sequence[LabelledField]) -> tuple[list[str], list[list[str]]]:
     """Return the summaries of fields as a table: headers and cells."""
-    headers = ["field", *(f"{kind} {what}" for kind in KINDS for what in ("area", "nuclei"))]
+    headers = ["field", *(f"{kind} {quantity}" for kind in KINDS for quantity in ("area", "nuclei"))]
     cells = []
     for field in fields:
         row = [field.name]
-        for one in check(field).values():
-            nuclei = f"{one.tumor} tumour, {one.non_tumor} non-tumour" if field.labelled else "-"
-            row += [f"{100 * one.area:.1f} %", nuclei]
+        for summary in check(field).values():
+            nuclei = f"{summary.tumor} tumour, {summary.non_tumor} non-tumour" if field.labelled else "-"
+            row += [f"{100 * summary.area:.1f} %", nuclei]
         cells.append(row)
     return headers, cells
 

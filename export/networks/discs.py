@@ -18,8 +18,8 @@ def discs(x: Points, y: Points, cls: NDArray[np.integer], height: int, width: in
 
     Where discs of two classes overlap, a pixel belongs to the nearer nucleus. float32 [classes, height, width].
     """
-    near, _ = proximity_maps(x, y, cls, height, width, classes, distance=RADIUS)
-    return (near > 0).astype(np.float32)
+    maps, _ = proximity_maps(x, y, cls, height, width, classes, distance=RADIUS)
+    return (maps > 0).astype(np.float32)
 
 
 def cross_entropy(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
@@ -31,9 +31,9 @@ def cross_entropy(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
     ``logits`` are float [N, classes + 1, H, W], the background last; ``target`` and ``known`` are discs, and 1 where a
     class is labelled, float [N, classes, H, W].
     """
-    marked = (target * known) > 0
-    nothing = ~marked.any(dim=1, keepdim=True)
-    possible = torch.cat([marked | (nothing & (known == 0)), nothing], dim=1)
+    is_nucleus = (target * known) > 0
+    is_unmarked = ~is_nucleus.any(dim=1, keepdim=True)
+    possible = torch.cat([is_nucleus | (is_unmarked & (known == 0)), is_unmarked], dim=1)
     return logits.logsumexp(dim=1) - logits.masked_fill(~possible, -torch.inf).logsumexp(dim=1)
 
 

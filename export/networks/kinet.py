@@ -77,8 +77,8 @@ class _ReleaseUp(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         up = self.act(self.bn1(self.up_conv(self.drop_input(x))))
-        both = torch.cat([pad_or_crop(up, skip), self.drop_skip(skip)], dim=1)
-        return self.act(self.ops(both) + both)  # type: ignore[no-any-return]
+        joined = torch.cat([pad_or_crop(up, skip), self.drop_skip(skip)], dim=1)
+        return self.act(self.ops(joined) + joined)  # type: ignore[no-any-return]
 
 
 class _ReleaseSide(nn.Module):

@@ -38,8 +38,8 @@ class _Residual(nn.Module):
         super().__init__()
         self.first = convolution(inputs, outputs, act, stride=stride)
         self.second = convolution(outputs, outputs, nn.Identity())
-        same = stride == 1 and inputs == outputs
-        self.short = nn.Identity() if same else convolution(inputs, outputs, nn.Identity(), kernel=1)
+        keeps_shape = stride == 1 and inputs == outputs
+        self.short = nn.Identity() if keeps_shape else convolution(inputs, outputs, nn.Identity(), kernel=1)
         self.stride, self.act = stride, act
 
     def forward(self, x: Tensor) -> Tensor:

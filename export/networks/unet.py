@@ -33,17 +33,17 @@ def borders(
 
     float32 [classes + 1, height, width].
     """
-    marked = discs(x, y, cls, height, width, classes)
+    nuclei = discs(x, y, cls, height, width, classes)
     nearest = np.full((2, height, width), np.inf, np.float32)
     for _, (window, dy, dx) in windows(x, y, RADIUS + _FAR, height, width):
-        away = np.hypot(dy, dx) - np.float32(RADIUS)
-        away[away > _FAR] = np.inf
+        distance = np.hypot(dy, dx) - np.float32(RADIUS)
+        distance[distance > _FAR] = np.inf
         first, second = nearest[0][window], nearest[1][window]
-        np.minimum(second, np.maximum(first, away), out=second)
-        np.minimum(first, away, out=first)
-    both = nearest.clip(0).sum(axis=0)
-    weight = np.where(marked.any(axis=0), 0, BORDER * np.exp(-(both**2) / (2 * SIGMA**2)))
-    return np.concatenate([marked, weight[None].astype(np.float32)])
+        np.minimum(second, np.maximum(first, distance), out=second)
+        np.minimum(first, distance, out=first)
+    distance_sum = nearest.clip(0).sum(axis=0)
+    weight = np.where(nuclei.any(axis=0), 0, BORDER * np.exp(-(distance_sum**2) / (2 * SIGMA**2)))
+    return np.concatenate([nuclei, weight[None].astype(np.float32)])
 
 
 class UNet(PixelClassifier):

@@ -124,25 +124,25 @@ class ModelCard:
         named = isinstance(self.classes, tuple) and all(isinstance(name, str) and name for name in self.classes)
         _expect(named and len(set(self.classes)) == len(self.classes) > 0, "classes", "distinct names", self)
         _expect(is_mpp(self.mpp), "mpp", f"µm/px from {MIN_MPP:g} to {MAX_MPP:g}", self)
-        _expect(len(self.mean) == 3 and all(map(_number, self.mean)), "mean", "three numbers", self)
+        _expect(len(self.mean) == 3 and all(map(_is_number, self.mean)), "mean", "three numbers", self)
         _expect(
-            len(self.std) == 3 and all(_number(s) and s > 0 for s in self.std), "std", "three positive numbers", self
+            len(self.std) == 3 and all(_is_number(s) and s > 0 for s in self.std), "std", "three positive numbers", self
         )
-        _expect(_number(self.threshold), "threshold", "a finite number", self)
+        _expect(_is_number(self.threshold), "threshold", "a finite number", self)
         _expect(self.colour_order == "RGB", "colour_order", "'RGB'", self)
-        _expect(_size(self.multiple), "multiple", "a positive number of px", self)
+        _expect(_is_size(self.multiple), "multiple", "a positive number of px", self)
         for name in ("tile", "halo"):
             value = getattr(self, name)
-            aligned = _size(value) and value % self.multiple == 0
+            aligned = _is_size(value) and value % self.multiple == 0
             _expect(aligned, name, f"a positive multiple of {self.multiple} px", self)
-        _expect(_size(self.nms_radius) and self.nms_radius <= 64, "nms_radius", "1 to 64 px", self)
+        _expect(_is_size(self.nms_radius) and self.nms_radius <= 64, "nms_radius", "1 to 64 px", self)
         _expect(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}", self)
         for name in _TEXTS:
             _expect(isinstance(getattr(self, name), str), name, "text", self)
         ordered = self.profile is None or _is_profile(self.profile, self.multiple)
         _expect(ordered, "profile", f"three increasing shapes N, H, W (H and W multiples of {self.multiple} px)", self)
         _expect(isinstance(self.roi, bool), "roi", "true or false", self)
-        _expect(self.capacity == 0 or _size(self.capacity), "capacity", "0, or a number of nuclei", self)
+        _expect(self.capacity == 0 or _is_size(self.capacity), "capacity", "0, or a number of nuclei", self)
         for name in ("parity", "metrics", "quantisation"):
             _expect(isinstance(getattr(self, name), Mapping), name, "figures by name", self)
 
@@ -183,7 +183,7 @@ class ModelCard:
             raise CardError(f"the model card is incomplete or damaged ({error}). Export the model again") from None
 
 
-def _number(value: object) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
@@ -191,14 +191,14 @@ def _finite(text: str) -> float:
     raise ValueError(f"{text} is not a number")
 
 
-def _size(value: object) -> bool:
+def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_SIDE
 
 
 def _is_profile(value: object, multiple: int) -> bool:
     if not isinstance(value, tuple) or len(value) != 3:
         return False
-    shapes = [s for s in value if isinstance(s, tuple) and len(s) == 3 and all(map(_size, s))]
+    shapes = [s for s in value if isinstance(s, tuple) and len(s) == 3 and all(map(_is_size, s))]
     aligned = [s for s in shapes if not s[1] % multiple and not s[2] % multiple]
     return len(aligned) == 3 and all(a <= b <= c for a, b, c in zip(*aligned, strict=True))
 
@@ -224,11 +224,12 @@ def with_card(model: bytes, card: ModelCard) -> bytes:
     """Return a serialised ONNX model with this card, which replaces any other."""
     text = card.to_json()
     entries = {CARD_KEY: text, CARD_HASH_KEY: hashlib.sha256(text.encode()).hexdigest()}
-    kept = []
-    for number, start, value, end in walk(model):
-        if number != _METADATA_FIELD or _entry(model[value:end])[0] not in entries:
-            kept.append(model[start:end])
-    return b"".join(kept) + b"".join(
+    other_fields = [
+        model[start:end]
+        for number, start, value, end in walk(model)
+        if number != _METADATA_FIELD or _entry(model[value:end])[0] not in entries
+    ]
+    return b"".join(other_fields) + b"".join(
         _field(_METADATA_FIELD, _field(1, k.encode()) + _field(2, v.encode())) for k, v in entries.items()
     )
 

@@ -263,8 +263,8 @@ def _pixels(shape: tuple[int, ...] | None) -> int:
     return math.prod(shape[:3] if shape[3] <= 4 else (shape[0], *shape[2:]))
 
 
-def _damaged(what: str) -> CardError:
-    return CardError(f"not an ONNX file, or damaged ({what}). Copy or export it again")
+def _damaged(problem: str) -> CardError:
+    return CardError(f"not an ONNX file, or damaged ({problem}). Copy or export it again")
 
 
 def _layer(node: onnx.NodeProto, graph: _Graph, counted: set[str]) -> Layers:

@@ -156,14 +156,14 @@ def _keeps_size(layer: onnx.NodeProto, weights: NDArray[Any], pad: int) -> bool:
     expected = {"strides": 1, "dilations": 1, "group": 1, "pads": pad}
     if pad and not numbers(layer, "pads"):
         return False
-    as_expected = all(set(numbers(layer, name)) <= {number} for name, number in expected.items())
-    return as_expected and weights.shape[2:] == (2 * pad + 1, 2 * pad + 1)
+    attributes_ok = all(set(numbers(layer, name)) <= {value} for name, value in expected.items())
+    return attributes_ok and weights.shape[2:] == (2 * pad + 1, 2 * pad + 1)
 
 
 def _channels_before(upsampler: _SparseUpsampler, graph: onnx.ModelProto) -> int:
     """Return the number of channels before those of an upsampler in its concatenation."""
-    known = onnx.shape_inference.infer_shapes(graph).graph.value_info
-    shapes = {value.name: value.type.tensor_type.shape.dim for value in known}
+    inferred = onnx.shape_inference.infer_shapes(graph).graph.value_info
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in inferred}
     return sum(shapes[name][1].dim_value for name in list(upsampler.concat.input)[: upsampler.concat_index])
 
 

@@ -155,5 +155,5 @@ def _parse(text: bytes) -> ModelCard:
 
 def _card_hash(raw: dict[str, Any]) -> str:
     """Return the sha256 of a card without its hash entry; detects a flipped bit, which could change the threshold."""
-    rest = {name: value for name, value in raw.items() if name != _CARD_HASH_KEY}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    content = {name: value for name, value in raw.items() if name != _CARD_HASH_KEY}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -65,14 +65,14 @@ def area_axis(source_size: int, target_size: int) -> Axis:
         start, stop = i * step, i * step + step
         cell = min(step, source_size - start)
         last = min(math.floor(stop), source_size - 1)
-        whole = min(math.ceil(start), last)
-        weights = [1 / cell] * (last - whole)
-        if whole - start > _MIN_SHARE:
-            weights.insert(0, (whole - start) / cell)
-            whole -= 1
+        first_whole = min(math.ceil(start), last)
+        weights = [1 / cell] * (last - first_whole)
+        if first_whole - start > _MIN_SHARE:
+            weights.insert(0, (first_whole - start) / cell)
+            first_whole -= 1
         if stop - last > _MIN_SHARE:
             weights.append(min(stop - last, 1, cell) / cell)
-        first.append(whole)
+        first.append(first_whole)
         lists.append(weights)
     table = np.zeros((target_size, max(map(len, lists))), np.float32)
     for row, weights in zip(table, lists, strict=True):
