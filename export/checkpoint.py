@@ -37,7 +37,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Network in evaluation mode, its information, and the state for resuming training (empty: none)."""
+    """Network in evaluation mode, its information, and the state for resuming training, which may be empty."""
 
     network: Network
     info: ModelInfo

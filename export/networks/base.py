@@ -99,7 +99,7 @@ class Network(nn.Module):
 
     @property
     def target(self) -> Target | None:
-        """Function that draws the training target; None: proximity maps."""
+        """Function that draws the training target; None for proximity maps."""
         return None
 
     def forward(self, image: Tensor, roi: bool = False) -> tuple[Tensor, Tensor | None]:

@@ -58,7 +58,7 @@ class ModelCard:
     threshold
         Minimum height of a peak, chosen on validation fields.
     nms_radius
-        Half the NMS window, px.
+        Radius of the suppression window, px (side 2 x radius + 1).
     precision
         Precision of the computation, ``"fp32"``, ``"fp16"`` or ``"int8"``.
     weights_precision
@@ -66,11 +66,11 @@ class ModelCard:
     roi
         Whether it also outputs the tumour-region map.
     capacity
-        Maximum number of nuclei per frame of a fused model; 0: not fused, it outputs maps.
+        Maximum number of nuclei per frame of a fused model; 0 if it is not fused and outputs maps.
     runtime, runtime_version, gpu
         Runtime, its version, and GPU of a compiled engine; empty for an ONNX file, which any runtime can compile.
     profile
-        Minimum, optimum and maximum shape [N, H, W] of a compiled engine; None: any.
+        Minimum, optimum and maximum shape [N, H, W] of a compiled engine; None for any.
     weights_sha256, calibration_sha256, model_sha256
         Hashes of the weights, the calibration images and the model (ONNX: without its metadata; engine: all bytes).
     network
