@@ -69,8 +69,8 @@ class TrainingRun:
     cached in ``NAME.teacher``. Nuclei that it finds in drawn tissue other than tumour count as non-tumour.
 
     With the task ``"roi"`` the last weights count as the best, since validation is of nuclei. ``workers`` are processes
-    that prepare crops; None for one, or none for fewer than 50 iterations, since a process takes seconds to start. Their
-    number does not change the result.
+    that prepare crops; None for one, or none for fewer than 50 iterations, since a process takes seconds to start.
+    Their number does not change the result.
     """
 
     fields: Sequence[LabelledField]  # :func:`split_fields` selects those for validation
