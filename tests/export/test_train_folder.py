@@ -126,7 +126,7 @@ def test_fields_with_regions_only_need_the_region_branch(
     assert run("train", tmp_path / "mine", "-o", tmp_path / "k.pt", *TINY)[0] == 0
     assert "only regions" not in caplog.text
     assert run("train", tmp_path / "mine", "-o", tmp_path / "l.pt", *TINY, "--no-roi")[0] == 0
-    assert "1 fields have only regions" in caplog.text
+    assert "1 fields with regions only are not used" in caplog.text
 
 
 def test_regions_option_applies_to_labelled_and_unlabelled_images(run: Run, tmp_path: Path) -> None:
