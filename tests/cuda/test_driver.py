@@ -117,7 +117,7 @@ def test_query_driver_without_a_gpu(library, monkeypatch):
 
 def test_query_driver_rejects_an_old_driver(library):
     for answers in ({"VERSION": 11080}, {"VERSION": 11080, "INIT": 35}):
-        with pytest.raises(EngineError, match=r"expected one for CUDA 12\.0 or newer, found CUDA 11\.8: update"):
+        with pytest.raises(EngineError, match=r"expected one for CUDA 12\.0 or newer, found CUDA 11\.8\. Update"):
             query_driver(libraries=library(**answers))
     with pytest.raises(EngineError, match=r"expected one for CUDA 13\.0 or newer, found CUDA 12\.9"):
         query_driver((13, 0), library(VERSION=12090))
