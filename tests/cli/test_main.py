@@ -473,7 +473,7 @@ def test_a_newer_card_is_told_apart_from_a_damaged_one(run, tmp_path, field):
     code, _, err = run("count", save(tmp_path / "a.png", field[0]), "-m", path)
     assert code == 1
     assert "version 2" in err
-    assert "upgrade" in err
+    assert "Upgrade" in err
 
 
 def test_the_demo_compares_with_the_ground_truth_and_leaves_fields_to_try(run, tmp_path):

@@ -162,7 +162,7 @@ def test_inspect_shows_the_card_of_an_engine_without_a_gpu(run, tmp_path):
     code, out, err = run("inspect", engine(tmp_path))
     assert (code, err) == (0, "")
     assert "TensorRT for RTX" in out
-    assert "inspect the .onnx" in out
+    assert "Inspect the .onnx" in out
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_inspect_shows_the_card_of_an_engine_without_a_gpu(run, tmp_path):
         (lambda e, j: j.write_text("[]"), "damaged"),
         (lambda e, j: j.write_bytes(b"\xff\xfe"), "damage"),
         (lambda e, j: j.write_text(j.read_text().replace('"threshold": 0.325', '"threshold": 0.925')), "checksum"),
-        (lambda e, j: j.write_text(j.read_text().replace('"version": 1', '"version": 9')), "upgrade"),
+        (lambda e, j: j.write_text(j.read_text().replace('"version": 1', '"version": 9')), "Upgrade"),
     ],
 )
 def test_inspect_refuses_an_engine_that_does_not_match_its_json(run, tmp_path, spoil, says):
