@@ -152,6 +152,6 @@ def _check(path: Path, model: Model, loaded: Checkpoint) -> None:
     error = float(np.abs(predict(loaded.network, loaded.info, pixels) - expected).max())
     if not error <= MAX_DIFFERENCE:
         raise KinetError(
-            f"{path}: the network does not reproduce the maps of the model (difference {error:.3g}). Another version "
-            "of kinet-trt exported it. Start from its checkpoint"
+            f"{path}: its weights do not reproduce the maps of the model (difference {error:.3g}), so it was not "
+            "exported by this version of kinet-trt. Start from its checkpoint"
         )

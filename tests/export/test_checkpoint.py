@@ -141,7 +141,7 @@ def test_load_unpickles_only_tensors_and_plain_values(tmp_path: Path) -> None:
 
 
 def test_load_of_a_newer_checkpoint_suggests_an_upgrade(tmp_path: Path) -> None:
-    with pytest.raises(KinetError, match=r"checkpoint version 2, this kinet-trt reads up to 1: upgrade"):
+    with pytest.raises(KinetError, match=r"checkpoint version 2, this kinet-trt reads up to 1\. Upgrade"):
         checkpoint.load(stored(tmp_path, schema=checkpoint.SCHEMA + 1))
 
 
