@@ -178,7 +178,7 @@ def _optical_density(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.float
     """Return the optical density of R, G and B, at 1 / ``factor`` of the size."""
     size = max(1, pixels.shape[1] // factor), max(1, pixels.shape[0] // factor)
     scaled = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    return -np.log10((scaled + 1) / 256)  # type: ignore[no-any-return]
+    return -np.log10((scaled + 1) / 256)
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
