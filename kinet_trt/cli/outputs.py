@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from kinet_trt.cli.terminal import note
+from kinet_trt.cli.terminal import note, tab_separated
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import encoded, write_atomic
 
@@ -110,6 +110,18 @@ def write(target: str, content: str | bytes | Iterable[str], err: bool = False) 
     else:
         write_atomic(Path(target), content)
         report_written([Path(target)], err)
+
+
+def write_results(
+    json_file: str | None, format_: str, text: str, table: tuple[Sequence[str], Sequence[Sequence[str]]], err: bool
+) -> None:
+    """Write JSON to the file of ``--json``, and what ``--format`` asks for to standard output."""
+    if json_file:
+        write(json_file, text, err)
+    if format_ == "json":
+        write("-", text)
+    elif format_ == "plain":
+        write("-", tab_separated(*table))
 
 
 def write_json(target: str | None, document: dict[str, Any]) -> None:

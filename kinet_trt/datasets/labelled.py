@@ -213,11 +213,9 @@ def _from_maps(folder: Path) -> Iterator[LabelledField]:
         if not entry.maps and entry.regions is None:
             unmapped.append(entry.image)
             continue
-        found = LabelledField(
-            entry.image,
-            *(np.empty(0, np.float32),) * 2,
-            np.empty(0, np.uint8),
-            tuple(name for name in CLASSES if name in entry.maps),
+        found = replace(
+            _without_nuclei(entry.image),
+            labelled=tuple(name for name in CLASSES if name in entry.maps),
             source=folder.resolve().name,
             split=entry.split,
             region_map=entry.regions,

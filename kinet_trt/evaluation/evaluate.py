@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -71,12 +72,12 @@ class Evaluation:
 
     fields: tuple[FieldEvaluation, ...]
 
-    @property
+    @cached_property
     def at_threshold(self) -> Comparison:
         """All fields pooled, at the counter's threshold."""
         return _pooled(f.at_threshold for f in self.fields)
 
-    @property
+    @cached_property
     def curve(self) -> NDArray[np.float64]:
         """Weighted classification recall and precision at each relative threshold, float64 [21, 2]."""
         pooled = [_pooled(f.curve[i] for f in self.fields) for i in range(len(XI))]

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from kinet_trt.cli.options import FormatOption, JsonOption, RuntimeOption, ThreadsOption, parse_size, require
-from kinet_trt.cli.outputs import check_names, write
+from kinet_trt.cli.outputs import check_names, write, write_results
 from kinet_trt.cli.progress import steps
-from kinet_trt.cli.terminal import print_rows, stdout_console, tab_separated
+from kinet_trt.cli.terminal import print_rows, stdout_console
 from kinet_trt.core.errors import printable
 
 
@@ -67,12 +67,7 @@ def bench(
         show_bench(document["rows"])
     if plot:
         write(str(plot), plot_png(document["rows"], document["size"]), has_data)
-    if json_file:
-        write(json_file, text, has_data)
-    if format_ == "json":
-        write("-", text)
-    elif format_ == "plain":
-        write("-", tab_separated(*bench_rows(document["rows"])))
+    write_results(json_file, format_, text, bench_rows(document["rows"]), has_data)
 
 
 def bench_rows(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -20,9 +20,9 @@ from kinet_trt.cli.options import (
     parse_threshold,
     require,
 )
-from kinet_trt.cli.outputs import check_existing, check_names, check_targets, report_written, write
+from kinet_trt.cli.outputs import check_existing, check_names, check_targets, report_written, write, write_results
 from kinet_trt.cli.progress import track
-from kinet_trt.cli.terminal import engine_line, print_lines, print_rows, stdout_console, tab_separated
+from kinet_trt.cli.terminal import engine_line, print_lines, print_rows, stdout_console
 from kinet_trt.core.errors import printable
 from kinet_trt.core.notice import NOTICE
 
@@ -77,19 +77,15 @@ def evaluate(
         for path in outputs.paths(f.image):
             write_atomic(path, to_png(marked(f.pixels(), one.found, one.true, one.mpp / counter.card.mpp)))
     evaluation = Evaluation(tuple(done))
+    table = evaluation_rows(evaluation)
     if not has_data:
         console = stdout_console()
-        print_rows(console, *evaluation_rows(evaluation))
+        print_rows(console, *table)
         print_lines(console, list(_remarks(evaluation, counter)))
     report_written([path for f in chosen for path in outputs.paths(f.image)], has_data)
     if plot:
         write(str(plot), curve_png(evaluation, counter.engine.card.name), has_data)
-    if json_file:
-        write(json_file, to_json(counter, evaluation), has_data)
-    if format_ == "json":
-        write("-", to_json(counter, evaluation))
-    elif format_ == "plain":
-        write("-", tab_separated(*evaluation_rows(evaluation)))
+    write_results(json_file, format_, to_json(counter, evaluation), table, has_data)
 
 
 def evaluation_rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
