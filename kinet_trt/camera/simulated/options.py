@@ -76,15 +76,6 @@ class Options:
                 values[name] = tuple(_fault(part) for part in value.split("/"))
         return cls(**values)  # type: ignore[arg-type]
 
-    def text(self) -> str:
-        """Return the text that `parse` turns into these options."""
-        parts = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default:
-                parts.append(f"{field.name}={_written(field.name, value)}")
-        return ",".join(parts)
-
 
 _WHOLE = {"seed": (0, 2**64 - 1), "hot": (0, 10_000), "blank": (0, 1)}
 _NUMBERS = {
@@ -137,13 +128,3 @@ def _fault(part: str) -> Fault:
         )
     start, seconds = number("faults", found[2] or "0", 0, 1e6), number("faults", found[3] or "2", 0, 1e6)
     return Fault(kind, start, seconds)
-
-
-def _written(name: str, value: object) -> str:
-    if name == "size":
-        return "{}x{}".format(*value)  # type: ignore[misc]
-    if name == "path" and not isinstance(value, str):
-        return "/".join(f"{x!r}:{y!r}" for x, y in value)  # type: ignore[attr-defined]
-    if name == "faults":
-        return "/".join(f"{f.kind}@{f.start!r}+{f.seconds!r}" for f in value)  # type: ignore[attr-defined]
-    return str(value)
