@@ -338,12 +338,12 @@ class Registration:
         if not found:
             return []
         placed = lay_out([*self.fields, field.id], [*self.links, *found], balanced=False).placed
-        of_field, share = placed[field.id], dict[int, float]()
+        field_placed, share = placed[field.id], dict[int, float]()
         for name, other in self.fields.items():
-            of_other = placed[name]
-            if of_other.place != of_field.place:
+            other_placed = placed[name]
+            if other_placed.place != field_placed.place:
                 continue
-            overlap = _overlap(other, field, of_field.x - of_other.x, of_field.y - of_other.y)
+            overlap = _overlap(other, field, field_placed.x - other_placed.x, field_placed.y - other_placed.y)
             if overlap:
                 share[name] = (overlap[2] - overlap[0]) * (overlap[3] - overlap[1])
         return sorted(share, key=lambda name: -share[name])[: self.AROUND]

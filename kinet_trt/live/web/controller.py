@@ -43,7 +43,7 @@ class Controller:
     The caller enters ``loop`` after the controller and closes it before, and closes ``store``. A session that was open
     when an earlier process was killed is resumed, else a new one starts, with ``title`` and ``reader``. An empty
     session is removed when it is left. ``auto`` captures a field whenever the stage stops; ``hot_spot`` is the
-    size of the hot spot in tumour nuclei; ``max_age`` is that of `DisplayedFrames`, which ``frames`` holds.
+    size of the hot spot in tumour nuclei; ``max_age`` is that of ``frames``, the `DisplayedFrames`.
     """
 
     def __init__(
