@@ -22,13 +22,7 @@ class DeviceSource(OpenCVSource):
     it uses.
     """
 
-    def __init__(
-        self,
-        index: int,
-        frame_size: tuple[int, int] | None = None,
-        fps: float | None = None,
-        fourcc: str | None = None,
-    ) -> None:
+    def __init__(self, index: int, frame_size: tuple[int, int] | None, fps: float | None, fourcc: str | None) -> None:
         super().__init__(f"camera {index} gives no more frames: is it still plugged in?")
         self._index, self._frame_size, self._fps, self._fourcc = index, frame_size, fps, fourcc
 
