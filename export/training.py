@@ -101,7 +101,7 @@ def train(run: TrainingRun) -> ModelInfo:
     """
     if run.teacher and build(run.config).target:
         raise KinetError(
-            f"teacher: its maps are proximity maps, but {run.config.architecture} learns other maps. Omit it"
+            f"teacher: expected a network that learns proximity maps, found {run.config.architecture}. Omit the teacher"
         )
     trainer = _Trainer(run)
     trainer.resume_or_start()
@@ -145,17 +145,17 @@ def train_by_stages(run: TrainingRun) -> ModelInfo:
     """
     if not run.config.roi:
         raise KinetError("training by stages starts with the region branch: this network has none")
-    first = run.out.with_name(f"{run.out.stem}.roi.pt")
-    if not is_finished(first, run.recipe):
+    roi_checkpoint = run.out.with_name(f"{run.out.stem}.roi.pt")
+    if not is_finished(roi_checkpoint, run.recipe):
 
-        def report_first(progress: Progress) -> None:
+        def report_first_stage(progress: Progress) -> None:
             if progress.seconds is not None:  # the second stage takes about as long
                 stage_seconds = progress.seconds * progress.iterations / (progress.iterations - progress.iteration)
                 progress = replace(progress, seconds=progress.seconds + stage_seconds)
             run.report(progress)
 
-        train(replace(run, out=first, task="roi", report=report_first))
-    return train(replace(run, start=checkpoint.load(first), task="nuclei"))
+        train(replace(run, out=roi_checkpoint, task="roi", report=report_first_stage))
+    return train(replace(run, start=checkpoint.load(roi_checkpoint), task="nuclei"))
 
 
 def is_finished(out: Path, recipe: Recipe) -> bool:
@@ -224,8 +224,8 @@ class _Trainer:
         """Yield the batches of the remaining iterations."""
         run, recipe = self.run, self.run.recipe
         maps = _teacher_maps(run.teacher, self.training_fields, run.out, self.device) if run.teacher else []
-        number = recipe.iterations * recipe.batch
-        crops = Crops(self.training_fields, self.weights, recipe.crops, run.seed, number, self.network.target, maps)
+        length = recipe.iterations * recipe.batch
+        crops = Crops(self.training_fields, self.weights, recipe.crops, run.seed, length, self.network.target, maps)
         workers = run.workers
         if workers is None:
             workers = int(recipe.iterations - self.iteration >= MIN_ITERATIONS_FOR_WORKER)
@@ -253,9 +253,9 @@ class _Trainer:
             if run.last.exists():  # keep the next attempt from resuming with diverging weights
                 run.last.replace(run.out.with_suffix(".diverged.pt"))
             raise KinetError(
-                f"training diverged at iteration {iteration}: the loss is {loss}. It must stay finite with "
-                f"lambda {recipe.lam:g} and lr {recipe.lr:g}. Divide lr by 10, or lower lambda (in the paper training "
-                "diverged with lambda 50, too)"
+                f"training diverged at iteration {iteration} with lambda {recipe.lam:g} and lr {recipe.lr:g}: expected "
+                f"a finite loss, found {loss}. Divide lr by 10, or lower lambda (in the paper training diverged with "
+                "lambda 50, too)"
             )
         update_average(self.average, self.network, min(recipe.average, iteration / (iteration + 10)))
         self.iteration = iteration

@@ -139,7 +139,7 @@ def parse_interface(interface: Mapping[str, Any], order: str | None, owner: obje
         stream = interface.get("stream")
         stream = None if stream is None else int(stream)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise EngineError(f"frame: its __cuda_array_interface__ is invalid ({error!r})") from None
+        raise EngineError(f"frame: invalid __cuda_array_interface__ ({error!r})") from None
     if interface.get("mask") is not None:
         raise EngineError("frame: expected an unmasked array, found a mask in its __cuda_array_interface__")
     if kind not in ("|u1", "<u1", ">u1"):
@@ -151,7 +151,7 @@ def parse_interface(interface: Mapping[str, Any], order: str | None, owner: obje
         raise EngineError(f"frame: expected one stride for each of {list(shape)}, found {list(strides)}")
     if stream == 0:
         raise EngineError(
-            "frame: its __cuda_array_interface__ names stream 0, which the protocol forbids as ambiguous. Use 1 "
+            "frame: __cuda_array_interface__ names stream 0, which the protocol forbids as ambiguous. Use 1 "
             "for the legacy default stream, 2 for the per-thread default stream"
         )
     if address == 0:

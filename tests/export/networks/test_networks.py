@@ -174,7 +174,7 @@ def test_diverging_run_is_reported(architecture: str, tmp_path: Path) -> None:
 def test_teacher_of_proximity_maps_is_refused_for_density_maps(tmp_path: Path) -> None:
     teacher = Checkpoint(network("paper"), ModelInfo())
     config = NetworkConfig("fcrn-a", 2, "relu", roi=False)
-    with pytest.raises(KinetError, match=r"^teacher: its maps are proximity maps, but fcrn-a learns other maps"):
+    with pytest.raises(KinetError, match=r"^teacher: expected a network that learns proximity maps, found fcrn-a"):
         train(TrainingRun([field()], tmp_path / "k.pt", config, TINY, workers=0, teacher=teacher))
 
 
