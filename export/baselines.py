@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from kinet_trt.export.checkpoint import ModelInfo
-from kinet_trt.export.networks.base import Network, NetworkConfig
+from kinet_trt.export.networks.base import NetworkConfig
 from kinet_trt.export.networks.registry import build
 from kinet_trt.export.prediction import normalise
+from numpy.typing import NDArray
 from skimage.feature import peak_local_max
 
 from kinet_trt.core.errors import KinetError
@@ -31,21 +33,14 @@ def published(frame: Frame) -> Candidate:
 
     Weights are random, since only the time is measured.
     """
-    network = _network(NetworkConfig("release", 32, "elu", roi=False))
-    info = ModelInfo()
 
-    def run() -> Mapping[str, float]:
-        start = time.perf_counter()
-        pixels = torch.tensor(fit(frame, info.mpp, 16).pixels[None])
-        with torch.inference_mode():
-            maps = network(normalise(pixels, info))[0][0].numpy()
+    def find(maps: NDArray[np.float32]) -> None:
         highest = maps.max(axis=0)
         highest[highest < 0.5 * highest.max()] = 0
         centres = peak_local_max(highest, min_distance=5)  # type: ignore[no-untyped-call]
         maps[:, centres[:, 0], centres[:, 1]].argmax(axis=0)
-        return {"whole": time.perf_counter() - start}
 
-    return Candidate("published pipeline", f"PyTorch {torch.__version__} eager", "fp32", run)
+    return _candidate("published pipeline", NetworkConfig("release", 32, "elu", roi=False), ModelInfo(), frame, find)
 
 
 def eager(card: ModelCard, frame: Frame) -> Candidate:
@@ -54,21 +49,26 @@ def eager(card: ModelCard, frame: Frame) -> Candidate:
         config = NetworkConfig.parse(card.network)
     except ValueError:
         raise KinetError(f"bench: the card of {card.name} names no known network ({card.network!r})") from None
-    network = _network(config)
-    info = ModelInfo(mpp=card.mpp, mean=card.mean, std=card.std)
+
+    def find(maps: NDArray[np.float32]) -> None:
+        # A threshold above all values of the random map, since real maps have few peaks.
+        find_peaks(maps, float(maps.max()), card.nms_radius, card.classes)
+
+    return _candidate(card.network, config, ModelInfo(mpp=card.mpp, mean=card.mean, std=card.std), frame, find)
+
+
+def _candidate(
+    name: str, config: NetworkConfig, info: ModelInfo, frame: Frame, find: Callable[[NDArray[np.float32]], None]
+) -> Candidate:
+    torch.manual_seed(0)
+    network = build(config).eval()
 
     def run() -> Mapping[str, float]:
         start = time.perf_counter()
-        pixels = torch.tensor(fit(frame, card.mpp, card.multiple).pixels[None])
+        pixels = torch.tensor(fit(frame, info.mpp, config.multiple).pixels[None])
         with torch.inference_mode():
             maps = network(normalise(pixels, info))[0][0].numpy()
-        # A threshold above all values of the random map, since real maps have few peaks.
-        find_peaks(maps, float(maps.max()), card.nms_radius, card.classes)
+        find(maps)
         return {"whole": time.perf_counter() - start}
 
-    return Candidate(card.network, f"PyTorch {torch.__version__} eager", "fp32", run)
-
-
-def _network(config: NetworkConfig) -> Network:
-    torch.manual_seed(0)
-    return build(config).eval()
+    return Candidate(name, f"PyTorch {torch.__version__} eager", "fp32", run)
