@@ -8,14 +8,12 @@ a session is one case.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kinet_trt.core.ki67 import Ki67, Z
+from kinet_trt.core.ki67 import Ki67
+from kinet_trt.evaluation.statistics import cohen_kappa
 from kinet_trt.live.session.merge import Merged
 from kinet_trt.live.session.pairing import pair
 
@@ -47,13 +45,15 @@ class ReaderAgreement:
 
     @property
     def kappa(self) -> float | None:
-        """Cohen's kappa; None if the expected agreement is 1, or without nuclei."""
-        return cohen_kappa(np.array(self.table))[0]
+        """Cohen's kappa; None without nuclei, or if a reader gave all of them one class."""
+        kappa = cohen_kappa(self.table)
+        return kappa.value if kappa else None
 
     @property
     def kappa_interval(self) -> tuple[float, float] | None:
         """95% interval of kappa."""
-        return cohen_kappa(np.array(self.table))[1]
+        kappa = cohen_kappa(self.table)
+        return (kappa.low, kappa.high) if kappa else None
 
     @property
     def difference(self) -> float | None:
@@ -80,25 +80,3 @@ def compare_readings(first: Merged, second: Merged) -> ReaderAgreement:
         len(first) - both,
         len(second) - both,
     )
-
-
-def cohen_kappa(
-    table: NDArray[np.integer] | Sequence[Sequence[int]],
-) -> tuple[float | None, tuple[float, float] | None]:
-    """Return Cohen's kappa of a table of counts [k, k] and its 95% interval; None, None if undefined."""
-    counts = np.asarray(table, np.float64)
-    n = float(counts.sum())
-    if n == 0:
-        return None, None
-    p = counts / n
-    rows, columns = p.sum(axis=1), p.sum(axis=0)
-    observed, chance = float(np.trace(p)), float(rows @ columns)
-    if chance >= 1:
-        return None, None
-    kappa = (observed - chance) / (1 - chance)
-    own = float((np.diag(p) * (1 - (rows + columns) * (1 - kappa)) ** 2).sum())
-    crossed = p * (columns[:, None] + rows[None, :]) ** 2
-    other = (1 - kappa) ** 2 * float(crossed.sum() - np.trace(crossed))
-    variance = (own + other - (kappa - chance * (1 - kappa)) ** 2) / (n * (1 - chance) ** 2)
-    spread = Z * math.sqrt(max(0.0, variance))
-    return kappa, (max(-1.0, kappa - spread), min(1.0, kappa + spread))
