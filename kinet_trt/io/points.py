@@ -101,7 +101,9 @@ def read_table(path: Path) -> Table:
     Separators (comma, semicolon, tab, bar), decimal commas, capitals, spaces and encodings of spreadsheets are
     recognised. Columns with other names than ``x,y,class`` are logged.
     """
-    columns, rows = read_rows(path, _columns, "a header with the columns x,y,class, or QuPath's measurement table")
+    columns, rows = read_rows(
+        path, nuclei_columns, "a header with the columns x,y,class, or QuPath's measurement table"
+    )
     if (columns.x, columns.y, columns.cls) != ("x", "y", "class"):
         where = "px" if columns.unit is None else "µm" if columns.unit == 1 else f"units of {columns.unit:g} µm"
         log.warning("%s: nuclei are read from the columns %s, positions in %s", path, columns, where)
@@ -111,7 +113,7 @@ def read_table(path: Path) -> Table:
 def is_table(path: Path) -> bool:
     """Return True if a file is a table of nuclei; ``.txt`` files often are not."""
     try:
-        read_rows(path, _columns, "")
+        read_rows(path, nuclei_columns, "")
     except KinetError:
         return False
     return True
@@ -155,8 +157,8 @@ def _text(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-def _columns(header: Sequence[str]) -> Columns | None:
-    """Find the columns of the nuclei by their names; None if one is missing."""
+def nuclei_columns(header: Sequence[str]) -> Columns | None:
+    """Return the columns of the nuclei by their names; None if one is missing."""
     named = {_plain(name): name for name in reversed(header)}  # the first of two columns with one name
     axes = [_axis(named, axis) for axis in "xy"]
     cls = next((named[name] for name in _CLASS_COLUMNS if name in named), None)
@@ -192,7 +194,7 @@ def _nuclei(table: Table, rows: Rows, scale: float) -> Annotations:
     corner = 0.5 if columns.qupath else 0.0
     for number, row in rows:
         try:
-            x, y = (_number(row[name]) * scale - corner for name in (columns.x, columns.y))
+            x, y = (parse_number(row[name]) * scale - corner for name in (columns.x, columns.y))
         except ValueError:
             raise KinetError(
                 f"{table.path}, line {number}: expected {columns} with class one of {', '.join(CLASSES)}; found "
@@ -249,7 +251,7 @@ def _no_nucleus(table: Table, number: int, row: dict[str, str], cls: int | None)
     ):
         return "annotated area"
     try:
-        area = _number(row.get(columns.area, "")) * _square_um(columns.area)
+        area = parse_number(row.get(columns.area, "")) * _square_um(columns.area)
     except ValueError:
         return ""
     return "annotated area" if area > MAX_NUCLEUS_AREA and row.get("Object type") == "Annotation" else ""
@@ -262,7 +264,7 @@ def _square_um(column: str) -> float:
     return um * um if um else 0.0
 
 
-def _number(text: str) -> float:
+def parse_number(text: str) -> float:
     """Parse a number with a decimal point or comma; if it has both, the last one is the decimal sign."""
     if "," in text and "." in text:
         text = text.replace(min(",.", key=text.rindex), "")
