@@ -19,10 +19,11 @@ SUFFIXES = {
     "--json": (".json",),
     "--csv": (".csv",),
     "--summary": (".csv", ".xlsx"),
-    "--plot": (".png",),
+    "--plot": (".png", ".svg"),
+    "--agreement-plot": (".png", ".svg"),
 }
 """Suffixes of the files that an option writes; a name without a suffix is accepted."""
-_FILE_SUFFIXES = (".geojson", ".json", ".csv", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".zip")
+_FILE_SUFFIXES = (".geojson", ".json", ".csv", ".png", ".svg", ".jpg", ".jpeg", ".tif", ".tiff", ".zip")
 
 
 def check_names(

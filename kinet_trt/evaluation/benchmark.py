@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import platform
@@ -22,6 +21,7 @@ from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.datasets.labelled_field import LabelledField
 from kinet_trt.diagnostics.machine import cpu
+from kinet_trt.evaluation.figures import encode
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.models.card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
@@ -164,11 +164,11 @@ def accuracy(
     return reached
 
 
-def plot_png(rows: Sequence[Mapping[str, Any]], size: Sequence[int]) -> bytes:
-    """Plot F1 against median latency, with the Pareto front, as a PNG; needs matplotlib (extra ``eval``).
+def latency_plot(rows: Sequence[Mapping[str, Any]], size: Sequence[int], target: str = ".png") -> bytes:
+    """Plot F1 against median latency, with the Pareto front; needs matplotlib (extra ``eval``).
 
     Rows of :func:`measure` with the results of :func:`accuracy` are plotted; ``size`` is width and height of the timed
-    frame, px.
+    frame, px, and ``target`` the name of the file, .png or .svg.
     """
     from matplotlib.figure import Figure
 
@@ -190,9 +190,7 @@ def plot_png(rows: Sequence[Mapping[str, Any]], size: Sequence[int]) -> bytes:
     axes.margins(0.25)
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return encode(figure, target)
 
 
 def pareto_front(cost: Sequence[float], gain: Sequence[float]) -> list[int]:

@@ -30,14 +30,14 @@ def bench(
     yardsticks: Annotated[bool, typer.Option(help="Compare with PyTorch in eager mode (extra train).")] = True,
     split: Annotated[str | None, typer.Option(help="With FIELDS: use only those of this split, like val.")] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With FIELDS: draw latency and accuracy (PNG).")
+        Path | None, typer.Option(metavar="FILE", help="With FIELDS: draw latency and accuracy (.png or .svg).")
     ] = None,
     json_file: JsonOption = None,
     format_: FormatOption = "table",
 ) -> None:
     """Time the stages of a count. Models, precisions and PyTorch are timed in turn."""
     from kinet_trt.datasets.labelled import read_split
-    from kinet_trt.evaluation.benchmark import Baselines, Setting, accuracy, measure, plot_png, simulated_frame
+    from kinet_trt.evaluation.benchmark import Baselines, Setting, accuracy, latency_plot, measure, simulated_frame
 
     width, height = parse_size(size)
     targets = {"--json": json_file, "--plot": str(plot) if plot else None}
@@ -66,7 +66,7 @@ def bench(
     if not has_data:
         show_bench(document["rows"])
     if plot:
-        write(str(plot), plot_png(document["rows"], document["size"]), has_data)
+        write(str(plot), latency_plot(document["rows"], document["size"], str(plot)), has_data)
     write_results(json_file, format_, text, bench_rows(document["rows"]), has_data)
 
 
