@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from kinet_trt.cli.commands.bench import bench
 from kinet_trt.cli.commands.build import build
+from kinet_trt.cli.commands.compare import compare
 from kinet_trt.cli.commands.count import count
 from kinet_trt.cli.commands.demo import demo
 from kinet_trt.cli.commands.doctor import doctor
@@ -55,6 +56,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "count": count,
     "live": live,
     "eval": evaluate,
+    "compare": compare,
     "bench": bench,
     "train": train,
     "regions": regions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -51,6 +52,21 @@ def parse_threshold(text: str | None) -> Threshold | None:
         raise typer.BadParameter(str(error)) from None
 
 
+def parse_pattern(text: str | None) -> re.Pattern[str] | None:
+    """Return the regular expression of ``--pattern``, which has one group."""
+    if text is None:
+        return None
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise typer.BadParameter(f"--pattern: expected a regular expression, found {text!r}: {error}") from None
+    if pattern.groups != 1:
+        raise typer.BadParameter(
+            f"--pattern: expected a regular expression with one group for the case, like '^([^_]+)_', found {text!r}"
+        )
+    return pattern
+
+
 def require(command: str, extra: str, *modules: str) -> None:
     """Raise a MissingExtraError unless the packages of an extra can be imported."""
     from importlib.util import find_spec
@@ -95,6 +111,15 @@ ThresholdOption = Annotated[
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Number of CPU threads. Default: all.")]
 HotSpotOption = Annotated[int, typer.Option("--hot-spot", min=10, help="Hot-spot size in tumour nuclei.")]
 BandsOption = Annotated[Literal["net", "none"], typer.Option("--bands", help="Grade ranges: those of NET, or none.")]
+PatternOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pattern", metavar="REGEX", help="Pool the files of a case: it is the group of this pattern in the file name."
+    ),
+]
+CaseOption = Annotated[
+    str | None, typer.Option("--case", metavar="COLUMN", help="Pool the rows of a case, named in this column.")
+]
 JsonOption = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Write JSON; - writes to standard output.")
 ]

@@ -422,21 +422,24 @@ def stem(name: str) -> str:
     return base
 
 
-def read_cases(table: Path, column: str) -> dict[str, str]:
-    """Return the cases of a table, by file name without folder and suffix.
+def read_cases(folder: Path, column: str) -> dict[str, str]:
+    """Return the cases of labelled fields, by file name without folder and suffix.
 
     Parameters
     ----------
-    table
-        A table with a column of image names, such as the ``index.csv`` of labelled fields.
+    folder
+        Folder of the fields; it or its parent has an ``index.csv`` with the column image.
     column
         Column of the cases.
 
     Raises
     ------
     KinetError
-        If the table cannot be read, or has no such columns.
+        If there is no such table, or it cannot be read or lacks one of the columns.
     """
+    table = next((path for path in (folder / _FIELD_LIST, folder.parent / _FIELD_LIST) if path.is_file()), None)
+    if table is None:
+        raise KinetError(f"{folder}: expected an {_FIELD_LIST} with the column {column!r}, found none")
 
     def wanted(header: Sequence[str]) -> tuple[str, str] | None:
         named = {_plain(name): name for name in reversed(header)}

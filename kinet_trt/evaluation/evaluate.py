@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,10 @@ from kinet_trt.core.detections import CLASSES, Detections
 from kinet_trt.core.frame import Frame
 from kinet_trt.core.ki67 import Ki67
 from kinet_trt.datasets.labelled_field import LabelledField
+from kinet_trt.evaluation.cases import PairedCases, Results, Row, pair_cases
+from kinet_trt.evaluation.figures import encode
 from kinet_trt.evaluation.metrics import Comparison, Score, area, compare, match
+from kinet_trt.evaluation.statistics import IndexAgreement
 from kinet_trt.inference.counter import NucleusCounter, Threshold
 
 SCHEMA = 1
@@ -133,8 +136,49 @@ def evaluate_field(counter: NucleusCounter, field: LabelledField, mpp: float | N
     return FieldEvaluation(field, used, found, true, at_threshold, curve)
 
 
-def to_json(counter: NucleusCounter, evaluation: Evaluation) -> str:
-    """Return an evaluation as JSON, schema 1."""
+def index_cases(
+    evaluation: Evaluation, *, pattern: re.Pattern[str] | None = None, cases: Mapping[str, str] | None = None
+) -> PairedCases:
+    """Return the detected and the true index of each field, or of each case.
+
+    Parameters
+    ----------
+    evaluation
+        At least one field.
+    pattern, cases
+        Group the fields by case: see :func:`kinet_trt.evaluation.cases.pair_cases`. Without both, each field is a case.
+
+    Raises
+    ------
+    KinetError
+        If the pattern fits no field.
+    """
+    fields = [f.field for f in evaluation.fields]
+    is_unique = len({f.name for f in fields}) == len(fields)
+    names = [f.name if is_unique else str(f.image) for f in fields]
+    if pattern or cases is not None:
+        names = [""] * len(fields)
+    folder = fields[0].image.parent
+    found, true = (
+        Results(
+            folder,
+            tuple(
+                Row.counted(str(f.field.image), f.ki67[which], name)
+                for f, name in zip(evaluation.fields, names, strict=True)
+            ),
+        )
+        for which in (0, 1)
+    )
+    return pair_cases(found, true, pattern=pattern, cases=cases)
+
+
+def to_json(
+    counter: NucleusCounter,
+    evaluation: Evaluation,
+    cases: PairedCases | None = None,
+    agreement: IndexAgreement | None = None,
+) -> str:
+    """Return an evaluation as JSON, schema 1, with the agreement of the index if it is given."""
     pooled, engine = evaluation.at_threshold, counter.engine
     errors = evaluation.index_errors
     document = {
@@ -163,6 +207,8 @@ def to_json(counter: NucleusCounter, evaluation: Evaluation) -> str:
             "within_10_points": float(np.mean([e <= 0.10 for e in errors])) if errors else None,
         },
         "fields": [_field(f) for f in evaluation.fields],
+        "agreement": agreement.record() if agreement else None,
+        "cases": cases.records("found", "true") if cases else [],
     }
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
@@ -223,8 +269,8 @@ def marked(pixels: NDArray[np.uint8], found: Nuclei, truth: Nuclei, scale: float
     return image
 
 
-def curve_png(evaluation: Evaluation, name: str) -> bytes:
-    """Draw the precision-recall curve of the classification as a PNG; needs matplotlib (extra ``eval``)."""
+def curve_plot(evaluation: Evaluation, name: str, target: str = ".png") -> bytes:
+    """Draw the precision-recall curve of the classification for a .png or .svg file; needs the extra ``eval``."""
     from matplotlib.figure import Figure
 
     recall, precision = evaluation.curve.T
@@ -236,6 +282,4 @@ def curve_png(evaluation: Evaluation, name: str) -> bytes:
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="weighted recall", ylabel="weighted precision", title=name)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return encode(figure, target)

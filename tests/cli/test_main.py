@@ -191,8 +191,13 @@ def test_standard_output_holds_the_format_that_is_asked_for(run, tmp_path, field
 
 
 @pytest.mark.parametrize("option", [["-h"], ["--help"]])
-@pytest.mark.parametrize("command", ["", "demo", "count", "live", "eval", "bench", "train", "import-weights", "export",
-                                     "regions", "report", "inspect", "doctor", "build", "package"])  # fmt: skip
+@pytest.mark.parametrize(
+    "command",
+    [
+        "", "demo", "count", "live", "eval", "compare", "bench", "train", "import-weights", "export", "regions",
+        "report", "inspect", "doctor", "build", "package",
+    ],
+)  # fmt: skip
 def test_every_command_has_help_and_the_general_options(run, command, option):
     code, out, err = run(*filter(None, [command]), *option)
     assert (code, err) == (0, "")
@@ -411,6 +416,14 @@ def test_globs_are_expanded_here_because_windows_does_not(run, tmp_path, field):
         (["count", "x.png", "--mpp", "1,000.5"], 2),
         (["eval", "x", "--plot", "curve.pdf"], 2),
         (["eval", "x", "--json", "x.txt"], 2),
+        (["eval", "x", "--agreement-plot", "plot.pdf"], 2),
+        (["eval", "x", "--pattern", "no group"], 2),
+        (["compare", "a.csv"], 2),
+        (["compare", "a.csv", "b.csv"], 1),
+        (["compare", "a.csv", "b.csv", "--plot", "plot.pdf"], 2),
+        (["compare", "a.csv", "b.csv", "--json", "a.csv"], 2),
+        (["compare", "a.csv", "b.csv", "--pattern", "(a"], 2),
+        (["compare", "a.csv", "b.csv", "--pattern", "(a)(b)"], 2),
         (["bench", "--json", "times.csv"], 2),
         (["bench", "--size", "0x64"], 2),
         (["report", "x.kinet", "-o", "report.pdf"], 2),
@@ -556,15 +569,25 @@ def test_eval_reads_a_folder_of_fields_and_tells_how_good_the_model_is(run, tmp_
         tmp_path / "v",
         "--plot",
         tmp_path / "p.png",
+        "--agreement-plot",
+        tmp_path / "a.svg",
     )
     assert (code, err) == (0, "")
     assert "AUC" in out
+    assert "agreement of 2 cases" in out
+    assert "Only 2 cases" in out
     assert "No class list for 2 of 2 fields" in out
     document = json.loads((tmp_path / "e.json").read_text())
     assert document["detection"]["f1"] > 0.9
     assert len(document["fields"]) == 2
     assert sorted(p.name for p in (tmp_path / "v").iterdir()) == ["1001_overlay.png", "1002_overlay.png"]
     assert (tmp_path / "p.png").stat().st_size > 5000
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+    indices = [{"case": Path(f["image"]).stem, **f["index"]} for f in document["fields"]]
+    assert document["cases"] == indices
+    errors = [one["found"] - one["true"] for one in indices]
+    assert document["agreement"]["cases"] == 2
+    assert document["agreement"]["mean_error"]["value"] == pytest.approx(sum(errors) / 2)
     code, out, err = run("eval", tmp_path / "in", "--json", "-", "--classes", "positive,negative")
     assert (code, err) == (0, "")
     assert json.loads(out)["fields"][0]["labelled"] == ["positive", "negative"]
@@ -574,6 +597,19 @@ def test_eval_reads_a_folder_of_fields_and_tells_how_good_the_model_is(run, tmp_
     assert header[:3] == ["source", "fields", "nuclei"]
     assert [len(row) for row in rows] == [len(header)] * 2
     assert float(rows[-1][header.index("F1")]) == pytest.approx(json.loads(out)["detection"]["f1"], abs=6e-4)
+    (tmp_path / "in" / "index.csv").write_text("image,points,patient\n1001.png,1001.csv,S1\n1002.png,1002.csv,S1\n")
+    for grouping in (("--pattern", r"^(\d{3})"), ("--case", "patient")):
+        code, out, err = run("eval", tmp_path / "in", "--format", "json", "--bands", "none", *grouping)
+        assert (code, err.count("written")) == (0, 0)
+        grouped = json.loads(out)
+        assert [one["case"] for one in grouped["cases"]] == ["100" if "--pattern" in grouping else "S1"]
+        counts = [f["detection"]["detected"] for f in grouped["fields"]]
+        assert min(counts) > 0
+        assert grouped["agreement"]["same_range"] is None
+        low, high = sorted(f["index"]["found"] for f in grouped["fields"])
+        assert low <= grouped["cases"][0]["found"] <= high
+    code, _, err = run("eval", tmp_path / "in", "--case", "slide")
+    assert (code, "'slide'" in err) == (1, True)
     assert run("eval", tmp_path / "in", "--classes", "tumour")[0] == 1
     assert run("eval", tmp_path / "in", "--split", "test")[0] == 1
     assert run("eval", tmp_path / "nowhere")[0] == 1

@@ -179,13 +179,15 @@ def test_pair_cases_takes_cases_from_a_list_of_fields(tmp_path):
     table = write(
         tmp_path / "index.csv", "image,points,slide_id\nlabelled/x.jpg,x.csv,S1\ny.jpg,y.csv,S1\nz.jpg,z.csv,\n"
     )
-    cases = read_cases(table, "slide_id")
+    cases = read_cases(table.parent, "slide_id")
     assert cases == {"x": "S1", "y": "S1"}
     rows = results(("x.jpg", 0.1), ("y.jpg", 0.3), ("z.jpg", 0.5))
     paired = pair_cases(rows, rows, cases=cases)
     assert dict(zip(paired.names, paired.first, strict=True)) == {"S1": 0.2, "z": 0.5}
     with pytest.raises(KinetError, match="'patient'"):
-        read_cases(table, "patient")
+        read_cases(table.parent / "labelled", "patient")
+    with pytest.raises(KinetError, match="expected an index.csv"):
+        read_cases(tmp_path / "a" / "b", "slide_id")
 
 
 def test_pair_cases_refuses_to_pool_what_nothing_says_is_one_case():

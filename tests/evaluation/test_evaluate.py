@@ -10,7 +10,7 @@ import pytest
 
 from kinet_trt import Detections, Frame, NucleusCounter, Threshold
 from kinet_trt.datasets.labelled_field import LabelledField
-from kinet_trt.evaluation.evaluate import XI, Evaluation, comparable_nuclei, curve_png, evaluate_field, marked, to_json
+from kinet_trt.evaluation.evaluate import XI, Evaluation, comparable_nuclei, curve_plot, evaluate_field, marked, to_json
 from kinet_trt.evaluation.metrics import compare
 from kinet_trt.simulation import simulate
 
@@ -119,5 +119,5 @@ def test_the_pictures_can_be_looked_at(counter, field):
     assert drawn.shape == field.pixels().shape
     assert not np.array_equal(drawn, field.pixels())
     pytest.importorskip("matplotlib")
-    png = curve_png(Evaluation((result,)), "kinet-edge")
+    png = curve_plot(Evaluation((result,)), "kinet-edge")
     assert cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR).shape[2] == 3

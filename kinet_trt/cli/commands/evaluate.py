@@ -8,27 +8,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kinet_trt.cli.agreement import agreement_remarks, agreement_rows
 from kinet_trt.cli.options import (
+    GRADE_RANGES,
+    BandsOption,
     FormatOption,
     JsonOption,
     ModelOption,
     MppOption,
+    PatternOption,
     PrecisionOption,
     RuntimeOption,
     ThreadsOption,
     ThresholdOption,
+    parse_pattern,
     parse_threshold,
     require,
 )
 from kinet_trt.cli.outputs import check_existing, check_names, check_targets, report_written, write, write_results
 from kinet_trt.cli.progress import track
 from kinet_trt.cli.terminal import engine_line, print_lines, print_rows, stdout_console
-from kinet_trt.core.errors import printable
+from kinet_trt.core.errors import KinetError, printable
 from kinet_trt.core.notice import NOTICE
 
 if TYPE_CHECKING:
     from kinet_trt.evaluation.evaluate import Evaluation
-    from kinet_trt.inference.counter import NucleusCounter
 
 
 def evaluate(
@@ -43,24 +47,40 @@ def evaluate(
     threads: ThreadsOption = None,
     json_file: JsonOption = None,
     format_: FormatOption = "table",
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the precision-recall curve (PNG).")] = None,
+    pattern: PatternOption = None,
+    case: Annotated[
+        str | None,
+        typer.Option("--case", metavar="COLUMN", help="Pool the fields of a case, named in this column of index.csv."),
+    ] = None,
+    bands: BandsOption = "net",
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the precision-recall curve (.png or .svg).")
+    ] = None,
+    agreement_plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the index: scatter and Bland-Altman plot (.png or .svg).")
+    ] = None,
     overlay: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw false negatives and false positives into this folder.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files of --overlay.")] = False,
 ) -> None:
-    """Evaluate a model on labelled fields. The metrics are those of the paper."""
-    require("eval", "eval", "lap", *(["matplotlib"] if plot else []))
+    """Evaluate a model on labelled fields: the metrics of the paper, and agreement of the index by field or case."""
+    require("eval", "eval", "lap", *(["matplotlib"] if plot or agreement_plot else []))
     from kinet_trt.core.files import write_atomic
     from kinet_trt.counting.geojson_and_overlays import Outputs, output_names
     from kinet_trt.datasets.labelled import class_list_warning, read_split, with_classes
-    from kinet_trt.evaluation.evaluate import Evaluation, curve_png, evaluate_field, marked, to_json
+    from kinet_trt.evaluation.agreement_plot import agreement_plot as draw_agreement
+    from kinet_trt.evaluation.cases import read_cases
+    from kinet_trt.evaluation.evaluate import Evaluation, curve_plot, evaluate_field, index_cases, marked, to_json
+    from kinet_trt.evaluation.statistics import index_agreement
     from kinet_trt.inference.counter import NucleusCounter
     from kinet_trt.io.overlay import to_png
 
-    minimum = parse_threshold(threshold)
-    targets = {"--json": json_file, "--plot": str(plot) if plot else None}
+    minimum, grouping = parse_threshold(threshold), parse_pattern(pattern)
+    plots = {"--plot": plot, "--agreement-plot": agreement_plot}
+    targets = {"--json": json_file, **{option: str(target) if target else None for option, target in plots.items()}}
     has_data = check_names(targets, format_, folders={"--overlay": overlay})
+    case_of = read_cases(fields, case) if case else None
     chosen = read_split(fields, split, mpp)
     if classes:
         chosen = with_classes(chosen, classes.split(","))
@@ -78,14 +98,26 @@ def evaluate(
             write_atomic(path, to_png(marked(f.pixels(), one.found, one.true, one.mpp / counter.card.mpp)))
     evaluation = Evaluation(tuple(done))
     table = evaluation_rows(evaluation)
+    cases = index_cases(evaluation, pattern=grouping, cases=case_of)
+    agreement = index_agreement(cases.first, cases.second, GRADE_RANGES[bands]) if cases.names else None
     if not has_data:
         console = stdout_console()
         print_rows(console, *table)
-        print_lines(console, list(_remarks(evaluation, counter)))
+        print_lines(console, list(_remarks(evaluation)))
+        if agreement:
+            print_rows(console, *agreement_rows(agreement))
+            print_lines(console, list(agreement_remarks(agreement, cases, "model", "annotations")))
+        print_lines(console, [f"{engine_line(counter)}.", NOTICE])
     report_written([path for f in chosen for path in outputs.paths(f.image)], has_data)
+    name = counter.engine.card.name
     if plot:
-        write(str(plot), curve_png(evaluation, counter.engine.card.name), has_data)
-    write_results(json_file, format_, to_json(counter, evaluation), table, has_data)
+        write(str(plot), curve_plot(evaluation, name, str(plot)), has_data)
+    if agreement_plot and agreement:
+        drawing = draw_agreement(cases, agreement, name, "annotations", str(agreement_plot))
+        write(str(agreement_plot), drawing, has_data)
+    write_results(json_file, format_, to_json(counter, evaluation, cases, agreement), table, has_data)
+    if agreement_plot and not agreement:
+        raise KinetError(f"{agreement_plot}: not drawn, because no field has tumour nuclei in both")
 
 
 def evaluation_rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
@@ -109,7 +141,7 @@ def evaluation_rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]
     return ["source", "fields", "nuclei", "P", "R", "F1", "px off", "class F1", "labelled"], rows
 
 
-def _remarks(evaluation: Evaluation, counter: NucleusCounter) -> Iterator[str]:
+def _remarks(evaluation: Evaluation) -> Iterator[str]:
     """Yield the metrics by class, and the error of the index."""
     from kinet_trt.core.detections import CLASSES, class_name
 
@@ -127,5 +159,3 @@ def _remarks(evaluation: Evaluation, counter: NucleusCounter) -> Iterator[str]:
             f"Ki67 index off by {100 * sum(errors) / len(errors):.1f} points on average; "
             f"within 10 points on {sum(e <= 0.10 for e in errors)} of {len(errors)} fields."
         )
-    yield f"{engine_line(counter)}."
-    yield NOTICE
