@@ -10,6 +10,8 @@ from .core.logs import log_to as log_to
 from .core.notice import NOTICE as NOTICE
 from .counting.run import CountRun as CountRun
 from .counting.run import count_paths as count_paths
+from .evaluation.statistics import IndexAgreement as IndexAgreement
+from .evaluation.statistics import index_agreement as index_agreement
 from .inference.counter import Counter as Counter
 from .inference.counter import NucleusCounter as NucleusCounter
 from .inference.counter import Threshold as Threshold

@@ -114,7 +114,7 @@ BandsOption = Annotated[Literal["net", "none"], typer.Option("--bands", help="Gr
 PatternOption = Annotated[
     str | None,
     typer.Option(
-        "--pattern", metavar="REGEX", help="Pool the files of a case: it is the group of this pattern in the file name."
+        "--pattern", metavar="REGEX", help="Pool the files of a case: it is the group of this pattern in their names."
     ),
 ]
 CaseOption = Annotated[

@@ -362,7 +362,8 @@ def pair_cases(
     first, second
         The two sets.
     pattern
-        Regular expression with one group, searched in the file name; None to pool nothing by names.
+        Regular expression with one group, searched in the file name without folder and suffix; None to pool nothing
+        by names.
     cases
         Case by file name without folder and suffix, for rows without a case.
 
@@ -470,8 +471,8 @@ def _by_case(results: Results, known: Mapping[str, str], pattern: re.Pattern[str
 
 
 def _group(pattern: re.Pattern[str] | None, name: str) -> str:
-    """Return the group of a pattern in a file name; empty if it does not fit."""
-    found = pattern.search(re.split(r"[/\\]", name)[-1]) if pattern else None
+    """Return the group of a pattern in the stem of a name; empty if it does not fit."""
+    found = pattern.search(stem(name)) if pattern else None
     return (found[1] or "") if found else ""
 
 

@@ -159,10 +159,15 @@ def test_pair_cases_pairs_by_name_and_names_what_is_left():
 
 def test_pair_cases_adds_up_the_nuclei_of_a_case_by_a_pattern(tmp_path):
     model = read_results(count_json(tmp_path / "a.json", {"S1_1": (10, 0), "S1_2": (0, 90), "S2_1": (5, 5)}))
-    people = results(("S1", 0.12), ("S2", 0.4))
+    people = results(("S1", 0.12), ("S2_all.csv", 0.4))
     paired = pair_cases(model, people, pattern=re.compile(r"^(S\d+)_"))
     assert dict(zip(paired.names, paired.first, strict=True)) == {"S1": 0.1, "S2": 0.5}
     assert paired.second.tolist() == [0.12, 0.4]
+
+
+def test_pair_cases_searches_the_pattern_without_folder_and_suffix():
+    paired = pair_cases(results(("S9/a.png", 0.1)), results(("a.csv", 0.2)), pattern=re.compile("(.+)$"))
+    assert paired.names == ("a",)
 
 
 def test_pair_cases_takes_the_case_of_a_file_from_the_column_of_the_other_set(tmp_path):
