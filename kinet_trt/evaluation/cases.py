@@ -21,12 +21,12 @@ from kinet_trt.datasets.labelled import REGIONS
 from kinet_trt.evaluation.statistics import IndexAgreement
 from kinet_trt.io import geojson, images, points
 from kinet_trt.slides.readers.files import TIFF_SUFFIXES
-from kinet_trt.slides.slide import OPENSLIDE_SUFFIXES, ZARR_SUFFIX
+from kinet_trt.slides.slide import OPENSLIDE_SUFFIXES
 
 SCHEMA = 1
 SUFFIXES = (*geojson.SUFFIXES, *points.SUFFIXES)
 """Suffixes of the files that are read in a folder."""
-_FILE_SUFFIXES = (*SUFFIXES, *images.SUFFIXES, *TIFF_SUFFIXES, *OPENSLIDE_SUFFIXES, ZARR_SUFFIX)
+_FILE_SUFFIXES = (*SUFFIXES, *images.SUFFIXES, *TIFF_SUFFIXES, *OPENSLIDE_SUFFIXES, ".zarr")
 _FIELD_LIST = "index.csv"  # lists labelled fields, and is not a result
 _TOTAL = "together"  # row of the summary with the sum of all pictures
 _NAME_COLUMNS = (

@@ -191,7 +191,7 @@ def test_pair_cases_takes_cases_from_a_list_of_fields(tmp_path):
     assert dict(zip(paired.names, paired.first, strict=True)) == {"S1": 0.2, "z": 0.5}
     with pytest.raises(KinetError, match="'patient'"):
         read_cases(table.parent / "labelled", "patient")
-    with pytest.raises(KinetError, match="expected an index.csv"):
+    with pytest.raises(KinetError, match=r"expected an index\.csv"):
         read_cases(tmp_path / "a" / "b", "slide_id")
 
 
