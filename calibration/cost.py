@@ -39,12 +39,12 @@ floating point without benefit."""
 class Cost:
     """INT8 compared with FP32 on the held-out images."""
 
-    images: int  # number of images
+    images: int
     agreement: Agreement  # by pixel and class
     against_fp32: tuple[float, float]  # detection and classification F1 with FP32's nuclei as ground truth
-    labelled: int  # number of labelled nuclei
+    labelled: int  # number of labelled nuclei in these images
     before: tuple[float, float] | None  # detection and classification F1 of FP32 against the labels
-    after: tuple[float, float] | None  # of INT8
+    after: tuple[float, float] | None  # the same of INT8
 
     @property
     def from_labels(self) -> bool:

@@ -31,7 +31,7 @@ _VERSION = b"kinet-trt ranges 1"
 class Histogram:
     """Histogram of the magnitudes of one tensor."""
 
-    largest: float  # largest magnitude
+    largest: float
     counts: NDArray[np.float64]  # number of values in equal bins from 0 to ``largest``, [BINS]
     scale: float = 1.0  # pixels of the tensor per pixel of the image
 

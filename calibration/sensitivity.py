@@ -30,7 +30,7 @@ PROBES = 4
 class Sensitivity:
     """Sensitivity of one layer to quantization."""
 
-    layer: str  # name
+    layer: str
     moved: float  # share of nuclei that move or change class if only this layer is quantized
     cost: float  # multiplications per pixel of the image
 
@@ -44,7 +44,7 @@ class Sensitivity:
 class FloatLayers:
     """The layers that stay in floating point."""
 
-    floating: tuple[str, ...]  # names
+    floating: tuple[str, ...]
     layers: tuple[Sensitivity, ...]  # every layer, in order of decreasing benefit of floating point
     disagreement: float  # with FP32, on the calibration crops; see :func:`cost.disagreement`
 

@@ -60,7 +60,7 @@ class Imported:
     """Result of an import."""
 
     config: NetworkConfig
-    parameters: int  # number of parameters
+    parameters: int
     ignored: tuple[str, ...]  # names of ignored entries of the file
     threshold: float  # minimum height of a peak
     chosen: bool = False  # whether the threshold was chosen on labelled fields

@@ -35,7 +35,7 @@ class Parity:
 
     max_error: float  # maximum difference of a map value
     agreement: Agreement  # of the detections at the card's threshold, over all images
-    images: int  # number of images
+    images: int
 
 
 def export_file(

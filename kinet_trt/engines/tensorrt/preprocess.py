@@ -33,7 +33,7 @@ class Axis:
     """Weights of source rows, or columns, in each target row or column."""
 
     first: NDArray[np.int32]  # first source index, [target]; clamped to the source
-    weights: NDArray[Any]  # from the first index on, int32 or float32 [target, taps]
+    weights: NDArray[Any]  # from the first index on, int32 or float32 [target, count]
 
     @property
     def taps(self) -> int:
