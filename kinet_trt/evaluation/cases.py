@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.detections import CLASSES
-from kinet_trt.core.errors import KinetError, shown
+from kinet_trt.core.errors import KinetError, printable, shown
 from kinet_trt.core.ki67 import Ki67
 from kinet_trt.core.notice import NOTICE
 from kinet_trt.datasets.labelled import REGIONS
@@ -191,11 +191,12 @@ def _count_json(path: Path) -> dict[str, Any] | None:
 
 
 def _json_rows(document: dict[str, Any], path: Path) -> Iterator[Row]:
-    for field in document["fields"]:
+    fields = document["fields"] if isinstance(document["fields"], list) else [document["fields"]]
+    for field in fields:
         try:
             counts = field["counts"]
             yield Row.counted(str(field["image"]), Ki67.from_counts({name: int(counts[name]) for name in counts}))
-        except (TypeError, KeyError, ValueError, AttributeError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             raise KinetError(
                 f"{path}: expected the JSON of kinet-trt count, with the counts of each image, found {shown(field)}"
             ) from None
@@ -323,14 +324,23 @@ def _count_rows(path: Path, columns: _Columns, lines: points.Rows) -> Iterator[R
         if name == _TOTAL:
             continue
         try:
-            positive, negative = (int(cells[column]) for column in (columns.positive, columns.negative))
-            counts = Ki67(positive, positive + negative)
+            counts = Ki67.from_counts(
+                {"positive": _whole(cells[columns.positive]), "negative": _whole(cells[columns.negative])}
+            )
         except ValueError:
             raise KinetError(
                 f"{path}, line {number}: expected the numbers of nuclei in {columns.positive!r} and "
                 f"{columns.negative!r}, found {shown(cells)}"
             ) from None
         yield Row.counted(name, counts, _case_of(columns, cells))
+
+
+def _whole(cell: str) -> int:
+    """Return a number of nuclei; spreadsheets also write "12.0"."""
+    value = points.parse_number(cell)
+    if not value.is_integer():
+        raise ValueError
+    return int(value)
 
 
 def _nuclei_rows(path: Path, columns: _Columns, lines: points.Rows) -> Iterator[Row]:
@@ -464,8 +474,8 @@ def _by_case(results: Results, known: Mapping[str, str], pattern: re.Pattern[str
     for name, rows in grouped.items():
         if len(rows) > 1 and not is_group[name]:
             raise KinetError(
-                f"{results.path}: expected one row for each case, found {len(rows)} for {name!r} ({rows[0].name}, "
-                f"{rows[1].name}). Group them by a pattern of the names or by a column"
+                f"{results.path}: expected one row for each case, found {len(rows)} for {shown(name)} "
+                f"({_listed(row.name for row in rows)}). Group them by a pattern of the names or by a column"
             )
     return {name: _pooled(rows) for name, rows in grouped.items()}
 
@@ -486,4 +496,4 @@ def _pooled(rows: Sequence[Row]) -> float | None:
 
 def _listed(names: Iterable[str]) -> str:
     every = list(names)
-    return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
+    return ", ".join(map(printable, every[:3])) + (f" and {len(every) - 3} more" if len(every) > 3 else "")

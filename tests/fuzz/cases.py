@@ -31,6 +31,8 @@ from kinet_trt.counting.run import CountRun
 from kinet_trt.datasets.labelled import read_fields
 from kinet_trt.engines.open import open_engine
 from kinet_trt.engines.tensorrt.engine_file import card_path, write_plan
+from kinet_trt.evaluation.cases import pair_cases, read_results, to_json
+from kinet_trt.evaluation.statistics import index_agreement
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.io.overlay import draw
 from kinet_trt.models.card import CARD_KEY, ModelCard, onnx_hash, with_card
@@ -294,6 +296,30 @@ def qupath_cases() -> Case:
     return case
 
 
+def results_cases() -> Case:
+    """Damaged results of a count and tables of indices, compared with whole ones."""
+    names = [f"S{i}.png" for i in range(6)]
+    fields = [{"image": name, "counts": {"positive": i, "negative": 9, "non_tumor": 1}} for i, name in enumerate(names)]
+    texts = {
+        ".json": json.dumps({"schema": 1, "fields": fields, "errors": []}),
+        "-index.csv": "case;Ki-67 (%);who\n" + "".join(f"{name};{i},5;A\n" for i, name in enumerate(names)),
+        "-counts.csv": "Picture,Positive,Negative\n" + "".join(f"{name},{i},9\n" for i, name in enumerate(names)),
+        "-nuclei.csv": "image,x,y,class\n" + "".join(f"{name},1,2,{cls}\n" for name in names for cls in CLASSES),
+    }
+
+    def case(rng: random.Random, folder: Path) -> None:
+        suffix = rng.choice(list(texts))
+        (folder / f"a{suffix}").write_bytes(mutated(texts[suffix].encode(), rng))
+        (folder / "b.json").write_text(texts[".json"])
+        damaged, whole = (read_results(folder / name) for name in (f"a{suffix}", "b.json"))
+        cases = pair_cases(damaged, whole)
+        if cases.names:
+            agreement = index_agreement(cases.first, cases.second)
+            assert _strict(to_json(damaged, whole, cases, agreement))["schema"] == 1
+
+    return case
+
+
 def geojson_cases() -> Case:
     """Whatever was found, in whatever it is called: the files are what their readers can read."""
 
@@ -344,6 +370,7 @@ TARGETS: dict[str, Callable[[], Case]] = {
     "cards": card_cases,
     "csv": csv_cases,
     "qupath": qupath_cases,
+    "results": results_cases,
     "geojson": geojson_cases,
 }
 
