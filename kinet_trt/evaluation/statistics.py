@@ -5,19 +5,19 @@ of the package: bisection of the regularized incomplete beta function, which is 
 
 References
 ----------
-.. [1] P. E. Shrout, J. L. Fleiss. Intraclass correlations: uses in assessing rater reliability. Psychological Bulletin
-   86:420-428, 1979.
-.. [2] K. O. McGraw, S. P. Wong. Forming inferences about some intraclass correlation coefficients. Psychological
-   Methods 1:30-46, 1996; correction 1:390.
-.. [3] J. M. Bland, D. G. Altman. Statistical methods for assessing agreement between two methods of clinical
-   measurement. Lancet 327:307-310, 1986.
-.. [4] J. M. Bland, D. G. Altman. Measuring agreement in method comparison studies. Statistical Methods in Medical
-   Research 8:135-160, 1999.
-.. [5] J. Cohen. Weighted kappa: nominal scale agreement with provision for scaled disagreement or partial credit.
-   Psychological Bulletin 70:213-220, 1968.
-.. [6] J. L. Fleiss, J. Cohen, B. S. Everitt. Large sample standard errors of kappa and weighted kappa. Psychological
-   Bulletin 72:323-327, 1969.
-.. [7] NIST Digital Library of Mathematical Functions, section 8.17.
+- P. E. Shrout, J. L. Fleiss. Intraclass correlations: uses in assessing rater reliability. Psychological Bulletin
+  86:420-428, 1979.
+- K. O. McGraw, S. P. Wong. Forming inferences about some intraclass correlation coefficients. Psychological
+  Methods 1:30-46, 1996; correction 1:390.
+- J. M. Bland, D. G. Altman. Statistical methods for assessing agreement between two methods of clinical
+  measurement. Lancet 327:307-310, 1986.
+- J. M. Bland, D. G. Altman. Measuring agreement in method comparison studies. Statistical Methods in Medical
+  Research 8:135-160, 1999.
+- J. Cohen. Weighted kappa: nominal scale agreement with provision for scaled disagreement or partial credit.
+  Psychological Bulletin 70:213-220, 1968.
+- J. L. Fleiss, J. Cohen, B. S. Everitt. Large sample standard errors of kappa and weighted kappa. Psychological
+  Bulletin 72:323-327, 1969.
+- NIST Digital Library of Mathematical Functions, section 8.17.
 """
 
 from __future__ import annotations
@@ -195,8 +195,8 @@ def icc(ratings: ArrayLike) -> Estimate | None:
     """Return ICC(2,1): two-way random effects, absolute agreement, single measurement.
 
     With the mean squares of a two-way analysis of variance, MSR of the n cases, MSC of the k readings and MSE of the
-    residuals, it is (MSR - MSE) / (MSR + (k - 1) MSE + k (MSC - MSE) / n) [1]_. The interval is that of ICC(A,1) [2]_;
-    a negative ICC enters its degrees of freedom as 0.
+    residuals, it is (MSR - MSE) / (MSR + (k - 1) MSE + k (MSC - MSE) / n) (Shrout and Fleiss 1979). The interval is
+    that of ICC(A,1) of McGraw and Wong (1996); a negative ICC enters its degrees of freedom as 0.
 
     Parameters
     ----------
@@ -244,8 +244,8 @@ def bland_altman(first: ArrayLike, second: ArrayLike) -> BlandAltman:
     """Return the bias and the limits of agreement.
 
     The intervals are from the t distribution with n - 1 degrees of freedom. The standard error of the bias is
-    s / sqrt(n) [3]_, that of a limit s sqrt(1 / n + 1.96^2 / (2 (n - 1))) [4]_; the second is approximate, and
-    too narrow with few cases.
+    s / sqrt(n), that of a limit s sqrt(1 / n + 1.96^2 / (2 (n - 1))) (Bland and Altman 1986, 1999); the second is
+    approximate, and too narrow with few cases.
 
     Parameters
     ----------
@@ -274,8 +274,8 @@ def bland_altman(first: ArrayLike, second: ArrayLike) -> BlandAltman:
 def cohen_kappa(table: ArrayLike, weights: Weights | NDArray[np.float64] = "none") -> Estimate | None:
     """Return Cohen's kappa, weighted or not, with its large-sample interval.
 
-    Kappa is (po - pe) / (1 - pe), where po and pe are the weighted shares of agreement, observed and by chance [5]_.
-    The standard error is that of [6]_; the interval is cut to [-1, 1].
+    Kappa is (po - pe) / (1 - pe), where po and pe are the weighted shares of agreement, observed and by chance
+    (Cohen 1968). The standard error is that of Fleiss, Cohen and Everitt (1969); the interval is cut to [-1, 1].
 
     Parameters
     ----------
@@ -349,7 +349,7 @@ def t_quantile(p: float, df: float) -> float:
 
 
 def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """Return the regularized incomplete beta function I_x(a, b), 0 < x < 1, by its continued fraction 8.17.22 [7]_."""
+    """Return the regularized incomplete beta function I_x(a, b), 0 < x < 1, by its continued fraction 8.17.22."""
     if x > (a + 1) / (a + b + 2):  # the fraction converges slowly there; 8.17.4
         return 1 - _incomplete_beta(1 - x, b, a)
     fraction = 1.0
