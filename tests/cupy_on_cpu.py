@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import weakref
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 
@@ -206,6 +207,29 @@ def installed(folder):
             sys.modules.pop(name) if one is None else sys.modules.__setitem__(name, one)
 
 
+class RuntimeCache:
+    """Kernels that TensorRT for RTX compiled; a binding, which may be referenced weakly."""
+
+
+class RuntimeConfig:
+    """Has the attributes of IRuntimeConfig and no others; stores the address of a cache, as the binding does."""
+
+    __slots__ = ("__weakref__", "cache", "dynamic_shapes_kernel_specialization_strategy", "strategy")
+
+    def __init__(self):
+        self.cache = self.strategy = None
+
+    def set_execution_context_allocation_strategy(self, strategy):
+        self.strategy = strategy
+
+    def create_runtime_cache(self):
+        return RuntimeCache()
+
+    def set_runtime_cache(self, cache):
+        self.cache = weakref.ref(cache)
+        return True
+
+
 class Plan:
     """An engine of TensorRT: maps are a function of the pixels, in FP16."""
 
@@ -213,6 +237,9 @@ class Plan:
 
     def __init__(self, network):
         self.network = network
+
+    def create_runtime_config(self):
+        return RuntimeConfig()
 
     def get_tensor_name(self, index):
         return ("frame", "maps")[index]
@@ -223,16 +250,17 @@ class Plan:
     def get_tensor_dtype(self, name):
         return {"frame": np.uint8, "maps": np.float16}[name]
 
-    def create_execution_context(self, strategy):
+    def create_execution_context(self, options):
+        strategy = options.strategy if isinstance(options, RuntimeConfig) else options
         assert strategy == "user managed"
-        return Context(self.network)
+        return Context(self, options)
 
 
 class Context:
-    """An execution context of it."""
+    """An execution context of it. Like the binding, it keeps its engine and its options alive, and nothing else."""
 
-    def __init__(self, network):
-        self.network, self.addresses, self.memory = network, {}, None
+    def __init__(self, plan, options):
+        self.plan, self.options, self.network, self.addresses, self.memory = plan, options, plan.network, {}, None
 
     def set_device_memory(self, memory, size):
         self.memory = memory, size
@@ -259,16 +287,19 @@ class Context:
             maps[:] = np.frombuffer(result.tobytes(), np.uint8)
 
         assert self.memory
+        if isinstance(self.options, RuntimeConfig):
+            assert self.options.cache() is not None, "use after free: the runtime cache"
         EVERY_STREAM[stream_handle].do(work)
         return True
 
 
-def library(network):
-    """Return what stands in for TensorRT."""
+def library(network, is_rtx=False):
+    """Return what stands in for TensorRT, or for TensorRT for RTX."""
     trt = SimpleNamespace(
         Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: Plan(network)),
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
+        DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER="eager"),
         TensorIOMode=SimpleNamespace(OUTPUT="output"),
         nptype=lambda kind: kind,
     )
-    return SimpleNamespace(module=trt, name="TensorRT", version="11.0", logger=None, messages=[], is_rtx=False)
+    return SimpleNamespace(module=trt, name="TensorRT", version="11.0", logger=None, messages=[], is_rtx=is_rtx)

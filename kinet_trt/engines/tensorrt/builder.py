@@ -151,21 +151,23 @@ def build_plan(
     return bytes(plan), bytes(cache.serialize()) if cache else b""
 
 
-def context_options(library: Library, engine: Any) -> Any:
-    """Return options for execution contexts that use the caller's memory.
+def context_options(library: Library, engine: Any) -> tuple[Any, Any]:
+    """Return options for execution contexts that use the caller's memory, and the cache of compiled kernels, if any.
 
     TensorRT for RTX compiles kernels for a shape in the background and runs slower ones until then; a captured graph
     would keep the slow ones. With these options it compiles them on a shape's first run, once for all contexts.
+    TensorRT stores only the address of the cache: keep it longer than every context.
     """
     trt = library.module
     strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if not library.is_rtx:
-        return strategy
+        return strategy, None
     options = engine.create_runtime_config()
     options.set_execution_context_allocation_strategy(strategy)
     options.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-    options.set_runtime_cache(options.create_runtime_cache())
-    return options
+    runtime_cache = options.create_runtime_cache()
+    options.set_runtime_cache(runtime_cache)
+    return options, runtime_cache
 
 
 def check_machine(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Driver]:

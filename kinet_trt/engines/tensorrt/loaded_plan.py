@@ -30,10 +30,14 @@ class LoadedPlan:
         if self._engine is None:
             raise self.error("cannot load the plan")
         self.tensors = self._read_tensors()
-        self._context_options = context_options(library, self._engine)
+        self._context_options, self._runtime_cache = context_options(library, self._engine)
         self._scratch_bytes = int(self._engine.device_memory_size_v2)
         with stream:
             self._scratch = cupy.cuda.alloc(max(1, self._scratch_bytes))
+
+    def __del__(self) -> None:
+        # TensorRT requires that objects are released before the one that created them.
+        self._runtime_cache = self._context_options = self._engine = self._runtime = None
 
     def create_context(self) -> Any:
         """Return a new execution context. All contexts share one scratch buffer, so they must run on the same stream.

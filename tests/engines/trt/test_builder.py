@@ -16,6 +16,7 @@ onnx = pytest.importorskip("onnx")
 
 from tensorrt_api import names_used, versions_with_names
 
+from cupy_on_cpu import RuntimeConfig
 from kinet_trt.core.errors import EngineError, KinetError, MissingExtraError
 from kinet_trt.cuda.driver import Driver, Gpu
 from kinet_trt.engines.tensorrt import builder as trt
@@ -272,28 +273,14 @@ def test_turing_plans_differ(library):
 
 def test_context_options_use_our_memory_and_compile_kernels_first(library):
     made = []
-
-    class Running:
-        """The attributes of IRuntimeConfig and no others."""
-
-        __slots__ = ("dynamic_shapes_kernel_specialization_strategy", "kept", "strategy")
-
-        def set_execution_context_allocation_strategy(self, strategy):
-            self.strategy = strategy
-
-        def create_runtime_cache(self):
-            return "a cache"
-
-        def set_runtime_cache(self, cache):
-            self.kept = cache
-
-    engine = SimpleNamespace(create_runtime_config=lambda: made.append(Running()) or made[-1])
-    running = trt.context_options(library, engine)
+    engine = SimpleNamespace(create_runtime_config=lambda: made.append(RuntimeConfig()) or made[-1])
+    options, cache = trt.context_options(library, engine)
     names = library.module
-    assert made == [running]
-    assert running.strategy == names.ExecutionContextAllocationStrategy.USER_MANAGED
-    assert running.kept == "a cache"
+    assert made == [options]
+    assert options.strategy == names.ExecutionContextAllocationStrategy.USER_MANAGED
+    assert options.cache() is cache is not None
     eager = names.DynamicShapesKernelSpecializationStrategy.EAGER
-    assert running.dynamic_shapes_kernel_specialization_strategy == eager
+    assert options.dynamic_shapes_kernel_specialization_strategy == eager
     classic = replace(library, name="TensorRT")
-    assert trt.context_options(classic, None) == names.ExecutionContextAllocationStrategy.USER_MANAGED
+    expected = names.ExecutionContextAllocationStrategy.USER_MANAGED, None
+    assert trt.context_options(classic, None) == expected

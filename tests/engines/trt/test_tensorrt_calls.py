@@ -27,14 +27,21 @@ def network(frames):
     return 1 - frames.transpose(0, 3, 1, 2) / 255
 
 
+CARD = ModelCard(
+    "edge", 0.5, (0, 0, 0), (1, 1, 1), THRESHOLD, precision="fp16", profile=((1, 16, 16), (1, 48, 64), (2, 96, 96))
+)
+DRIVER = SimpleNamespace(gpus=[SimpleNamespace(name="a GPU")])
+
+
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    card = ModelCard(
-        "edge", 0.5, (0, 0, 0), (1, 1, 1), THRESHOLD, precision="fp16", profile=((1, 16, 16), (1, 48, 64), (2, 96, 96))
-    )
-    driver = SimpleNamespace(gpus=[SimpleNamespace(name="a GPU")])
+def gpu(tmp_path_factory):
     with installed(tmp_path_factory.mktemp("kernels")):
-        yield TensorRtEngine(card, b"plan", library(network), driver, Path("edge.engine"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def engine(gpu):
+    return TensorRtEngine(CARD, b"plan", library(network), DRIVER, Path("edge.engine"))
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +65,11 @@ def test_both_slots_are_warmed_up_and_captured(engine):
     (slots,) = engine._slots.values()
     assert len(slots) == 2
     assert all(slot._graph is not None for slot in slots)
+
+
+def test_runtime_cache_of_rtx_lives_as_long_as_the_engine(gpu, frames):
+    rtx = TensorRtEngine(CARD, b"plan", library(network, is_rtx=True), DRIVER, Path("edge.engine"))
+    assert of(rtx.submit(frames[0]).result()) == expected(frames[0])
 
 
 @pytest.mark.parametrize("mpp", [None, 0.7, 0.4, 0.36])
