@@ -23,6 +23,13 @@ std::string version() {
            std::to_string(getInferLibPatchVersion()) + "." + std::to_string(getInferLibBuildVersion());
 }
 
+// Whether a version as Python states it, in a card, is that of this library: Python states three parts in TensorRT 10.3
+// to 10.7 and four later, and ".postN" is a number of the package.
+bool is_version(const std::string& stated) {
+    const std::string parts = stated.substr(0, stated.find(".post"));
+    return !parts.empty() && (version() + ".").rfind(parts + ".", 0) == 0;
+}
+
 // Collects TensorRT's error messages. TensorRT accepts one logger per process, so it is a singleton, never destroyed.
 class Log : public nvinfer1::ILogger {
 public:
@@ -112,7 +119,7 @@ public:
             throw ArgumentError("precision: expected none, since the plan defines it, found " + options.precision);
         device_ = device_number(options.device);
         // Checked before TensorRT parses the plan: one of another version can crash the process.
-        if (card_.runtime != NAME || card_.runtime_version != version())
+        if (card_.runtime != NAME || !is_version(card_.runtime_version))
             throw ModelError(path_ + ": built by " + card_.runtime + " " + card_.runtime_version + ", but this is " +
                              NAME + " " + version() + "; plans are not portable between versions: build it here");
         const OnDevice here(device_);

@@ -613,6 +613,28 @@ def test_tensorrt_refuses_unusable_plans(tensorrt, plan, model, tmp_path):
         Model(library, noise)
 
 
+@pytest.mark.parametrize(
+    ("version", "accepted"),
+    [
+        ("10.13.3", True),  # TensorRT 10.3 to 10.7 state three parts in Python, as JetPack 6.2 does
+        ("10.13.3.9.post1", True),
+        ("10.13.3.post1", True),
+        ("10.13.3.90", False),
+        ("10.13.30", False),
+        ("10.13.2", False),
+        ("", False),
+    ],
+)
+def test_tensorrt_compares_the_version_parts_of_the_card(tensorrt, model, tmp_path, version, accepted):
+    library, path = Library(tensorrt / "TENSORRT" / "libkinet.so"), tmp_path / "fused.engine"
+    write_plan(path, model.read_bytes(), plan_card(model, runtime_version=version))
+    if accepted:
+        Model(library, path).close()
+        return
+    with pytest.raises(KinetError, match=rf"built by TensorRT {version}, but this is TensorRT 10\.13\.3\.9"):
+        Model(library, path)
+
+
 def test_tensorrt_for_rtx_builds_and_counts(tensorrt, model, opened, tmp_path):
     path = tmp_path / "rtx.engine"
     write_plan(path, model.read_bytes(), plan_card(model, runtime="TensorRT for RTX"))

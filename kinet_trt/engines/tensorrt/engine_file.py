@@ -72,7 +72,7 @@ def read_plan(path: Path) -> tuple[ModelCard, bytes]:
 
 def check_runtime(card: ModelCard, path: Path, name: str, version: str) -> None:
     """Raise an EngineError unless this TensorRT, name and version, built the engine: plans run on no other version."""
-    if (card.runtime, card.runtime_version) != (name, version):
+    if card.runtime != name or not _is_same_version(card.runtime_version, version):
         raise EngineError(
             f"{path}: built by {card.runtime} {card.runtime_version}, found {name} {version}. An engine needs the "
             f"version that built it. Rebuild the engine with the installed one: {build_command(card, path)}"
@@ -133,6 +133,15 @@ def build_command(card: ModelCard, path: Path) -> str:
     if card.capacity:
         words.append("--fused")
     return " ".join(words)
+
+
+def _is_same_version(first: str, second: str) -> bool:
+    """Whether the parts that both versions state are equal.
+
+    TensorRT 10.3 to 10.7 state three parts in Python and four in C++; ``.postN`` is a number of the package.
+    """
+    parts = [version.partition(".post")[0].split(".") for version in (first, second)]
+    return all(a == b for a, b in zip(*parts, strict=False))
 
 
 def _parse(text: bytes) -> ModelCard:

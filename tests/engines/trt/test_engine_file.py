@@ -173,6 +173,26 @@ def test_check_runtime_names_both_versions_and_the_command(engine):
 
 
 @pytest.mark.parametrize(
+    ("built_by", "installed", "accepted"),
+    [
+        ("10.3.0", "10.3.0.post1", True),
+        ("10.3.0.post1", "10.3.0.26", True),
+        ("10.13.3.9", "10.13.3", True),
+        ("10.3.0", "10.3.1", False),
+        ("10.13.3.9", "10.13.3.90", False),
+        ("10.3.0", "10.30.0", False),
+    ],
+)
+def test_check_runtime_compares_the_parts_that_both_versions_state(engine, built_by, installed, accepted):
+    card = a_card(runtime="TensorRT", runtime_version=built_by)
+    if accepted:
+        check_runtime(card, engine, "TensorRT", installed)
+        return
+    with pytest.raises(EngineError, match=f"built by TensorRT {built_by}, found TensorRT {installed}"):
+        check_runtime(card, engine, "TensorRT", installed)
+
+
+@pytest.mark.parametrize(
     ("built_for", "name", "capability", "fits"),
     [
         (AMPERE, "NVIDIA GeForce RTX 3060", (8, 6), True),
