@@ -44,6 +44,7 @@ SECTIONS = {"tensorrt": 150, "peaks": 90, "counting": 300, "tests": 240, "frames
 """Time limit of each section, s, in the order of execution."""
 NEEDED = {
     "kinet_trt.export": "the package: python -m pip install --no-deps --no-build-isolation -e .",
+    "cv2": "OpenCV: every section needs it. python -m pip install opencv-python-headless",
     "cupy": "CuPy",
     "torch": "PyTorch: counting needs it",
     "onnx": "onnx: engines are built with it",

@@ -173,6 +173,25 @@ def test_missing_requirements_are_named(monkeypatch):
     assert gpu.missing() == {"no_such_module.at_all": "what for"}
 
 
+def test_missing_opencv_is_named(tmp_path):
+    script = """
+import sys
+class Absent:
+    def find_spec(name, path=None, target=None):
+        if name == "cv2":
+            raise ModuleNotFoundError("No module named 'cv2'", name=name)
+sys.meta_path.insert(0, Absent)
+import gpu
+sys.exit(gpu.main(["--out", sys.argv[1], "--sections", "peaks"]))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(gpu.__file__).parent), "CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "missing: cv2. OpenCV" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 def test_missing_models_are_named(tmp_path):
     assert gpu_sections._source(tmp_path, "kinet-edge", "fp16") is None
     with pytest.raises(KinetError, match=r"gpu_check\.sh --pack"):
