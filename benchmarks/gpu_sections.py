@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -69,12 +70,14 @@ def _small(record: Record, library: Any, models: Path, precision: str, found: di
         card, plan = read_plan(path)
         found["plan_bytes"] = len(plan)
         record.put(step=f"{precision}: validity")
+        library.messages.clear()
         runtime = library.module.Runtime(library.logger)
         if hasattr(runtime, "get_engine_validity"):
             validity, bits = runtime.get_engine_validity(plan)
             kinds = library.module.EngineInvalidityDiagnostics.__members__
             found["validity"] = validity.name
             found["diagnostics"] = [name for name, bit in kinds.items() if int(bits) & int(bit)]
+            found["logged"] = list(library.messages)
         record.put(step=f"{precision}: open and capture")
         checked, driver = check_machine(card, plan, path)
         with _seconds(found, "open_s"):
@@ -414,6 +417,7 @@ if __name__ == "__main__":
     parser.add_argument("models", type=Path)
     parser.add_argument("--tensorrt", action="store_true")
     given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)  # what TensorRT says; kept if the section fails
     try:
         query_driver()  # before any other use of CUDA
         SECTIONS[given.section](Record(given.json), given.models, given.tensorrt)

@@ -205,9 +205,10 @@ def check_machine(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Dr
 def incompatibility(library: Library, plan: bytes) -> str:
     """Return why TensorRT cannot run a plan on this machine; empty if it can, or if the version has no such check.
 
-    Needs a driver and a plan whose card matches.
+    The reason includes what TensorRT logged. Needs a driver and a plan whose card matches.
     """
     trt = library.module
+    library.messages.clear()
     runtime = trt.Runtime(library.logger)
     if not hasattr(runtime, "get_engine_validity"):
         return ""
@@ -215,7 +216,9 @@ def incompatibility(library: Library, plan: bytes) -> str:
     if validity != trt.EngineValidity.INVALID:
         return ""
     names = [name for name, bit in trt.EngineInvalidityDiagnostics.__members__.items() if int(bits) & int(bit)]
-    return ", ".join(_REASONS.get(name, name.lower().replace("_", " ")) for name in names) or "unknown reason"
+    reasons = ", ".join(_REASONS.get(name, name.lower().replace("_", " ")) for name in names) or "unknown reason"
+    logged = _first_reasons(library.messages)
+    return f"{reasons}; TensorRT: {logged}" if logged else reasons
 
 
 def _installed_runtime(runtime: str) -> str:
@@ -310,6 +313,9 @@ def _interruptible(stop: threading.Event) -> Iterator[None]:
 
 def format_error(library: Library, problem: str, reasons: list[str]) -> str:
     """Return a one-line message with a problem and TensorRT's first two reasons; later ones are seldom the cause."""
+    return f"{library.name} {library.version} {problem}: {_first_reasons(reasons) or 'no reason given'}"
+
+
+def _first_reasons(reasons: list[str]) -> str:
     lines = [" ".join(reason.split()) for reason in reasons if reason.strip()]
-    reason = "; ".join(dict.fromkeys(lines[:2])) or "no reason given"
-    return f"{library.name} {library.version} {problem}: {reason[:600]}"
+    return "; ".join(dict.fromkeys(lines[:2]))[:600]

@@ -255,8 +255,31 @@ def test_incompatibility_is_read_from_tensorrt_for_rtx(library):
     if Path("/dev/nvidiactl").exists():
         pytest.skip("there is a GPU here")
     plan, _ = trt.build_plan(library, model(), ANY, tf32=False)
-    assert trt.incompatibility(library, plan) == "unknown reason"
+    reason = trt.incompatibility(library, plan)
+    assert reason.startswith("unknown reason; TensorRT: Error reading CUDA GPU properties")
+    assert "CUDA driver version is insufficient" in reason
+    assert trt.incompatibility(library, plan) == reason  # and not also what it said before
     assert trt.incompatibility(library, plan[:1000])
+
+
+def test_incompatibility_joins_diagnostics_and_log(library):
+    class Runtime:
+        def __init__(self, logger):
+            logger.log(None, "error")
+
+        def get_engine_validity(self, plan):
+            return rtx.EngineValidity.INVALID, int(rtx.EngineInvalidityDiagnostics.UNSUPPORTED_CC)
+
+    messages = ["of an earlier call"]
+    module = SimpleNamespace(
+        Runtime=Runtime,
+        EngineValidity=rtx.EngineValidity,
+        EngineInvalidityDiagnostics=rtx.EngineInvalidityDiagnostics,
+    )
+    logger = SimpleNamespace(log=lambda severity, text: messages.append("SM 9.0 is not\nsupported"))
+    assert trt.incompatibility(replace(library, module=module, messages=messages, logger=logger), b"") == (
+        "it was not built for this compute capability; TensorRT: SM 9.0 is not supported"
+    )
 
 
 def test_turing_plans_differ(library):
