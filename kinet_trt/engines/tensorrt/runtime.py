@@ -167,15 +167,12 @@ class TensorRtEngine:
             return pending
 
     def _collect(self, slot: Slot, threshold: float) -> tuple[Detections, bool]:
-        """Wait for a slot, return its nuclei in model px and whether its frame has colour, and free it."""
+        """Wait for a slot, and return its nuclei in model px and whether its frame has colour."""
         with _convert_cuda_errors(self._path):
             slot.done.synchronize()
             with self._lock:
-                try:
-                    (found,) = slot.read(threshold)
-                    return found, bool(slot.host_has_color[0])
-                finally:
-                    slot.user = None
+                (found,) = slot.read(threshold)
+                return found, bool(slot.host_has_color[0])
 
     def _run(self, frames: NDArray[np.uint8], threshold: float) -> Iterator[tuple[NDArray[np.uint8], Slot]]:
         """Run a batch in parts of at most the engine's batch size; yield each part once its results are valid."""
@@ -255,22 +252,35 @@ class PendingFrame:
     """A frame in flight, returned by :meth:`TensorRtEngine.submit`. Thread-safe."""
 
     def __init__(self, engine: TensorRtEngine, slot: Slot, plan: PreparePlan, threshold: float, owners: object) -> None:
-        self._engine, self._slot, self._plan, self._threshold = engine, slot, plan, threshold
+        self._engine, self._plan, self._threshold = engine, plan, threshold
+        self._slot: Slot | None = slot  # None once there is a result or a failure: the next frame may use the slot
         self._owners = owners
         self._lock = threading.Lock()
         self._found: Detections | None = None
+        self._failure = ""
 
     def result(self) -> Detections:
         """Wait for the frame and return its nuclei in raster order, px of the input frame.
 
-        Raise an EngineError if the frame contains more nuclei than a fused model's capacity, or the GPU failed.
+        Raise an EngineError, at every call, if the frame contains more nuclei than a fused model's capacity, or the GPU
+        failed.
         """
         with self._lock:
+            if self._slot is not None:
+                try:
+                    self._found = self._to_frame(*self._engine._collect(self._slot, self._threshold))
+                except Exception as error:
+                    # The message: a stored exception would refer to this object through its traceback, and it to that.
+                    self._failure = str(error) or type(error).__name__
+                    self._release(self._slot)
+                    raise
+                self._release(self._slot)
             if self._found is None:
-                found, has_color = self._engine._collect(self._slot, self._threshold)
-                self._owners = None
-                self._found = self._to_frame(found, has_color)
+                raise EngineError(self._failure)
             return self._found
+
+    def _release(self, slot: Slot) -> None:
+        slot.user = self._slot = self._owners = None
 
     def _to_frame(self, found: Detections, has_color: bool) -> Detections:
         plan = self._plan

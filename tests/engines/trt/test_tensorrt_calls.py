@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,6 +91,51 @@ def test_submit_allows_two_frames_in_flight(engine, frames):
         engine.submit(frames[2])
     assert [of(one.result()) for one in held] == [expected(frame) for frame in frames[:2]]
     assert of(engine.submit(frames[2]).result()) == expected(frames[2])
+
+
+def test_failed_result_fails_again_instead_of_returning_another_frame(engine, frames, monkeypatch):
+    pending = engine.submit(frames[0])
+    slot = pending._slot
+    with monkeypatch.context() as patch:
+        patch.setattr(slot, "read", lambda threshold: (_ for _ in ()).throw(EngineError("expected at most 5 nuclei")))
+        with pytest.raises(EngineError, match="expected at most 5 nuclei"):
+            pending.result()
+    later = engine.submit(frames[1])
+    assert later._slot is slot
+    slot.done.synchronize()
+    for _ in range(2):
+        with pytest.raises(EngineError, match="expected at most 5 nuclei"):
+            pending.result()
+    assert of(later.result()) == expected(frames[1])
+
+
+def test_interrupted_result_can_be_waited_for_again(engine, frames, monkeypatch):
+    pending = engine.submit(frames[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(pending._slot, "read", lambda threshold: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pending.result()
+    assert of(engine.submit(frames[1]).result()) == expected(frames[1])
+    assert of(pending.result()) == expected(frames[0])
+
+
+def test_results_and_failures_keep_no_cycle_alive(engine, frames, monkeypatch):
+    gc.collect()
+    gc.disable()
+    try:
+        done = engine.submit(frames[0])
+        done.result()
+        failed = engine.submit(frames[1])
+        with monkeypatch.context() as patch:
+            patch.setattr(failed._slot, "read", lambda threshold: (_ for _ in ()).throw(EngineError("no")))
+            for _ in range(2):
+                with pytest.raises(EngineError):
+                    failed.result()
+        references = [weakref.ref(done), weakref.ref(failed)]
+        del done, failed
+        assert [reference() for reference in references] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_submit_accepts_other_orders_sizes_and_device_arrays(engine, frames):
