@@ -27,6 +27,9 @@ ORDERS: Mapping[str, tuple[int, int, int]] = {
 
 EXPECTED = "frame: expected uint8 [height, width, 3], or 4 channels with the order RGBA or BGRA"
 
+LEGACY_STREAM = 1
+"""Handle of the legacy default stream (``cudaStreamLegacy``); 2 is the per-thread default stream."""
+
 # DLDeviceType of dlpack.h.
 _HOST, _CUDA, _PINNED, _MANAGED = 1, 2, 3, 13
 _DEVICES = {4: "OpenCL", 7: "Vulkan", 8: "Metal", 10: "ROCm", 14: "oneAPI"}
@@ -44,7 +47,7 @@ class DevicePixels:
     red: int  # offset in a pixel, bytes, like the other channels
     green: int
     blue: int
-    stream: int | None  # that writes the pixels (1: legacy default, 2: per-thread default); None if they are ready
+    stream: int | None  # that writes the pixels, now and later (see LEGACY_STREAM); None if nothing writes them
     owner: object  # owns the memory; keep a reference until the pixels have been read
 
 
@@ -84,7 +87,8 @@ def read_frame(frame: object, order: str | None = None, stream: Any = None) -> N
             return parse_interface(frame.__cuda_array_interface__, order, frame)
         with stream or nullcontext():
             array = _exported(cupy, frame)
-            # The interface names CuPy's current stream, on which the producer has already synchronised.
+            # The interface names CuPy's current stream, which already waits for the producer. On which stream the
+            # producer writes next is not known.
             return parse_interface({**array.__cuda_array_interface__, "stream": None}, order, array)
     if hasattr(frame, "__cuda_array_interface__"):
         return parse_interface(frame.__cuda_array_interface__, order, frame)
@@ -128,6 +132,9 @@ def delay_writes(pixels: DevicePixels, stream: Any) -> None:
 def parse_interface(interface: Mapping[str, Any], order: str | None, owner: object) -> DevicePixels:
     """Read a CUDA array interface, versions 0 to 3, of memory that ``owner`` owns.
 
+    If it names no stream, the pixels belong to the legacy default stream. By the protocol they would be ready, but
+    PyCUDA never names a stream, nor does Numba its default one, and our non-blocking streams would not wait for theirs.
+
     Raise an EngineError if it is not a frame, or the interface is incomplete or invalid.
     """
     try:
@@ -137,7 +144,7 @@ def parse_interface(interface: Mapping[str, Any], order: str | None, owner: obje
         strides = interface.get("strides")
         strides = None if strides is None else tuple(map(int, strides))
         stream = interface.get("stream")
-        stream = None if stream is None else int(stream)
+        stream = LEGACY_STREAM if stream is None else int(stream)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise EngineError(f"frame: invalid __cuda_array_interface__ ({error!r})") from None
     if interface.get("mask") is not None:

@@ -206,7 +206,9 @@ class NucleusCounter:
         order
             Channel order of the pixels: ``"RGB"``, ``"BGR"`` (OpenCV's), ``"RGBA"`` or ``"BGRA"``; None: RGB.
         cuda_stream
-            CUDA stream on which the pixels are written; None: the one that their array interface names.
+            CUDA stream on which pixels on a GPU are written (its handle, such as ``stream.ptr`` in CuPy or
+            ``stream.cuda_stream`` in PyTorch); defaults to the one that their array interface names, or else to the
+            legacy default stream. Work that is queued on it later waits until the pixels have been read.
         cancel
             When set, from any thread, the count stops with an error before its next tile.
 

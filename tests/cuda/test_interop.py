@@ -104,7 +104,12 @@ def test_stream_and_owner_are_kept():
     given = OnDevice(pixels(), stream=2)
     frame = read_frame(given)
     assert (frame.stream, frame.owner) == (2, given)
-    assert read_frame(OnDevice(pixels())).stream is None
+
+
+@pytest.mark.parametrize("changes", [{}, {"stream": None}])
+def test_pixels_without_a_stream_belong_to_the_legacy_default_stream(changes):
+    """PyCUDA always states None, and Numba by default, also while a kernel writes."""
+    assert read_frame(OnDevice(pixels(), **changes)).stream == 1
 
 
 def test_read_frame_of_host_dlpack_is_a_view():

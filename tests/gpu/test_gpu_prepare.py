@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from kinet_trt.simulation import simulate
 pytestmark = pytest.mark.gpu
 
 MPP = 0.5
+SPIN = 'extern "C" __global__ void spin() { const long long end = clock64() + 20000000; while (clock64() < end); }'
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +106,7 @@ def test_cupy_and_numba_arrays_are_read_in_place(pixels):
 def test_prepare_waits_for_cupys_current_stream(pixels):
     import cupy
 
-    spin = cupy.RawKernel(
-        'extern "C" __global__ void spin() { const long long end = clock64() + 20000000; while (clock64() < end); }',
-        "spin",
-    )
+    spin = cupy.RawKernel(SPIN, "spin")
     expected = fit(Frame(pixels), MPP, 16).pixels
     source = cupy.asarray(pixels)
     cupy.cuda.Device().synchronize()
@@ -117,6 +117,23 @@ def test_prepare_waits_for_cupys_current_stream(pixels):
                 spin((1,), (1,), ())
                 frame[...] = source
                 assert (prepare(frame)[0] == expected).all()
+
+
+def test_prepare_waits_for_the_legacy_default_stream_if_none_is_named(pixels):
+    """PyCUDA and Numba name no stream while a kernel writes on the legacy default stream."""
+    import cupy
+
+    spin = cupy.RawKernel(SPIN, "spin")
+    expected = fit(Frame(pixels), MPP, 16).pixels
+    source = cupy.asarray(pixels)
+    cupy.cuda.Device().synchronize()
+    with cupy.cuda.Stream.null:
+        for _ in range(10):
+            frame = cupy.zeros_like(source)
+            spin((1,), (1,), ())
+            frame[...] = source
+            interface = {**frame.__cuda_array_interface__, "stream": None}
+            assert (prepare(SimpleNamespace(__cuda_array_interface__=interface))[0] == expected).all()
 
 
 def test_prepare_waits_for_the_producers_stream(pixels):

@@ -138,7 +138,8 @@ class TensorRtEngine:
         order
             Channel order, ``"RGB"``, ``"BGR"``, ``"RGBA"`` or ``"BGRA"``.
         stream
-            CUDA stream on which pixels on the device are written; defaults to that of their array interface.
+            CUDA stream on which pixels on the device are written; defaults to that of their array interface, or else
+            to the legacy default stream.
 
         Raises
         ------

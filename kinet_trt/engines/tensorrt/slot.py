@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ class Slot:
         runtime.memcpyAsync(target, source, size, runtime.memcpyHostToDevice, self._upload_stream.ptr)
         self._uploaded.record(self._upload_stream)
         self._stream.wait_event(self._uploaded)
-        return parse_interface({**self._staged.__cuda_array_interface__, "stream": None}, order, self._staged)
+        return replace(parse_interface(self._staged.__cuda_array_interface__, order, self._staged), stream=None)
 
     def start(self, threshold: float, height: int, width: int) -> None:
         """Queue the network, the peaks and the copy of the results for the batch in :attr:`frames`.

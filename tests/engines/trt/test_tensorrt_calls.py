@@ -192,6 +192,13 @@ def test_streams_of_the_caller_and_the_engine_wait_for_each_other(engine, frames
     calls.clear()
     engine.submit(given, stream=5).result()
     assert calls == [("record", 5), ("wait", 5)]
+    calls.clear()
+    interface = {**given.__cuda_array_interface__, "stream": None}  # as PyCUDA's
+    engine.submit(SimpleNamespace(__cuda_array_interface__=interface, owner=given)).result()
+    assert calls == [("record", 1), ("wait", 1)]
+    calls.clear()
+    engine.submit(frames[0]).result()
+    assert calls == []  # pixels on the host are ready
 
 
 @pytest.mark.parametrize("mpp", [None, 0.5, 0.7])
