@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 import weakref
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
@@ -21,14 +22,48 @@ STREAMS: list[Stream] = []
 """Those that are current; the last one counts."""
 
 
+DEVICES = 2
+CURRENT = threading.local()
+
+
+def current_device():
+    """Return the index of the device that is current in this thread."""
+    return getattr(CURRENT, "device", 0)
+
+
+class Device:
+    """Switches the device that is current in this thread, until the end of the block."""
+
+    def __init__(self, device=None):
+        self.id = current_device() if device is None else device
+        assert self.id < DEVICES, "cudaErrorInvalidDevice"
+        self.before = []
+
+    def __enter__(self):
+        self.before.append(current_device())
+        self.use()
+        return self
+
+    def __exit__(self, *_):
+        CURRENT.device = self.before.pop()
+
+    def use(self):
+        CURRENT.device = self.id
+
+    def synchronize(self):
+        pass
+
+
 class Stream:
     """At once, or recorded."""
 
     def __init__(self, null=False, non_blocking=False):
         self.ptr = 0 if null else 1000 + len(EVERY_STREAM)
+        self.device_id = -1 if null else current_device()
         EVERY_STREAM[self.ptr], self.recorded = self, None
 
     def __enter__(self):
+        assert self.device_id in (-1, current_device()), "the stream is of another device"
         STREAMS.append(self)
         return self
 
@@ -165,6 +200,7 @@ def module(folder):
         memcpyDeviceToHost=2,
         free=lambda _: None,
         pointerGetAttributes=lambda _: SimpleNamespace(device=0),
+        memGetInfo=lambda: (1 << 30, 2 << 30),
         eventRecord=lambda event, stream: None,
         streamWaitEvent=lambda stream, event, flags=0: None,
     )
@@ -172,7 +208,7 @@ def module(folder):
     cuda.__dict__.update(
         Stream=Stream,
         Event=Event,
-        Device=lambda _=0: SimpleNamespace(use=lambda: None, synchronize=lambda: None),
+        Device=Device,
         get_elapsed_time=lambda start, end: 0.05,  # ms
         alloc=Memory,
         alloc_pinned_memory=Pinned,
@@ -261,6 +297,7 @@ class Context:
 
     def __init__(self, plan, options):
         self.plan, self.options, self.network, self.addresses, self.memory = plan, options, plan.network, {}, None
+        self.device = current_device()
 
     def set_device_memory(self, memory, size):
         self.memory = memory, size
@@ -287,6 +324,7 @@ class Context:
             maps[:] = np.frombuffer(result.tobytes(), np.uint8)
 
         assert self.memory
+        assert EVERY_STREAM[stream_handle].device_id == self.device == current_device()
         if isinstance(self.options, RuntimeConfig):
             assert self.options.cache() is not None, "use after free: the runtime cache"
         EVERY_STREAM[stream_handle].do(work)

@@ -237,8 +237,8 @@ def _check_gpu_use(installation: Installation) -> Iterator[Finding]:
             yield Finding("problem", component, f"{module} does not work here: {problem}", command)
     if "pycuda" in installation.packages and (cupys(installation.packages) or tensorrts(installation.packages)):
         message = (
-            "`import pycuda.autoinit` creates a second CUDA context that conflicts with CuPy and TensorRT: use the "
-            "primary context, pycuda.driver.Device(0).retain_primary_context()"
+            "`import pycuda.autoinit` creates a second CUDA context that conflicts with CuPy and TensorRT. Use "
+            "`import pycuda.autoprimaryctx`, which shares the primary context"
         )
         yield Finding("warning", "PyCUDA", message)
 

@@ -17,6 +17,7 @@ def open_engine(
     threads: int | None = None,
     cache: Path | None = None,
     runtime: str = "auto",
+    gpu: int = 0,
 ) -> Engine:
     """Open a model with the engine for its suffix.
 
@@ -33,6 +34,8 @@ def open_engine(
     runtime
         ``"openvino"``, ``"onnxruntime"``, or ``"auto"``: OpenVINO if it is installed, else ONNX Runtime. An engine
         file needs the TensorRT that built it.
+    gpu
+        Index of the GPU for an engine file, in the order of the driver.
 
     Raises
     ------
@@ -40,7 +43,7 @@ def open_engine(
         If the file is not a kinet-trt model, is damaged, or cannot run here.
     """
     if path.suffix.lower() == ".engine":
-        return _open_engine_file(path, precision, runtime)
+        return _open_engine_file(path, precision, runtime, gpu)
     if path.suffix.lower() != ".onnx":
         raise EngineError(
             f"{path}: expected a model file ending in .onnx or .engine, found {path.suffix or 'no suffix'}"
@@ -70,7 +73,7 @@ def open_model(
     return OnnxRuntimeEngine(model.card, model.data, precision, threads)
 
 
-def _open_engine_file(path: Path, precision: str, runtime: str) -> Engine:
+def _open_engine_file(path: Path, precision: str, runtime: str, gpu: int) -> Engine:
     # Check the files and the driver before loading any GPU library.
     from kinet_trt.engines.tensorrt.builder import check_machine
     from kinet_trt.engines.tensorrt.engine_file import read_plan
@@ -82,7 +85,7 @@ def _open_engine_file(path: Path, precision: str, runtime: str) -> Engine:
         raise EngineError(
             f"{path}: built in {card.precision}, {precision} was requested. Rebuild the engine in {precision}"
         )
-    library, driver = check_machine(card, plan, path)
+    library, driver = check_machine(card, plan, path, gpu)
     from kinet_trt.engines.tensorrt.runtime import TensorRtEngine
 
-    return TensorRtEngine(card, plan, library, driver, path)
+    return TensorRtEngine(card, plan, library, driver, path, gpu)

@@ -203,7 +203,7 @@ CASES = {
     ),
     "PyCUDA": (
         seen({"pycuda": "2026.1", **GPU}, driver=TURING),
-        ("warning", "PyCUDA", "retain_primary_context", ""),
+        ("warning", "PyCUDA", "pycuda.autoprimaryctx", ""),
     ),
     "JetPack 5": (
         seen({"tensorrt": "8.5"}, jetpack="5 (R35.4)"),

@@ -21,6 +21,7 @@ from typing import Any
 from kinet_trt.core.errors import EngineError, KinetError, MissingExtraError
 from kinet_trt.core.runtimes import GPU_RUNTIMES
 from kinet_trt.cuda.driver import Driver, query_driver
+from kinet_trt.cuda.errors import convert_cuda_errors
 from kinet_trt.engines.tensorrt.engine_file import build_command, check_gpu, check_runtime
 from kinet_trt.models.card import ModelCard, Profile
 
@@ -170,8 +171,8 @@ def context_options(library: Library, engine: Any) -> tuple[Any, Any]:
     return options, runtime_cache
 
 
-def check_machine(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Driver]:
-    """Return the runtime and driver that can run an engine, from :func:`read_plan`, on this machine.
+def check_machine(card: ModelCard, plan: bytes, path: Path, device: int = 0) -> tuple[Library, Driver]:
+    """Return the runtime and driver that can run an engine, from :func:`read_plan`, on the GPU with this index.
 
     Check the driver before TensorRT is imported, and the versions before TensorRT parses the plan. Raise an EngineError
     if there is no driver or no GPU, TensorRT or CuPy is missing, or the engine was built by another TensorRT or for
@@ -181,6 +182,9 @@ def check_machine(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Dr
         driver = query_driver()
     except EngineError as error:
         raise EngineError(f"{path}: {error}") from None
+    if not 0 <= device < len(driver.gpus):
+        names = ", ".join(gpu.name for gpu in driver.gpus)
+        raise EngineError(f"gpu: expected 0 to {len(driver.gpus) - 1}, found {device}. The driver lists {names}")
     runtime = next((name for name, title in GPU_RUNTIMES.items() if title == card.runtime), "")
     if not runtime:
         raise EngineError(
@@ -189,12 +193,16 @@ def check_machine(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Dr
         )
     library = load_library(_installed_runtime(runtime))
     check_runtime(card, path, library.name, library.version)
-    gpu = driver.gpus[0]
+    gpu = driver.gpus[device]
     check_gpu(card, path, gpu.name, gpu.capability)
     if find_spec("cupy") is None:
         package = '"kinet-trt[gpu]"' if driver.cuda >= (13, 0) else "cupy-cuda12x"
         raise EngineError(f"{path}: engines need CuPy, which is not installed. Install it with: pip install {package}")
-    if reasons := incompatibility(library, plan):
+    import cupy
+
+    with convert_cuda_errors(path), cupy.cuda.Device(device):
+        reasons = incompatibility(library, plan)
+    if reasons:
         raise EngineError(
             f"{path}: {library.name} {library.version} cannot run the engine on {gpu.name} ({reasons}). Rebuild the "
             f"engine on this machine: {build_command(card, path)}"
@@ -205,7 +213,7 @@ def check_machine(card: ModelCard, plan: bytes, path: Path) -> tuple[Library, Dr
 def incompatibility(library: Library, plan: bytes) -> str:
     """Return why TensorRT cannot run a plan on this machine; empty if it can, or if the version has no such check.
 
-    The reason includes what TensorRT logged. Needs a driver and a plan whose card matches.
+    The reason includes what TensorRT logged. Needs a driver and a plan whose card matches; checks the current GPU.
     """
     trt = library.module
     library.messages.clear()

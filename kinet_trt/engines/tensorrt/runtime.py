@@ -6,8 +6,8 @@ the copy of the results to pinned memory. Network, peaks and that copy are captu
 supports it. A frame that is already on the device is read in place.
 
 The engine runs on TensorRT 10.3 to 11.4 and TensorRT for RTX. CuPy uses the device's primary context and creates it
-before the first call into TensorRT. Callers that pass device memory must use the same context (PyCUDA:
-``pycuda.driver.Device(0).retain_primary_context()``, not ``pycuda.autoinit``).
+before the first call into TensorRT. Callers that pass device memory must use the same context (PyCUDA: import
+``pycuda.autoprimaryctx``, not ``pycuda.autoinit``).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from kinet_trt.core.errors import EngineError
 from kinet_trt.core.frame import NO_COLOUR, Frame
 from kinet_trt.core.geometry import rescale
 from kinet_trt.cuda.driver import Driver
+from kinet_trt.cuda.errors import convert_cuda_errors
 from kinet_trt.cuda.interop import DevicePixels, delay_writes, read_frame, wait_for
 from kinet_trt.engines.base import check_frames
 from kinet_trt.engines.tensorrt.builder import Library
@@ -39,6 +41,7 @@ from kinet_trt.engines.tensorrt.slot import Slot
 from kinet_trt.models.card import ModelCard
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 MAX_IN_FLIGHT = 2
 """Frames that may be in flight."""
@@ -46,45 +49,28 @@ MAX_SHAPES = 4
 """Shapes whose buffers and graphs are cached: enough for the tiles of one image."""
 
 
-@contextmanager
-def _convert_cuda_errors(path: Path) -> Iterator[None]:
-    """Raise an EngineError instead of CuPy's exceptions; its message begins with the path of the engine file."""
-    import cupy
-
-    try:
-        yield
-    except cupy.cuda.memory.OutOfMemoryError as error:
-        free, total = cupy.cuda.runtime.memGetInfo()
-        raise EngineError(
-            f"{path}: out of GPU memory, {free / 2**20:,.0f} of {total / 2**20:,.0f} MiB are free ({error}). Close "
-            "other programs that use the GPU, or build the engine for smaller frames or a smaller batch"
-        ) from error
-    except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError) as error:  # copies; kernels
-        raise EngineError(f"{path}: the GPU failed: {error}. Restart the process after such an error") from error
-    except cupy.cuda.compiler.CompileException as error:
-        raise EngineError(f"{path}: CuPy cannot compile the kernels for this GPU: {error}") from error
-
-
 class TensorRtEngine:
-    """A compiled plan on the first GPU; see :class:`kinet_trt.engines.Engine`.
+    """A compiled plan on the GPU with index ``device``; see :class:`kinet_trt.engines.Engine`.
 
     Thread-safe. :meth:`run` and :meth:`detect` hold a lock until they have their result; :meth:`submit` holds it only
     while it queues the work, and waiting for a submitted result needs no lock. At most two frames may be in flight; a
-    third raises. Not fork-safe: a forked process must open its own engine.
+    third raises. Not fork-safe: a forked process must open its own engine. The current device of the calling thread is
+    restored.
     """
 
-    def __init__(self, card: ModelCard, plan: bytes, library: Library, driver: Driver, path: Path) -> None:
+    def __init__(
+        self, card: ModelCard, plan: bytes, library: Library, driver: Driver, path: Path, device: int = 0
+    ) -> None:
         import cupy
 
         self.card, self.precision = card, card.precision
         self.detects = True
         self.max_in_flight = MAX_IN_FLIGHT
-        self.runtime = f"{library.name} {library.version} on {driver.gpus[0].name}"
-        self._path, self._process = path, os.getpid()
+        self.runtime = f"{library.name} {library.version} on {driver.gpus[device].name}"
+        self._path, self._device, self._process = path, device, os.getpid()
         self._lock = threading.Lock()
         self._slots: dict[tuple[int, int, int], list[Slot]] = {}
-        with _convert_cuda_errors(path):
-            cupy.cuda.Device(0).use()
+        with self._on_device():
             cupy.cuda.runtime.free(0)  # creates the primary context
             self.stream, self._upload_stream = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
             self._plan = LoadedPlan(card, plan, library, path, self.stream)
@@ -94,9 +80,12 @@ class TensorRtEngine:
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the proximity maps of a batch; see :meth:`kinet_trt.engines.Engine.run`."""
         check_frames(frames, self.card)
-        parts = []
-        for part, slot in self._run(frames, self.card.threshold):
-            parts.append(slot.outputs["maps"][: len(part)].get(stream=self.stream).astype(np.float32))
+
+        def read(slot: Slot) -> NDArray[np.float32]:
+            maps: NDArray[np.float32] = slot.outputs["maps"].get(stream=self.stream).astype(np.float32)
+            return maps
+
+        parts = self._run(frames, self.card.threshold, read)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def tumor_map(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -109,10 +98,8 @@ class TensorRtEngine:
     def detect(self, frames: NDArray[np.uint8], threshold: float) -> list[Detections]:
         """Return the nuclei of a batch, fused or not; see :meth:`kinet_trt.engines.Engine.detect`."""
         check_frames(frames, self.card, fused=bool(self.card.capacity))
-        found = []
-        for _, slot in self._run(frames, threshold):
-            found += slot.read(threshold)
-        return found
+        parts = self._run(frames, threshold, lambda slot: slot.read(threshold))
+        return [found for part in parts for found in part]
 
     def submit(
         self,
@@ -152,8 +139,7 @@ class TensorRtEngine:
         threshold = self.card.threshold if threshold is None else threshold
         if not np.isfinite(threshold):
             raise EngineError(f"threshold: expected a finite number, found {threshold}")
-        with self._lock, _convert_cuda_errors(self._path):
-            self._enter()
+        with self._lock, self._on_device():
             pixels = read_frame(source, order, self.stream)
             height, width = pixels.shape[:2] if isinstance(pixels, np.ndarray) else (pixels.height, pixels.width)
             plan = self._prepare.plan(height, width, mpp)
@@ -169,28 +155,31 @@ class TensorRtEngine:
 
     def _collect(self, slot: Slot, threshold: float) -> tuple[Detections, bool]:
         """Wait for a slot, and return its nuclei in model px and whether its frame has colour."""
-        with _convert_cuda_errors(self._path):
+        with self._on_device():
             slot.done.synchronize()
             with self._lock:
                 (found,) = slot.read(threshold)
                 return found, bool(slot.host_has_color[0])
 
-    def _run(self, frames: NDArray[np.uint8], threshold: float) -> Iterator[tuple[NDArray[np.uint8], Slot]]:
-        """Run a batch in parts of at most the engine's batch size; yield each part once its results are valid."""
+    def _run(self, frames: NDArray[np.uint8], threshold: float, read: Callable[[Slot], Result]) -> list[Result]:
+        """Run a batch in parts of at most the engine's batch size; return what ``read`` returns for each part."""
         max_batch = (self.card.profile or ((1,),))[-1][0]
+        results = []
         for start in range(0, len(frames), max_batch):
             part = frames[start : start + max_batch]
             shape = (part.shape[0], part.shape[1], part.shape[2])
             check_profile(self.card, shape, self._path)
-            with self._lock, _convert_cuda_errors(self._path):
-                self._enter()
+            with self._lock, self._on_device():
                 slot = self._free_slot(shape)
                 slot.frames.set(np.ascontiguousarray(part), stream=self.stream)
                 slot.start(threshold, *shape[1:])
                 slot.done.synchronize()
-                yield part, slot
+                results.append(read(slot))
+        return results
 
-    def _enter(self) -> None:
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Make the engine's GPU current in this thread until the end of the block, and convert CuPy's exceptions."""
         if os.getpid() != self._process:
             raise EngineError(
                 f"{self._path}: this process was forked after the engine was opened, which CUDA does not support. "
@@ -198,7 +187,8 @@ class TensorRtEngine:
             )
         import cupy
 
-        cupy.cuda.Device(0).use()  # per thread
+        with convert_cuda_errors(self._path), cupy.cuda.Device(self._device):
+            yield
 
     def _free_slot(self, shape: tuple[int, int, int]) -> Slot:
         slots = self._slots.setdefault(shape, [])
@@ -228,11 +218,11 @@ class TensorRtEngine:
             device = runtime.pointerGetAttributes(pixels.address).device
         except runtime.CUDARuntimeError:
             device = None
-        if device != 0:
+        if device != self._device:
             location = "another CUDA context" if device is None or device < 0 else f"GPU {device}"
             raise EngineError(
-                f"frame: expected it in the primary context of GPU 0, found {location}. PyCUDA: "
-                "pycuda.driver.Device(0).retain_primary_context(), not pycuda.autoinit"
+                f"frame: expected it in the primary context of GPU {self._device}, found {location}. With PyCUDA, "
+                "import pycuda.autoprimaryctx instead of pycuda.autoinit"
             )
         pixels = pixels if stream is None else replace(pixels, stream=stream)
         wait_for(self.stream, pixels)

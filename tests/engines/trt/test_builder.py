@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx")
 
 from tensorrt_api import names_used, versions_with_names
 
-from cupy_on_cpu import RuntimeConfig
+from cupy_on_cpu import RuntimeConfig, current_device, installed
 from kinet_trt.core.errors import EngineError, KinetError, MissingExtraError
 from kinet_trt.cuda.driver import Driver, Gpu
 from kinet_trt.engines.tensorrt import builder as trt
@@ -240,6 +240,23 @@ def test_check_machine_names_both_gpus_and_the_command(monkeypatch):
     gpu = "NVIDIA GeForce RTX 4090 (compute capability 8.9)"
     for part in ("built for any GPU of compute capability 7.5", f"found {gpu}", "kinet-trt build"):
         assert part in text
+
+
+def test_check_machine_checks_the_gpu_of_that_number(monkeypatch, tmp_path):
+    turing = Gpu("NVIDIA GeForce RTX 2060", (7, 5), 6 << 30)
+    monkeypatch.setattr(trt, "query_driver", lambda: Driver((13, 0), (*DRIVER.gpus, turing)))
+    path, seen = Path("edge.engine"), []
+    monkeypatch.setattr(trt, "find_spec", lambda name: name)
+    monkeypatch.setattr(trt, "incompatibility", lambda library, plan: seen.append(current_device()) or "")
+    with installed(tmp_path):
+        for card, device in ((a_card(), 0), (a_card(gpu=TURING), 1)):
+            trt.check_machine(card, PLAN, path, device)
+            with pytest.raises(EngineError, match="built for any GPU of compute capability"):
+                trt.check_machine(card, PLAN, path, 1 - device)
+    assert seen == [0, 1]
+    for device in (2, -1):
+        with pytest.raises(EngineError, match=f"gpu: expected 0 to 1, found {device}"):
+            trt.check_machine(a_card(), PLAN, path, device)
 
 
 def test_check_machine_says_which_cupy_to_install(monkeypatch):

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cupy_on_cpu import Array, installed, library
+from cupy_on_cpu import Array, current_device, installed, library
 from kinet_trt import NucleusCounter, Threshold
 from kinet_trt.core.errors import EngineError
 from kinet_trt.core.frame import Frame, fit
+from kinet_trt.cuda.driver import Driver, Gpu
 from kinet_trt.engines.tensorrt.runtime import TensorRtEngine
 from kinet_trt.models.card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
@@ -32,7 +33,7 @@ def network(frames):
 CARD = ModelCard(
     "edge", 0.5, (0, 0, 0), (1, 1, 1), THRESHOLD, precision="fp16", profile=((1, 16, 16), (1, 48, 64), (2, 96, 96))
 )
-DRIVER = SimpleNamespace(gpus=[SimpleNamespace(name="a GPU")])
+DRIVER = Driver((13, 0), (Gpu("a GPU", (8, 9), 24 << 30), Gpu("another GPU", (12, 0), 32 << 30)))
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +220,40 @@ def test_threads_share_the_slots(engine, frames):
     with ThreadPoolExecutor(6) as pool:
         assert [of(found) for found in pool.map(counter, frames * 8)] == alone * 8
     assert [of(found) for found in counter.stream(frames * 3)] == alone * 3
+
+
+@pytest.mark.parametrize("device", [0, 1])
+def test_engine_runs_on_its_gpu_and_restores_that_of_the_caller(gpu, frames, device, monkeypatch):
+    import cupy
+
+    monkeypatch.setattr(cupy.cuda.runtime, "pointerGetAttributes", lambda _: SimpleNamespace(device=device))
+    with cupy.cuda.Device(1 - device):
+        engine = TensorRtEngine(CARD, b"plan", library(network), DRIVER, Path("edge.engine"), device)
+        assert current_device() == 1 - device
+        assert engine.runtime.endswith(DRIVER.gpus[device].name)
+        pending = engine.submit(frames[0])
+        assert current_device() == 1 - device
+        assert of(pending.result()) == expected(frames[0])
+        assert of(engine.submit(Array(frames[1])).result()) == expected(frames[1])
+        assert len(engine.detect(np.stack(frames), THRESHOLD)) == len(engine.run(np.stack(frames))) == 3
+        with pytest.raises(EngineError):
+            engine.submit(frames[0].astype(np.float32))
+        assert current_device() == 1 - device
+        with ThreadPoolExecutor(1) as pool:  # a thread whose current device is 0
+            assert of(pool.submit(lambda: engine.submit(frames[2]).result()).result()) == expected(frames[2])
+            assert pool.submit(current_device).result() == 0
+
+
+@pytest.mark.parametrize(("location", "found"), [(0, "GPU 0"), (-1, "another CUDA context")])
+def test_frames_elsewhere_are_refused_with_the_advice_for_pycuda(gpu, frames, location, found, monkeypatch):
+    import cupy
+
+    monkeypatch.setattr(cupy.cuda.runtime, "pointerGetAttributes", lambda _: SimpleNamespace(device=location))
+    engine = TensorRtEngine(CARD, b"plan", library(network), DRIVER, Path("edge.engine"), 1)
+    with pytest.raises(EngineError) as caught:
+        engine.submit(Array(frames[0]))
+    assert f"expected it in the primary context of GPU 1, found {found}. " in str(caught.value)
+    assert "import pycuda.autoprimaryctx instead of pycuda.autoinit" in str(caught.value)
 
 
 def test_relative_threshold_needs_maps_on_the_host(engine, frames):
