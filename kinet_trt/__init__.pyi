@@ -16,6 +16,7 @@ from .inference.counter import Counter as Counter
 from .inference.counter import NucleusCounter as NucleusCounter
 from .inference.counter import Threshold as Threshold
 from .io.images import read_image as read_image
+from .quality.dab import measure_dab as measure_dab
 from .slides.count import count_slide as count_slide
 
 __version__: str

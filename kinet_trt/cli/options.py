@@ -14,6 +14,7 @@ from kinet_trt.core.ki67 import NET
 from kinet_trt.core.units import MAX_MPP, MIN_MPP, is_mpp
 
 if TYPE_CHECKING:
+    from kinet_trt.core.stain_scoring import StainRules
     from kinet_trt.inference.counter import Threshold
 
 GRADE_RANGES = {"net": NET, "none": None}
@@ -48,6 +49,33 @@ def parse_threshold(text: str | None) -> Threshold | None:
 
     try:
         return Threshold.parse(text.replace(",", ".")) if text else None
+    except KinetError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def parse_density(text: str) -> float:
+    """Return an optical density; a decimal comma is read as a point."""
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        raise typer.BadParameter(f"expected an optical density like 0.25, found {text!r}") from None
+
+
+def parse_stain(positive_above: float | None, h_score: bool, h_score_cuts: str | None) -> StainRules:
+    """Return the rules of ``--positive-above``, ``--h-score`` and ``--h-score-cuts``."""
+    from kinet_trt.core.stain_scoring import H_CUTS, StainRules
+
+    cuts = H_CUTS if h_score else None
+    if h_score_cuts is not None:
+        try:
+            weak, moderate, strong = (float(cut) for cut in h_score_cuts.split(","))
+        except ValueError:
+            raise typer.BadParameter(
+                f"--h-score-cuts: expected three optical densities like 0.2,0.4,0.6, found {h_score_cuts!r}"
+            ) from None
+        cuts = (weak, moderate, strong)
+    try:
+        return StainRules(positive_above, cuts)
     except KinetError as error:
         raise typer.BadParameter(str(error)) from None
 

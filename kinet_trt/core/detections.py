@@ -25,6 +25,8 @@ CLASSES = ("positive", "negative", "non_tumor")
 NAMES: Mapping[str, str] = {"positive": "positive tumour", "negative": "negative tumour", "non_tumor": "non-tumour"}
 """Class names for people; classes that are not listed keep their own name."""
 QUPATH_NAMES: Mapping[str, str] = {"positive": "Positive", "negative": "Negative", "non_tumor": "Other"}
+QUPATH_DAB = "Nucleus: DAB OD mean"
+"""Name of the density of DAB among QuPath's measurements."""
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "positive": (230, 40, 40),
     "negative": (40, 90, 230),
@@ -33,6 +35,7 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
 """RGB colours by class, the same in overlays and GeoJSON."""
 OTHER_COLOUR = (150, 150, 150)
 
+_COLUMNS = ("x", "y", "class", "score")
 _MAX_SCORE = 65504  # JSON has no infinity; a map that overflowed in half precision gets the largest number of FP16
 
 
@@ -61,6 +64,9 @@ class Detections:
         Height of the proximity map at the centre, float32 [n]; about 1 for a certain nucleus.
     classes
         Class names.
+    dab
+        Mean optical density of DAB at the nucleus, float32 [n]; None if it was not measured
+        (:func:`kinet_trt.measure_dab`).
     """
 
     x: NDArray[np.float32]
@@ -68,11 +74,14 @@ class Detections:
     cls: NDArray[np.uint8]
     score: NDArray[np.float32]
     classes: tuple[str, ...] = CLASSES
+    dab: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.x), len(self.y), len(self.cls), len(self.score)}
+        if self.dab is not None:
+            lengths.add(len(self.dab))
         if len(lengths) != 1:
-            raise ValueError(f"x, y, cls and score: expected one length, found {sorted(lengths)}")
+            raise ValueError(f"x, y, cls, score and dab: expected one length, found {sorted(lengths)}")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -89,7 +98,8 @@ class Detections:
         if isinstance(index, int | np.integer):
             name = self.classes[self.cls[index]]
             return Nucleus(float(self.x[index]), float(self.y[index]), name, float(self.score[index]))
-        return Detections(self.x[index], self.y[index], self.cls[index], self.score[index], self.classes)
+        dab = None if self.dab is None else self.dab[index]
+        return Detections(self.x[index], self.y[index], self.cls[index], self.score[index], self.classes, dab)
 
     def __iter__(self) -> Iterator[Nucleus]:
         return (self[i] for i in range(len(self)))
@@ -107,7 +117,7 @@ class Detections:
         Raises
         ------
         ValueError
-            If there are no parts, or their classes differ.
+            If there are no parts, their classes differ, or only some of the nuclei have ``dab``.
         """
         parts = list(parts)
         found = {part.classes for part in parts}
@@ -116,7 +126,11 @@ class Detections:
         x, y, index, score = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y", "cls", "score")
         )
-        return cls(x, y, index, score, parts[0].classes)
+        measured = [part.dab for part in parts if part.dab is not None]
+        dab = np.concatenate(measured) if measured else None
+        if dab is not None and len(dab) != len(x):
+            raise ValueError(f"expected dab of all nuclei or of none, found it of {len(dab)} of {len(x)}")
+        return cls(x, y, index, score, parts[0].classes, dab)
 
     @property
     def xy(self) -> NDArray[np.float32]:
@@ -138,12 +152,19 @@ class Detections:
         return self[keep]
 
     def records(self) -> list[dict[str, Any]]:
-        """Return one ``{"x", "y", "class", "score"}`` per nucleus; px to 2 and scores to 4 decimals."""
+        """Return one ``{"x", "y", "class", "score"}`` per nucleus; px to 2 and scores to 4 decimals.
+
+        With :attr:`dab`, each also has ``"dab_od"``, to 4 decimals.
+        """
         score = np.clip(self.score, -_MAX_SCORE, _MAX_SCORE)
-        return [
+        records: list[dict[str, Any]] = [
             {"x": round(float(x), 2), "y": round(float(y), 2), "class": self.classes[c], "score": round(float(s), 4)}
             for x, y, c, s in zip(self.x, self.y, self.cls, score, strict=True)
         ]
+        if self.dab is not None:
+            for record, density in zip(records, self.dab, strict=True):
+                record["dab_od"] = round(float(density), 4)
+        return records
 
     def features(self, kind: str = "annotation") -> list[dict[str, Any]]:
         """Return one GeoJSON feature per nucleus, as QuPath writes them.
@@ -168,7 +189,10 @@ class Detections:
                         "name": QUPATH_NAMES.get(record["class"], record["class"]),
                         "color": list(COLOURS.get(record["class"], OTHER_COLOUR)),
                     },
-                    "measurements": {"score": record["score"]},
+                    "measurements": {
+                        "score": record["score"],
+                        **({QUPATH_DAB: record["dab_od"]} if "dab_od" in record else {}),
+                    },
                 },
             }
             for record in self.records()
@@ -183,10 +207,9 @@ class Detections:
         return self.to_geojson()
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return a CSV table ``x,y,class,score``, and write it if a path is given."""
-        return _written(
-            csv_text([["x", "y", "class", "score"], *(list(record.values()) for record in self.records())]), path
-        )
+        """Return a CSV table ``x,y,class,score``, and ``dab_od`` if measured; write it if a path is given."""
+        rows = (list(record.values()) for record in self.records())
+        return _written(csv_text([[*_COLUMNS, *(["dab_od"] if self.dab is not None else [])], *rows]), path)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return counts, index, interval and nuclei with the keys of ``kinet-trt count --json``; write it to a path."""
@@ -200,7 +223,7 @@ class Detections:
         return _written(json.dumps(document, indent=1, allow_nan=False) + "\n", path)
 
     def to_dataframe(self) -> Any:
-        """Return a pandas DataFrame with the columns x, y, class and score, one row per nucleus.
+        """Return a pandas DataFrame with the columns x, y, class and score, and dab_od if measured.
 
         Raises
         ------
@@ -212,7 +235,8 @@ class Detections:
         except ImportError as error:
             raise MissingExtraError("Detections.to_dataframe", "pandas", "pandas") from error
         names = pd.Categorical.from_codes(self.cls, categories=list(self.classes))
-        return pd.DataFrame({"x": self.x, "y": self.y, "class": names, "score": self.score})
+        columns = {"x": self.x, "y": self.y, "class": names, "score": self.score}
+        return pd.DataFrame(columns if self.dab is None else {**columns, "dab_od": self.dab})
 
     def plot(self, image: NDArray[np.uint8] | None = None, ax: Axes | None = None) -> Axes:
         """Draw the nuclei as rings in the colour of their class with matplotlib.
@@ -260,9 +284,13 @@ def class_name(name: str) -> str:
 
 
 def nuclei_csv(named: Iterable[tuple[str, Detections]]) -> str:
-    """Return one CSV table ``image,x,y,class,score`` of the nuclei of several images."""
-    rows = ([image, *record.values()] for image, detections in named for record in detections.records())
-    return csv_text([["image", "x", "y", "class", "score"], *rows])
+    """Return one CSV table ``image,x,y,class,score`` of the nuclei of several images, without their density of DAB."""
+    rows = (
+        [image, *(record[column] for column in _COLUMNS)]
+        for image, detections in named
+        for record in detections.records()
+    )
+    return csv_text([["image", *_COLUMNS], *rows])
 
 
 def _written(text: str, path: str | os.PathLike[str] | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.hot_spot import HotSpot
 from kinet_trt.core.ki67 import NET, NO_RANGE, Bands, Ki67, Statement
+from kinet_trt.core.stain_scoring import HScore
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,6 +37,10 @@ class CountResult(ABC):
     unlike
         The warning among them that the tissue is unlike the training data: no grade range is then given. None: no such
         warning.
+    positive_above
+        DAB optical density from which tumour nuclei are positive; None if the classes are the network's.
+    h_score
+        H-score of the tumour nuclei; None if it was not asked for.
     """
 
     image: Path
@@ -47,6 +52,8 @@ class CountResult(ABC):
     hot_spot: HotSpot | None = None
     remarks: tuple[str, ...] = ()
     unlike: str | None = None
+    positive_above: float | None = None
+    h_score: HScore | None = None
 
     qupath_type: ClassVar[str]
     """QuPath's type of the nuclei as objects; see :meth:`Detections.features`."""

@@ -17,7 +17,7 @@ from kinet_trt.core.files import write_atomic
 from kinet_trt.core.result import CountResult
 from kinet_trt.counting.find import OVERLAY_SUFFIX
 from kinet_trt.io.json_stream import json_parts
-from kinet_trt.io.overlay import to_png
+from kinet_trt.io.overlay import add_label, to_png
 
 
 def output_names(images: Sequence[Path]) -> dict[Path, str]:
@@ -63,10 +63,15 @@ class Outputs:
                 features = (
                     feature for part in counted.iter_detections() for feature in part.features(counted.qupath_type)
                 )
-                write_atomic(path, json_parts({"type": "FeatureCollection", "features": features}))
+                # RFC 7946 allows other members, which QuPath ignores.
+                rule = {} if counted.positive_above is None else {"positive_above": counted.positive_above}
+                write_atomic(path, json_parts({"type": "FeatureCollection", **rule, "features": features}))
                 continue
             try:
-                overlay = to_png(draw())
+                picture = draw()
+                if counted.positive_above is not None:
+                    picture = add_label(picture, f"positive: DAB OD from {counted.positive_above:g} on")
+                overlay = to_png(picture)
             except (MemoryError, cv2.error) as error:
                 raise KinetError(f"the overlay cannot be drawn: {error}") from error
             write_atomic(path, overlay)

@@ -12,8 +12,10 @@ from kinet_trt.core.errors import ImageError
 from kinet_trt.core.frame import NO_COLOUR, Frame, fitted_size
 from kinet_trt.core.hot_spot import HOT_SPOT, find_hot_spot
 from kinet_trt.core.result import CountResult
+from kinet_trt.core.stain_scoring import StainRules
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.io.images import read_image
+from kinet_trt.quality.dab import measure_dab
 from kinet_trt.quality.domain_check import DomainCheck
 
 
@@ -30,7 +32,11 @@ class CountedImage(CountResult):
 
 
 def count_image(
-    counter: NucleusCounter, image: Path, mpp: float | None = None, hot_spot: int = HOT_SPOT
+    counter: NucleusCounter,
+    image: Path,
+    mpp: float | None = None,
+    hot_spot: int = HOT_SPOT,
+    stain: StainRules = StainRules(),  # noqa: B008
 ) -> tuple[CountedImage, Frame]:
     """Count one image file; return the result and the image. ``mpp`` defaults to the file's, else the model's."""
     frame = read_image(image)
@@ -48,6 +54,7 @@ def count_image(
             found = counter(frame, used)
         if frame.unused_size and source != "option":
             remarks = (f"The file {frame.unused_size}.", *remarks)
+        found = stain.classify(measure_dab(Frame(frame.pixels, used), found, card.mpp))
         unlike = DomainCheck(card.mpp)(Frame(frame.pixels, used), found) or None
         spot = find_hot_spot(found, used, hot_spot)
     except MemoryError:
@@ -62,6 +69,8 @@ def count_image(
         hot_spot=spot,
         remarks=(*remarks, unlike) if unlike else remarks,
         unlike=unlike,
+        positive_above=stain.positive_above,
+        h_score=stain.h_score(found),
         detections=found,
     )
     return counted, frame

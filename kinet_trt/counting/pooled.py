@@ -11,6 +11,7 @@ from typing import Any
 from kinet_trt.core.hot_spot import HotSpot
 from kinet_trt.core.ki67 import NET, Bands, Ki67, Statement
 from kinet_trt.core.result import CountResult
+from kinet_trt.core.stain_scoring import HScore
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class PooledCount:
     hot_spot: HotSpot | None
     hot_spot_image: Path | None
     unlike: tuple[Path, ...]
+    positive_above: float | None = None
+    h_score: HScore | None = None
 
     @classmethod
     def of(cls, results: Sequence[CountResult]) -> PooledCount:
@@ -35,7 +38,9 @@ class PooledCount:
         spots = [(result.hot_spot, result.image) for result in results if result.hot_spot]
         spot, image = max(spots, key=lambda pair: pair[0].ki67.index or 0.0, default=(None, None))
         unlike = tuple(result.image for result in results if result.unlike)
-        return cls(len(results), dict(counts), spot, image, unlike)
+        cut = next((result.positive_above for result in results), None)
+        h_score = HScore.total([result.h_score for result in results if result.h_score])
+        return cls(len(results), dict(counts), spot, image, unlike, cut, h_score)
 
     @property
     def ki67(self) -> Ki67:
@@ -61,4 +66,6 @@ class PooledCount:
             "interval": self.ki67.interval,
             "hot_spot": {"image": str(self.hot_spot_image), **spot.record()} if spot else None,
             "unlike": [str(image) for image in self.unlike],
+            "positive_above": self.positive_above,
+            "h_score": self.h_score.record() if self.h_score else None,
         }

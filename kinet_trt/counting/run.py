@@ -15,6 +15,7 @@ from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import csv_text
 from kinet_trt.core.hot_spot import HOT_SPOT
 from kinet_trt.core.result import CountResult
+from kinet_trt.core.stain_scoring import StainRules
 from kinet_trt.counting.find import find_images
 from kinet_trt.counting.geojson_and_overlays import Outputs
 from kinet_trt.counting.image import count_image
@@ -92,17 +93,24 @@ class CountRun:
             "interval": result.ki67.interval,
             "hot_spot": result.hot_spot.record() if result.hot_spot else None,
             "unlike": result.unlike,
+            "positive_above": result.positive_above,
+            "h_score": result.h_score.record() if result.h_score else None,
             "remarks": list(result.remarks),
             **result.extra_record(),
             "detections": (record for part in result.iter_detections() for record in part.records()),
         }
 
     def to_csv(self) -> Iterator[str]:
-        """Yield the parts of a CSV table with one row per nucleus."""
-        yield csv_text([["image", "x", "y", "class", "score"]])
+        """Yield the parts of a CSV table with one row per nucleus.
+
+        The column ``positive_above`` is only there if classes were decided by the density of DAB.
+        """
+        with_cut = any(result.positive_above is not None for result in self.results)
+        yield csv_text([["image", "x", "y", "class", "score", "dab_od", *(["positive_above"] if with_cut else [])]])
         for result in self.results:
+            cut = [result.positive_above] if with_cut else []
             for part in result.iter_detections():
-                yield csv_text([str(result.image), *record.values()] for record in part.records())
+                yield csv_text([str(result.image), *record.values(), *cut] for record in part.records())
 
     def summary(self, target: str) -> str | bytes:
         """Return a table with one row per image; see :mod:`kinet_trt.io.tables`.
@@ -133,6 +141,8 @@ class CountRun:
             mpp_known=HOW_KNOWN[result.mpp_source],
             model=self._model,
             warnings=result.remarks,
+            positive_above=result.positive_above,
+            h_score=result.h_score,
         )
 
     def _pooled_row(self, pooled: PooledCount, rows: Sequence[Row]) -> Row:
@@ -147,6 +157,8 @@ class CountRun:
             mpp_known=known,
             model=self._model,
             warnings=(warning,) if warning else (),
+            positive_above=pooled.positive_above,
+            h_score=pooled.h_score,
         )
 
 
@@ -158,6 +170,8 @@ def count_paths(
     region: Region | None = None,
     hot_spot: int = HOT_SPOT,
     pool: bool = False,
+    positive_above: float | None = None,
+    h_cuts: tuple[float, float, float] | None = None,
 ) -> CountRun:
     """Count the images and slides that paths, folders and glob patterns name.
 
@@ -175,15 +189,23 @@ def count_paths(
         Hot-spot size in tumour nuclei.
     pool
         Add up the results: the images are of one case.
+    positive_above
+        DAB optical density from which tumour nuclei are positive, below it negative; None for the network's classes.
+    h_cuts
+        Cut-offs of the H-score, such as :data:`kinet_trt.core.stain_scoring.H_CUTS`; None for no H-score.
 
     Raises
     ------
     KinetError
-        If a folder or pattern contains no image. A file that cannot be counted is in ``errors`` of the result.
+        If a folder or pattern contains no image, or a density is not from 0 to 3. A file that cannot be counted is in
+        ``errors`` of the result.
     """
     several = [paths] if isinstance(paths, (str, Path)) else paths
     files = find_images([Path(path) for path in several], slides=True)
-    return count_files(files, counter or NucleusCounter(), mpp, region=region, hot_spot=hot_spot, pool=pool)
+    stain = StainRules(positive_above, h_cuts)
+    return count_files(
+        files, counter or NucleusCounter(), mpp, region=region, hot_spot=hot_spot, stain=stain, pool=pool
+    )
 
 
 def count_files(
@@ -193,6 +215,7 @@ def count_files(
     *,
     region: Region | None = None,
     hot_spot: int = HOT_SPOT,
+    stain: StainRules = StainRules(),  # noqa: B008
     pool: bool = False,
     outputs: Outputs | None = None,
     tile_counter: TileCounter | None = None,
@@ -216,6 +239,7 @@ def count_files(
                 mpp,
                 region=region,
                 hot_spot=hot_spot,
+                stain=stain,
                 tile_counter=tile_counter,
                 report=on_tiles,
                 notify=notify,
@@ -223,7 +247,7 @@ def count_files(
             return slide, lambda: heat_map(slide, small)
         if region:
             raise KinetError("a region is for slides only, and this is an image")
-        image, frame = count_image(counter, file, mpp, hot_spot)
+        image, frame = count_image(counter, file, mpp, hot_spot, stain)
         return image, lambda: draw(frame, image.detections, image.mpp)
 
     for file in files:

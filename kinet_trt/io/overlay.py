@@ -47,6 +47,16 @@ def draw(frame: Frame, detections: Detections, mpp: float) -> NDArray[np.uint8]:
     return picture
 
 
+def add_label(pixels: NDArray[np.uint8], words: str) -> NDArray[np.uint8]:
+    """Return a picture, RGB uint8 [H, W, 3], with white words on black in the upper left corner."""
+    picture = Image.fromarray(pixels)
+    size = max(12, picture.width // 60)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    draw.rectangle((0, 0, font.getlength(words) + size, 1.8 * size), _BLACK)
+    _text(draw, size / 2, 0.3 * size, words, font, _WHITE)
+    return np.asarray(picture)
+
+
 def to_png(pixels: NDArray[np.uint8]) -> bytes:
     """Encode RGB pixels, uint8 [H, W, 3], as PNG."""
     _, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))

@@ -15,6 +15,7 @@ from kinet_trt.core.errors import KinetError, printable
 from kinet_trt.core.files import csv_text
 from kinet_trt.core.ki67 import Ki67
 from kinet_trt.core.notice import NOTICE
+from kinet_trt.core.stain_scoring import INTENSITIES, HScore
 
 SUFFIXES = (".csv", ".xlsx")
 """File types of a summary table."""
@@ -35,6 +36,8 @@ class Row:
     mpp_known: str  # source of the µm/px, as people read it
     model: str  # name and precision
     warnings: tuple[str, ...] = ()
+    positive_above: float | None = None  # DAB optical density; without any the table has no such column
+    h_score: HScore | None = None  # as positive_above
     case: str = ""  # such as the title of a session; without any case the table has no such column
 
 
@@ -104,6 +107,8 @@ def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
     """Return header and rows; indices are per cent, rounded to 0.01."""
     classes = [*CLASSES, *dict.fromkeys(name for row in rows for name in row.counts if name not in CLASSES)]
     with_case = any(row.case for row in rows)
+    with_cut = any(row.positive_above is not None for row in rows)
+    with_h_score = any(row.h_score for row in rows)
     header = [
         *(["Case"] if with_case else []),
         "Picture",
@@ -121,6 +126,8 @@ def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
         "Model",
         "Warnings",
         "Notice",
+        *(["Positive from DAB OD"] if with_cut else []),
+        *(["H-score", *(f"H-score {name} nuclei" for name in INTENSITIES)] if with_h_score else []),
     ]
     table: list[list[Cell]] = [[*header]]
     for row in rows:
@@ -139,9 +146,17 @@ def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
                 printable(row.model),
                 printable(" ".join(row.warnings)),
                 NOTICE,
+                *([row.positive_above] if with_cut else []),
+                *(_h_score(row.h_score) if with_h_score else []),
             ]
         )
     return table
+
+
+def _h_score(h_score: HScore | None) -> tuple[float | None, ...]:
+    if h_score is None:
+        return (None,) * (1 + len(INTENSITIES))
+    return None if h_score.score is None else round(h_score.score, 2), *h_score.counts
 
 
 def _percentages(ki67: Ki67) -> tuple[float | None, float | None, float | None]:

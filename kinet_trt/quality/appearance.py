@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from kinet_trt.quality.stain import chroma
+from kinet_trt.quality.stain import chroma, white_point
 
 _Reals = NDArray[np.float32]
 
@@ -69,18 +69,12 @@ def appearance(pixels: NDArray[np.uint8]) -> Appearance:
     height, width = pixels.shape[:2]
     half = cv2.resize(pixels, (width // 2, height // 2), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     few = np.ascontiguousarray(pixels[::4, ::4]).reshape(-1, 3)
-    white = np.array([_percentile(few[:, channel], 97) for channel in range(3)])
+    white = white_point(few)
     brightness = cv2.transform(half, np.full((1, 3), 1 / 3, np.float32)).astype(np.float32)
     quarter = cv2.resize(half, (width // 4, height // 4), interpolation=cv2.INTER_AREA)
     colour, both_stains = _colour(few, white)
     numbers = (*colour, *_edges(brightness), *_blocks(brightness), *_spots(quarter.astype(np.float32)))
     return Appearance(numbers, both_stains)
-
-
-def _percentile(values: NDArray[np.uint8], percent: float) -> float:
-    """Return the lowest level that is not below that percentage of the values."""
-    below = np.cumsum(np.bincount(values, minlength=256))
-    return float(np.searchsorted(below, percent / 100 * len(values)))
 
 
 def _colour(few: NDArray[np.uint8], white: NDArray[np.float64]) -> tuple[tuple[float, ...], bool]:

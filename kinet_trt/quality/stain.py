@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _STAINED = 0.15  # sum of optical densities above which a px is stained
+_WHITE_PERCENT = 97
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,16 @@ class Chroma:
     def weight(self) -> NDArray[np.float32]:
         """Weight of each pixel: the density, limited because the darkest pixels are noisy."""
         return np.minimum(self.total, 1)
+
+
+def white_point(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the white point of RGB pixels [n, 3]: in each channel, the lowest level not below 97% of the pixels."""
+    return np.array([_percentile(pixels[:, channel], _WHITE_PERCENT) for channel in range(3)])
+
+
+def _percentile(values: NDArray[np.uint8], percent: float) -> float:
+    below = np.cumsum(np.bincount(values, minlength=256))
+    return float(np.searchsorted(below, percent / 100 * len(values)))
 
 
 def chroma(pixels: NDArray[np.uint8], white: NDArray[np.float64]) -> tuple[Chroma, NDArray[np.float32]]:

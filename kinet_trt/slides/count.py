@@ -21,6 +21,7 @@ from kinet_trt.core.geometry import rescale
 from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot, find_disc, tumor_nuclei
 from kinet_trt.core.ki67 import Ki67
 from kinet_trt.core.result import CountResult
+from kinet_trt.core.stain_scoring import HScore, StainRules
 from kinet_trt.core.user_folders import user_cache
 from kinet_trt.inference.counter import NucleusCounter
 from kinet_trt.quality.domain_check import Cause, describe, find_causes, measure_field
@@ -78,8 +79,9 @@ class CountedSlide(CountResult):
         KinetError
             If the file of counted tiles can no longer be read.
         """
+        rules = StainRules(self.positive_above)
         with ResultsDB(self.tiles_file, self.plan) as results:
-            yield from results.iter_detections()
+            yield from map(rules.classify, results.iter_detections())
 
     bands = iter_detections  # name before 0.2
 
@@ -106,6 +108,7 @@ def count_slide(
     *,
     region: Region | None = None,
     hot_spot: int = HOT_SPOT,
+    stain: StainRules = StainRules(),  # noqa: B008
     folder: Path | None = None,
     tile_counter: TileCounter | None = None,
     report: Callable[[int, int], None] = lambda _done, _total: None,
@@ -125,6 +128,9 @@ def count_slide(
         Region to count; None for the whole slide.
     hot_spot
         Hot-spot size in tumour nuclei.
+    stain
+        What is decided by the density of DAB. The tiles have the network's classes, so that another cut-off needs no
+        new count.
     folder
         Folder for counted tiles; defaults to :func:`cache_folder`.
     tile_counter
@@ -175,7 +181,7 @@ def count_slide(
             if left := results.missing():
                 raise KinetError(f"{len(left):,} of {total:,} tiles were not counted. Run the command again to resume")
             tiles_file.touch()
-            counts, spot = _sum_up(results, plan, hot_spot)
+            counts, spot, h_score = _sum_up(results, plan, hot_spot, stain)
             warning = _domain_warning(slide, plan, results, card.mpp) or None
         counted = CountedSlide(
             image=path,
@@ -187,6 +193,8 @@ def count_slide(
             hot_spot=spot,
             remarks=(*slide.remarks, *_remarks(plan, card.mpp), *([warning] if warning else [])),
             unlike=warning,
+            positive_above=stain.positive_above,
+            h_score=h_score,
             format=slide.format,
             plan=plan,
             area_mm2=_area(thumbnail, plan),
@@ -217,24 +225,31 @@ def _delete_old(folder: Path) -> None:
         log.info("old tiles in %s were not deleted: %s", folder, error)
 
 
-def _sum_up(results: ResultsDB, plan: Plan, n: int) -> tuple[dict[str, int], HotSpot | None]:
-    """Return the counts and the hot spot, with 9 bytes of memory per tumour nucleus."""
+def _sum_up(
+    results: ResultsDB, plan: Plan, n: int, stain: StainRules
+) -> tuple[dict[str, int], HotSpot | None, HScore | None]:
+    """Return the counts, the hot spot and the H-score, with 9 bytes of memory per tumour nucleus."""
     counts = Counter(dict.fromkeys(plan.classes, 0))
     parts: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]] = []
-    for row in results.iter_detections():
+    scores: list[HScore] = []
+    for row in map(stain.classify, results.iter_detections()):
         counts.update(row.counts())
         tumor, positive = tumor_nuclei(row)
         parts.append((tumor.x, tumor.y, positive))
+        if score := stain.h_score(row):
+            scores.append(score)
+    h_score = HScore.total(scores) or stain.h_score(Detections.empty(plan.classes))
     if not parts:
-        return dict(counts), None
+        return dict(counts), None, h_score
     x, y, hits = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     # Enough centres for overlapping discs, but few enough to take only seconds.
     step = max(1, n // 10, -(-len(x) // _MAX_CENTRES))
     spot = find_disc(x * np.float32(plan.mpp), y * np.float32(plan.mpp), hits, n, step)
     if spot is None:
-        return dict(counts), None
+        return dict(counts), None, h_score
     centre = spot.centre
-    return dict(counts), HotSpot(float(x[centre]), float(y[centre]), spot.radius, Ki67(spot.positive, n))
+    hot_spot = HotSpot(float(x[centre]), float(y[centre]), spot.radius, Ki67(spot.positive, n))
+    return dict(counts), hot_spot, h_score
 
 
 def _domain_warning(slide: Slide, plan: Plan, results: ResultsDB, mpp: float) -> str:

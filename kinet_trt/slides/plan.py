@@ -20,13 +20,14 @@ from kinet_trt.core.frame import MIN_SIDE
 from kinet_trt.inference.counter import Threshold
 from kinet_trt.inference.tiling import Tile, spans
 from kinet_trt.models.card import ModelCard
+from kinet_trt.quality.dab import frame_white
 from kinet_trt.slides.region import Region
 from kinet_trt.slides.resample import Scaling
 from kinet_trt.slides.slide import Slide
 from kinet_trt.slides.tissue import Thumbnail, read_thumbnail
 
-VERSION = 1
-"""Version of tiling and scaling. It is part of the identity, so tiles of different versions are never mixed."""
+VERSION = 2
+"""Version of tiling, scaling and measurement. It is part of the identity: tiles of two versions are never mixed."""
 SCALE_TOLERANCE = 0.01
 """Relative difference of um/px below which a level is not scaled."""
 
@@ -61,6 +62,8 @@ class Plan:
         Class names of the model.
     model_sha256, threshold, precision
         Sha256 of the model, minimum peak height and numeric precision.
+    white
+        White point of the slide, R, G and B from 0 to 255, for the optical density of DAB.
     """
 
     fingerprint: str
@@ -80,6 +83,7 @@ class Plan:
     model_sha256: str
     threshold: float
     precision: str
+    white: tuple[float, float, float]
 
     @property
     def identity(self) -> str:
@@ -202,6 +206,7 @@ def make_plan(
         model_sha256=card.model_sha256,
         threshold=threshold.value,
         precision=precision,
+        white=frame_white(thumbnail.pixels),
     )
     return replace(plan, tiles=_tissue_tiles(plan, thumbnail))
 

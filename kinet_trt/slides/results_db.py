@@ -26,12 +26,12 @@ from kinet_trt.slides.plan import Plan
 SUFFIX = ".tiles"
 APPLICATION = 0x4B4E5449
 """SQLite's application_id of these files: "KNTI"."""
-VERSION = 1
+VERSION = 2
 _TABLES = """
 CREATE TABLE plan (identity TEXT NOT NULL);
 CREATE TABLE tiles (number INTEGER PRIMARY KEY, nuclei BLOB NOT NULL, crc INTEGER NOT NULL);
 """
-_NUCLEUS = np.dtype([("x", "<f4"), ("y", "<f4"), ("cls", "u1"), ("score", "<f4")])
+_NUCLEUS = np.dtype([("x", "<f4"), ("y", "<f4"), ("cls", "u1"), ("score", "<f4"), ("dab", "<f4")])
 
 
 class ResultsDB:
@@ -94,13 +94,15 @@ class ResultsDB:
             )
 
     def save(self, number: int, nuclei: Detections) -> bool:
-        """Save the nuclei of a tile; if it was saved before, change nothing and return False."""
+        """Save the nuclei of a tile, with ``dab``; if it was saved before, change nothing and return False."""
         if number not in self._wanted:
             raise KinetError(f"{self.path}: tile {number} is not in the plan")
         if nuclei.classes != self._plan.classes:
             raise KinetError(f"{self.path}: the classes of the nuclei differ from the plan's")
+        if nuclei.dab is None and len(nuclei):
+            raise KinetError(f"{self.path}: expected nuclei with dab, found none. Measure it (measure_dab)")
         rows = np.empty(len(nuclei), _NUCLEUS)
-        for name in ("x", "y", "cls", "score"):
+        for name in (_NUCLEUS.names or ()) if len(nuclei) else ():
             rows[name] = getattr(nuclei, name)
         blob = rows.tobytes()
         with self._lock, self._errors():
@@ -129,8 +131,8 @@ class ResultsDB:
         if not isinstance(blob, bytes) or zlib.crc32(blob) != crc or len(blob) % _NUCLEUS.itemsize:
             raise KinetError(f"{self.path}: the file is damaged. Delete it to count the slide again")
         rows = np.frombuffer(blob, _NUCLEUS)
-        x, y, cls, score = (np.ascontiguousarray(rows[name]) for name in ("x", "y", "cls", "score"))
-        return Detections(x, y, cls, score, self._plan.classes)
+        columns = {name: np.ascontiguousarray(rows[name]) for name in _NUCLEUS.names or ()}
+        return Detections(classes=self._plan.classes, **columns)
 
     def tiles_with_most_nuclei(self, n: int) -> list[int]:
         """Return the numbers of the n tiles with the most nuclei, in descending order of nuclei."""

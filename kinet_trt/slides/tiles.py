@@ -21,6 +21,7 @@ from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.geometry import rescale
 from kinet_trt.inference.counter import NucleusCounter, find_nuclei
+from kinet_trt.quality.dab import dab_at
 from kinet_trt.slides.plan import Plan
 from kinet_trt.slides.slide import Slide
 
@@ -99,10 +100,13 @@ def read_window(slide: Slide, plan: Plan, number: int) -> NDArray[np.uint8]:
 
 
 def count_window(counter: NucleusCounter, plan: Plan, number: int, pixels: NDArray[np.uint8]) -> Detections:
-    """Return the nuclei in the core of a tile, px of level 0, in raster order; ``pixels`` is its window."""
-    nuclei = plan.tile_of(number).own(find_nuclei(counter.engine, pixels, counter.threshold.value))
+    """Return the nuclei in the core of a tile, px of level 0, in raster order, with ``dab``; ``pixels``: its window."""
+    tile = plan.tile_of(number)
+    nuclei = tile.own(find_nuclei(counter.engine, pixels, counter.threshold.value))
     nuclei = nuclei.where((nuclei.x < plan.scaling.width) & (nuclei.y < plan.scaling.height))
     nuclei = nuclei.where(np.lexsort((nuclei.x, nuclei.y)))
+    x, y = nuclei.x - tile.window_left, nuclei.y - tile.window_top
+    nuclei = replace(nuclei, dab=dab_at(pixels, x, y, counter.card.mpp, plan.white))
     scale_x, scale_y = plan.model_per_slide
     found = replace(nuclei, x=rescale(nuclei.x, 1 / scale_x), y=rescale(nuclei.y, 1 / scale_y))
     return found.where(plan.region.contains(found.x, found.y)) if plan.region else found

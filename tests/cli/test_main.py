@@ -58,7 +58,7 @@ def test_count_writes_everything_it_is_asked_for(run, tmp_path, field):
     [one] = document["fields"]
     assert set(one) == {
         "image", "width", "height", "mpp", "mpp_source", "threshold", "precision", "counts", "ki67_index", "interval",
-        "hot_spot", "unlike", "remarks", "detections",
+        "hot_spot", "unlike", "positive_above", "h_score", "remarks", "detections",
     }  # fmt: skip
     assert (one["image"], one["width"], one["height"]) == (str(image), 320, 256)
     assert (one["mpp"], one["mpp_source"]) == (0.34, "model")
@@ -414,6 +414,10 @@ def test_globs_are_expanded_here_because_windows_does_not(run, tmp_path, field):
         (["count", "x.png", "--format", "xml"], 2),
         (["count", "x.png", "--mpp", "0,3,4"], 2),
         (["count", "x.png", "--mpp", "1,000.5"], 2),
+        (["count", "x.png", "--positive-above", "brown"], 2),
+        (["count", "x.png", "--positive-above", "9"], 2),
+        (["count", "x.png", "--h-score-cuts", "0.2,0.4"], 2),
+        (["count", "x.png", "--h-score-cuts", "0.6,0.4,0.2"], 2),
         (["eval", "x", "--plot", "curve.pdf"], 2),
         (["eval", "x", "--json", "x.txt"], 2),
         (["eval", "x", "--agreement-plot", "plot.pdf"], 2),

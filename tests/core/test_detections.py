@@ -5,6 +5,7 @@ import io
 import json
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,31 @@ def test_empty_has_no_nuclei_and_the_right_types():
     assert (none.x.dtype, none.y.dtype, none.cls.dtype, none.score.dtype) == (np.float32, np.float32, np.uint8, "f4")
     assert none.classes == ("a", "b")
     assert none.records() == []
+
+
+def test_dab_stays_with_its_nuclei_and_is_only_written_if_measured():
+    measured = replace(THREE, dab=np.array([0.1, -0.02, 0.70004], np.float32))
+    assert measured[1:].dab.tolist() == measured.where(np.array([1, 2])).dab.tolist() == measured.dab[1:].tolist()
+    joined = Detections.concatenate([Detections.empty(), measured, measured[:1]])
+    np.testing.assert_array_equal(joined.dab, np.float32([0.1, -0.02, 0.70004, 0.1]))
+    assert [record["dab_od"] for record in measured.records()] == [0.1, -0.02, 0.7]
+    assert [{k: v for k, v in record.items() if k != "dab_od"} for record in measured.records()] == THREE.records()
+    assert all("dab_od" not in record for record in THREE.records())
+    header, first, *_ = measured.to_csv().splitlines()
+    assert (header, first) == ("x,y,class,score,dab_od", "1.0,2.0,positive,0.9,0.1")
+    assert [feature["properties"]["measurements"] for feature in measured.features()][1] == {
+        "score": 0.5124,
+        "Nucleus: DAB OD mean": -0.02,
+    }
+    assert json.loads(measured.to_json())["detections"] == measured.records()
+
+
+def test_dab_of_some_nuclei_only_is_refused():
+    measured = replace(THREE, dab=np.zeros(3, np.float32))
+    with pytest.raises(ValueError, match="expected dab of all nuclei or of none, found it of 3 of 6"):
+        Detections.concatenate([measured, THREE])
+    with pytest.raises(ValueError, match="score and dab: expected one length"):
+        replace(THREE, dab=np.zeros(2, np.float32))
 
 
 def test_indexing_gives_a_nucleus_or_detections():

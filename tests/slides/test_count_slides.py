@@ -71,7 +71,7 @@ def test_a_slide_among_pictures_fills_every_output(run, tmp_path, slide, whole, 
     assert facts["hot_spot"]["tumor"] == 50
     assert facts["hot_spot"]["ki67_index"] > slide_said["ki67_index"]
     lines = (tmp_path / "a.csv").read_text().splitlines()
-    assert lines[0] == "image,x,y,class,score"
+    assert lines[0] == "image,x,y,class,score,dab_od"
     assert len(lines) == 1 + len(whole) + len(field_said["detections"])
     marked = read_geojson(tmp_path / "g" / "case.ome.geojson")
     np.testing.assert_allclose(marked.x, whole.x, atol=0.01)
@@ -108,6 +108,31 @@ def test_a_rerun_takes_the_tiles_over_and_says_so(run, tmp_path, slide, cache):
     os.utime(state, (old, old))
     run("count", moved, "--json", "-")
     assert not state.exists()
+
+
+def test_another_cut_off_of_the_stain_needs_no_new_count(run, tmp_path, slide, cache):
+    cv2.imwrite(str(tmp_path / "whole.png"), CANVAS.region(0, 0, CANVAS.width, CANVAS.height)[..., ::-1])
+    code, said, err = run("count", slide, tmp_path / "whole.png", "--precision", "fp32", "--json", "-")
+    assert code == 0, err
+    of_slide, of_image = json.loads(said)["fields"]
+    density = [[nucleus["dab_od"] for nucleus in one["detections"]] for one in (of_slide, of_image)]
+    # The white points are those of the thumbnail and of the image.
+    np.testing.assert_allclose(*density, atol=0.02)
+    assert of_slide["positive_above"] is None
+    code, said, err = run(
+        "count", slide, "--precision", "fp32", "--positive-above", "0.7", "--h-score", "--json", "-",
+        "--geojson", tmp_path / "g", "--overlay", tmp_path / "o",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "2 of 2 tiles were counted before" in err
+    (moved,) = json.loads(said)["fields"]
+    assert [nucleus["dab_od"] for nucleus in moved["detections"]] == density[0]
+    tumor = [d for d in of_slide["detections"] if d["class"] != "non_tumor"]
+    assert moved["counts"]["positive"] == sum(d["dab_od"] >= 0.7 for d in tumor) < of_slide["counts"]["positive"]
+    assert moved["counts"]["non_tumor"] == of_slide["counts"]["non_tumor"]
+    assert moved["h_score"]["counts"]["3+"] == sum(d["dab_od"] >= 0.6 for d in tumor)
+    assert moved["positive_above"] == json.loads((tmp_path / "g" / "case.ome.geojson").read_text())["positive_above"]
+    assert [d["class"] for d in moved["detections"]].count("positive") == moved["counts"]["positive"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")

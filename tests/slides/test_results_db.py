@@ -22,6 +22,7 @@ PLAN = Plan(
     fingerprint="f" * 64, slide_width=4000, slide_height=3000, mpp=0.34, mpp_source="file", level=0, downsample=1.0,
     scaling=Scaling(4000, 3000, 4000, 3000), tile=512, halo=144, multiple=16, tiles=tuple(range(1, 40, 2)),
     region=None, classes=CLASSES, model_sha256="a" * 64, threshold=0.3, precision="fp32",
+    white=(240.0, 241.0, 242.0),
 )  # fmt: skip
 
 
@@ -32,6 +33,7 @@ def nuclei(number, n=50):
         generator.integers(tile.top, tile.bottom, n).astype(np.float32),
         generator.integers(0, 3, n).astype(np.uint8),
         generator.random(n, np.float32),
+        dab=generator.random(n, np.float32),
     )
     return found.where(np.lexsort((found.x, found.y)))
 
@@ -46,7 +48,7 @@ def test_what_landed_is_there_to_the_last_bit(tmp_path):
         assert results.saved() == set(PLAN.tiles[:6])
         assert results.missing() == list(PLAN.tiles[6:])
         for number in PLAN.tiles[:5]:
-            for name in ("x", "y", "cls", "score"):
+            for name in ("x", "y", "cls", "score", "dab"):
                 np.testing.assert_array_equal(getattr(results.tile(number), name), getattr(nuclei(number), name))
         assert len(results.tile(PLAN.tiles[5])) == 0
         with pytest.raises(KinetError, match="not counted yet"):

@@ -22,6 +22,8 @@ from kinet_trt.cli.options import (
     RuntimeOption,
     ThreadsOption,
     ThresholdOption,
+    parse_density,
+    parse_stain,
     parse_threshold,
     require,
 )
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kinet_trt.core.result import CountResult
+    from kinet_trt.core.stain_scoring import HScore
     from kinet_trt.counting.run import CountRun
     from kinet_trt.slides.count import TileCounter
 
@@ -68,6 +71,22 @@ def count(
         Path | None, typer.Option(metavar="FILE", help="Slides only: count inside these areas, GeoJSON from QuPath.")
     ] = None,
     hot_spot: HotSpotOption = 500,
+    positive_above: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_density,
+            metavar="OD",
+            help="A tumour nucleus of this DAB optical density or more is positive, below it negative. Default: the "
+            "network decides.",
+        ),
+    ] = None,
+    h_score: Annotated[
+        bool, typer.Option("--h-score", help="Also compute the H-score of the tumour nuclei from the DAB density.")
+    ] = False,
+    h_score_cuts: Annotated[
+        str | None,
+        typer.Option(metavar="OD,OD,OD", help="Lowest DAB density of 1+, 2+ and 3+; implies --h-score. [0.2,0.4,0.6]"),
+    ] = None,
     together: Annotated[bool, typer.Option("--together", help="Pool the images of one case.")] = False,
     cluster: Annotated[
         str | None,
@@ -86,6 +105,7 @@ def count(
     from kinet_trt.slides.slide import is_slide
 
     minimum = parse_threshold(threshold)
+    stain = parse_stain(positive_above, h_score, h_score_cuts)
     targets = {"--json": json_file, "--csv": csv_file, "--summary": summary}
     has_data = check_names(targets, format_, folders={"--geojson": geojson, "--overlay": overlay})
     found = find_images(images, slides=True)
@@ -105,6 +125,7 @@ def count(
             mpp,
             region=areas,
             hot_spot=hot_spot,
+            stain=stain,
             pool=together,
             outputs=outputs,
             tile_counter=tile_counter,
@@ -181,7 +202,7 @@ def show_run(run: CountRun, bands: Bands | None) -> None:
         if spot := pooled.hot_spot if pooled else results[0].hot_spot:
             place = f"within {spot.radius:,.0f} µm of px {spot.x:,.0f}, {spot.y:,.0f}"
             print_lines(console, [f"The hot spot lies {where}{place}."])
-    lines = []
+    lines = _stain_lines(run)
     if several and any("?" in cell for row in rows for cell in row[-2:]):
         lines.append(f"?: provisional, fewer than {MIN_TUMOR_NUCLEI} tumour nuclei.")
     if unknown := sum(result.mpp_source == "model" for result in results):
@@ -194,6 +215,20 @@ def show_run(run: CountRun, bands: Bands | None) -> None:
     print_lines(console, [NOTICE])
 
 
+def _stain_lines(run: CountRun) -> list[str]:
+    """Return sentences on what the density of DAB decided."""
+    from kinet_trt.core.stain_scoring import positive_sentence
+
+    first = run.results[0]
+    lines = [] if first.positive_above is None else [positive_sentence(first.positive_above)]
+    h_score = run.pooled.h_score if run.pooled else first.h_score
+    if h_score and (run.pooled or len(run.results) == 1):
+        lines.append(h_score.sentence())
+    elif h_score:
+        lines.append(f"H-score: 1+, 2+ and 3+ from a DAB optical density of {h_score.cut_text} on.")
+    return lines
+
+
 def _rows(run: CountRun, statements: Sequence[Statement], total: Statement | None) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of the table."""
     from kinet_trt.core.detections import class_name
@@ -201,22 +236,24 @@ def _rows(run: CountRun, statements: Sequence[Statement], total: Statement | Non
     results, pooled = run.results, run.pooled
     has_spots = any(statement.hot_spot for statement in statements)
     scales = [_scale(result) for result in results]
+    has_h_scores = any(result.h_score for result in results)
     has_scales = len({*scales}) > 1  # one scale for all is not worth a column
     headers = [
         "image",
         *(["µm/px"] if has_scales else []),
         *map(class_name, run.counter.engine.card.classes),
         "Ki67 % (95%)",
+        *(["H-score"] if has_h_scores else []),
         *(["hot spot"] if has_spots else []),
     ]
     rows = [
-        (printable(result.image.name), scale, result.counts, statement)
+        (printable(result.image.name), scale, result.counts, statement, result.h_score)
         for result, scale, statement in zip(results, scales, statements, strict=True)
     ]
     if pooled and total and len(results) > 1:
-        rows.append(("together", "", pooled.counts, total))
+        rows.append(("together", "", pooled.counts, total, pooled.h_score))
     table = []
-    for name, scale, counts, statement in rows:
+    for name, scale, counts, statement, h_score in rows:
         spot = statement.hot_spot
         spot_text = f"{100 * (spot.index or 0):.1f}{_range(statement, spot)}" if spot else ""
         table.append(
@@ -225,10 +262,15 @@ def _rows(run: CountRun, statements: Sequence[Statement], total: Statement | Non
                 *([scale] if has_scales else []),
                 *map(str, counts.values()),
                 f"{_percent(statement.average)}{_range(statement, statement.average)}",
+                *([_h_score(h_score)] if has_h_scores else []),
                 *([spot_text] if has_spots else []),
             ]
         )
     return headers, table
+
+
+def _h_score(h_score: HScore | None) -> str:
+    return "-" if h_score is None or h_score.score is None else f"{h_score.score:.1f}"
 
 
 def _scale(result: CountResult) -> str:
