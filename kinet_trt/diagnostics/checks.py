@@ -11,7 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 from kinet_trt.core.runtimes import CPU_RUNTIMES
 from kinet_trt.diagnostics.installation import Installation, Requirement, cupys, has, packages_of, tensorrts
-from kinet_trt.diagnostics.probes import DriverReport, EngineProbe
+from kinet_trt.diagnostics.probes import DriverProbe, EngineProbe
 
 MIN_FREE_MEMORY = 1_500_000_000
 """Memory that should be free, bytes: kinet-edge on a large image takes about 1 GB."""
@@ -158,7 +158,7 @@ def _check_driver(installation: Installation) -> Iterator[Finding]:
         elif driver.second:
             message = f"nvidia-smi reports {driver.second[0]}, but the driver's library is missing: {_CONTAINER}"
             yield Finding("warning", "GPU", message)
-    elif not driver.devices:
+    elif not driver.gpus:
         message = f"the driver is installed but reports no GPU ({driver.problem})"
         if machine.cuda_visible is not None:
             message += f"; CUDA_VISIBLE_DEVICES={machine.cuda_visible} may hide it"
@@ -167,18 +167,18 @@ def _check_driver(installation: Installation) -> Iterator[Finding]:
             yield Finding("warning", "GPU", f"{message}: restart after a driver update; {_CONTAINER}")
         else:
             yield Finding("warning", "GPU", f"{message}; {_CONTAINER}")
-    for device in driver.devices:
-        if device.capability < MIN_CAPABILITY:
-            message = f"{device.name} has compute capability {dotted(device.capability)}: TensorRT needs 7.5 or newer"
+    for gpu in driver.gpus:
+        if gpu.capability < MIN_CAPABILITY:
+            message = f"{gpu.name} has compute capability {dotted(gpu.capability)}: TensorRT needs 7.5 or newer"
             yield Finding("warning", "GPU", message)
 
 
-def _has_old_gpu(driver: DriverReport) -> bool:
+def _has_old_gpu(driver: DriverProbe) -> bool:
     """Return whether a GPU is older than Turing, which CUDA 13 does not support."""
-    return any(device.capability < MIN_CAPABILITY for device in driver.devices)
+    return any(gpu.capability < MIN_CAPABILITY for gpu in driver.gpus)
 
 
-def _fitting_cuda(driver: DriverReport) -> int:
+def _fitting_cuda(driver: DriverProbe) -> int:
     """Return the major CUDA version of the packages to install."""
     return min(driver.cuda[0] if driver.cuda else 13, 12 if _has_old_gpu(driver) else 13)
 
@@ -192,7 +192,7 @@ def _check_cupy(installation: Installation) -> Iterator[Finding]:
     newest = driver.cuda[0] if driver.cuda else None
     if len(found) > 1:
         yield _conflict("problem", "CuPy", found, install)
-    elif driver.devices and not found:
+    elif driver.gpus and not found:
         message = "this machine has a GPU, but CuPy, which the GPU engine needs, is not installed"
         yield Finding("warning", "CuPy", message, (install,))
     for name, built in found.items():
@@ -208,7 +208,7 @@ def _check_cupy(installation: Installation) -> Iterator[Finding]:
 def _check_tensorrt(installation: Installation) -> Iterator[Finding]:
     driver, flavours = installation.driver, tensorrts(installation.packages)
     newest = driver.cuda[0] if driver.cuda else None
-    if flavours and not driver.devices:
+    if flavours and not driver.gpus:
         use = "engines can be built here but not run" if "tensorrt_rtx" in flavours else "it cannot be used here"
         message = f"{' and '.join(flavours)} is installed, but no GPU with a driver: {use}"
         yield Finding("warning", "TensorRT", message)
@@ -221,9 +221,9 @@ def _check_tensorrt(installation: Installation) -> Iterator[Finding]:
             yield Finding("problem", "TensorRT", message, commands)
     if installation.machine.jetpack:
         yield from _check_jetpack(installation, flavours)
-    elif driver.devices and not flavours:
+    elif driver.gpus and not flavours:
         message = "this machine has a GPU, but TensorRT is not installed"
-        listed = all(d.capability in RTX_CAPABILITIES or d.capability >= (12, 0) for d in driver.devices)
+        listed = all(d.capability in RTX_CAPABILITIES or d.capability >= (12, 0) for d in driver.gpus)
         package = f"{'tensorrt-rtx' if listed else 'tensorrt'}-cu{_fitting_cuda(driver)}"
         yield Finding("warning", "TensorRT", message, (_install_command(installation, package),))
 

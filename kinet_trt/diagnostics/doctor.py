@@ -132,7 +132,7 @@ def _engine_rows(installation: Installation) -> dict[str, str]:
 
 def _gpu_rows(installation: Installation) -> dict[str, str]:
     driver, packages = installation.driver, installation.packages
-    gpus = [f"{d.name}, compute {dotted(d.capability)}, {gigabytes(d.memory)}" for d in driver.devices]
+    gpus = [f"{d.name}, compute {dotted(d.capability)}, {gigabytes(d.memory)}" for d in driver.gpus]
     version = f"driver {installation.machine.driver_version}" if installation.machine.driver_version else "driver"
     runs = f"{version} supports CUDA up to {dotted(driver.cuda)}" if driver.cuda else ""
     no_gpu = f"none ({driver.problem})" if driver.library or installation.machine.nvidia_cards else ""

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 from kinet_trt.core.runtimes import CPU_RUNTIMES
 from kinet_trt.diagnostics.machine import Machine, installed, read_machine
-from kinet_trt.diagnostics.probes import DriverReport, EngineProbe, probe_driver, try_counting, try_library
+from kinet_trt.diagnostics.probes import DriverProbe, EngineProbe, probe_driver, try_counting, try_library
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Installation:
     """Facts that the checks are based on."""
 
     machine: Machine
-    driver: DriverReport
+    driver: DriverProbe
     packages: Mapping[str, str]  # version of each installed package by normalised name
     requirements: tuple[Requirement, ...]  # of kinet-trt
     engines: tuple[EngineProbe, ...]  # installed CPU engines, and whether they can count
@@ -58,7 +58,7 @@ def examine(report: Callable[[int, int], None] = lambda *_: None) -> Installatio
         engines.append(try_counting(runtime))
         report(number, total)
     installation = Installation(machine, driver, packages, requirements(), tuple(engines), {})
-    if driver.devices:
+    if driver.gpus:
         modules = [*(["cupy"] if cupys(packages) else []), *tensorrts(packages)]
         installation = replace(installation, libraries={module: try_library(module) for module in modules})
     report(total, total)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kinet_trt.cuda.driver import Gpu
+
 DRIVER_TIMEOUT = 20.0
 """Seconds; the first start of a driver takes a few."""
 COUNT_TIMEOUT = 120.0
@@ -34,22 +36,13 @@ class ProbeResult:
 
 
 @dataclass(frozen=True)
-class Device:
-    """A GPU: its name, compute capability, and memory in bytes."""
-
-    name: str
-    capability: tuple[int, int]
-    memory: int
-
-
-@dataclass(frozen=True)
-class DriverReport:
-    """NVIDIA's driver."""
+class DriverProbe:
+    """NVIDIA's driver, working or not."""
 
     library: bool  # whether its library is installed
     cuda: tuple[int, int] | None  # newest supported CUDA version; None if unknown
-    devices: tuple[Device, ...]
-    problem: str  # why there are no devices; empty if there are
+    gpus: tuple[Gpu, ...]
+    problem: str  # why there are no GPUs; empty if there are
     second: tuple[str, ...] = ()  # names of the GPUs that nvidia-smi reports, as a cross-check
 
 
@@ -96,14 +89,14 @@ def ask(program: str, arguments: Sequence[str], timeout: float) -> ProbeResult:
     return ProbeResult(facts, problem or str(facts.get("error", "")) or _ending(process.returncode, err))
 
 
-def probe_driver(timeout: float = DRIVER_TIMEOUT) -> DriverReport:
+def probe_driver(timeout: float = DRIVER_TIMEOUT) -> DriverProbe:
     """Query NVIDIA's driver, without any other GPU library."""
     answer = ask(_DRIVER, [], timeout)
     facts = answer.facts
-    devices = tuple(Device(d["name"], tuple(d["capability"]), d["memory"]) for d in facts.get("devices", []))
+    gpus = tuple(Gpu(gpu["name"], tuple(gpu["capability"]), gpu["memory"]) for gpu in facts.get("gpus", []))
     version = tuple(facts["cuda"]) if facts.get("cuda") else None
-    problem = answer.problem or ("" if devices else "no GPU found")
-    return DriverReport(bool(facts.get("library")), version, devices, problem, _nvidia_smi(timeout))
+    problem = answer.problem or ("" if gpus else "no GPU found")
+    return DriverProbe(bool(facts.get("library")), version, gpus, problem, _nvidia_smi(timeout))
 
 
 def try_counting(runtime: str) -> EngineProbe:
@@ -179,7 +172,7 @@ from kinet_trt.cuda.driver import DriverError, newest_cuda, query_driver
 try:
     report(cuda=newest_cuda(), library=True)
     found = query_driver((0, 0))
-    report(devices=[dict(name=gpu.name, capability=gpu.capability, memory=gpu.memory) for gpu in found.gpus])
+    report(gpus=[dict(name=gpu.name, capability=gpu.capability, memory=gpu.memory) for gpu in found.gpus])
 except DriverError as error:
     report(error=error.reason)
 """

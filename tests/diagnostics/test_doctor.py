@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from kinet_trt.cuda.driver import Gpu
 from kinet_trt.diagnostics import installation
 from kinet_trt.diagnostics.checks import findings
 from kinet_trt.diagnostics.doctor import rows, to_json, verdict
 from kinet_trt.diagnostics.installation import Installation, Requirement, cupys, examine, requirements, tensorrts
 from kinet_trt.diagnostics.machine import Machine
-from kinet_trt.diagnostics.probes import Device, DriverReport, EngineProbe
+from kinet_trt.diagnostics.probes import DriverProbe, EngineProbe
 
 SERVER = Machine(
     system="Linux x86_64",
@@ -33,8 +34,8 @@ SERVER = Machine(
     driver_version="",
     cuda_visible=None,
 )
-NO_DRIVER = DriverReport(False, None, (), "no NVIDIA driver is installed")
-TURING = DriverReport(True, (12, 8), (Device("RTX 2080", (7, 5), 8_000_000_000),), "")
+NO_DRIVER = DriverProbe(False, None, (), "no NVIDIA driver is installed")
+TURING = DriverProbe(True, (12, 8), (Gpu("RTX 2080", (7, 5), 8_000_000_000),), "")
 COUNTED = EngineProbe("openvino", "2026.4.1", ("CPU", "FP32"), "fp32", 100, 94, 0.4, (), "")
 FAILED = EngineProbe(
     "openvino", "2026.4.1", ("CPU",), "", None, None, None, (), "it cannot be loaded: crashed with SIGILL"
@@ -135,19 +136,19 @@ CASES = {
         ("warning", "GPU", "nvidia-smi reports H100", ""),
     ),
     "driver without GPU": (
-        seen(driver=DriverReport(True, (12, 8), (), "cuInit says 100")),
+        seen(driver=DriverProbe(True, (12, 8), (), "cuInit says 100")),
         ("warning", "GPU", "cuInit says 100", ""),
     ),
     "driver after an update": (
-        seen(driver=DriverReport(True, (12, 8), (), "cuInit says 803"), nvidia_cards=1),
+        seen(driver=DriverProbe(True, (12, 8), (), "cuInit says 803"), nvidia_cards=1),
         ("warning", "GPU", "restart", ""),
     ),
     "hidden GPU": (
-        seen(driver=DriverReport(True, (12, 8), (), "cuInit says 100"), cuda_visible="-1"),
+        seen(driver=DriverProbe(True, (12, 8), (), "cuInit says 100"), cuda_visible="-1"),
         ("warning", "GPU", "CUDA_VISIBLE_DEVICES=-1", "unset CUDA_VISIBLE_DEVICES"),
     ),
     "old GPU": (
-        seen(GPU, driver=replace(TURING, devices=(Device("P100", (6, 0), 1),))),
+        seen(GPU, driver=replace(TURING, gpus=(Gpu("P100", (6, 0), 1),))),
         ("warning", "GPU", "compute capability 6.0", ""),
     ),
     "GPU without CuPy": (
@@ -163,7 +164,7 @@ CASES = {
         ("warning", "TensorRT", "TensorRT is not", "pip install tensorrt-rtx-cu12"),
     ),
     "server GPU without TensorRT": (
-        seen({"cupy-cuda12x": "14.0"}, driver=replace(TURING, devices=(Device("H100", (9, 0), 80_000_000_000),))),
+        seen({"cupy-cuda12x": "14.0"}, driver=replace(TURING, gpus=(Gpu("H100", (9, 0), 80_000_000_000),))),
         ("warning", "TensorRT", "TensorRT is not", "pip install tensorrt-cu12"),
     ),
     "two CuPys": (
@@ -171,13 +172,13 @@ CASES = {
         ("problem", "CuPy", "overwrite each other", "pip uninstall -y cupy-cuda12x cupy-cuda13x"),
     ),
     "CuPy too new": (
-        seen({"cupy-cuda12x": "14"}, driver=DriverReport(True, (11, 4), (), "none")),
+        seen({"cupy-cuda12x": "14"}, driver=DriverProbe(True, (11, 4), (), "none")),
         ("problem", "CuPy", "supports only up to CUDA 11", "pip install cupy-cuda11x"),
     ),
     "CuPy too new for the GPU": (
         seen(
             {"cupy-cuda13x": "14", "tensorrt": "10"},
-            driver=DriverReport(True, (13, 0), (Device("V100", (7, 0), 1),), ""),
+            driver=DriverProbe(True, (13, 0), (Gpu("V100", (7, 0), 1),), ""),
         ),
         ("problem", "CuPy", "does not support this GPU", 'pip install "cupy-cuda12x[ctk]"'),
     ),
@@ -291,7 +292,7 @@ def test_gpu_libraries_are_tried_only_if_the_driver_reports_a_gpu(monkeypatch):
     monkeypatch.setattr(installation, "try_library", lambda module: tried.append(module) or "")
     monkeypatch.setattr(installation, "probe_driver", lambda: NO_DRIVER)
     assert examine().libraries == {}
-    monkeypatch.setattr(installation, "probe_driver", lambda: replace(TURING, devices=(), problem="cuInit says 999"))
+    monkeypatch.setattr(installation, "probe_driver", lambda: replace(TURING, gpus=(), problem="cuInit says 999"))
     assert examine().libraries == {}
     assert tried == []
     monkeypatch.setattr(installation, "probe_driver", lambda: TURING)

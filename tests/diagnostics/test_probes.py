@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from conftest import find_program, skip
-from kinet_trt.diagnostics.probes import Device, ask, probe_driver, try_counting, try_library
+from kinet_trt.cuda.driver import Gpu
+from kinet_trt.diagnostics.probes import ask, probe_driver, try_counting, try_library
 
 
 def test_probe_keeps_reported_values_after_a_crash():
@@ -73,11 +74,11 @@ def driver(tmp_path, monkeypatch):
     return make
 
 
-def test_driver_probe_returns_cuda_and_devices(driver):
+def test_driver_probe_returns_cuda_and_gpus(driver):
     driver()
     found = probe_driver()
     assert (found.library, found.cuda, found.problem) == (True, (12, 8), "")
-    assert found.devices == (Device("GPU zero", (9, 0), 80_000_000_000), Device("GPU one", (9, 1), 80_000_000_000))
+    assert found.gpus == (Gpu("GPU zero", (9, 0), 80_000_000_000), Gpu("GPU one", (9, 1), 80_000_000_000))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_driver_probe_returns_cuda_and_devices(driver):
 def test_driver_probe_returns_the_problem(driver, init, says):
     driver(init)
     found = probe_driver(timeout=2)
-    assert (found.library, found.cuda, found.devices) == (True, (12, 8), ())
+    assert (found.library, found.cuda, found.gpus) == (True, (12, 8), ())
     assert says in found.problem
 
 
