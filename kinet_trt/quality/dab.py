@@ -95,7 +95,9 @@ def dab_at(
     tables = _tables(white)
     dx, dy = _disc(max(_MIN_SIDE_RADIUS, RADIUS_UM / mpp))
     height, width = pixels.shape[:2]
-    columns, rows = np.rint(x).astype(np.intp)[:, None], np.rint(y).astype(np.intp)[:, None]
+    columns, rows = (
+        np.rint(np.clip(centres, 0, side - 1)).astype(np.intp)[:, None] for centres, side in ((x, width), (y, height))
+    )
     density = np.empty(len(x), np.float32)
     for start in range(0, len(x), _PART):
         part = slice(start, start + _PART)

@@ -17,6 +17,7 @@ from importlib import resources
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -31,6 +32,7 @@ from kinet_trt.live.session.edits import REVERSALS, Edit, active
 from kinet_trt.live.session.merge import FieldNuclei
 from kinet_trt.live.session.records import Field, Session
 from kinet_trt.live.session.session import OpenSession
+from kinet_trt.live.session.stain import dab_density
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import HOT_SPOT, SessionCount, Summary, summarise
 
@@ -55,6 +57,7 @@ def build(store: Store, session: int, *, bands: Bands | None = NET, hot_spot: in
     highest = max((ki67.interval[1] for ki67 in indices if ki67.interval), default=0.0)
     readings = store.readings.in_session(session)
     ids = {field.id for field in counted.fields}
+    fields = [_field(store, counted, *pair) for pair in zip(counted.fields, counted.field_nuclei, strict=True)]
     edits = [one for one in store.edits.in_session(session) if one.reading == readings[0].id and one.field in ids]
     style = (resources.files("kinet_trt.live.session") / "report.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -77,7 +80,8 @@ def build(store: Store, session: int, *, bands: Bands | None = NET, hot_spot: in
             progress=pictures.progress(summary),
             facts=_facts(summary),
             mosaics=_mosaics(store, counted, summary),
-            fields=[_field(store, counted, *pair) for pair in zip(counted.fields, counted.field_nuclei, strict=True)],
+            fields=fields,
+            stain=_stain(fields),
             legend=pictures.legend(dict.fromkeys(n for field in counted.fields for n in field.detections.classes)),
             how_known=HOW_KNOWN,
             notes=store.notes.in_session(session),
@@ -168,14 +172,31 @@ def _mosaics(store: Store, counted: SessionCount, summary: Summary) -> list[Mark
 def _field(store: Store, counted: SessionCount, field: Field, nuclei: FieldNuclei) -> dict[str, Any]:
     counts = ", ".join(f"{number:,} {name}" for name, number in _named(nuclei.detections().counts()))
     in_session = counted.merged.counted[field.id]
+    pixels = store.fields.pixels(field.id)
+    density = dab_density(field, nuclei.edited, pixels)
     side = _SMALL_PICTURE_SIDE if len(counted.fields) > _MANY_FIELDS else _PICTURE_SIDE
     return {
         "field": field,
-        "drawing": pictures.field(field, nuclei, in_session, store.fields.pixels(field.id), side, counts),
+        "drawing": pictures.field(field, nuclei, in_session, pixels, side, counts),
         "counts": counts,
         "counted": int(in_session.sum()),
         "ki67": nuclei.detections().ki67,
+        "density": {
+            name: density[in_session & (nuclei.edited.cls == c)] for c, name in enumerate(nuclei.edited.classes)
+        },
     }
+
+
+def _stain(fields: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the histogram and the medians of the density of DAB of tumour nuclei; None without tumour nuclei."""
+    density = {
+        name: np.concatenate([*(one["density"].get(name, []) for one in fields), []]).astype(np.float32)
+        for name in ("positive", "negative")
+    }
+    if not any(map(len, density.values())):
+        return None
+    medians = [f"{float(np.median(values)):.2f} ({name})" for name, values in density.items() if len(values)]
+    return {"histogram": pictures.density_histogram(density), "medians": " and ".join(medians)}
 
 
 def _edits(edits: Sequence[Edit], counted: SessionCount) -> dict[str, Any]:

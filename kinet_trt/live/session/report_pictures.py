@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import cv2
@@ -24,6 +24,8 @@ from kinet_trt.live.session.summary import GOALS, SessionCount, Summary
 
 MOSAIC = 1400
 """Longer side of a mosaic, px."""
+_BIN, _MIN_DENSITY, _MAX_DENSITY = 0.05, 0.6, 2.5
+"""Width of a bin, and smallest and largest end of the scale of the histogram, optical density."""
 SHAPES = ("positive", "negative", "non_tumor")
 """Classes with a shape and a colour of their own."""
 
@@ -71,6 +73,42 @@ def progress(summary: Summary) -> Markup:
     return Markup(  # noqa: S704 - numbers
         f'<svg class="scale" viewBox="0 0 640 50" role="img" aria-label="{summary.ki67.tumor:,} tumour nuclei of the '
         f'{" and ".join(f"{goal:,}" for goal in GOALS)} recommended">{"".join(rows)}</svg>'
+    )
+
+
+def density_histogram(density: Mapping[str, NDArray[np.floating]]) -> Markup:
+    """Return histograms of optical densities by class, one below the other, each with a scale of its own.
+
+    Densities below the first bin or above the last are in these.
+    """
+    widest = max((float(values.max()) for values in density.values() if len(values)), default=0.0)
+    top = min(_MAX_DENSITY, max(_MIN_DENSITY, math.ceil(widest / _BIN) * _BIN))
+    bins = round(top / _BIN)
+    left, width, height, gap = 120.0, 500.0, 60.0, 14.0
+    parts, words = [], []
+    for row, (name, values) in enumerate(density.items()):
+        numbers = np.bincount(np.clip((values / _BIN + 1e-4).astype(np.intp), 0, bins - 1), minlength=bins)
+        base, most = (row + 1) * height + row * gap, max(1, int(numbers.max()))
+        for number, at in zip(numbers, left + width / bins * np.arange(bins), strict=True):
+            if number:
+                tall = (height - 4) * number / most
+                parts.append(
+                    f'<rect class="bin {css_class(name)}" x="{at + 0.5:.1f}" y="{base - tall:.1f}" '
+                    f'width="{width / bins - 1:.1f}" height="{tall:.1f}"/>'
+                )
+        label = NAMES.get(name, name)
+        parts.append(f'<path class="axis" d="M{left:.0f} {base:.0f}h{width:.0f}"/>')
+        parts.append(f'<text x="0" y="{base - 24:.0f}">{escape(label)}</text>')
+        parts.append(f'<text x="0" y="{base - 8:.0f}">highest bar: {numbers.max():,}</text>')
+        words.append(f"{len(values):,} {label}")
+    bottom = len(density) * (height + gap) + 4
+    parts += [
+        f'<text x="{left + width * tick / top:.1f}" y="{bottom:.0f}" text-anchor="middle">{tick:.1f}</text>'
+        for tick in np.arange(0, top + _BIN / 2, 0.2 if top <= 1.2 else 0.5)
+    ]
+    return Markup(  # noqa: S704 - numbers and escaped names
+        f'<svg class="scale" viewBox="0 0 640 {bottom + 8:.0f}" role="img" aria-label="DAB optical density of '
+        f'{escape(" and ".join(words))} nuclei">{"".join(parts)}</svg>'
     )
 
 

@@ -170,6 +170,31 @@ def test_report_states_the_count(file, html):
     assert len([1 for tag, _ in Page(html).tags if tag == "image"]) == 4  # three fields and one mosaic
 
 
+def test_report_shows_the_stain_of_every_tumour_nucleus_once(file, html):
+    with Store.open(file, create=False) as store:
+        counts = OpenSession(store, 1).count().merged.counts()
+    labels = [attributes.get("aria-label", "") for _, attributes in Page(html).tags]
+    (label,) = (one for one in labels if one.startswith("DAB optical density"))
+    expected = [f"{counts[name]:,} {name} tumour" for name in ("positive", "negative")]
+    assert label == f"DAB optical density of {' and '.join(expected)} nuclei"
+    medians = re.search(r"The median is ([\d.]+) \(positive\) and (-?[\d.]+) \(negative\)", Page(html).text)
+    positive, negative = map(float, medians.groups())
+    assert positive > 0.3 > 0.15 > negative
+
+
+def test_histogram_of_densities_has_the_right_bars():
+    density = {"positive": np.array([0.51, 0.54, 0.74, 9.0]), "negative": np.array([-0.02, 0.01, 0.06])}
+    svg = report_pictures.density_histogram(density)
+    assert "4 positive tumour and 3 negative tumour nuclei" in svg
+    pattern = r'class="bin {}" x="([\d.]+)" [^>]*height="([\d.]+)"'
+    bars = {name: [tuple(map(float, bar)) for bar in re.findall(pattern.format(name), svg)] for name in density}
+    assert [height for _, height in bars["positive"]] == [56, 28, 28]
+    assert [height for _, height in bars["negative"]] == [56, 28]
+    step = 500 / 50  # px per bin; the scale ends at 2.5
+    assert [round((x - 120.5) / step) for x, _ in bars["positive"]] == [10, 14, 49]
+    assert [round((x - 120.5) / step) for x, _ in bars["negative"]] == [0, 1]
+
+
 def test_typed_text_is_escaped(html):
     text = Page(html).text
     for typed in (f"Case 12 {NASTY}", f"fixed 24 h\n{NASTY}", f"B {NASTY}"[:200], "a fold"):
@@ -210,6 +235,7 @@ def test_empty_session_has_a_report(tmp_path):
         text = Page(build(store, store.sessions.create().id)).text
     assert "No tumour nuclei were found" in text
     assert "No fields yet." in text
+    assert "Stain of the tumour nuclei" not in text
 
 
 def test_nuclei_csv_adds_up(file):
