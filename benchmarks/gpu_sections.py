@@ -82,7 +82,7 @@ def _small(record: Record, library: Any, models: Path, precision: str, found: di
         checked, driver = check_machine(card, plan, path)
         with _seconds(found, "open_s"):
             engine = TensorRtEngine(card, plan, checked, driver, path)
-        found["cuda_graph"] = _slot(engine)._graph is not None
+        found["cuda_graph"] = _slot(engine).network.is_captured
         record.put(step=f"{precision}: run")
         pixels, _truth = simulate.field(1, SMALL, SMALL)
         maps = engine.run(pixels[None])[0]
@@ -262,7 +262,7 @@ def opened(record: Record, models: Path, frame: NDArray[np.uint8]) -> Iterator[t
             maps = engine.run(fitted.pixels[None])[0]
             least = card.threshold if model == "kinet-edge" else likely_threshold(maps)
             found = engine.submit(frame, threshold=least).result()
-            figures["cuda_graph"], figures["nuclei"] = _slot(engine)._graph is not None, len(found)
+            figures["cuda_graph"], figures["nuclei"] = _slot(engine).network.is_captured, len(found)
             figures["are_reference"] = same(found, inside(maps, least))
         except KinetError as error:
             figures["why"] = str(error)

@@ -272,7 +272,7 @@ class Plan:
     num_io_tensors, device_memory_size_v2 = 2, 1000
 
     def __init__(self, network):
-        self.network = network
+        self.network, self.contexts_made = network, 0
 
     def create_runtime_config(self):
         return RuntimeConfig()
@@ -289,6 +289,7 @@ class Plan:
     def create_execution_context(self, options):
         strategy = options.strategy if isinstance(options, RuntimeConfig) else options
         assert strategy == "user managed"
+        self.contexts_made += 1
         return Context(self, options)
 
 

@@ -42,7 +42,7 @@ class LoadedPlan:
     def create_context(self) -> Any:
         """Return a new execution context. All contexts share one scratch buffer, so they must run on the same stream.
 
-        A captured graph belongs to its context, so each shape needs its own.
+        TensorRT stores the address of the buffer: keep the plan longer than the context.
         """
         context = self._engine.create_execution_context(self._context_options)
         if context is None:

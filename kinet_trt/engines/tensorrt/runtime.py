@@ -2,8 +2,8 @@
 
 The host only queues the work for a frame: a copy to pinned memory and from there to the device, on an upload stream,
 while the previous frame is still being computed; then, on one work stream, the preparation, the network, the peaks and
-the copy of the results to pinned memory. Network, peaks and that copy are captured as a CUDA graph where the runtime
-supports it. A frame that is already on the device is read in place.
+the copy of the results to pinned memory. The network is captured as a CUDA graph where the runtime supports it. A frame
+that is already on the device is read in place.
 
 The engine runs on TensorRT 10.3 to 11.4 and TensorRT for RTX. CuPy uses the device's primary context and creates it
 before the first call into TensorRT. Callers that pass device memory must use the same context (PyCUDA: import
@@ -36,6 +36,7 @@ from kinet_trt.engines.base import check_frames
 from kinet_trt.engines.tensorrt.builder import Library
 from kinet_trt.engines.tensorrt.engine_file import check_profile
 from kinet_trt.engines.tensorrt.loaded_plan import LoadedPlan
+from kinet_trt.engines.tensorrt.network import Network
 from kinet_trt.engines.tensorrt.preprocess import CudaPrepare, PreparePlan
 from kinet_trt.engines.tensorrt.slot import Slot
 from kinet_trt.models.card import ModelCard
@@ -82,7 +83,7 @@ class TensorRtEngine:
         check_frames(frames, self.card)
 
         def read(slot: Slot) -> NDArray[np.float32]:
-            maps: NDArray[np.float32] = slot.outputs["maps"].get(stream=self.stream).astype(np.float32)
+            maps: NDArray[np.float32] = slot.network.outputs["maps"].get(stream=self.stream).astype(np.float32)
             return maps
 
         parts = self._run(frames, self.card.threshold, read)
@@ -146,7 +147,7 @@ class TensorRtEngine:
             check_profile(self.card, (1, plan.height, plan.width), self._path)
             slot = self._free_slot((1, plan.height, plan.width))
             on_device = slot.upload(pixels, order) if isinstance(pixels, np.ndarray) else self._share(pixels, stream)
-            self._prepare.enqueue(self.stream, plan, on_device, slot.frames.data.ptr, slot.has_color.data.ptr)
+            self._prepare.enqueue(self.stream, plan, on_device, slot.network.frames.data.ptr, slot.has_color.data.ptr)
             delay_writes(on_device, self.stream)
             slot.start(threshold, plan.scaled_height, plan.scaled_width)
             pending = PendingFrame(self, slot, plan, threshold, (source, on_device))
@@ -171,7 +172,7 @@ class TensorRtEngine:
             check_profile(self.card, shape, self._path)
             with self._lock, self._on_device():
                 slot = self._free_slot(shape)
-                slot.frames.set(np.ascontiguousarray(part), stream=self.stream)
+                slot.network.frames.set(np.ascontiguousarray(part), stream=self.stream)
                 slot.start(threshold, *shape[1:])
                 slot.done.synchronize()
                 results.append(read(slot))
@@ -191,24 +192,24 @@ class TensorRtEngine:
             yield
 
     def _free_slot(self, shape: tuple[int, int, int]) -> Slot:
-        slots = self._slots.setdefault(shape, [])
         # The slot of a dropped PendingFrame is free: its work ends first, because the stream runs in order.
         in_flight = [slot for cached in self._slots.values() for slot in cached if slot.in_use]
         if len(in_flight) >= MAX_IN_FLIGHT:
             raise EngineError(f"{MAX_IN_FLIGHT} frames are in flight. Call result() before submitting the next")
-        for slot in slots:
+        for slot in self._slots.get(shape, []):
             if not slot.in_use:
                 return slot
-        for other in list(self._slots):
-            if len(self._slots) > MAX_SHAPES and other != shape and not any(s.in_use for s in self._slots[other]):
-                # A dropped frame may still be running in this memory, and copying to the host's.
-                for slot in self._slots.pop(other):
-                    slot.done.synchronize()
-        slots.append(self._create_slot(shape))
-        return slots[-1]
+        if shape not in self._slots:
+            idle = [other for other, slots in self._slots.items() if not any(slot.in_use for slot in slots)]
+            for other in idle[: max(0, len(self._slots) + 1 - MAX_SHAPES)]:
+                del self._slots[other]
+        return self._add_slot(shape)
 
-    def _create_slot(self, shape: tuple[int, int, int]) -> Slot:
-        return Slot(self._plan, self.card, shape, self.stream, self._upload_stream)
+    def _add_slot(self, shape: tuple[int, int, int]) -> Slot:
+        slots = self._slots.setdefault(shape, [])
+        network = slots[0].network if slots else Network(self._plan, shape, self.stream)
+        slots.append(Slot(network, self.card, self._upload_stream))
+        return slots[-1]
 
     def _share(self, pixels: DevicePixels, stream: int | None) -> DevicePixels:
         """Return pixels that the work stream may read; raise an EngineError if another context owns them."""
@@ -231,10 +232,10 @@ class TensorRtEngine:
     def _warm_up(self) -> None:
         """Run the optimal shape once per slot: the first run loads kernels and takes a hundred times as long."""
         shape = self.card.profile[1] if self.card.profile else (1, self.card.multiple, self.card.multiple)
-        self._slots[shape] = [self._create_slot(shape) for _ in range(MAX_IN_FLIGHT)]
-        for slot in self._slots[shape]:
+        for _ in range(MAX_IN_FLIGHT):
+            slot = self._add_slot(shape)
             with self.stream:
-                slot.frames.fill(0)
+                slot.network.frames.fill(0)
             slot.start(self.card.threshold, *shape[1:])
             slot.done.synchronize()
 

@@ -8,7 +8,7 @@ import pytest
 from tensorrt_api import names_used, versions_with_names
 
 from kinet_trt.core.errors import EngineError
-from kinet_trt.engines.tensorrt import loaded_plan, slot
+from kinet_trt.engines.tensorrt import loaded_plan, network
 from kinet_trt.engines.tensorrt.engine_file import check_profile
 from kinet_trt.models.card import ModelCard
 
@@ -45,7 +45,7 @@ def test_check_profile_names_a_fixed_size_once():
 def test_names_of_tensorrt_at_run_time_are_in_every_version():
     engine, context = "ICudaEngine", "IExecutionContext"
     objects = {"self._engine": engine, "engine": engine, "self._runtime": "Runtime", "context": context, "trt": ""}
-    used = names_used(loaded_plan, objects) | names_used(slot, {"self._context": context})
+    used = names_used(loaded_plan, objects) | names_used(network, {"self._context": context})
     assert len(used) >= 13
     table = versions_with_names()
     assert [name for name in used if set(table[name].values()) != {"yes"}] == []
@@ -84,14 +84,14 @@ class Stream:
 )
 def test_capture_failures_run_without_a_graph(capture_result, queue_error, graph, caplog):
     stream = Stream(capture_result)
-    own = object.__new__(slot.Slot)
-    own._stream, own._shape, own._peaks, own._context = stream, (1, 16, 16), None, object()
+    own = object.__new__(network.Network)
+    own.stream, own._shape, own._context = stream, (1, 16, 16), object()
 
-    def queue():
+    def execute():
         if stream.capturing and queue_error:
             raise queue_error
 
-    own._queue = queue
+    own._execute = execute
     with caplog.at_level("INFO"):
         assert own._capture() == graph
     assert not stream.capturing

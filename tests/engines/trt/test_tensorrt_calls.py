@@ -16,6 +16,8 @@ from kinet_trt import NucleusCounter, Threshold
 from kinet_trt.core.errors import EngineError
 from kinet_trt.core.frame import Frame, fit
 from kinet_trt.cuda.driver import Driver, Gpu
+from kinet_trt.engines.tensorrt.loaded_plan import LoadedPlan
+from kinet_trt.engines.tensorrt.network import Network
 from kinet_trt.engines.tensorrt.runtime import TensorRtEngine
 from kinet_trt.models.card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
@@ -64,10 +66,13 @@ def of(found):
     return [*zip(found.x, found.y, found.cls, found.score, strict=True)]
 
 
-def test_both_slots_are_warmed_up_and_captured(engine):
+def test_both_slots_are_warmed_up_and_share_one_captured_network(gpu):
+    engine = TensorRtEngine(CARD, b"plan", library(network), DRIVER, Path("edge.engine"))
     (slots,) = engine._slots.values()
     assert len(slots) == 2
-    assert all(slot._graph is not None for slot in slots)
+    assert slots[0].network is slots[1].network
+    assert slots[0].network.is_captured
+    assert engine._plan._engine.contexts_made == 1
 
 
 def test_runtime_cache_of_rtx_lives_as_long_as_the_engine(gpu, frames):
@@ -148,16 +153,63 @@ def test_submit_accepts_other_orders_sizes_and_device_arrays(engine, frames):
         assert of(engine.submit(part).result()) == expected(part)
 
 
-def test_buffers_are_released_once_idle(engine, frames, monkeypatch):
+def test_buffers_are_released_once_idle(engine, frames):
     waited = []
     shape = 1, 48, 64
     engine.submit(frames[0])  # result never collected
     for slot in engine._slots[shape]:
-        monkeypatch.setattr(slot, "done", SimpleNamespace(synchronize=lambda: waited.append(shape), record=lambda _: 0))
+        slot.done = SimpleNamespace(synchronize=lambda: waited.append(shape), record=lambda _: 0)
+    del slot
     for height, width in ((33, 47), (32, 64), (48, 32), (32, 32), (32, 47)):
         engine.submit(frames[0][:height, :width]).result()
     assert shape not in engine._slots
     assert set(waited) == {shape}
+
+
+def test_dropped_engine_is_released_at_once_contexts_first(gpu, frames):
+    released = []
+    gc.collect()
+    gc.disable()
+    try:
+        engine = TensorRtEngine(CARD, b"plan", library(network, is_rtx=True), DRIVER, Path("edge.engine"))
+        engine.submit(frames[0][:32, :32])  # result never collected
+        engine.submit(frames[0]).result()
+        plan = engine._plan
+        for name, one in {
+            "cache": plan._runtime_cache,
+            "options": plan._context_options,
+            "engine": plan._engine,
+            "scratch": plan._scratch,
+            **{f"context {shape}": slots[0].network._context for shape, slots in engine._slots.items()},
+        }.items():
+            weakref.finalize(one, released.append, name)
+        del one, plan
+        del engine
+    finally:
+        gc.enable()
+    assert sorted(released[:2]) == ["context (1, 32, 32)", "context (1, 48, 64)"]
+    assert [name for name in released[2:] if name != "scratch"] == ["cache", "options", "engine"]
+    assert "scratch" in released[2:]
+
+
+def test_context_that_cannot_be_captured_leaves_no_cycle(gpu, monkeypatch, caplog):
+    import cupy
+
+    plan = LoadedPlan(CARD, b"plan", library(network), Path("edge.engine"), cupy.cuda.Stream(non_blocking=True))
+    stream = cupy.cuda.Stream(non_blocking=True)
+    monkeypatch.setattr(stream, "end_capture", lambda: stream.__dict__.update(recorded=None) or 1 / 0)
+    gc.collect()
+    gc.disable()
+    try:
+        with caplog.at_level("INFO"):
+            uncaptured = Network(plan, (1, 32, 32), stream)
+        assert not uncaptured.is_captured
+        assert "no CUDA graph for frames (1, 32, 32): division by zero" in caplog.text
+        context = weakref.ref(uncaptured._context)
+        del uncaptured
+        assert context() is None
+    finally:
+        gc.enable()
 
 
 def test_grey_frames_have_no_nuclei(engine, frames, caplog):
