@@ -22,6 +22,7 @@ from kinet_trt.live.session.edits import Edit
 from kinet_trt.live.session.export import figure, file_name, nuclei_csv, summary_rows, write_geojson
 from kinet_trt.live.session.region import Polygon, polygon
 from kinet_trt.live.session.report import build
+from kinet_trt.live.session.stain import dab_density
 from kinet_trt.live.web import request_models as body
 from kinet_trt.live.web import serializers
 from kinet_trt.live.web.controller import Controller
@@ -206,6 +207,13 @@ def fields(controller: Controller) -> APIRouter:
     @router.get("")
     def nuclei(field: int) -> Response:
         return JSONResponse(serializers.nuclei(controller.field(field)))
+
+    @router.get("/stain")
+    def stain(field: int) -> Response:
+        controller.unblinded()
+        view = controller.field(field)
+        density = dab_density(view.field, view.answer, store.fields.pixels(view.field.id))
+        return JSONResponse(serializers.stain(view, density))
 
     @router.get("/picture.jpg")
     def picture(field: int) -> Response:

@@ -26,6 +26,7 @@ from kinet_trt.live import clock
 from kinet_trt.live.acquisition.presets import Preset
 from kinet_trt.live.acquisition.results import FrameResult, rounded
 from kinet_trt.live.session.region import Polygon, Region
+from kinet_trt.live.session.session import nuclei_of
 from kinet_trt.live.session.summary import GOALS, Summary
 from kinet_trt.live.web.controller import CAPTURE_BLOCKERS, Controller
 from kinet_trt.live.web.view import FieldView, Recount, SessionView
@@ -127,6 +128,12 @@ def nuclei(view: FieldView) -> Json:
             "counted": None if view.counted is None or len(view.counted) != len(answer) else view.counted.tolist(),
         },
     }
+
+
+def stain(view: FieldView, density: NDArray[np.float32]) -> Json:
+    """Return the density of DAB of a field's nuclei, including removed ones, and whether they are in its region."""
+    inside = nuclei_of(view.field, view.answer).inside()
+    return {"density": [round(value, 4) for value in density.tolist()], "inside": inside.tolist()}
 
 
 def frame(seen: FrameResult, width: int, *, blind: bool = False) -> bytes:

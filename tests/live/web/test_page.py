@@ -333,6 +333,34 @@ def test_mouse_corrects_and_undoes(page: Page):
     assert (found["c"][:n], found["removed"][n]) == (before["c"], True)
 
 
+def test_slider_of_the_stain_recounts_the_field_at_once_and_changes_nothing(page: Page):
+    field = capture(page)
+    page.locator("#thumbnails button").first.click()
+    expect(page.locator("#stain")).to_be_hidden()
+    page.locator("#field-stain").click()
+    expect(page.locator("#stain-words")).to_contain_text("Index ")
+    found = nuclei(page, field)
+    density = page.evaluate(f"fetch('/api/fields/{field}/stain').then((answer) => answer.json())")["density"]
+    tumor = [d for d, c in zip(density, found["c"], strict=True) if c < 2]
+    for cut in (0.05, 0.4, 1.5):
+        page.locator("#stain-range").fill(str(cut))
+        positive = sum(d >= cut for d in tumor)
+        expected = f"Index {100 * positive / len(tumor):.1f}%: {positive} of {len(tumor)} tumour nuclei (not saved)"
+        expect(page.locator("#stain-words")).to_contain_text(expected)
+        expect(page.locator("#stain-cut")).to_have_text(f"{cut:.2f}")
+    assert nuclei(page, field)["c"] == found["c"]
+    # An edit by hand takes precedence, also over the highest cut-off.
+    k = found["c"].index(1)
+    page.evaluate(
+        "(n) => import('/server.js').then((server) => server.post(`/api/fields/${n[0]}/reclassify`, "
+        "{ nucleus: n[1], class: 'positive' }))",
+        [field, found["n"][k]],
+    )
+    expect(page.locator("#stain-words")).to_contain_text(f": 1 of {len(tumor)} tumour nuclei (not saved)")
+    page.locator("#field-stain").click()
+    expect(page.locator("#stain")).to_be_hidden()
+
+
 def test_field_picture_zooms_moves_and_long_press_removes(page: Page):
     field = capture(page)
     press(page, "o")
@@ -884,6 +912,9 @@ def test_layout_fits_the_screen(page: Page):
         page.locator("#tab-fields").click()
         page.locator("#thumbnails button").first.click()
         expect(page.locator("#field-title")).to_have_text("Field 1")
+        if page.locator("#stain").is_hidden():
+            page.locator("#field-stain").click()
+        expect(page.locator("#stain-words")).to_contain_text("Index ")
         fits()
         expect(page.get_by_text("For Research Use Only")).to_be_visible()
         press(page, "Escape")

@@ -373,7 +373,7 @@ def test_recount_is_blind_and_compared_afterwards(served, client):
     assert (state["session"]["summary"], state["session"]["recounts"]) == (None, [])
     assert sum(state["session"]["fields"][0]["counts"].values()) == 0
     assert nuclei(client, field)["n"] == []
-    for path in (*FILES, f"/api/fields/{field['id']}/figure.png"):
+    for path in (*FILES, *(f"/api/fields/{field['id']}/{name}" for name in ("figure.png", "stain"))):
         assert client.get(path).status_code == 409
     assert "recount" in post(client, "/api/capture", {"frame": 1}, 409)["error"]
     for x, y, c in list(zip(first["x"], first["y"], first["c"], strict=True))[:20]:
@@ -390,6 +390,23 @@ def test_recount_is_blind_and_compared_afterwards(served, client):
     assert nuclei(client, field) == first | {"counted": nuclei(client, field)["counted"]}
     post(client, "/api/recount", {"recount": recount["id"]})  # resumed
     assert until(client, lambda s: s["session"]["recount"])["session"]["recount"]["done"] == 1
+
+
+def test_stain_of_a_field_is_that_of_its_nuclei(served, client):
+    field = captured(served, client)
+    path = f"/api/fields/{field['id']}"
+    found = nuclei(client, field)
+    stain = client.get(f"{path}/stain").json()
+    assert len(stain["density"]) == len(stain["inside"]) == len(found["n"])
+    assert all(stain["inside"])
+    by_class = [[d for d, c in zip(stain["density"], found["c"], strict=True) if c == k] for k in (0, 1)]
+    assert np.median(by_class[0]) > 0.25 > np.median(by_class[1])
+    post(client, f"{path}/add", {"x": 5, "y": 5, "class": "positive"})
+    post(client, f"{path}/region", {"points": [[0, 0], [100, 0], [100, 239], [0, 239]]})
+    stain = client.get(f"{path}/stain").json()
+    assert len(stain["density"]) == len(found["n"]) + 1
+    xs = nuclei(client, field)["x"]
+    assert all(inside == (x < 100) for x, inside in zip(xs, stain["inside"], strict=True) if abs(x - 100) > 1)
 
 
 @pytest.mark.parametrize("start", ["nothing", "model"])

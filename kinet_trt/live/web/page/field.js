@@ -6,6 +6,7 @@ import { setActive } from "./live.js";
 import { looks, nameOf, put, radiusOf, shape } from "./marks.js";
 import { get, limits, on, post, state } from "./server.js";
 import { Sketch } from "./sketch.js";
+import { connect, densityWords, follow, shownClasses } from "./stain.js";
 import { Surface, surfaceKey } from "./surface.js";
 import { announce, ask, toast, trying } from "./words.js";
 
@@ -163,6 +164,10 @@ function show(answer) {
     ...(field.unlike ? [make("p", { class: "assumed" }, field.unlike)] : []),
     ...field.notes.map((note) => make("p", {}, note)),
   ]);
+  follow(answer, recount === null, () => {
+    describe();
+    surface.redraw();
+  });
   describe();
   surface.redraw();
 }
@@ -227,6 +232,7 @@ function paint(to) {
   if (!data) return;
   const { field, classes, nuclei } = data;
   if (looks.on) {
+    const c = shownClasses() ?? nuclei.c;
     /** Marks of the same look. @type {Map<string, {kind: string, what: string, size: number, places: number[][]}>} */
     const groups = new Map();
     const add = (kind, what, size, i) => {
@@ -236,7 +242,7 @@ function paint(to) {
       group.places.push([surface.atX(nuclei.x[i]), surface.atY(nuclei.y[i])]);
     };
     for (let i = 0; i < nuclei.n.length; i++) {
-      const [name, model] = [classes[nuclei.c[i]], classes[nuclei.m[i]]];
+      const [name, model] = [classes[c[i]], classes[nuclei.m[i]]];
       if (looks.hidden.has(name)) continue;
       if (nuclei.removed[i]) {
         if (model) add("faint", model, 1.1, i);
@@ -316,7 +322,8 @@ function describe() {
     words = model ? `removed by hand; the model found ${model}` : "added by hand, then removed";
   else if (nuclei.counted && !nuclei.counted[pointed])
     words += ". Not counted here: outside the region, or counted in another field";
-  text($("field-hint"), `Nucleus ${nuclei.n[pointed]}: ${words}.`);
+  const density = densityWords(pointed);
+  text($("field-hint"), `Nucleus ${nuclei.n[pointed]}: ${words}.${density ? ` ${density}.` : ""}`);
 }
 
 // --- corrections --------------------------------------------------------------------------------------------------
@@ -465,6 +472,7 @@ export function redrawField() {
   if (open !== null) surface.redraw();
 }
 
+connect();
 $("field-back").onclick = close;
 $("field-previous").onclick = () => step(-1);
 $("field-next").onclick = () => step(1);

@@ -95,6 +95,8 @@
  * @property {boolean[]} touched edited by hand
  * @property {boolean[] | null} counted by the session's total
  *
+ * @typedef {{density: number[], inside: boolean[]}} FieldStain density of DAB of each nucleus; whether it is in the region
+ *
  * @typedef {{field: Field, classes: string[], nuclei: Nuclei}} FieldNuclei
  *
  * @typedef {object} Index
