@@ -89,7 +89,7 @@ def test_the_h_score_is_printed_and_written_when_asked_for(run, tmp_path, image)
         "cuts": [0.2, 0.4, 0.6],
         "counts": dict(zip(("0", "1+", "2+", "3+"), numbers, strict=True)),
     }
-    assert f"H-score {score:.1f} (0 " in out
+    assert f"H-score {score:.1f} (0: " in out
     assert "0.2, 0.4 and 0.6" in out
     assert float(summary["H-score"]) == pytest.approx(score, abs=0.006)
     assert int(summary["H-score 3+ nuclei"]) == numbers[3]
