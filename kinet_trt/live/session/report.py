@@ -1,30 +1,21 @@
 """Report of a session: one self-contained HTML file for screen and print.
 
-Typed text is escaped; the page runs no script and loads nothing, and its content security policy enforces both. It
-contains no path, and no name except those that were typed for it.
+It contains no path, and no name except those that were typed for it. `kinet_trt.report` has what it shares with the
+report of counted files.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from functools import cache, partial
-from importlib import resources
-from importlib.metadata import version
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kinet_trt.core.detections import NAMES
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.ki67 import NET, Bands
-from kinet_trt.core.notice import NOTICE
 from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.live.session import report_pictures as pictures
 from kinet_trt.live.session.agreement import ReaderAgreement
@@ -35,6 +26,8 @@ from kinet_trt.live.session.session import OpenSession
 from kinet_trt.live.session.stain import dab_density
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import HOT_SPOT, SessionCount, Summary, summarise
+from kinet_trt.report import drawings
+from kinet_trt.report.page import class_name, moment, named, render, stain_section, typed
 
 MAX_ENTRIES = 300
 """Edits that the table lists."""
@@ -59,39 +52,30 @@ def build(store: Store, session: int, *, bands: Bands | None = NET, hot_spot: in
     ids = {field.id for field in counted.fields}
     fields = [_field(store, counted, *pair) for pair in zip(counted.fields, counted.field_nuclei, strict=True)]
     edits = [one for one in store.edits.in_session(session) if one.reading == readings[0].id and one.field in ids]
-    style = (resources.files("kinet_trt.live.session") / "report.css").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            policy=policy,
-            style=Markup(style),  # noqa: S704 - our own file
-            session=live.session,
-            readings=readings,
-            times=[field.time for field in counted.fields],
-            summary=summary,
-            statement=statement,
-            hot_spot_size=hot_spot,
-            draw_interval=partial(
-                pictures.interval, bands=None if statement.no_range else statement.bands, highest=highest
-            ),
-            progress=pictures.progress(summary),
-            facts=_facts(summary),
-            mosaics=_mosaics(store, counted, summary),
-            fields=fields,
-            stain=_stain(fields),
-            legend=pictures.legend(dict.fromkeys(n for field in counted.fields for n in field.detections.classes)),
-            how_known=HOW_KNOWN,
-            notes=store.notes.in_session(session),
-            edits=_edits(edits, counted),
-            recounts=[(reading, live.agreement(reading)) for reading in readings[1:]],
-            methods=_methods(counted),
-            notice=NOTICE,
-            version=version("kinet-trt"),
-            now=time.time(),
-        )
+    draw_interval = partial(drawings.interval, bands=None if statement.no_range else statement.bands, highest=highest)
+    return render(
+        "kinet_trt.live.session",
+        "session.html.jinja",
+        title=live.session.title,
+        session=live.session,
+        readings=readings,
+        times=[field.time for field in counted.fields],
+        summary=summary,
+        statement=statement,
+        hot_spot_size=hot_spot,
+        draw_interval=draw_interval,
+        progress=pictures.progress(summary),
+        entries=_facts(summary),
+        mosaics=_mosaics(store, counted, summary),
+        fields=fields,
+        stain=_stain(fields),
+        legend=pictures.legend(dict.fromkeys(n for field in counted.fields for n in field.detections.classes)),
+        how_known=HOW_KNOWN,
+        notes=store.notes.in_session(session),
+        edits=_edits(edits, counted),
+        recounts=[(reading, live.agreement(reading)) for reading in readings[1:]],
+        class_table=_class_table,
+        methods=_methods(counted),
     )
 
 
@@ -101,7 +85,7 @@ def listing(store: Store) -> list[str]:
     for session in store.sessions.all():
         fields = len(store.fields.in_session(session.id))
         unit = "field " if fields == 1 else "fields"
-        lines.append(f"{session.id:4d}  {_moment(session.created)}  {fields:4d} {unit}  {session.title}")
+        lines.append(f"{session.id:4d}  {moment(session.created)}  {fields:4d} {unit}  {session.title}")
     return lines or ["This file contains no session."]
 
 
@@ -121,28 +105,6 @@ def choose(store: Store, session: int | None) -> Session:
     )
 
 
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("kinet_trt.live.session", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        class_name=_class_name,
-        class_table=_class_table,
-        clock=partial(_moment, form="%H:%M"),
-        interval=pictures.interval_text,
-        moment=_moment,
-        percent=pictures.percent,
-        thousands="{:,}".format,
-        typed=_typed,
-    )
-    return environment
-
-
 # --- contents of the sections -----------------------------------------------------------------------------------------
 
 
@@ -150,9 +112,9 @@ def _facts(summary: Summary) -> list[tuple[str, str, str]]:
     """Return name, value and comment of the figures below the index."""
     density = f"{summary.ki67.tumor / summary.area_mm2:,.0f} tumour nuclei/mm²" if summary.area_mm2 else ""
     return [
-        *((name.capitalize(), f"{number:,}", "nuclei") for name, number in _named(summary.counts)),
+        *((name.capitalize(), f"{number:,}", "nuclei") for name, number in named(summary.counts)),
         ("Tumour nuclei", f"{summary.ki67.tumor:,}", "positive and negative"),
-        ("Mean of the fields", pictures.percent(summary.mean_of_fields), "each field has the same weight"),
+        ("Mean of the fields", drawings.percent(summary.mean_of_fields), "each field has the same weight"),
         ("Fields", f"{summary.fields:,}", f"in {summary.places:,} group{'' if summary.places == 1 else 's'}"),
         ("Area counted", f"{summary.area_mm2:.3f} mm²", density),
         ("In overlaps", f"{summary.repeats:,}", "(counted once)"),
@@ -170,7 +132,7 @@ def _mosaics(store: Store, counted: SessionCount, summary: Summary) -> list[Mark
 
 
 def _field(store: Store, counted: SessionCount, field: Field, nuclei: FieldNuclei) -> dict[str, Any]:
-    counts = ", ".join(f"{number:,} {name}" for name, number in _named(nuclei.detections().counts()))
+    counts = ", ".join(f"{number:,} {name}" for name, number in named(nuclei.detections().counts()))
     in_session = counted.merged.counted[field.id]
     pixels = store.fields.pixels(field.id)
     density = dab_density(field, nuclei.edited, pixels)
@@ -193,10 +155,7 @@ def _stain(fields: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         name: np.concatenate([*(one["density"].get(name, []) for one in fields), []]).astype(np.float32)
         for name in ("positive", "negative")
     }
-    if not any(map(len, density.values())):
-        return None
-    medians = [f"{float(np.median(values)):.2f} ({name})" for name, values in density.items() if len(values)]
-    return {"histogram": pictures.density_histogram(density), "medians": " and ".join(medians)}
+    return stain_section(density)
 
 
 def _edits(edits: Sequence[Edit], counted: SessionCount) -> dict[str, Any]:
@@ -211,9 +170,9 @@ def _edits(edits: Sequence[Edit], counted: SessionCount) -> dict[str, Any]:
         if one.nucleus >= 0:  # other edits are about the region of the field
             nuclei = by_field[one.field]
             cls = nuclei.model_cls[one.nucleus]
-            number, model = str(one.nucleus), _class_name(nuclei.classes[cls]) if cls >= 0 else "no nucleus"
-            result = _class_name(one.cls) if one.cls else "no nucleus" if one.kind == "remove" else ""
-        rows.append([_moment(one.time), _typed(one.reader), numbers[one.field], number, kind, model, result])
+            number, model = str(one.nucleus), class_name(nuclei.classes[cls]) if cls >= 0 else "no nucleus"
+            result = class_name(one.cls) if one.cls else "no nucleus" if one.kind == "remove" else ""
+        rows.append([moment(one.time), typed(one.reader), numbers[one.field], number, kind, model, result])
     kinds = Counter(one.kind for one in edits if one.id in active_ids)
     return {
         "rows": rows,
@@ -225,7 +184,7 @@ def _edits(edits: Sequence[Edit], counted: SessionCount) -> dict[str, Any]:
 
 def _class_table(agreement: ReaderAgreement) -> list[list[str]]:
     return [
-        [_class_name(name), *(f"{number:,}" for number in row)]
+        [class_name(name), *(f"{number:,}" for number in row)]
         for name, row in zip(agreement.classes, agreement.table, strict=True)
     ]
 
@@ -245,22 +204,6 @@ def _methods(counted: SessionCount) -> dict[str, Any]:
     }
 
 
-# --- text -------------------------------------------------------------------------------------------------------------
-
-
-def _typed(text: str) -> Markup:
-    """Return typed text whose writing direction does not affect the text around it."""
-    return Markup("<bdi>{}</bdi>").format(text)
-
-
-def _class_name(name: str) -> str:
-    return NAMES.get(name, name)
-
-
-def _named(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    return [(_class_name(name), number) for name, number in counts.items()]
-
-
 def _ranges(numbers: Sequence[int]) -> str:
     """Return "1–4, 7"."""
     runs: list[list[int]] = []
@@ -270,11 +213,3 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
-def _moment(seconds: float, form: str = "%Y-%m-%d %H:%M %Z") -> str:
-    """Return a local time."""
-    try:
-        return datetime.fromtimestamp(seconds).astimezone().strftime(form)
-    except (OverflowError, OSError, ValueError):
-        return "at an unknown time"

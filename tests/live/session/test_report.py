@@ -35,6 +35,7 @@ from kinet_trt.live.session.session import OpenSession
 from kinet_trt.live.session.store import Store
 from kinet_trt.live.session.summary import summarise
 from kinet_trt.models.card import ModelCard
+from kinet_trt.report import drawings
 from kinet_trt.simulation.simulate import SimulatedSlide
 
 MODEL = Model(
@@ -184,7 +185,7 @@ def test_report_shows_the_stain_of_every_tumour_nucleus_once(file, html):
 
 def test_histogram_of_densities_has_the_right_bars():
     density = {"positive": np.array([0.51, 0.54, 0.74, 9.0]), "negative": np.array([-0.02, 0.01, 0.06])}
-    svg = report_pictures.density_histogram(density)
+    svg = drawings.density_histogram(density)
     assert "4 positive tumour and 3 negative tumour nuclei" in svg
     pattern = r'class="bin {}" x="([\d.]+)" [^>]*height="([\d.]+)"'
     bars = {name: [tuple(map(float, bar)) for bar in re.findall(pattern.format(name), svg)] for name in density}
