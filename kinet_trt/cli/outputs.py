@@ -19,6 +19,7 @@ SUFFIXES = {
     "--json": (".json",),
     "--csv": (".csv",),
     "--summary": (".csv", ".xlsx"),
+    "--report": (".html", ".htm"),
     "--plot": (".png", ".svg"),
     "--agreement-plot": (".png", ".svg"),
 }

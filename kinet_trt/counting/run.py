@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import csv_text
+from kinet_trt.core.frame import Frame
 from kinet_trt.core.hot_spot import HOT_SPOT
 from kinet_trt.core.result import CountResult
 from kinet_trt.core.stain_scoring import StainRules
@@ -29,6 +30,7 @@ from kinet_trt.slides.count import TileCounter, count_slide
 from kinet_trt.slides.heatmap import heat_map
 from kinet_trt.slides.region import Region
 from kinet_trt.slides.slide import is_slide
+from kinet_trt.slides.tissue import Thumbnail
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +220,7 @@ def count_files(
     stain: StainRules = StainRules(),  # noqa: B008
     pool: bool = False,
     outputs: Outputs | None = None,
+    on_counted: Callable[[CountResult, Frame | Thumbnail], None] | None = None,
     tile_counter: TileCounter | None = None,
     on_tiles: Callable[[int, int], None] = lambda _done, _total: None,
     notify: Callable[[str], None] = log.info,
@@ -225,13 +228,14 @@ def count_files(
     """Count image files and slides. A file that cannot be counted does not affect the others.
 
     ``mpp`` defaults to each file's, else the model's; a slide must have its own. With a region, which is for slides,
-    images are errors. ``pool`` adds up the results: the files are of one case. For ``tile_counter``, ``on_tiles``,
+    images are errors. ``pool`` adds up the results: the files are of one case. ``on_counted`` is called after each file
+    with its result and its pixels, of a slide a thumbnail. For ``tile_counter``, ``on_tiles``,
     ``notify`` and Ctrl-C see :func:`kinet_trt.slides.count.count_slide`.
     """
     results: list[CountResult] = []
     errors: list[tuple[Path, str]] = []
 
-    def count(file: Path) -> tuple[CountResult, Callable[[], NDArray[np.uint8]]]:
+    def count(file: Path) -> tuple[CountResult, Frame | Thumbnail, Callable[[], NDArray[np.uint8]]]:
         if is_slide(file):
             slide, small = count_slide(
                 counter,
@@ -244,16 +248,18 @@ def count_files(
                 report=on_tiles,
                 notify=notify,
             )
-            return slide, lambda: heat_map(slide, small)
+            return slide, small, lambda: heat_map(slide, small)
         if region:
             raise KinetError("a region is for slides only, and this is an image")
         image, frame = count_image(counter, file, mpp, hot_spot, stain)
-        return image, lambda: draw(frame, image.detections, image.mpp)
+        return image, frame, lambda: draw(frame, image.detections, image.mpp)
 
     for file in files:
         try:
-            result, overlay = count(file)
+            result, pixels, overlay = count(file)
             results.append(result)
+            if on_counted:
+                on_counted(result, pixels)
             if outputs:
                 outputs.write(result, overlay)
         except KinetError as error:

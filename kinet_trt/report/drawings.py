@@ -60,7 +60,7 @@ def density_histogram(density: Mapping[str, NDArray[np.floating]]) -> Markup:
     widest = max((float(values.max()) for values in density.values() if len(values)), default=0.0)
     top = min(_MAX_DENSITY, max(_MIN_DENSITY, math.ceil(widest / _BIN) * _BIN))
     bins = round(top / _BIN)
-    left, width, height, gap = 120.0, 500.0, 60.0, 14.0
+    left, width, height, gap = 150.0, 480.0, 60.0, 14.0
     parts, words = [], []
     for row, (name, values) in enumerate(density.items()):
         numbers = np.bincount(np.clip((values / _BIN + 1e-4).astype(np.intp), 0, bins - 1), minlength=bins)

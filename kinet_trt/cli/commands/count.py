@@ -67,6 +67,10 @@ def count(
     overlay: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write NAME_overlay.png into this folder.")
     ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write a printable page (.html) with pictures, counts, index and notes."),
+    ] = None,
     region: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Slides only: count inside these areas, GeoJSON from QuPath.")
     ] = None,
@@ -93,12 +97,13 @@ def count(
         typer.Option(metavar="ADDRESS", help="Slides only: count on this Dask scheduler's workers; local starts some."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace existing files of --geojson, --overlay and --summary.")
+        bool, typer.Option("--force", help="Replace existing files of --geojson, --overlay, --report and --summary.")
     ] = False,
 ) -> None:
     """Count the nuclei of images and whole slides. An interrupted slide is resumed."""
     from kinet_trt.counting.find import find_images, skipped_files
     from kinet_trt.counting.geojson_and_overlays import Outputs, output_names
+    from kinet_trt.counting.report import Case, build, make_case, picture_side
     from kinet_trt.counting.run import count_files
     from kinet_trt.inference.counter import NucleusCounter
     from kinet_trt.slides.region import read_region
@@ -106,17 +111,19 @@ def count(
 
     minimum = parse_threshold(threshold)
     stain = parse_stain(positive_above, h_score, h_score_cuts)
-    targets = {"--json": json_file, "--csv": csv_file, "--summary": summary}
+    targets = {"--json": json_file, "--csv": csv_file, "--summary": summary, "--report": report}
     has_data = check_names(targets, format_, folders={"--geojson": geojson, "--overlay": overlay})
     found = find_images(images, slides=True)
     for line in skipped_files(images, found):
         typer.echo(f"Warning: {line}", err=True)
     check_targets(targets, found)
     outputs = Outputs(geojson, overlay, output_names(found))
-    check_existing([*outputs.existing(), *existing(summary)], force)
+    check_existing([*outputs.existing(), *existing(summary), *existing(report)], force)
     if region and (pictures := [image for image in found if not is_slide(image)]):
         raise typer.BadParameter(f"--region is for slides only, and {pictures[0]} is an image")
     areas = read_region(region) if region else None
+    cases: list[Case] = []
+    side = picture_side(len(found))
     counter = NucleusCounter(model, threshold=minimum, precision=precision, threads=threads, runtime=runtime)
     with _interruptible(), _tile_counter(cluster, model) as tile_counter, counting(found) as (files, on_tiles):
         run = count_files(
@@ -128,6 +135,7 @@ def count(
             stain=stain,
             pool=together,
             outputs=outputs,
+            on_counted=(lambda counted, pixels: cases.append(make_case(counted, pixels, side))) if report else None,
             tile_counter=tile_counter,
             on_tiles=on_tiles,
             notify=lambda text: note(text, err=True),
@@ -144,6 +152,7 @@ def count(
         (json_file, lambda _: run.to_json()),
         (csv_file, lambda _: run.to_csv()),
         (summary, run.summary),
+        (report, lambda _: build(run, cases, bands=GRADE_RANGES[bands], hot_spot=hot_spot)),
         ("-" if format_ == "json" else None, lambda _: run.to_json()),
         ("-" if format_ == "plain" else None, lambda _: run.summary("plain")),
     ]
