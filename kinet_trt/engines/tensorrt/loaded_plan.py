@@ -35,8 +35,8 @@ class LoadedPlan:
         with stream:
             self._scratch = cupy.cuda.alloc(max(1, self._scratch_bytes))
 
-    def __del__(self) -> None:
-        # TensorRT requires that objects are released before the one that created them.
+    def close(self) -> None:
+        """Release the plan, after its contexts: TensorRT asks for it in the reverse order of creation."""
         self._runtime_cache = self._context_options = self._engine = self._runtime = None
 
     def create_context(self) -> Any:

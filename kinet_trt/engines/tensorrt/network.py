@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,7 @@ class Network:
         import cupy
 
         self._plan, self._shape, self.stream = plan, shape, stream
-        self._device = cupy.cuda.Device()
-        self._graph: Any = None
-        self._context = plan.create_context()
+        self._context: Any = plan.create_context()
         if not self._context.set_input_shape("frame", (*shape, 3)):
             raise plan.error(f"does not accept frames {[*shape, 3]}")
         with stream:
@@ -40,15 +37,11 @@ class Network:
         buffers = {"frame": self.frames, "threshold": self.threshold, **self.outputs}
         for name in plan.tensors:
             self._context.set_tensor_address(name, buffers[name].data.ptr)
-        self._graph = self._capture()
+        self._graph: Any = self._capture()
 
-    def __del__(self) -> None:
-        # Before the memory that they use and before the plan: Python would choose another order.
-        with suppress(Exception), self._device:  # the GPU may have failed, or the interpreter be ending
-            try:
-                self.stream.synchronize()
-            finally:
-                self._graph = self._context = None
+    def close(self) -> None:
+        """Release the graph and its context, before the memory and the plan that they use; no work may be pending."""
+        self._graph = self._context = None
 
     @property
     def is_captured(self) -> bool:

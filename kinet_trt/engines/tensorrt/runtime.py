@@ -17,7 +17,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -77,6 +77,16 @@ class TensorRtEngine:
             self._plan = LoadedPlan(card, plan, library, path, self.stream)
             self._prepare = CudaPrepare(card.mpp, card.multiple)
             self._warm_up()
+
+    def __del__(self) -> None:
+        # In a defined order, also if the engine is part of a reference cycle. Dropped frames may still be running.
+        with suppress(Exception), self._on_device():  # the GPU may have failed, or the interpreter be ending
+            import cupy
+
+            cupy.cuda.Device().synchronize()
+            for slots in self._slots.values():
+                slots[0].network.close()
+            self._plan.close()
 
     def run(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the proximity maps of a batch; see :meth:`kinet_trt.engines.Engine.run`."""
@@ -202,7 +212,11 @@ class TensorRtEngine:
         if shape not in self._slots:
             idle = [other for other, slots in self._slots.items() if not any(slot.in_use for slot in slots)]
             for other in idle[: max(0, len(self._slots) + 1 - MAX_SHAPES)]:
-                del self._slots[other]
+                slots = self._slots.pop(other)
+                # A dropped frame may still be running in this memory, and copying to the host's.
+                for slot in slots:
+                    slot.done.synchronize()
+                slots[0].network.close()
         return self._add_slot(shape)
 
     def _add_slot(self, shape: tuple[int, int, int]) -> Slot:

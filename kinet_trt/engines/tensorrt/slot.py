@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -54,11 +53,6 @@ class Slot:
             name: pinned_array(network.outputs[name].shape, network.outputs[name].dtype)
             for name in (("count", "detections") if card.capacity else ())
         }
-
-    def __del__(self) -> None:
-        # A dropped frame may still be running in this memory, and copying to the host's.
-        with suppress(Exception):  # the GPU may have failed, or the interpreter be ending
-            self.done.synchronize()
 
     @property
     def in_use(self) -> bool:
