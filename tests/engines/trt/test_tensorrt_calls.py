@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cupy_on_cpu import Array, current_device, installed, library
+from cupy_on_cpu import ORDERS, STATE, Array, current_device, installed
 from kinet_trt import NucleusCounter, Threshold
 from kinet_trt.core.errors import EngineError
 from kinet_trt.core.frame import Frame, fit
@@ -23,6 +24,7 @@ from kinet_trt.models.card import ModelCard
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
 from peak_rule import as_tuples
+from tensorrt_on_cpu import library
 
 THRESHOLD = 0.4
 
@@ -42,6 +44,16 @@ DRIVER = Driver((13, 0), (Gpu("a GPU", (8, 9), 24 << 30), Gpu("another GPU", (12
 def gpu(tmp_path_factory):
     with installed(tmp_path_factory.mktemp("kernels")):
         yield
+
+
+@pytest.fixture(params=ORDERS, autouse=True)
+def order(gpu, request, monkeypatch):
+    """Run each test in each order of the queued work."""
+    import cupy
+
+    monkeypatch.setattr(STATE, "order", request.param)
+    yield
+    cupy.cuda.Device().synchronize()
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +178,8 @@ def test_buffers_are_released_once_idle(engine, frames):
     assert set(waited) == {shape}
 
 
-def test_dropped_engine_is_released_at_once_contexts_first(gpu, frames):
+@pytest.mark.parametrize("held", [False, True])
+def test_dropped_engine_is_released_at_once_contexts_first(gpu, frames, held):
     released = []
     gc.collect()
     gc.disable()
@@ -174,6 +187,7 @@ def test_dropped_engine_is_released_at_once_contexts_first(gpu, frames):
         engine = TensorRtEngine(CARD, b"plan", library(network, is_rtx=True), DRIVER, Path("edge.engine"))
         engine.submit(frames[0][:32, :32])  # result never collected
         engine.submit(frames[0]).result()
+        pending = engine.submit(frames[0]) if held else None
         plan = engine._plan
         for name, one in {
             "cache": plan._runtime_cache,
@@ -185,6 +199,8 @@ def test_dropped_engine_is_released_at_once_contexts_first(gpu, frames):
             weakref.finalize(one, released.append, name)
         del one, plan
         del engine
+        assert bool(released) is not held  # a frame in flight keeps the engine
+        del pending
     finally:
         gc.enable()
     assert sorted(released[:2]) == ["context (1, 32, 32)", "context (1, 48, 64)"]
@@ -192,24 +208,55 @@ def test_dropped_engine_is_released_at_once_contexts_first(gpu, frames):
     assert "scratch" in released[2:]
 
 
+def test_engine_in_a_cycle_waits_for_its_work_before_it_is_released(gpu, frames):
+    engine = TensorRtEngine(CARD, b"plan", library(network, is_rtx=True), DRIVER, Path("edge.engine"))
+    engine.submit(frames[0])  # result never collected
+    engine.cycle = engine
+    del engine
+    gc.collect()
+
+
 def test_context_that_cannot_be_captured_leaves_no_cycle(gpu, monkeypatch, caplog):
     import cupy
 
     plan = LoadedPlan(CARD, b"plan", library(network), Path("edge.engine"), cupy.cuda.Stream(non_blocking=True))
     stream = cupy.cuda.Stream(non_blocking=True)
-    monkeypatch.setattr(stream, "end_capture", lambda: stream.__dict__.update(recorded=None) or 1 / 0)
+
+    def end_capture():
+        stream.queue.recorded = None
+        raise cupy.cuda.runtime.CUDARuntimeError("cudaErrorStreamCaptureInvalidated")
+
+    monkeypatch.setattr(stream, "end_capture", end_capture)
     gc.collect()
     gc.disable()
     try:
         with caplog.at_level("INFO"):
             uncaptured = Network(plan, (1, 32, 32), stream)
         assert not uncaptured.is_captured
-        assert "no CUDA graph for frames (1, 32, 32): division by zero" in caplog.text
+        assert "no CUDA graph for frames (1, 32, 32): cudaErrorStreamCaptureInvalidated" in caplog.text
         context = weakref.ref(uncaptured._context)
         del uncaptured
         assert context() is None
     finally:
         gc.enable()
+
+
+def test_fused_plan_finds_the_reference_and_refuses_more_than_its_capacity(gpu, frames):
+    card = replace(CARD, capacity=64)
+    fused = TensorRtEngine(card, b"plan", library(network, capacity=64), DRIVER, Path("edge.engine"))
+    held = [fused.submit(frame) for frame in frames[:2]]
+    assert [of(one.result()) for one in held] == [expected(frame) for frame in frames[:2]]
+    assert of(fused.submit(frames[0], threshold=0.6).result()) == expected(frames[0], threshold=0.6)
+    assert [as_tuples(one) for one in fused.detect(np.stack(frames), THRESHOLD)] == [
+        as_tuples(find_peaks(network(frame[None])[0].astype(np.float16), THRESHOLD)) for frame in frames
+    ]
+    card = replace(CARD, capacity=5)
+    fused = TensorRtEngine(card, b"plan", library(network, capacity=5), DRIVER, Path("edge.engine"))
+    pending = fused.submit(frames[0])
+    for _ in range(2):
+        with pytest.raises(EngineError, match="expected at most 5 nuclei"):
+            pending.result()
+        assert len(fused.submit(frames[0], threshold=0.99).result()) <= 5
 
 
 def test_grey_frames_have_no_nuclei(engine, frames, caplog):
@@ -227,31 +274,112 @@ def test_run_and_detect_split_large_batches(engine, frames):
     ]
 
 
-def test_streams_of_the_caller_and_the_engine_wait_for_each_other(engine, frames, monkeypatch):
+class PyCudaArray:
+    """A device array as PyCUDA's: it names no stream."""
+
+    def __init__(self, array):
+        self.array = array
+        self.__cuda_array_interface__ = {**array.__cuda_array_interface__, "stream": None}
+
+
+class DlpackArray:
+    """A device array as PyTorch's: the producer makes the consumer's stream wait for its current one."""
+
+    def __init__(self, array):
+        import cupy
+
+        self.array, self.stream = array, cupy.cuda.get_current_stream()
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, stream=None):
+        import cupy
+
+        ready = self.stream.record()
+        cupy.cuda.runtime.streamWaitEvent(stream, ready.ptr)
+        return self.array
+
+
+def submit_between_writes(engine, first, then, writer, wrap=lambda array: array, **options):
+    """Return the nuclei of a frame that a stream writes before it is submitted, and overwrites afterwards."""
+    with writer:
+        frame = Array(np.zeros_like(first))
+        frame.set(first)
+        pending = engine.submit(wrap(frame), **options)
+        frame.set(then)
+    return of(pending.result())
+
+
+@pytest.mark.parametrize("wrap", [lambda array: array, PyCudaArray, DlpackArray])
+def test_writes_of_the_default_stream_are_ordered_with_the_engine(engine, frames, wrap):
     import cupy
 
-    calls = []
-    monkeypatch.setattr(cupy.cuda.runtime, "eventRecord", lambda event, stream: calls.append(("record", stream)))
-    monkeypatch.setattr(
-        cupy.cuda.runtime, "streamWaitEvent", lambda stream, event, flags=0: calls.append(("wait", stream))
-    )
-    given = Array(frames[0])
-    engine.submit(given).result()
-    assert calls == [("record", 1), ("wait", 1)]
-    calls.clear()
-    with cupy.cuda.Stream() as writer:
-        engine.submit(given).result()
-    assert calls == [("record", writer.ptr), ("wait", writer.ptr)]
-    calls.clear()
-    engine.submit(given, stream=5).result()
-    assert calls == [("record", 5), ("wait", 5)]
-    calls.clear()
-    interface = {**given.__cuda_array_interface__, "stream": None}  # as PyCUDA's
-    engine.submit(SimpleNamespace(__cuda_array_interface__=interface, owner=given)).result()
-    assert calls == [("record", 1), ("wait", 1)]
-    calls.clear()
-    engine.submit(frames[0]).result()
-    assert calls == []  # pixels on the host are ready
+    writer = cupy.cuda.Stream.null
+    assert submit_between_writes(engine, frames[0], frames[1], writer, wrap) == expected(frames[0])
+
+
+@pytest.mark.parametrize("wrap", [lambda array: array, DlpackArray])
+@pytest.mark.parametrize("non_blocking", [False, True])
+def test_writes_of_the_current_stream_are_ordered_with_the_engine(engine, frames, non_blocking, wrap):
+    import cupy
+
+    writer = cupy.cuda.Stream(non_blocking=non_blocking)
+    # DLPack tells when a frame is ready, but not on which stream the producer writes next.
+    then = frames[0] if wrap is DlpackArray else frames[1]
+    assert submit_between_writes(engine, frames[0], then, writer, wrap) == expected(frames[0])
+
+
+@pytest.mark.parametrize("wrap", [lambda array: array, PyCudaArray, DlpackArray])
+def test_writes_of_a_named_stream_are_ordered_with_the_engine(engine, frames, wrap):
+    import cupy
+
+    writer = cupy.cuda.Stream(non_blocking=True)
+    found = submit_between_writes(engine, frames[0], frames[1], writer, wrap, stream=writer.ptr)
+    assert found == expected(frames[0])
+
+
+@pytest.mark.parametrize(
+    ("order", "name", "wait"),
+    [
+        ("late", "kinet_trt.engines.tensorrt.runtime.wait_for", lambda stream, pixels: None),
+        ("early", "kinet_trt.engines.tensorrt.runtime.delay_writes", lambda pixels, stream: None),
+        ("late", "cupy_on_cpu.Event.synchronize", lambda event: None),
+    ],
+    indirect=["order"],
+)
+def test_missing_waits_give_other_nuclei(engine, frames, order, name, wait, monkeypatch):
+    """Checks the stand-in: without one of the waits, it finds the nuclei of something else."""
+    import cupy
+
+    writer = cupy.cuda.Stream(non_blocking=True)
+    monkeypatch.setattr(name, wait)
+    assert submit_between_writes(engine, frames[0], frames[1], writer) != expected(frames[0])
+
+
+@pytest.mark.parametrize("order", ["late"], indirect=True)
+def test_missing_wait_for_the_upload_gives_other_nuclei(engine, frames, order, monkeypatch):
+    monkeypatch.setattr("cupy_on_cpu.Stream.wait_event", lambda stream, event: None)
+    assert of(engine.submit(frames[0]).result()) != expected(frames[0])
+
+
+def test_submitted_arrays_are_kept_until_they_are_read(engine, frames):
+    import cupy
+
+    with cupy.cuda.Stream(non_blocking=True):
+        pending = engine.submit(Array(frames[0]))  # nothing else refers to the array
+    assert of(pending.result()) == expected(frames[0])
+    array = Array(frames[1])  # released in the order of another stream than that of the frame
+    with cupy.cuda.Stream(non_blocking=True):
+        pending = engine.submit(array)
+    del array
+    assert of(pending.result()) == expected(frames[1])
+
+
+def test_dropped_frames_of_other_sizes_do_not_disturb_the_next(engine, frames):
+    for size in (48, 47, 46, 48):  # the same model input
+        engine.submit(frames[0][:size])
+    assert of(engine.submit(frames[1]).result()) == expected(frames[1])
 
 
 @pytest.mark.parametrize("mpp", [None, 0.5, 0.7])
@@ -275,10 +403,11 @@ def test_threads_share_the_slots(engine, frames):
 
 
 @pytest.mark.parametrize("device", [0, 1])
-def test_engine_runs_on_its_gpu_and_restores_that_of_the_caller(gpu, frames, device, monkeypatch):
+def test_engine_runs_on_its_gpu_and_restores_that_of_the_caller(gpu, frames, device):
     import cupy
 
-    monkeypatch.setattr(cupy.cuda.runtime, "pointerGetAttributes", lambda _: SimpleNamespace(device=device))
+    with cupy.cuda.Device(device):
+        on_device = Array(frames[1])
     with cupy.cuda.Device(1 - device):
         engine = TensorRtEngine(CARD, b"plan", library(network), DRIVER, Path("edge.engine"), device)
         assert current_device() == 1 - device
@@ -286,7 +415,7 @@ def test_engine_runs_on_its_gpu_and_restores_that_of_the_caller(gpu, frames, dev
         pending = engine.submit(frames[0])
         assert current_device() == 1 - device
         assert of(pending.result()) == expected(frames[0])
-        assert of(engine.submit(Array(frames[1])).result()) == expected(frames[1])
+        assert of(engine.submit(on_device).result()) == expected(frames[1])
         assert len(engine.detect(np.stack(frames), THRESHOLD)) == len(engine.run(np.stack(frames))) == 3
         with pytest.raises(EngineError):
             engine.submit(frames[0].astype(np.float32))
