@@ -220,10 +220,11 @@ class TensorRtEngine:
         return self._add_slot(shape)
 
     def _add_slot(self, shape: tuple[int, int, int]) -> Slot:
-        slots = self._slots.setdefault(shape, [])
+        slots = self._slots.get(shape, [])
         network = slots[0].network if slots else Network(self._plan, shape, self.stream)
-        slots.append(Slot(network, self.card, self._upload_stream))
-        return slots[-1]
+        slot = Slot(network, self.card, self._upload_stream)
+        self._slots[shape] = [*slots, slot]
+        return slot
 
     def _share(self, pixels: DevicePixels, stream: int | None) -> DevicePixels:
         """Return pixels that the work stream may read; raise an EngineError if another context owns them."""

@@ -165,6 +165,21 @@ def test_submit_accepts_other_orders_sizes_and_device_arrays(engine, frames):
         assert of(engine.submit(part).result()) == expected(part)
 
 
+def test_sizes_without_memory_are_refused_and_the_engine_goes_on(engine, frames, monkeypatch):
+    import cupy
+
+    def no_memory(*_):
+        raise cupy.cuda.memory.OutOfMemoryError("16 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kinet_trt.engines.tensorrt.runtime.Network", no_memory)
+        with pytest.raises(EngineError, match=r"out of GPU memory, 1,024 of 2,048 MiB are free \(16 GiB\)"):
+            engine.submit(np.resize(frames[0], (80, 80, 3)))
+    for height, width in ((33, 47), (32, 64), (48, 32), (32, 32), (32, 47), (48, 64)):
+        part = frames[0][:height, :width]
+        assert of(engine.submit(part).result()) == expected(part)
+
+
 def test_buffers_are_released_once_idle(engine, frames):
     waited = []
     shape = 1, 48, 64
