@@ -77,11 +77,11 @@ def observe(
     return {name: Histogram(largest[name], counts[name], scales[name]) for name in tensors}
 
 
-def step(histograms: Sequence[Histogram]) -> float:
+def choose_step(histograms: Sequence[Histogram]) -> float:
     """Return the common quantization step of tensors that minimizes the mean squared error.
 
-    The error of a tensor, from clipping and rounding, is relative to its mean square. Otherwise the few large values of
-    a ReLU would use most of the codes.
+    The error of a tensor, from clipping and rounding, is relative to its mean square. Without
+    clipping, the few large values of a ReLU would use most of the codes.
     """
     max_magnitude = max(histogram.largest for histogram in histograms)
     if max_magnitude == 0:

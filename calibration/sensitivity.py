@@ -53,7 +53,7 @@ def steps(graph: onnx.ModelProto, histograms: Mapping[str, Histogram], floating:
     """Return the quantization step of each tensor that is quantized if these layers stay in floating point."""
     found: dict[str, float] = {}
     for group in qdq.groups(graph, floating):
-        found.update(dict.fromkeys(group, ranges.step([histograms[name] for name in group])))
+        found.update(dict.fromkeys(group, ranges.choose_step([histograms[name] for name in group])))
     return found
 
 

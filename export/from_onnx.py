@@ -23,20 +23,20 @@ from kinet_trt.onnx_graph.precision import LAYERS, weights_to_fp32
 from kinet_trt.simulation import simulate
 
 DEFAULT_NAME = DEFAULT_MODEL.stem
-"""Name of the model in the package."""
+"""Name of the built-in model."""
 DROPOUT = 0.1
-"""Dropout rate, which cards do not record; that of the model in the package."""
+"""Dropout rate of the built-in model; cards do not record it."""
 MAX_DIFFERENCE = 0.05
-"""Maximum difference of a map value, about 1 at a nucleus, from the model; that of FP16 arithmetic is smaller."""
+"""Largest allowed difference between map values (about 1 at a nucleus) of network and model; FP16 causes less."""
 
 
 def load(path: Path) -> Checkpoint:
     """Read an ONNX model written by ``kinet-trt export`` as a network.
 
-    Export folds each batch norm into its convolution. They are restored as identities in evaluation;
-    :func:`~kinet_trt.export.networks.norms.restore_statistics` then gives them the statistics that training needs. The
-    name ``kinet-edge``, if no such file exists, stands for the model in the package. Raise a KinetError if the model
-    cannot be read, is INT8 or fused, or is not a network of kinet-trt.
+    Export folds each batch norm into its convolution. Here each batch norm only adds the folded bias;
+    :func:`~kinet_trt.export.networks.norms.restore_statistics` then gives it the statistics that training needs. The
+    name ``kinet-edge``, if no such file exists, stands for the built-in model. Raise a KinetError if the model cannot
+    be read, is INT8 or fused, or is not a network of kinet-trt.
     """
     if path.name in (DEFAULT_NAME, DEFAULT_MODEL.name) and not path.exists():
         return load(DEFAULT_MODEL)
@@ -62,7 +62,7 @@ def load(path: Path) -> Checkpoint:
 def _fill(network: Network, graph: onnx.ModelProto) -> None:
     """Copy the weights of the graph into the network; raise KeyError or ValueError if they do not fit."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
-    readers = {node.input[1]: list(node.input) for node in graph.graph.node if node.op_type in LAYERS}
+    inputs_by_weight = {node.input[1]: list(node.input) for node in graph.graph.node if node.op_type in LAYERS}
     modules = list(network.named_modules())
     for (name, module), (next_name, next_module) in zip(modules, [*modules[1:], ("", None)], strict=True):
         if isinstance(module, nn.InstanceNorm2d):
@@ -70,15 +70,15 @@ def _fill(network: Network, graph: onnx.ModelProto) -> None:
             _copy(module.bias, stored[f"network.{name}.bias"])
         if not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             continue
-        inputs = readers[f"network.{name}.weight"]
+        inputs = inputs_by_weight[f"network.{name}.weight"]
         weight = stored[inputs[1]].astype(np.float32)
         bias = stored[inputs[2]].astype(np.float32) if len(inputs) > 2 else np.zeros(weight.shape[0], np.float32)
-        if (side := stored.get(f"network.{name}.side.weight")) is not None:
-            weight = _with_side(module, weight, side[..., 0, 0].astype(np.float32))
+        if (branch := stored.get(f"network.{name}.side.weight")) is not None:
+            weight = _with_branch(module, weight, branch[..., 0, 0].astype(np.float32))
         weight, bias = _unpacked(module, weight, bias)
         _copy(module.weight, weight)
         if isinstance(next_module, nn.BatchNorm2d):
-            _identity(next_module, bias, next_name)
+            _set_bias_only(next_module, bias, next_name)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif module.bias is not None:
@@ -92,13 +92,13 @@ def _unpacked(
     kernel, outputs = module.kernel_size[0], module.out_channels
     if isinstance(module, nn.ConvTranspose2d):
         if weight.shape[2:] == (1, 1):
-            # All pixels of a stride; or, if the head is computed before it, those of the kernel and extra ones for the
-            # border.
+            # Up-sampler alone: the weights of one stride x stride block of output pixels. Up-sampler with the head
+            # before it: those of the kernel, followed by extra ones for the border.
             stride = module.stride[0]
-            side = stride if len(weight) == stride**2 * outputs else kernel
-            weight = weight[: side**2 * outputs].reshape(side, side, outputs, module.in_channels).transpose(3, 2, 0, 1)
+            edge = stride if len(weight) == stride**2 * outputs else kernel
+            weight = weight[: edge**2 * outputs].reshape(edge, edge, outputs, module.in_channels).transpose(3, 2, 0, 1)
             bias = bias[:outputs]
-        if weight.shape[2] > kernel:  # taps added by expand_upsampler_kernels
+        if weight.shape[2] > kernel:  # widened by expand_upsampler_kernels
             offset = (module.stride[0] - 2) // 2 - int(module.padding[0])
             weight = weight[:, :, offset : offset + kernel, offset : offset + kernel]
     elif module.groups > 1 and weight.shape[1] == module.in_channels:
@@ -108,27 +108,27 @@ def _unpacked(
     return weight, bias
 
 
-def _with_side(
-    module: nn.Conv2d | nn.ConvTranspose2d, weight: NDArray[np.float32], side: NDArray[np.float32]
+def _with_branch(
+    module: nn.Conv2d | nn.ConvTranspose2d, weight: NDArray[np.float32], branch: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Restore the part of a head's kernel that export applies before the eightfold up-sampler.
 
-    Entry (y, x, o, t, u, c) of ``side`` is the weight of tap (t, u) and channel c of the up-sampler for the output o at
-    row y and column x (:mod:`kinet_trt.onnx_graph.low_resolution`). The up-sampler is the second of three concatenated
-    inputs; the other two have equal sizes.
+    Entry (y, x, o, t, u, c) of ``branch`` is the weight of tap (t, u) and channel c of the up-sampler for the output o
+    at row y and column x (:mod:`kinet_trt.onnx_graph.low_resolution`). The up-sampler is the second of three
+    concatenated inputs; the other two have equal sizes.
     """
     (size, outputs), dense = (module.kernel_size[0], module.out_channels), weight.shape[1]
     channels, stride, taps = module.in_channels - dense, 8, 3
-    varying = side[:, : taps**2 * channels].reshape(stride, stride, outputs, taps, taps, channels)[:, :, :, 0, 0]
-    # The row where the first tap meets the first row of the kernel.
+    varying = branch[:, : taps**2 * channels].reshape(stride, stride, outputs, taps, taps, channels)[:, :, :, 0, 0]
+    # Last output row that the first tap reaches: it holds the kernel's first row.
     last = int(np.flatnonzero(varying.any(axis=(1, 2, 3)))[-1])
     rows = np.arange(last, last - size, -1)
     kernel = varying[np.ix_(rows, rows)].transpose(2, 3, 0, 1)
     return np.concatenate([weight[:, : dense // 2], kernel, weight[:, dense // 2 :]], axis=1)
 
 
-def _identity(norm: nn.BatchNorm2d, bias: NDArray[np.float32], name: str) -> None:
-    """Make a norm add the folded bias and change nothing else."""
+def _set_bias_only(norm: nn.BatchNorm2d, bias: NDArray[np.float32], name: str) -> None:
+    """Set a batch norm so that it only adds the folded bias."""
     assert norm.running_var is not None
     norm.reset_running_stats()
     with torch.no_grad():

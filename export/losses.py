@@ -12,7 +12,7 @@ def nucleus_loss(prediction: Tensor, target: Tensor, known: Tensor, lam: float =
 
     ``known`` is 1 where a class is labelled and 0 where it is unknown, float [N, classes, H, W] like the maps. With all
     ones this is the paper's sum; the mean of y is over known pixels. ``lam`` is the weight lambda of the pixels far
-    from nuclei (no unit). ``floor`` is the minimum of mean(y): with the paper's 0, images without nuclei have no loss.
+    from nuclei (no unit). ``floor`` is the lower limit of mean(y): with the paper's 0, empty images have no loss.
     """
     area = known.sum((2, 3), keepdim=True).clamp_min(1)
     mean = (target * known).sum((2, 3), keepdim=True) / area
@@ -21,12 +21,12 @@ def nucleus_loss(prediction: Tensor, target: Tensor, known: Tensor, lam: float =
     return 0.5 * (weight * (prediction - target) ** 2).sum((1, 2, 3))
 
 
-def correlation_penalty(hidden: Tensor) -> Tensor:
-    """Return the second term of Eq. 3 without eta for each image: the dot products of all pairs of channels.
+def correlation_penalty(maps: Tensor) -> Tensor:
+    """Return the second term of Eq. 3, without its factor eta: the sum of the dot products of all channel pairs.
 
-    ``hidden`` is the last layer, as in the paper: the proximity maps, float [N, classes, H, W].
+    ``maps`` are the proximity maps, float [N, classes, H, W]; the paper calls this layer hidden. Returns float [N].
     """
-    flat = hidden.flatten(2)
+    flat = maps.flatten(2)
     gram = flat @ flat.transpose(1, 2)
     return torch.triu(gram, diagonal=1).sum((1, 2))
 
@@ -45,5 +45,5 @@ def roi_loss(logits: Tensor, tumor: Tensor, known: Tensor) -> Tensor:
 
 
 def joint_loss(nucleus: Tensor, roi: Tensor, has_nuclei: Tensor, gamma: float = 25.0) -> Tensor:
-    """Return Eq. 5, the mean over images of ``gamma I(y not empty) L_NI + L_ROI``; arguments are float [N]."""
+    """Return Eq. 5, the mean over images of ``gamma * has_nuclei * nucleus + roi``, float [N]."""
     return (gamma * has_nuclei * nucleus + roi).mean()

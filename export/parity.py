@@ -25,8 +25,10 @@ from kinet_trt.models.model import Model
 from kinet_trt.peaks.reference import find_peaks
 from kinet_trt.simulation import simulate
 
-FIELDS, SIDE = 4, 512
-"""Maximum number of images, and side of their upper left part, px, that are compared."""
+MAX_IMAGES = 4
+"""Maximum number of images to compare."""
+CROP_SIDE = 512
+"""Side of the top-left crop, px."""
 
 
 @dataclass(frozen=True)
@@ -41,23 +43,24 @@ class Parity:
 def export_file(
     source: Path, out: Path, precision: str, half_weights: bool, roi: bool, images: Path | None
 ) -> tuple[ModelCard, Parity]:
-    """Export a checkpoint to ``out`` and compare it with PyTorch on images or simulated fields."""
+    """Export a checkpoint to ``out`` and compare the exported model with PyTorch on images or simulated fields."""
     loaded = checkpoints.load(source)
     frames = _frames(images, loaded.info.mpp, loaded.network.config.multiple)
     model = export(loaded, out.stem, precision, half_weights, roi)
     engine = open_model(model, "fp32", runtime="openvino")
     maps = [engine.run(frame[None])[0].copy() for frame in frames]
-    found = parity(loaded, model.card, maps, frames)
-    model = record_parity(model, found)
+    parity = measure_parity(loaded, model.card, maps, frames)
+    model = record_parity(model, parity)
     write_atomic(out, model.data)
-    return model.card, found
+    return model.card, parity
 
 
 def _frames(images: Path | None, mpp: float, multiple: int) -> list[NDArray[np.uint8]]:
     if images is None:
-        pictures = [simulate.field(seed, SIDE, SIDE)[0] for seed in range(FIELDS)]
+        pictures = [simulate.field(seed, CROP_SIDE, CROP_SIDE)[0] for seed in range(MAX_IMAGES)]
     else:
-        pictures = [_read(path)[:SIDE, :SIDE] for path in find_images([images])[:FIELDS]]
+        paths = find_images([images])[:MAX_IMAGES]
+        pictures = [_read(path)[:CROP_SIDE, :CROP_SIDE] for path in paths]
     return [fit(Frame(pixels), mpp, multiple).pixels for pixels in pictures]
 
 
@@ -69,7 +72,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
 
 
 def record_parity(model: Model, parity: Parity) -> Model:
-    """Return the model with the parity in its card."""
+    """Return the exported model with the parity in its card."""
     agreement = parity.agreement
     measured = {
         "images": parity.images,
@@ -82,26 +85,26 @@ def record_parity(model: Model, parity: Parity) -> Model:
     return model.with_card(replace(model.card, parity=measured))
 
 
-def parity(
+def measure_parity(
     checkpoint: Checkpoint,
     card: ModelCard,
-    maps_of: Sequence[NDArray[np.float32]],
+    exported_maps: Sequence[NDArray[np.float32]],
     frames: Sequence[NDArray[np.uint8]],
 ) -> Parity:
-    """Compare the maps of a compiled model with those of PyTorch in FP32; raise a KinetError if a map is not finite.
+    """Compare the maps of an exported model with those of PyTorch in FP32; raise a KinetError if a map is not finite.
 
-    ``maps_of`` are the maps of each frame from the compiled model, float32 [classes, H, W]; ``frames`` are RGB, uint8
-    [H, W, 3], H and W multiples of the network's alignment.
+    ``exported_maps`` are the maps of the exported model for each frame, float32 [classes, H, W]; ``frames`` are RGB,
+    uint8 [H, W, 3], H and W multiples of the network's alignment.
     """
     deployed = Deployed(checkpoint.network, checkpoint.info, roi=False).eval()
     max_error, total = 0.0, Agreement(0, 0, 0)
-    for maps, frame in zip(maps_of, frames, strict=True):
+    for maps, frame in zip(exported_maps, frames, strict=True):
         with torch.inference_mode():
             expected = deployed(torch.tensor(frame[None]))[0][0].numpy()
         error = float(np.abs(maps - expected).max())
         if not np.isfinite(error):
             raise KinetError("export: the maps contain NaN or infinity, so the model cannot be used in this precision")
         max_error = max(max_error, error)
-        pytorch, compiled = (find_peaks(m, card.threshold, card.nms_radius, card.classes) for m in (expected, maps))
-        total += Agreement.between(pytorch, compiled)
+        pytorch, exported = (find_peaks(m, card.threshold, card.nms_radius, card.classes) for m in (expected, maps))
+        total += Agreement.between(pytorch, exported)
     return Parity(max_error, total, len(frames))

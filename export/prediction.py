@@ -7,7 +7,7 @@ import os
 import numpy as np
 import torch
 from kinet_trt.export.checkpoint import ModelInfo
-from kinet_trt.export.networks.base import MULTIPLE, Network
+from kinet_trt.export.networks.base import BASE_MULTIPLE, Network
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,7 +28,7 @@ def normalise(pixels: Tensor, info: ModelInfo) -> Tensor:
 
 def network_input(pixels: NDArray[np.uint8], info: ModelInfo, device: torch.device | None = None) -> Tensor:
     """Return an RGB image, uint8 [H, W, 3], padded and normalised, float32 [1, 3, H', W']."""
-    return normalise(torch.tensor(fit(Frame(pixels), info.mpp, MULTIPLE).pixels[None], device=device), info)
+    return normalise(torch.tensor(fit(Frame(pixels), info.mpp, BASE_MULTIPLE).pixels[None], device=device), info)
 
 
 def predict(network: Network, info: ModelInfo, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -12,10 +12,10 @@ from kinet_trt.export.crops import CropPlan
 class Recipe:
     """Training regime; defaults are those of the paper (section IV-B), except for ``clip``.
 
-    The paper's crops are 200 px; 208 is the next multiple of 16. At the paper's learning rate of 0.01 the unclipped
-    sums of Eq. 2 and 4 gave NaN at iteration 4 (width 32, ELU, with the region branch), and their means at iteration
-    14. The gradient of the sums nearly always exceeds 1, so the learning rate is the length of a step. ``"sgd"``
-    (Nesterov) has a constant learning rate, ``"adamw"`` warm-up and cosine decay.
+    The paper's crops are 200 px; 208 is the next multiple of 16. Without clipping, at the paper's rate of 0.01,
+    training reached NaN at iteration 4 with summed losses and at 14 with mean losses (width 32, ELU, with the region
+    branch). The gradient of the summed losses is nearly always clipped to norm 1, so the length of a step is set by the
+    learning rate. ``"sgd"`` (Nesterov) has a constant learning rate, ``"adamw"`` warm-up and cosine decay.
     """
 
     crops: CropPlan = field(default_factory=CropPlan)
@@ -27,14 +27,14 @@ class Recipe:
     eta: float = 1e-6  # of Eq. 3
     eta_after: int = 10_000  # iterations before the penalty of Eq. 3 starts
     gamma: float = 25.0  # of Eq. 5
-    floor: float = 0.0  # minimum of the mean of a map in Eq. 2; with 0, crops without nuclei have no loss
+    floor: float = 0.0  # lower limit applied to the mean target map in Eq. 2; with 0, empty crops have no loss
     mean_loss: bool = False  # divide Eq. 2 and 4 by the number of pixels, to be independent of the crop size
     clip: float = 1.0  # maximum norm of the gradient; 0 if unlimited
     optimizer: str = "sgd"
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 1e-6
-    average: float = 0.0  # decay of the averaged weights, which are validated and saved; 0 for no averaging
+    average: float = 0.0  # decay of the moving average of the weights, which is validated and saved; 0 for none
 
 
 PAPER = Recipe()

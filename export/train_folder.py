@@ -41,8 +41,10 @@ STATISTICS_FIELDS, STATISTICS_SIDE = 16, 512
 class TrainOptions:
     """Options of ``kinet-trt train``, as described by its help.
 
-    None stands for the default of the recipe, or of the network to start with. ``weight`` has the factors on the
-    sampling weights of sources as text, ``partial`` pairs of a source and a class of which it labels only some nuclei.
+    None stands for the default of the recipe, or of the network to start with. ``network`` is KiNet, one of its
+    variants, or a network that the paper compares it with; ``architecture`` selects the form of KiNet (``"paper"``,
+    ``"release"`` or ``"half"``) and is not allowed for other networks. ``weight`` maps a source to its sampling factor,
+    as text. ``partial`` lists (source, class) pairs that are labelled incompletely.
     """
 
     recipe: str | None = None
@@ -78,12 +80,12 @@ def train_folder(
     fields, unlabelled = _read(folder, options)
     factors = {source: _factor(text) for source, text in options.weight.items()}
     if options.start and options.network != "kinet":
-        raise KinetError(f"network: {options.start} already defines the network. Omit {options.network}")
+        raise KinetError(f"network: {options.start} already defines the network. Omit --network {options.network}")
     if options.network == "skinet" and options.teacher:
         raise KinetError("teacher: not supported for training by stages. Omit it, or train the network kinet")
     start = _initial(options.start, options) if options.start else None
-    new = _new_network(options)
-    config = start.network.config if start else new
+    new_config = _new_config(options)
+    config = start.network.config if start else new_config
     if not config.roi and (regions_only := [f for f in fields if not f.labelled and not f.outlines.empty]):
         log.warning("%d fields with regions only are not used, since they need the region branch", len(regions_only))
         fields = [f for f in fields if f not in regions_only]
@@ -155,16 +157,16 @@ def _factor(text: str) -> float:
     return factor
 
 
-def _new_network(options: TrainOptions) -> NetworkConfig:
-    """Return the network to train from random weights; defaults are those of its paper."""
+def _new_config(options: TrainOptions) -> NetworkConfig:
+    """Return the configuration of the network to train from random weights; defaults are those of its paper."""
     width = options.width or (QUICK_WIDTH if options.quick else 32)
     dropout = 0.5 if options.dropout is None else options.dropout
     try:
         if options.network in get_args(Architecture):
             if options.architecture:
                 raise KinetError(f"architecture: only for KiNet. Omit it for the network {options.network}")
-            other: Architecture = options.network  # type: ignore[assignment]
-            return NetworkConfig(other, width, options.activation or "relu", roi=False, dropout=dropout)
+            compared: Architecture = options.network  # type: ignore[assignment]
+            return NetworkConfig(compared, width, options.activation or "relu", roi=False, dropout=dropout)
         if options.network == "skinet" and not options.roi:
             raise KinetError("roi: the network skinet needs the region branch")
         roi = options.roi and options.network != "okinet"
@@ -195,7 +197,7 @@ def _initial(path: Path, options: TrainOptions) -> Checkpoint:
 
 
 def _is_exported(path: Path) -> bool:
-    """Return whether a file to start with is an exported model, or the name of the one in the package."""
+    """Return whether a file to start with is an exported model, or the name of the built-in one."""
     return path.suffix.lower() in (".onnx", "")
 
 

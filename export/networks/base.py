@@ -21,7 +21,7 @@ Target = Callable[[Points, Points, NDArray[np.integer], int, int, int], NDArray[
 
 KINET_ARCHITECTURES = ("paper", "release", "half")
 """The forms of KiNet, the only networks with a tumour-region branch."""
-MULTIPLE = 16
+BASE_MULTIPLE = 16
 """Alignment of height and width, px: four halvings."""
 
 
@@ -65,7 +65,7 @@ class NetworkConfig:
     @property
     def multiple(self) -> int:
         """Alignment of height and width, px; FCN-8s halves once more than the other networks."""
-        return 2 * MULTIPLE if self.architecture == "fcn8s" else MULTIPLE
+        return 2 * BASE_MULTIPLE if self.architecture == "fcn8s" else BASE_MULTIPLE
 
     @property
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""Networks by architecture, and how far each sees."""
+"""Networks by architecture, and their reach, half the receptive field."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 
 import torch
-from kinet_trt.export.networks.base import MULTIPLE, Architecture, Network, NetworkConfig
+from kinet_trt.export.networks.base import BASE_MULTIPLE, Architecture, Network, NetworkConfig
 from kinet_trt.export.networks.fcn8s import FCN8s
 from kinet_trt.export.networks.fcrn import FCRNA, FCRNB
 from kinet_trt.export.networks.frcn import FRCN
@@ -60,7 +60,7 @@ def _reach(architecture: Architecture) -> int:
             elif isinstance(child, nn.MaxPool2d):
                 setattr(module, name, nn.AvgPool2d(child.kernel_size))
     probe = probe.double()
-    size, farthest = 64 * MULTIPLE, 0
+    size, farthest = 64 * BASE_MULTIPLE, 0
     centre = size // 2
     multiple = probe.config.multiple
     image = torch.zeros(1, 3, size, multiple, dtype=torch.float64, requires_grad=True)

@@ -33,7 +33,7 @@ def number(name: str, value: str, low: float, high: float) -> float:
     return parsed
 
 
-def whole(name: str, value: str, low: int, high: int) -> int:
+def integer(name: str, value: str, low: int, high: int) -> int:
     """Return an option's value as an integer from ``low`` to ``high``; raise SourceTextError otherwise."""
     if not re.fullmatch(r"[0-9]{1,20}", value) or not low <= int(value) <= high:
         raise SourceTextError(f"option {name}: expected a whole number from {low} to {high}, found {shown(value)}")

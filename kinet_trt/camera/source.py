@@ -1,4 +1,4 @@
-"""The protocol of cameras, `FrameSource`.
+"""`FrameSource`, the protocol that every camera implements.
 
 A source only delivers frames. `kinet_trt.camera.grabber.FrameGrabber` reads it in a thread, keeps the newest frame,
 reconnects, and checks the um/px; `kinet_trt.camera.flat_field` corrects the illumination. No module here counts nuclei.
@@ -42,12 +42,12 @@ class Properties:
     fps
         Nominal frames per second; None if unknown.
     bits
-        Bits of a pixel value before its conversion to 8.
+        Bit depth of the camera's pixels, before conversion to 8 bits.
     mpp_is_per_frame
         Whether the source determines ``Frame.mpp`` for every frame (from an objective turret and the binning, from a
         file's tag). Otherwise its um/px is a constant that a person entered, valid for one frame size.
     waits
-        Whether frames wait until they are taken, as for a video file counted frame by frame.
+        Whether the source holds each frame until it is read, as for a video file counted frame by frame.
     recorded
         Whether it is a recording: it is read once, as opening it again would restart it, and damaged frames are
         skipped, however many there are.
@@ -130,7 +130,7 @@ class FrameSource(Protocol):
         Raises
         ------
         CameraError
-            If it cannot be opened within some seconds. The message says what was tried, what was found, what to do.
+            If it cannot be opened within a few seconds. The message says what was tried, what was found, what to do.
         """
         ...
 
@@ -140,7 +140,7 @@ class FrameSource(Protocol):
         Parameters
         ----------
         timeout
-            Timeout, s. A library that cannot set one must have a timeout of its own.
+            Timeout, s. If the vendor's library takes no timeout, the source must enforce one itself.
 
         Returns
         -------

@@ -23,7 +23,8 @@ _MAX_FAILED_READS = 1000
 """Consecutive failed reads after which a file without a stated number of frames has ended."""
 _EXACT_CONTAINERS = (b"AVI ", b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 """Bytes 4 to 8, or 8 to 12, of containers that list their frames; others, such as Matroska, estimate the number."""
-_MIN_SHARE = 0.9  # of an estimated number of frames
+_MIN_READ_SHARE = 0.9
+"""Share of an estimated number of frames below which the file ended early."""
 _PROBE_TIMEOUT = 60.0  # s
 _PROBE = """
 import cv2, sys
@@ -126,7 +127,8 @@ class VideoSource:
     def _decoded(self, capture: Capture) -> Iterator[Item]:
         """Yield the frames that OpenCV decodes. The file has ended when all further reads fail."""
         stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        pending: NDArray[np.uint8] | None = None  # yielded once the next frame shows that it was converted
+        # Held back until the next frame is read: an equal one may mean a failed conversion.
+        pending: NDArray[np.uint8] | None = None
         failed, read, checked = 0, 0, False
         while failed < (max(1, stated - read) if stated else _MAX_FAILED_READS):
             pixels = capture.read()
@@ -191,7 +193,7 @@ class VideoSource:
         with self._path.open("rb") as file:
             head = file.read(12)
         is_exact = head[4:8] in _EXACT_CONTAINERS or head[8:12] in _EXACT_CONTAINERS
-        if self._sequence < (stated if is_exact else round(_MIN_SHARE * stated)):
+        if self._sequence < (stated if is_exact else round(_MIN_READ_SHARE * stated)):
             raise RecordingError(f"{self._path} ended early: {self._sequence} of {stated} frames. Copy the file again")
 
     def close(self) -> None:

@@ -84,7 +84,7 @@ def track(items: Sequence[T], title: str, names: Sequence[str] = ()) -> Iterator
 
 
 @contextmanager
-def counting(images: Sequence[Path]) -> Iterator[tuple[Iterator[Path], Callable[[int, int], None]]]:
+def counting_progress(images: Sequence[Path]) -> Iterator[tuple[Iterator[Path], Callable[[int, int], None]]]:
     """Provide the images, with a progress bar over them, and a function that shows the progress of a slide."""
     with bars() as bar:
         every = bar.add_task("Counting", total=len(images), note="", visible=len(images) > 1)

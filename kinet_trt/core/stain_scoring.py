@@ -79,7 +79,7 @@ class HScore:
         if self.score is None or self.percentages is None:
             return "No tumour nuclei were found: there is no H-score."
         shares = ", ".join(f"{name}: {share:.1f}%" for name, share in zip(INTENSITIES, self.percentages, strict=True))
-        cuts = f"1+, 2+ and 3+ from a DAB optical density of {self.cut_text} on"
+        cuts = f"lowest DAB optical density of 1+, 2+ and 3+: {self.cut_text}"
         return f"H-score {self.score:.1f} ({shares}; {cuts})."
 
     @property

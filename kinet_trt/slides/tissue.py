@@ -21,8 +21,8 @@ THUMBNAIL_MPP = 8.0
 MIN_DENSITY = 0.05
 """Sum of the optical densities of R, G and B above which a thumbnail pixel is stained; pale nuclei exceed it."""
 _GLASS_QUANTILE = 0.98  # per channel
-_MIN_WHITE = 160.0  # of 255, for a slide without glass
-_BLOCK_PIXELS = 1 << 22  # px of a level that are read at once
+_MIN_WHITE = 160.0  # lower limit of the white point (0 to 255), for slides without glass
+_BLOCK_PIXELS = 1 << 22  # number of pixels of a level that are read at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +33,11 @@ class Thumbnail:
     downsample: float
 
     def tissue(self) -> NDArray[np.bool_]:
-        """Return which pixels are stained or adjacent to a stained pixel, bool [rows, columns]."""
+        """Return the mask of pixels that are stained or adjacent to a stained pixel, bool [rows, columns]."""
         return cv2.dilate(self.stained().astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
 
     def stained(self) -> NDArray[np.bool_]:
-        """Return which pixels are darker than glass, bool [rows, columns]."""
+        """Return the mask of pixels that are darker than glass, bool [rows, columns]."""
         white = [max(_MIN_WHITE, _quantile(self.pixels[..., c], _GLASS_QUANTILE)) for c in range(3)]
         tables = [np.log10(w / np.maximum(np.arange(256), 1)).clip(0).astype(np.float32) for w in white]
         density = sum(table[self.pixels[..., c]] for c, table in enumerate(tables))
@@ -50,9 +50,9 @@ class Thumbnail:
 
 
 def read_thumbnail(slide: Slide, mpp: float) -> Thumbnail:
-    """Return a thumbnail of a slide at about 8 um/px, averaged over blocks of whole pixels of a level.
+    """Return a thumbnail of a slide at about 8 um/px.
 
-    ``mpp`` is that of level 0.
+    Each of its pixels is the mean of a block of whole pixels of one level. ``mpp`` is the um/px of level 0.
     """
     fine = [n for n, level in enumerate(slide.levels) if level.downsample * mpp <= THUMBNAIL_MPP * 1.01]
     number = max(fine, key=lambda n: slide.levels[n].downsample) if fine else 0
@@ -60,7 +60,7 @@ def read_thumbnail(slide: Slide, mpp: float) -> Thumbnail:
     factor = max(1, round(THUMBNAIL_MPP / (level.downsample * mpp)))
     columns, rows = math.ceil(level.width / factor), math.ceil(level.height / factor)
     pixels = np.empty((rows, columns, 3), np.uint8)
-    # Square blocks read fewer tiles of the file twice than whole rows would.
+    # With square blocks, fewer tiles of the file are read twice than with whole rows.
     side = max(1, math.isqrt(_BLOCK_PIXELS) // factor)
     for top in range(0, rows, side):
         for left in range(0, columns, side):
@@ -71,8 +71,8 @@ def read_thumbnail(slide: Slide, mpp: float) -> Thumbnail:
     return Thumbnail(pixels, level.downsample * factor)
 
 
-def _quantile(channel: NDArray[np.uint8], share: float) -> float:
+def _quantile(channel: NDArray[np.uint8], fraction: float) -> float:
     counts = np.bincount(channel.ravel(), minlength=256).cumsum()
     if not counts[-1]:
         raise ImageError("expected at least one pixel, found an empty slide")
-    return float(np.searchsorted(counts, share * counts[-1]))
+    return float(np.searchsorted(counts, fraction * counts[-1]))

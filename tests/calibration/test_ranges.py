@@ -64,24 +64,24 @@ def test_network_that_overflows_is_an_error(graph: onnx.ModelProto) -> None:
 def test_step_has_no_larger_error_than_the_full_range(seed: int, tail: float, size: float) -> None:
     rng = np.random.default_rng(seed)
     values = rng.normal(0, 1, 3000) * np.exp(tail * rng.normal(0, 1, 3000)) * 10.0**size
-    step, whole = ranges.step([histogram(values)]), float(np.abs(values).max()) / 127
+    step, whole = ranges.choose_step([histogram(values)]), float(np.abs(values).max()) / 127
     assert 0 < step <= whole * 1.0001
     assert error(values, step) <= 1.05 * error(values, whole)
 
 
 def test_step_clips_a_few_large_values() -> None:
     values = np.concatenate([np.random.default_rng(0).uniform(0, 1, 100_000), [3.0]])
-    assert ranges.step([histogram(values)]) < 2.2 / 127
+    assert ranges.choose_step([histogram(values)]) < 2.2 / 127
 
 
 def test_shared_step_weights_each_tensor_by_its_size() -> None:
     rng = np.random.default_rng(0)
     small, large = histogram(rng.uniform(0, 1, 10_000)), histogram(rng.uniform(0, 4, 10_000))
-    assert ranges.step([small]) < ranges.step([small, large]) <= ranges.step([large])
+    assert ranges.choose_step([small]) < ranges.choose_step([small, large]) <= ranges.choose_step([large])
 
 
 def test_step_of_zeros_is_defined() -> None:
-    assert ranges.step([histogram(np.zeros(10))]) > 0
+    assert ranges.choose_step([histogram(np.zeros(10))]) > 0
 
 
 def test_cache_returns_the_ranges_without_measuring(graph, tmp_path, monkeypatch) -> None:

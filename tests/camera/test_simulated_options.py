@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinet_trt.camera.simulated import Fault, Options
-from kinet_trt.camera.simulated.options import _NUMBERS, _WHOLE, FAULTS
+from kinet_trt.camera.simulated.options import _INTEGERS, _NUMBERS, FAULTS
 from kinet_trt.camera.source import SourceTextError
 
 numbers = {name: st.floats(low, high) for name, (low, high) in _NUMBERS.items()}
-wholes = {name: st.integers(low, high) for name, (low, high) in _WHOLE.items()}
+integers = {name: st.integers(low, high) for name, (low, high) in _INTEGERS.items()}
 sides = st.integers(16, 8192).map(lambda half: 2 * half)
 um = st.floats(-1e6, 1e6)
 paths = st.sampled_from(["snake", "still"]) | st.lists(st.tuples(um, um), min_size=1, max_size=5).map(tuple)
@@ -33,15 +33,15 @@ def text_of(options: Options) -> str:
     return ",".join(f"{name}={texts[name]}" for name in changed)
 
 
-@given(st.builds(Options, **numbers, **wholes, size=st.tuples(sides, sides), path=paths, faults=faults))
+@given(st.builds(Options, **numbers, **integers, size=st.tuples(sides, sides), path=paths, faults=faults))
 def test_options_round_trip_through_text(options: Options) -> None:
     assert Options.parse(text_of(options)) == options
 
 
 def test_every_option_has_a_range() -> None:
-    assert set(Options.__dataclass_fields__) == set(_NUMBERS) | set(_WHOLE) | {"size", "path", "faults"}
+    assert set(Options.__dataclass_fields__) == set(_NUMBERS) | set(_INTEGERS) | {"size", "path", "faults"}
     default = Options()
-    for name, (low, high) in {**_NUMBERS, **_WHOLE}.items():
+    for name, (low, high) in {**_NUMBERS, **_INTEGERS}.items():
         assert low <= getattr(default, name) <= high
 
 

@@ -110,7 +110,7 @@ def test_the_stain_of_one_case_is_pooled(run, tmp_path, image):
     assert together["positive_above"] == 0.3
     assert together["h_score"]["counts"] == {name: sum(part[name] for part in parts) for name in parts[0]}
     code, out, err = run("count", image.parent, "--h-score")
-    assert "H-score: 1+, 2+ and 3+ from a DAB optical density of 0.2, 0.4 and 0.6 on." in out
+    assert "H-score: lowest DAB optical density of 1+, 2+ and 3+: 0.2, 0.4 and 0.6." in out
     assert "H-score" in out.splitlines()[0]
 
 

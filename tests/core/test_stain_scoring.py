@@ -67,8 +67,8 @@ def test_the_h_score_of_a_known_distribution():
         "counts": {"0": 4, "1+": 3, "2+": 2, "3+": 1},
     }
     assert score.sentence() == (
-        "H-score 100.0 (0: 40.0%, 1+: 30.0%, 2+: 20.0%, 3+: 10.0%; 1+, 2+ and 3+ from a DAB optical density of 0.2, "
-        "0.4 and 0.6 on)."
+        "H-score 100.0 (0: 40.0%, 1+: 30.0%, 2+: 20.0%, 3+: 10.0%; lowest DAB optical density of 1+, 2+ and 3+: "
+        "0.2, 0.4 and 0.6)."
     )
 
 

@@ -354,7 +354,7 @@ def test_int8_model_finds_the_nuclei_of_python(library, tmp_path, monkeypatch):
     graph = as_pointwise(weights_to_fp32(edge.graph))
     groups = qdq.groups(graph, ())
     seen = ranges.observe(graph, [name for group in groups for name in group], [simulate.field(3, 96, 64)[0]])
-    steps = {name: ranges.step([seen[n] for n in group]) for group in groups for name in group}
+    steps = {name: ranges.choose_step([seen[n] for n in group]) for group in groups for name in group}
     body = qdq.insert(graph, steps, ("network.out.out",)).SerializeToString()
     path = tmp_path / "int8.onnx"
     path.write_bytes(fuse(OnnxModel(replace(edge.card, precision="int8"), body)).data)

@@ -19,7 +19,7 @@ onnx = pytest.importorskip("onnx")
 
 from kinet_trt.export import from_onnx, to_onnx
 from kinet_trt.export.checkpoint import Checkpoint
-from kinet_trt.export.parity import parity, record_parity
+from kinet_trt.export.parity import measure_parity, record_parity
 from torch import nn
 
 from kinet_trt.core.errors import KinetError
@@ -329,7 +329,7 @@ def test_parity_of_the_same_maps_is_perfect(fields: list[NDArray[np.uint8]]) -> 
     own = checkpoint_of("paper")
     maps = [pytorch_maps(own, pixels) for pixels in fields]
     low = float(np.quantile(maps[0].max(axis=0), 0.5))
-    measured = parity(own, card_of(low), maps, fields)
+    measured = measure_parity(own, card_of(low), maps, fields)
     assert (measured.max_error, measured.images) == (0.0, 2)
     assert measured.agreement.identical
     assert measured.agreement.same > 0
@@ -341,7 +341,7 @@ def test_parity_reports_the_maximum_error_and_changed_nuclei(fields: list[NDArra
     high = float(max(m.max() for m in maps)) + 1
     changed = [maps[0], maps[1].copy()]
     changed[1][2, 30, 40] = high + 1
-    measured = parity(own, card_of(high), changed, fields)
+    measured = measure_parity(own, card_of(high), changed, fields)
     assert measured.max_error == pytest.approx(high + 1 - maps[1][2, 30, 40], rel=1e-5)
     assert measured.agreement == Agreement(0, 0, 1)
 
@@ -350,13 +350,13 @@ def test_parity_refuses_nan_maps(fields: list[NDArray[np.uint8]]) -> None:
     own = checkpoint_of("paper")
     maps = [np.full_like(pytorch_maps(own, pixels), np.nan) for pixels in fields]
     with pytest.raises(KinetError, match="NaN or infinity"):
-        parity(own, card_of(1e6), maps, fields)
+        measure_parity(own, card_of(1e6), maps, fields)
 
 
 def test_parity_of_a_graph_is_recorded_in_its_card(bench: Workbench, fields: list[NDArray[np.uint8]]) -> None:
     model, card = bench.make()
     maps = [run(model, pixels[None])[0][0] for pixels in fields]
-    measured = parity(bench.checkpoint, card, maps, fields)
+    measured = measure_parity(bench.checkpoint, card, maps, fields)
     assert measured.max_error < 1e-4
     recorded = record_parity(Model(card, model), measured)
     noted, new = recorded.data, recorded.card
@@ -398,7 +398,7 @@ def test_release_finds_the_nuclei_of_pytorch(width: int, activation: str, fields
     for engine in (OpenVinoEngine, pytest.importorskip("kinet_trt.engines.onnxruntime").OnnxRuntimeEngine):
         opened = engine(card, model, "fp32")
         maps = [np.array(opened.run(pixels[None])[0]) for pixels in fields]
-        measured = parity(own, card, maps, fields)
+        measured = measure_parity(own, card, maps, fields)
         assert measured.agreement.identical
         assert measured.agreement.same > 20
     if "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

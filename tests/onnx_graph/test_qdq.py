@@ -41,7 +41,7 @@ def run(graph: onnx.ModelProto, **config) -> np.ndarray:
 def quantised(graph: onnx.ModelProto, floating: tuple[str, ...] = ()) -> onnx.ModelProto:
     groups = qdq.groups(graph, floating)
     seen = ranges.observe(graph, [name for group in groups for name in group], [FRAME])
-    steps = {name: ranges.step([seen[n] for n in group]) for group in groups for name in group}
+    steps = {name: ranges.choose_step([seen[n] for n in group]) for group in groups for name in group}
     return qdq.insert(graph, steps, floating)
 
 

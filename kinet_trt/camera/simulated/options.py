@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from kinet_trt.camera.options import number, parse_options, size, whole
+from kinet_trt.camera.options import integer, number, parse_options, size
 from kinet_trt.camera.simulated.stage import Point
 from kinet_trt.camera.source import SourceTextError
 from kinet_trt.core.errors import shown
@@ -14,8 +14,8 @@ from kinet_trt.core.errors import shown
 Kind = Literal["stall", "disconnect", "torn", "resize", "never"]
 FAULTS: tuple[Kind, ...] = get_args(Kind)
 """Kinds of faults. stall: no frames. disconnect: the camera is gone and cannot be opened. torn: the lower half of a
-frame is older than the upper. resize: the camera restarts with frames of half the size and the old um/px. never: the
-camera cannot be opened any more."""
+frame is older than the upper. resize: the camera restarts with frames of half the size and the old um/px. never: like
+disconnect, but for good; SECONDS is ignored."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of the simulated microscope; `_NUMBERS` and `_WHOLE` have the ranges."""
+    """Settings of the simulated microscope; `_NUMBERS` and `_INTEGERS` give the allowed ranges."""
 
     seed: int = 7  # of the slide
     mpp: float = 0.17  # um/px
@@ -41,21 +41,21 @@ class Options:
     fps: float = 30.0  # frames a second
     # "snake": field by field over some tissue; "still"; or points x:y, um from the start, joined by "/"
     path: Literal["snake", "still"] | tuple[Point, ...] = "snake"
-    overlap: float = 0.5  # share of a field that the next one of the snake shows again
+    overlap: float = 0.5  # overlap of consecutive fields of the snake, as a fraction of the field
     speed: float = 300.0  # of the stage, um/s
     rest: float = 2.0  # pause at each point of the path, s
     exposure: float = 5.0  # ms; a moving stage blurs the picture
-    vignetting: float = 0.15  # light lost in the corners
+    vignetting: float = 0.15  # fraction of the light lost in the corners
     defocus: float = 0.0  # sigma of the blur, px
     noise: float = 2.0  # standard deviation of the sensor's noise, grey levels
     hot: int = 20  # number of hot pixels
-    drift: float = 0.02  # relative amplitude of the exposure, with a period of 20 s
-    tint: float = 0.05  # share of blue missing in the light
-    positive: float = 0.15  # share as in `kinet_trt.simulation.simulate.SimulatedSlide`, as the next two
+    drift: float = 0.02  # relative amplitude of the brightness oscillation, period 20 s
+    tint: float = 0.05  # fraction of blue missing in the light
+    positive: float = 0.15  # this and the next two: the shares of `kinet_trt.simulation.simulate.SimulatedSlide`
     tumor: float = 0.6
     glass: float = 0.08
-    blank: int = 0  # 1: glass without tissue, for flat-field correction
-    hurry: float = 1.0  # simulated seconds per second: speeds up frames, stage and faults
+    blank: int = 0  # 1 for glass without tissue, for flat-field correction
+    hurry: float = 1.0  # speed-up of frames, stage and faults: simulated seconds per second
     faults: tuple[Fault, ...] = ()  # kind@start+seconds, joined by "/", such as stall@5+2/torn@9
 
     @classmethod
@@ -64,8 +64,8 @@ class Options:
         given = parse_options(text, tuple(field.name for field in fields(cls)))
         values: dict[str, object] = {}
         for name, value in given.items():
-            if name in _WHOLE:
-                values[name] = whole(name, value, *_WHOLE[name])
+            if name in _INTEGERS:
+                values[name] = integer(name, value, *_INTEGERS[name])
             elif name in _NUMBERS:
                 values[name] = number(name, value, *_NUMBERS[name])
             elif name == "size":
@@ -77,7 +77,7 @@ class Options:
         return cls(**values)  # type: ignore[arg-type]
 
 
-_WHOLE = {"seed": (0, 2**64 - 1), "hot": (0, 10_000), "blank": (0, 1)}
+_INTEGERS = {"seed": (0, 2**64 - 1), "hot": (0, 10_000), "blank": (0, 1)}
 _NUMBERS = {
     "mpp": (0.05, 4.0),
     "fps": (0.1, 1000.0),

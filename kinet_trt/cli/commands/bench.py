@@ -41,7 +41,7 @@ def bench(
 
     width, height = parse_size(size)
     targets = {"--json": json_file, "--plot": str(plot) if plot else None}
-    has_data = check_names(targets, format_)
+    stdout_has_data = check_names(targets, format_)
     if (plot or split) and not fields:
         raise typer.BadParameter("--plot and --split require FIELDS, a folder of labelled fields")
     if fields:
@@ -63,11 +63,11 @@ def bench(
             for row, reached in zip(document["rows"], accuracy(settings, labelled, report), strict=False):
                 row.update(reached)
     text = json.dumps(document, indent=1) + "\n"
-    if not has_data:
+    if not stdout_has_data:
         show_bench(document["rows"])
     if plot:
-        write(str(plot), latency_plot(document["rows"], document["size"], str(plot)), has_data)
-    write_results(json_file, format_, text, bench_rows(document["rows"]), has_data)
+        write(str(plot), latency_plot(document["rows"], document["size"], str(plot)), stdout_has_data)
+    write_results(json_file, format_, text, bench_rows(document["rows"]), stdout_has_data)
 
 
 def bench_rows(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:

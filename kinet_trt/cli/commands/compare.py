@@ -46,7 +46,7 @@ def compare(
     from kinet_trt.evaluation.statistics import index_agreement
 
     targets = {"--json": json_file, "--plot": str(plot) if plot else None}
-    has_data = check_names(targets, format_)
+    stdout_has_data = check_names(targets, format_)
     grouping = parse_pattern(pattern)
     check_targets(targets, [first, second])
     a, b = (
@@ -61,14 +61,14 @@ def compare(
     agreement = index_agreement(cases.first, cases.second, GRADE_RANGES[bands])
     name_a, name_b = _names(first, second, index_a, index_b)
     table = agreement_rows(agreement)
-    if not has_data:
+    if not stdout_has_data:
         print_rows(stdout_console(), *table)
         remarks = [f"A: {printable(name_a)}; B: {printable(name_b)}. Differences are A - B."]
         remarks += agreement_remarks(agreement, cases, "A", "B")
         print_lines(stdout_console(), [*remarks, *map(printable, (*a.notes, *b.notes)), NOTICE])
     if plot:
-        write(str(plot), agreement_plot(cases, agreement, name_a, name_b, str(plot)), has_data)
-    write_results(json_file, format_, to_json(a, b, cases, agreement), table, has_data)
+        write(str(plot), agreement_plot(cases, agreement, name_a, name_b, str(plot)), stdout_has_data)
+    write_results(json_file, format_, to_json(a, b, cases, agreement), table, stdout_has_data)
 
 
 def _names(first: Path, second: Path, index_a: str | None, index_b: str | None) -> tuple[str, str]:

@@ -28,7 +28,7 @@ from kinet_trt.cli.options import (
     require,
 )
 from kinet_trt.cli.outputs import check_existing, check_names, check_targets, existing, report_written, write
-from kinet_trt.cli.progress import counting
+from kinet_trt.cli.progress import counting_progress
 from kinet_trt.cli.terminal import engine_line, note, print_lines, print_rows, stdout_console
 from kinet_trt.core.errors import KinetError, printable
 from kinet_trt.core.ki67 import MIN_TUMOR_NUCLEI, Bands, Ki67, Statement
@@ -89,12 +89,18 @@ def count(
     ] = False,
     h_score_cuts: Annotated[
         str | None,
-        typer.Option(metavar="OD,OD,OD", help="Lowest DAB density of 1+, 2+ and 3+; implies --h-score. [0.2,0.4,0.6]"),
+        typer.Option(
+            metavar="OD,OD,OD",
+            help="Lowest DAB optical density of 1+, 2+ and 3+; implies --h-score. [0.2,0.4,0.6]",
+        ),
     ] = None,
     together: Annotated[bool, typer.Option("--together", help="Pool the images of one case.")] = False,
     cluster: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Slides only: count on this Dask scheduler's workers; local starts some."),
+        typer.Option(
+            metavar="ADDRESS",
+            help="Slides only: count on a Dask scheduler's workers; 'local' starts workers on this machine.",
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace existing files of --geojson, --overlay, --report and --summary.")
@@ -112,7 +118,7 @@ def count(
     minimum = parse_threshold(threshold)
     stain = parse_stain(positive_above, h_score, h_score_cuts)
     targets = {"--json": json_file, "--csv": csv_file, "--summary": summary, "--report": report}
-    has_data = check_names(targets, format_, folders={"--geojson": geojson, "--overlay": overlay})
+    stdout_has_data = check_names(targets, format_, folders={"--geojson": geojson, "--overlay": overlay})
     found = find_images(images, slides=True)
     for line in skipped_files(images, found):
         typer.echo(f"Warning: {line}", err=True)
@@ -125,7 +131,7 @@ def count(
     cases: list[Case] = []
     side = picture_side(len(found))
     counter = NucleusCounter(model, threshold=minimum, precision=precision, threads=threads, runtime=runtime)
-    with _interruptible(), _tile_counter(cluster, model) as tile_counter, counting(found) as (files, on_tiles):
+    with _interruptible(), _tile_counter(cluster, model) as tile_counter, counting_progress(found) as (files, on_tiles):
         run = count_files(
             files,
             counter,
@@ -140,13 +146,14 @@ def count(
             on_tiles=on_tiles,
             notify=lambda text: note(text, err=True),
         )
-    if not has_data and run.results:
+    if not stdout_has_data and run.results:
         show_run(run, GRADE_RANGES[bands])
     for result in run.results:
         for remark in result.remarks:
             typer.echo(f"Warning: {printable(result.image)}: {remark}", err=True)
     failed = {image for image, _ in run.errors}
-    report_written([path for r in run.results if r.image not in failed for path in outputs.paths(r.image)], has_data)
+    paths = [path for r in run.results if r.image not in failed for path in outputs.paths(r.image)]
+    report_written(paths, stdout_has_data)
     errors = [f"{printable(image)}: {message}" for image, message in run.errors]
     contents: list[tuple[str | None, Callable[[str], str | bytes | Iterable[str]]]] = [
         (json_file, lambda _: run.to_json()),
@@ -159,7 +166,7 @@ def count(
     for target, content in contents:
         try:
             if target:
-                write(target, content(target), has_data)
+                write(target, content(target), stdout_has_data)
         except KinetError as error:
             errors.append(str(error))
     for message in errors:
@@ -180,7 +187,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _tile_counter(cluster: str | None, model: Path | None) -> Iterator[TileCounter | None]:
-    """Provide the function that counts a slide's tiles on a cluster; None: this process counts them."""
+    """Provide the function that counts a slide's tiles on a cluster; None if this process counts them."""
     if cluster is None:
         yield None
         return
@@ -192,7 +199,7 @@ def _tile_counter(cluster: str | None, model: Path | None) -> Iterator[TileCount
 
 
 def show_run(run: CountRun, bands: Bands | None) -> None:
-    """Print a table of the results, and the result of one image or of all together in sentences."""
+    """Print a table of the results, and the result of one image, or of all images pooled, in sentences."""
     console = stdout_console()
     results, pooled, engine = run.results, run.pooled, run.counter.engine
     statements = [result.statement(bands) for result in results]
@@ -225,7 +232,7 @@ def show_run(run: CountRun, bands: Bands | None) -> None:
 
 
 def _stain_lines(run: CountRun) -> list[str]:
-    """Return sentences on what the density of DAB decided."""
+    """Return sentences on the positivity cut-off and the H-score."""
     from kinet_trt.core.stain_scoring import positive_sentence
 
     first = run.results[0]
@@ -234,7 +241,7 @@ def _stain_lines(run: CountRun) -> list[str]:
     if h_score and (run.pooled or len(run.results) == 1):
         lines.append(h_score.sentence())
     elif h_score:
-        lines.append(f"H-score: 1+, 2+ and 3+ from a DAB optical density of {h_score.cut_text} on.")
+        lines.append(f"H-score: lowest DAB optical density of 1+, 2+ and 3+: {h_score.cut_text}.")
     return lines
 
 
@@ -260,7 +267,7 @@ def _rows(run: CountRun, statements: Sequence[Statement], total: Statement | Non
         for result, scale, statement in zip(results, scales, statements, strict=True)
     ]
     if pooled and total and len(results) > 1:
-        rows.append(("together", "", pooled.counts, total, pooled.h_score))
+        rows.append(("pooled", "", pooled.counts, total, pooled.h_score))
     table = []
     for name, scale, counts, statement, h_score in rows:
         spot = statement.hot_spot
@@ -305,7 +312,7 @@ def _show_notes(console: Console, results: Sequence[CountResult], statements: Se
     warned = [(printable(r.image.name), s) for r, s in zip(results, statements, strict=True) if s.warning]
     if differ := [name for name, statement in warned if not statement.no_range]:
         console.print(
-            f"The hot spot lies in another range than the average: {', '.join(differ)}. WHO grades by the hot spot.",
+            f"The hot spot is in a different range from the average: {', '.join(differ)}. WHO grades by the hot spot.",
             style="bold",
             soft_wrap=True,
         )

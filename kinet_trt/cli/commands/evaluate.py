@@ -79,13 +79,13 @@ def evaluate(
     minimum, grouping = parse_threshold(threshold), parse_pattern(pattern)
     plots = {"--plot": plot, "--agreement-plot": agreement_plot}
     targets = {"--json": json_file, **{option: str(target) if target else None for option, target in plots.items()}}
-    has_data = check_names(targets, format_, folders={"--overlay": overlay})
+    stdout_has_data = check_names(targets, format_, folders={"--overlay": overlay})
     case_of = read_cases(fields, case) if case else None
     chosen = read_split(fields, split, mpp)
     if classes:
         chosen = with_classes(chosen, classes.split(","))
     elif sentence := class_list_warning(chosen):
-        typer.echo(sentence, err=has_data)
+        typer.echo(sentence, err=stdout_has_data)
     outputs = Outputs(None, overlay, output_names([f.image for f in chosen]))
     check_targets(targets, [f.image for f in chosen])
     check_existing(outputs.existing(), force)
@@ -100,7 +100,7 @@ def evaluate(
     table = evaluation_rows(evaluation)
     cases = index_cases(evaluation, pattern=grouping, cases=case_of)
     agreement = index_agreement(cases.first, cases.second, GRADE_RANGES[bands]) if cases.names else None
-    if not has_data:
+    if not stdout_has_data:
         console = stdout_console()
         print_rows(console, *table)
         print_lines(console, list(_remarks(evaluation)))
@@ -108,14 +108,14 @@ def evaluate(
             print_rows(console, *agreement_rows(agreement))
             print_lines(console, list(agreement_remarks(agreement, cases, "model", "annotations")))
         print_lines(console, [f"{engine_line(counter)}.", NOTICE])
-    report_written([path for f in chosen for path in outputs.paths(f.image)], has_data)
+    report_written([path for f in chosen for path in outputs.paths(f.image)], stdout_has_data)
     name = counter.engine.card.name
     if plot:
-        write(str(plot), curve_plot(evaluation, name, str(plot)), has_data)
+        write(str(plot), curve_plot(evaluation, name, str(plot)), stdout_has_data)
     if agreement_plot and agreement:
         drawing = draw_agreement(cases, agreement, name, "annotations", str(agreement_plot))
-        write(str(agreement_plot), drawing, has_data)
-    write_results(json_file, format_, to_json(counter, evaluation, cases, agreement), table, has_data)
+        write(str(agreement_plot), drawing, stdout_has_data)
+    write_results(json_file, format_, to_json(counter, evaluation, cases, agreement), table, stdout_has_data)
     if agreement_plot and not agreement:
         raise KinetError(f"{agreement_plot}: not drawn, because no field has tumour nuclei in both")
 

@@ -43,7 +43,7 @@ def report(
     from kinet_trt.live.session.store import Store
 
     targets = {"--out": str(out) if out else None, "--csv": csv_file, "--summary": summary}
-    has_data = check_names(targets, folders={"--geojson": geojson}, out=(".html", ".htm"))
+    stdout_has_data = check_names(targets, folders={"--geojson": geojson}, out=(".html", ".htm"))
     path = file or sessions_file()
     if file is None and not path.exists():
         raise KinetError(f"{path}: no sessions yet: kinet-trt live creates this file; or name a session file")
@@ -58,14 +58,14 @@ def report(
         check_existing([*existing(targets["--out"]), *existing(summary)], force)
         if out:
             html = build(store, chosen.id, bands=GRADE_RANGES[bands], hot_spot=hot_spot)
-            write(str(out), html, has_data)
+            write(str(out), html, stdout_has_data)
         if not (csv_file or summary or geojson):
             return
         counted = OpenSession(store, chosen.id).count()
         if geojson:
-            report_written(write_geojson(store, counted, geojson, force=force), has_data)
+            report_written(write_geojson(store, counted, geojson, force=force), stdout_has_data)
         if csv_file:
-            write(csv_file, nuclei_csv(counted), has_data)
+            write(csv_file, nuclei_csv(counted), stdout_has_data)
         if summary:
             rows, total = summary_rows(counted, chosen, hot_spot)
-            write(summary, to_csv(rows) if summary == "-" else encode(rows, Path(summary), total), has_data)
+            write(summary, to_csv(rows) if summary == "-" else encode(rows, Path(summary), total), stdout_has_data)

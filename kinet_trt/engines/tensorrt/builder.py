@@ -50,8 +50,8 @@ class Library:
     """TensorRT, or TensorRT for RTX."""
 
     module: Any  # ``tensorrt`` or ``tensorrt_rtx``
-    name: str  # as in a model card, like the version: "TensorRT for RTX"
-    version: str
+    name: str  # as in a model card, such as "TensorRT for RTX"
+    version: str  # as in a model card, such as "10.3.0.26"
     logger: Any  # shared by the whole process: TensorRT ignores a second one
     messages: list[str]  # errors logged since the list was last cleared
 
@@ -109,9 +109,9 @@ def build_plan(
 
     ``profile`` is the smallest, optimal and largest shape [N, H, W] of the input ``frame``; None if the model fixes the
     shape. ``tf32`` lets FP32 multiplications use TF32. With ``turing``, TensorRT for RTX builds for compute capability
-    7.5 instead of 8.0 and newer. ``timing`` is the timing cache of an earlier build, or empty. ``report`` is called in
-    percent. Raise an EngineError with TensorRT's reasons if it cannot build the plan, and a KeyboardInterrupt on
-    Ctrl-C.
+    7.5 instead of 8.0 and newer. ``timing`` is the timing cache of an earlier build, or empty. ``report``
+    receives percentages. Raise an EngineError with TensorRT's reasons if it cannot build the plan, and a
+    KeyboardInterrupt on Ctrl-C.
     """
     trt = library.module
     library.messages.clear()
@@ -131,9 +131,9 @@ def build_plan(
         # The caller provides all memory: an engine that allocates at run time cannot be captured in a CUDA graph.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if profile:
-        profiles = builder.create_optimization_profile()
-        profiles.set_shape("frame", *((n, h, w, 3) for n, h, w in profile))
-        if config.add_optimization_profile(profiles) < 0:
+        optimization_profile = builder.create_optimization_profile()
+        optimization_profile.set_shape("frame", *((n, h, w, 3) for n, h, w in profile))
+        if config.add_optimization_profile(optimization_profile) < 0:
             raise EngineError(format_error(library, f"does not accept the sizes {profile}", library.messages))
     if not library.is_rtx:
         config.set_timing_cache(config.create_timing_cache(timing), ignore_mismatch=False)
@@ -172,7 +172,7 @@ def context_options(library: Library, engine: Any) -> tuple[Any, Any]:
 
 
 def check_machine(card: ModelCard, plan: bytes, path: Path, device: int = 0) -> tuple[Library, Driver]:
-    """Return the runtime and driver that can run an engine, from :func:`read_plan`, on the GPU with this index.
+    """Return the library and the driver to run ``plan`` (from :func:`read_plan`) on GPU ``device``.
 
     Check the driver before TensorRT is imported, and the versions before TensorRT parses the plan. Raise an EngineError
     if there is no driver or no GPU, TensorRT or CuPy is missing, or the engine was built by another TensorRT or for
