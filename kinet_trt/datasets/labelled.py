@@ -91,7 +91,7 @@ def _add_regions(f: LabelledField, path: Path | None) -> LabelledField:
     if path is None:
         return f
     drawn = geojson.read_areas(path)
-    region_map = None if drawn.tissue else f.region_map
+    region_map = None if drawn.has_area_labels else f.region_map
     return replace(f, outlines=f.outlines.merged(drawn), region_map=region_map, _masks=[], _regions=[], _empty=[])
 
 
@@ -305,12 +305,12 @@ def _field(image: Path, labels: Annotations, labelled: tuple[str, ...] = ()) -> 
 
     Training would treat these nuclei as background.
     """
-    tissue = labels.outlines.tissue
-    if labels.unknown_objects and not len(labels.x) and not tissue:
+    has_areas = labels.outlines.has_area_labels
+    if labels.unknown_objects and not len(labels.x) and not has_areas:
         log.warning("%s: the field is excluded: no label has a known class", image)
         return None
     # A file without nuclei is a file of tissue regions.
-    regions_only = not labelled and not len(labels.x) and tissue
+    regions_only = not labelled and not len(labels.x) and has_areas
     return LabelledField(
         image,
         labels.x,

@@ -129,7 +129,7 @@ class LabelledField:
     @property
     def bounded(self) -> bool:
         """True if nuclei were labelled in part of the image only."""
-        return self.counted is not None or self.outlines.bounds
+        return self.counted is not None or self.outlines.has_exclusions
 
     def counted_mask(self) -> NDArray[np.bool_]:
         """Return the mask of the area in which nuclei were labelled, bool [H, W], cached."""

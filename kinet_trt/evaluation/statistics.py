@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 from kinet_trt.core.ki67 import NET, Bands, Z, wilson
 
 FEW_CASES = 10
-"""Number of cases below which a result says that its intervals are limited."""
+"""Number of cases below which results carry a warning."""
 MIN_ICC_CASES = 3
 """Number of cases below which there is no ICC."""
 
@@ -103,7 +103,7 @@ class IndexAgreement:
         Cases by range of the first (rows) and of the second measurement (columns).
     kappa_linear, kappa_quadratic
         Cohen's weighted kappa of the ranges; None without ranges, or if one of the measurements
-        has all cases in one.
+        puts all cases in one range.
     """
 
     cases: int
@@ -120,7 +120,7 @@ class IndexAgreement:
 
     @property
     def few_cases(self) -> str:
-        """Sentence on how few cases limit the result; empty with :data:`FEW_CASES` or more."""
+        """Warning about the small number of cases; empty with :data:`FEW_CASES` or more."""
         if self.cases >= FEW_CASES:
             return ""
         noun = "case" if self.cases == 1 else "cases"
@@ -196,7 +196,7 @@ def icc(ratings: ArrayLike) -> Estimate | None:
 
     With the mean squares of a two-way analysis of variance, MSR of the n cases, MSC of the k readings and MSE of the
     residuals, it is (MSR - MSE) / (MSR + (k - 1) MSE + k (MSC - MSE) / n) (Shrout and Fleiss 1979). The interval is
-    that of ICC(A,1) of McGraw and Wong (1996); a negative ICC enters its degrees of freedom as 0.
+    that of ICC(A,1) of McGraw and Wong (1996); in its degrees of freedom, a negative ICC is replaced by 0.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def icc(ratings: ArrayLike) -> Estimate | None:
     msc = n * float(((columns - mean) ** 2).sum()) / (k - 1)
     mse = float((residuals**2).sum()) / ((n - 1) * (k - 1))
     value = (msr - mse) / (msr + (k - 1) * mse + k * (msc - mse) / n)
-    # Degrees of freedom by Satterthwaite; both weights are multiplied by n (1 - ICC).
+    # Degrees of freedom by Satterthwaite: McGraw and Wong's a and b, times MSC and MSE; both scaled by n (1 - ICC).
     rho = max(0.0, value)
     a, b = k * rho * msc, (n * (1 - rho) + k * rho * (n - 1)) * mse
     df = (a + b) ** 2 / (a**2 / (k - 1) + b**2 / ((n - 1) * (k - 1)))
@@ -288,7 +288,7 @@ def cohen_kappa(table: ArrayLike, weights: Weights | NDArray[np.float64] = "none
     Returns
     -------
     Estimate or None
-        None without counts, or if one of the readings has all of them in one category: kappa is then 0 or undefined,
+        None without counts, or if one of the readings puts all of them in one category: kappa is then 0 or undefined,
         however well they agree.
 
     Raises
@@ -344,7 +344,7 @@ def f_quantile(p: float, df1: float, df2: float) -> float:
 
 
 def t_quantile(p: float, df: float) -> float:
-    """Return a quantile of Student's t distribution, p above 0.5: its square is F with 1 and ``df``."""
+    """Return a quantile of Student's t, p above 0.5: the root of the F quantile at 2p - 1 with 1 and df."""
     return math.sqrt(f_quantile(2 * p - 1, 1, df))
 
 

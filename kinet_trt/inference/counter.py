@@ -1,4 +1,4 @@
-"""NucleusCounter: a frame to its nuclei."""
+"""`NucleusCounter` counts the nuclei of a frame."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Threshold:
     value
         Height in the proximity map; with ``relative`` a fraction of the frame's largest value.
     relative
-        The paper's rule. It finds nuclei even in an empty field: use it to reproduce tables, not to count.
+        The paper's rule. It finds nuclei even in an empty field: use it to reproduce the paper's tables, not to count.
     """
 
     value: float
@@ -50,7 +50,8 @@ class Threshold:
         largest = 1.0 if self.relative else _LARGEST
         if not (0 if self.relative else -largest) <= self.value <= largest:
             raise KinetError(
-                f"threshold: expected a finite number, or relative:XI with XI between 0 and 1, found {self.value:g}"
+                "threshold: expected a finite number, or relative:FRACTION with FRACTION between 0 and 1, found "
+                f"{self.value:g}"
             )
 
     @classmethod
@@ -142,9 +143,9 @@ class NucleusCounter:
         if threshold is None:
             threshold = card.threshold
         self.threshold = threshold if isinstance(threshold, Threshold) else Threshold(float(threshold))
-        self._check()
+        self._check_threshold()
         self._workers = Workers()
-        self._room = (
+        self._in_flight = (
             threading.BoundedSemaphore(self.engine.max_in_flight)
             if isinstance(self.engine, DeviceEngine)
             else nullcontext()
@@ -156,7 +157,7 @@ class NucleusCounter:
         return self.engine.card
 
     def close(self) -> None:
-        """Wait for frames that are counted in the background, and refuse new ones.
+        """Wait for frames that are still being counted, and refuse new ones.
 
         Counters made by :meth:`with_threshold` are closed too. Memory is freed when the last of them is deleted.
         """
@@ -172,16 +173,16 @@ class NucleusCounter:
         """Return a counter with another threshold that shares this engine."""
         other = copy.copy(self)
         other.threshold = threshold
-        other._check()
+        other._check_threshold()
         return other
 
-    def _check(self) -> None:
+    def _check_threshold(self) -> None:
         card = self.engine.card
         # Detections do not contain the largest value: it may lie at a pixel that is not a peak.
         if card.capacity and self.threshold.relative:
             raise EngineError(
                 f"threshold {self.threshold}: {card.name} is fused and outputs nuclei, but a relative threshold "
-                "needs the largest value of the maps: give a number, or use the model that it was made from"
+                "needs the largest value of the maps. Give a number, or use the model that it was made from"
             )
 
     def __call__(
@@ -204,7 +205,7 @@ class NucleusCounter:
         mpp
             um/px of the pixels; defaults to that of the frame, or else to that of the model.
         order
-            Channel order of the pixels: ``"RGB"``, ``"BGR"`` (OpenCV's), ``"RGBA"`` or ``"BGRA"``; None: RGB.
+            Channel order of the pixels: ``"RGB"``, ``"BGR"`` (OpenCV's), ``"RGBA"`` or ``"BGRA"``; None for RGB.
         cuda_stream
             CUDA stream on which pixels on a GPU are written (its handle, such as ``stream.ptr`` in CuPy or
             ``stream.cuda_stream`` in PyTorch); defaults to the one that their array interface names, or else to the
@@ -228,15 +229,15 @@ class NucleusCounter:
             If it was cancelled.
         """
         self._workers.check_open()
-        _check_not(cancel)
+        _raise_if_cancelled(cancel)
         if is_on_device(frame):
             return self._on_device(frame, mpp, order, cuda_stream)
         frame = _as_frame(frame, mpp, order)
         card = self.engine.card
         if frame.width == 0 or frame.height == 0:
-            raise ImageError("an empty frame: expected at least one pixel")
-        if isinstance(self.engine, DeviceEngine) and not self.threshold.relative and _takes_whole(card, frame):
-            with self._room:
+            raise ImageError("expected at least one pixel, found an empty frame")
+        if isinstance(self.engine, DeviceEngine) and not self.threshold.relative and _fits_in_one_tile(card, frame):
+            with self._in_flight:
                 return self.engine.submit(frame, threshold=self.threshold.value).result()
         fitted = fit(frame, card.mpp, card.multiple)
         if frame.is_grey:
@@ -293,14 +294,14 @@ class NucleusCounter:
     def _on_device(self, frame: object, mpp: float | None, order: str | None, cuda_stream: int | None) -> Detections:
         if not isinstance(self.engine, DeviceEngine):
             raise EngineError(
-                f"frame: expected it on the host, because {self.card.name} runs on {self.engine.runtime}: copy it "
-                "to the host, or open an .engine (kinet-trt build)"
+                f"frame: expected pixels on the host, because {self.card.name} runs on {self.engine.runtime}. Copy "
+                "them to the host, or open an .engine (kinet-trt build)"
             )
         if self.threshold.relative:
             raise EngineError(
-                f"threshold {self.threshold}: a relative threshold needs the maps of a frame on the host: give a number"
+                f"threshold {self.threshold}: a relative threshold needs the maps of a frame on the host. Give a number"
             )
-        with self._room:
+        with self._in_flight:
             submitted = self.engine.submit(
                 frame, mpp=mpp, threshold=self.threshold.value, order=order, stream=cuda_stream
             )
@@ -327,15 +328,15 @@ class NucleusCounter:
             If the model has no such branch, its engine does not support it, or the frame is too small or on a device.
         """
         if is_on_device(frame):
-            raise EngineError("tumor_map: expected a frame on the host, found one on a device: copy it to the host")
+            raise EngineError("tumor_map: expected a frame on the host, found one on a device. Copy it to the host")
         frame = _as_frame(frame, mpp, order)
         card = self.engine.card
         fitted = fit(frame, card.mpp, card.multiple)
-        whole = np.empty(fitted.pixels.shape[:2], np.float32)
+        probability = np.empty(fitted.pixels.shape[:2], np.float32)
         for tile, window in self._over_tiles(fitted.pixels):
-            whole[tile.core] = tile.cropped(self.engine.tumor_map(window[None])[0])
-        inside = whole[: fitted.height, : fitted.width]
-        return np.asarray(cv2.resize(inside, (frame.width, frame.height), interpolation=cv2.INTER_LINEAR), np.float32)
+            probability[tile.core] = tile.cropped(self.engine.tumor_map(window[None])[0])
+        unpadded = probability[: fitted.height, : fitted.width]
+        return np.asarray(cv2.resize(unpadded, (frame.width, frame.height), interpolation=cv2.INTER_LINEAR), np.float32)
 
     def _over_tiles(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
         card = self.engine.card
@@ -348,16 +349,16 @@ class NucleusCounter:
         card, parts = self.engine.card, []
         largest = -np.inf
         for tile, window in self._over_tiles(fitted.pixels):
-            _check_not(cancel)
+            _raise_if_cancelled(cancel)
             if not self.threshold.relative:
-                parts.append(tile.own(find_nuclei(self.engine, window, self.threshold.value)))
+                parts.append(tile.keep_core(find_nuclei(self.engine, window, self.threshold.value)))
                 continue
             # A relative threshold needs the largest value of the whole frame. The largest value so far is at most that,
             # so the threshold so far is low enough; peaks that are too low are removed at the end.
             maps = self.engine.run(window[None])[0]
-            inside = maps[:, : fitted.height - tile.window_top, : fitted.width - tile.window_left]
-            largest = max(largest, float(np.fmax.reduce(inside, axis=None, initial=-np.inf)))
-            parts.append(tile.own(find_peaks(maps, self.threshold.of(largest), card.nms_radius, card.classes)))
+            unpadded = maps[:, : fitted.height - tile.window_top, : fitted.width - tile.window_left]
+            largest = max(largest, float(np.fmax.reduce(unpadded, axis=None, initial=-np.inf)))
+            parts.append(tile.keep_core(find_peaks(maps, self.threshold.of(largest), card.nms_radius, card.classes)))
         found = Detections.concatenate(parts)
         kept = (found.x < fitted.width) & (found.y < fitted.height)
         kept &= found.score >= np.float32(self.threshold.of(largest))
@@ -379,7 +380,7 @@ def find_nuclei(engine: Engine, pixels: NDArray[np.uint8], threshold: float) -> 
     return find_peaks(engine.run(pixels[None])[0], threshold, engine.card.nms_radius, engine.card.classes)
 
 
-def _check_not(cancel: threading.Event | None) -> None:
+def _raise_if_cancelled(cancel: threading.Event | None) -> None:
     if cancel is not None and cancel.is_set():
         raise CountCancelledError("the count was cancelled")
 
@@ -401,7 +402,7 @@ def _on_host(frame: object, order: str | None) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[..., ORDERS[order]])
 
 
-def _takes_whole(card: ModelCard, frame: Frame) -> bool:
+def _fits_in_one_tile(card: ModelCard, frame: Frame) -> bool:
     """Return whether the engine was built for frames of this size, scaled and padded."""
     sides = fitted_size(frame.height, frame.width, frame.mpp, card.mpp)
     height, width = (side + -side % card.multiple for side in sides)
@@ -412,5 +413,5 @@ def _built_for(card: ModelCard, height: int, width: int) -> bool:
     """Return whether the engine accepts an image of this size without tiling."""
     if card.profile is None:
         return False
-    least, _, largest = card.profile
-    return least[0] == 1 and least[1] <= height <= largest[1] and least[2] <= width <= largest[2]
+    minimum, _, maximum = card.profile
+    return minimum[0] == 1 and minimum[1] <= height <= maximum[1] and minimum[2] <= width <= maximum[2]

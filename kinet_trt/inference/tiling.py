@@ -45,12 +45,12 @@ class Tile:
         top, left = self.top - self.window_top, self.left - self.window_left
         return values[top : top + self.bottom - self.top, left : left + self.right - self.left]
 
-    def own(self, found: Detections) -> Detections:
+    def keep_core(self, found: Detections) -> Detections:
         """Return the detections of the window that belong to the core, in coordinates of the image."""
         x, y = found.x + self.window_left, found.y + self.window_top
-        inside = (x >= self.left) & (x < self.right) & (y >= self.top) & (y < self.bottom)
+        in_core = (x >= self.left) & (x < self.right) & (y >= self.top) & (y < self.bottom)
         moved = Detections(x, y, found.cls, found.score, found.classes)
-        return moved.where(inside)
+        return moved.where(in_core)
 
 
 def tiles(height: int, width: int, tile: int, halo: int, multiple: int) -> Iterator[Tile]:

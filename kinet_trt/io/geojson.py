@@ -33,7 +33,7 @@ SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".geojson.zip", ".js
 MAX_NUCLEUS_AREA = 289.0
 """Area above which an outlined annotation is a region and not a nucleus, µm²: a disc with a diameter of 19 µm."""
 DEFAULT_MPP = 0.34
-"""µm/px for that area if the image does not state it: the scale of the training fields."""
+"""µm/px assumed to convert :data:`MAX_NUCLEUS_AREA` to px: the scale of the training fields."""
 UNKNOWN_REACH = 16
 """Radius of the excluded area around a nucleus of unknown class, px: the matching radius of the paper."""
 _MAX_UNPACKED = 1 << 30  # of a compressed file, bytes
@@ -45,7 +45,7 @@ _WORDS: Mapping[str, int] = {
     **dict.fromkeys(("other", "nontumor", "stroma", "stromal", "immune", "lymphocyte", "normal"), NON_TUMOR),
     **dict.fromkeys(("fibroblast", "endothelial", "inflammatory"), NON_TUMOR),
 }
-_ALONGSIDE = ("tumor", "ki67", "cell", "nucleus", "nuclei")
+_NEUTRAL_WORDS = ("tumor", "ki67", "cell", "nucleus", "nuclei")
 _AREAS: Mapping[str, str] = {
     **dict.fromkeys(("", "region", "roi", "counted", "annotation"), "counted"),
     **dict.fromkeys(("ignore", "artefact", "artifact"), "ignored"),
@@ -64,9 +64,9 @@ class Outlines:
     """Annotated areas of an image.
 
     Nuclei were labelled in ``counted`` areas, or in the whole image if there are none. Excluded from training and
-    evaluation are ``ignored`` areas, and a disc around each nucleus of ``unknown`` class (centres, float64 [n, 2], px).
-    ``tumor`` and ``other`` tissue are the training data of the region branch. ``empty`` areas, such as glass and blood,
-    contain no nuclei: detections there are false positives.
+    evaluation are ``ignored`` areas, and a disc around each of the ``unknown`` centres (nuclei of unknown class,
+    float64 [n, 2], px). ``tumor`` and ``other`` tissue are the training data of the region branch. ``empty`` areas,
+    such as glass and blood, contain no nuclei: detections there are false positives.
     """
 
     counted: tuple[Shape, ...] = ()
@@ -74,15 +74,15 @@ class Outlines:
     tumor: tuple[Shape, ...] = ()
     other: tuple[Shape, ...] = ()
     empty: tuple[Shape, ...] = ()
-    unknown: Ring = field(default_factory=lambda: np.empty((0, 2)))
+    unknown: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
 
     @property
-    def bounds(self) -> bool:
+    def has_exclusions(self) -> bool:
         """True if part of the image is excluded."""
         return bool(self.counted or self.ignored or len(self.unknown))
 
     @property
-    def tissue(self) -> bool:
+    def has_area_labels(self) -> bool:
         """True if tissue or empty areas were annotated."""
         return bool(self.tumor or self.other or self.empty)
 
@@ -90,10 +90,10 @@ class Outlines:
         """Return the mask of the area in which nuclei were labelled, bool [height, width]."""
         mask = _filled(self.counted, height, width) if self.counted else np.ones((height, width), bool)
         mask &= ~_filled(self.ignored, height, width)
-        about = np.zeros((height, width), np.uint8)
+        near_unknown = np.zeros((height, width), np.uint8)
         for x, y in np.clip(self.unknown, -1e6, 1e6):
-            cv2.circle(about, (round(x), round(y)), UNKNOWN_REACH, (1,), -1)
-        mask &= about == 0
+            cv2.circle(near_unknown, (round(x), round(y)), UNKNOWN_REACH, (1,), -1)
+        mask &= near_unknown == 0
         return mask
 
     def regions(self, height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
@@ -107,7 +107,7 @@ class Outlines:
         """Return the mask of the areas without nuclei, bool [height, width]."""
         return _filled(self.empty, height, width)
 
-    def corners(self) -> Ring:
+    def corners(self) -> NDArray[np.float64]:
         """Return the corners of tissue and empty areas, float64 [n, 2], px."""
         shapes = (*self.tumor, *self.other, *self.empty)
         return np.concatenate([np.empty((0, 2)), *(ring for shape in shapes for ring in shape)])
@@ -141,10 +141,11 @@ def nucleus_class(name: str) -> int | None:
     """
     words = _words(name)
     known = {_WORDS[word] for word in words if word in _WORDS}
-    if not known or any(word not in _WORDS and word not in _ALONGSIDE for word in words):
+    if not known or any(word not in _WORDS and word not in _NEUTRAL_WORDS for word in words):
         return None
     if NON_TUMOR in known:
-        return None if "tumor" in words else NON_TUMOR  # a stained lymphocyte is not a tumour nucleus
+        # Tumor + immune is contradictory; positive + immune is non-tumour.
+        return None if "tumor" in words else NON_TUMOR
     return known.pop() if len(known) == 1 else None
 
 
@@ -185,10 +186,10 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
     classes: list[int] = []
     unknown: list[tuple[float, float]] = []
     areas: dict[str, list[Shape]] = {name: [] for name in _AREA_KINDS}
-    left = Counter[str]()
+    skipped = Counter[str]()
     for feature in _features(document, path):
         try:
-            name, kind = _name(feature), _kind(feature)
+            name, kind = _class_name(feature), _kind(feature)
             points, shapes = _geometry(feature.get("nucleusGeometry") or feature.get("geometry") or {})
             missing = bool((feature.get("properties") or {}).get("isMissing"))
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
@@ -201,32 +202,32 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
         if kind == "tmacore":
             areas["ignored" if missing else "counted"] += shapes
             continue
-        cls, area = nucleus_class(name), _AREAS.get(" ".join(_words(name)))
+        cls, area_kind = nucleus_class(name), _AREAS.get(" ".join(_words(name)))
         if kind == "annotation" and shapes and not max_area:
             max_area = MAX_NUCLEUS_AREA / (mpp() or DEFAULT_MPP) ** 2
-        # Each polygon of an annotation is a nucleus; parts of a region are larger.
+        # Each polygon of an annotation is a nucleus, unless one is too large: then all are a region.
         large = max(map(_area, shapes), default=0.0) > max_area
         if kind == "annotation" and shapes and (large or (cls is None and name)):
-            if area is None:
-                left[f"area of the class {shown(name)}"] += 1
-            areas[area or "ignored"] += shapes
+            if area_kind is None:
+                skipped[f"area of the class {shown(name)}"] += 1
+            areas[area_kind or "ignored"] += shapes
             continue
         if not points and not shapes:
-            left["line or empty object"] += 1
+            skipped["line or empty object"] += 1
         points += [_centroid(shape[0]) for shape in shapes]
         if cls is None:
             unknown += points
             if points:
-                left[f"nucleus of the class {shown(name)}" if name else "nucleus without a class"] += len(points)
+                skipped[f"nucleus of the class {shown(name)}" if name else "nucleus without a class"] += len(points)
             continue
         centres += points
         classes += [cls] * len(points)
-    if left:
+    if skipped:
         log.warning(
-            "%s: unknown objects are excluded together with their area: %s. Classes of nuclei are Positive, Negative "
-            "and Other; of areas Region*, Ignore*, Tumor, Stroma, Blood and Glass",
+            "%s: objects of unknown class are excluded together with their area: %s. Known nucleus classes: Positive, "
+            "Negative and Other; known area classes: Region*, Ignore*, Tumor, Stroma, Blood and Glass",
             path,
-            ", ".join(f"{n} x {what}" for what, n in sorted(left.items())),
+            ", ".join(f"{n} x {what}" for what, n in sorted(skipped.items())),
         )
     xy = np.asarray(centres, np.float64).reshape(-1, 2)
     return Annotations(
@@ -237,7 +238,7 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
             **{name: tuple(shapes) for name, shapes in areas.items()},
             unknown=np.asarray(unknown, np.float64).reshape(-1, 2),
         ),
-        dict(left),
+        dict(skipped),
     )
 
 
@@ -304,17 +305,18 @@ def _features(document: Any, path: Path) -> Iterator[dict[str, Any]]:
         yield feature
 
 
-def _name(feature: Mapping[str, Any]) -> str:
+def _class_name(feature: Mapping[str, Any]) -> str:
     """Return the class of an object (``name``, or ``names`` of a derived class), or its name if that is a class."""
     properties = feature.get("properties") or {}
     given = properties.get("classification") or {}
     name = given.get("name") or ": ".join(given.get("names") or [])
     if not isinstance(name, str):
         raise TypeError
-    own = properties.get("name")
-    if not name and isinstance(own, str) and (nucleus_class(own) is not None or " ".join(_words(own)) in _AREAS):
-        return own
-    return name
+    object_name = properties.get("name")
+    if name or not isinstance(object_name, str):
+        return name
+    is_class = nucleus_class(object_name) is not None or " ".join(_words(object_name)) in _AREAS
+    return object_name if is_class else name
 
 
 def _kind(feature: Mapping[str, Any]) -> str:

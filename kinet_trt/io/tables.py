@@ -1,6 +1,7 @@
 """Summary tables with one row per picture, as CSV or Excel workbook (XLSX).
 
-Text that a spreadsheet would run as a formula is escaped in both.
+Text that a spreadsheet would run as a formula is escaped in both. The CSV of ``count --csv``, one row per nucleus, is
+written by `kinet_trt.counting.run.CountRun.to_csv` from `kinet_trt.core.detections.Detections.records`.
 """
 
 from __future__ import annotations

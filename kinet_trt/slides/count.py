@@ -258,7 +258,7 @@ def _domain_warning(slide: Slide, plan: Plan, results: ResultsDB, mpp: float) ->
     ``mpp`` is the model's; see `kinet_trt.quality.domain_check`.
     """
     cause_counts, checked = Counter[Cause](), 0
-    scale_x, scale_y = plan.model_per_slide
+    scale_x, scale_y = plan.model_px_per_slide_px
     for number in results.tiles_with_most_nuclei(CHECKED_TILES):
         tile, nuclei = plan.tile_of(number), results.tile(number)
         x, y = rescale(nuclei.x, scale_x) - tile.window_left, rescale(nuclei.y, scale_y) - tile.window_top

@@ -53,7 +53,7 @@ class Plan:
     scaling
         Scaling from that level to model px.
     tile, halo, multiple
-        Maximum side of a core, halo around it, and alignment, model px.
+        Maximum side of a core (``tile``, not of its window), halo around it, and alignment, model px.
     tiles
         Numbers of the tiles that are counted, ascending: ``row * columns + column`` of the grid.
     region
@@ -101,12 +101,12 @@ class Plan:
 
     @property
     def rows(self) -> list[tuple[int, int]]:
-        """First row of the cores, and the row after their last, for each row of tiles, model px."""
+        """Start and end (exclusive) of each row of cores, model px."""
         return spans(_padded(self.scaling.height, self.multiple), self.tile, self.halo, self.multiple)
 
     @property
     def columns(self) -> list[tuple[int, int]]:
-        """First column of the cores, and the column after their last, for each column of tiles, model px."""
+        """Start and end (exclusive) of each column of cores, model px."""
         return spans(_padded(self.scaling.width, self.multiple), self.tile, self.halo, self.multiple)
 
     def tile_of(self, number: int) -> Tile:
@@ -123,7 +123,7 @@ class Plan:
         return Tile(top, bottom, left, right, *window_y, *window_x)
 
     @property
-    def model_per_slide(self) -> tuple[float, float]:
+    def model_px_per_slide_px(self) -> tuple[float, float]:
         """Model px per px of level 0, in x and in y."""
         scaling = self.scaling
         return (
@@ -212,7 +212,7 @@ def make_plan(
 
 
 def _check_region(region: Region, slide: Slide) -> None:
-    """Raise a KinetError if a region lies outside of the slide, as when it has another unit."""
+    """Raise a KinetError if a region lies outside of the slide, for example because it is in another unit."""
     left, top, right, bottom = region.bounds
     if right < 0 or bottom < 0 or left > slide.width or top > slide.height:
         raise KinetError(

@@ -1,9 +1,10 @@
 """Tiles of a slide: their pixels at the model's scale, and their nuclei.
 
 The result for a tile depends on the arguments alone: every process that opens the same slide and model computes the
-same. A nucleus belongs to the tile whose core contains its peak, and the pixels of neighbouring windows are equal where
-they overlap. In FP32, no nucleus is lost or counted twice at a seam, and the nuclei of a slide equal those of the whole
-level as one image. In other precisions, maps may depend on the window in the last bits: counts agree within 0.1%.
+same. A nucleus belongs to the tile whose core contains its peak (the rule of `kinet_trt.inference.tiling`), and the
+pixels of neighbouring windows are equal where they overlap. In FP32, no nucleus is lost or counted twice at a seam, and
+the nuclei of a slide equal those of the whole level as one image. In other precisions, maps may depend on the window in
+the last bits: counts agree within 0.1%.
 """
 
 from __future__ import annotations
@@ -102,11 +103,11 @@ def read_window(slide: Slide, plan: Plan, number: int) -> NDArray[np.uint8]:
 def count_window(counter: NucleusCounter, plan: Plan, number: int, pixels: NDArray[np.uint8]) -> Detections:
     """Return the nuclei in the core of a tile, px of level 0, in raster order, with ``dab``; ``pixels``: its window."""
     tile = plan.tile_of(number)
-    nuclei = tile.own(find_nuclei(counter.engine, pixels, counter.threshold.value))
+    nuclei = tile.keep_core(find_nuclei(counter.engine, pixels, counter.threshold.value))
     nuclei = nuclei.where((nuclei.x < plan.scaling.width) & (nuclei.y < plan.scaling.height))
     nuclei = nuclei.where(np.lexsort((nuclei.x, nuclei.y)))
     x, y = nuclei.x - tile.window_left, nuclei.y - tile.window_top
     nuclei = replace(nuclei, dab=dab_at(pixels, x, y, counter.card.mpp, plan.white))
-    scale_x, scale_y = plan.model_per_slide
+    scale_x, scale_y = plan.model_px_per_slide_px
     found = replace(nuclei, x=rescale(nuclei.x, 1 / scale_x), y=rescale(nuclei.y, 1 / scale_y))
     return found.where(plan.region.contains(found.x, found.y)) if plan.region else found

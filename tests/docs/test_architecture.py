@@ -1,4 +1,4 @@
-"""docs/architecture.md against the imports."""
+"""docs/architecture.md against the imports. The rule itself is in pyproject.toml, [tool.importlinter]."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ def test_every_file_of_regions_is_indexed_once() -> None:
 @pytest.mark.parametrize("row", index(), ids=lambda row: row["regions"])
 def test_drawn_regions_are_valid_and_inside_their_field(row: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     outlines = read_areas(REGIONS / row["regions"])
-    assert outlines.tissue
-    assert not outlines.bounds
+    assert outlines.has_area_labels
+    assert not outlines.has_exclusions
     assert not caplog.text  # a class that is not understood is logged
     document = json.loads((REGIONS / row["regions"]).read_text())
     polygons = [shape(feature["geometry"]) for feature in document["features"]]

@@ -277,7 +277,7 @@ def test_frames_on_a_gpu_need_a_gpu_engine(counter):
         def __cuda_array_interface__(self):
             return {"shape": (64, 64, 3), "typestr": "|u1", "data": (4096, False), "version": 3}
 
-    with pytest.raises(KinetError, match=r"because kinet-edge runs on OpenVINO.*: copy it to the host"):
+    with pytest.raises(KinetError, match=r"because kinet-edge runs on OpenVINO.*. Copy them to the host"):
         counter(OnGpu())
 
 

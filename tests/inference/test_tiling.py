@@ -64,18 +64,18 @@ def found_at(*points):
 def test_own_keeps_the_core_in_image_coordinates_and_drops_the_halo():
     tile = Tile(32, 64, 48, 80, 16, 80, 32, 96)
     found = found_at((15, 20), (16, 16), (47, 47), (48, 20), (20, 48), (20, 15))
-    own = tile.own(found)
+    kept = tile.keep_core(found)
     # first and last pixel of the core
-    assert (own.x.tolist(), own.y.tolist()) == ([48, 79], [32, 63])
-    assert own.cls.tolist() == found.cls[1:3].tolist()
-    assert own.score.tolist() == found.score[1:3].tolist()
-    assert own.classes == found.classes
+    assert (kept.x.tolist(), kept.y.tolist()) == ([48, 79], [32, 63])
+    assert kept.cls.tolist() == found.cls[1:3].tolist()
+    assert kept.score.tolist() == found.score[1:3].tolist()
+    assert kept.classes == found.classes
 
 
 def test_own_of_nothing_is_nothing_and_keeps_the_classes():
-    own = Tile(0, 16, 0, 16, 0, 16, 0, 16).own(Detections.empty(("a", "b")))
-    assert len(own) == 0
-    assert own.classes == ("a", "b")
+    kept = Tile(0, 16, 0, 16, 0, 16, 0, 16).keep_core(Detections.empty(("a", "b")))
+    assert len(kept) == 0
+    assert kept.classes == ("a", "b")
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -89,7 +89,7 @@ def test_tiled_peaks_are_the_peaks_of_the_whole_each_once(seed):
     parts = []
     for t in tiles(height, width, 32, 16, 16):
         part = find_peaks(maps[:, t.window_top : t.window_bottom, t.window_left : t.window_right], 0.5, 5)
-        parts.append(t.own(part))
+        parts.append(t.keep_core(part))
     assert len(parts) > 3
     rows = np.concatenate([np.stack([p.y, p.x, p.cls.astype(np.float32), p.score], 1) for p in parts])
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]

@@ -92,7 +92,7 @@ def test_read_geojson_reads_the_output_of_count(tmp_path_factory, points):
     np.testing.assert_allclose(marked.y, y, atol=0.011)
     np.testing.assert_array_equal(marked.cls, cls)
     assert (marked.x.dtype, marked.y.dtype, marked.cls.dtype) == (np.float32, np.float32, np.uint8)
-    assert not marked.outlines.bounds
+    assert not marked.outlines.has_exclusions
 
 
 def test_multi_points_are_nuclei_of_their_class(tmp_path):
@@ -117,7 +117,7 @@ def test_cells_become_the_centroids_of_their_nuclei(tmp_path, collection):
     )
     expected = [(12.5, 22.5, POSITIVE), (65.5, 62.5, NON_TUMOR), (104.5, 54.5, NEGATIVE)]
     assert nuclei(marked) == pytest.approx(np.array(expected))
-    assert not marked.outlines.bounds
+    assert not marked.outlines.has_exclusions
 
 
 def test_derived_classes_are_read_from_every_version_of_qupath(tmp_path):
@@ -393,7 +393,7 @@ def test_areas_without_nuclei(tmp_path, name):
     empty = outlines.empty_mask(60, 100)
     assert empty[30, 40]
     assert not empty[30, 80]
-    assert not outlines.bounds
+    assert not outlines.has_exclusions
     assert outlines.regions(60, 100) is None
 
 

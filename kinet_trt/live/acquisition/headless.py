@@ -12,7 +12,7 @@ Every line is an object with these keys; within a schema, keys are only added.
 ``mpp_source``            ``"option"``, ``"camera"``, ``"file"``, or ``"model"`` (only assumed)
 ``stage``                 stage position ``[x, y]``, um; null if unknown
 ``model``, ``precision``  model, and numeric precision
-``threshold``             lowest height of a peak; ``"relative:XI"`` for the paper's rule
+``threshold``             lowest height of a peak; ``"relative:FRACTION"`` for the paper's rule
 ``counts``                nuclei by class
 ``ki67_index``            index of this frame alone, a fraction; null without tumour nuclei
 ``interval``              its 95% Wilson interval; null as well
