@@ -15,7 +15,7 @@ _MIN_ROWS = 8
 """Minimum number of missing rows: JPEG and video are coded in blocks of at least 8 px."""
 
 
-def check_not_blank(pixels: NDArray[np.uint8]) -> None:
+def check_has_picture(pixels: NDArray[np.uint8]) -> None:
     """Raise an ImageError if RGB pixels, uint8 [height, width, 3], are all of one colour darker than glass.
 
     The rounding of a decoder does not matter.

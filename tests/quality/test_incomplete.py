@@ -6,32 +6,32 @@ import numpy as np
 import pytest
 
 from kinet_trt.core.errors import ImageError
-from kinet_trt.quality.incomplete import check_not_blank, is_truncated
+from kinet_trt.quality.incomplete import check_has_picture, is_truncated
 from kinet_trt.simulation import simulate
 
 TISSUE = simulate.field(3, 160, 128)[0]
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (128, 128, 128), (0, 135, 0)])
-def test_check_not_blank_refuses_one_colour(colour):
+def test_check_has_picture_refuses_one_colour(colour):
     with pytest.raises(ImageError, match="there is no picture: every pixel is"):
-        check_not_blank(np.full((40, 60, 3), colour, np.uint8))
+        check_has_picture(np.full((40, 60, 3), colour, np.uint8))
 
 
-def test_check_not_blank_accepts_glass():
+def test_check_has_picture_accepts_glass():
     for colour in (255, (230, 215, 180)):
-        check_not_blank(np.full((40, 60, 3), colour, np.uint8))
-    check_not_blank(TISSUE)
+        check_has_picture(np.full((40, 60, 3), colour, np.uint8))
+    check_has_picture(TISSUE)
     one = np.zeros((40, 60, 3), np.uint8)
     one[20, 30] = 3
-    check_not_blank(one)
+    check_has_picture(one)
 
 
-def test_check_not_blank_refuses_black_of_motion_jpeg():
+def test_check_has_picture_refuses_black_of_motion_jpeg():
     black = np.zeros((80, 60, 3), np.uint8)
     black[::2, :, 1] = 1
     with pytest.raises(ImageError, match=r"every pixel is black, RGB \[0, 1, 0\]"):
-        check_not_blank(black)
+        check_has_picture(black)
 
 
 @pytest.mark.parametrize("colour", [0, 128])

@@ -86,7 +86,7 @@ def run(
     notifier, counted = _Notifier(notify, recorded), 0
     grabber = FrameGrabber(source, mpp=mpp)
     check = DomainCheck(counter.engine.card.mpp)
-    loop = Loop(grabber, counter, mpp=mpp, source_mpp="file" if recorded else "camera", check=check)
+    loop = Loop(grabber, counter, mpp=mpp, source_kind="file" if recorded else "camera", check=check)
     viewer = loop.viewer(every=True)  # opened before the loop starts, to receive the first frame
     try:
         with grabber, loop:
@@ -97,7 +97,7 @@ def run(
                 if result is None or result.detections is None:
                     continue
                 _write(out, record(result, status, counter, detections))
-                viewer.shown(result)
+                viewer.record_shown(result)
                 counted += 1
                 if result.number == frames:
                     return 0

@@ -19,7 +19,7 @@ from kinet_trt.live.acquisition.frame_quality import QualityMonitor
 from kinet_trt.live.acquisition.mailbox import Mailbox
 from kinet_trt.live.acquisition.results import FrameCheck, FrameResult, MppSource, Phase, Status
 from kinet_trt.live.acquisition.rolling import Rolling
-from kinet_trt.quality.incomplete import check_not_blank
+from kinet_trt.quality.incomplete import check_has_picture
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ WINDOW = 10.0
 """Window of the latency percentiles, s."""
 _POLL = 0.25  # s: timeout of waiting for a frame
 _JOIN = 30.0  # s: how long `Loop.close` waits for the current count
-PATIENCE = 3.0
-"""Time without a counted frame after which the loop is stalled, s."""
+MIN_STALL = 3.0
+"""Minimum time without a result after which the loop is stalled, s."""
 
 
 class Viewer(Mailbox[FrameResult]):
@@ -38,7 +38,7 @@ class Viewer(Mailbox[FrameResult]):
         super().__init__(every=every)
         self._latencies = latencies
 
-    def shown(self, result: FrameResult) -> float:
+    def record_shown(self, result: FrameResult) -> float:
         """Record that a frame is visible now; return its latency, ms."""
         latency = _ms_since(result.captured)
         self._latencies.add(latency, time.monotonic())
@@ -56,7 +56,7 @@ class Loop:
     `FrameResult.uncounted` contains the reason.
 
     The caller enters ``grabber`` before the loop and closes it after the loop. ``mpp`` is the um/px that a person gave
-    to ``grabber`` too; ``source_mpp`` says how that of the source is known. A warning of ``check`` becomes a remark.
+    to ``grabber`` too; ``source_kind`` is where the source's um/px comes from. A warning of ``check`` becomes a remark.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Loop:
         counter: NucleusCounter,
         *,
         mpp: float | None = None,
-        source_mpp: MppSource = "camera",
+        source_kind: MppSource = "camera",
         check: FrameCheck | None = None,
     ) -> None:
         self.grabber = grabber
         self._set_after = -1  # sequence number of the last frame before um/px was set
         self._last_result: float | None = None  # time of the last result
         self._counting_time = 0.0  # of the last count, s
-        self.counter, self._source_mpp, self._check = counter, source_mpp, check
+        self.counter, self._source_kind, self._check = counter, source_kind, check
         self._entered: tuple[float, MppSource] | None = None if mpp is None else (mpp, "option")
         self.flat_field: FlatField | None = None
         self._blanks: list[Frame] | None = None  # frames of a blank field, while a caller waits for them
@@ -83,7 +83,7 @@ class Loop:
         self._lock = threading.Condition()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="count", daemon=True)
-        self._counted = self._rests = 0
+        self._counted = self._stage_stops = 0
         self._shown_latencies = Rolling(WINDOW)
         self._counts = Rolling(2.0)
         self._monitor = QualityMonitor(counter.engine.card.mpp)
@@ -115,8 +115,8 @@ class Loop:
         now, camera = time.monotonic(), self.grabber.state
         with self._lock:
             phase, why, counted = self._phase, self._why, self._counted
-            silent = 0.0 if self._last_result is None else clock.now() - self._last_result
-            slow = silent > max(PATIENCE, 3 * self._counting_time)
+            seconds_since_result = 0.0 if self._last_result is None else clock.now() - self._last_result
+            slow = seconds_since_result > max(MIN_STALL, 3 * self._counting_time)
         return Status(
             phase=phase,
             why=why,
@@ -125,16 +125,16 @@ class Loop:
             fps=self._counts.rate(now),
             shown_p50=self._shown_latencies.percentile(0.5, now),
             shown_p99=self._shown_latencies.percentile(0.99, now),
-            silent=silent,
+            seconds_since_result=seconds_since_result,
             stalled=slow and camera.phase == "connected" and phase not in ("ended", "closed"),
         )
 
     @property
     def scale(self) -> tuple[float, MppSource]:
-        """um/px of the next frame, and how it is known."""
+        """um/px of the next frame, and its origin."""
         with self._lock:
             entered, card, current = self._entered, self.counter.engine.card, self.grabber.state.mpp
-        return _how_known(current, entered, self._source_mpp) or (card.mpp, "model")
+        return _with_origin(current, entered, self._source_kind) or (card.mpp, "model")
 
     def is_outdated(self, result: FrameResult) -> bool:
         """Return whether a person has changed um/px since a frame was captured."""
@@ -167,7 +167,7 @@ class Loop:
             self._set_after = self.grabber.set_mpp(mpp)
 
     def set_flat_field(self, flat_field: FlatField | None) -> None:
-        """Set the flat-field correction from the next frame on; None: no correction."""
+        """Set the flat-field correction from the next frame on; None for no correction."""
         with self._lock:
             self.flat_field = flat_field
 
@@ -178,12 +178,14 @@ class Loop:
         """
         with self._lock:
             if self._blanks is not None:
-                raise ImageError("blank field: another one is being captured: wait for it")
+                raise ImageError("another blank field is being captured. Wait for it")
             self._blanks, self._blanks_wanted = [], frames
             self._lock.wait_for(lambda: len(self._blanks or ()) >= frames or self._stop.is_set(), timeout)
             taken, self._blanks = self._blanks, None
         if len(taken) < frames:
-            raise ImageError(f"blank field: expected {frames} frames, {len(taken)} came: is the camera running?")
+            raise ImageError(
+                f"blank field: expected {frames} frames, received {len(taken)}. Check that the camera is running"
+            )
         flat_field = FlatField.from_blank(taken)
         self.set_flat_field(flat_field)
         return flat_field
@@ -203,7 +205,7 @@ class Loop:
         while not self._stop.is_set():
             grabbed = self.grabber.take(_POLL)
             if grabbed is None:
-                # In this order: a frame may come between the two.
+                # Check the phase, then take once more: a last frame may arrive in between.
                 if self.grabber.state.phase in ("ended", "closed") and (grabbed := self.grabber.take(0)) is None:
                     self._finish("ended")
                     return
@@ -213,7 +215,7 @@ class Loop:
                 result = self._process(grabbed.frame, grabbed.sequence)
             # The next frame may be fine, and the page must report the error.
             except Exception as error:
-                self._failed(error)
+                self._fail(error)
                 continue
             with self._lock:
                 self._last_result, self._counting_time = result.at, result.counting_ms / 1000
@@ -237,7 +239,7 @@ class Loop:
         camera = self.grabber.state
         started = time.perf_counter()
         try:
-            check_not_blank(raw.pixels)
+            check_has_picture(raw.pixels)
             frame = flat_field(raw) if flat_field else raw
             if frame.is_grey:
                 # The counter would log a warning for every frame.
@@ -249,9 +251,9 @@ class Loop:
             uncounted = str(error)
         # A failure of the engine or of a library stops the counting, not the process; the page reports it.
         except Exception as error:
-            uncounted = self._failed(error)
+            uncounted = self._fail(error)
         counting_ms = (time.perf_counter() - started) * 1000
-        mpp, mpp_source = _how_known(frame.mpp, entered, self._source_mpp) or (card.mpp, "model")
+        mpp, mpp_source = _with_origin(frame.mpp, entered, self._source_kind) or (card.mpp, "model")
         quality = self._monitor.assess(frame, mpp, captured)
         if mpp_source == "model":
             unused = raw.unused_size and f"the file {raw.unused_size}"
@@ -279,16 +281,16 @@ class Loop:
             counting_ms=counting_ms,
             latency_ms=_ms_since(captured),
             camera=camera,
-            rests=self._rests,
+            stage_stops=self._stage_stops,
             domain_warning=domain_warning,
             at=clock.now(),
         )
         if not result.rested:
             return result
-        self._rests += 1
-        return replace(result, rests=self._rests)
+        self._stage_stops += 1
+        return replace(result, stage_stops=self._stage_stops)
 
-    def _failed(self, error: Exception) -> str:
+    def _fail(self, error: Exception) -> str:
         """Stop counting, and return why."""
         if isinstance(error, KinetError):
             why = str(error)
@@ -319,14 +321,14 @@ class Loop:
             viewer.close()
 
 
-def _how_known(
-    mpp: float | None, entered: tuple[float, MppSource] | None, source_mpp: MppSource
+def _with_origin(
+    mpp: float | None, entered: tuple[float, MppSource] | None, source_kind: MppSource
 ) -> tuple[float, MppSource] | None:
-    """Return a frame's um/px and how it is known; None if it is not."""
+    """Return a frame's um/px with its origin; None if the um/px is unknown."""
     if mpp is None:
         return None
     # A frame captured before a person entered um/px still has the value of its source.
-    return entered if entered and entered[0] == mpp else (mpp, source_mpp)
+    return entered if entered and entered[0] == mpp else (mpp, source_kind)
 
 
 def _ms_since(captured: float) -> float:

@@ -40,9 +40,9 @@ class FrameResult:
     quality: Quality
     remarks: tuple[str, ...]  # sentences for people, above all that um/px is only assumed
     counting_ms: float
-    latency_ms: float  # from capture to the end of the count; see also `Viewer.shown`
+    latency_ms: float  # from capture to the end of the count; see also `Viewer.record_shown`
     camera: CameraState  # at the time of the count
-    rests: int = 0  # number of stops (`rested`) so far, so that consumers that skip frames notice one
+    stage_stops: int = 0  # number of stops (`rested`) so far, so that consumers that skip frames notice one
     at: float = 0.0  # time of this result, s of `kinet_trt.live.clock`
     domain_warning: str | None = None  # the remark that the frame is out of distribution; None if it is not
 
@@ -86,7 +86,7 @@ class Status:
     fps: float  # frames counted per second, over the last seconds
     shown_p50: float | None  # latency from capture until a viewer had shown the frame, ms; None without frames
     shown_p99: float | None
-    silent: float = 0.0  # time since the last frame passed, s; 0 before the first
+    seconds_since_result: float = 0.0  # time since the last result, s; 0 before the first
     stalled: bool = False  # the camera delivers frames and none has passed for too long: the model hangs
 
 

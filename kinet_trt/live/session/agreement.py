@@ -67,8 +67,8 @@ def compare_readings(first: Merged, second: Merged) -> ReaderAgreement:
     """Compare two readings, with the same layout, of the same fields."""
     n = len(first.classes)
     table, both = np.zeros((n, n), np.int64), 0
-    for place in np.union1d(first.place, second.place):
-        a, b = np.flatnonzero(first.place == place), np.flatnonzero(second.place == place)
+    for group in np.union1d(first.group, second.group):
+        a, b = np.flatnonzero(first.group == group), np.flatnonzero(second.group == group)
         i, j, _ = pair(first.x[a], first.y[a], second.x[b], second.y[b], SAME_UM)
         np.add.at(table, (first.cls[a][i], second.cls[b][j]), 1)
         both += len(i)

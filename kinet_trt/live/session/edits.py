@@ -50,7 +50,7 @@ class EditedNuclei:
     model_cls: NDArray[np.int16]  # -1 for added nuclei
     score: NDArray[np.float32]  # by the model; NaN for added nuclei
     removed: NDArray[np.bool_]
-    touched: NDArray[np.int64]  # id of the last active edit; -1 without edits
+    last_edit: NDArray[np.int64]  # id of the last active edit; -1 without edits
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -107,16 +107,16 @@ def replay(model: Detections, edits: Sequence[Edit]) -> EditedNuclei:
     model_cls = np.concatenate([model.cls.astype(np.int16), np.full(len(added), -1, np.int16)])
     score = np.concatenate([model.score, np.full(len(added), np.nan, np.float32)])
     removed = np.arange(total) >= n  # an added nucleus exists while its edit is active
-    touched = np.full(total, -1, np.int64)
+    last_edit = np.full(total, -1, np.int64)
     for one in edits:
         if not 0 <= one.nucleus < total or (one.cls is None) != (one.kind in ("remove", *REVERSALS)):
             raise KinetError(f"edit {one.id} refers to no nucleus of its field")
     for one in active(edits):
         removed[one.nucleus] = one.kind == "remove"
-        touched[one.nucleus] = one.id
+        last_edit[one.nucleus] = one.id
         if one.cls is not None:
             cls[one.nucleus] = class_index(one.cls, model.classes)
-    return EditedNuclei(x, y, cls, model_cls, score, removed, touched, model.classes)
+    return EditedNuclei(x, y, cls, model_cls, score, removed, last_edit, model.classes)
 
 
 def class_index(name: str, classes: tuple[str, ...]) -> int:

@@ -40,7 +40,7 @@ def file_name(session: Session, content: str) -> str:
 
 def states(edited: EditedNuclei) -> NDArray[np.str_]:
     """Return the state of each nucleus: ``model``, ``removed``, ``added``, ``confirmed`` or ``reclassified``."""
-    conditions = [edited.touched < 0, edited.removed, edited.model_cls < 0, edited.model_cls == edited.cls]
+    conditions = [edited.last_edit < 0, edited.removed, edited.model_cls < 0, edited.model_cls == edited.cls]
     return np.select(conditions, ["model", "removed", "added", "confirmed"], "reclassified")
 
 
@@ -50,7 +50,8 @@ def nuclei_csv(counted: SessionCount) -> str:
     ``counted`` is 1 for the nuclei of the session.
 
     ``x`` and ``y`` are px of the field, pixel centres at integers; ``x_um`` and ``y_um`` um from the corner of the
-    first field of the place; ``model_class`` and ``score`` are empty for added nuclei.
+    first field of the group of aligned fields, whose number is ``place``; ``model_class`` and ``score`` are empty for
+    added nuclei.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -58,12 +59,12 @@ def nuclei_csv(counted: SessionCount) -> str:
     for field, nuclei in zip(counted.fields, counted.field_nuclei, strict=True):
         edited, at = nuclei.edited, counted.layout.placed[field.id]
         own, state = counted.merged.counted[field.id], states(edited)
-        for k in np.flatnonzero(~edited.removed | (edited.touched >= 0)):
+        for k in np.flatnonzero(~edited.removed | (edited.last_edit >= 0)):
             by_model = edited.model_cls[k] >= 0
             x, y = float(edited.x[k]), float(edited.y[k])
             table.writerow(
                 [
-                    *(field.number, int(k), round(x, 2), round(y, 2), at.place + 1),
+                    *(field.number, int(k), round(x, 2), round(y, 2), at.group + 1),
                     *(round((x + 0.5) * field.mpp + at.x, 2), round((y + 0.5) * field.mpp + at.y, 2)),
                     edited.classes[edited.cls[k]],
                     edited.classes[edited.model_cls[k]] if by_model else "",
@@ -178,7 +179,7 @@ def figure(store: Store, counted: SessionCount, field: int) -> bytes:
         raise KinetError(f"expected a field of this session, found number {field}")
     one, nuclei = known[field]
     edited, own = nuclei.edited, counted.merged.counted[one.id]
-    by_hand = edited.touched >= 0
+    by_hand = edited.last_edit >= 0
     marks = []
     for small, hand in ((True, False), (False, False), (False, True)):
         kind = ~edited.removed & (~own if small else own & (by_hand == hand))

@@ -15,10 +15,10 @@ _MAX_CONTRADICTION_UM = 4.0  # between a link and the positions that other links
 
 @dataclass(frozen=True)
 class Placed:
-    """Position of a field in its place: a group of aligned fields. Offsets between places are unknown."""
+    """Position of a field in its group of aligned fields. Offsets between groups are unknown."""
 
-    place: int  # numbered from 0 in the order of the first fields of the places
-    x: float  # um from the upper left corner of the first field of the place to that of this one
+    group: int  # numbered from 0 in the order of the first fields of the groups
+    x: float  # um from the upper left corner of the first field of the group to that of this one
     y: float
 
 
@@ -30,9 +30,9 @@ class Layout:
     contradictions: tuple[Link, ...] = ()  # unused links that contradict links with more nuclei
 
     @property
-    def places(self) -> int:
-        """Number of places."""
-        return len({one.place for one in self.placed.values()})
+    def group_count(self) -> int:
+        """Number of groups of aligned fields."""
+        return len({one.group for one in self.placed.values()})
 
 
 def lay_out(fields: Sequence[int], links: Sequence[Link], *, balanced: bool = True) -> Layout:
@@ -75,7 +75,7 @@ def lay_out(fields: Sequence[int], links: Sequence[Link], *, balanced: bool = Tr
 
 
 def _balance(group: Sequence[int], links: Sequence[Link]) -> list[tuple[float, float]]:
-    """Return the positions of the fields of a place by weighted least squares; the first one is at 0, 0."""
+    """Return the positions of the fields of a group by weighted least squares; the first one is at 0, 0."""
     n = len(group)
     if n == 1:
         return [(0.0, 0.0)]

@@ -276,7 +276,7 @@ class Registration:
     """Links fields one by one as they are captured. Not thread-safe.
 
     A new field is compared with the last ones, with those near it by stage position, with those around the position
-    that its first links give, and, if there are several places, with the most similar fields of other places, so that a
+    that its first links give, and, if there are several groups, with the most similar fields of other groups, so that a
     path that returns is closed.
     """
 
@@ -305,7 +305,7 @@ class Registration:
             # Twice: the first links give a position, and fields around it are the next candidates.
             for _ in range(2):
                 attempt(self._around(field, list(found.values())))
-                if not found or lay_out(earlier, self.links, balanced=False).places > 1:
+                if not found or lay_out(earlier, self.links, balanced=False).group_count > 1:
                     attempt(self._elsewhere(field, list(found.values()), tried))
         self.fields[field.id] = field
         links = [found[other] for other in sorted(found)]
@@ -341,7 +341,7 @@ class Registration:
         field_placed, share = placed[field.id], dict[int, float]()
         for name, other in self.fields.items():
             other_placed = placed[name]
-            if other_placed.place != field_placed.place:
+            if other_placed.group != field_placed.group:
                 continue
             overlap = _overlap(other, field, field_placed.x - other_placed.x, field_placed.y - other_placed.y)
             if overlap:
@@ -349,12 +349,12 @@ class Registration:
         return sorted(share, key=lambda name: -share[name])[: self.AROUND]
 
     def _elsewhere(self, field: FieldFeatures, found: Sequence[Link], tried: set[int]) -> list[int]:
-        """Return the fields of other places that correlate best with a field."""
+        """Return the fields of other groups that correlate best with a field."""
         placed = lay_out([*self.fields, field.id], [*self.links, *found], balanced=False).placed
-        own_place = placed[field.id].place
+        own_group = placed[field.id].group
         peak = {
             name: _candidates(other, field, coarser=2)[1]
             for name, other in self.fields.items()
-            if placed[name].place != own_place and name not in tried
+            if placed[name].group != own_group and name not in tried
         }
         return sorted(peak, key=lambda name: -peak[name])[: self.ELSEWHERE]

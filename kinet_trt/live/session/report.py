@@ -115,7 +115,7 @@ def _facts(summary: Summary) -> list[tuple[str, str, str]]:
         *((name.capitalize(), f"{number:,}", "nuclei") for name, number in named(summary.counts)),
         ("Tumour nuclei", f"{summary.ki67.tumor:,}", "positive and negative"),
         ("Mean of the fields", drawings.percent(summary.mean_of_fields), "each field has the same weight"),
-        ("Fields", f"{summary.fields:,}", f"in {summary.places:,} group{'' if summary.places == 1 else 's'}"),
+        ("Fields", f"{summary.fields:,}", f"in {summary.group_count:,} group{'' if summary.group_count == 1 else 's'}"),
         ("Area counted", f"{summary.area_mm2:.3f} mm²", density),
         ("In overlaps", f"{summary.repeats:,}", "(counted once)"),
         ("Corrected by hand", f"{summary.corrected:,}", "nuclei added, confirmed or reclassified"),
@@ -123,11 +123,11 @@ def _facts(summary: Summary) -> list[tuple[str, str, str]]:
 
 
 def _mosaics(store: Store, counted: SessionCount, summary: Summary) -> list[Markup]:
-    places: dict[int, list[Field]] = {}
+    groups: dict[int, list[Field]] = {}
     for field in counted.fields:
-        places.setdefault(counted.layout.placed[field.id].place, []).append(field)
+        groups.setdefault(counted.layout.placed[field.id].group, []).append(field)
     return [
-        pictures.mosaic(store, counted, place, fields, summary) for place, fields in places.items() if len(fields) > 1
+        pictures.mosaic(store, counted, group, fields, summary) for group, fields in groups.items() if len(fields) > 1
     ]
 
 

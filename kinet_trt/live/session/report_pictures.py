@@ -51,7 +51,7 @@ def progress(summary: Summary) -> Markup:
     )
 
 
-def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Field], summary: Summary) -> Markup:
+def mosaic(store: Store, counted: SessionCount, group: int, fields: Sequence[Field], summary: Summary) -> Markup:
     """Return a drawing of a group of aligned fields with their numbers, the hot spot and a scale bar."""
     at = counted.layout.placed
     left, top = min(at[f.id].x for f in fields), min(at[f.id].y for f in fields)
@@ -78,7 +78,7 @@ def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Fie
     spot = summary.hot_spot
     circle = (
         f'<circle class="spot" cx="{spot.x - left:.1f}" cy="{spot.y - top:.1f}" r="{spot.radius:.1f}"/>'
-        if spot and spot.place == place
+        if spot and spot.group == group
         else ""
     )
     span_x, span_y = right - left, bottom - top
@@ -87,7 +87,7 @@ def mosaic(store: Store, counted: SessionCount, place: int, fields: Sequence[Fie
         f'<figure><svg viewBox="0 0 {span_x:.1f} {span_y:.1f}" role="img" aria-label="{len(fields)} aligned fields">'
         f"{photo(canvas, span_x, span_y)}"
         f"{''.join(frames)}{circle}{''.join(numbers)}{ruler}</svg>"
-        f"<figcaption>Group {place + 1}: {len(fields)} fields. Scale bar: {length}.</figcaption></figure>"
+        f"<figcaption>Group {group + 1}: {len(fields)} fields. Scale bar: {length}.</figcaption></figure>"
     )
 
 

@@ -35,8 +35,8 @@ class SessionCount:
 class SessionHotSpot:
     """Hot spot of a session: the disc of n tumour nuclei with the highest index."""
 
-    place: int
-    x: float  # centre in its place, um
+    group: int  # number of the group of aligned fields
+    x: float  # centre in its group, um
     y: float
     radius: float  # um
     ki67: Ki67  # as the highest of many, slightly too high by chance
@@ -48,13 +48,13 @@ class Summary:
     """Summary of a session."""
 
     fields: int  # number of fields
-    places: int  # number of groups of aligned fields
+    group_count: int  # number of groups of aligned fields
     counts: dict[str, int]  # by class, each nucleus once
     ki67: Ki67  # over all nuclei
     statement: Statement  # on the grade ranges of average and hot spot
     more_nuclei: int | None  # tumour nuclei still to count, see `Ki67.more_nuclei`
     mean_of_fields: float | None  # mean of the indices of the fields; None without tumour nuclei
-    hot_spot: SessionHotSpot | None  # None if no place has enough tumour nuclei
+    hot_spot: SessionHotSpot | None  # None if no group of fields has enough tumour nuclei
     area_mm2: float  # overlaps once
     repeats: int  # not counted because another field shows them
     corrected: int  # counted nuclei that were added, confirmed or reclassified
@@ -77,7 +77,7 @@ def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands |
     own = [index for nuclei in counted.field_nuclei if (index := nuclei.detections().ki67.index) is not None]
     return Summary(
         fields=len(counted.fields),
-        places=counted.layout.places,
+        group_count=counted.layout.group_count,
         counts=counts,
         ki67=ki67,
         statement=Statement(ki67, spot.ki67 if spot else None, bands, _no_range(counted)),
@@ -92,18 +92,18 @@ def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands |
 
 
 def find_session_hot_spot(merged: Merged, n: int = HOT_SPOT) -> SessionHotSpot | None:
-    """Find the disc of n tumour nuclei with the highest index; None if no place has n tumour nuclei.
+    """Find the disc of n tumour nuclei with the highest index; None if no group of fields has n of them.
 
-    About tumour nuclei (all of them, or up to 800 spread evenly) the n nearest tumour nuclei of the same place are
+    About tumour nuclei (all of them, or up to 800 spread evenly) the n nearest tumour nuclei of the same group are
     taken, the centre included; the highest index wins, and of equal ones the smallest disc.
     """
     tumor = np.isin(merged.cls, [k for k, name in enumerate(merged.classes) if name in ("positive", "negative")])
     positive = np.array([name == "positive" for name in merged.classes])[merged.cls]
-    places = [np.flatnonzero(tumor & (merged.place == place)) for place in np.unique(merged.place)]
-    places = [nuclei for nuclei in places if len(nuclei) >= n]
-    step = max(1, -(-sum(map(len, places)) // MAX_CENTRES))
+    groups = [np.flatnonzero(tumor & (merged.group == group)) for group in np.unique(merged.group)]
+    groups = [nuclei for nuclei in groups if len(nuclei) >= n]
+    step = max(1, -(-sum(map(len, groups)) // MAX_CENTRES))
     best: tuple[NDArray[np.intp], Disc] | None = None
-    for nuclei in places:
+    for nuclei in groups:
         disc = find_disc(merged.x[nuclei], merged.y[nuclei], positive[nuclei], n, step)
         if disc is not None and (best is None or disc.rank > best[1].rank):
             best = nuclei, disc
@@ -112,8 +112,8 @@ def find_session_hot_spot(merged: Merged, n: int = HOT_SPOT) -> SessionHotSpot |
     nuclei, disc = best
     centre = nuclei[disc.centre]
     fields = tuple(sorted({int(field) for field in merged.field[nuclei[disc.nuclei]]}))
-    x, y, place = float(merged.x[centre]), float(merged.y[centre]), int(merged.place[centre])
-    return SessionHotSpot(place, x, y, disc.radius, Ki67(disc.positive, n), fields)
+    x, y, group = float(merged.x[centre]), float(merged.y[centre]), int(merged.group[centre])
+    return SessionHotSpot(group, x, y, disc.radius, Ki67(disc.positive, n), fields)
 
 
 def _no_range(counted: SessionCount) -> str:
@@ -146,9 +146,9 @@ def _cautions(counted: SessionCount) -> list[str]:
         cautions.append("The fields were counted with different models or precisions.")
     if len({str(f.threshold) for f in fields}) > 1:
         cautions.append("The fields were counted at different thresholds.")
-    if counted.layout.places > 1:
+    if counted.layout.group_count > 1:
         cautions.append(
-            f"The fields form {counted.layout.places} groups that could not be aligned. Where fields of different "
+            f"The fields form {counted.layout.group_count} groups that could not be aligned. Where fields of different "
             "groups show the same tissue, its nuclei are counted more than once."
         )
     if doubtful := _overlap_by_stage(counted):
@@ -160,11 +160,11 @@ def _cautions(counted: SessionCount) -> list[str]:
 
 
 def _overlap_by_stage(counted: SessionCount) -> set[int]:
-    """Return the numbers of fields whose stage positions overlap a field of another place by half or more."""
+    """Return the numbers of fields whose stage positions overlap a field of another group by half or more."""
     placed, found = counted.layout.placed, set[int]()
     for k, a in enumerate(counted.fields):
         for b in counted.fields[:k]:
-            if a.stage is None or b.stage is None or placed[a.id].place == placed[b.id].place:
+            if a.stage is None or b.stage is None or placed[a.id].group == placed[b.id].group:
                 continue
             apart = math.hypot(a.stage[0] - b.stage[0], a.stage[1] - b.stage[1])
             if apart < 0.5 * min(one.mpp * min(one.width, one.height) for one in (a, b)):

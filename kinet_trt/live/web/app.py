@@ -117,7 +117,7 @@ def serving(
         port: int = listener.getsockname()[1]
         store = stack.enter_context(Store.open(path))
         grabber = FrameGrabber(source, mpp=options.mpp)
-        loop = Loop(grabber, counter, mpp=options.mpp, source_mpp="file" if recorded else "camera", check=check)
+        loop = Loop(grabber, counter, mpp=options.mpp, source_kind="file" if recorded else "camera", check=check)
         controller = Controller(
             loop,
             store,

@@ -66,7 +66,7 @@ class Controller:
         self._closed = False
         self._listeners: tuple[Callable[[], object], ...] = ()
         self._captured: dict[int, Field] = {}  # of this session, by sequence number of the frame
-        self.auto, self._rests = auto, 0
+        self.auto, self._stage_stops = auto, 0
         self.auto_error = ""  # of the last automatic capture; empty if it succeeded
         self.region: Polygon | None = None  # of interest, for the next captured fields; None: the whole field
         interrupted = [session for session in store.sessions.all() if session.closed is None]
@@ -141,7 +141,7 @@ class Controller:
         """Capture automatically from the next stop of the stage on, or no longer."""
         latest = self.frames.latest
         with self._lock:
-            self.auto, self._rests, self.auto_error = on, latest.rests if latest else 0, ""
+            self.auto, self._stage_stops, self.auto_error = on, latest.stage_stops if latest else 0, ""
         self.notify()
 
     def set_region(self, region: Polygon | None) -> None:
@@ -351,9 +351,11 @@ class Controller:
                 continue
             self.frames.latest = seen
             with self._lock:
-                if not (self.auto and seen.rests > self._rests and seen.can_capture and self._recount is None):
+                if not (
+                    self.auto and seen.stage_stops > self._stage_stops and seen.can_capture and self._recount is None
+                ):
                     continue
-                self._rests = seen.rests
+                self._stage_stops = seen.stage_stops
             self.frames.show(seen)
             error = ""
             try:

@@ -142,7 +142,7 @@ class LiveSocket:
             if message.get("type") == "shown":
                 if page.pending is not None and message.get("frame") == page.pending.sequence:
                     if page.held is None:
-                        page.viewer.shown(page.pending)
+                        page.viewer.record_shown(page.pending)
                     page.pending = None
                     page.ready.set()
             elif message.get("type") == "view" and isinstance(width := message.get("width"), int | float):

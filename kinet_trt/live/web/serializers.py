@@ -60,7 +60,7 @@ def state(controller: Controller, presets: tuple[Preset, ...]) -> Json:
             "fps": round(status.fps, 1),
             "p50": rounded(status.shown_p50, 1),
             "p99": rounded(status.shown_p99, 1),
-            "silent": round(status.silent, 1),
+            "silent": round(status.seconds_since_result, 1),
         },
         "held": None if held is None else held.sequence,
         "scale": {
@@ -104,7 +104,7 @@ def field(view: FieldView) -> Json:
         "provisional": not view.blind and ki67.provisional,
         "unlike": None if view.blind else view.unlike or None,
         "region": _outline(field.region),
-        "place": view.placed.place if view.placed else None,
+        "place": view.placed.group if view.placed else None,
         "x": round(view.placed.x, 2) if view.placed else None,
         "y": round(view.placed.y, 2) if view.placed else None,
         "notes": [note.text for note in view.notes],
@@ -124,7 +124,7 @@ def nuclei(view: FieldView) -> Json:
             "c": answer.cls.tolist(),
             "m": answer.model_cls.tolist(),
             "removed": answer.removed.tolist(),
-            "touched": (answer.touched >= 0).tolist(),
+            "touched": (answer.last_edit >= 0).tolist(),
             "counted": None if view.counted is None or len(view.counted) != len(answer) else view.counted.tolist(),
         },
     }
@@ -212,7 +212,8 @@ def _summary(summary: Summary, hot_spot: int) -> Json:
     ki67, spot, statement = summary.ki67, summary.hot_spot, summary.statement
     average = _index(statement, ki67)
     return {
-        **_attributes(summary, "counts", "more_nuclei", "mean_of_fields", "area_mm2", "places", "repeats", "corrected"),
+        **_attributes(summary, "counts", "more_nuclei", "mean_of_fields", "area_mm2", "repeats", "corrected"),
+        "places": summary.group_count,
         **{name: average[name] for name in ("tumor", "positive", "index", "interval")},
         **_attributes(statement, "notes", "warning", "settled"),
         "band": average["range"],
@@ -226,7 +227,8 @@ def _summary(summary: Summary, hot_spot: int) -> Json:
         "hot_spot": None
         if spot is None
         else {
-            **_attributes(spot, "place", "x", "y", "radius"),
+            "place": spot.group,
+            **_attributes(spot, "x", "y", "radius"),
             **_index(statement, spot.ki67),
             "n": spot.ki67.tumor,
             "fields": list(spot.fields),

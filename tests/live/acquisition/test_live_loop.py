@@ -22,7 +22,7 @@ from kinet_trt.camera.source import FrameSource, Properties, SourceFrame
 from kinet_trt.core.errors import EngineError, ImageError, KinetError
 from kinet_trt.core.frame import Frame
 from kinet_trt.inference.counter import NucleusCounter, Threshold
-from kinet_trt.live.acquisition.loop import Loop, Viewer, _how_known
+from kinet_trt.live.acquisition.loop import Loop, Viewer, _with_origin
 from kinet_trt.live.acquisition.results import FrameResult
 from kinet_trt.simulation import simulate
 
@@ -107,7 +107,7 @@ def test_idle_viewer_blocks_nothing(counter):
         assert state.frames >= 10
         seen = idle.take(0)
         assert seen.number >= 10 - 1
-        latency = idle.shown(seen)
+        latency = idle.record_shown(seen)
         assert latency >= seen.latency_ms
         status = loop.status
     assert status.phase == "counting"
@@ -175,9 +175,9 @@ def test_assumed_mpp_is_remarked_until_it_is_set(counter, tissue):
 
 
 def test_frame_from_before_set_mpp_keeps_the_cameras_value():
-    assert _how_known(0.34, (0.25, "option"), "camera") == (0.34, "camera")
-    assert _how_known(0.25, (0.25, "objective"), "camera") == (0.25, "objective")
-    assert _how_known(None, (0.25, "option"), "camera") is None
+    assert _with_origin(0.34, (0.25, "option"), "camera") == (0.34, "camera")
+    assert _with_origin(0.25, (0.25, "objective"), "camera") == (0.25, "objective")
+    assert _with_origin(None, (0.25, "option"), "camera") is None
 
 
 @pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan"), float("inf"), 1e9])
@@ -312,7 +312,7 @@ def test_recording_is_counted_to_its_last_image(counter, tissue, tmp_path):
         picture = np.roll(tissue, 7 * n, axis=1)
         cv2.imwrite(str(tmp_path / f"{n}.png"), picture[..., ::-1])
     grabber = FrameGrabber(FolderSource(Path(tmp_path), every_frame=True))
-    loop = Loop(grabber, counter, source_mpp="file")
+    loop = Loop(grabber, counter, source_kind="file")
     viewer, seen = loop.viewer(every=True), []
     with grabber, loop:
         while not viewer.closed:
@@ -436,7 +436,7 @@ def test_loop_keeps_pace_with_the_bare_count():
         while time.monotonic() < began + 2:
             if one := viewer.take(1):
                 seen = one
-                latencies.append(viewer.shown(one))
+                latencies.append(viewer.record_shown(one))
         passed = time.monotonic() - began
         state = loop.grabber.state
     slower = max(before, bare())

@@ -64,7 +64,7 @@ def test_separate_groups_are_not_merged():
     layout = Layout({0: Placed(0, 0.0, 0.0), 1: Placed(1, 0.0, 0.0)})
     merged = merge([piece(0, [50], [50]), piece(1, [50], [50])], layout)
     assert len(merged) == 2
-    assert merged.place.tolist() == [0, 1]
+    assert merged.group.tolist() == [0, 1]
     assert merged.repeats == 0
 
 

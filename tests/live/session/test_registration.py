@@ -204,7 +204,7 @@ def test_path_becomes_one_group(near, told):
     # A stage that is turned by 90 degrees and in other units than it says: it may only propose.
     places, _ = wander(near, grid(4, 3), registration, told=told)
     layout = lay_out(list(registration.fields), registration.links)
-    assert layout.places == 1
+    assert layout.group_count == 1
     assert layout.contradictions == ()
     (x0, y0), worst = places[0], 0.0
     for k, (x, y) in places.items():
@@ -217,23 +217,23 @@ def test_path_that_returns_is_closed(near, far):
     registration = Registration()
     wander(near, [(0, 0), (120, 20), (240, 10)], registration)
     wander(far, [(0, 0), (100, 40)], registration, start=10)
-    assert lay_out(list(registration.fields), registration.links).places == 2
+    assert lay_out(list(registration.fields), registration.links).group_count == 2
     # Back by another way: at first beside nothing that is known, then onto the first fields.
     wander(near, [(440, 250)], registration, start=20)
-    assert lay_out(list(registration.fields), registration.links).places == 3
+    assert lay_out(list(registration.fields), registration.links).group_count == 3
     wander(near, [(330, 150), (5, 3)], registration, start=21)
     layout = lay_out(list(registration.fields), registration.links)
-    assert layout.places == 2
-    assert [layout.placed[k].place for k in (0, 1, 2, 20, 21, 22)] == [0] * 6
-    assert [layout.placed[k].place for k in (10, 11)] == [1, 1]
+    assert layout.group_count == 2
+    assert [layout.placed[k].group for k in (0, 1, 2, 20, 21, 22)] == [0] * 6
+    assert [layout.placed[k].group for k in (10, 11)] == [1, 1]
 
 
 def test_forgotten_field_is_not_joined(near):
     registration = Registration()
     wander(near, [(0, 0), (200, 0), (400, 0)], registration)
-    assert lay_out(list(registration.fields), registration.links).places == 1
+    assert lay_out(list(registration.fields), registration.links).group_count == 1
     registration.forget(1)
-    assert lay_out(list(registration.fields), registration.links).places == 2
+    assert lay_out(list(registration.fields), registration.links).group_count == 2
 
 
 def test_links_are_balanced_and_contradicting_ones_ignored():
@@ -247,12 +247,12 @@ def test_links_are_balanced_and_contradicting_ones_ignored():
     wrong = Link(0, 11, 5.0, 5.0, 9, 0.9)
     layout = lay_out(range(12), [wrong, *links, Link(3, 99, 0.0, 0.0, 500, 1.0)])
     assert layout.contradictions == (wrong,)
-    assert layout.places == 1
+    assert layout.group_count == 1
     at = np.array([(layout.placed[k].x, layout.placed[k].y) for k in range(12)])
     assert np.abs(at - (true - true[0])).max() < 0.6
     apart = lay_out([5, 3, 8], [Link(3, 8, 1.0, 2.0, 9, 0.9)])
-    assert {k: one.place for k, one in apart.placed.items()} == {5: 0, 3: 1, 8: 1}
-    assert lay_out([], []).places == 0
+    assert {k: one.group for k, one in apart.placed.items()} == {5: 0, 3: 1, 8: 1}
+    assert lay_out([], []).group_count == 0
 
 
 @pytest.mark.slow
@@ -264,7 +264,7 @@ def test_two_hundred_fields_are_registered_in_time():
         _, took = wander(stage, grid(10, 10), registration, start=100 * k)
         spent += took
     layout = lay_out(list(registration.fields), registration.links)
-    assert layout.places == 2
+    assert layout.group_count == 2
     assert sorted(spent)[100] < 0.15
 
 

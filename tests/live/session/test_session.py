@@ -56,7 +56,7 @@ def walk(store, counter, mpp: float, width: int, height: int, columns: int, rows
 
 def check_against_union(live, union, mpp: float, width: int, height: int) -> None:
     counted = live.count()
-    assert counted.layout.places == 1
+    assert counted.layout.group_count == 1
     assert counted.layout.contradictions == ()
     assert abs(len(counted.merged) - len(union)) <= 0.02 * len(union)
     # Without registration each nucleus counts as often as it was seen.
@@ -103,7 +103,7 @@ def test_reopened_session_counts_the_same_and_continues(path, counter):
         first = after.fields[0]
         told = {"model": first.model, "threshold": first.threshold, "mpp": first.mpp, "mpp_source": first.mpp_source}
         repeated = reopened.fields.capture(live.id, Frame(reopened.fields.pixels(first.id)), first.detections, **told)
-        assert again.count().layout.places == 1
+        assert again.count().layout.group_count == 1
         assert len(again.count().merged) == len(before.merged)
         reopened.fields.delete(repeated.id)
         assert len(again.count().merged) == len(before.merged)
@@ -121,7 +121,7 @@ def test_two_programs_register_each_others_fields(path, tmp_path):
             (one, two)[k % 2].fields.capture(live.id, Frame(one.fields.pixels(field.id)), field.detections, **told)
             (first, second)[k % 2].count()
         assert first.count().layout == second.count().layout
-        assert first.count().layout.places == 1
+        assert first.count().layout.group_count == 1
         assert len(first.count().merged) == len(live.count().merged)
 
 
@@ -136,8 +136,8 @@ def test_damaged_picture_does_not_stop_the_session(path, tmp_path, caplog):
         going = OpenSession(copy, live.id)
         with caplog.at_level(logging.WARNING):
             keep(copy, live.id, Frame(copy.fields.pixels(fields[3].id)), fields[3].detections, mpp=fields[3].mpp)
-            assert going.count().layout.places == 1
-            assert going.count().layout.places == 1
+            assert going.count().layout.group_count == 1
+            assert going.count().layout.group_count == 1
         assert caplog.text.count("cannot be aligned") == 1
 
 
@@ -152,7 +152,7 @@ def test_deleted_field_loses_its_links(path):
             copy.fields.delete(field.id)
         counted = cut.count()
         assert len(counted.merged) == len(fields[0].detections)
-        assert counted.layout.places == 1
+        assert counted.layout.group_count == 1
 
 
 def test_edit_counts_once_in_all_fields(path):
@@ -217,7 +217,7 @@ def test_empty_session_counts_nothing(tmp_path):
     with Store.open(tmp_path / "s.kinet") as store:
         live = OpenSession(store, store.sessions.create().id)
         summary = summarise(live.count())
-        assert (summary.fields, summary.places, summary.area_mm2, summary.hot_spot) == (0, 0, 0.0, None)
+        assert (summary.fields, summary.group_count, summary.area_mm2, summary.hot_spot) == (0, 0, 0.0, None)
         assert summary.ki67.index is None
         assert summary.mean_of_fields is None
         keep(store, live.id, nuclei=some_nuclei(0))
