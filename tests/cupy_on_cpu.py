@@ -427,7 +427,7 @@ def module(folder):
         memcpyDeviceToHost=2,
         free=lambda _: None,
         pointerGetAttributes=pointer_attributes,
-        memGetInfo=lambda: (1 << 30, 2 << 30),
+        memGetInfo=lambda: (1 + current_device() << 30, 4 << 30),
         eventRecord=record_event,
         streamWaitEvent=wait_event,
     )

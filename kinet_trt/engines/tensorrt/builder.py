@@ -20,8 +20,8 @@ from typing import Any
 
 from kinet_trt.core.errors import EngineError, KinetError, MissingExtraError
 from kinet_trt.core.runtimes import GPU_RUNTIMES
+from kinet_trt.cuda.device import on_device
 from kinet_trt.cuda.driver import Driver, query_driver
-from kinet_trt.cuda.errors import convert_cuda_errors
 from kinet_trt.engines.tensorrt.engine_file import build_command, check_gpu, check_runtime
 from kinet_trt.models.card import ModelCard, Profile
 
@@ -198,9 +198,7 @@ def check_machine(card: ModelCard, plan: bytes, path: Path, device: int = 0) -> 
     if find_spec("cupy") is None:
         package = '"kinet-trt[gpu]"' if driver.cuda >= (13, 0) else "cupy-cuda12x"
         raise EngineError(f"{path}: engines need CuPy, which is not installed. Install it with: pip install {package}")
-    import cupy
-
-    with convert_cuda_errors(path), cupy.cuda.Device(device):
+    with on_device(path, device):
         reasons = incompatibility(library, plan)
     if reasons:
         raise EngineError(

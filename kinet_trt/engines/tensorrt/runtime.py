@@ -29,8 +29,8 @@ from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import EngineError
 from kinet_trt.core.frame import NO_COLOUR, Frame
 from kinet_trt.core.geometry import rescale
+from kinet_trt.cuda.device import on_device
 from kinet_trt.cuda.driver import Driver
-from kinet_trt.cuda.errors import convert_cuda_errors
 from kinet_trt.cuda.interop import DevicePixels, delay_writes, read_frame, wait_for
 from kinet_trt.engines.base import check_frames
 from kinet_trt.engines.tensorrt.builder import Library
@@ -196,9 +196,7 @@ class TensorRtEngine:
                 f"{self._path}: this process was forked after the engine was opened, which CUDA does not support. "
                 "Open the engine in each process, or start them with the method 'spawn'"
             )
-        import cupy
-
-        with convert_cuda_errors(self._path), cupy.cuda.Device(self._device):
+        with on_device(self._path, self._device):
             yield
 
     def _free_slot(self, shape: tuple[int, int, int]) -> Slot:

@@ -165,15 +165,16 @@ def test_submit_accepts_other_orders_sizes_and_device_arrays(engine, frames):
         assert of(engine.submit(part).result()) == expected(part)
 
 
-def test_sizes_without_memory_are_refused_and_the_engine_goes_on(engine, frames, monkeypatch):
+def no_memory(*_):
     import cupy
 
-    def no_memory(*_):
-        raise cupy.cuda.memory.OutOfMemoryError("16 GiB")
+    raise cupy.cuda.memory.OutOfMemoryError("16 GiB")
 
+
+def test_sizes_without_memory_are_refused_and_the_engine_goes_on(engine, frames, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("kinet_trt.engines.tensorrt.runtime.Network", no_memory)
-        with pytest.raises(EngineError, match=r"out of GPU memory, 1,024 of 2,048 MiB are free \(16 GiB\)"):
+        with pytest.raises(EngineError, match=r"out of GPU memory, 1,024 of 4,096 MiB are free \(16 GiB\)"):
             engine.submit(np.resize(frames[0], (80, 80, 3)))
     for height, width in ((33, 47), (32, 64), (48, 32), (32, 32), (32, 47), (48, 64)):
         part = frames[0][:height, :width]
@@ -418,7 +419,7 @@ def test_threads_share_the_slots(engine, frames):
 
 
 @pytest.mark.parametrize("device", [0, 1])
-def test_engine_runs_on_its_gpu_and_restores_that_of_the_caller(gpu, frames, device):
+def test_engine_runs_on_its_gpu_and_restores_that_of_the_caller(gpu, frames, device, monkeypatch):
     import cupy
 
     with cupy.cuda.Device(device):
@@ -434,6 +435,10 @@ def test_engine_runs_on_its_gpu_and_restores_that_of_the_caller(gpu, frames, dev
         assert len(engine.detect(np.stack(frames), THRESHOLD)) == len(engine.run(np.stack(frames))) == 3
         with pytest.raises(EngineError):
             engine.submit(frames[0].astype(np.float32))
+        with monkeypatch.context() as patch:
+            patch.setattr("kinet_trt.engines.tensorrt.runtime.Network", no_memory)
+            with pytest.raises(EngineError, match=f"{1 + device},... of 4,096 MiB are free"):
+                engine.submit(frames[0][:32, :32])
         assert current_device() == 1 - device
         with ThreadPoolExecutor(1) as pool:  # a thread whose current device is 0
             assert of(pool.submit(lambda: engine.submit(frames[2]).result()).result()) == expected(frames[2])
