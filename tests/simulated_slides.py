@@ -22,13 +22,14 @@ GLASS = (241, 240, 243)
 
 @dataclass(frozen=True)
 class Piece:
-    """A rectangle of tissue: where it lies on the slide, px of level 0, and its seed."""
+    """A rectangle of tissue: where it lies on the slide, px of level 0, its seed and the fraction of positive ones."""
 
     x: int
     y: int
     width: int
     height: int
     seed: int = 1
+    positive_fraction: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,12 @@ class Canvas:
 
     @cached_property
     def _drawn(self):
+        slides = [
+            simulate.SimulatedSlide(p.seed, mpp=self.mpp, positive_fraction=p.positive_fraction) for p in self.pieces
+        ]
         return [
-            simulate.SimulatedSlide(p.seed, mpp=self.mpp).region(
-                *simulate.find_tissue(simulate.SimulatedSlide(p.seed, mpp=self.mpp), p.width, p.height),
-                p.width,
-                p.height,
-            )
-            for p in self.pieces
+            slide.region(*simulate.find_tissue(slide, p.width, p.height), p.width, p.height)
+            for p, slide in zip(self.pieces, slides, strict=True)
         ]
 
     def region(self, x: int, y: int, width: int, height: int) -> np.ndarray:

@@ -138,6 +138,14 @@ ThresholdOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Number of CPU threads. Default: all.")]
 HotSpotOption = Annotated[int, typer.Option("--hot-spot", min=10, help="Hot-spot size in tumour nuclei.")]
+HotSpotsOption = Annotated[
+    int | None,
+    typer.Option("--hot-spots", min=1, max=100, metavar="N", help="Find N hot spots that do not overlap, best first."),
+]
+ProtocolOption = Annotated[
+    Literal["net", "breast-global", "breast-hot-spot"] | None,
+    typer.Option("--protocol", help="Counting protocol: hot spot of NET, or IKWG's for breast; sets its ranges."),
+]
 BandsOption = Annotated[Literal["net", "none"], typer.Option("--bands", help="Grade ranges: those of NET, or none.")]
 PatternOption = Annotated[
     str | None,

@@ -47,11 +47,27 @@ class HotSpot:
 
 def find_hot_spot(nuclei: Detections, mpp: float, n: int = HOT_SPOT) -> HotSpot | None:
     """Find the hot spot of n tumour nuclei in a picture; None if it has fewer."""
+    return next(iter(find_hot_spots(nuclei, mpp, n, 1)), None)
+
+
+def find_hot_spots(nuclei: Detections, mpp: float, n: int, number: int) -> tuple[HotSpot, ...]:
+    """Find up to ``number`` hot spots of n tumour nuclei in a picture that do not overlap, best first."""
     tumor, positive = tumor_nuclei(nuclei)
-    spot = find_disc(tumor.x * np.float32(mpp), tumor.y * np.float32(mpp), positive, n, -(-len(tumor) // MAX_CENTRES))
-    if spot is None:
-        return None
-    return HotSpot(float(tumor.x[spot.centre]), float(tumor.y[spot.centre]), spot.radius, Ki67(spot.positive, n))
+    return hot_spots_of(tumor.x, tumor.y, positive, mpp, n, number, -(-len(tumor) // MAX_CENTRES))
+
+
+def hot_spots_of(
+    x: NDArray[np.float32],
+    y: NDArray[np.float32],
+    positive: NDArray[np.bool_],
+    mpp: float,
+    n: int,
+    number: int,
+    step: int,
+) -> tuple[HotSpot, ...]:
+    """Return hot spots of tumour nuclei with centres in px; for ``step`` see :func:`find_discs`."""
+    discs = find_discs(x * np.float32(mpp), y * np.float32(mpp), positive, n, step, number)
+    return tuple(HotSpot(float(x[d.centre]), float(y[d.centre]), d.radius, Ki67(d.positive, n)) for d in discs)
 
 
 def tumor_nuclei(nuclei: Detections) -> tuple[Detections, NDArray[np.bool_]]:
@@ -79,27 +95,67 @@ class Disc:
 def find_disc(
     x: NDArray[np.floating], y: NDArray[np.floating], positive: NDArray[np.bool_], n: int, step: int
 ) -> Disc | None:
-    """Find the disc of n tumour nuclei with the most positive ones; None if there are fewer than n nuclei.
+    """Find the best disc of n tumour nuclei, see :func:`find_discs`; None if there are fewer than n nuclei."""
+    return next(iter(find_discs(x, y, positive, n, step, 1)), None)
 
-    ``x``, ``y`` are centres of tumour nuclei, µm [total], and ``positive`` is the mask of the positive ones, bool
-    [total]. A candidate is the n nuclei nearest to a tumour nucleus, itself included. Ties go to the smallest disc,
-    then to the first. Every ``step``-th nucleus is tried as a centre, in row order, which spreads the centres evenly.
+
+def find_discs(
+    x: NDArray[np.floating], y: NDArray[np.floating], positive: NDArray[np.bool_], n: int, step: int, number: int
+) -> list[Disc]:
+    """Find discs of n tumour nuclei with the most positive ones that do not overlap, best first.
+
+    A candidate is the n nuclei nearest to a tumour nucleus, itself included. Each next disc is the best of those that
+    overlap no better one. Ties go to the smallest disc, then to the first.
+
+    Parameters
+    ----------
+    x, y
+        Centres of tumour nuclei, µm [total].
+    positive
+        Mask of the positive ones, bool [total].
+    n
+        Number of nuclei in a disc.
+    step
+        Every ``step``-th nucleus is tried as a centre, in row order, which spreads the centres evenly.
+    number
+        Number of discs to find; fewer are returned if there is no space for more, none with fewer than n nuclei.
     """
     if len(x) < n:
-        return None
+        return []
+    centres = np.lexsort((x, np.floor(y / _ROW)))[::step]
+    hits, radius = measure_discs(x, y, positive, n, centres)
+    chosen = separate_discs(x[centres], y[centres], radius, np.lexsort((radius, -hits)), number)
     grid = _Grid(x, y, n)
-    best: Disc | None = None
-    for centre in np.lexsort((x, np.floor(y / _ROW)))[::step]:
-        near = grid.about(float(x[centre]), float(y[centre]), n)
-        square = (x[near].astype(np.float64) - x[centre]) ** 2 + (y[near].astype(np.float64) - y[centre]) ** 2
-        nearest = np.argpartition(square, n - 1)[:n]
-        hits = int(positive[near[nearest]].sum())
-        if best is not None and hits < best.positive:
-            continue
-        spot = Disc(int(centre), hits, math.sqrt(float(square[nearest].max())), near[nearest])
-        if best is None or spot.rank > best.rank:
-            best = spot
-    return best
+    return [Disc(int(centres[k]), int(hits[k]), float(radius[k]), grid.nearest(int(centres[k]), n)[0]) for k in chosen]
+
+
+def measure_discs(
+    x: NDArray[np.floating], y: NDArray[np.floating], positive: NDArray[np.bool_], n: int, centres: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return the number of positive nuclei and the radius, µm, of the disc of n nuclei about each centre.
+
+    ``centres`` are indices of nuclei [k]; there are at least n nuclei.
+    """
+    grid = _Grid(x, y, n)
+    hits, radius = np.empty(len(centres), np.intp), np.empty(len(centres))
+    for k, centre in enumerate(centres):
+        nuclei, radius[k] = grid.nearest(int(centre), n)
+        hits[k] = np.count_nonzero(positive[nuclei])
+    return hits, radius
+
+
+def separate_discs(
+    x: NDArray[np.floating], y: NDArray[np.floating], radius: NDArray[np.floating], order: NDArray[np.intp], number: int
+) -> list[int]:
+    """Return the indices of up to ``number`` discs that do not overlap: each the first in ``order`` that is free."""
+    x, y, radius = (np.asarray(values[order], np.float64) for values in (x, y, radius))
+    free, chosen = np.ones(len(order), bool), list[int]()
+    while len(chosen) < number and free.any():
+        first = int(free.argmax())
+        chosen.append(int(order[first]))
+        free &= np.hypot(x - x[first], y - y[first]) > radius + radius[first]
+        free[first] = False
+    return chosen
 
 
 class _Grid:
@@ -117,6 +173,14 @@ class _Grid:
         self._order = np.argsort(key, kind="stable")
         self._begins = np.searchsorted(key[self._order], np.arange(self._rows * self._columns + 1))
         self._x, self._y = x, y
+
+    def nearest(self, centre: int, n: int) -> tuple[NDArray[np.intp], float]:
+        """Return the indices of the n nuclei nearest to a nucleus, itself included, and the distance of the last."""
+        near = self.about(float(self._x[centre]), float(self._y[centre]), n)
+        square = (self._x[near].astype(np.float64) - self._x[centre]) ** 2
+        square += (self._y[near].astype(np.float64) - self._y[centre]) ** 2
+        nearest = np.argpartition(square, n - 1)[:n]
+        return near[nearest], math.sqrt(float(square[nearest].max()))
 
     def about(self, x: float, y: float, n: int) -> NDArray[np.intp]:
         """Return indices of nuclei that include the n nearest to a point, ascending."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.hot_spot import HotSpot
 from kinet_trt.core.ki67 import NET, NO_RANGE, Bands, Ki67, Statement
+from kinet_trt.core.protocols import ProtocolCount
 from kinet_trt.core.stain_scoring import HScore
 
 
@@ -41,6 +42,10 @@ class CountResult(ABC):
         DAB optical density from which tumour nuclei are positive; None if the classes are the network's.
     h_score
         H-score of the tumour nuclei; None if it was not asked for.
+    hot_spots
+        Hot spots that do not overlap, best first; None if they were not asked for.
+    protocol
+        Result of a counting protocol; None if it was not asked for.
     """
 
     image: Path
@@ -54,6 +59,8 @@ class CountResult(ABC):
     unlike: str | None = None
     positive_above: float | None = None
     h_score: HScore | None = None
+    hot_spots: tuple[HotSpot, ...] | None = None
+    protocol: ProtocolCount | None = None
 
     qupath_type: ClassVar[str]
     """QuPath's type of the nuclei as objects; see :meth:`Detections.features`."""
@@ -68,6 +75,16 @@ class CountResult(ABC):
         return Statement(
             self.ki67, self.hot_spot.ki67 if self.hot_spot else None, bands, NO_RANGE if self.unlike else ""
         )
+
+    def counted_fields(self) -> list[tuple[str, HotSpot]]:
+        """Return the names and discs of the hot spots and the fields of the protocol that were asked for."""
+        fields = [(f"Hot spot {number}", spot) for number, spot in enumerate(self.hot_spots or (), 1)]
+        if self.protocol:
+            fields += [
+                (f"{self.protocol.name}: {field.level}", HotSpot(field.x, field.y, field.radius, field.ki67))
+                for field in self.protocol.fields
+            ]
+        return fields
 
     @abstractmethod
     def iter_detections(self) -> Iterator[Detections]:

@@ -10,7 +10,8 @@ from typing import ClassVar
 from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import ImageError
 from kinet_trt.core.frame import NO_COLOUR, Frame, fitted_size
-from kinet_trt.core.hot_spot import HOT_SPOT, find_hot_spot
+from kinet_trt.core.hot_spot import HOT_SPOT, find_hot_spots
+from kinet_trt.core.protocols import TumorPoints, count_protocol
 from kinet_trt.core.result import CountResult
 from kinet_trt.core.stain_scoring import StainRules
 from kinet_trt.inference.counter import NucleusCounter
@@ -37,8 +38,14 @@ def count_image(
     mpp: float | None = None,
     hot_spot: int = HOT_SPOT,
     stain: StainRules = StainRules(),  # noqa: B008
+    hot_spots: int | None = None,
+    protocol: str | None = None,
 ) -> tuple[CountedImage, Frame]:
-    """Count one image file; return the result and the image. ``mpp`` defaults to the file's, else the model's."""
+    """Count one image file; return the result and the image.
+
+    ``mpp`` defaults to the file's, else the model's. For ``hot_spots`` and ``protocol`` see
+    :func:`kinet_trt.counting.run.count_paths`.
+    """
     frame = read_image(image)
     if not frame.pixels.any():
         raise ImageError("every pixel is black: the file holds no picture: export it again")
@@ -56,7 +63,9 @@ def count_image(
             remarks = (f"The file {frame.unused_size}.", *remarks)
         found = stain.classify(measure_dab(Frame(frame.pixels, used), found, card.mpp))
         unlike = DomainCheck(card.mpp)(Frame(frame.pixels, used), found) or None
-        spot = find_hot_spot(found, used, hot_spot)
+        spots = find_hot_spots(found, used, hot_spot, hot_spots or 1)
+        spot = next(iter(spots), None)
+        by_protocol = count_protocol(protocol, spot, TumorPoints.of(found, used)) if protocol else None
     except MemoryError:
         raise ImageError(f"not enough memory for {frame.width} x {frame.height} px: count a region of it") from None
     counted = CountedImage(
@@ -71,6 +80,8 @@ def count_image(
         unlike=unlike,
         positive_above=stain.positive_above,
         h_score=stain.h_score(found),
+        hot_spots=None if hot_spots is None else spots,
+        protocol=by_protocol,
         detections=found,
     )
     return counted, frame

@@ -10,6 +10,7 @@ from typing import Any
 
 from kinet_trt.core.hot_spot import HotSpot
 from kinet_trt.core.ki67 import NET, Bands, Ki67, Statement
+from kinet_trt.core.protocols import ProtocolCount, TumorPoints, count_breast_global, count_hot_spot
 from kinet_trt.core.result import CountResult
 from kinet_trt.core.stain_scoring import HScore
 
@@ -28,6 +29,9 @@ class PooledCount:
     unlike: tuple[Path, ...]
     positive_above: float | None = None
     h_score: HScore | None = None
+    hot_spots: tuple[tuple[HotSpot, Path], ...] | None = None
+    protocol: ProtocolCount | None = None
+    protocol_images: tuple[Path, ...] = ()  # of its fields
 
     @classmethod
     def of(cls, results: Sequence[CountResult]) -> PooledCount:
@@ -40,7 +44,19 @@ class PooledCount:
         unlike = tuple(result.image for result in results if result.unlike)
         cut = next((result.positive_above for result in results), None)
         h_score = HScore.total([result.h_score for result in results if result.h_score])
-        return cls(len(results), dict(counts), spot, image, unlike, cut, h_score)
+        protocol, protocol_images = _pooled_protocol(results, spot, image)
+        return cls(
+            len(results),
+            dict(counts),
+            spot,
+            image,
+            unlike,
+            cut,
+            h_score,
+            _pooled_hot_spots(results),
+            protocol,
+            protocol_images,
+        )
 
     @property
     def ki67(self) -> Ki67:
@@ -68,4 +84,39 @@ class PooledCount:
             "unlike": [str(image) for image in self.unlike],
             "positive_above": self.positive_above,
             "h_score": self.h_score.record() if self.h_score else None,
+            "hot_spots": None
+            if self.hot_spots is None
+            else [{"image": str(image), **spot.record()} for spot, image in self.hot_spots],
+            "protocol": self._protocol_record(),
         }
+
+    def _protocol_record(self) -> dict[str, Any] | None:
+        if self.protocol is None:
+            return None
+        record = self.protocol.record()
+        named = zip(self.protocol_images, record["fields"], strict=True)
+        return {**record, "fields": [{"image": str(image), **field} for image, field in named]}
+
+
+def _pooled_hot_spots(results: Sequence[CountResult]) -> tuple[tuple[HotSpot, Path], ...] | None:
+    """Return the hot spots of all results, best first, as many as one image may have."""
+    asked = [(result.hot_spots, result.image) for result in results if result.hot_spots is not None]
+    if not asked:
+        return None
+    number = max(len(spots) for spots, _ in asked)
+    found = [(spot, image) for spots, image in asked for spot in spots]
+    found.sort(key=lambda pair: (-(pair[0].ki67.index or 0.0), pair[0].radius))
+    return tuple(found[:number])
+
+
+def _pooled_protocol(
+    results: Sequence[CountResult], spot: HotSpot | None, image: Path | None
+) -> tuple[ProtocolCount | None, tuple[Path, ...]]:
+    """Return the result of the protocol for all images together, and the images of its fields."""
+    name = next((result.protocol.name for result in results if result.protocol), None)
+    if name is None:
+        return None, ()
+    if name != "breast-global":
+        return count_hot_spot(name, spot), (image,) if image else ()
+    counted = count_breast_global([TumorPoints.gather(result.iter_detections(), result.mpp) for result in results])
+    return counted, tuple(results[field.group].image for field in counted.fields)

@@ -15,6 +15,7 @@ from kinet_trt.core.errors import KinetError
 from kinet_trt.core.files import csv_text
 from kinet_trt.core.frame import Frame
 from kinet_trt.core.hot_spot import HOT_SPOT
+from kinet_trt.core.protocols import check_protocol
 from kinet_trt.core.result import CountResult
 from kinet_trt.core.stain_scoring import StainRules
 from kinet_trt.counting.find import find_images
@@ -97,6 +98,8 @@ class CountRun:
             "unlike": result.unlike,
             "positive_above": result.positive_above,
             "h_score": result.h_score.record() if result.h_score else None,
+            "hot_spots": None if result.hot_spots is None else [spot.record() for spot in result.hot_spots],
+            "protocol": result.protocol.record() if result.protocol else None,
             "remarks": list(result.remarks),
             **result.extra_record(),
             "detections": (record for part in result.iter_detections() for record in part.records()),
@@ -145,6 +148,7 @@ class CountRun:
             warnings=result.remarks,
             positive_above=result.positive_above,
             h_score=result.h_score,
+            protocol=result.protocol,
         )
 
     def _pooled_row(self, pooled: PooledCount, rows: Sequence[Row]) -> Row:
@@ -161,6 +165,7 @@ class CountRun:
             warnings=(warning,) if warning else (),
             positive_above=pooled.positive_above,
             h_score=pooled.h_score,
+            protocol=pooled.protocol,
         )
 
 
@@ -174,6 +179,8 @@ def count_paths(
     pool: bool = False,
     positive_above: float | None = None,
     h_cuts: tuple[float, float, float] | None = None,
+    hot_spots: int | None = None,
+    protocol: str | None = None,
 ) -> CountRun:
     """Count the images and slides that paths, folders and glob patterns name.
 
@@ -195,18 +202,31 @@ def count_paths(
         DAB optical density from which tumour nuclei are positive, below it negative; None for the network's classes.
     h_cuts
         Cut-offs of the H-score, such as :data:`kinet_trt.core.stain_scoring.H_CUTS`; None for no H-score.
+    hot_spots
+        Number of hot spots that do not overlap, best first, in ``hot_spots`` of the results; None for none there.
+    protocol
+        Counting protocol, one of :data:`kinet_trt.core.protocols.NAMES`; None for none.
 
     Raises
     ------
     KinetError
-        If a folder or pattern contains no image, or a density is not from 0 to 3. A file that cannot be counted is in
-        ``errors`` of the result.
+        If a folder or pattern contains no image, there is no such protocol or its hot spot has another size, or a
+        density is not from 0 to 3. A file that cannot be counted is in ``errors`` of the result.
     """
     several = [paths] if isinstance(paths, (str, Path)) else paths
     files = find_images([Path(path) for path in several], slides=True)
     stain = StainRules(positive_above, h_cuts)
+    check_protocol(protocol, hot_spot)
     return count_files(
-        files, counter or NucleusCounter(), mpp, region=region, hot_spot=hot_spot, stain=stain, pool=pool
+        files,
+        counter or NucleusCounter(),
+        mpp,
+        region=region,
+        hot_spot=hot_spot,
+        stain=stain,
+        hot_spots=hot_spots,
+        protocol=protocol,
+        pool=pool,
     )
 
 
@@ -218,6 +238,8 @@ def count_files(
     region: Region | None = None,
     hot_spot: int = HOT_SPOT,
     stain: StainRules = StainRules(),  # noqa: B008
+    hot_spots: int | None = None,
+    protocol: str | None = None,
     pool: bool = False,
     outputs: Outputs | None = None,
     on_counted: Callable[[CountResult, Frame | Thumbnail], None] | None = None,
@@ -244,6 +266,8 @@ def count_files(
                 region=region,
                 hot_spot=hot_spot,
                 stain=stain,
+                hot_spots=hot_spots,
+                protocol=protocol,
                 tile_counter=tile_counter,
                 report=on_tiles,
                 notify=notify,
@@ -251,7 +275,7 @@ def count_files(
             return slide, small, lambda: heat_map(slide, small)
         if region:
             raise KinetError("a region is for slides only, and this is an image")
-        image, frame = count_image(counter, file, mpp, hot_spot, stain)
+        image, frame = count_image(counter, file, mpp, hot_spot, stain, hot_spots, protocol)
         return image, frame, lambda: draw(frame, image.detections, image.mpp)
 
     for file in files:

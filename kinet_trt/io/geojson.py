@@ -32,6 +32,8 @@ SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".geojson.zip", ".js
 """File types of QuPath's export."""
 MAX_NUCLEUS_AREA = 289.0
 """Area above which an outlined annotation is a region and not a nucleus, µm²: a disc with a diameter of 19 µm."""
+COUNTED_FIELD = "Counted field"
+"""Class of the hot spots and fields that ``kinet-trt count`` writes; they are neither nuclei nor regions."""
 DEFAULT_MPP = 0.34
 """µm/px assumed to convert :data:`MAX_NUCLEUS_AREA` to px: the scale of the training fields."""
 UNKNOWN_REACH = 16
@@ -175,7 +177,7 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
     areas by their class: unclassified or ``Region*`` (counted), ``Ignore*``, ``Tumor``, ``Stroma`` and other tissue,
     ``Blood``, ``Glass`` and other areas without nuclei; TMA cores are counted areas. Nested objects (``childObjects``)
     are read once. The name of an annotation without a class serves as its class. Unknown objects are excluded together
-    with their area, and logged.
+    with their area, and logged; those of the class :data:`COUNTED_FIELD` are left out.
 
     ``mpp`` returns the µm/px of the image, or None for :data:`DEFAULT_MPP`; it is called if there are outlined
     annotations.
@@ -197,7 +199,7 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
                 f"{path}: expected features as QuPath exports them, found {shown(feature)}: export the objects again "
                 "as GeoJSON"
             ) from None
-        if kind == "root":
+        if kind == "root" or name == COUNTED_FIELD:
             continue
         if kind == "tmacore":
             areas["ignored" if missing else "counted"] += shapes

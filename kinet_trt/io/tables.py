@@ -16,6 +16,7 @@ from kinet_trt.core.errors import KinetError, printable
 from kinet_trt.core.files import csv_text
 from kinet_trt.core.ki67 import Ki67
 from kinet_trt.core.notice import NOTICE
+from kinet_trt.core.protocols import ProtocolCount
 from kinet_trt.core.stain_scoring import INTENSITIES, HScore
 
 SUFFIXES = (".csv", ".xlsx")
@@ -39,6 +40,7 @@ class Row:
     warnings: tuple[str, ...] = ()
     positive_above: float | None = None  # DAB optical density; without any the table has no such column
     h_score: HScore | None = None  # as positive_above
+    protocol: ProtocolCount | None = None  # as positive_above
     case: str = ""  # such as the title of a session; without any case the table has no such column
 
 
@@ -110,6 +112,7 @@ def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
     with_case = any(row.case for row in rows)
     with_cut = any(row.positive_above is not None for row in rows)
     with_h_score = any(row.h_score for row in rows)
+    with_protocol = any(row.protocol for row in rows)
     header = [
         *(["Case"] if with_case else []),
         "Picture",
@@ -129,6 +132,7 @@ def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
         "Notice",
         *(["Positive from DAB OD"] if with_cut else []),
         *(["H-score", *(f"H-score {name} nuclei" for name in INTENSITIES)] if with_h_score else []),
+        *(["Protocol", "Protocol index (%)", "Protocol unweighted (%)", "Protocol fields"] if with_protocol else []),
     ]
     table: list[list[Cell]] = [[*header]]
     for row in rows:
@@ -149,6 +153,7 @@ def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
                 NOTICE,
                 *([row.positive_above] if with_cut else []),
                 *(_h_score(row.h_score) if with_h_score else []),
+                *(_protocol(row.protocol) if with_protocol else []),
             ]
         )
     return table
@@ -158,6 +163,13 @@ def _h_score(h_score: HScore | None) -> tuple[float | None, ...]:
     if h_score is None:
         return (None,) * (1 + len(INTENSITIES))
     return None if h_score.score is None else round(h_score.score, 2), *h_score.counts
+
+
+def _protocol(counted: ProtocolCount | None) -> tuple[Cell, ...]:
+    if counted is None:
+        return (None,) * 4
+    indices = (None if index is None else round(100 * index, 2) for index in (counted.index, counted.unweighted))
+    return counted.name, *indices, len(counted.fields)
 
 
 def _percentages(ki67: Ki67) -> tuple[float | None, float | None, float | None]:

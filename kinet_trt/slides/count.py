@@ -18,8 +18,8 @@ from kinet_trt.core.detections import Detections
 from kinet_trt.core.errors import KinetError
 from kinet_trt.core.frame import Frame
 from kinet_trt.core.geometry import rescale
-from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot, find_disc, tumor_nuclei
-from kinet_trt.core.ki67 import Ki67
+from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot, hot_spots_of, tumor_nuclei
+from kinet_trt.core.protocols import TumorPoints, count_protocol
 from kinet_trt.core.result import CountResult
 from kinet_trt.core.stain_scoring import HScore, StainRules
 from kinet_trt.core.user_folders import user_cache
@@ -109,6 +109,8 @@ def count_slide(
     region: Region | None = None,
     hot_spot: int = HOT_SPOT,
     stain: StainRules = StainRules(),  # noqa: B008
+    hot_spots: int | None = None,
+    protocol: str | None = None,
     folder: Path | None = None,
     tile_counter: TileCounter | None = None,
     report: Callable[[int, int], None] = lambda _done, _total: None,
@@ -131,6 +133,10 @@ def count_slide(
     stain
         What is decided by the density of DAB. The tiles have the network's classes, so that another cut-off needs no
         new count.
+    hot_spots
+        Number of hot spots that do not overlap, best first; None for :attr:`CountResult.hot_spot` alone.
+    protocol
+        Counting protocol, one of :data:`kinet_trt.core.protocols.NAMES`; None for none.
     folder
         Folder for counted tiles; defaults to :func:`cache_folder`.
     tile_counter
@@ -181,7 +187,9 @@ def count_slide(
             if left := results.missing():
                 raise KinetError(f"{len(left):,} of {total:,} tiles were not counted. Run the command again to resume")
             tiles_file.touch()
-            counts, spot, h_score = _sum_up(results, plan, hot_spot, stain)
+            counts, points, h_score = _sum_up(results, plan, stain)
+            spots = _hot_spots(points, hot_spot, hot_spots or 1)
+            spot = next(iter(spots), None)
             warning = _domain_warning(slide, plan, results, card.mpp) or None
         counted = CountedSlide(
             image=path,
@@ -195,6 +203,8 @@ def count_slide(
             unlike=warning,
             positive_above=stain.positive_above,
             h_score=h_score,
+            hot_spots=None if hot_spots is None else spots,
+            protocol=count_protocol(protocol, spot, points) if protocol else None,
             format=slide.format,
             plan=plan,
             area_mm2=_area(thumbnail, plan),
@@ -225,11 +235,10 @@ def _delete_old(folder: Path) -> None:
         log.info("old tiles in %s were not deleted: %s", folder, error)
 
 
-def _sum_up(
-    results: ResultsDB, plan: Plan, n: int, stain: StainRules
-) -> tuple[dict[str, int], HotSpot | None, HScore | None]:
-    """Return the counts, the hot spot and the H-score, with 9 bytes of memory per tumour nucleus."""
+def _sum_up(results: ResultsDB, plan: Plan, stain: StainRules) -> tuple[dict[str, int], TumorPoints, HScore | None]:
+    """Return the counts, the tumour nuclei and the H-score, with 9 bytes of memory per tumour nucleus."""
     counts = Counter(dict.fromkeys(plan.classes, 0))
+    empty = TumorPoints.of(Detections.empty(plan.classes), plan.mpp)
     parts: list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]] = []
     scores: list[HScore] = []
     for row in map(stain.classify, results.iter_detections()):
@@ -239,17 +248,13 @@ def _sum_up(
         if score := stain.h_score(row):
             scores.append(score)
     h_score = HScore.total(scores) or stain.h_score(Detections.empty(plan.classes))
-    if not parts:
-        return dict(counts), None, h_score
-    x, y, hits = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    # Enough centres for overlapping discs, but few enough to take only seconds.
-    step = max(1, n // 10, -(-len(x) // _MAX_CENTRES))
-    spot = find_disc(x * np.float32(plan.mpp), y * np.float32(plan.mpp), hits, n, step)
-    if spot is None:
-        return dict(counts), None, h_score
-    centre = spot.centre
-    hot_spot = HotSpot(float(x[centre]), float(y[centre]), spot.radius, Ki67(spot.positive, n))
-    return dict(counts), hot_spot, h_score
+    x, y, hits = (np.concatenate(columns) for columns in zip((empty.x, empty.y, empty.positive), *parts, strict=True))
+    return dict(counts), TumorPoints(x, y, hits, plan.mpp), h_score
+
+
+def _hot_spots(points: TumorPoints, n: int, number: int) -> tuple[HotSpot, ...]:
+    step = max(1, -(-len(points.x) // _MAX_CENTRES))  # few enough centres to take only seconds
+    return hot_spots_of(points.x, points.y, points.positive, points.mpp, n, number, step)
 
 
 def _domain_warning(slide: Slide, plan: Plan, results: ResultsDB, mpp: float) -> str:

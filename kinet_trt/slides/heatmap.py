@@ -93,7 +93,8 @@ def _draw_outlines(panel: NDArray[np.uint8], counted: CountedSlide, downsample: 
             for ring in shape:
                 points = np.clip(np.rint((ring + 0.5) / downsample), -1e6, 1e6).astype(np.int32)
                 cv2.polylines(panel, [points], isClosed=True, color=_DARK, thickness=2, lineType=cv2.LINE_AA)
-    if spot := counted.hot_spot:
+    spots = [counted.hot_spot] if counted.hot_spot else []
+    for spot in [*spots, *(spot for _, spot in counted.counted_fields() if spot not in spots)]:
         centre = round((spot.x + 0.5) / downsample), round((spot.y + 0.5) / downsample)
         radius = max(3, math.ceil(spot.radius / counted.mpp / downsample))
         cv2.circle(panel, centre, radius + 1, _DARK, 3, cv2.LINE_AA)

@@ -58,7 +58,7 @@ def test_count_writes_everything_it_is_asked_for(run, tmp_path, field):
     [one] = document["fields"]
     assert set(one) == {
         "image", "width", "height", "mpp", "mpp_source", "threshold", "precision", "counts", "ki67_index", "interval",
-        "hot_spot", "unlike", "positive_above", "h_score", "remarks", "detections",
+        "hot_spot", "unlike", "positive_above", "h_score", "hot_spots", "protocol", "remarks", "detections",
     }  # fmt: skip
     assert (one["image"], one["width"], one["height"]) == (str(image), 320, 256)
     assert (one["mpp"], one["mpp_source"]) == (0.34, "model")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinet_trt.core.hot_spot import find_disc
+from kinet_trt.core.hot_spot import find_disc, find_discs
 
 
 def by_all_distances(x, y, positive, n):
@@ -54,3 +54,19 @@ def test_find_disc_of_a_million_nuclei_takes_seconds_and_little_memory():
     assert time.process_time() - begun < 20
     assert np.hypot(x[spot.centre] - 7_000, y[spot.centre] - 12_000) < 300
     assert spot.positive > 180  # of some 500 x 0.1 elsewhere
+
+
+@given(seed=st.integers(0, 1_000), n=st.integers(2, 40), number=st.integers(1, 6))
+def test_find_discs_are_each_the_best_that_overlaps_no_better_one(seed, n, number):
+    generator = np.random.default_rng(seed)
+    x, y = generator.uniform(0, 1_000, (2, 200))
+    positive = generator.random(200) < x / 1_000
+    discs = find_discs(x, y, positive, n, 1, number)
+    assert [disc.rank for disc in discs] == sorted((disc.rank for disc in discs), reverse=True)
+    assert discs[0].rank == find_disc(x, y, positive, n, 1).rank
+    nuclei = np.concatenate([disc.nuclei for disc in discs])
+    assert len(nuclei) == len({*nuclei.tolist()}) == n * len(discs)
+    if len(discs) < number:  # no other disc has space
+        for a, b in zip(x, y, strict=True):
+            radius = np.sort(np.hypot(x - a, y - b))[n - 1]
+            assert any(np.hypot(x[d.centre] - a, y[d.centre] - b) <= radius + d.radius + 1e-9 for d in discs)

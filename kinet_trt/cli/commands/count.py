@@ -15,10 +15,12 @@ from kinet_trt.cli.options import (
     CsvOption,
     FormatOption,
     HotSpotOption,
+    HotSpotsOption,
     JsonOption,
     ModelOption,
     MppOption,
     PrecisionOption,
+    ProtocolOption,
     RuntimeOption,
     ThreadsOption,
     ThresholdOption,
@@ -37,6 +39,7 @@ from kinet_trt.core.notice import NOTICE
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kinet_trt.core.protocols import ProtocolCount
     from kinet_trt.core.result import CountResult
     from kinet_trt.core.stain_scoring import HScore
     from kinet_trt.counting.run import CountRun
@@ -75,6 +78,8 @@ def count(
         Path | None, typer.Option(metavar="FILE", help="Slides only: count inside these areas, GeoJSON from QuPath.")
     ] = None,
     hot_spot: HotSpotOption = 500,
+    hot_spots: HotSpotsOption = None,
+    protocol: ProtocolOption = None,
     positive_above: Annotated[
         float | None,
         typer.Option(
@@ -107,6 +112,7 @@ def count(
     ] = False,
 ) -> None:
     """Count the nuclei of images and whole slides. An interrupted slide is resumed."""
+    from kinet_trt.core.protocols import check_protocol
     from kinet_trt.counting.find import find_images, skipped_files
     from kinet_trt.counting.geojson_and_overlays import Outputs, output_names
     from kinet_trt.counting.report import Case, build, make_case, picture_side
@@ -117,6 +123,7 @@ def count(
 
     minimum = parse_threshold(threshold)
     stain = parse_stain(positive_above, h_score, h_score_cuts)
+    check_protocol(protocol, hot_spot)
     targets = {"--json": json_file, "--csv": csv_file, "--summary": summary, "--report": report}
     stdout_has_data = check_names(targets, format_, folders={"--geojson": geojson, "--overlay": overlay})
     found = find_images(images, slides=True)
@@ -139,6 +146,8 @@ def count(
             region=areas,
             hot_spot=hot_spot,
             stain=stain,
+            hot_spots=hot_spots,
+            protocol=protocol,
             pool=together,
             outputs=outputs,
             on_counted=(lambda counted, pixels: cases.append(make_case(counted, pixels, side))) if report else None,
@@ -202,8 +211,10 @@ def show_run(run: CountRun, bands: Bands | None) -> None:
     """Print a table of the results, and the result of one image, or of all images pooled, in sentences."""
     console = stdout_console()
     results, pooled, engine = run.results, run.pooled, run.counter.engine
-    statements = [result.statement(bands) for result in results]
-    total = pooled.statement(bands) if pooled else None
+    # The statements are in the words of NET.
+    net = None if results[0].protocol and results[0].protocol.name != "net" else bands
+    statements = [result.statement(net) for result in results]
+    total = pooled.statement(net) if pooled else None
     several = len(results) > 1
     headers, rows = _rows(run, statements, total)
     bold = [bool(statement.warning) for statement in [*statements, *([total] if total else [])]]
@@ -218,8 +229,8 @@ def show_run(run: CountRun, bands: Bands | None) -> None:
         if spot := pooled.hot_spot if pooled else results[0].hot_spot:
             place = f"within {spot.radius:,.0f} µm of px {spot.x:,.0f}, {spot.y:,.0f}"
             print_lines(console, [f"The hot spot lies {where}{place}."])
-    lines = _stain_lines(run)
-    if several and any("?" in cell for row in rows for cell in row[-2:]):
+    lines = [*_field_lines(run, ranges=bands is not None), *_stain_lines(run)]
+    if several and any("?" in cell for row in rows for cell in row[-3:]):
         lines.append(f"?: provisional, fewer than {MIN_TUMOR_NUCLEI} tumour nuclei.")
     if unknown := sum(result.mpp_source == "model" for result in results):
         of = f" of {unknown} of {len(results)} images" if several else ""
@@ -229,6 +240,22 @@ def show_run(run: CountRun, bands: Bands | None) -> None:
     scale = f", {scales.pop().replace(' ', ' µm/px ')}" if len(scales) == 1 else ""
     console.print(f"{engine_line(run.counter)}{scale}.", style="dim", soft_wrap=True)
     print_lines(console, [NOTICE])
+
+
+def _field_lines(run: CountRun, *, ranges: bool) -> list[str]:
+    """Return sentences on the hot spots and the protocol of one image or of all together."""
+    result = run.pooled or (run.results[0] if len(run.results) == 1 else None)
+    if result is None:
+        fields = run.results[0].protocol or run.results[0].hot_spots
+        return ["--json lists the fields of each image, --geojson draws them."] if fields else []
+    spots = [pair[0] if isinstance(pair, tuple) else pair for pair in result.hot_spots or ()]
+    lines = [
+        f"Hot spot {number}: {100 * (spot.ki67.index or 0):.1f}%, within {spot.radius:,.0f} µm of px "
+        f"{spot.x:,.0f}, {spot.y:,.0f}."
+        for number, spot in enumerate(spots, 1)
+    ]
+    no_range = result.unlike or not ranges
+    return [*lines, *(result.protocol.sentences(ranges=not no_range) if result.protocol else [])]
 
 
 def _stain_lines(run: CountRun) -> list[str]:
@@ -261,15 +288,16 @@ def _rows(run: CountRun, statements: Sequence[Statement], total: Statement | Non
         "Ki67 % (95%)",
         *(["H-score"] if has_h_scores else []),
         *(["hot spot"] if has_spots else []),
+        *([f"{protocol.name} %"] if (protocol := results[0].protocol) else []),
     ]
     rows = [
-        (printable(result.image.name), scale, result.counts, statement, result.h_score)
+        (printable(result.image.name), scale, result.counts, statement, result.h_score, result.protocol)
         for result, scale, statement in zip(results, scales, statements, strict=True)
     ]
     if pooled and total and len(results) > 1:
-        rows.append(("pooled", "", pooled.counts, total, pooled.h_score))
+        rows.append(("pooled", "", pooled.counts, total, pooled.h_score, pooled.protocol))
     table = []
-    for name, scale, counts, statement, h_score in rows:
+    for name, scale, counts, statement, h_score, protocol in rows:
         spot = statement.hot_spot
         spot_text = f"{100 * (spot.index or 0):.1f}{_range(statement, spot)}" if spot else ""
         table.append(
@@ -280,6 +308,7 @@ def _rows(run: CountRun, statements: Sequence[Statement], total: Statement | Non
                 f"{_percent(statement.average)}{_range(statement, statement.average)}",
                 *([_h_score(h_score)] if has_h_scores else []),
                 *([spot_text] if has_spots else []),
+                *([_protocol(protocol)] if protocol else []),
             ]
         )
     return headers, table
@@ -287,6 +316,12 @@ def _rows(run: CountRun, statements: Sequence[Statement], total: Statement | Non
 
 def _h_score(h_score: HScore | None) -> str:
     return "-" if h_score is None or h_score.score is None else f"{h_score.score:.1f}"
+
+
+def _protocol(counted: ProtocolCount) -> str:
+    return (
+        "-" if counted.index is None else f"{100 * counted.index:.1f}{' (incomplete)' if counted.provisional else ''}"
+    )
 
 
 def _scale(result: CountResult) -> str:
