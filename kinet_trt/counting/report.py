@@ -35,6 +35,8 @@ from kinet_trt.slides.tissue import Thumbnail
 
 MAX_SYMBOLS = 20_000
 """Number of nuclei above which they are drawn into the picture and not as symbols that print sharply."""
+MIN_OUTLINED = 0.0035
+"""Radius of a symbol below which it has a fine line and no white outline, fraction of the picture's width."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ def _nuclei_picture(counted: CountResult, frame: Frame, side: int) -> tuple[Mark
         if centres := nuclei.where(nuclei.cls == index).xy.tolist():
             path = drawings.mark(name, [(x, y) for x, y in centres], radius)
             symbols.append(drawings.outlined(path, drawings.css_class(name)))
+    if radius < MIN_OUTLINED * counted.width:
+        symbols = ['<g class="fine">', *symbols, "</g>"]
     return _picture(counted, pixels, size, symbols)
 
 
@@ -160,7 +164,8 @@ def _picture(
 
 
 def _circle(spot: HotSpot, mpp: float) -> str:
-    return f'<circle class="spot" cx="{spot.x:.1f}" cy="{spot.y:.1f}" r="{spot.radius / mpp:.1f}"/>'
+    place = f'cx="{spot.x:.1f}" cy="{spot.y:.1f}" r="{spot.radius / mpp:.1f}"'
+    return f'<circle class="case" {place}/><circle class="spot" {place}/>'
 
 
 def _place(spot: HotSpot) -> str:

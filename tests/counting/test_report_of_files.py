@@ -88,12 +88,19 @@ def test_report_marks_every_nucleus_the_hot_spot_and_a_length(page):
     (result,) = run.results
     for name, number in result.counts.items():
         assert symbols(parsed.tags, name) == number
-    (circle,) = (a for tag, a in parsed.tags if tag == "circle")
+    (circle,) = (a for tag, a in parsed.tags if tag == "circle" and a["class"] == "spot")
     expected = [result.hot_spot.x, result.hot_spot.y, result.hot_spot.radius / 0.5]
     assert [float(circle[key]) for key in ("cx", "cy", "r")] == pytest.approx(expected, abs=0.06)
     (bar,) = (a for tag, a in parsed.tags if a.get("class") == "bar")
     length = float(re.search(r"Scale bar: (\d+) µm", parsed.text)[1])
     assert float(bar["width"]) == pytest.approx(length / 0.5)
+
+
+def test_report_has_fine_symbols_where_outlines_would_hide_the_picture(folder, page, monkeypatch):
+    assert "fine" not in [a.get("class") for _, a in page[2].tags]
+    monkeypatch.setattr(report, "MIN_OUTLINED", 0.5)
+    _, _, parsed = report_of([folder / NAME])
+    assert [a.get("class") for tag, a in parsed.tags if tag == "g"] == ["fine"]
 
 
 def test_report_draws_very_many_nuclei_into_the_picture(folder, monkeypatch):
@@ -150,7 +157,7 @@ def test_report_of_a_slide_shows_overview_and_heat_map(folder):
     assert sum("Heat map" in label for label in labels) == 1
     assert len([tag for tag, _ in parsed.tags if tag == "image"]) == 2
     assert f"{result.area_mm2:.2f} mm²" in parsed.text
-    (circle,) = (a for tag, a in parsed.tags if tag == "circle")
+    (circle,) = (a for tag, a in parsed.tags if tag == "circle" and a["class"] == "spot")
     assert float(circle["r"]) == pytest.approx(result.hot_spot.radius / result.mpp, abs=0.06)
     total = sum(len(part) for part in result.iter_detections() if part.dab is not None)
     assert total == sum(result.counts.values())
