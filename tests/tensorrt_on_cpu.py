@@ -66,7 +66,7 @@ class Plan:
     device_memory_size_v2 = 1000
 
     def __init__(self, network, capacity):
-        self.network, self.capacity, self.contexts_made = network, capacity, 0
+        self.network, self.capacity, self.context_count = network, capacity, 0
         self.tensors = NUCLEI if capacity else MAPS
         self.num_io_tensors = len(self.tensors)
 
@@ -85,7 +85,7 @@ class Plan:
     def create_execution_context(self, options):
         strategy = options.strategy if isinstance(options, RuntimeConfig) else options
         assert strategy == "user managed"
-        self.contexts_made += 1
+        self.context_count += 1
         return Context(self, options)
 
 

@@ -84,7 +84,7 @@ def test_both_slots_are_warmed_up_and_share_one_captured_network(gpu):
     assert len(slots) == 2
     assert slots[0].network is slots[1].network
     assert slots[0].network.is_captured
-    assert engine._plan._engine.contexts_made == 1
+    assert engine._plan._engine.context_count == 1
 
 
 def test_runtime_cache_of_rtx_lives_as_long_as_the_engine(gpu, frames):
