@@ -54,7 +54,7 @@ def test_protocol_of_an_image_is_in_table_json_summary_and_geojson(run, tmp_path
         assert feature["properties"]["measurements"]["Ki67 index %"] == pytest.approx(100 * one["ki67_index"])
     labels = read_geojson(tmp_path / "g" / "4.geojson")
     assert len(labels.x) == len(field["detections"])
-    assert not labels.outlines.bounds
+    assert not labels.outlines.has_exclusions
     assert not labels.unknown_objects
     _, out, _ = run("count", folder / "4.png", "--protocol", "breast-global", "--bands", "none")
     assert "weighted" in out
