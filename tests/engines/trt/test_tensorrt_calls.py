@@ -460,5 +460,5 @@ def test_frames_elsewhere_are_refused_with_the_advice_for_pycuda(gpu, frames, lo
 def test_relative_threshold_needs_maps_on_the_host(engine, frames):
     counter = NucleusCounter(engine, threshold=THRESHOLD).with_threshold(Threshold(0.5, relative=True))
     assert len(counter(frames[0])) > 0
-    with pytest.raises(EngineError, match="give a number"):
+    with pytest.raises(EngineError, match="Give a number"):
         counter(Array(frames[0]))
