@@ -93,13 +93,17 @@ def build(run: CountRun, cases: Sequence[Case], *, bands: Bands | None = NET, ho
         Number of tumour nuclei in a hot spot.
     """
     cut = next((case.result.positive_above for case in cases), None)
-    sections = [_section(case, bands) for case in cases]
+    # The ranges of a statement are those of NET; a protocol states its own.
+    has_ranges = bands is not None
+    if any(case.result.protocol and case.result.protocol.name != "net" for case in cases):
+        bands = None
+    sections = [_section(case, bands, has_ranges) for case in cases]
     return render(
         "kinet_trt.counting",
         "report.html.jinja",
         title=sections[0]["name"] if len(sections) == 1 else "",
         cases=sections,
-        pooled=_pooled(run.pooled, bands) if run.pooled and len(sections) > 1 else None,
+        pooled=_pooled(run.pooled, bands, has_ranges) if run.pooled and len(sections) > 1 else None,
         overview=[_row(section) for section in sections],
         errors=[f"{printable(path.name)}: {message.replace(str(path), path.name)}" for path, message in run.errors],
         legend=drawings.class_legend(run.counter.engine.card.classes),
@@ -153,19 +157,26 @@ def _picture(
     """Return a drawing with hot spots and a scale bar, and its caption; ``size`` of ``pixels`` in px of the file."""
     width, height = size
     bar, length = drawings.scale_bar(width, height, counted.mpp)
-    circles = "".join(_circle(spot, counted.mpp) for spot in _hot_spots(counted))
+    fields = _global_fields(counted)
+    circles = "".join(
+        [
+            *(_circle(spot, counted.mpp, "spot") for spot in _hot_spots(counted)),
+            *(_circle(field, counted.mpp, "frame") for field in fields),
+        ]
+    )
     counts = ", ".join(f"{number:,} {name}" for name, number in named(counted.counts))
     drawing = Markup(  # noqa: S704 - numbers and escaped names
         f'<svg viewBox="-0.5 -0.5 {width:.1f} {height:.1f}" role="img" aria-label="{escape(counts)}">'
         f"{drawings.photo(pixels, width, height, -0.5)}{''.join(symbols)}{circles}{bar}</svg>"
     )
     places = "; ".join(_place(spot) for spot in _hot_spots(counted))
-    return drawing, f"Scale bar: {length}.{f' Dashed red circle: hot spot, {places}.' if places else ''}"
+    caption = f"Scale bar: {length}.{f' Dashed red circle: hot spot, {places}.' if places else ''}"
+    return drawing, f"{caption} Black circle: field of the protocol." if fields else caption
 
 
-def _circle(spot: HotSpot, mpp: float) -> str:
+def _circle(spot: HotSpot, mpp: float, css: str) -> str:
     place = f'cx="{spot.x:.1f}" cy="{spot.y:.1f}" r="{spot.radius / mpp:.1f}"'
-    return f'<circle class="case" {place}/><circle class="spot" {place}/>'
+    return f'<circle class="case" {place}/><circle class="{css}" {place}/>'
 
 
 def _place(spot: HotSpot) -> str:
@@ -173,7 +184,16 @@ def _place(spot: HotSpot) -> str:
 
 
 def _hot_spots(counted: CountResult) -> list[HotSpot]:
+    """Return the hot spots to draw: those that were asked for, else the best one."""
+    if counted.hot_spots is not None:
+        return list(counted.hot_spots)
     return [counted.hot_spot] if counted.hot_spot else []
+
+
+def _global_fields(counted: CountResult) -> list[HotSpot]:
+    """Return the fields of a protocol that are not hot spots."""
+    fields = counted.protocol.fields if counted.protocol and counted.protocol.shares else ()
+    return [HotSpot(field.x, field.y, field.radius, field.ki67) for field in fields]
 
 
 # --- contents of the sections -----------------------------------------------------------------------------------------
@@ -189,7 +209,7 @@ def _tumour_density(parts: Iterable[Detections]) -> dict[str, NDArray[np.float32
     return {name: np.concatenate([np.empty(0, np.float32), *values]) for name, values in found.items()}
 
 
-def _section(case: Case, bands: Bands | None) -> dict[str, Any]:
+def _section(case: Case, bands: Bands | None, has_ranges: bool) -> dict[str, Any]:
     result = case.result
     statement = result.statement(bands)
     return {
@@ -197,16 +217,32 @@ def _section(case: Case, bands: Bands | None) -> dict[str, Any]:
         "pictures": case.pictures,
         "stain": case.stain,
         "cautions": _cautions(result),
+        "protocol": result.protocol.sentences(ranges=has_ranges and not result.unlike) if result.protocol else [],
+        "counted_fields": [_field_row(name, spot) for name, spot in result.counted_fields()],
         "is_slide": isinstance(result, CountedSlide),
         **_figures(statement, result.counts, _size_facts(result)),
     }
 
 
-def _pooled(pooled: PooledCount, bands: Bands | None) -> dict[str, Any]:
+def _field_row(name: str, spot: HotSpot) -> list[str]:
+    """Return the row of a hot spot or a field of the protocol."""
+    ki67 = spot.ki67
+    return [
+        name,
+        f"{ki67.tumor:,}",
+        drawings.percent(ki67.index),
+        drawings.interval_text(ki67),
+        f"{spot.radius:,.0f} µm",
+        f"{spot.x:,.0f}, {spot.y:,.0f}",
+    ]
+
+
+def _pooled(pooled: PooledCount, bands: Bands | None, has_ranges: bool) -> dict[str, Any]:
     facts = [("Images", f"{pooled.images:,}", "pooled as one case")]
     if pooled.hot_spot_image:
         facts.append(("Hot spot", printable(pooled.hot_spot_image.name), "image with the highest one"))
-    return _figures(pooled.statement(bands), pooled.counts, facts)
+    protocol = pooled.protocol.sentences(ranges=has_ranges and not pooled.unlike) if pooled.protocol else []
+    return {**_figures(pooled.statement(bands), pooled.counts, facts), "protocol": protocol}
 
 
 def _figures(statement: Statement, counts: Mapping[str, int], more: Sequence[tuple[str, str, str]]) -> dict[str, Any]:

@@ -57,6 +57,23 @@ def symbols(tags, name):
     return number
 
 
+@pytest.mark.parametrize("protocol", ["net", "breast-global"])
+def test_report_has_the_protocol_its_fields_and_no_range_of_another_one(folder, protocol):
+    run, _, parsed = report_of([folder / "second.png"], hot_spot=40, hot_spots=2, protocol=protocol)
+    (result,) = run.results
+    for sentence in result.protocol.sentences():
+        assert sentence in parsed.text
+    for name, spot in result.counted_fields():
+        assert name in parsed.text
+        assert f"{spot.radius:,.0f} µm" in parsed.text
+    drawn = [attributes["class"] for tag, attributes in parsed.tags if tag == "circle"]
+    assert drawn.count("spot") == len(result.hot_spots)
+    assert drawn.count("frame") == (len(result.protocol.fields) if protocol == "breast-global" else 0)
+    assert any(name in parsed.text for name in ("G1", "G2", "G3")) == (protocol == "net")
+    _, _, parsed = report_of([folder / "second.png"], bands=None, hot_spot=40, protocol=protocol)
+    assert "range" not in parsed.text.lower().replace("arrange", "")
+
+
 def test_report_runs_no_script_loads_nothing_and_contains_no_path(folder):
     _, html, _ = report_of(find_images([folder], slides=True), hot_spot=40, pool=True)
     check_self_contained(html)
