@@ -271,7 +271,9 @@ def _size_facts(result: CountResult) -> list[tuple[str, str, str]]:
         density = f"{result.ki67.tumor / result.area_mm2:,.0f} tumour nuclei/mm²" if result.area_mm2 else ""
         facts.append(("Tissue counted", f"{result.area_mm2:.2f} mm²", density))
     if result.h_score and result.h_score.score is not None:
-        facts.append(("H-score", f"{result.h_score.score:.1f}", f"1+, 2+, 3+ from {result.h_score.cut_text} on"))
+        facts.append(
+            ("H-score", f"{result.h_score.score:.1f}", f"lowest DAB density of 1+, 2+, 3+: {result.h_score.cut_text}")
+        )
     return facts
 
 

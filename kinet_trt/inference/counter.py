@@ -360,9 +360,9 @@ class NucleusCounter:
             largest = max(largest, float(np.fmax.reduce(unpadded, axis=None, initial=-np.inf)))
             parts.append(tile.keep_core(find_peaks(maps, self.threshold.of(largest), card.nms_radius, card.classes)))
         found = Detections.concatenate(parts)
-        kept = (found.x < fitted.width) & (found.y < fitted.height)
-        kept &= found.score >= np.float32(self.threshold.of(largest))
-        found = found.where(kept)
+        is_counted = (found.x < fitted.width) & (found.y < fitted.height)
+        is_counted &= found.score >= np.float32(self.threshold.of(largest))
+        found = found.where(is_counted)
         return found.where(np.lexsort((found.x, found.y)))
 
 

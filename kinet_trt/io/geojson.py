@@ -165,7 +165,7 @@ def read_areas(path: Path) -> Outlines:
     found = read_geojson(path, lambda: np.inf)
     if nuclei := len(found.x) + len(found.outlines.unknown):
         raise KinetError(
-            f"{path}: expected areas, found {nuclei} points or detections: export nuclei to a file of their own"
+            f"{path}: expected areas, found {nuclei} points or detections. Export nuclei to a file of their own"
         )
     return found.outlines
 
@@ -196,7 +196,7 @@ def read_geojson(path: Path, mpp: Callable[[], float | None] = lambda: None) -> 
             missing = bool((feature.get("properties") or {}).get("isMissing"))
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
             raise KinetError(
-                f"{path}: expected features as QuPath exports them, found {shown(feature)}: export the objects again "
+                f"{path}: expected features as QuPath exports them, found {shown(feature)}. Export the objects again "
                 "as GeoJSON"
             ) from None
         if kind == "root" or name == COUNTED_FIELD:
@@ -256,7 +256,7 @@ def _document(path: Path) -> Any:
     try:
         return json.loads(_unpacked(path).decode("utf-8-sig"))
     except (OSError, EOFError, ValueError, RecursionError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise KinetError(f"{path}: cannot be read as GeoJSON: {error}") from None
+        raise KinetError(f"{path}: cannot be read as GeoJSON ({error})") from None
 
 
 def _unpacked(path: Path) -> bytes:
@@ -271,11 +271,11 @@ def _unpacked(path: Path) -> bytes:
         with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
             names = [name for name in archive.namelist() if name.lower().endswith((".geojson", ".json"))]
             if len(names) != 1:
-                raise ValueError(f"expected one .geojson inside, found {len(names)}: unpack it")
+                raise ValueError(f"expected one .geojson inside, found {len(names)}; unpack the archive")
             with archive.open(names[0]) as packed:
                 content = packed.read(_MAX_UNPACKED + 1)
     if len(content) > _MAX_UNPACKED:
-        raise ValueError("it unpacks to more than 1 GiB")
+        raise ValueError("unpacked, the file is larger than 1 GiB")
     return content
 
 
@@ -291,7 +291,7 @@ def _features(document: Any, path: Path) -> Iterator[dict[str, Any]]:
         feature = waiting.pop()
         if not isinstance(feature, dict) or feature.get("type") != "Feature":
             raise KinetError(
-                f"{path}: expected GeoJSON features, found {shown(document)}: export the objects from QuPath with "
+                f"{path}: expected GeoJSON features, found {shown(document)}. Export the objects from QuPath with "
                 "File > Export objects as GeoJSON"
             )
         properties = feature.get("properties")

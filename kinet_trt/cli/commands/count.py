@@ -225,16 +225,18 @@ def show_run(run: CountRun, bands: Bands | None) -> None:
         statement = total or statements[0]
         for sentence in statement.sentences():
             console.print(sentence, style="bold" if sentence == statement.warning else None, soft_wrap=True)
-        where = f"in {printable(pooled.hot_spot_image.name)}, " if pooled and pooled.hot_spot_image and several else ""
+        in_image = ""
+        if several and pooled and pooled.hot_spot_image:
+            in_image = f"in {printable(pooled.hot_spot_image.name)}, "
         if spot := pooled.hot_spot if pooled else results[0].hot_spot:
-            place = f"within {spot.radius:,.0f} µm of px {spot.x:,.0f}, {spot.y:,.0f}"
-            print_lines(console, [f"The hot spot lies {where}{place}."])
+            position = f"within {spot.radius:,.0f} µm of px {spot.x:,.0f}, {spot.y:,.0f}"
+            print_lines(console, [f"The hot spot lies {in_image}{position}."])
     lines = [*_field_lines(run, ranges=bands is not None), *_stain_lines(run)]
     if several and any("?" in cell for row in rows for cell in row[-3:]):
         lines.append(f"?: provisional, fewer than {MIN_TUMOR_NUCLEI} tumour nuclei.")
     if unknown := sum(result.mpp_source == "model" for result in results):
-        of = f" of {unknown} of {len(results)} images" if several else ""
-        lines.append(f"The µm/px{of} is not known: the model's {engine.card.mpp:g} was used; --mpp sets it.")
+        count_text = f" of {unknown} of {len(results)} images" if several else ""
+        lines.append(f"The µm/px{count_text} is not known: the model's {engine.card.mpp:g} was used; --mpp sets it.")
     print_lines(console, lines)
     scales = {_scale(result) for result in results}
     scale = f", {scales.pop().replace(' ', ' µm/px ')}" if len(scales) == 1 else ""
@@ -345,15 +347,16 @@ def _percent(ki67: Ki67) -> str:
 def _show_notes(console: Console, results: Sequence[CountResult], statements: Sequence[Statement]) -> None:
     """Print notes on the rows of several images."""
     warned = [(printable(r.image.name), s) for r, s in zip(results, statements, strict=True) if s.warning]
-    if differ := [name for name, statement in warned if not statement.no_range]:
+    if differing := [name for name, statement in warned if not statement.no_range]:
         console.print(
-            f"The hot spot is in a different range from the average: {', '.join(differ)}. WHO grades by the hot spot.",
+            f"The hot spot is in a different range from the average: {', '.join(differing)}. WHO grades by the hot "
+            "spot.",
             style="bold",
             soft_wrap=True,
         )
-    if unlike := [name for name, statement in warned if statement.no_range]:
+    if out_of_distribution := [name for name, statement in warned if statement.no_range]:
+        names = ", ".join(out_of_distribution)
         print_lines(
-            console,
-            [f"No grade range is given where an image looks unlike the model's training data: {', '.join(unlike)}."],
+            console, [f"No grade range is given where an image looks unlike the model's training data: {names}."]
         )
     print_lines(console, ["Each image is counted separately; --together pools the images of one case."])

@@ -121,13 +121,13 @@ def evaluate(
 
 
 def evaluation_rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows of the paper's metrics: by source and together."""
+    """Return the header and the rows of the paper's metrics: by source, and pooled."""
     from kinet_trt.core.detections import CLASSES
 
     rows = []
-    for source, one in [*evaluation.by_source().items(), ("together", evaluation.at_threshold)]:
-        own = [f for f in evaluation.fields if f.field.source == source] or evaluation.fields
-        labelled = {name for f in own for name in f.field.labelled}
+    for source, one in [*evaluation.by_source().items(), ("pooled", evaluation.at_threshold)]:
+        source_fields = [f for f in evaluation.fields if f.field.source == source] or evaluation.fields
+        labelled = {name for f in source_fields for name in f.field.labelled}
         score, d = one.detection, one.distance
         distance = f"{d.mean():.2f} +- {d.std():.2f}" if len(d) else "-"
         figures = [f"{value:.3f}" for value in (score.precision, score.recall, score.f1)]
@@ -135,7 +135,7 @@ def evaluation_rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]
         rows.append(
             [
                 printable(source) or "fields",
-                *(str(len(own)), str(score.true), *figures, distance, f"{one.weighted[2]:.3f}", initials),
+                *(str(len(source_fields)), str(score.true), *figures, distance, f"{one.weighted[2]:.3f}", initials),
             ]
         )
     return ["source", "fields", "nuclei", "P", "R", "F1", "px off", "class F1", "labelled"], rows

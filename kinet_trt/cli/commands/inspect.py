@@ -79,7 +79,7 @@ def _memory(memory: dict[str, Any]) -> str:
 
 def _show_layers(console: Console, document: dict[str, Any]) -> None:
     rows = []
-    for row in [*document["layers"], {"type": "together", "stored": "", "computed": "", **document["total"]}]:
+    for row in [*document["layers"], {"type": "total", "stored": "", "computed": "", **document["total"]}]:
         macs = row.get("macs_per_pixel", 0)
         rows.append(
             [

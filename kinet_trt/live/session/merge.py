@@ -34,13 +34,13 @@ class FieldNuclei:
     edited: EditedNuclei
     region: NDArray[np.bool_] | None = None  # region that counts, [height, width]; None if the whole field counts
 
-    def inside(self) -> NDArray[np.bool_]:
+    def in_region(self) -> NDArray[np.bool_]:
         """Return the mask of its nuclei, removed ones included, that lie in its region, bool [n]."""
         return contains(self.region, self.width, self.height, self.edited.x, self.edited.y)
 
     def detections(self) -> Detections:
         """Return the nuclei that count in this field, whether or not another field shows them too."""
-        return self.edited.detections(self.inside())
+        return self.edited.detections(self.in_region())
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ def merge(fields: Sequence[FieldNuclei], layout: Layout, radius: float = MATCH_U
     for field in fields:
         counted[field.id] = np.zeros(len(field.edited), np.bool_)
         counted[field.id][merged["nucleus"][merged["field"] == field.id]] = True
-    total = sum(int((field.inside() & ~field.edited.removed).sum()) for field in fields)
+    total = sum(int((field.in_region() & ~field.edited.removed).sum()) for field in fields)
     columns: dict[str, Any] = {name: np.ascontiguousarray(merged[name]) for name in _COLUMNS}
     return Merged(**columns, classes=classes, counted=counted, repeats=max(0, total - len(merged)))
 
@@ -147,7 +147,8 @@ def _gather(fields: Sequence[FieldNuclei], layout: Layout, radius: float, classe
         sum_y[nucleus] += y
         seen[nucleus] += 1
         translate = np.array([classes.index(name) for name in edited.classes], np.intp)
-        owner, cls, in_region = np.full(len(x), index, np.intp), translate[edited.cls[number]], field.inside()[number]
+        owner, cls = np.full(len(x), index, np.intp), translate[edited.cls[number]]
+        in_region = field.in_region()[number]
         parts.append((owner, number, nucleus, cls, in_region, edited.removed[number], edited.last_edit[number]))
     columns = (np.concatenate(column) for column in zip(*parts, strict=True))
     return _Sightings(*columns, sum_x / seen, sum_y / seen)

@@ -132,7 +132,7 @@ def nuclei(view: FieldView) -> Json:
 
 def stain(view: FieldView, density: NDArray[np.float32]) -> Json:
     """Return the density of DAB of a field's nuclei, including removed ones, and whether they are in its region."""
-    inside = nuclei_of(view.field, view.answer).inside()
+    inside = nuclei_of(view.field, view.answer).in_region()
     return {"density": [round(value, 4) for value in density.tolist()], "inside": inside.tolist()}
 
 
