@@ -115,7 +115,7 @@ def test_relative_threshold_needs_maps(fused_model):
     relative = Threshold(0.5, relative=True)
     with pytest.raises(KinetError, match=r"relative:0\.5: kinet-edge is fused"):
         NucleusCounter(fused_model, threshold=relative, precision="fp32")
-    with pytest.raises(KinetError, match="give a number, or use the model"):
+    with pytest.raises(KinetError, match="Give a number, or use the model"):
         NucleusCounter(fused_model, precision="fp32").with_threshold(relative)
 
 

@@ -46,7 +46,7 @@ def test_parse_rejects_a_colon_without_a_kind():
     "text", ["nan", "inf", "-inf", "1e400", "relative:nan", "relative:inf", "relative:1.01", "relative:-0.1"]
 )
 def test_parse_rejects_values_out_of_range(text):
-    with pytest.raises(KinetError, match="XI between 0 and 1"):
+    with pytest.raises(KinetError, match="FRACTION between 0 and 1"):
         Threshold.parse(text)
 
 
