@@ -21,6 +21,7 @@ from kinet_trt.core.frame import Frame
 from kinet_trt.core.geometry import rescale
 from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot
 from kinet_trt.core.ki67 import NET, Bands, Statement
+from kinet_trt.core.protocols import ProtocolCount
 from kinet_trt.core.result import CountResult
 from kinet_trt.core.stain_scoring import positive_sentence
 from kinet_trt.counting.pooled import PooledCount
@@ -93,18 +94,15 @@ def build(run: CountRun, cases: Sequence[Case], *, bands: Bands | None = NET, ho
         Number of tumour nuclei in a hot spot.
     """
     cut = next((case.result.positive_above for case in cases), None)
-    # The ranges of a statement are those of NET; a protocol states its own.
-    has_ranges = bands is not None
-    if any(case.result.protocol and case.result.protocol.name != "net" for case in cases):
-        bands = None
-    sections = [_section(case, bands, has_ranges) for case in cases]
+    sections = [_section(case, bands) for case in cases]
     return render(
         "kinet_trt.counting",
         "report.html.jinja",
         title=sections[0]["name"] if len(sections) == 1 else "",
         cases=sections,
-        pooled=_pooled(run.pooled, bands, has_ranges) if run.pooled and len(sections) > 1 else None,
+        pooled=_pooled(run.pooled, bands) if run.pooled and len(sections) > 1 else None,
         overview=[_row(section) for section in sections],
+        protocol=next((section["protocol"]["name"] for section in sections if section["protocol"]), None),
         errors=[f"{printable(path.name)}: {message.replace(str(path), path.name)}" for path, message in run.errors],
         legend=drawings.class_legend(run.counter.engine.card.classes),
         hot_spot_size=hot_spot,
@@ -157,43 +155,46 @@ def _picture(
     """Return a drawing with hot spots and a scale bar, and its caption; ``size`` of ``pixels`` in px of the file."""
     width, height = size
     bar, length = drawings.scale_bar(width, height, counted.mpp)
-    fields = _global_fields(counted)
-    circles = "".join(
-        [
-            *(_circle(spot, counted.mpp, "spot") for spot in _hot_spots(counted)),
-            *(_circle(field, counted.mpp, "frame") for field in fields),
-        ]
-    )
+    discs = _discs(counted)
+    circles = "".join(_circle(name, spot, counted.mpp) for name, spot in discs)
+    if len(discs) > 1:
+        circles += "".join(_number(number, spot, width) for number, (_, spot) in enumerate(discs, 1))
     counts = ", ".join(f"{number:,} {name}" for name, number in named(counted.counts))
     drawing = Markup(  # noqa: S704 - numbers and escaped names
         f'<svg viewBox="-0.5 -0.5 {width:.1f} {height:.1f}" role="img" aria-label="{escape(counts)}">'
         f"{drawings.photo(pixels, width, height, -0.5)}{''.join(symbols)}{circles}{bar}</svg>"
     )
-    places = "; ".join(_place(spot) for spot in _hot_spots(counted))
-    caption = f"Scale bar: {length}.{f' Dashed red circle: hot spot, {places}.' if places else ''}"
-    return drawing, f"{caption} Black circle: field of the protocol." if fields else caption
+    meaning = ""
+    if len(discs) == 1:
+        spot = discs[0][1]
+        kind = "Dashed red circle: hot spot" if spot == counted.hot_spot else "Black circle: field"
+        meaning = f" {kind}, {_place(spot)}."
+    elif discs:
+        meaning = " The numbers are those of the table. Dashed red circles: hot spots; black circles: other fields."
+    return drawing, f"Scale bar: {length}.{meaning}"
 
 
-def _circle(spot: HotSpot, mpp: float, css: str) -> str:
+def _circle(name: str, spot: HotSpot, mpp: float) -> str:
+    """Return a circle: dashed and red for a hot spot, black for another field of a protocol."""
     place = f'cx="{spot.x:.1f}" cy="{spot.y:.1f}" r="{spot.radius / mpp:.1f}"'
-    return f'<circle class="case" {place}/><circle class="{css}" {place}/>'
+    return (
+        f'<circle class="case" {place}/><circle class="{"spot" if "hot spot" in name.lower() else "frame"}" {place}/>'
+    )
 
 
 def _place(spot: HotSpot) -> str:
     return f"within {spot.radius:,.0f} µm of px {spot.x:,.0f}, {spot.y:,.0f}"
 
 
-def _hot_spots(counted: CountResult) -> list[HotSpot]:
-    """Return the hot spots to draw: those that were asked for, else the best one."""
-    if counted.hot_spots is not None:
-        return list(counted.hot_spots)
-    return [counted.hot_spot] if counted.hot_spot else []
+def _number(number: int, spot: HotSpot, width: float) -> str:
+    return f'<text class="number" x="{spot.x:.1f}" y="{spot.y:.1f}" font-size="{width / 28:.1f}">{number}</text>'
 
 
-def _global_fields(counted: CountResult) -> list[HotSpot]:
-    """Return the fields of a protocol that are not hot spots."""
-    fields = counted.protocol.fields if counted.protocol and counted.protocol.shares else ()
-    return [HotSpot(field.x, field.y, field.radius, field.ki67) for field in fields]
+def _discs(counted: CountResult) -> list[tuple[str, HotSpot]]:
+    """Return the names and discs of the hot spots and the fields of the protocol, each disc once."""
+    fields = counted.counted_fields()
+    is_field = counted.hot_spot in [spot for _, spot in fields]
+    return [*([("Hot spot", counted.hot_spot)] if counted.hot_spot and not is_field else []), *fields]
 
 
 # --- contents of the sections -----------------------------------------------------------------------------------------
@@ -209,40 +210,74 @@ def _tumour_density(parts: Iterable[Detections]) -> dict[str, NDArray[np.float32
     return {name: np.concatenate([np.empty(0, np.float32), *values]) for name, values in found.items()}
 
 
-def _section(case: Case, bands: Bands | None, has_ranges: bool) -> dict[str, Any]:
+def _section(case: Case, bands: Bands | None) -> dict[str, Any]:
     result = case.result
-    statement = result.statement(bands)
+    statement = result.statement(_net_bands(result.protocol, bands))
     return {
         "name": printable(result.image.name),
         "pictures": case.pictures,
         "stain": case.stain,
         "cautions": _cautions(result),
-        "protocol": result.protocol.sentences(ranges=has_ranges and not result.unlike) if result.protocol else [],
-        "counted_fields": [_field_row(name, spot) for name, spot in result.counted_fields()],
         "is_slide": isinstance(result, CountedSlide),
+        "protocol": _protocol(result.protocol, ranges=bands is not None and not result.unlike),
+        "fields": _field_rows([(name, "", spot) for name, spot in _discs(result)]),
         **_figures(statement, result.counts, _size_facts(result)),
     }
 
 
-def _field_row(name: str, spot: HotSpot) -> list[str]:
-    """Return the row of a hot spot or a field of the protocol."""
-    ki67 = spot.ki67
-    return [
-        name,
-        f"{ki67.tumor:,}",
-        drawings.percent(ki67.index),
-        drawings.interval_text(ki67),
-        f"{spot.radius:,.0f} µm",
-        f"{spot.x:,.0f}, {spot.y:,.0f}",
-    ]
-
-
-def _pooled(pooled: PooledCount, bands: Bands | None, has_ranges: bool) -> dict[str, Any]:
+def _pooled(pooled: PooledCount, bands: Bands | None) -> dict[str, Any]:
     facts = [("Images", f"{pooled.images:,}", "pooled as one case")]
     if pooled.hot_spot_image:
         facts.append(("Hot spot", printable(pooled.hot_spot_image.name), "image with the highest one"))
-    protocol = pooled.protocol.sentences(ranges=has_ranges and not pooled.unlike) if pooled.protocol else []
-    return {**_figures(pooled.statement(bands), pooled.counts, facts), "protocol": protocol}
+    fields = [
+        (f"Hot spot {number}", image.name, spot) for number, (spot, image) in enumerate(pooled.hot_spots or (), 1)
+    ]
+    if pooled.protocol:
+        discs = zip(pooled.protocol.fields, pooled.protocol_images, strict=True)
+        fields += [
+            (f"{pooled.protocol.name}: {field.level}", image.name, HotSpot(field.x, field.y, field.radius, field.ki67))
+            for field, image in discs
+        ]
+    return {
+        "protocol": _protocol(pooled.protocol, ranges=bands is not None and not pooled.unlike),
+        "fields": _field_rows(fields),
+        **_figures(pooled.statement(_net_bands(pooled.protocol, bands)), pooled.counts, facts),
+    }
+
+
+def _net_bands(protocol: ProtocolCount | None, bands: Bands | None) -> Bands | None:
+    """Return the ranges of hot spot and average: none beside a protocol that has its own."""
+    return None if protocol and protocol.name != "net" else bands
+
+
+def _protocol(protocol: ProtocolCount | None, *, ranges: bool) -> dict[str, Any] | None:
+    if protocol is None:
+        return None
+    return {
+        "name": protocol.name,
+        "index": protocol.index,
+        "sentences": protocol.sentences(ranges=ranges),
+    }
+
+
+def _field_rows(discs: Sequence[tuple[str, str, HotSpot]]) -> list[list[str]]:
+    """Return the table of several hot spots and fields of the protocol; empty if there is only one.
+
+    ``discs`` are name, name of the image (empty to leave it out) and disc.
+    """
+    return [
+        [
+            str(number),
+            name,
+            *([printable(image)] if image else []),
+            f"{spot.ki67.positive} of {spot.ki67.tumor}",
+            drawings.percent(spot.ki67.index),
+            drawings.interval_text(spot.ki67),
+            _place(spot),
+        ]
+        for number, (name, image, spot) in enumerate(discs, 1)
+        if len(discs) > 1
+    ]
 
 
 def _figures(statement: Statement, counts: Mapping[str, int], more: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
@@ -271,9 +306,7 @@ def _size_facts(result: CountResult) -> list[tuple[str, str, str]]:
         density = f"{result.ki67.tumor / result.area_mm2:,.0f} tumour nuclei/mm²" if result.area_mm2 else ""
         facts.append(("Tissue counted", f"{result.area_mm2:.2f} mm²", density))
     if result.h_score and result.h_score.score is not None:
-        facts.append(
-            ("H-score", f"{result.h_score.score:.1f}", f"lowest DAB density of 1+, 2+, 3+: {result.h_score.cut_text}")
-        )
+        facts.append(("H-score", f"{result.h_score.score:.1f}", f"1+, 2+, 3+ from {result.h_score.cut_text} on"))
     return facts
 
 
@@ -301,6 +334,9 @@ def _row(section: Mapping[str, Any]) -> list[str]:
             cells += ["–", "–", "–"]
         else:
             cells += [drawings.percent(ki67.index), drawings.interval_text(ki67), statement.range_of(ki67) or "–"]
+    protocol = section["protocol"]
+    if protocol:
+        cells.append(drawings.percent(protocol["index"]))
     return [section["name"], f"{statement.average.tumor:,}", *cells]
 
 

@@ -162,6 +162,29 @@ def test_report_has_a_section_for_each_image_and_for_all_together(folder):
     assert "All images together" not in parsed.text
 
 
+def test_report_lists_and_numbers_several_hot_spots_and_the_fields_of_a_protocol(folder):
+    files = [folder / NAME, folder / "second.png"]
+    run, _, parsed = report_of(files[:1], hot_spot=20, hot_spots=2, protocol="breast-global", mpp=0.5)
+    (result,) = run.results
+    discs = [spot for _, spot in result.counted_fields()]
+    assert len(discs) >= 2
+    assert "Protocol breast-global" in parsed.text
+    assert all(sentence in parsed.text for sentence in result.protocol.sentences())
+    circles = [a for tag, a in parsed.tags if tag == "circle" and a["class"] != "case"]
+    assert [float(a["cx"]) for a in circles] == pytest.approx([spot.x for spot in discs], abs=0.06)
+    assert [a["class"] for tag, a in parsed.tags if tag == "text" and a.get("class") == "number"] == ["number"] * len(
+        discs
+    )
+    for number, spot in enumerate(discs, 1):
+        assert re.search(rf"{number}(Hot spot|breast-global).*{spot.ki67.positive} of {spot.ki67.tumor}", parsed.text)
+    assert not re.search(r"\bG[123]\b", parsed.text)  # the ranges are those of the protocol
+    run, _, parsed = report_of(files, hot_spot=20, hot_spots=2, protocol="breast-global", mpp=0.5, pool=True)
+    assert all(sentence in parsed.text for sentence in run.pooled.protocol.sentences())
+    run, _, parsed = report_of(files, hot_spot=20, protocol="net", mpp=0.5)
+    assert "Protocol net" in parsed.text
+    assert re.search(r"\bG[123] range", parsed.text)
+
+
 def test_report_without_grade_ranges_mentions_none(folder):
     _, _, parsed = report_of([folder / NAME], bands=None)
     assert not re.search(r"\bG[123]\b", parsed.text)

@@ -84,6 +84,24 @@ def test_points_have_only_members_that_qupath_reads(points):
         assert all(0 <= channel <= 255 for channel in properties["classification"]["color"])
 
 
+def test_counted_fields_survive_qupath_and_are_no_nuclei(run, points):
+    before = read_geojson(points / "field.geojson")
+    code, _, err = run(
+        "count", points.parent / "field.png", "--hot-spot", 20, "--hot-spots", 2, "--geojson", points, "--force"
+    )
+    assert (code, err) == (0, "")
+    folder = exported(points)
+    polygons = [
+        f for f in json.loads((folder / "field.geojson").read_text())["features"] if "isLocked" in f["properties"]
+    ]
+    assert len(polygons) == 2
+    after = read_geojson(folder / "field.geojson")
+    assert not after.unknown_objects
+    assert not after.outlines.counted
+    assert not len(after.outlines.unknown)
+    np.testing.assert_array_equal(after.x, before.x)
+
+
 def test_corrections_in_qupath_reach_compare_and_eval(run, points):
     before = read_geojson(points / "field.geojson")
 
