@@ -192,9 +192,12 @@ def _number(number: int, spot: HotSpot, width: float) -> str:
 
 def _discs(counted: CountResult) -> list[tuple[str, HotSpot]]:
     """Return the names and discs of the hot spots and the fields of the protocol, each disc once."""
-    fields = counted.counted_fields()
-    is_field = counted.hot_spot in [spot for _, spot in fields]
-    return [*([("Hot spot", counted.hot_spot)] if counted.hot_spot and not is_field else []), *fields]
+    names: dict[HotSpot, list[str]] = {}
+    for name, spot in counted.counted_fields():
+        names.setdefault(spot, []).append(name)
+    if counted.hot_spot and counted.hot_spot not in names:
+        names = {counted.hot_spot: ["Hot spot"], **names}
+    return [(", ".join(same), spot) for spot, same in names.items()]
 
 
 # --- contents of the sections -----------------------------------------------------------------------------------------
