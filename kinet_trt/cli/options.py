@@ -108,9 +108,8 @@ def require(command: str, extra: str, *modules: str) -> None:
 ModelOption = Annotated[
     Path | None, typer.Option("--model", "-m", help="Model file, .onnx or .engine. Default: the built-in model.")
 ]
-PrecisionOption = Annotated[
-    Literal["auto", "fp32", "bf16", "fp16", "int8"], typer.Option("--precision", help="Numeric precision.")
-]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+PrecisionOption = Annotated[Precision, typer.Option("--precision", help="Numeric precision.")]
 RuntimeOption = Annotated[
     Literal["auto", "openvino", "onnxruntime"], typer.Option("--runtime", help="Inference runtime.")
 ]

@@ -44,7 +44,7 @@ def print_rows(
             table.add_column(header, justify="left" if number < left else "right", no_wrap=True)
         for row, style in zip(rows, styles, strict=True):
             table.add_row(*row, style=style)
-        console.print(table)
+        print_table(console, table)
         return
     for row, style in zip(rows, styles, strict=True):
         console.print(row[0], style=style, soft_wrap=True)
@@ -60,6 +60,16 @@ def print_rows(
                 line = ""
             line = f"{line}, {pair}" if line else pair
         console.print(f"  {line}", style=style, soft_wrap=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table, in a file or pipe without the spaces that fill its last column."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as printed:
+        console.print(table)
+    console.file.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
 
 
 def print_lines(console: Console, lines: Sequence[str]) -> None:

@@ -8,8 +8,9 @@ import platform
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,10 @@ def measure(
     runs and of all runs.
     """
     counters = [setting.open() for setting in settings]
-    ours = [candidate(counter, frame) for counter in counters]
+    ours = [
+        replace(candidate(counter, frame), name=name)
+        for counter, name in zip(counters, _names(settings, counters), strict=True)
+    ]
     others = yardsticks([counter.engine.card for counter in counters], frame) if yardsticks else {}
     candidates = list({id(one): one for one in [*ours, *(one for group in others.values() for one in group)]}.values())
     times = dict(zip(map(id, candidates), interleave(candidates, rounds, report), strict=True))
@@ -92,6 +96,16 @@ def measure(
         "machine": machine(),
         "rows": rows,
     }
+
+
+def _names(settings: Sequence[Setting], counters: Sequence[NucleusCounter]) -> list[str]:
+    """Return the names of the models, or of their files where two models share a name."""
+    files = {(counter.card.name, setting.model) for counter, setting in zip(counters, settings, strict=True)}
+    shared = {name for name, times in Counter(name for name, _ in files).items() if times > 1}
+    return [
+        setting.model.stem if setting.model and counter.card.name in shared else counter.card.name
+        for counter, setting in zip(counters, settings, strict=True)
+    ]
 
 
 def candidate(counter: NucleusCounter, frame: Frame) -> Candidate:

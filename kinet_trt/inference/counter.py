@@ -23,7 +23,7 @@ from kinet_trt.engines.open import open_engine
 from kinet_trt.inference.pipeline import Workers
 from kinet_trt.inference.tiling import Tile, tiles
 from kinet_trt.models.card import ModelCard
-from kinet_trt.models.model import DEFAULT_MODEL
+from kinet_trt.models.model import built_in
 from kinet_trt.peaks.reference import find_peaks
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class NucleusCounter:
     Parameters
     ----------
     model
-        A model file or an open engine; defaults to the built-in model.
+        A model file or an open engine; defaults to the built-in model, which is quantized if ``precision="int8"``.
     threshold
         Defaults to that of the model card.
     precision, threads, cache, runtime
@@ -133,7 +133,8 @@ class NucleusCounter:
         tile: int | None = None,
     ) -> None:
         if model is None or isinstance(model, (str, Path)):
-            self.engine: Engine = open_engine(Path(model or DEFAULT_MODEL), precision, threads, cache, runtime)
+            path = Path(model or built_in(precision))
+            self.engine: Engine = open_engine(path, precision, threads, cache, runtime)
         else:
             self.engine = model
         card = self.engine.card

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = Path(__file__).with_name("kinet-edge.onnx")
 """The built-in model."""
+INT8_MODEL = Path(__file__).with_name("kinet-edge-int8.onnx")
+"""The built-in model, quantized."""
+
+
+def built_in(precision: str) -> Path:
+    """Return the built-in model for a numeric precision."""
+    return INT8_MODEL if precision == "int8" else DEFAULT_MODEL
 
 
 @dataclass(frozen=True)

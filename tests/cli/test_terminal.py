@@ -74,6 +74,7 @@ def test_a_pipe_gets_every_row_on_one_line(capsys, counter, monkeypatch):
     rows = capsys.readouterr().out.splitlines()
     assert rows[1].split() == [long, "0.25", "(option)", "120", "1380", "0", "8.0", "(6.7", "-", "9.5)"]
     assert all("..." not in row and "…" not in row for row in rows)
+    assert [row.rstrip() for row in rows] == rows
 
 
 def test_the_benchmark_fits_a_narrow_terminal(terminal, capsys):

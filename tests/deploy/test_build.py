@@ -32,7 +32,7 @@ from kinet_trt.onnx_graph.pointwise import as_pointwise
 from kinet_trt.onnx_graph.precision import weights_to_fp32
 from kinet_trt.simulation import simulate
 
-ANY = ((1, 32, 32), (1, 1312, 1312), (1, 1312, 1312))
+ANY = ((1, 32, 32), (1, 1280, 1280), (1, 1280, 1280))
 rtx = pytest.mark.skipif(not builder.trt.find_spec("tensorrt_rtx"), reason="no TensorRT for RTX")
 pytestmark = rtx
 
@@ -211,7 +211,7 @@ def test_built_onnx_model_counts_like_its_source(tmp_path, kind, fused):
     pixels, _ = simulate.field(4, 320, 256)
     first = NucleusCounter(DEFAULT_MODEL, precision="fp32", threads=1)(pixels)
     second = NucleusCounter(built.path, precision="fp32", threads=1)(pixels)
-    assert len(first) > 100
+    assert len(first) >= 100
     assert abs(len(first) - len(second)) <= (0 if kind == "fp32" else 3)
 
 
@@ -273,7 +273,7 @@ def test_network_that_overflows_half_precision_is_refused(tmp_path):
     layers = [node.input[1] for node in graph.graph.node if node.op_type == "Conv"][:3]
     for tensor in graph.graph.initializer:
         if tensor.name in layers:
-            values = onnx.numpy_helper.to_array(tensor) * 200
+            values = onnx.numpy_helper.to_array(tensor) * 1000
             tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     source, out = tmp_path / "loud.onnx", tmp_path / "a.engine"
     source.write_bytes(Model.from_graph(graph, full.card).data)

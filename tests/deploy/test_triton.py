@@ -96,7 +96,7 @@ def test_configuration_matches_the_model(served):
     assert (group.count, group.kind) == (1, model_config_pb2.ModelInstanceGroup.KIND_AUTO)
     said = {key: value.string_value for key, value in config.parameters.items()}
     assert said == {
-        "classes": "positive,negative,non_tumor", "mpp": "0.34", "multiple": "16", "threshold": "0.325",
+        "classes": "positive,negative,non_tumor", "mpp": "0.34", "multiple": "16", "threshold": "0.3",
         "precision": "fp32", "model_sha256": card.model_sha256, "notice": NOTICE,
     }  # fmt: skip
     assert {field.name for field, _ in config.ListFields()} == {

@@ -21,6 +21,7 @@ from kinet_trt.evaluation.benchmark import (
     row,
     simulated_frame,
 )
+from kinet_trt.models.model import DEFAULT_MODEL
 
 
 def test_contestants_run_in_turn_and_of_two_runs_the_second_counts():
@@ -90,7 +91,7 @@ def test_everything_is_measured_beside_eager_pytorch():
     ours, published, eager = document["rows"]
     assert ours["speedup_over_published"] > 1
     assert {"prepare_ms", "network_ms", "peaks_ms", "whole_ms", "speedup_over_eager", "cold_start_s"} <= set(ours)
-    assert (published["model"], eager["model"]) == ("published pipeline", "paper, width 16, relu")
+    assert (published["model"], eager["model"]) == ("published pipeline", "half, width 16, relu")
     assert document["machine"]["versions"]["numpy"]
 
 
@@ -102,3 +103,12 @@ def test_the_front_holds_what_no_other_point_beats(points: list[tuple[int, int]]
     for i, point in enumerate(points):
         beaten = any(c <= point[0] and g >= point[1] and (c, g) != point for c, g in points)
         assert beaten != (point in [points[k] for k in best]), (i, point)
+
+
+def test_models_with_the_same_name_are_named_by_their_files(tmp_path):
+    files = [tmp_path / "before.onnx", tmp_path / "after.onnx"]
+    for file in files:
+        file.write_bytes(DEFAULT_MODEL.read_bytes())
+    settings = [Setting(None, "fp32"), *(Setting(file, "fp32") for file in files)]
+    rows = measure(settings, simulated_frame(64, 64), 3)["rows"]
+    assert [row["model"] for row in rows] == ["kinet-edge", "before", "after"]

@@ -94,7 +94,7 @@ def edge() -> Checkpoint:
 def test_load_finds_the_packaged_model_by_name(edge: Checkpoint) -> None:
     counter = NucleusCounter(precision="fp32", threads=1)
     card = counter.engine.card
-    assert edge.network.config == NetworkConfig("paper", 16, "relu", roi=False, dropout=from_onnx.DROPOUT)
+    assert edge.network.config == NetworkConfig("half", 16, "relu", roi=False, dropout=from_onnx.DROPOUT)
     assert (edge.info.mean, edge.info.std, edge.info.threshold) == (card.mean, card.std, card.threshold)
     pixels, _ = simulate.field(7, 160, 128)
     (found,) = maps(edge.network, image(7, edge.info))
@@ -113,7 +113,7 @@ def test_load_refuses_a_model_that_does_not_match_its_card(tmp_path: Path) -> No
         ("paper, width 6, relu", "expected the weights of a network that kinet-trt exports"),
         ("release, width 4, relu", "expected the weights of a network that kinet-trt exports"),
         ("somebody's network", "expected the weights of a network that kinet-trt exports"),
-        ("paper, width 16, elu", "do not reproduce the maps of the model"),
+        ("half, width 16, elu", "do not reproduce the maps of the model"),
     ]:
         path.write_bytes(with_card(model, replace(card, network=network)))
         with pytest.raises(KinetError, match=message) as raised:

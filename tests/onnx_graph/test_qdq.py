@@ -154,7 +154,7 @@ def test_openvino_computes_in_int8_except_for_floating_layers(small: onnx.ModelP
 def test_tensorrt_builds_the_quantized_network(small: onnx.ModelProto) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     log = trt.Logger(trt.Logger.INTERNAL_ERROR)
-    for graph in (quantised(small), quantised(edge(), ("network.out.out",))):
+    for graph in (quantised(small), quantised(edge(), ("network.out.1",))):
         cast_first(graph)
         builder = trt.Builder(log)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

@@ -12,7 +12,7 @@ from rich.text import Text
 from kinet_trt.cli.options import JsonOption
 from kinet_trt.cli.outputs import check_names, check_targets, write_json
 from kinet_trt.cli.progress import steps
-from kinet_trt.cli.terminal import plain, stdout_console
+from kinet_trt.cli.terminal import plain, print_table, stdout_console
 
 if TYPE_CHECKING:
     from kinet_trt.diagnostics.checks import Finding
@@ -51,7 +51,7 @@ def show_doctor(rows: Sequence[Row], findings: Sequence[Finding], verdict: str) 
     table.add_column(overflow="fold")
     for row in rows:
         table.add_row(marks[row.level], row.component, plain(row.message))
-    console.print(table)
+    print_table(console, table)
     if findings:
         console.print("\nSuggested fixes:")
     # A terminal wraps sentences at words; commands are never wrapped.

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from kinet_trt.cli.options import JsonOption, require
 from kinet_trt.cli.outputs import check_names, check_targets, write_json
-from kinet_trt.cli.terminal import plain, print_lines, print_rows, stdout_console
+from kinet_trt.cli.terminal import plain, print_lines, print_rows, print_table, stdout_console
 from kinet_trt.core.notice import NOTICE
 
 
@@ -59,7 +59,7 @@ def show_model(document: dict[str, Any]) -> None:
             add(_label(name), value[:12] if name.endswith("sha256") else _value_text(value))
     if card := document["card"]:
         console.print(plain(card["name"]))
-    console.print(facts)
+    print_table(console, facts)
     if "layers" in document:
         console.print()
         _show_layers(console, document)

@@ -14,7 +14,7 @@ from kinet_trt.cli.options import (
     HotSpotOption,
     ModelOption,
     MppOption,
-    PrecisionOption,
+    Precision,
     RuntimeOption,
     ThreadsOption,
     ThresholdOption,
@@ -52,7 +52,9 @@ def live(
     model: ModelOption = None,
     mpp: MppOption = None,
     threshold: ThresholdOption = None,
-    precision: PrecisionOption = "auto",
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Numeric precision. Default: int8 for the built-in model.")
+    ] = "auto",
     runtime: RuntimeOption = "auto",
     threads: ThreadsOption = None,
 ) -> None:
@@ -77,6 +79,9 @@ def live(
     def show(text: str) -> None:
         typer.echo(text, err=headless)
 
+    # ONNX Runtime computes a quantized model in FP32, and takes longer for it.
+    if model is None and precision == "auto" and runtime != "onnxruntime":
+        precision = "int8"
     counter = NucleusCounter(model, threshold=minimum, precision=precision, threads=threads, runtime=runtime)
     if headless:
         from kinet_trt.live.acquisition.headless import run

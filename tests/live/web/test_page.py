@@ -40,7 +40,6 @@ PIXELS = """() => {
     if (data[i] > 150 && data[i + 1] > 130) found.tissue++;
   }
   return found; }"""
-FAST_MODEL = str(Path(__file__).resolve().parents[3] / "weights" / "kinet-half.onnx")
 REFUSED = ("400 (Bad Request)", "409 (Conflict)")  # the browser's log of responses that the page shows to the user
 
 expect.set_options(timeout=WAIT)
@@ -52,7 +51,7 @@ def running(folder: Path, port: int = 0) -> Iterator[tuple[str, subprocess.Popen
     options = ["--port", str(port), "--no-browser", "--sessions", str(folder / "s.kinet"), "--hot-spot", "50"]
     with (folder / "err").open("wb") as errors:
         program = subprocess.Popen(
-            [sys.executable, "-m", "kinet_trt", "live", SOURCE, "-m", FAST_MODEL, *options],
+            [sys.executable, "-m", "kinet_trt", "live", SOURCE, *options],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
