@@ -95,7 +95,7 @@ def test_a_fused_model_writes_the_same_json(run, tmp_path, field, fused_model):
     assert len(fields[0][0]["detections"]) > 50
     code, out, err = run("count", image, "-m", fused_model, "--threshold", "relative:0.5")
     assert (code, out) == (1, "")
-    assert "give a number" in err
+    assert "Give a number" in err
     assert len(err.splitlines()) == 1
 
 
