@@ -223,6 +223,11 @@ def check_protocol(name: str | None, hot_spot: int) -> None:
         )
 
 
+def statement_bands(name: str | None, bands: Bands | None) -> Bands | None:
+    """Return the bands of the statement beside a protocol: none for breast, as a statement is in the words of NET."""
+    return bands if name in (None, "net") else None
+
+
 def count_protocol(name: str, spot: HotSpot | None, points: TumorPoints) -> ProtocolCount:
     """Return the result of a protocol for one picture or slide with its hot spot and its tumour nuclei."""
     return count_breast_global([points]) if name == "breast-global" else count_hot_spot(name, spot)

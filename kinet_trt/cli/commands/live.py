@@ -15,6 +15,7 @@ from kinet_trt.cli.options import (
     ModelOption,
     MppOption,
     Precision,
+    ProtocolOption,
     RuntimeOption,
     ThreadsOption,
     ThresholdOption,
@@ -40,6 +41,7 @@ def live(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8765; 0 selects a free one.")] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
     hot_spot: HotSpotOption = 500,
+    protocol: ProtocolOption = None,
     bands: BandsOption = "net",
     shortcut: Annotated[
         bool, typer.Option("--install-shortcut", help="Create a desktop shortcut for this command, and exit.")
@@ -60,12 +62,14 @@ def live(
 ) -> None:
     """Count the live picture of a microscope. JSON lines: see python -m pydoc kinet_trt.live.acquisition.headless."""
     from kinet_trt.camera import open_source
+    from kinet_trt.core.protocols import check_protocol
     from kinet_trt.inference.counter import NucleusCounter
 
     if not headless:
         if frames or detections:
             raise typer.BadParameter("--frames and --detections require --headless")
         require("live", "live", "fastapi", "uvicorn", "websockets")
+    check_protocol(protocol, hot_spot)
     minimum = parse_threshold(threshold)
     camera = open_source(source, every_frame=headless)
     if shortcut:
@@ -98,6 +102,7 @@ def live(
         reader=reader,
         bands=GRADE_RANGES[bands],
         hot_spot=hot_spot,
+        protocol=protocol,
         auto=auto,
         browser=browser,
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kinet_trt.cli.options import GRADE_RANGES, BandsOption, CsvOption, HotSpotOption
+from kinet_trt.cli.options import GRADE_RANGES, BandsOption, CsvOption, HotSpotOption, ProtocolOption
 from kinet_trt.cli.outputs import check_existing, check_names, check_targets, existing, report_written, write
 from kinet_trt.cli.terminal import note
 from kinet_trt.core.errors import KinetError
@@ -29,12 +29,14 @@ def report(
         Path | None, typer.Option(metavar="DIR", help="Write field-NNN.geojson and .png for QuPath into this folder.")
     ] = None,
     hot_spot: HotSpotOption = 500,
+    protocol: ProtocolOption = None,
     bands: BandsOption = "net",
     force: Annotated[
         bool, typer.Option("--force", help="Replace existing files of --out, --summary and --geojson.")
     ] = False,
 ) -> None:
     """Write the report of a session. Without a file to write, list the sessions."""
+    from kinet_trt.core.protocols import check_protocol
     from kinet_trt.core.user_folders import sessions_file
     from kinet_trt.io.tables import encode, to_csv
     from kinet_trt.live.session.export import nuclei_csv, summary_rows, write_geojson
@@ -42,6 +44,7 @@ def report(
     from kinet_trt.live.session.session import OpenSession
     from kinet_trt.live.session.store import Store
 
+    check_protocol(protocol, hot_spot)
     targets = {"--out": str(out) if out else None, "--csv": csv_file, "--summary": summary}
     stdout_has_data = check_names(targets, folders={"--geojson": geojson}, out=(".html", ".htm"))
     path = file or sessions_file()
@@ -57,7 +60,7 @@ def report(
         chosen = choose(store, session)
         check_existing([*existing(targets["--out"]), *existing(summary)], force)
         if out:
-            html = build(store, chosen.id, bands=GRADE_RANGES[bands], hot_spot=hot_spot)
+            html = build(store, chosen.id, bands=GRADE_RANGES[bands], hot_spot=hot_spot, protocol=protocol)
             write(str(out), html, stdout_has_data)
         if not (csv_file or summary or geojson):
             return

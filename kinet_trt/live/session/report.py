@@ -36,15 +36,17 @@ MAX_ENTRIES = 300
 _PICTURE_SIDE, _SMALL_PICTURE_SIDE, _MANY_FIELDS = 960, 640, 24
 
 
-def build(store: Store, session: int, *, bands: Bands | None = NET, hot_spot: int = HOT_SPOT) -> str:
+def build(
+    store: Store, session: int, *, bands: Bands | None = NET, hot_spot: int = HOT_SPOT, protocol: str | None = None
+) -> str:
     """Return the report of a session, by its id, as HTML.
 
     ``bands`` are the grade ranges; with None the report mentions none. ``hot_spot`` is the number of tumour nuclei in a
-    hot spot.
+    hot spot; ``protocol`` is one of :data:`kinet_trt.core.protocols.NAMES`.
     """
     live = OpenSession(store, session)
     counted = live.count()
-    summary = summarise(counted, hot_spot=hot_spot, bands=bands)
+    summary = summarise(counted, hot_spot=hot_spot, bands=bands, protocol=protocol)
     statement = summary.statement
     indices = [ki67 for ki67 in (summary.ki67, statement.hot_spot) if ki67 and ki67.interval]
     highest = max((ki67.interval[1] for ki67 in indices if ki67.interval), default=0.0)

@@ -10,8 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinet_trt.core.hot_spot import HOT_SPOT as HOT_SPOT
-from kinet_trt.core.hot_spot import MAX_CENTRES, Disc, find_disc
+from kinet_trt.core.hot_spot import MAX_CENTRES, Disc, HotSpot, find_disc
 from kinet_trt.core.ki67 import NET, Bands, Ki67, Statement
+from kinet_trt.core.protocols import (
+    ProtocolCount,
+    TumorPoints,
+    count_breast_global,
+    count_hot_spot,
+    statement_bands,
+)
 from kinet_trt.live.session.layout import Layout
 from kinet_trt.live.session.merge import FieldNuclei, Merged, area_mm2
 from kinet_trt.live.session.records import Field
@@ -59,6 +66,8 @@ class Summary:
     repeats: int  # not counted because another field shows them
     corrected: int  # counted nuclei that were added, confirmed or reclassified
     cautions: tuple[str, ...]  # sentences on possible errors of the count
+    protocol: ProtocolCount | None = None  # None if it was not asked for
+    protocol_sentences: tuple[str, ...] = ()  # its index, its range, and the fields that are still needed
 
     @property
     def progress(self) -> tuple[float, ...]:
@@ -66,14 +75,20 @@ class Summary:
         return tuple(min(1.0, self.ki67.tumor / goal) for goal in GOALS)
 
 
-def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands | None = NET) -> Summary:
+def summarise(
+    counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands | None = NET, protocol: str | None = None
+) -> Summary:
     """Summarise the count of a session.
 
-    ``hot_spot`` is the number of tumour nuclei in a hot spot; with ``bands`` None no grade ranges are stated.
+    ``hot_spot`` is the number of tumour nuclei in a hot spot; with ``bands`` None no ranges are stated. ``protocol`` is
+    one of :data:`kinet_trt.core.protocols.NAMES`, or None.
     """
     merged = counted.merged
     counts = merged.counts()
     ki67, spot = Ki67.from_counts(counts), find_session_hot_spot(merged, hot_spot)
+    by_protocol = _count_protocol(protocol, merged, spot) if protocol else None
+    has_ranges = bands is not None and not _no_range(counted)
+    bands = statement_bands(protocol, bands)
     own = [index for nuclei in counted.field_nuclei if (index := nuclei.detections().ki67.index) is not None]
     return Summary(
         fields=len(counted.fields),
@@ -88,7 +103,29 @@ def summarise(counted: SessionCount, *, hot_spot: int = HOT_SPOT, bands: Bands |
         repeats=merged.repeats,
         corrected=int(merged.corrected.sum()),
         cautions=tuple(_cautions(counted)),
+        protocol=by_protocol,
+        protocol_sentences=tuple(by_protocol.sentences(ranges=has_ranges)) if by_protocol else (),
     )
+
+
+def _count_protocol(name: str, merged: Merged, spot: SessionHotSpot | None) -> ProtocolCount:
+    """Return the result of a protocol; the centres of its fields are in µm of their group."""
+    if name != "breast-global":
+        return count_hot_spot(name, HotSpot(spot.x, spot.y, spot.radius, spot.ki67) if spot else None)
+    tumor, positive = _tumor_masks(merged)
+    masks = [tumor & (merged.group == group) for group in np.unique(merged.group)]
+    return count_breast_global(
+        [
+            TumorPoints(merged.x[own].astype(np.float32), merged.y[own].astype(np.float32), positive[own], 1.0)
+            for own in masks
+        ]
+    )
+
+
+def _tumor_masks(merged: Merged) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the masks of the tumour nuclei and of the positive nuclei, bool [n]."""
+    tumor = np.isin(merged.cls, [k for k, name in enumerate(merged.classes) if name in ("positive", "negative")])
+    return tumor, np.array([name == "positive" for name in merged.classes])[merged.cls]
 
 
 def find_session_hot_spot(merged: Merged, n: int = HOT_SPOT) -> SessionHotSpot | None:
@@ -97,8 +134,7 @@ def find_session_hot_spot(merged: Merged, n: int = HOT_SPOT) -> SessionHotSpot |
     About tumour nuclei (all of them, or up to 800 spread evenly) the n nearest tumour nuclei of the same group are
     taken, the centre included; the highest index wins, and of equal ones the smallest disc.
     """
-    tumor = np.isin(merged.cls, [k for k, name in enumerate(merged.classes) if name in ("positive", "negative")])
-    positive = np.array([name == "positive" for name in merged.classes])[merged.cls]
+    tumor, positive = _tumor_masks(merged)
     groups = [np.flatnonzero(tumor & (merged.group == group)) for group in np.unique(merged.group)]
     groups = [nuclei for nuclei in groups if len(nuclei) >= n]
     step = max(1, -(-sum(map(len, groups)) // MAX_CENTRES))

@@ -57,6 +57,7 @@ class Options:
     reader: str = ""
     bands: Bands | None = NET
     hot_spot: int = HOT_SPOT
+    protocol: str | None = None
     auto: bool = False
     browser: bool = True  # open the page in the user's browser
     limits: Limits = field(default_factory=Limits)
@@ -125,6 +126,7 @@ def serving(
             reader=options.reader,
             bands=options.bands,
             hot_spot=options.hot_spot,
+            protocol=options.protocol,
             auto=options.auto,
             max_age=options.limits.late,
         )

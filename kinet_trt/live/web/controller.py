@@ -55,10 +55,12 @@ class Controller:
         reader: str = "",
         bands: Bands | None = NET,
         hot_spot: int = HOT_SPOT,
+        protocol: str | None = None,
         auto: bool = False,
         max_age: float = MAX_AGE,
     ) -> None:
         self.loop, self.store, self.bands, self.hot_spot = loop, store, bands, hot_spot
+        self.protocol = protocol
         self.frames = DisplayedFrames(loop, max_age)
         # Serializes changes, which may wait for the disk; `_lock` guards what is read meanwhile.
         self._changing = threading.RLock()
@@ -74,7 +76,7 @@ class Controller:
         resumed = bool(interrupted and store.fields.in_session(session.id))
         self._open = OpenSession(store, session.id)
         self._recount: Reading | None = None
-        self._views = ViewUpdater(self._open, resumed, hot_spot, bands, self.notify)
+        self._views = ViewUpdater(self._open, resumed, hot_spot, bands, self.notify, protocol)
         self._watcher = threading.Thread(target=self._watch, name="watch", daemon=True)
 
     def __enter__(self) -> Controller:

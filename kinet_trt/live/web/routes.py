@@ -150,7 +150,7 @@ def exports(controller: Controller) -> APIRouter:
     @router.get("/report.html")
     def report() -> Response:
         opened = controller.unblinded()
-        html = build(store, opened.id, bands=controller.bands, hot_spot=hot_spot)
+        html = build(store, opened.id, bands=controller.bands, hot_spot=hot_spot, protocol=controller.protocol)
         disposition = _disposition("inline", file_name(opened.session, "report.html"))
         headers = {"content-security-policy": _REPORT_POLICY} | disposition
         return Response(html, media_type="text/html", headers=headers)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from kinet_trt.core.detections import COLOURS, NAMES, OTHER_COLOUR
 from kinet_trt.core.ki67 import Bands, Ki67, Statement
 from kinet_trt.core.notice import NOTICE
+from kinet_trt.core.protocols import statement_bands
 from kinet_trt.io.overlay import RING_UM
 from kinet_trt.io.pixel_size import HOW_KNOWN
 from kinet_trt.live import clock
@@ -88,7 +89,7 @@ def state(controller: Controller, presets: tuple[Preset, ...]) -> Json:
         "joining": view.joining,
         "trouble": view.trouble or controller.auto_error,
         "session": _session(view, controller.hot_spot),
-        "bands": _bands(controller.bands),
+        "bands": _bands(statement_bands(controller.protocol, controller.bands)),
     }
 
 
@@ -215,7 +216,8 @@ def _summary(summary: Summary, hot_spot: int) -> Json:
         **_attributes(summary, "counts", "more_nuclei", "mean_of_fields", "area_mm2", "repeats", "corrected"),
         "places": summary.group_count,
         **{name: average[name] for name in ("tumor", "positive", "index", "interval")},
-        **_attributes(statement, "notes", "warning", "settled"),
+        "notes": [*summary.protocol_sentences, *statement.notes],
+        **_attributes(statement, "warning", "settled"),
         "band": average["range"],
         "average": average,
         "decided": statement.settled,

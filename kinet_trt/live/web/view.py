@@ -125,7 +125,9 @@ def quick_view(
     return replace(view, count=previous.count, summary=previous.summary, recounts=previous.recounts)
 
 
-def full_view(session: OpenSession, quick: SessionView, *, hot_spot: int, bands: Bands | None) -> SessionView:
+def full_view(
+    session: OpenSession, quick: SessionView, *, hot_spot: int, bands: Bands | None, protocol: str | None = None
+) -> SessionView:
     """Return a view with positions, the total, the summary and the agreement of recounts."""
     count = session.count()
     recounts = [
@@ -141,7 +143,7 @@ def full_view(session: OpenSession, quick: SessionView, *, hot_spot: int, bands:
         )
         for view in quick.fields
     ]
-    summary = summarise(count, hot_spot=hot_spot, bands=bands)
+    summary = summarise(count, hot_spot=hot_spot, bands=bands, protocol=protocol)
     return replace(quick, fields=tuple(fields), count=count, summary=summary, recounts=tuple(recounts))
 
 
@@ -149,9 +151,15 @@ class ViewUpdater:
     """Keeps the view of the open session up to date, in a thread that calls ``notify``. Thread-safe."""
 
     def __init__(
-        self, session: OpenSession, resumed: bool, hot_spot: int, bands: Bands | None, notify: Callable[[], None]
+        self,
+        session: OpenSession,
+        resumed: bool,
+        hot_spot: int,
+        bands: Bands | None,
+        notify: Callable[[], None],
+        protocol: str | None = None,
     ) -> None:
-        self._hot_spot, self._bands, self._notify = hot_spot, bands, notify
+        self._hot_spot, self._bands, self._notify, self._protocol = hot_spot, bands, notify, protocol
         self._condition = threading.Condition()
         self._stop = False
         self._version, self._session, self._resumed = 1, session, resumed
@@ -205,7 +213,7 @@ class ViewUpdater:
                     session.prepare()
                     prepared = session
                 if not recount:
-                    view = full_view(session, view, hot_spot=self._hot_spot, bands=self._bands)
+                    view = full_view(session, view, hot_spot=self._hot_spot, bands=self._bands, protocol=self._protocol)
                 view = replace(view, joining=False)
             except KinetError as error:
                 view = replace(self.latest, version=done, joining=False, trouble=str(error))

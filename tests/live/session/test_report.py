@@ -127,6 +127,16 @@ def test_report_states_the_count(file, html):
     assert len([1 for tag, _ in Page(html).tags if tag == "image"]) == 4  # three fields and one mosaic
 
 
+def test_report_has_the_protocol(file):
+    with Store.open(file, create=False) as store:
+        summary = summarise(OpenSession(store, 1).count(), protocol="breast-global")
+        text = Page(build(store, 1, protocol="breast-global")).text
+    assert summary.protocol_sentences
+    for sentence in summary.protocol_sentences:
+        assert sentence in text
+    assert not any(name in text for name in ("G1", "G2", "G3"))
+
+
 def test_report_shows_the_stain_of_every_tumour_nucleus_once(file, html):
     with Store.open(file, create=False) as store:
         counts = OpenSession(store, 1).count().merged.counts()

@@ -113,3 +113,30 @@ def test_session_with_an_out_of_distribution_field_has_no_range(tmp_path):
 
 def live_more(summary) -> int | None:
     return summary.ki67.more_nuclei()
+
+
+def test_summary_has_the_protocol_and_the_fields_that_are_needed(tmp_path):
+    generator = np.random.default_rng(1)
+    with Store.open(tmp_path / "s.kinet") as store:
+        live = OpenSession(store, store.sessions.create().id)
+        summary = summarise(live.count(), protocol="breast-global")
+        assert summary.protocol_sentences == ("Breast, global: no field, because each needs 100 tumour nuclei.",)
+        needed = []
+        for _ in range(3):  # captured one after the other, until four fields are found
+            x, y = (values.ravel() for values in np.meshgrid(np.arange(4, 236, 15.0), np.arange(4, 156, 15.0)))
+            frame = Frame(generator.integers(0, 256, (160, 240, 3), np.uint8), 0.5)
+            keep(store, live.id, frame, detections(x, y, (generator.random(len(x)) > 0.2).astype(np.uint8)))
+            summary = summarise(live.count(), protocol="breast-global", bands=None)
+            needed.append(sum(summary.protocol.needed.values()))
+            sentence = summary.protocol_sentences[-1]
+            assert sentence.startswith("Still needed: fields of 100 tumour nuclei") == bool(needed[-1])
+        assert needed == sorted(needed, reverse=True)
+        assert needed[0] > needed[-1]
+        assert summary.protocol.weighted == pytest.approx(summary.ki67.index, abs=0.05)
+        assert {field.group for field in summary.protocol.fields} <= {0, 1, 2}
+        spot = summarise(live.count(), hot_spot=50, protocol="net")
+        assert spot.protocol.index == spot.hot_spot.ki67.index
+        assert spot.statement.bands is not None
+        breast = summarise(live.count(), protocol="breast-hot-spot")
+        assert breast.statement.bands is None
+        assert not any(name in " ".join(breast.statement.sentences()) for name in ("G1", "G2", "G3"))
