@@ -135,6 +135,24 @@ def test_page_opened_after_a_recording_receives_the_last_picture(tmp_path, count
             assert post(client, "/api/capture", {"frame": head["frame"], "anyway": True})["field"]
 
 
+def test_page_of_a_breast_protocol_says_what_is_needed_and_has_no_ranges_of_net(tmp_path, counter):
+    options = app.Options(store=tmp_path / "s.kinet", port=0, browser=False, protocol="breast-global")
+    from kinet_trt.camera import open_source
+
+    with app.serving(open_source("sim:"), counter, options) as served:
+        base = f"http://127.0.0.1:{served.port}"
+        with httpx.Client(base_url=base, headers={"origin": base}, timeout=60) as client:
+            with socket(served) as live:
+                shown = next_frame(live, lambda head: head["offered"])
+                post(client, "/api/capture", {"frame": shown["frame"]})
+            state = until(client, lambda state: not state["joining"] and state["session"]["summary"])
+            said = " ".join(state["session"]["summary"]["notes"])
+            assert said.startswith("Breast, global: ")
+            assert "fields of 100 tumour nuclei" in said or "each needs 100 tumour nuclei" in said
+            assert state["bands"] == []
+            assert said.split(". ")[0] in client.get("/api/report.html").text
+
+
 def test_too_many_pages_are_refused(served):
     opened = [socket(served[0]) for _ in range(MAX_PAGES)]
     sockets = [one.__enter__() for one in opened]
