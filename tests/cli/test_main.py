@@ -675,7 +675,7 @@ def test_eval_reads_the_kinet_folder_layout_and_its_splits(run, tmp_path, caplog
 
 def test_bench_of_labelled_fields_draws_latency_and_accuracy(run, tmp_path):
     pytest.importorskip("matplotlib")
-    pixels, truth = simulate.field(1_001, 160, 160)
+    pixels, truth = simulate.field(1_001, 256, 256)
     save(tmp_path / "in" / "a.png", pixels)
     rows = [f"{x},{y},{simulate.CLASSES[c]}" for x, y, c in zip(truth.x, truth.y, truth.cls, strict=True)]
     (tmp_path / "in" / "a.csv").write_text("x,y,class\n" + "\n".join(rows))
