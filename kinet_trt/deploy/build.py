@@ -317,7 +317,7 @@ def _agreement(full: Model, half: Model) -> Agreement | None:
     expected = find_nuclei(open_model(full, runtime="onnxruntime"), pixels, card.threshold)
     maps = open_model(half, runtime="onnxruntime").run(pixels[None])[0]
     # ONNX Runtime computes an FP16 graph partly in FP32 and hides an overflow: look at the sums in FP32 as well.
-    if not np.isfinite(maps).all() or _largest_sum(full, pixels) > np.finfo(np.float16).max:
+    if not np.isfinite(maps).all() or _largest_sum(full, pixels) > float(np.finfo(np.float16).max):
         raise KinetError(f"{card.name} overflows half precision. Use the precision fp32")
     if len(expected) < MIN_NUCLEI:
         log.warning(
