@@ -24,7 +24,7 @@ from kinet_trt.core.files import write_atomic
 from kinet_trt.evaluation.benchmark import Setting, measure, simulated_frame
 from kinet_trt.inference.counter import NucleusCounter
 
-SIDE, ROUNDS = 608, 15
+SIDE, ROUNDS = 608, 9
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "cpu.json"
 FIRST = HERE / "models" / "kinet-edge-0.onnx"
