@@ -150,8 +150,8 @@ def _gather(fields: Sequence[FieldNuclei], layout: Layout, radius: float, classe
         owner, cls = np.full(len(x), index, np.intp), translate[edited.cls[number]]
         in_region = field.in_region()[number]
         parts.append((owner, number, nucleus, cls, in_region, edited.removed[number], edited.last_edit[number]))
-    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return _Sightings(*columns, sum_x / seen, sum_y / seen)
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return _Sightings(*[*columns, sum_x / seen, sum_y / seen])
 
 
 def _decide(fields: Sequence[FieldNuclei], seen: _Sightings, layout: Layout, radius: float) -> NDArray[np.void]:
