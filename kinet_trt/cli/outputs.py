@@ -85,7 +85,7 @@ def existing(target: str | None) -> list[Path]:
 
 
 def check_existing(paths: Sequence[Path], force: bool) -> None:
-    """Raise if files would be replaced that need ``--force``: derived names, and documents that people edit."""
+    """Raise if one of these files exists and ``--force`` was not given; the caller passes those that need it."""
     if paths and not force:
         others = f" ({len(paths)} such files)" if len(paths) > 1 else ""
         raise KinetError(f"{paths[0]} exists already{others}: --force replaces {'them' if others else 'it'}")

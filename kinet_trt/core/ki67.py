@@ -141,7 +141,7 @@ class Statement:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences beside the indices, their intervals and :attr:`warning`."""
+        """Further sentences, to be shown next to the indices, their intervals and :attr:`warning`."""
         if self.average.index is None:
             return []
         notes = []

@@ -64,7 +64,7 @@ def count_tiles(
     Yields
     ------
     number, nuclei
-        In the order of ``numbers``; px of level 0, in raster order.
+        One item per tile, in the order of ``numbers``; its nuclei are in raster order, px of level 0.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def read_window(slide: Slide, plan: Plan, number: int) -> NDArray[np.uint8]:
 
 
 def count_window(counter: NucleusCounter, plan: Plan, number: int, pixels: NDArray[np.uint8]) -> Detections:
-    """Return the nuclei in the core of a tile, px of level 0, in raster order, with ``dab``; ``pixels``: its window."""
+    """Return the nuclei in a tile's core and the counted region, px of level 0; ``pixels`` is the tile's window."""
     tile = plan.tile_of(number)
     nuclei = tile.keep_core(find_nuclei(counter.engine, pixels, counter.threshold.value))
     nuclei = nuclei.where((nuclei.x < plan.scaling.width) & (nuclei.y < plan.scaling.height))

@@ -47,7 +47,7 @@ class Mailbox(Generic[T]):
             self._lock.notify_all()
 
     def take(self, timeout: float) -> T | None:
-        """Return the item, waiting for one up to ``timeout`` s; None after the timeout, or if it was closed."""
+        """Return the item, waiting for one up to ``timeout`` s; None after the timeout, or if empty and closed."""
         end = time.monotonic() + timeout
         with self._lock:
             # In short intervals: on Windows Ctrl-C does not interrupt waiting for a lock.
