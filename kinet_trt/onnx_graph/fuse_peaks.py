@@ -32,19 +32,21 @@ OPSET = 18
 # image, and pixels that are NaN in all channels, have v = -inf: they suppress nothing and fail the first comparison.
 #
 # Compaction. Two nuclei are never within r of each other: the rule would require that the later one is higher than the
-# earlier one and that the earlier one is at least as high as the later one, a contradiction. A block of (r + 1) x (r + 1) px therefore contains at most one,
-# and the maximum over a block keeps it: one value per 36 pixels at r = 5. A band is one row of blocks, r + 1 pixel rows
-# over the whole width. Bands follow each other in raster order, so sorting the blocks of each band by the raster
-# position of their nucleus sorts all nuclei. TopK sorts one element per block of a band, W / (r + 1); TensorRT allows
-# up to 3,840. The pooled value encodes the position in the block: the number of pixels from the nucleus to the end of
-# the block, 0 without a nucleus. It is a float, since not every runtime pools integers, but at most (r + 1)^2, which
-# half precision represents exactly up to r = 44. All other positions are int32 until the output.
+# earlier one and that the earlier one is at least as high as the later one, a contradiction. A block of (r + 1) x (r +
+# 1) px therefore contains at most one, and the maximum over a block keeps it: one value per 36 pixels at r = 5. A band
+# is one row of blocks, r + 1 pixel rows over the whole width. Bands follow each other in raster order, so sorting the
+# blocks of each band by the raster position of their nucleus sorts all nuclei. TopK sorts one element per block of a
+# band, W / (r + 1); TensorRT allows up to 3,840. The pooled value encodes the position in the block: the number of
+# pixels from the nucleus to the end of the block, 0 without a nucleus. It is a float, since not every runtime pools
+# integers, but at most (r + 1)^2, which half precision represents exactly up to r = 44. All other positions are int32
+# until the output.
 #
 # Output. Slot k is row k of the output and contains nucleus k in raster order. The cumulative
 # number of nuclei after each band gives the slot where the band ends. The index of k's band is the number of bands that
 # end at or before k; its rank within the band is k minus the number of nuclei in the bands before.
 #
-# Suffixes: _f float, _i int32, _64 int64, _1 one-element shape (but axis_1 is axis 1), _c and _r column and row for broadcasting.
+# Suffixes: _f float, _i int32, _64 int64, _1 one-element shape (but axis_1 is axis 1), _c and _r column and row for
+# broadcasting.
 _PEAKS = """<ir_version: 8, opset_import: ["": {opset}]>
 peaks (float[N,{classes},H,W] maps, float[1] threshold) => (int32[N] count, float[N,{capacity},4] detections)
 <

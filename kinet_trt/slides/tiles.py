@@ -101,7 +101,7 @@ def read_window(slide: Slide, plan: Plan, number: int) -> NDArray[np.uint8]:
 
 
 def count_window(counter: NucleusCounter, plan: Plan, number: int, pixels: NDArray[np.uint8]) -> Detections:
-    """Return the nuclei in a tile's core and the counted region, px of level 0; ``pixels`` is the tile's window."""
+    """Return the nuclei in a tile's core and the counted region, px of level 0; ``pixels`` is its window."""
     tile = plan.tile_of(number)
     nuclei = tile.keep_core(find_nuclei(counter.engine, pixels, counter.threshold.value))
     nuclei = nuclei.where((nuclei.x < plan.scaling.width) & (nuclei.y < plan.scaling.height))
