@@ -30,13 +30,18 @@ def checkpoint_of(architecture: str, width: int = 4, **options: Any) -> Checkpoi
     """Return a checkpoint with random weights and statistics of the batch norms."""
     torch.manual_seed(1)
     net = build(NetworkConfig(architecture, width, **options)).eval()
+    randomise_batch_norms(net)
+    return Checkpoint(net, INFO)
+
+
+def randomise_batch_norms(net: nn.Module) -> None:
+    """Draw factors and statistics of every batch norm, as after training."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, 0, 0.3)
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.3)
-    return Checkpoint(net, INFO)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ NAMES = ("net", "breast-global", "breast-hot-spot")
 """Names of the protocols."""
 BREAST = Bands(("5% or less", "above 5% and below 30%", "30% or more"), (0.05, 0.30), (False, True))
 """Breast: IKWG's cut-offs of prognosis, 5% or less and 30% or more (Nielsen et al. 2021)."""
-LABEL_CUT = 0.20
+DRUG_LABEL_CUT = 0.20
 """Cut-off in the labels of some drugs, 20% or more (abemaciclib in the first approvals for early breast cancer)."""
 BREAST_HOT_SPOT = 500
 """Tumour nuclei in the hot spot of ``breast-hot-spot``."""
@@ -40,7 +40,7 @@ FIELD_NUCLEI = 100
 FIELDS = 4
 """Fields of ``breast-global``."""
 MIN_SHARE = 0.05
-"""Share of the area from which a level is present. IKWG's readers estimate shares in steps of about 5 to 10%."""
+"""Smallest share of the area at which a level counts as present; IKWG's readers estimate in steps of about 5 to 10%."""
 SIMILAR_SHARES = 0.25
 """Two levels whose shares differ by less than this have two fields each (IKWG's tool)."""
 _CELL = 25.0  # µm: side of the cells that measure the area
@@ -74,7 +74,7 @@ class TumorPoints:
 
     @classmethod
     def gather(cls, parts: Iterable[Detections], mpp: float) -> TumorPoints:
-        """Return the tumour nuclei of detected nuclei in several parts, with 9 bytes of memory each."""
+        """Return the tumour nuclei of detected nuclei in several parts, with 9 bytes of memory per tumour nucleus."""
         found = [cls.of(Detections.empty(), mpp), *(cls.of(part, mpp) for part in parts)]
         x, y, positive = (np.concatenate([getattr(one, name) for one in found]) for name in ("x", "y", "positive"))
         return cls(x, y, positive, mpp)
@@ -89,7 +89,7 @@ class ProtocolField:
     level
         One of :data:`LEVELS`; ``"hot spot"`` for the other protocols.
     x, y
-        Centre, px of the picture, or of level 0 of the slide.
+        Centre, px of the picture, or of the slide's full resolution; µm if the points are in µm.
     radius
         Radius, µm.
     ki67
@@ -106,7 +106,7 @@ class ProtocolField:
     group: int = 0
 
     def record(self) -> dict[str, Any]:
-        """Return a dictionary for JSON: the level, then the keys of a hot spot."""
+        """Return a dictionary for JSON: the level, then the keys of a hot spot, without the group."""
         return {"level": self.level, **HotSpot(self.x, self.y, self.radius, self.ki67).record()}
 
 
@@ -208,7 +208,7 @@ class ProtocolCount:
         name = self.bands.range_of(self.index)
         if self.name == "net":
             return f"In the {name} range."
-        label = "20% or more" if self.index >= LABEL_CUT else "below 20%"
+        label = "20% or more" if self.index >= DRUG_LABEL_CUT else "below 20%"
         return f"In the range of {name} (cut-offs of IKWG), {label} (cut-off in the labels of some drugs)."
 
 
@@ -224,7 +224,7 @@ def check_protocol(name: str | None, hot_spot: int) -> None:
 
 
 def statement_bands(name: str | None, bands: Bands | None) -> Bands | None:
-    """Return the bands of the statement beside a protocol: none for breast, as a statement is in the words of NET."""
+    """Return the bands for the index: None for breast protocols, because the wording only fits NET."""
     return bands if name in (None, "net") else None
 
 
@@ -234,7 +234,7 @@ def count_protocol(name: str, spot: HotSpot | None, points: TumorPoints) -> Prot
 
 
 def count_hot_spot(name: str, spot: HotSpot | None) -> ProtocolCount:
-    """Return the result of a protocol that counts one hot spot; with None the hot spot is needed."""
+    """Return the result of a protocol that counts one hot spot; without one, ``needed`` has it."""
     if spot is None:
         return ProtocolCount(name, (), {}, {"hot spot": 1})
     return ProtocolCount(name, (ProtocolField("hot spot", spot.x, spot.y, spot.radius, spot.ki67),), {}, {})
@@ -245,7 +245,7 @@ def count_breast_global(groups: Sequence[TumorPoints]) -> ProtocolCount:
 
     The level at a point is that of the 100 tumour nuclei nearest to it. Points are spread evenly over the tumour: one
     in each cell of a grid with tumour nuclei, so that the share of the points is the share of the area. The fields of a
-    level are those whose index is nearest to the median of the level, and smaller ones first; no two overlap.
+    level are those whose index is nearest to the median of the level, ties go to the smaller radius; no two overlap.
     """
     usable = [(group, points) for group, points in enumerate(groups) if len(points.x) >= FIELD_NUCLEI]
     if not usable:
@@ -260,7 +260,7 @@ def count_breast_global(groups: Sequence[TumorPoints]) -> ProtocolCount:
         columns.append((np.full(len(centres), group), points.x[centres], points.y[centres], hits, radius))
     group_of, x, y, hits, radius = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     mpps = np.asarray([points.mpp for points in groups])[group_of]
-    # Groups lie far from each other, so that only fields of the same group can overlap.
+    # Shift groups far apart in x, so that only fields of the same group can overlap.
     extent = 4 * float(radius.max()) + float((np.abs(x) * mpps).max())
     apart = x * mpps + group_of * 2 * extent
     level_of = np.searchsorted(LEVEL_STARTS, hits, side="right")
@@ -286,7 +286,7 @@ def allocate_fields(shares: Mapping[str, float]) -> dict[str, int]:
     """Return the number of fields at each level by IKWG's rule, from the shares of the levels that are present.
 
     One field at each level. With three levels the fourth field goes to the one with the largest share, or to none if
-    two shares are equal; with two levels both have two, or the larger has three if the shares differ by
+    any two shares are equal; with two levels both have two, or the larger has three if the shares differ by
     :data:`SIMILAR_SHARES` or more; one level has all four.
     """
     fields = dict.fromkeys(shares, 1)

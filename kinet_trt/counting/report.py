@@ -21,7 +21,7 @@ from kinet_trt.core.frame import Frame
 from kinet_trt.core.geometry import rescale
 from kinet_trt.core.hot_spot import HOT_SPOT, HotSpot
 from kinet_trt.core.ki67 import NET, Bands, Statement
-from kinet_trt.core.protocols import ProtocolCount
+from kinet_trt.core.protocols import ProtocolCount, statement_bands
 from kinet_trt.core.result import CountResult
 from kinet_trt.core.stain_scoring import positive_sentence
 from kinet_trt.counting.pooled import PooledCount
@@ -215,7 +215,7 @@ def _tumour_density(parts: Iterable[Detections]) -> dict[str, NDArray[np.float32
 
 def _section(case: Case, bands: Bands | None) -> dict[str, Any]:
     result = case.result
-    statement = result.statement(_net_bands(result.protocol, bands))
+    statement = result.statement(statement_bands(result.protocol.name if result.protocol else None, bands))
     return {
         "name": printable(result.image.name),
         "pictures": case.pictures,
@@ -241,16 +241,12 @@ def _pooled(pooled: PooledCount, bands: Bands | None) -> dict[str, Any]:
             (f"{pooled.protocol.name}: {field.level}", image.name, HotSpot(field.x, field.y, field.radius, field.ki67))
             for field, image in discs
         ]
+    net = statement_bands(pooled.protocol.name if pooled.protocol else None, bands)
     return {
         "protocol": _protocol(pooled.protocol, ranges=bands is not None and not pooled.unlike),
         "fields": _field_rows(fields),
-        **_figures(pooled.statement(_net_bands(pooled.protocol, bands)), pooled.counts, facts),
+        **_figures(pooled.statement(net), pooled.counts, facts),
     }
-
-
-def _net_bands(protocol: ProtocolCount | None, bands: Bands | None) -> Bands | None:
-    """Return the ranges of hot spot and average: none beside a protocol that has its own."""
-    return None if protocol and protocol.name != "net" else bands
 
 
 def _protocol(protocol: ProtocolCount | None, *, ranges: bool) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 The optical density of a pixel in each channel is ``-log10(I / I0)``, where I0 is the white point. It is the sum of the
 stains, each an amount times a unit vector of densities in R, G and B; the inverse of the matrix of vectors gives the
 amounts (Ruifrok and Johnston 2001, Anal Quant Cytol Histol 23:291). The third vector is at right angles to haematoxylin
-and DAB. The amount is linear in the optical density, so that it is a sum of one table per channel.
+and DAB. The amount is linear in the optical densities: three lookups in tables of 256 values, added.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DECIMALS = 4
 """Decimals of a density, the same in memory and in files, so that a cut-off selects the same nuclei in both."""
 
 _MIN_WHITE = 60.0  # of 255
-_MIN_SIDE_RADIUS = 1.5  # px: at least 3 x 3 px are averaged
+_MIN_RADIUS_PX = 1.5  # px: at least 3 x 3 px are averaged
 _PART = 4096  # nuclei that are measured at once
 
 
@@ -35,8 +35,9 @@ def measure_dab(
 ) -> Detections:
     """Measure the optical density of DAB at each nucleus of a frame.
 
-    It is the mean over a disc of 2 µm radius at the model's scale. Scaling the light changes it only by the rounding of
-    pixels to 8 bits. Like QuPath's "Nucleus: DAB OD mean", it can be slightly negative at nuclei without DAB.
+    It is the mean over a disc of 2 µm radius at the model's scale. With the default white point, scaling the light
+    changes it only by the rounding of pixels to 8 bits. Like QuPath's "Nucleus: DAB OD mean", it can be slightly
+    negative at nuclei without DAB.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def measure_dab(
         The model's µm/px: ``counter.card.mpp``.
     white
         White point, R, G and B from 0 to 255; defaults to that of the frame, see
-        :func:`kinet_trt.quality.stain.white_point`.
+        :func:`frame_white`.
 
     Returns
     -------
@@ -68,14 +69,14 @@ def measure_dab(
     >>> nuclei.dab  # doctest: +SKIP
     array([0.7412, 0.0387, ...], dtype=float32)
     """
-    fitted = fit(frame, model_mpp, 1)
+    fitted = fit(frame, model_mpp, multiple=1)
     x = (nuclei.x.astype(np.float64) + 0.5) * fitted.scale_x - 0.5
     y = (nuclei.y.astype(np.float64) + 0.5) * fitted.scale_y - 0.5
     return replace(nuclei, dab=dab_at(fitted.pixels, x, y, model_mpp, white or frame_white(fitted.pixels)))
 
 
 def frame_white(pixels: NDArray[np.uint8]) -> tuple[float, float, float]:
-    """Return the white point of an image, RGB uint8 [height, width, 3], of at least 60 in each channel."""
+    """Return the white point of RGB pixels, uint8 [height, width, 3]; each channel is raised to at least 60."""
     red, green, blue = np.maximum(white_point(pixels[::4, ::4].reshape(-1, 3)), _MIN_WHITE)
     return float(red), float(green), float(blue)
 
@@ -93,7 +94,7 @@ def dab_at(
     nearest pixel; at the edge of the image, the pixels of the edge are repeated.
     """
     tables = _tables(white)
-    dx, dy = _disc(max(_MIN_SIDE_RADIUS, RADIUS_UM / mpp))
+    dx, dy = _disc(max(_MIN_RADIUS_PX, RADIUS_UM / mpp))
     height, width = pixels.shape[:2]
     columns, rows = (
         np.rint(np.clip(centres, 0, side - 1)).astype(np.intp)[:, None] for centres, side in ((x, width), (y, height))
@@ -108,7 +109,7 @@ def dab_at(
 
 @cache
 def _unmixing() -> NDArray[np.float64]:
-    """Return the weights of the densities in R, G and B in the amount of DAB, float64 [3]."""
+    """Return the weights that turn densities in R, G and B into the amount of DAB, float64 [3]."""
     stains = [np.asarray(vector) / np.linalg.norm(vector) for vector in (HAEMATOXYLIN, DAB)]
     residual = np.cross(*stains)
     weights: NDArray[np.float64] = np.linalg.inv([*stains, residual / np.linalg.norm(residual)])[:, 1]

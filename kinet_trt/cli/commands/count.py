@@ -209,10 +209,12 @@ def _tile_counter(cluster: str | None, model: Path | None) -> Iterator[TileCount
 
 def show_run(run: CountRun, bands: Bands | None) -> None:
     """Print a table of the results, and the result of one image, or of all images pooled, in sentences."""
+    from kinet_trt.core.protocols import statement_bands
+
     console = stdout_console()
     results, pooled, engine = run.results, run.pooled, run.counter.engine
-    # The statements are in the words of NET.
-    net = None if results[0].protocol and results[0].protocol.name != "net" else bands
+    protocol = results[0].protocol
+    net = statement_bands(protocol.name if protocol else None, bands)
     statements = [result.statement(net) for result in results]
     total = pooled.statement(net) if pooled else None
     several = len(results) > 1

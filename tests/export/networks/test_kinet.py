@@ -17,6 +17,8 @@ from kinet_trt.export.rewrites import expand_upsampler_kernels
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from random_networks import randomise_batch_norms
+
 ARCHITECTURES = ("paper", "release", "half")
 torch.set_num_threads(1)
 
@@ -39,12 +41,7 @@ def mac_per_pixel(net: Network, roi: bool, side: int = 608) -> float:
 def randomised(net: Network) -> Network:
     """Set random statistics and factors of every batch norm."""
     torch.manual_seed(2)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, 0, 0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.3)
+    randomise_batch_norms(net)
     return net.eval()
 
 
