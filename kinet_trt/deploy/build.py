@@ -330,11 +330,13 @@ def _agreement(full: Model, half: Model) -> Agreement | None:
 
 
 def _largest_sum(model: Model, pixels: NDArray[np.uint8]) -> float:
-    """Return the largest magnitude of the results of convolutions and additions on a field, in FP32."""
+    """Return the largest magnitude of the results of convolutions and additions on a field, in FP32; 0 if unknown."""
+    if find_spec("openvino") is None:
+        return 0.0
     from kinet_trt.calibration.ranges import observe
 
     sums = [node.output[0] for node in model.graph.graph.node if node.op_type in ("Conv", "ConvTranspose", "Add")]
-    return max(histogram.largest for histogram in observe(model.graph, sums, [pixels]).values())
+    return max((histogram.largest for histogram in observe(model.graph, sums, [pixels]).values()), default=0.0)
 
 
 def _quantize(model: Model, calibration: Path | None, max_loss: float, report: trt.Report) -> Quantised:

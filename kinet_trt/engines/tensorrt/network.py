@@ -71,11 +71,11 @@ class Network:
         try:
             self._execute()
         except Exception as error:  # from TensorRT or us
-            problem = str(error)
+            problem = str(error) or type(error).__name__
         try:
             graph = self.stream.end_capture()  # always: the stream is unusable until then
         except Exception as error:
-            problem = problem or str(error)
+            problem = problem or str(error) or type(error).__name__
         if not problem:
             return graph
         log.info("no CUDA graph for frames %s: %s", self._shape, problem)

@@ -57,7 +57,8 @@ class Slot:
     @property
     def in_use(self) -> bool:
         """Whether the handle of the result still exists."""
-        return self.user is not None and self.user() is not None
+        user = self.user  # read once: another thread may clear it
+        return user is not None and user() is not None
 
     def upload(self, pixels: NDArray[np.uint8], order: str | None) -> DevicePixels:
         """Copy pixels on the host to the device while other frames are computed; the work stream waits for the copy."""
